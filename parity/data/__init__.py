@@ -1,0 +1,1 @@
+"""The data that ships with parity, and the readers of it."""

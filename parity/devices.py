@@ -1,0 +1,173 @@
+"""The device grammar, and what a device asks for: environment variables, torch switches, resources.
+
+    cpu    cpu:threads=2    cpu:isa=avx2    cpu:threads=2,isa=default    cuda    cuda:tf32=on    mps
+
+Only `prepare` and `available_accelerators` import torch: the rest serves the planning driver, which does without.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from parity.errors import Trouble
+
+if TYPE_CHECKING:
+    import torch
+
+ISAS = ("default", "avx2", "avx512")
+# Flags of /proc/cpuinfo that ATen's kernels of that name need: aten/src/ATen/native/DispatchStub.cpp, cmake/Codegen.cmake.
+_ISA_FLAGS = {"default": set(), "avx2": {"avx2", "fma"}, "avx512": {"avx512f", "avx512dq", "avx512vl", "avx512bw", "fma"}}
+GRAMMAR = "cpu, cpu:threads=N, cpu:isa=default|avx2|avx512, cuda, cuda:tf32=on|off, mps, auto"
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where and how the arithmetic of a trial runs.
+
+    Attributes:
+        kind: "cpu", "cuda" or "mps".
+        threads: Of ATen, OpenMP and MKL within an operation.
+        isa: ATen's kernels: "default", "avx2" or "avx512"; None leaves the choice to ATen. The BLAS chooses for itself.
+        tf32: Whether a CUDA device may round the factors of matrix products and convolutions to TF32.
+    """
+
+    kind: str
+    threads: int = 1
+    isa: str | None = None
+    tf32: bool = False
+
+    @property
+    def name(self) -> str:
+        """The device in the grammar, with only the options that differ from the default."""
+        options = []
+        if self.threads != 1:
+            options.append(f"threads={self.threads}")
+        if self.isa is not None:
+            options.append(f"isa={self.isa}")
+        if self.tf32:
+            options.append("tf32=on")
+        return f"{self.kind}:{','.join(options)}" if options else self.kind
+
+
+def parse_devices(texts: Sequence[str]) -> tuple[Device, ...]:
+    """Parses the values of `--device` ("auto" has been replaced before); the first is the baseline.
+
+    Raises:
+        Trouble: A device is unknown, an option does not fit, or a device is given twice.
+    """
+    devices = tuple(parse_device(text) for text in texts)
+    for index, device in enumerate(devices):
+        if device in devices[:index]:
+            raise Trouble(f"Device {device.name!r} is given twice. Give each once; to repeat trials, use --replicas.")
+    return devices
+
+
+def parse_device(text: str) -> Device:
+    """Parses one device.
+
+    >>> parse_device("cpu:threads=2").threads
+    2
+
+    Raises:
+        Trouble: The device is unknown, or an option does not fit.
+    """
+    kind, colon, rest = text.partition(":")
+    pairs = [option.partition("=")[::2] for option in rest.split(",")] if colon else []
+    options = dict(pairs)
+    allowed = {"cpu": {"threads", "isa"}, "cuda": {"tf32"}, "mps": set()}.get(kind)
+    if allowed is None or len(options) < len(pairs) or not options.keys() <= allowed:
+        raise Trouble(f"Unknown device {text!r}. Known devices: {GRAMMAR}.")
+    threads = options.get("threads", "1")
+    if not (threads.isascii() and threads.isdigit()) or int(threads) < 1:
+        raise Trouble(f"Device {text!r}: threads={threads} is no whole number from 1 up.")
+    isa = options.get("isa")
+    if isa is not None and isa not in ISAS:
+        raise Trouble(f"Device {text!r}: isa={isa} is unknown. Known: {', '.join(ISAS)}.")
+    tf32 = options.get("tf32", "off")
+    if tf32 not in ("on", "off"):
+        raise Trouble(f"Device {text!r}: tf32={tf32} is unknown. Known: on, off.")
+    return Device(kind=kind, threads=int(threads), isa=isa, tf32=tf32 == "on")
+
+
+def environment(device: Device) -> dict[str, str]:
+    """Environment variables that must stand before torch is imported.
+
+    Source:
+        OMP_NUM_THREADS, MKL_NUM_THREADS: docs.pytorch.org/docs/stable/notes/cpu_threading_torchscript_inference.html.
+        ATEN_CPU_CAPABILITY: aten/src/ATen/native/DispatchStub.cpp. CUBLAS_WORKSPACE_CONFIG: the determinism note of torch.
+        CUDA_VISIBLE_DEVICES: since Ray 2.56 a worker that asks for no GPU sees all of them.
+    """
+    variables = {"OMP_NUM_THREADS": str(device.threads), "MKL_NUM_THREADS": str(device.threads)}
+    if device.isa is not None:
+        variables["ATEN_CPU_CAPABILITY"] = device.isa
+    if device.kind == "cuda":
+        variables["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    else:
+        variables["CUDA_VISIBLE_DEVICES"] = ""
+    return variables
+
+
+def resources(device: Device) -> dict[str, int]:
+    """What the trial's worker occupies, in Ray's words: a CPU for each thread, and a whole GPU."""
+    return {"CPU": device.threads, "GPU": 0 if device.kind == "cpu" else 1}
+
+
+def prepare(device: Device) -> torch.device:
+    """Sets torch's switches in this process and verifies that the device is what its name says.
+
+    Raises:
+        Trouble: The machine lacks the device, or a setting did not take effect.
+    """
+    import torch
+
+    _require(device)
+    torch.set_num_threads(device.threads)
+    if torch.get_num_threads() != device.threads:
+        raise Trouble(f"Device {device.name}: torch runs {torch.get_num_threads()} threads, not {device.threads}.")
+    if device.isa is not None:
+        capability = torch.backends.cpu.get_cpu_capability()
+        if capability != device.isa.upper():
+            raise Trouble(
+                f"Device {device.name}: torch runs its {capability} kernels; the setting did not take effect. "
+                "It must stand before torch is imported: leave out --inline, or set "
+                f"ATEN_CPU_CAPABILITY={device.isa} before you start Python."
+            )
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = device.tf32
+    torch.backends.cuda.matmul.allow_tf32 = device.tf32
+    # A CUDA worker has just its own GPU in sight, so the index is always 0.
+    return torch.device("cuda:0" if device.kind == "cuda" else device.kind)
+
+
+def available_accelerators() -> list[str]:
+    """Kinds of accelerator that torch can use in this process."""
+    import torch
+
+    usable = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    return [kind for kind, available in usable.items() if available]
+
+
+def _require(device: Device) -> None:
+    import torch
+
+    if device.kind != "cpu" and device.kind not in available_accelerators():
+        raise Trouble(f"Device {device.name}: torch {torch.__version__} sees no {device.kind} on this machine. Use --device cpu.")
+    missing = _ISA_FLAGS.get(device.isa or "default", set()) - _cpu_flags() if device.isa else set()
+    if missing and platform.system() == "Linux":
+        raise Trouble(
+            f"Device {device.name}: this machine's CPU lacks {', '.join(sorted(missing))}. Use another isa= or leave it out."
+        )
+
+
+def _cpu_flags() -> set[str]:
+    """Instruction set flags of this machine's first CPU; empty where there is no /proc/cpuinfo to read them from."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except FileNotFoundError:
+        return set()
+    return next((set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), set())

@@ -1,0 +1,271 @@
+"""How far two traces are apart, step by step: which quantities differ, and the sizes. NumPy and Arrow only.
+
+Letters: S steps that both traces have.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+
+from parity.errors import Trouble
+from parity.store import TrialRecord
+from parity.trace import NORMED_QUANTITIES, QUANTITIES, TENSOR_QUANTITIES, column
+
+SCHEMA = pa.schema(
+    [
+        column("axis", pa.string(), "what the pair differs in: loss, device or replica"),
+        column("baseline", pa.string(), "name of the baseline trial"),
+        column("candidate", pa.string(), "name of the candidate trial"),
+        column("step", pa.int64(), "optimizer step, from 0"),
+        column("epoch", pa.int32(), "epoch, from 0"),
+        column("batch", pa.int32(), "batch of the epoch, from 0"),
+        column("loss_abs", pa.float64(), "|candidate - baseline| of the loss"),
+        column("loss_rel", pa.float64(), "loss_abs / |baseline|"),
+        column("loss_ulp", pa.int64(), "neighbouring numbers between the losses, null beside a NaN", unit="ulp"),
+        column("output_grad_norm_ratio", pa.float64(), "candidate / baseline of the output gradient's norm"),
+        column("param_grad_norm_ratio", pa.float64(), "candidate / baseline of the parameter gradient's norm"),
+        *(column(f"{quantity}_differs", pa.bool_(), f"whether the {quantity} differs") for quantity in QUANTITIES),
+    ]
+)
+
+# Integers of the same width as the floats.
+_INTEGERS = {"float16": np.int16, "float32": np.int32, "float64": np.int64}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first difference of two traces.
+
+    Attributes:
+        step: From 0.
+        epoch: From 0.
+        batch: Of the epoch, from 0.
+        quantity: The first of the step, in the order of computation.
+        tensor: The first in that order too; None for a quantity of one tensor.
+        baseline: The loss; of another quantity its digest (16 hexadecimal digits), or its norm where only that differs.
+        candidate: Likewise.
+        abs: |candidate - baseline|; None for digests.
+        rel: abs / |baseline|; None for digests.
+        ulp: For losses that are no NaN, else None.
+    """
+
+    step: int
+    epoch: int
+    batch: int
+    quantity: str
+    tensor: str | None
+    baseline: float | str
+    candidate: float | str
+    abs: float | None
+    rel: float | None
+    ulp: int | None
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A stored trace, and the record of its trial."""
+
+    record: TrialRecord
+    table: pa.Table
+
+    def values(self, name: str) -> np.ndarray:
+        """A column, a null of floats as NaN; dtype[steps]."""
+        return np.asarray(self.table[name].to_numpy())
+
+    def digests(self, quantity: str) -> np.ndarray:
+        """Digest of each parameter tensor; uint64[steps, P]."""
+        rows = self.table[f"{quantity}_digests"].combine_chunks()
+        count = len(self.record.param_names)
+        flat = rows.flatten().to_numpy()
+        if flat.size != len(self.table) * count:
+            raise Trouble(f"Trace {self.record.trace} is damaged: its {quantity}_digests are not {count} in each row.")
+        return np.asarray(flat.reshape(len(self.table), count))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two traces side by side, over the steps that both have."""
+
+    baseline: Trace
+    candidate: Trace
+
+    @cached_property
+    def steps(self) -> int:
+        """S."""
+        return min(len(self.baseline.table), len(self.candidate.table))
+
+    @cached_property
+    def differs(self) -> dict[str, np.ndarray]:
+        """Whether anything that is stored of a quantity differs, bit for bit; bool[S] for each quantity."""
+        return {quantity: self._differs(quantity) for quantity in QUANTITIES}
+
+    @cached_property
+    def loss_abs(self) -> np.ndarray:
+        """|candidate - baseline| of the loss, 0 where both are the same infinity; float64[S]."""
+        baseline, candidate = self.both("loss")
+        with np.errstate(invalid="ignore"):
+            return np.where(baseline == candidate, 0.0, np.abs(candidate - baseline))
+
+    @cached_property
+    def loss_rel(self) -> np.ndarray:
+        """loss_abs / |baseline|; float64[S]."""
+        return relative(self.loss_abs, self.both("loss")[0])
+
+    @cached_property
+    def loss_ulp(self) -> np.ndarray:
+        """Distance of the losses in their dtype, -1 beside a NaN; int64[S]."""
+        dtype = self.baseline.record.loss_dtype or "float32"
+        return ulp_distance(*self.both("loss"), dtype=dtype)
+
+    def both(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """A column of baseline and candidate; dtype[S] both."""
+        return self.baseline.values(name)[: self.steps], self.candidate.values(name)[: self.steps]
+
+    def first(self, *, among: tuple[str, ...] = QUANTITIES) -> Difference | None:
+        """The first difference in any of the quantities, or None."""
+        anywhere = np.logical_or.reduce([self.differs[quantity] for quantity in among])
+        if not anywhere.any():
+            return None
+        step = int(np.argmax(anywhere))
+        quantity = next(quantity for quantity in among if self.differs[quantity][step])
+        return self._describe(step, quantity)
+
+    def table(self, axis: str) -> pa.Table:
+        """The rows of differences.parquet, in the columns of `SCHEMA`."""
+        ulp = self.loss_ulp
+        columns: dict[str, object] = {
+            "axis": [axis] * self.steps,
+            "baseline": [self.baseline.record.trial] * self.steps,
+            "candidate": [self.candidate.record.trial] * self.steps,
+            "loss_abs": self.loss_abs,
+            "loss_rel": self.loss_rel,
+            "loss_ulp": pa.array(ulp, pa.int64(), mask=ulp < 0),
+        }
+        for name in ("step", "epoch", "batch"):
+            columns[name] = self.both(name)[0]
+        for quantity in NORMED_QUANTITIES:
+            baseline, candidate = self.both(f"{quantity}_norm")
+            with np.errstate(divide="ignore", invalid="ignore"):
+                columns[f"{quantity}_norm_ratio"] = candidate / baseline
+        for quantity in QUANTITIES:
+            columns[f"{quantity}_differs"] = self.differs[quantity]
+        return pa.table({name: columns[name] for name in SCHEMA.names}, schema=SCHEMA)
+
+    def _differs(self, quantity: str) -> np.ndarray:
+        differs = np.not_equal(*self.both(f"{quantity}_digest"))
+        if quantity == "loss":
+            differs |= _bits_differ(*self.both("loss"))
+        if quantity in NORMED_QUANTITIES and _same_hardware(self.baseline.record, self.candidate.record):
+            differs |= _bits_differ(*self.both(f"{quantity}_norm"))
+        if quantity in TENSOR_QUANTITIES:
+            differs |= self._tensors_differ(quantity).any(axis=1)
+        return differs
+
+    def _tensors_differ(self, quantity: str) -> np.ndarray:
+        """bool[S, P]; all True where the two have not the same parameters."""
+        baseline, candidate = (trace.digests(quantity)[: self.steps] for trace in (self.baseline, self.candidate))
+        if self.baseline.record.param_names != self.candidate.record.param_names:
+            return np.ones((self.steps, 1), bool)
+        return np.asarray(baseline != candidate)
+
+    def _describe(self, step: int, quantity: str) -> Difference:
+        place = {"step": step, "epoch": int(self.both("epoch")[0][step]), "batch": int(self.both("batch")[0][step])}
+        digests = [int(side[step]) for side in self.both(f"{quantity}_digest")]
+        if quantity == "loss" or (quantity in NORMED_QUANTITIES and digests[0] == digests[1]):
+            name = quantity if quantity == "loss" else f"{quantity}_norm"
+            baseline, candidate = (side[step : step + 1] for side in self.both(name))
+            absolute = np.abs(candidate - baseline)
+            ulp = int(self.loss_ulp[step]) if quantity == "loss" else -1
+            return Difference(
+                **place,
+                quantity=quantity,
+                tensor=None,
+                baseline=float(baseline[0]),
+                candidate=float(candidate[0]),
+                abs=float(absolute[0]),
+                rel=float(relative(absolute, baseline)[0]),
+                ulp=ulp if ulp >= 0 else None,
+            )
+        tensor, digests = self._first_tensor(step, quantity) if quantity in TENSOR_QUANTITIES else (None, digests)
+        baseline_digest, candidate_digest = (f"{digest:016x}" for digest in digests)
+        return Difference(
+            **place,
+            quantity=quantity,
+            tensor=tensor,
+            baseline=baseline_digest,
+            candidate=candidate_digest,
+            abs=None,
+            rel=None,
+            ulp=None,
+        )
+
+    def _first_tensor(self, step: int, quantity: str) -> tuple[str | None, list[int]]:
+        """Name and digests of the first tensor that differs; the backward pass computes the last layer's first."""
+        traces = (self.baseline, self.candidate)
+        found = np.flatnonzero(self._tensors_differ(quantity)[step])
+        if not found.size or self.baseline.record.param_names != self.candidate.record.param_names:
+            return None, [int(trace.values(f"{quantity}_digest")[step]) for trace in traces]
+        index = int(found[-1] if quantity == "param_grad" else found[0])
+        return self.baseline.record.param_names[index], [int(trace.digests(quantity)[step, index]) for trace in traces]
+
+
+def ulp_distance(baseline: np.ndarray, candidate: np.ndarray, *, dtype: str) -> np.ndarray:
+    """Counts the steps from one representable number to the next between each pair.
+
+    Args:
+        baseline: float64[N], each a value of the dtype.
+        candidate: float64[N].
+        dtype: "float16", "bfloat16", "float32" or "float64".
+
+    Returns:
+        int64[N], in ulp: 0 is equal (also 0.0 and -0.0), 1 is neighbours, -1 is beside a NaN.
+
+    Raises:
+        ValueError: The shapes differ, or the dtype is another.
+
+    >>> ulp_distance(np.array([1.0]), np.array([1.0 + 2**-23]), dtype="float32")
+    array([1])
+
+    Source:
+        Bruce Dawson, "Comparing Floating Point Numbers, 2012 Edition".
+    """
+    if baseline.shape != candidate.shape:
+        raise ValueError(f"shapes {baseline.shape} and {candidate.shape} differ")
+    nan = np.isnan(baseline) | np.isnan(candidate)
+    left, right = (_ordinal(np.where(nan, 0.0, side), dtype) for side in (baseline, candidate))
+    # Of float64, two numbers of opposite sign may be further apart than int64 counts: say the largest.
+    distance = np.abs(left.astype(object) - right.astype(object)) if dtype == "float64" else np.abs(left - right)
+    return np.where(nan, -1, np.minimum(distance, np.iinfo(np.int64).max)).astype(np.int64)
+
+
+def relative(absolute: np.ndarray, baseline: np.ndarray) -> np.ndarray:
+    """absolute / |baseline|, 0 where the absolute difference is 0; float64[N]."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(absolute == 0, 0.0, absolute / np.abs(baseline))
+
+
+def _ordinal(values: np.ndarray, dtype: str) -> np.ndarray:
+    """The place of each number among all of its dtype, 0 for zero; int64[N]."""
+    if dtype == "bfloat16":  # the upper half of a float32
+        return _ordinal(values, "float32") >> 16
+    if dtype not in _INTEGERS:
+        raise ValueError(f"no ulp of dtype {dtype!r}; known are {', '.join((*_INTEGERS, 'bfloat16'))}")
+    kind = _INTEGERS[dtype]
+    bits = values.astype(dtype).view(kind).astype(np.int64)
+    lowest = int(np.iinfo(kind).min)
+    return np.where(bits < 0, lowest - bits, bits)
+
+
+def _bits_differ(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Whether two numbers are not the same bits: tells -0.0 from 0.0 and one NaN from another; bool[N]."""
+    return np.ascontiguousarray(left).view(np.uint64) != np.ascontiguousarray(right).view(np.uint64)
+
+
+def _same_hardware(left: TrialRecord, right: TrialRecord) -> bool:
+    """Whether equal tensors must have equal norms: the norm's own rounding depends on the device that adds it up."""
+    return all(
+        getattr(left, name) == getattr(right, name)
+        for name in ("device", "cpu_model", "cpu_capability", "threads", "blas", "gpu_name", "torch")
+    )

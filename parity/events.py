@@ -1,0 +1,62 @@
+"""What a trial tells the driver while it trains, from a Ray worker or from the same process."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Advanced:
+    """Some more steps are done.
+
+    Attributes:
+        trial: Name of the trial.
+        table: A row per step, in the columns of `trace.SCHEMA`.
+        facts: New ones of the machine (`machine.facts`) or the trial (`train.Chunk.facts`): columns of trials.parquet.
+    """
+
+    trial: str
+    table: pa.Table
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Restarted:
+    """The trial begins again in a new worker; the steps that it had sent are void.
+
+    Attributes:
+        trial: Name of the trial.
+        reason: What happened to the worker.
+    """
+
+    trial: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The trial is over.
+
+    Attributes:
+        trial: Name of the trial.
+        status: "complete" or "failed".
+        failed_step: The step that failed; None when none did, or when it is not known.
+        error: Why it failed, or None.
+        traceback: Of the user's code, or None.
+        wall_s: From the loading of the loss to the end.
+        began_s: When the first step began, in seconds since 1970, or None.
+        ended_s: When the last step ended, in seconds since 1970, or None.
+    """
+
+    trial: str
+    status: str
+    failed_step: int | None = None
+    error: str | None = None
+    traceback: str | None = None
+    wall_s: float | None = None
+    began_s: float | None = None
+    ended_s: float | None = None
+
+
+Event = Advanced | Restarted | Ended

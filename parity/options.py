@@ -1,0 +1,94 @@
+"""The options of `python -m parity.run`."""
+
+import argparse
+import math
+from pathlib import Path
+
+from parity.devices import GRAMMAR
+from parity.tasks import TASKS
+from parity.trial import EPOCHS
+
+EXIT_STATUSES = """exit status:
+  0  every pair is identical, report-only or rounding
+  1  some pair diverged, or a candidate failed by its own doing
+  2  trouble: bad arguments, the baseline failed, nowhere to place a trial, damaged files, interrupted
+  3  none diverged, some inconclusive
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = argparse.ArgumentParser(
+        prog="python -m parity.run",
+        description="Trains the same seeded model once for each loss and device, and reports where the runs differ, "
+        "how far, and whether that is rounding or a bug.",
+        epilog=EXIT_STATUSES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "--loss",
+        nargs="+",
+        action="extend",
+        metavar="LOSS",
+        help="builtin, numpy, package.module:attr or path/to/file.py:attr; a function, an nn.Module (class or instance) or "
+        "an autograd.Function subclass; the first is the baseline (default: builtin numpy)",
+    )
+    add("--task", default="mnist-autoencoder", help=f"what to train: {', '.join(TASKS)} (default: %(default)s)")
+    add(
+        "--device",
+        nargs="+",
+        action="extend",
+        metavar="DEVICE",
+        help=f"{GRAMMAR}; options are joined by commas; cpu is one thread; the first is the baseline "
+        "(default: auto, the CPU and each kind of accelerator that is there)",
+    )
+    add("--seed", nargs="+", action="extend", type=_whole, metavar="N", help="seeds, each for all trials (default: 0)")
+    add("--replicas", type=_positive, default=1, metavar="N", help="train each trial N times (default: 1)")
+    add("--epochs", type=_positive, default=EPOCHS, metavar="N", help="passes over the data (default: %(default)s)")
+    add("--steps", type=_positive, metavar="N", help="stop after N steps in all")
+    add("--batch-size", type=_positive, default=256, metavar="N", help="rows of a batch (default: %(default)s)")
+    add("--lr", type=_rate, default=1e-3, metavar="X", help="learning rate (default: %(default)s)")
+    add(
+        "--audit-every",
+        type=_whole,
+        default=1,
+        metavar="N",
+        help="hold the loss and its gradient against float64 at every Nth step, the first, the last and the partial "
+        "batches; 0 is never, and leaves differences undecided (default: %(default)s)",
+    )
+    add("--data", type=Path, metavar="DIR", help="a torchvision root to read MNIST from, instead of the embedded copy")
+    add("--inline", action="store_true", help="train in this process, without Ray: a debugger works in a loss of yours")
+    add(
+        "--address",
+        metavar="ADDR",
+        help="a running Ray cluster (default: RAY_ADDRESS if it is set, else one is started here for the run)",
+    )
+    add("--out", type=str, metavar="DIR", help="where the run is stored, a new directory (default: runs/<UTC time>)")
+    return parser
+
+
+def _positive(text: str) -> int:
+    """A whole number from 1 up."""
+    number = _whole(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is too small: a whole number from 1 up is needed")
+    return number
+
+
+def _whole(text: str) -> int:
+    """A whole number from 0 up."""
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 up")
+    return int(text)
+
+
+def _rate(text: str) -> float:
+    """A finite number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and number > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return number

@@ -1,0 +1,39 @@
+"""Which trials are held against each other: pairs that differ in one thing, the axis."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from parity.store import TrialRecord
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A baseline and a candidate that differ in the axis alone: "loss", "device" or "replica"."""
+
+    axis: str
+    baseline: TrialRecord
+    candidate: TrialRecord
+
+
+def make_pairs(trials: Sequence[TrialRecord]) -> tuple[Pair, ...]:
+    """Pairs each loss with the first on the same device, each device with the first, each replica with the original.
+
+    Args:
+        trials: In the order of the plan, so that the first names the baseline loss and device.
+
+    Returns:
+        The pairs of losses, then of devices, then of replicas; within an axis in the order of the candidates.
+    """
+    found = {(trial.loss_name, trial.device, trial.seed, trial.replica): trial for trial in trials}
+    first_loss, first_device = (trials[0].loss_name, trials[0].device) if trials else ("", "")
+    pairs = {"loss": [], "device": [], "replica": []}  # type: dict[str, list[Pair]]
+    for (loss, device, seed, replica), candidate in found.items():
+        baselines = {
+            "loss": (first_loss, device, seed, replica),
+            "device": (loss, first_device, seed, replica),
+            "replica": (loss, device, seed, 0),
+        }
+        for axis, key in baselines.items():
+            if found[key] is not candidate:
+                pairs[axis].append(Pair(axis, found[key], candidate))
+    return (*pairs["loss"], *pairs["device"], *pairs["replica"])

@@ -1,0 +1,52 @@
+"""How far the trials are: a live bar for each on a terminal, otherwise a line now and then; to stderr."""
+
+import time
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+# Between two lines where there is no terminal.
+LINE_EVERY_S = 10.0
+
+
+class TrialProgress:
+    """Shows the progress of trials for as long as its `with` block runs."""
+
+    def __init__(self, trials: Sequence[str], *, steps: int) -> None:
+        self._console = Console(stderr=True)
+        self._steps = steps
+        self._done = dict.fromkeys(trials, 0)
+        self._began = self._said = time.monotonic()
+        self._bars = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[state]}", markup=False),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._tasks = {trial: self._bars.add_task(trial, total=steps, state="waiting") for trial in trials}
+
+    def __enter__(self) -> "TrialProgress":
+        self._bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bars.stop()
+
+    def show(self, trial: str, done: int, *, state: str = "") -> None:
+        """Says how many steps of a trial are done."""
+        self._done[trial] = done
+        self._bars.update(self._tasks[trial], completed=done, state=state)
+        now = time.monotonic()
+        if not self._console.is_terminal and now - self._said > LINE_EVERY_S:
+            self._said = now
+            steps = ", ".join(f"{name} {count}/{self._steps}" for name, count in self._done.items())
+            self.say(f"{now - self._began:.0f} s: {steps}")
+
+    def say(self, line: str) -> None:
+        """Prints a line above the bars."""
+        self._console.print(line, soft_wrap=True, markup=False, highlight=False)

@@ -1,0 +1,144 @@
+"""What is observed of each training step, gathered into a trace.
+
+Nothing here changes a bit of the training. Loss and norms stay on the device until a block of steps is fetched.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from parity.audit import ERRORS, Oracle, OracleUnavailable, errors
+from parity.digest import combine, digest
+from parity.trace import SCHEMA
+from parity.trial import Trial
+
+# Steps in one block: what the device buffers hold.
+CAPACITY = 256
+
+
+class TrialFailed(Exception):  # noqa: N818 - names what it reports, as the verdict does
+    """The trial cannot go on, by its own doing.
+
+    Attributes:
+        step: The step that failed, or None before the first.
+        reason: What was found, and what is needed.
+    """
+
+    def __init__(self, step: int | None, reason: str) -> None:
+        super().__init__(step, reason)
+        self.step = step
+        self.reason = reason
+
+
+class Recorder:
+    """Observes one trial, step by step: `forward`, `loss`, `backward`, `update`; `flush` gives the rows since the last one."""
+
+    def __init__(self, trial: Trial, model: torch.nn.Module, *, oracle: Oracle) -> None:
+        self._trial = trial
+        self._parameters = list(model.parameters())
+        self._oracle = oracle
+        self._columns: defaultdict[str, list[object]] = defaultdict(list)
+        self._values: dict[str, torch.Tensor] = {}
+        self.audit_error: str | None = None
+
+    @property
+    def rows(self) -> int:
+        """Whole steps recorded since the last flush."""
+        return len(self._columns["step_s"])
+
+    @property
+    def loss_dtype(self) -> torch.dtype | None:
+        """None before the first step."""
+        return self._values["loss"].dtype if "loss" in self._values else None
+
+    def forward(self, batch: Sequence[torch.Tensor], output: torch.Tensor, target: torch.Tensor) -> None:
+        """Records what the loss is about to get."""
+        self._inputs = [*batch] if any(target is tensor for tensor in batch) else [*batch, target]
+        self._add("input_digest", self._input_digest())
+        self._add("output_digest", digest(output))
+
+    def loss(
+        self, step: int, output: torch.Tensor, target: torch.Tensor, *, loss: torch.Tensor, output_grad: torch.Tensor
+    ) -> None:
+        """Records the loss and its gradient for the output, and audits the step if it is due.
+
+        Raises:
+            TrialFailed: The loss changed its output or target.
+        """
+        if self._columns["output_digest"][-1] != digest(output):
+            raise TrialFailed(step, "the loss changed its output in place; work on a copy, output.clone()")
+        if self._columns["input_digest"][-1] != self._input_digest():
+            raise TrialFailed(step, "the loss changed its target in place; work on a copy, target.clone()")
+        self._hold("loss", loss)
+        self._add("output_grad_digest", digest(output_grad))
+        self._hold("output_grad_norm", torch.linalg.vector_norm(output_grad))
+        self._add("elements", output.numel())
+        audit = self._audit(step, output, target, loss=loss, output_grad=output_grad)
+        for name, error in zip(ERRORS, audit, strict=True):
+            self._add(name, error)
+
+    def backward(self) -> None:
+        """Records the gradient for the parameters."""
+        gradients = [parameter.grad for parameter in self._parameters]
+        self._add_each("param_grad", gradients)
+        norms = [torch.linalg.vector_norm(gradient) for gradient in gradients if gradient is not None]
+        self._hold("param_grad_norm", torch.linalg.vector_norm(torch.stack(norms)))
+
+    def update(self, step: int, *, step_s: float) -> None:
+        """Records the parameters after the optimizer's step, and closes the step."""
+        self._add_each("param", self._parameters)
+        epoch, batch = divmod(step, self._trial.settings.batches)
+        start, stop = self._trial.settings.row_range(step)
+        for name, value in {"step": step, "epoch": epoch, "batch": batch, "rows": stop - start, "step_s": step_s}.items():
+            self._add(name, value)
+
+    def flush(self) -> pa.Table:
+        """Returns the whole steps since the last flush, in the columns of `trace.SCHEMA`, and forgets them."""
+        rows = self.rows
+        columns = {name: values[:rows] for name, values in self._columns.items()}
+        for name, buffer in self._values.items():
+            fetched = buffer[:rows].cpu()
+            columns[name] = fetched.double().numpy()
+            if name == "loss":
+                columns["loss_digest"] = [digest(value) for value in fetched]
+        trial = self._trial
+        names = {"trial": trial.name, "loss_name": trial.loss.name, "device": trial.device.name}
+        constants = {**names, "seed": trial.seed, "replica": trial.replica}
+        columns |= {name: [value] * rows for name, value in constants.items()}
+        self._columns.clear()
+        return pa.table({field.name: pa.array(columns[field.name], field.type) for field in SCHEMA}, schema=SCHEMA)
+
+    def _audit(
+        self, step: int, output: torch.Tensor, target: torch.Tensor, *, loss: torch.Tensor, output_grad: torch.Tensor
+    ) -> Sequence[float | None]:
+        if self.audit_error is None and self._trial.settings.audited(step):
+            try:
+                return errors(
+                    self._oracle, output.cpu(), target.cpu(), loss=loss.cpu(), output_grad=output_grad.cpu()
+                )
+            except OracleUnavailable as error:
+                self.audit_error = str(error)
+        return [None] * len(ERRORS)
+
+    def _input_digest(self) -> int:
+        return combine([digest(tensor) for tensor in self._inputs])
+
+    def _add(self, name: str, value: object) -> None:
+        self._columns[name].append(value)
+
+    def _add_each(self, name: str, tensors: Sequence[torch.Tensor | None]) -> None:
+        digests = [digest(tensor) for tensor in tensors]
+        self._add(f"{name}_digest", combine(digests))
+        self._add(f"{name}_digests", np.array(digests, np.uint64))
+
+    def _hold(self, name: str, value: torch.Tensor) -> None:
+        """Writes a scalar into a buffer on its device: keeping each step's tensor would fragment the heap."""
+        buffer = self._values.get(name)
+        if buffer is None:
+            buffer = self._values[name] = torch.empty(CAPACITY, dtype=value.dtype, device=value.device)
+        buffer[self.rows] = value.detach()

@@ -1,0 +1,129 @@
+"""The report on a terminal: a table of losses x devices, a line for each pair, and how the audit decided."""
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from parity.judge import VERDICTS, Judgement, PairVerdict
+from parity.store import StoredRun
+from parity.trace import QUANTITIES
+
+_STYLES = {
+    "identical": "green",
+    "report-only": "green",
+    "rounding": "green",
+    "inconclusive": "yellow",
+    "diverged": "bold red",
+    "failed": "bold red",
+}
+
+
+def render(run: StoredRun, judgement: Judgement, console: Console) -> None:
+    """Prints the report."""
+    if judgement.trouble:
+        _print(console, judgement.trouble)
+    interrupted = [record.trial for record in run.trials if record.status in ("interrupted", "planned")]
+    if interrupted:
+        _print(console, f"This run is partial: {', '.join(interrupted)} did not end. What is stored is judged.")
+    if not judgement.pairs:
+        _print(console, "Nothing to compare: one trial makes no pair. Add a --loss, a --device or --replicas.")
+        return
+    console.print(_matrix(run, judgement))
+    for verdict in judgement.pairs:
+        _print(console, pair_line(verdict))
+    if any(verdict.decision for verdict in judgement.pairs):
+        console.print()
+        console.print(_audit_table(judgement))
+        _print(
+            console,
+            "Largest errors against float64, in u (unit roundoff), beside the baseline's own; beyond the line is no rounding.",
+        )
+
+
+def pair_line(verdict: PairVerdict) -> Text:
+    """A pair in a line: trials, verdict, where they first differ and by how much, how much was compared."""
+    found = [verdict.cause] if verdict.cause and verdict.verdict in ("failed", "diverged", "inconclusive") else []
+    if verdict.onset:
+        found.insert(0, f"beyond rounding from step {verdict.onset.step}, {verdict.onset.quantity}")
+    if verdict.first:
+        found.append(_first(verdict))
+    if verdict.steps:
+        found.append(f"{verdict.steps} steps, {len(QUANTITIES)} quantities")
+    if verdict.both_nan is not None:
+        found.append(f"both losses are NaN at step {verdict.both_nan}")
+    return Text.assemble(
+        f"{verdict.pair.baseline.trial} {verdict.pair.candidate.trial}  ",
+        (verdict.verdict, _STYLES[verdict.verdict]),
+        f": {'; '.join(part.rstrip('.') for part in found)}",
+    )
+
+
+def _first(verdict: PairVerdict) -> str:
+    first = verdict.first
+    assert first is not None
+    what = f"{first.quantity} {first.tensor}" if first.tensor else first.quantity
+    dtype = verdict.pair.baseline.loss_dtype or "float64"
+    baseline, candidate = (_number(value, dtype) for value in (first.baseline, first.candidate))
+    size = f" ({first.ulp} ulp)" if first.ulp is not None else f" (rel {first.rel:.2g})" if first.rel is not None else ""
+    drift = f"; the losses drift to rel {verdict.largest.rel:.2g} at step {verdict.largest.step}" if verdict.largest.rel else ""
+    return f"first at step {first.step}, {what} {baseline} != {candidate}{size}{drift}"
+
+
+def _number(value: float | str, dtype: str) -> str:
+    """As many digits as tell the number from its neighbours in its dtype; a digest as it is."""
+    if isinstance(value, str):
+        return value
+    return str(np.dtype(dtype).type(value)) if dtype in ("float16", "float32") else repr(value)
+
+
+def _matrix(run: StoredRun, judgement: Judgement) -> Table:
+    """The worst verdict of each loss on each device; of the baseline loss, that of the devices."""
+    losses = list(dict.fromkeys(record.loss_name for record in run.trials))
+    devices = list(dict.fromkeys(record.device for record in run.trials))
+    table = Table(title=f"{run.trials[0].task}, {run.trials[0].steps} steps", title_justify="left")
+    table.add_column("loss", overflow="fold")
+    for device in devices:
+        table.add_column(device, overflow="fold")
+    for loss in losses:
+        table.add_row(loss, *(_cell(judgement, loss, device) for device in devices))
+    return table
+
+
+def _cell(judgement: Judgement, loss: str, device: str) -> Text:
+    pairs = [
+        verdict
+        for verdict in judgement.pairs
+        if verdict.pair.candidate.loss_name == loss and verdict.pair.candidate.device == device
+    ]
+    for axis in ("loss", "device", "replica"):
+        found = [verdict.verdict for verdict in pairs if verdict.pair.axis == axis]
+        if found:
+            worst = max(found, key=VERDICTS.index)
+            return Text(worst if axis == "loss" else f"{worst} (by {axis})", style=_STYLES[worst])
+    return Text("baseline", style="dim")
+
+
+def _audit_table(judgement: Judgement) -> Table:
+    table = Table(title="How the audit decided", title_justify="left")
+    table.add_column("candidate", overflow="fold")
+    for heading in ("steps", "gradient", "baseline", "line", "loss", "baseline", "line"):
+        table.add_column(heading, justify="right")
+    for verdict in judgement.pairs:
+        decision = verdict.decision
+        if decision:
+            errors = (
+                decision.grad_error_u,
+                decision.baseline_grad_error_u,
+                decision.grad_line_u,
+                decision.loss_error_u,
+                decision.baseline_loss_error_u,
+                decision.loss_line_u,
+            )
+            table.add_row(verdict.pair.candidate.trial, str(decision.audited), *(f"{error:.3g}" for error in errors))
+    return table
+
+
+def _print(console: Console, text: str | Text) -> None:
+    """Prints a line as it is: not wrapped, so that it can be searched and copied."""
+    console.print(text, soft_wrap=True, markup=False, highlight=False)

@@ -1,0 +1,65 @@
+"""python -m parity.report DIR: judges a stored run and prints the report; needs neither torch nor Ray."""
+
+import argparse
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from parity.errors import Trouble
+from parity.judge import Judgement, judge
+from parity.options import EXIT_STATUSES
+from parity.render import terminal
+from parity.store import StoredRun, read_run
+
+
+def print_report(run: StoredRun, judgement: Judgement) -> None:
+    """Prints the report of a judged run to stdout."""
+    terminal.render(run, judgement, Console())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m parity.report",
+        description="Judges a stored run again and prints the report. Writes nothing.",
+        epilog=EXIT_STATUSES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("directory", metavar="DIR", type=Path, help="the --out of a run")
+    directory = parser.parse_args(arguments).directory
+    return guarded(lambda: report(directory))
+
+
+def report(directory: Path) -> int:
+    """Judges the run and prints the report; returns the exit status.
+
+    Raises:
+        Trouble: The directory is no run, or damaged.
+    """
+    run = read_run(directory)
+    judgement = judge(run)
+    print_report(run, judgement)
+    return judgement.exit_status
+
+
+def guarded(command: Callable[[], int]) -> int:
+    """Runs a command; turns whatever it raises into a message and exit status 2, since Python's own would be 1."""
+    try:
+        return command()
+    except Trouble as trouble:
+        print(f"parity: {trouble}", file=sys.stderr)
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read the output has gone; nothing more to tell anybody
+    except KeyboardInterrupt:
+        print("parity: interrupted.", file=sys.stderr)
+    except Exception:  # noqa: BLE001 - printed in full; exit status 1 would say that a pair diverged
+        traceback.print_exc()
+        print("parity: the error above is a bug of parity; please report it.", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

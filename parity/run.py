@@ -1,0 +1,162 @@
+"""python -m parity.run: plans trials, trains them, stores their traces, judges and reports."""
+
+import argparse
+import contextlib
+import importlib.metadata
+import platform
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from parity import devices, inline, workers
+from parity.data import mnist
+from parity.errors import Trouble
+from parity.events import Event
+from parity.gather import Gatherer
+from parity.judge import differences_table, judge
+from parity.loss_spec import parse_losses
+from parity.options import make_parser
+from parity.progress import TrialProgress
+from parity.report import guarded, print_report
+from parity.store import SCHEMA_NUMBER, create, discard, read_run, write_json, write_table
+from parity.summary import summarize
+from parity.tasks import check_task
+from parity.trial import Trial, make_settings, plan
+
+PACKAGES = ("training-parity", "numpy", "pandas", "pyarrow", "ray", "torch")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    options = make_parser().parse_args(given)
+    return guarded(lambda: run(options, command=shlex.join(["python", "-m", "parity.run", *given])))
+
+
+def run(options: argparse.Namespace, *, command: str) -> int:
+    """Plans, trains, stores, judges and reports; returns the exit status.
+
+    Raises:
+        Trouble: Something keeps it from an answer.
+    """
+    check_task(options.task)
+    losses = parse_losses(options.loss or ["builtin", "numpy"])
+    wanted = options.device or ["auto"]
+    devices.parse_devices([text for text in wanted if text != "auto"])  # tell a wrong one before anything is started
+    data = mnist.load_torchvision(options.data) if options.data else mnist.load()
+    settings = make_settings(
+        task=options.task,
+        rows=len(data["images"]),
+        batch_size=options.batch_size,
+        epochs=options.epochs,
+        steps=options.steps,
+        lr=options.lr,
+        audit_every=options.audit_every,
+    )
+    out = _choose_out(options.out)
+    with contextlib.ExitStack() as cleanup:
+        create(out)
+        unused = cleanup.enter_context(contextlib.ExitStack())
+        unused.callback(discard, out)
+        cluster = None
+        if not options.inline:
+            cluster = cleanup.enter_context(workers.connect(options.address, data_bytes=data["images"].nbytes))
+        chosen = _expand_auto(wanted, cluster.accelerators if cluster else devices.available_accelerators)
+        trials = plan(
+            losses, devices.parse_devices(chosen), seeds=options.seed or [0], replicas=options.replicas, settings=settings
+        )
+        if cluster:
+            cluster.check(trials)
+        else:
+            inline.set_environment(trials)
+        info = _describe(command, trials, data=options.data)
+        write_json(out / "run.json", info)
+        unused.pop_all()  # from here on there is something to keep
+        interrupted = _train(trials, (cluster.train if cluster else inline.train_inline)(trials, data), out)
+    if not interrupted:
+        write_json(out / "run.json", info | {"state": "complete"})
+    return _judge(out, interrupted=interrupted)
+
+
+def _train(trials: Sequence[Trial], events: Iterator[Event], out: Path) -> bool:
+    """Stores what the trials tell; returns whether they were interrupted."""
+    with TrialProgress([trial.name for trial in trials], steps=trials[0].settings.steps) as progress:
+        gatherer = Gatherer(trials, out, progress)
+        try:
+            with _sigterm_as_interrupt():
+                for event in events:
+                    gatherer.take(event)
+        except KeyboardInterrupt:
+            return True
+        finally:
+            gatherer.close()
+    return False
+
+
+def _judge(out: Path, *, interrupted: bool) -> int:
+    """Judges what was stored, stores the verdicts and prints them; returns the exit status."""
+    stored = read_run(out)
+    judgement = judge(stored)
+    write_table(out / "differences.parquet", differences_table(judgement))
+    write_json(out / "summary.json", summarize(judgement))
+    print_report(stored, judgement)
+    print(f"{'Interrupted. What was trained is' if interrupted else 'Stored'} in {out}")  # noqa: T201 - the result
+    return 2 if interrupted else judgement.exit_status
+
+
+def _choose_out(given: str | None) -> Path:
+    if given is None:
+        return Path("runs") / datetime.now(timezone.utc).strftime("%Y-%m-%dT%H%M%S.%fZ")
+    if "://" in given:
+        raise Trouble(f"--out {given} is a URI, and only local directories can be written so far. Give a path.")
+    return Path(given)
+
+
+def _expand_auto(wanted: Sequence[str], accelerators: Callable[[], list[str]]) -> list[str]:
+    """Puts the CPU and each kind of accelerator that is there in the place of "auto"."""
+    expanded = [device for text in wanted for device in (["cpu", *accelerators()] if text == "auto" else [text])]
+    return list(dict.fromkeys(expanded)) if "auto" in wanted else expanded
+
+
+def _describe(command: str, trials: Sequence[Trial], *, data: Path | None) -> dict[str, Any]:
+    """The content of run.json while the run goes on."""
+    settings = trials[0].settings
+    return {
+        "schema": SCHEMA_NUMBER,
+        "state": "running",
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": command,
+        "folder": str(Path.cwd()),
+        "task": settings.task,
+        "data": str(data) if data else "embedded",
+        "steps": settings.steps,
+        "batch_size": settings.batch_size,
+        "lr": settings.lr,
+        "audit_every": settings.audit_every,
+        "trials": [trial.name for trial in trials],
+        "host": platform.node(),
+        "versions": {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+
+
+@contextlib.contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Treats SIGTERM as Ctrl-C; set after Ray's own handler, which would end the process without a word to us."""
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

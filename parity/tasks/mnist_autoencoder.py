@@ -1,0 +1,44 @@
+"""The reference experiment: an autoencoder 784-128-64-12-3 and back, on MNIST in file order, trained with Adam.
+
+Shapes: B rows of a batch.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import nn
+
+WIDTHS = (784, 128, 64, 12, 3)
+
+
+def model() -> nn.Module:
+    """Linear layers with ReLU between and Sigmoid at the end, in PyTorch's default initialisation; [B, 784] -> [B, 784]."""
+    encoder = _layers(WIDTHS)
+    decoder = _layers(WIDTHS[::-1])
+    return nn.Sequential(nn.Sequential(*encoder[:-1]), nn.Sequential(*decoder[:-1], nn.Sigmoid()))
+
+
+def optimizer(parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
+    """Adam with PyTorch's defaults but for the learning rate."""
+    return torch.optim.Adam(parameters, lr=lr)
+
+
+def batch(data: dict[str, np.ndarray], start: int, stop: int) -> tuple[torch.Tensor, ...]:
+    """Images as a fresh float32[B, 784] in [0, 1]: the pixels divided by 255, as torchvision's `ToTensor` does."""
+    return (torch.from_numpy(data["images"][start:stop].astype(np.float32) / np.float32(255)),)
+
+
+def forward(model: nn.Module, batch: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The reconstruction and its target, which is the input; float32[B, 784] both."""
+    (images,) = batch
+    return model(images), images
+
+
+def _layers(widths: tuple[int, ...]) -> list[nn.Module]:
+    """A Linear and a ReLU for each step from one width to the next."""
+    return [
+        layer
+        for width, next_width in zip(widths[:-1], widths[1:], strict=True)
+        for layer in (nn.Linear(width, next_width), nn.ReLU())
+    ]

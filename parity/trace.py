@@ -1,0 +1,51 @@
+"""The trace: its quantities and columns, their units and meaning.
+
+Letters: P parameter tensors of the model.
+"""
+
+import pyarrow as pa
+
+# What is compared in a step, in the order in which it is computed.
+QUANTITIES = ("input", "output", "loss", "output_grad", "param_grad", "param")
+# Quantities of one value for each parameter tensor, whose digests are stored one by one.
+TENSOR_QUANTITIES = ("param_grad", "param")
+# Quantities of which the L2 norm is stored.
+NORMED_QUANTITIES = ("output_grad", "param_grad")
+
+
+def column(name: str, kind: pa.DataType, meaning: str, *, unit: str = "") -> pa.Field:
+    """An Arrow field that explains itself in its metadata."""
+    return pa.field(name, kind, metadata={"meaning": meaning, "unit": unit})
+
+
+_NAME = pa.dictionary(pa.int32(), pa.string())
+
+SCHEMA = pa.schema(
+    [
+        column("trial", _NAME, "name of the trial"),
+        column("loss_name", _NAME, "name of the loss it trains with"),
+        column("device", _NAME, "device it runs on"),
+        column("seed", pa.int64(), "seed of the generators"),
+        column("replica", pa.int32(), "0, or the number of the repeat"),
+        column("step", pa.int64(), "optimizer step, from 0"),
+        column("epoch", pa.int32(), "epoch, from 0"),
+        column("batch", pa.int32(), "batch of the epoch, from 0"),
+        column("rows", pa.int32(), "rows of the batch"),
+        column("elements", pa.int64(), "elements of the output"),
+        column("loss", pa.float64(), "the loss, exact: every value of a narrower dtype is one of float64"),
+        column("output_grad_norm", pa.float64(), "L2 norm of the loss's gradient for the output"),
+        column("param_grad_norm", pa.float64(), "L2 norm of the gradient for all parameters"),
+        column("input_digest", pa.uint64(), "XXH3 of the batch"),
+        column("output_digest", pa.uint64(), "XXH3 of the output"),
+        column("loss_digest", pa.uint64(), "XXH3 of the loss"),
+        column("output_grad_digest", pa.uint64(), "XXH3 of the loss's gradient for the output"),
+        column("param_grad_digest", pa.uint64(), "XXH3 of param_grad_digests"),
+        column("param_digest", pa.uint64(), "XXH3 of param_digests"),
+        column("param_grad_digests", pa.list_(pa.uint64()), "XXH3 of each parameter's gradient, in the model's order"),
+        column("param_digests", pa.list_(pa.uint64()), "XXH3 of each parameter after the step, in the model's order"),
+        column("grad_error_u", pa.float64(), "||g - g64|| / (u ||g64||): output gradient against float64", unit="u"),
+        column("loss_error_u", pa.float64(), "|loss - loss64| / (u |loss64|): loss against float64", unit="u"),
+        column("grad_ratio", pa.float64(), "<g, g64> / <g64, g64>: 1 is right, 2 is twice too large"),
+        column("step_s", pa.float64(), "wall time of forward, loss, backward and optimizer", unit="s"),
+    ]
+)

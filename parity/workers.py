@@ -1,0 +1,207 @@
+"""Ray: workers pinned to their devices, the gathering of what they send, and the replacing of those that die.
+
+The only module that imports Ray, and none of the numbers are made here. Ray is imported by `connect`, because what it
+reads from the environment at import (authentication, the addresses that it listens on) has to be set before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from parity import devices
+from parity.errors import Trouble
+from parity.events import Ended, Event, Restarted
+from parity.trial import Trial
+
+# A worker that dies may have been killed by the system: its trial is begun once more before it is judged.
+ATTEMPTS = 2
+# Of a local cluster, beside the data. Traces are small enough to travel in Ray's replies.
+OBJECT_STORE_BYTES = 128 * 2**20
+
+
+class Worker:
+    """What runs in a worker process: one trial, advanced call by call."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        if "torch" in sys.modules:
+            raise RuntimeError("torch is imported before the environment is set")
+        os.environ.update(environment)
+
+    def start(self, trial: Trial, data: dict[str, np.ndarray]) -> None:
+        """Takes the trial; the arrays are Ray's shared memory, which cannot be written to."""
+        from parity.inline import perform
+
+        self._events = perform(trial, data)
+
+    def advance(self) -> Event:
+        """Trains until there is something to tell."""
+        return next(self._events)
+
+
+@dataclass
+class _Running:
+    trial: Trial
+    attempt: int
+    actor: Any
+
+
+class Cluster:
+    """A Ray cluster, for as long as `connect` holds it."""
+
+    def __init__(self, ray: Any) -> None:
+        self._ray = ray
+        self._nodes = [node for node in ray.nodes() if node["Alive"]]
+
+    def accelerators(self) -> list[str]:
+        """Kinds of accelerator that the cluster has; Ray calls each of them GPU."""
+        if not any(node["Resources"].get("GPU") for node in self._nodes):
+            return []
+        return ["mps" if sys.platform == "darwin" else "cuda"]
+
+    def check(self, trials: Sequence[Trial]) -> None:
+        """Raises `Trouble` for a trial that no node could ever take."""
+        for trial in trials:
+            needs = devices.resources(trial.device)
+            if not any(_fits(needs, node["Resources"]) for node in self._nodes):
+                raise Trouble(_unplaceable(trial, needs, [node["Resources"] for node in self._nodes]))
+
+    def train(self, trials: Sequence[Trial], data: dict[str, np.ndarray]) -> Iterator[Event]:
+        """Trains every trial in a worker of its own, as many at once as the cluster has room for.
+
+        Yields:
+            What the trials tell, each trial's events in their order.
+
+        Raises:
+            Trouble: A trial could not be begun as it was asked for; the others are ended.
+        """
+        ray = self._ray
+        reference = ray.put(data)
+        waiting = [_Running(trial, attempt=1, actor=None) for trial in trials]
+        running: dict[Any, _Running] = {}
+        try:
+            while waiting or running:
+                while waiting and self._has_room(waiting[0].trial, [other.trial for other in running.values()]):
+                    entry = waiting.pop(0)
+                    self._start(entry, reference)
+                    running[entry.actor.advance.remote()] = entry
+                (future,), _ = ray.wait(list(running), num_returns=1)
+                entry = running.pop(future)
+                try:
+                    event = ray.get(future)
+                except ray.exceptions.RayTaskError:
+                    raise  # our own error or a Trouble: trying again would bring it again
+                except ray.exceptions.RayError as error:
+                    event = self._died(entry, str(error))
+                yield event
+                if isinstance(event, Restarted):
+                    waiting.insert(0, _Running(entry.trial, attempt=entry.attempt + 1, actor=None))
+                elif isinstance(event, Ended):
+                    ray.kill(entry.actor)
+                else:
+                    running[entry.actor.advance.remote()] = entry
+        finally:
+            for entry in running.values():
+                ray.kill(entry.actor)
+
+    def _start(self, entry: _Running, data: Any) -> None:
+        needs = devices.resources(entry.trial.device)
+        options = {"num_cpus": needs["CPU"], "num_gpus": needs["GPU"], "max_restarts": 0}
+        entry.actor = self._ray.remote(Worker).options(**options).remote(devices.environment(entry.trial.device))
+        entry.actor.start.remote(entry.trial, data)
+
+    def _has_room(self, trial: Trial, others: Sequence[Trial]) -> bool:
+        """Whether the cluster as a whole has room; Ray queues a worker that fits no single node at the moment."""
+        needs = [devices.resources(each.device) for each in (trial, *others)]
+        total = {kind: sum(node["Resources"].get(kind, 0) for node in self._nodes) for kind in ("CPU", "GPU")}
+        return not others or all(sum(need[kind] for need in needs) <= total[kind] for kind in total)
+
+    def _died(self, entry: _Running, error: str) -> Restarted | Ended:
+        self._ray.kill(entry.actor)
+        detail = re.search(r"Worker exit detail: (.+?)(?:\.\s|\n|$)", error)
+        reason = f"its worker process died ({detail[1] if detail else error.splitlines()[0]})"
+        if entry.attempt < ATTEMPTS:
+            return Restarted(entry.trial.name, reason)
+        return Ended(entry.trial.name, status="failed", error=f"{reason}, {ATTEMPTS} times in a row")
+
+
+@contextlib.contextmanager
+def connect(address: str | None, *, data_bytes: int) -> Iterator[Cluster]:
+    """Connects to a cluster, or starts one on this machine that listens on loopback only, and ends that at the end.
+
+    Args:
+        address: Of a running cluster; None starts one.
+        data_bytes: Size of what will be put into the object store.
+
+    Raises:
+        Trouble: The address is one of Ray Client, or the cluster cannot be reached or started.
+    """
+    if address is not None and address.startswith("ray://"):
+        raise Trouble(
+            f"Address {address} is one of Ray Client, which drops a run after 30 s without contact. "
+            "Give the cluster's own address (HOST:6379) from one of its machines, or submit a Ray job."
+        )
+    with contextlib.ExitStack() as cleanup:
+        options: dict[str, Any]
+        if address is None:
+            _secure_environment()
+            # A short path of our own: Ray's socket names have to fit into 107 bytes, and its session folders stay forever.
+            temporary = tempfile.mkdtemp(prefix="parity-")
+            cleanup.callback(shutil.rmtree, temporary, ignore_errors=True)
+            options = {
+                "address": "local",
+                "include_dashboard": False,
+                "object_store_memory": OBJECT_STORE_BYTES + data_bytes,
+                "_temp_dir": temporary,
+            }
+        else:
+            options = {"address": address}
+        import ray
+
+        cleanup.callback(ray.shutdown)
+        try:
+            ray.init(log_to_driver=False, logging_level="ERROR", **options)
+        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            where = f"The Ray cluster at {address} cannot be reached" if address else "Ray cannot be started here"
+            raise Trouble(f"{where} ({str(error).splitlines()[0]}). To do without Ray, use --inline.") from error
+        yield Cluster(ray)
+
+
+def _secure_environment() -> None:
+    """Makes a local cluster ask for a token and listen on loopback; both have to be set before Ray is imported.
+
+    Source:
+        Ray's token authentication, docs.ray.io/en/latest/ray-security/token-auth.html; the second switch is what Ray sets by
+        itself on macOS and Windows.
+    """
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+
+
+def _fits(needs: dict[str, int], resources: dict[str, float]) -> bool:
+    return all(resources.get(kind, 0) >= amount for kind, amount in needs.items())
+
+
+def _unplaceable(trial: Trial, needs: dict[str, int], nodes: Sequence[dict[str, float]]) -> str:
+    if needs["GPU"] and not any(node.get("GPU") for node in nodes):
+        return (
+            f"Trial {trial.name} needs 1 GPU, and no node of this cluster has one. "
+            "Use --device cpu, or add a GPU node type."
+        )
+    largest = max((int(node.get("CPU", 0)) for node in nodes), default=0)
+    return (
+        f"Trial {trial.name} needs {needs['CPU']} CPUs on one node, and the largest node of this cluster has {largest}. "
+        "Use fewer threads, or add a larger node type."
+    )
