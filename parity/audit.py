@@ -1,7 +1,7 @@
 """The audit: how far a loss and its output gradient are from the baseline's loss in float64, the oracle.
 
-Oracle and candidate see the same output and target, so nothing that happened before the step matters. It all runs on the
-CPU: a device that computes wrongly cannot vouch for itself, and not every device has float64.
+Oracle and candidate see the same output and target, so nothing that happened before the step matters. It all runs on
+the CPU: a device that computes wrongly cannot vouch for itself, and not every device has float64.
 
 Shapes: the output is dtype[...], of any shape; `u` is the unit roundoff of its dtype (2**-24 for float32).
 """
@@ -18,9 +18,6 @@ from torch import nn
 
 from parity.loss_spec import LossSpec
 from parity.losses import FLOAT64_FORMS, Loss, load_loss
-
-# How the audit of one step is stored, in the order in which `errors` returns it.
-ERRORS = ("grad_error_u", "loss_error_u", "grad_ratio")
 
 # (output, target), both on the CPU -> loss, and gradient for the output as float64[...].
 Oracle = Callable[[torch.Tensor, torch.Tensor], tuple[float, np.ndarray]]
@@ -57,10 +54,10 @@ def errors(
         output_grad: What its backward gave; of the output's shape and dtype.
 
     Returns:
-        In the order of `ERRORS`: ||g - g64|| / (u ||g64||); |loss - loss64| / (u |loss64|); and <g, g64> / <g64, g64>,
-        which is 1 for a right gradient and c for one that is c times too large. An error is 0 where both sides are
-        equal, and inf where only one is finite or only the oracle is zero; where both have the same NaNs and infinities,
-        the finite elements decide.
+        In the order of `trace.AUDIT_COLUMNS`: ||g - g64|| / (u ||g64||); |loss - loss64| / (u |loss64|); and
+        <g, g64> / <g64, g64>, which is 1 for a right gradient and c for one that is c times too large. An error is 0
+        where both sides are equal, and inf where only one is finite or only the oracle is zero; where both have the
+        same NaNs and infinities, the finite elements decide.
 
     Raises:
         OracleUnavailable: The baseline's loss raised in float64, or does not compute in float64.
@@ -93,7 +90,7 @@ def _widened(loss_function: Loss) -> Oracle:
         try:
             loss = wide(leaf, target.double() if target.is_floating_point() else target)
             (grad,) = torch.autograd.grad(loss, leaf)
-        except Exception as error:  # noqa: BLE001 - a baseline of the user's own may raise anything
+        except Exception as error:  # a baseline of the user's own may raise anything
             raise OracleUnavailable(f"in float64 it raised {type(error).__name__}: {error}") from error
         if loss.dtype != torch.float64:
             raise OracleUnavailable(f"for float64 tensors it returned {loss.dtype}")
@@ -109,14 +106,15 @@ def _array(tensor: torch.Tensor) -> np.ndarray:
 
 
 def _dots(difference: np.ndarray, grad64: np.ndarray) -> tuple[float, float, float]:
-    """<difference, difference>, <difference, grad64> and <grad64, grad64>, summed by torch, whose threads are pinned."""
+    """The products <d, d>, <d, g> and <g, g>, summed by torch, whose threads are pinned."""
     left, right = torch.from_numpy(difference).reshape(-1), torch.from_numpy(grad64).reshape(-1)
     return float(torch.dot(left, left)), float(torch.dot(left, right)), float(torch.dot(right, right))
 
 
 def _same_nonfinite(left: np.ndarray, right: np.ndarray) -> bool:
     """Whether NaNs and infinities stand at the same places, the infinities with the same sign."""
-    return np.array_equal(*(np.where(np.isfinite(side), 0, side) for side in (left, right)), equal_nan=True)
+    left, right = (np.where(np.isfinite(side), 0, side) for side in (left, right))
+    return np.array_equal(left, right, equal_nan=True)
 
 
 def _relative_error(value: float, exact: float, unit: float) -> float:

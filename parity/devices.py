@@ -19,8 +19,12 @@ if TYPE_CHECKING:
     import torch
 
 ISAS = ("default", "avx2", "avx512")
-# Flags of /proc/cpuinfo that ATen's kernels of that name need: aten/src/ATen/native/DispatchStub.cpp, cmake/Codegen.cmake.
-_ISA_FLAGS = {"default": set(), "avx2": {"avx2", "fma"}, "avx512": {"avx512f", "avx512dq", "avx512vl", "avx512bw", "fma"}}
+# Flags of /proc/cpuinfo that ATen's kernels of that name are compiled for: pytorch, cmake/Codegen.cmake.
+_ISA_FLAGS = {
+    "default": set(),
+    "avx2": {"avx2", "fma"},
+    "avx512": {"avx512f", "avx512dq", "avx512vl", "avx512bw", "fma"},
+}
 GRAMMAR = "cpu, cpu:threads=N, cpu:isa=default|avx2|avx512, cuda, cuda:tf32=on|off, mps, auto"
 
 
@@ -98,7 +102,8 @@ def environment(device: Device) -> dict[str, str]:
 
     Source:
         OMP_NUM_THREADS, MKL_NUM_THREADS: docs.pytorch.org/docs/stable/notes/cpu_threading_torchscript_inference.html.
-        ATEN_CPU_CAPABILITY: aten/src/ATen/native/DispatchStub.cpp. CUBLAS_WORKSPACE_CONFIG: the determinism note of torch.
+        ATEN_CPU_CAPABILITY: pytorch, aten/src/ATen/native/DispatchStub.cpp.
+        CUBLAS_WORKSPACE_CONFIG: docs.pytorch.org/docs/stable/notes/randomness.html.
         CUDA_VISIBLE_DEVICES: since Ray 2.56 a worker that asks for no GPU sees all of them.
     """
     variables = {"OMP_NUM_THREADS": str(device.threads), "MKL_NUM_THREADS": str(device.threads)}
@@ -156,11 +161,13 @@ def _require(device: Device) -> None:
     import torch
 
     if device.kind != "cpu" and device.kind not in available_accelerators():
-        raise Trouble(f"Device {device.name}: torch {torch.__version__} sees no {device.kind} on this machine. Use --device cpu.")
+        raise Trouble(
+            f"Device {device.name}: torch {torch.__version__} sees no {device.kind} on this machine. Use --device cpu."
+        )
     missing = _ISA_FLAGS.get(device.isa or "default", set()) - _cpu_flags() if device.isa else set()
     if missing and platform.system() == "Linux":
         raise Trouble(
-            f"Device {device.name}: this machine's CPU lacks {', '.join(sorted(missing))}. Use another isa= or leave it out."
+            f"Device {device.name}: this CPU lacks {', '.join(sorted(missing))}. Use another isa= or leave it out."
         )
 
 

@@ -81,7 +81,8 @@ class Trace:
         flat = rows.flatten().to_numpy()
         if flat.size != len(self.table) * count:
             raise Trouble(f"Trace {self.record.trace} is damaged: its {quantity}_digests are not {count} in each row.")
-        return np.asarray(flat.reshape(len(self.table), count))
+        digests: np.ndarray = flat.reshape(len(self.table), count)
+        return digests
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,8 @@ class Comparison:
         baseline, candidate = (trace.digests(quantity)[: self.steps] for trace in (self.baseline, self.candidate))
         if self.baseline.record.param_names != self.candidate.record.param_names:
             return np.ones((self.steps, 1), bool)
-        return np.asarray(baseline != candidate)
+        differs: np.ndarray = baseline != candidate
+        return differs
 
     def _describe(self, step: int, quantity: str) -> Difference:
         place = {"step": step, "epoch": int(self.both("epoch")[0][step]), "batch": int(self.both("batch")[0][step])}
@@ -241,7 +243,7 @@ def ulp_distance(baseline: np.ndarray, candidate: np.ndarray, *, dtype: str) -> 
 
 
 def relative(absolute: np.ndarray, baseline: np.ndarray) -> np.ndarray:
-    """absolute / |baseline|, 0 where the absolute difference is 0; float64[N]."""
+    """The absolute difference over |baseline|, 0 where it is 0; float64[N]."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(absolute == 0, 0.0, absolute / np.abs(baseline))
 
@@ -260,7 +262,8 @@ def _ordinal(values: np.ndarray, dtype: str) -> np.ndarray:
 
 def _bits_differ(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Whether two numbers are not the same bits: tells -0.0 from 0.0 and one NaN from another; bool[N]."""
-    return np.ascontiguousarray(left).view(np.uint64) != np.ascontiguousarray(right).view(np.uint64)
+    differs: np.ndarray = np.ascontiguousarray(left).view(np.uint64) != np.ascontiguousarray(right).view(np.uint64)
+    return differs
 
 
 def _same_hardware(left: TrialRecord, right: TrialRecord) -> bool:

@@ -24,12 +24,12 @@ def digest(tensor: torch.Tensor | None) -> int:
     """
     if tensor is None:
         return MISSING
-    return xxhash.xxh3_64_intdigest(_elements(tensor), _seed(tensor.dtype, tensor.shape))
+    return xxhash.xxh3_64_intdigest(_elements(tensor).data, _seed(tensor.dtype, tensor.shape))
 
 
 def combine(digests: Sequence[int]) -> int:
     """One digest of several, in their order; uint64."""
-    return xxhash.xxh3_64_intdigest(np.array(digests, np.uint64))
+    return xxhash.xxh3_64_intdigest(np.array(digests, np.uint64).data)
 
 
 def _elements(tensor: torch.Tensor) -> np.ndarray:

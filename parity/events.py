@@ -7,13 +7,26 @@ import pyarrow as pa
 
 
 @dataclass(frozen=True)
+class Began:
+    """The trial has a process, and begins.
+
+    Attributes:
+        trial: Name of the trial.
+        facts: Of the machine, as `machine.facts` gives them.
+    """
+
+    trial: str
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Advanced:
     """Some more steps are done.
 
     Attributes:
         trial: Name of the trial.
         table: A row per step, in the columns of `trace.SCHEMA`.
-        facts: New ones of the machine (`machine.facts`) or the trial (`train.Chunk.facts`): columns of trials.parquet.
+        facts: Of the trial, as `train.Chunk` has them.
     """
 
     trial: str
@@ -59,4 +72,4 @@ class Ended:
     ended_s: float | None = None
 
 
-Event = Advanced | Restarted | Ended
+Event = Began | Advanced | Restarted | Ended

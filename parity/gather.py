@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from parity.events import Advanced, Ended, Event, Restarted
+from parity.events import Advanced, Began, Ended, Event, Restarted
 from parity.loss_spec import LossSpec
 from parity.progress import TrialProgress
 from parity.store import TrialRecord, trace_file, write_table, write_trials
@@ -32,6 +32,9 @@ class Gatherer:
         """
         name = event.trial
         match event:
+            case Began():
+                self._records[name] = replace(self._records[name], **event.facts)
+                self._progress.show(name, 0)
             case Advanced():
                 self._records[name] = replace(self._records[name], **event.facts)
                 self._tables[name].append(event.table)

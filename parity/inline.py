@@ -9,8 +9,7 @@ import numpy as np
 
 from parity import devices
 from parity.errors import Trouble
-from parity.events import Advanced, Ended, Event
-from parity.trace import SCHEMA
+from parity.events import Advanced, Began, Ended, Event
 from parity.trial import Trial
 
 
@@ -53,7 +52,7 @@ def perform(trial: Trial, data: dict[str, np.ndarray]) -> Iterator[Event]:
 
     began = time.monotonic()
     devices.prepare(trial.device)
-    yield Advanced(trial.name, SCHEMA.empty_table(), machine.facts(trial.device))
+    yield Began(trial.name, machine.facts(trial.device))
     first_s: float | None = None
     last_s: float | None = None
     failure: TrialFailed | None = None

@@ -19,15 +19,15 @@ from parity.trace import NORMED_QUANTITIES, QUANTITIES
 # From the best to the worst: the verdict of a run is the worst of its pairs.
 VERDICTS = ("identical", "report-only", "rounding", "inconclusive", "diverged", "failed")
 
-# How many times the baseline's own error a gradient's may be before it is no rounding. Right gradients of MSE were seen at
-# 0.4 to 1.4 u, the least wrong one (1.00001 times too large) at 168 u; right cross-entropies at up to 6 times the
+# How many times the baseline's own error a gradient's may be before it is no rounding. Right gradients of MSE were seen
+# at 0.4 to 1.4 u, the least wrong one (1.00001 times too large) at 168 u; right cross-entropies at up to 6 times the
 # baseline's error (DESIGN.md, section 6). 16 lies between, a factor of ten from the wrong ones.
 GRAD_LINE = 16.0
 # The baseline's own error counts for at least this much: one that happens to be exact must not condemn plain rounding.
 LEAST_ERROR_U = 1.0
-# The order of summation alone moves a loss of N elements by some sqrt(N) u (N. J. Higham and T. Mary, "A New Approach to
-# Probabilistic Rounding Error Analysis", 2019). Seen on the reference experiment, in float32: sequential sums 13 sqrt(N) u,
-# from the largest to the smallest 21.
+# The order of summation alone moves a loss of N elements by some sqrt(N) u (N. J. Higham and T. Mary, "A New Approach
+# to Probabilistic Rounding Error Analysis", 2019). Seen in the first epoch of the reference experiment, in float32:
+# sequential sums at up to 13 sqrt(N) u, from the largest element to the smallest at up to 21.
 LOSS_LINE_PER_ROOT = 64.0
 
 # What the training itself is made of: the loss's number is only reported.
@@ -153,7 +153,9 @@ def judge(run: StoredRun) -> Judgement:
         if pair.axis == "replica" and comparison.first() is not None
     }
     verdicts = tuple(
-        _judge_pair(pair, comparison, unsteady=(pair.baseline.loss_name, pair.baseline.device, pair.baseline.seed) in unsteady)
+        _judge_pair(
+            pair, comparison, unsteady=(pair.baseline.loss_name, pair.baseline.device, pair.baseline.seed) in unsteady
+        )
         for pair, comparison in zip(pairs, comparisons, strict=True)
     )
     trouble = _failed_baseline(run.trials, pairs)
@@ -227,7 +229,10 @@ def _decide(
     if parting is None:
         return "report-only", "only the reported number differs; the gradient and all after it are equal"
     if parting.quantity != "output_grad":
-        return "inconclusive", f"the {parting.quantity} parts at step {parting.step} while the gradient before it is equal: not the loss"
+        return (
+            "inconclusive",
+            f"the {parting.quantity} parts at step {parting.step} while the gradient before it is equal: not the loss",
+        )
     if audit is None or not audit.audited.any():
         reason = pair.candidate.audit_error or pair.baseline.audit_error
         return "inconclusive", f"no audit: {reason}" if reason else "no audit: --audit-every 0"
@@ -264,7 +269,10 @@ class _LossAudit:
 
     def beyond(self) -> dict[str, np.ndarray]:
         """Whether a step is beyond rounding, by quantity; bool[S]."""
-        return {"loss": self.audited & (self.loss > self.loss_line), "output_grad": self.audited & (self.grad > self.grad_line)}
+        return {
+            "loss": self.audited & (self.loss > self.loss_line),
+            "output_grad": self.audited & (self.grad > self.grad_line),
+        }
 
     def worst(self) -> Audit | None:
         """The audited step with the largest gradient error."""
@@ -295,12 +303,12 @@ class _LossAudit:
             return f"{onset.quantity} is NaN in the {nan} only"
         if onset.quantity == "loss":
             return (
-                f"the loss is off by {self.loss[step]:.3g} u, and {self.loss_line[step]:.3g} u is what an order of summation "
-                f"can do; the gradient is off by {self.grad[step]:.3g} u"
+                f"the loss is off by {self.loss[step]:.3g} u, and {self.loss_line[step]:.3g} u is what an order of "
+                f"summation can do; the gradient is off by {self.grad[step]:.3g} u"
             )
         return (
-            f"output_grad is off by {self.grad[step]:.3g} u, the baseline's own by {self._baseline_grad[step]:.3g} u, "
-            f"the line is {self.grad_line[step]:.3g} u; it is {self._ratio[step]:.6g} times the float64 one"
+            f"output_grad is {self._ratio[step]:.6g} times the float64 one, off by {self.grad[step]:.3g} u "
+            f"(the baseline's own by {self._baseline_grad[step]:.3g} u, the line is {self.grad_line[step]:.3g} u)"
         )
 
 

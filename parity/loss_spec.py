@@ -61,7 +61,9 @@ def _parse(text: str) -> LossSpec:
         return LossSpec(name=text, attr=text)
     origin, colon, attr = text.rpartition(":")
     if not colon or not origin or not attr.isidentifier():
-        raise Trouble(f"Unknown loss {text!r}. Known losses: {', '.join(SHIPPED)}; or give module:attr or file.py:attr.")
+        raise Trouble(
+            f"Unknown loss {text!r}. Known losses: {', '.join(SHIPPED)}; or give module:attr or file.py:attr."
+        )
     if origin.endswith(".py"):
         return _parse_file(Path(origin), attr)
     return _parse_module(origin, attr)
@@ -108,7 +110,7 @@ def _check_attribute(source: str, attr: str, *, origin: str) -> None:
 
 
 def _bound_names(body: Sequence[ast.stmt]) -> Iterator[str]:
-    """Yields the names that a module's statements bind, "*" for a star import; not those inside functions or classes."""
+    """Yields the names that a module's statements bind, "*" for a star import; not those inside functions."""
     for statement in body:
         if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield statement.name

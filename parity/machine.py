@@ -26,9 +26,11 @@ def facts(device: Device) -> dict[str, Any]:
         "gpu_uuid": str(properties.uuid) if properties else None,
         "gpu_driver": _driver() if properties else None,
         "cuda": torch.version.cuda if properties else None,
-        "cudnn": str(torch.backends.cudnn.version()) if properties else None,
+        "cudnn": str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
+        if properties
+        else None,
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # a TorchVersion would make the driver import torch
         "numpy": importlib.metadata.version("numpy"),
         "parity": importlib.metadata.version("training-parity"),
     }

@@ -31,8 +31,8 @@ def make_parser() -> argparse.ArgumentParser:
         nargs="+",
         action="extend",
         metavar="LOSS",
-        help="builtin, numpy, package.module:attr or path/to/file.py:attr; a function, an nn.Module (class or instance) or "
-        "an autograd.Function subclass; the first is the baseline (default: builtin numpy)",
+        help="builtin, numpy, package.module:attr or path/to/file.py:attr; a function, an nn.Module (class or "
+        "instance) or an autograd.Function subclass; the first is the baseline (default: builtin numpy)",
     )
     add("--task", default="mnist-autoencoder", help=f"what to train: {', '.join(TASKS)} (default: %(default)s)")
     add(

@@ -18,6 +18,7 @@ class TrialProgress:
         self._console = Console(stderr=True)
         self._steps = steps
         self._done = dict.fromkeys(trials, 0)
+        self._ended: set[str] = set()
         self._began = self._said = time.monotonic()
         self._bars = Progress(
             TextColumn("{task.description}", markup=False),
@@ -34,18 +35,27 @@ class TrialProgress:
         self._bars.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._bars.stop()
 
     def show(self, trial: str, done: int, *, state: str = "") -> None:
-        """Says how many steps of a trial are done."""
+        """Says how many steps of a trial are done, and once it has ended in what state."""
         self._done[trial] = done
+        if state:
+            self._ended.add(trial)
         self._bars.update(self._tasks[trial], completed=done, state=state)
         now = time.monotonic()
         if not self._console.is_terminal and now - self._said > LINE_EVERY_S:
             self._said = now
-            steps = ", ".join(f"{name} {count}/{self._steps}" for name, count in self._done.items())
-            self.say(f"{now - self._began:.0f} s: {steps}")
+            running = [
+                f"{name} {count}/{self._steps}"
+                for name, count in self._done.items()
+                if count and name not in self._ended
+            ]
+            ended = f"{len(self._ended)} of {len(self._done)} trials ended"
+            self.say(f"{now - self._began:.0f} s: {'; '.join((ended, *running))}")
 
     def say(self, line: str) -> None:
         """Prints a line above the bars."""

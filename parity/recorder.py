@@ -5,6 +5,7 @@ Nothing here changes a bit of the training. Loss and norms stay on the device un
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -12,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from parity.audit import ERRORS, Oracle, OracleUnavailable, errors
+from parity.audit import Oracle, OracleUnavailable, errors
 from parity.digest import combine, digest
-from parity.trace import SCHEMA
+from parity.trace import AUDIT_COLUMNS, make_table
 from parity.trial import Trial
 
 # Steps in one block: what the device buffers hold.
@@ -36,7 +37,7 @@ class TrialFailed(Exception):  # noqa: N818 - names what it reports, as the verd
 
 
 class Recorder:
-    """Observes one trial, step by step: `forward`, `loss`, `backward`, `update`; `flush` gives the rows since the last one."""
+    """Observes one trial, step by step: `forward`, `loss`, `backward`, `update`; `flush` gives the rows so far."""
 
     def __init__(self, trial: Trial, model: torch.nn.Module, *, oracle: Oracle) -> None:
         self._trial = trial
@@ -79,7 +80,7 @@ class Recorder:
         self._hold("output_grad_norm", torch.linalg.vector_norm(output_grad))
         self._add("elements", output.numel())
         audit = self._audit(step, output, target, loss=loss, output_grad=output_grad)
-        for name, error in zip(ERRORS, audit, strict=True):
+        for name, error in zip(AUDIT_COLUMNS, audit, strict=True):
             self._add(name, error)
 
     def backward(self) -> None:
@@ -94,36 +95,43 @@ class Recorder:
         self._add_each("param", self._parameters)
         epoch, batch = divmod(step, self._trial.settings.batches)
         start, stop = self._trial.settings.row_range(step)
-        for name, value in {"step": step, "epoch": epoch, "batch": batch, "rows": stop - start, "step_s": step_s}.items():
+        for name, value in {
+            "step": step,
+            "epoch": epoch,
+            "batch": batch,
+            "rows": stop - start,
+            "step_s": step_s,
+        }.items():
             self._add(name, value)
 
     def flush(self) -> pa.Table:
         """Returns the whole steps since the last flush, in the columns of `trace.SCHEMA`, and forgets them."""
-        rows = self.rows
-        columns = {name: values[:rows] for name, values in self._columns.items()}
+        rows, trial = self.rows, self._trial
+        # Explicit, since NumPy would make float64 of a list of large integers.
+        columns = {
+            name: np.array(values[:rows], np.uint64 if "digest" in name else None)
+            for name, values in self._columns.items()
+        }
         for name, buffer in self._values.items():
             fetched = buffer[:rows].cpu()
             columns[name] = fetched.double().numpy()
             if name == "loss":
-                columns["loss_digest"] = [digest(value) for value in fetched]
-        trial = self._trial
-        names = {"trial": trial.name, "loss_name": trial.loss.name, "device": trial.device.name}
-        constants = {**names, "seed": trial.seed, "replica": trial.replica}
-        columns |= {name: [value] * rows for name, value in constants.items()}
+                columns["loss_digest"] = np.array([digest(value) for value in fetched], np.uint64)
+        columns |= {"seed": np.full(rows, trial.seed), "replica": np.full(rows, trial.replica)}
         self._columns.clear()
-        return pa.table({field.name: pa.array(columns[field.name], field.type) for field in SCHEMA}, schema=SCHEMA)
+        names = {"trial": trial.name, "loss_name": trial.loss.name, "device": trial.device.name}
+        return make_table(columns, names=names, rows=rows)
 
     def _audit(
         self, step: int, output: torch.Tensor, target: torch.Tensor, *, loss: torch.Tensor, output_grad: torch.Tensor
-    ) -> Sequence[float | None]:
+    ) -> Sequence[float]:
+        """What `audit.errors` returns, NaN for a step that is not audited."""
         if self.audit_error is None and self._trial.settings.audited(step):
             try:
-                return errors(
-                    self._oracle, output.cpu(), target.cpu(), loss=loss.cpu(), output_grad=output_grad.cpu()
-                )
+                return errors(self._oracle, output.cpu(), target.cpu(), loss=loss.cpu(), output_grad=output_grad.cpu())
             except OracleUnavailable as error:
                 self.audit_error = str(error)
-        return [None] * len(ERRORS)
+        return [math.nan] * len(AUDIT_COLUMNS)
 
     def _input_digest(self) -> int:
         return combine([digest(tensor) for tensor in self._inputs])

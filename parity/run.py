@@ -68,7 +68,11 @@ def run(options: argparse.Namespace, *, command: str) -> int:
             cluster = cleanup.enter_context(workers.connect(options.address, data_bytes=data["images"].nbytes))
         chosen = _expand_auto(wanted, cluster.accelerators if cluster else devices.available_accelerators)
         trials = plan(
-            losses, devices.parse_devices(chosen), seeds=options.seed or [0], replicas=options.replicas, settings=settings
+            losses,
+            devices.parse_devices(chosen),
+            seeds=options.seed or [0],
+            replicas=options.replicas,
+            settings=settings,
         )
         if cluster:
             cluster.check(trials)
@@ -105,7 +109,7 @@ def _judge(out: Path, *, interrupted: bool) -> int:
     write_table(out / "differences.parquet", differences_table(judgement))
     write_json(out / "summary.json", summarize(judgement))
     print_report(stored, judgement)
-    print(f"{'Interrupted. What was trained is' if interrupted else 'Stored'} in {out}")  # noqa: T201 - the result
+    print(f"{'Interrupted. What was trained is' if interrupted else 'Stored'} in {out}")
     return 2 if interrupted else judgement.exit_status
 
 
@@ -140,7 +144,8 @@ def _describe(command: str, trials: Sequence[Trial], *, data: Path | None) -> di
         "audit_every": settings.audit_every,
         "trials": [trial.name for trial in trials],
         "host": platform.node(),
-        "versions": {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": {"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in PACKAGES},
     }
 
 
@@ -148,7 +153,7 @@ def _describe(command: str, trials: Sequence[Trial], *, data: Path | None) -> di
 def _sigterm_as_interrupt() -> Iterator[None]:
     """Treats SIGTERM as Ctrl-C; set after Ray's own handler, which would end the process without a word to us."""
 
-    def interrupt(signum: int, frame: FrameType | None) -> None:
+    def interrupt(_signum: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, interrupt)

@@ -1,6 +1,6 @@
 """The run directory: written file by file, each one whole or not there; read back with every doubt spoken out.
 
-    run.json  trials.parquet  traces/*.parquet  differences.parquet  summary.json
+run.json  trials.parquet  traces/*.parquet  differences.parquet  summary.json
 """
 
 import json
@@ -146,7 +146,9 @@ def create(out: Path) -> None:
     except FileExistsError as error:
         raise Trouble(f"{out} already exists. Choose another --out, a new directory.") from error
     except OSError as error:
-        raise Trouble(f"--out {out} cannot be made ({error.strerror}). Choose a folder that you can write to.") from error
+        raise Trouble(
+            f"--out {out} cannot be made ({error.strerror}). Choose a folder that you can write to."
+        ) from error
 
 
 def discard(out: Path) -> None:
@@ -184,7 +186,9 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 def write_trials(directory: Path, records: Sequence[TrialRecord]) -> None:
     """Writes trials.parquet."""
-    write_table(directory / "trials.parquet", pa.Table.from_pylist([asdict(record) for record in records], schema=TRIALS))
+    write_table(
+        directory / "trials.parquet", pa.Table.from_pylist([asdict(record) for record in records], schema=TRIALS)
+    )
 
 
 def read_run(directory: Path) -> StoredRun:

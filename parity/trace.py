@@ -3,6 +3,9 @@
 Letters: P parameter tensors of the model.
 """
 
+from collections.abc import Mapping
+
+import numpy as np
 import pyarrow as pa
 
 # What is compared in a step, in the order in which it is computed.
@@ -11,6 +14,8 @@ QUANTITIES = ("input", "output", "loss", "output_grad", "param_grad", "param")
 TENSOR_QUANTITIES = ("param_grad", "param")
 # Quantities of which the L2 norm is stored.
 NORMED_QUANTITIES = ("output_grad", "param_grad")
+# What the audit measures, in the order in which `audit.errors` returns it; null where a step was not audited.
+AUDIT_COLUMNS = ("grad_error_u", "loss_error_u", "grad_ratio")
 
 
 def column(name: str, kind: pa.DataType, meaning: str, *, unit: str = "") -> pa.Field:
@@ -49,3 +54,46 @@ SCHEMA = pa.schema(
         column("step_s", pa.float64(), "wall time of forward, loss, backward and optimizer", unit="s"),
     ]
 )
+
+
+def make_table(columns: Mapping[str, np.ndarray], *, names: Mapping[str, str], rows: int) -> pa.Table:
+    """Builds a trace.
+
+    Args:
+        columns: Numbers, dtype[rows]; of a list column uint64[rows, P]. In `AUDIT_COLUMNS` a NaN becomes null.
+        names: The one value of each column of names.
+        rows: How many steps.
+
+    Returns:
+        A row per step, in the columns of `SCHEMA`.
+    """
+    arrays = []
+    for field in SCHEMA:
+        if field.name in names:
+            arrays.append(_constant(names[field.name], rows))
+        elif field.name in AUDIT_COLUMNS:
+            arrays.append(_array(columns[field.name], field.type, valid=~np.isnan(columns[field.name])))
+        else:
+            arrays.append(_array(columns[field.name], field.type))
+    return pa.Table.from_arrays(arrays, schema=SCHEMA)
+
+
+# Built from buffers, because `pa.array` imports pandas, which takes a worker longer than 50 steps of training.
+
+
+def _array(values: np.ndarray, kind: pa.DataType, *, valid: np.ndarray | None = None) -> pa.Array:
+    if pa.types.is_list(kind):
+        rows, width = values.shape
+        offsets = np.arange(0, rows * width + 1, width, dtype=np.int32) if width else np.zeros(rows + 1, np.int32)
+        child = _array(np.ascontiguousarray(values).reshape(-1), kind.value_type)
+        return pa.Array.from_buffers(kind, rows, [None, pa.py_buffer(offsets)], children=[child])
+    values = np.ascontiguousarray(values, dtype=kind.to_pandas_dtype())
+    validity = None if valid is None else pa.py_buffer(np.packbits(valid, bitorder="little"))
+    return pa.Array.from_buffers(kind, len(values), [validity, pa.py_buffer(values)])
+
+
+def _constant(name: str, rows: int) -> pa.Array:
+    text = name.encode()
+    offsets = np.array([0, len(text)], np.int32)
+    dictionary = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(offsets), pa.py_buffer(text)])
+    return pa.DictionaryArray.from_arrays(_array(np.zeros(rows), pa.int32()), dictionary)

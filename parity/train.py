@@ -1,4 +1,4 @@
-"""One trial's training, as a plain call that knows nothing of Ray: yields the trace in chunks, resumes from any of them."""
+"""One trial's training, as a plain call that knows nothing of Ray; yields the trace in chunks, resumes from any."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Chunk:
 
     Attributes:
         table: A row per step, in the columns of `trace.SCHEMA`.
-        take_state: Copies what `train` resumes from: next step, parameters, optimizer, generators. It raises RuntimeError
-            once the next chunk has been asked for.
+        take_state: Copies what `train` resumes from: next step, parameters, optimizer, generators. It raises
+            RuntimeError once the next chunk has been asked for.
         facts: Of the trial: "loss_dtype", "param_names" and "audit_error" (why there is no audit, or None).
         began_s: When its first step began, in seconds since 1970.
     """
@@ -141,7 +141,7 @@ def _step(
         raise TrialFailed(step, "loss has no gradient for its output, which it must depend on")
     recorder.loss(step, output, target, loss=loss, output_grad=output_grad)
     with _blamed(step, "the model's backward"), clock:
-        output.backward(output_grad)
+        output.backward(output_grad)  # type: ignore[no-untyped-call]
     recorder.backward()
     with _blamed(step, "the optimizer"), clock:
         optimizer.step()

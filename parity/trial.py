@@ -93,7 +93,9 @@ def make_settings(
         Trouble: The batch is larger than the data.
     """
     if batch_size > rows:
-        raise Trouble(f"--batch-size {batch_size} is larger than the data, which has {rows} rows. Choose at most {rows}.")
+        raise Trouble(
+            f"--batch-size {batch_size} is larger than the data, which has {rows} rows. Choose at most {rows}."
+        )
     steps_in_all = epochs * math.ceil(rows / batch_size)
     return Settings(
         task=task,

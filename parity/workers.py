@@ -7,6 +7,7 @@ reads from the environment at import (authentication, the addresses that it list
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import secrets
@@ -155,7 +156,7 @@ def connect(address: str | None, *, data_bytes: int) -> Iterator[Cluster]:
         options: dict[str, Any]
         if address is None:
             _secure_environment()
-            # A short path of our own: Ray's socket names have to fit into 107 bytes, and its session folders stay forever.
+            # Short, since Ray's socket names have to fit into 107 bytes; ours, since Ray never removes its own.
             temporary = tempfile.mkdtemp(prefix="parity-")
             cleanup.callback(shutil.rmtree, temporary, ignore_errors=True)
             options = {
@@ -170,7 +171,7 @@ def connect(address: str | None, *, data_bytes: int) -> Iterator[Cluster]:
 
         cleanup.callback(ray.shutdown)
         try:
-            ray.init(log_to_driver=False, logging_level="ERROR", **options)
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             where = f"The Ray cluster at {address} cannot be reached" if address else "Ray cannot be started here"
             raise Trouble(f"{where} ({str(error).splitlines()[0]}). To do without Ray, use --inline.") from error
@@ -181,8 +182,8 @@ def _secure_environment() -> None:
     """Makes a local cluster ask for a token and listen on loopback; both have to be set before Ray is imported.
 
     Source:
-        Ray's token authentication, docs.ray.io/en/latest/ray-security/token-auth.html; the second switch is what Ray sets by
-        itself on macOS and Windows.
+        docs.ray.io/en/latest/ray-security/token-auth.html. The third switch is what makes Ray listen on loopback on
+        macOS and Windows.
     """
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
@@ -202,6 +203,6 @@ def _unplaceable(trial: Trial, needs: dict[str, int], nodes: Sequence[dict[str, 
         )
     largest = max((int(node.get("CPU", 0)) for node in nodes), default=0)
     return (
-        f"Trial {trial.name} needs {needs['CPU']} CPUs on one node, and the largest node of this cluster has {largest}. "
+        f"Trial {trial.name} needs {needs['CPU']} CPUs on one node, and the largest of this cluster has {largest}. "
         "Use fewer threads, or add a larger node type."
     )

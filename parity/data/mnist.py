@@ -85,7 +85,9 @@ def verify(name: str, content: bytes, *, origin: str) -> None:
     """Raises `Trouble` unless the content's SHA-256 is the published one of the file `name`."""
     found = hashlib.sha256(content).hexdigest()
     if found != SHA256[name]:
-        raise Trouble(f"{name} in {origin} is damaged: its SHA-256 is {found}, not {SHA256[name]}. Install parity again.")
+        raise Trouble(
+            f"{name} in {origin} is damaged: its SHA-256 is {found}, not {SHA256[name]}. Install parity again."
+        )
 
 
 def _read(name: str, folder: Path) -> bytes:

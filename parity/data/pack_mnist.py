@@ -1,6 +1,6 @@
 """Packs the four original MNIST files for shipping: each compressed with Zstandard at its highest level.
 
-    python -m parity.data.pack_mnist DIR      DIR holds train-images-idx3-ubyte.gz and the other three
+python -m parity.data.pack_mnist DIR      DIR holds train-images-idx3-ubyte.gz and the other three
 """
 
 import argparse

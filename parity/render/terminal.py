@@ -1,6 +1,7 @@
 """The report on a terminal: a table of losses x devices, a line for each pair, and how the audit decided."""
 
 import numpy as np
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -29,23 +30,27 @@ def render(run: StoredRun, judgement: Judgement, console: Console) -> None:
     if not judgement.pairs:
         _print(console, "Nothing to compare: one trial makes no pair. Add a --loss, a --device or --replicas.")
         return
+    first = run.trials[0]
+    _print(console, f"{first.task}, {first.steps} steps: {judgement.verdict}")
     console.print(_matrix(run, judgement))
     for verdict in judgement.pairs:
         _print(console, pair_line(verdict))
     if any(verdict.decision for verdict in judgement.pairs):
-        console.print()
-        console.print(_audit_table(judgement))
+        audited = sorted({verdict.decision.audited for verdict in judgement.pairs if verdict.decision})
+        steps = f"{audited[0]} to {audited[-1]}" if len(audited) > 1 else str(audited[0])
         _print(
             console,
-            "Largest errors against float64, in u (unit roundoff), beside the baseline's own; beyond the line is no rounding.",
+            f"\nHow the audit decided: largest errors against float64 over {steps} steps, in u (unit roundoff);",
         )
+        _print(console, "own is the baseline's own error, and beyond the line is no rounding.")
+        console.print(_audit_table(judgement))
 
 
 def pair_line(verdict: PairVerdict) -> Text:
     """A pair in a line: trials, verdict, where they first differ and by how much, how much was compared."""
     found = [verdict.cause] if verdict.cause and verdict.verdict in ("failed", "diverged", "inconclusive") else []
     if verdict.onset:
-        found.insert(0, f"beyond rounding from step {verdict.onset.step}, {verdict.onset.quantity}")
+        found = [f"beyond rounding from step {verdict.onset.step}: {verdict.cause}"]
     if verdict.first:
         found.append(_first(verdict))
     if verdict.steps:
@@ -65,8 +70,14 @@ def _first(verdict: PairVerdict) -> str:
     what = f"{first.quantity} {first.tensor}" if first.tensor else first.quantity
     dtype = verdict.pair.baseline.loss_dtype or "float64"
     baseline, candidate = (_number(value, dtype) for value in (first.baseline, first.candidate))
-    size = f" ({first.ulp} ulp)" if first.ulp is not None else f" (rel {first.rel:.2g})" if first.rel is not None else ""
-    drift = f"; the losses drift to rel {verdict.largest.rel:.2g} at step {verdict.largest.step}" if verdict.largest.rel else ""
+    size = (
+        f" ({first.ulp} ulp)" if first.ulp is not None else f" (rel {first.rel:.2g})" if first.rel is not None else ""
+    )
+    drift = (
+        f"; the losses drift to rel {verdict.largest.rel:.2g} at step {verdict.largest.step}"
+        if verdict.largest.rel
+        else ""
+    )
     return f"first at step {first.step}, {what} {baseline} != {candidate}{size}{drift}"
 
 
@@ -81,12 +92,11 @@ def _matrix(run: StoredRun, judgement: Judgement) -> Table:
     """The worst verdict of each loss on each device; of the baseline loss, that of the devices."""
     losses = list(dict.fromkeys(record.loss_name for record in run.trials))
     devices = list(dict.fromkeys(record.device for record in run.trials))
-    table = Table(title=f"{run.trials[0].task}, {run.trials[0].steps} steps", title_justify="left")
-    table.add_column("loss", overflow="fold")
-    for device in devices:
-        table.add_column(device, overflow="fold")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("loss", *devices):
+        table.add_column(Text(heading), overflow="fold")
     for loss in losses:
-        table.add_row(loss, *(_cell(judgement, loss, device) for device in devices))
+        table.add_row(Text(loss), *(_cell(judgement, loss, device) for device in devices))
     return table
 
 
@@ -105,10 +115,10 @@ def _cell(judgement: Judgement, loss: str, device: str) -> Text:
 
 
 def _audit_table(judgement: Judgement) -> Table:
-    table = Table(title="How the audit decided", title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("candidate", overflow="fold")
-    for heading in ("steps", "gradient", "baseline", "line", "loss", "baseline", "line"):
-        table.add_column(heading, justify="right")
+    for heading in ("gradient", "own", "line", "loss", "own", "line"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for verdict in judgement.pairs:
         decision = verdict.decision
         if decision:
@@ -120,7 +130,7 @@ def _audit_table(judgement: Judgement) -> Table:
                 decision.baseline_loss_error_u,
                 decision.loss_line_u,
             )
-            table.add_row(verdict.pair.candidate.trial, str(decision.audited), *(f"{error:.3g}" for error in errors))
+            table.add_row(Text(verdict.pair.candidate.trial), *(f"{error:.3g}" for error in errors))
     return table
 
 

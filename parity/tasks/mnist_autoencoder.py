@@ -3,6 +3,7 @@
 Shapes: B rows of a batch.
 """
 
+import itertools
 from collections.abc import Iterable
 
 import numpy as np
@@ -13,7 +14,7 @@ WIDTHS = (784, 128, 64, 12, 3)
 
 
 def model() -> nn.Module:
-    """Linear layers with ReLU between and Sigmoid at the end, in PyTorch's default initialisation; [B, 784] -> [B, 784]."""
+    """Linear layers with ReLU between and Sigmoid at the end, in PyTorch's initialisation; [B, 784] -> [B, 784]."""
     encoder = _layers(WIDTHS)
     decoder = _layers(WIDTHS[::-1])
     return nn.Sequential(nn.Sequential(*encoder[:-1]), nn.Sequential(*decoder[:-1], nn.Sigmoid()))
@@ -38,7 +39,5 @@ def forward(model: nn.Module, batch: tuple[torch.Tensor, ...]) -> tuple[torch.Te
 def _layers(widths: tuple[int, ...]) -> list[nn.Module]:
     """A Linear and a ReLU for each step from one width to the next."""
     return [
-        layer
-        for width, next_width in zip(widths[:-1], widths[1:], strict=True)
-        for layer in (nn.Linear(width, next_width), nn.ReLU())
+        layer for width, next_width in itertools.pairwise(widths) for layer in (nn.Linear(width, next_width), nn.ReLU())
     ]
