@@ -81,8 +81,7 @@ class Trace:
         flat = rows.flatten().to_numpy()
         if flat.size != len(self.table) * count:
             raise Trouble(f"Trace {self.record.trace} is damaged: its {quantity}_digests are not {count} in each row.")
-        digests: np.ndarray = flat.reshape(len(self.table), count)
-        return digests
+        return np.asarray(flat.reshape(len(self.table), count))
 
 
 @dataclass(frozen=True)
@@ -155,14 +154,16 @@ class Comparison:
         return pa.table({name: columns[name] for name in SCHEMA.names}, schema=SCHEMA)
 
     def _differs(self, quantity: str) -> np.ndarray:
-        differs = np.not_equal(*self.both(f"{quantity}_digest"))
+        differs = self._digests_differ(quantity)
         if quantity == "loss":
             differs |= _bits_differ(*self.both("loss"))
         if quantity in NORMED_QUANTITIES and _same_hardware(self.baseline.record, self.candidate.record):
             differs |= _bits_differ(*self.both(f"{quantity}_norm"))
-        if quantity in TENSOR_QUANTITIES:
-            differs |= self._tensors_differ(quantity).any(axis=1)
         return differs
+
+    def _digests_differ(self, quantity: str) -> np.ndarray:
+        differs: np.ndarray = np.not_equal(*self.both(f"{quantity}_digest"))
+        return differs | self._tensors_differ(quantity).any(axis=1) if quantity in TENSOR_QUANTITIES else differs
 
     def _tensors_differ(self, quantity: str) -> np.ndarray:
         """bool[S, P]; all True where the two have not the same parameters."""
@@ -173,44 +174,40 @@ class Comparison:
         return differs
 
     def _describe(self, step: int, quantity: str) -> Difference:
-        place = {"step": step, "epoch": int(self.both("epoch")[0][step]), "batch": int(self.both("batch")[0][step])}
-        digests = [int(side[step]) for side in self.both(f"{quantity}_digest")]
-        if quantity == "loss" or (quantity in NORMED_QUANTITIES and digests[0] == digests[1]):
-            name = quantity if quantity == "loss" else f"{quantity}_norm"
-            baseline, candidate = (side[step : step + 1] for side in self.both(name))
-            absolute = np.abs(candidate - baseline)
-            ulp = int(self.loss_ulp[step]) if quantity == "loss" else -1
-            return Difference(
-                **place,
-                quantity=quantity,
-                tensor=None,
-                baseline=float(baseline[0]),
-                candidate=float(candidate[0]),
-                abs=float(absolute[0]),
-                rel=float(relative(absolute, baseline)[0]),
-                ulp=ulp if ulp >= 0 else None,
-            )
-        tensor, digests = self._first_tensor(step, quantity) if quantity in TENSOR_QUANTITIES else (None, digests)
-        baseline_digest, candidate_digest = (f"{digest:016x}" for digest in digests)
-        return Difference(
-            **place,
-            quantity=quantity,
-            tensor=tensor,
-            baseline=baseline_digest,
-            candidate=candidate_digest,
-            abs=None,
-            rel=None,
-            ulp=None,
-        )
+        epoch, batch = (int(self.both(name)[0][step]) for name in ("epoch", "batch"))
+        numbers = self._numbers(step, quantity)
+        if numbers is None:
+            tensor, left, right = self._first_tensor(step, quantity)
+            return Difference(step, epoch, batch, quantity, tensor, left, right, abs=None, rel=None, ulp=None)
+        baseline, candidate = numbers
+        absolute = abs(candidate - baseline)
+        rel = float(relative(np.array([absolute]), np.array([baseline]))[0])
+        ulp = int(self.loss_ulp[step]) if quantity == "loss" and self.loss_ulp[step] >= 0 else None
+        return Difference(step, epoch, batch, quantity, None, baseline, candidate, abs=absolute, rel=rel, ulp=ulp)
 
-    def _first_tensor(self, step: int, quantity: str) -> tuple[str | None, list[int]]:
+    def _numbers(self, step: int, quantity: str) -> tuple[float, float] | None:
+        """The losses where they differ, the norms where nothing else does; None where digests tell the difference."""
+        if quantity == "loss":
+            sides = self.both("loss")
+        elif quantity in NORMED_QUANTITIES and not self._digests_differ(quantity)[step]:
+            sides = self.both(f"{quantity}_norm")
+        else:
+            return None
+        baseline, candidate = (side[step : step + 1] for side in sides)
+        return (float(baseline[0]), float(candidate[0])) if _bits_differ(baseline, candidate)[0] else None
+
+    def _first_tensor(self, step: int, quantity: str) -> tuple[str | None, str, str]:
         """Name and digests of the first tensor that differs; the backward pass computes the last layer's first."""
-        traces = (self.baseline, self.candidate)
-        found = np.flatnonzero(self._tensors_differ(quantity)[step])
-        if not found.size or self.baseline.record.param_names != self.candidate.record.param_names:
-            return None, [int(trace.values(f"{quantity}_digest")[step]) for trace in traces]
-        index = int(found[-1] if quantity == "param_grad" else found[0])
-        return self.baseline.record.param_names[index], [int(trace.digests(quantity)[step, index]) for trace in traces]
+        digests = [side[step] for side in self.both(f"{quantity}_digest")]
+        names = self.baseline.record.param_names
+        tensor = None
+        if quantity in TENSOR_QUANTITIES and names == self.candidate.record.param_names:
+            found = np.flatnonzero(self._tensors_differ(quantity)[step])
+            if found.size:
+                index = int(found[-1] if quantity == "param_grad" else found[0])
+                tensor = names[index]
+                digests = [trace.digests(quantity)[step, index] for trace in (self.baseline, self.candidate)]
+        return tensor, f"{int(digests[0]):016x}", f"{int(digests[1]):016x}"
 
 
 def ulp_distance(baseline: np.ndarray, candidate: np.ndarray, *, dtype: str) -> np.ndarray:

@@ -227,7 +227,9 @@ def _decide(
         return "inconclusive", NO_LOCAL_DECISION
     parting = comparison.first(among=TRAINED)
     if parting is None:
-        return "report-only", "only the reported number differs; the gradient and all after it are equal"
+        beyond = audit.loss_beyond() if audit else None
+        far = f", by more than any order of summation can do ({beyond})" if beyond else ""
+        return "report-only", f"only the reported number differs{far}; the gradient and all after it are equal"
     if parting.quantity != "output_grad":
         return (
             "inconclusive",
@@ -273,6 +275,13 @@ class _LossAudit:
             "loss": self.audited & (self.loss > self.loss_line),
             "output_grad": self.audited & (self.grad > self.grad_line),
         }
+
+    def loss_beyond(self) -> str | None:
+        """The largest error of the loss and its line, where it is beyond; None where it is within."""
+        decision = self.decision()
+        if decision is None or not self.beyond()["loss"].any():
+            return None
+        return f"off by {decision.loss_error_u:.3g} u, the line is {decision.loss_line_u:.3g} u"
 
     def worst(self) -> Audit | None:
         """The audited step with the largest gradient error."""

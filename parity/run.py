@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import importlib.metadata
+import os
 import platform
 import shlex
 import signal
@@ -65,7 +66,8 @@ def run(options: argparse.Namespace, *, command: str) -> int:
         unused.callback(discard, out)
         cluster = None
         if not options.inline:
-            cluster = cleanup.enter_context(workers.connect(options.address, data_bytes=data["images"].nbytes))
+            address = options.address or os.environ.get("RAY_ADDRESS")
+            cluster = cleanup.enter_context(workers.connect(address, data_bytes=data["images"].nbytes))
         chosen = _expand_auto(wanted, cluster.accelerators if cluster else devices.available_accelerators)
         trials = plan(
             losses,

@@ -244,9 +244,10 @@ def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
         raise Trouble(f"{path} is missing: the run directory is damaged.") from error
     except (OSError, pa.ArrowException) as error:
         raise Trouble(f"{path} is damaged ({str(error).splitlines()[0]}).") from error
-    if not table.schema.equals(schema):
-        raise Trouble(f"{path} is damaged: its columns are not those of schema {SCHEMA_NUMBER}.")
-    return table
+    try:  # what pandas writes back has the same values in types of its own
+        return table if table.schema.equals(schema) else table.cast(schema)
+    except (ValueError, pa.ArrowException) as error:
+        raise Trouble(f"{path} is damaged: its columns are not those of schema {SCHEMA_NUMBER}.") from error
 
 
 def _write(path: Path, content: bytes | pa.Buffer) -> None:

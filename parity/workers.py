@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,8 @@ from parity.trial import Trial
 
 # A worker that dies may have been killed by the system: its trial is begun once more before it is judged.
 ATTEMPTS = 2
+# How long a cluster's address may take to answer.
+KNOCK_S = 10.0
 # Of a local cluster, beside the data. Traces are small enough to travel in Ray's replies.
 OBJECT_STORE_BYTES = 128 * 2**20
 
@@ -152,6 +155,8 @@ def connect(address: str | None, *, data_bytes: int) -> Iterator[Cluster]:
             f"Address {address} is one of Ray Client, which drops a run after 30 s without contact. "
             "Give the cluster's own address (HOST:6379) from one of its machines, or submit a Ray job."
         )
+    if address is not None:
+        _knock(address)
     with contextlib.ExitStack() as cleanup:
         options: dict[str, Any]
         if address is None:
@@ -172,10 +177,24 @@ def connect(address: str | None, *, data_bytes: int) -> Iterator[Cluster]:
         cleanup.callback(ray.shutdown)
         try:
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-            where = f"The Ray cluster at {address} cannot be reached" if address else "Ray cannot be started here"
-            raise Trouble(f"{where} ({str(error).splitlines()[0]}). To do without Ray, use --inline.") from error
+        except (RuntimeError, ValueError, OSError) as error:
+            where = f"The Ray cluster at {address} cannot be joined" if address else "Ray cannot be started here"
+            raise Trouble(f"{where} ({' '.join(str(error).split())}). To do without Ray, use --inline.") from error
         yield Cluster(ray)
+
+
+def _knock(address: str) -> None:
+    """Raises `Trouble` unless somebody listens at HOST:PORT; Ray itself would knock for minutes, and print a lot."""
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdigit()):
+        return  # "auto" and the like, which Ray resolves
+    try:
+        socket.create_connection((host, int(port)), timeout=KNOCK_S).close()
+    except (OSError, OverflowError) as error:
+        raise Trouble(
+            f"The Ray cluster at {address} cannot be reached ({error}). "
+            "Give the HOST:PORT that ray start printed; to do without Ray, use --inline."
+        ) from error
 
 
 def _secure_environment() -> None:

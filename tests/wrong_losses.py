@@ -113,7 +113,7 @@ def widened(output, target):
 
 def number(output, target):
     """No tensor."""
-    return float(torch.nn.functional.mse_loss(output, target))
+    return float(torch.nn.functional.mse_loss(output.detach(), target))
 
 
 def nan_at_5(output, target):
@@ -135,8 +135,8 @@ def changes_output(output, target):
 
 
 def tripled_report(output, target):
-    """A wrong number with a right gradient, not bit for bit."""
-    loss = (output - target).square().sum() / output.numel()
+    """A wrong number with a right gradient that is summed in another order."""
+    loss = (output - target).square().mean(dim=1).mean()
     return loss + 2 * loss.detach()
 
 

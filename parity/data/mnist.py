@@ -66,15 +66,16 @@ def load_torchvision(root: Path) -> dict[str, np.ndarray]:
     """
     from torchvision import datasets  # slow (it imports torch), and rarely needed
 
+    missing = not all((root / "MNIST" / "raw" / name).exists() for name in SHA256)
     try:
-        dataset = datasets.MNIST(str(root), train=True, download=True)
-    except (RuntimeError, OSError) as error:
+        dataset = datasets.MNIST(str(root), train=True, download=missing)
+    except (RuntimeError, ValueError, OSError) as error:
+        if not missing:
+            raise Trouble(f"--data {root} holds a damaged MNIST ({error}). Delete its MNIST/raw folder.") from error
         raise Trouble(
             f"--data {root} holds no MNIST, and it could not be downloaded ({error}). "
             "Put the four IDX files into its MNIST/raw folder, or leave out --data to use the embedded MNIST."
         ) from error
-    except ValueError as error:
-        raise Trouble(f"--data {root} holds a damaged MNIST ({error}). Delete its MNIST/raw folder.") from error
     images = dataset.data.numpy().reshape(len(dataset), -1)
     labels = dataset.targets.numpy().astype(np.uint8)
     images.flags.writeable = labels.flags.writeable = False

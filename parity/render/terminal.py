@@ -1,5 +1,7 @@
 """The report on a terminal: a table of losses x devices, a line for each pair, and how the audit decided."""
 
+import math
+
 import numpy as np
 from rich import box
 from rich.console import Console
@@ -48,7 +50,7 @@ def render(run: StoredRun, judgement: Judgement, console: Console) -> None:
 
 def pair_line(verdict: PairVerdict) -> Text:
     """A pair in a line: trials, verdict, where they first differ and by how much, how much was compared."""
-    found = [verdict.cause] if verdict.cause and verdict.verdict in ("failed", "diverged", "inconclusive") else []
+    found = [verdict.cause] if verdict.cause and verdict.verdict != "rounding" else []
     if verdict.onset:
         found = [f"beyond rounding from step {verdict.onset.step}: {verdict.cause}"]
     if verdict.first:
@@ -60,7 +62,7 @@ def pair_line(verdict: PairVerdict) -> Text:
     return Text.assemble(
         f"{verdict.pair.baseline.trial} {verdict.pair.candidate.trial}  ",
         (verdict.verdict, _STYLES[verdict.verdict]),
-        f": {'; '.join(part.rstrip('.') for part in found)}",
+        f": {'; '.join(' '.join(part.split()).rstrip('.') for part in found)}",
     )
 
 
@@ -70,9 +72,11 @@ def _first(verdict: PairVerdict) -> str:
     what = f"{first.quantity} {first.tensor}" if first.tensor else first.quantity
     dtype = verdict.pair.baseline.loss_dtype or "float64"
     baseline, candidate = (_number(value, dtype) for value in (first.baseline, first.candidate))
-    size = (
-        f" ({first.ulp} ulp)" if first.ulp is not None else f" (rel {first.rel:.2g})" if first.rel is not None else ""
-    )
+    size = ""
+    if first.ulp is not None:
+        size = f" ({first.ulp} ulp)"
+    elif first.rel is not None and not math.isnan(first.rel):
+        size = f" (rel {first.rel:.2g})"
     drift = (
         f"; the losses drift to rel {verdict.largest.rel:.2g} at step {verdict.largest.step}"
         if verdict.largest.rel

@@ -1,0 +1,110 @@
+"""What several tests share."""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from parity import devices, run
+from parity.data import mnist
+from parity.loss_spec import parse_losses
+from parity.trial import make_settings, plan
+
+ROOT = Path(__file__).parent.parent
+TESTS = "tests"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that has ended."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+def command(*arguments, timeout_s=240, **environment):
+    """Runs `python ARGUMENTS` in the project's folder."""
+    ended = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+    )
+    return Finished(ended.returncode, ended.stdout, ended.stderr)
+
+
+@pytest.fixture(autouse=True)
+def _in_the_project(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture(scope="session")
+def data():
+    return mnist.load()
+
+
+@pytest.fixture
+def make_trials():
+    """Makes trials of the reference experiment."""
+
+    def make(*losses, device="cpu", steps=3, seeds=(0,), replicas=1, audit_every=1, batch_size=256):
+        settings = make_settings(
+            task="mnist-autoencoder",
+            rows=60_000,
+            batch_size=batch_size,
+            epochs=2,
+            steps=steps,
+            lr=1e-3,
+            audit_every=audit_every,
+        )
+        specs = parse_losses(losses or ["builtin"])
+        return plan(specs, devices.parse_devices([device]), seeds=seeds, replicas=replicas, settings=settings)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory):
+    """The directory of the whole reference run, trained in this process."""
+    out = tmp_path_factory.mktemp("runs") / "reference"
+    assert run.main(["--inline", "--device", "cpu", "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture(scope="session")
+def equal_pair(tmp_path_factory):
+    """The directory of a short run whose two losses are the same to the bit."""
+    out = tmp_path_factory.mktemp("runs") / "equal"
+    losses = ["builtin", "tests/right_losses.py:functional"]
+    assert run.main(["--inline", "--device", "cpu", "--steps", "8", "--loss", *losses, "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture
+def copy_of(tmp_path):
+    """Copies a run directory, so that it may be damaged."""
+
+    def copy(directory):
+        return Path(shutil.copytree(directory, tmp_path / "copy"))
+
+    return copy
+
+
+def plant(directory, trial, column, step, change):
+    """Changes one stored value of a trace, and nothing else."""
+    (path,) = [path for path in (directory / "traces").iterdir() if trial in path.name]
+    table = pq.read_table(path)
+    values = table[column].to_pylist()
+    values[step] = change(values[step])
+    index = table.schema.get_field_index(column)
+    planted = pa.array(values, table.schema.field(column).type)
+    pq.write_table(table.set_column(index, table.schema.field(column), planted), path)
