@@ -1,7 +1,6 @@
 """Byte-exact fingerprints of tensors: equal bytes, shape and dtype give equal digests, on every device."""
 
 import functools
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -27,9 +26,9 @@ def digest(tensor: torch.Tensor | None) -> int:
     return xxhash.xxh3_64_intdigest(_elements(tensor).data, _seed(tensor.dtype, tensor.shape))
 
 
-def combine(digests: Sequence[int]) -> int:
-    """One digest of several, in their order; uint64."""
-    return xxhash.xxh3_64_intdigest(np.array(digests, np.uint64).data)
+def combine(digests: np.ndarray) -> int:
+    """One digest of several, uint64[N], in their order; uint64."""
+    return xxhash.xxh3_64_intdigest(digests.data)
 
 
 def _elements(tensor: torch.Tensor) -> np.ndarray:

@@ -45,6 +45,7 @@ class Recorder:
         self._oracle = oracle
         self._columns: defaultdict[str, list[object]] = defaultdict(list)
         self._values: dict[str, torch.Tensor] = {}
+        self._slots: dict[str, tuple[torch.Tensor, ...]] = {}
         self.audit_error: str | None = None
 
     @property
@@ -69,12 +70,8 @@ class Recorder:
         """Records the loss and its gradient for the output, and audits the step if it is due.
 
         Raises:
-            TrialFailed: The loss changed its output or target.
+            TrialFailed: The step is audited, and the loss changed its output or target.
         """
-        if self._columns["output_digest"][-1] != digest(output):
-            raise TrialFailed(step, "the loss changed its output in place; work on a copy, output.clone()")
-        if self._columns["input_digest"][-1] != self._input_digest():
-            raise TrialFailed(step, "the loss changed its target in place; work on a copy, target.clone()")
         self._hold("loss", loss)
         self._add("output_grad_digest", digest(output_grad))
         self._hold("output_grad_norm", torch.linalg.vector_norm(output_grad))
@@ -126,7 +123,13 @@ class Recorder:
         self, step: int, output: torch.Tensor, target: torch.Tensor, *, loss: torch.Tensor, output_grad: torch.Tensor
     ) -> Sequence[float]:
         """What `audit.errors` returns, NaN for a step that is not audited."""
-        if self.audit_error is None and self._trial.settings.audited(step):
+        if not self._trial.settings.audited(step):
+            return [math.nan] * len(AUDIT_COLUMNS)
+        if self._columns["output_digest"][-1] != digest(output):
+            raise TrialFailed(step, "the loss changed its output in place; work on a copy, output.clone()")
+        if self._columns["input_digest"][-1] != self._input_digest():
+            raise TrialFailed(step, "the loss changed its target in place; work on a copy, target.clone()")
+        if self.audit_error is None:
             try:
                 return errors(self._oracle, output.cpu(), target.cpu(), loss=loss.cpu(), output_grad=output_grad.cpu())
             except OracleUnavailable as error:
@@ -134,19 +137,19 @@ class Recorder:
         return [math.nan] * len(AUDIT_COLUMNS)
 
     def _input_digest(self) -> int:
-        return combine([digest(tensor) for tensor in self._inputs])
+        return combine(np.array([digest(tensor) for tensor in self._inputs], np.uint64))
 
     def _add(self, name: str, value: object) -> None:
         self._columns[name].append(value)
 
     def _add_each(self, name: str, tensors: Sequence[torch.Tensor | None]) -> None:
-        digests = [digest(tensor) for tensor in tensors]
+        digests = np.array([digest(tensor) for tensor in tensors], np.uint64)
         self._add(f"{name}_digest", combine(digests))
-        self._add(f"{name}_digests", np.array(digests, np.uint64))
+        self._add(f"{name}_digests", digests)
 
     def _hold(self, name: str, value: torch.Tensor) -> None:
         """Writes a scalar into a buffer on its device: keeping each step's tensor would fragment the heap."""
-        buffer = self._values.get(name)
-        if buffer is None:
-            buffer = self._values[name] = torch.empty(CAPACITY, dtype=value.dtype, device=value.device)
-        buffer[self.rows] = value.detach()
+        if name not in self._values:
+            self._values[name] = torch.empty(CAPACITY, dtype=value.dtype, device=value.device)
+            self._slots[name] = self._values[name].unbind()
+        self._slots[name][self.rows].copy_(value.detach())

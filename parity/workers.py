@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import psutil
 
 from parity import devices
 from parity.errors import Trouble
@@ -160,7 +161,7 @@ def connect(address: str | None, *, data_bytes: int) -> Iterator[Cluster]:
     with contextlib.ExitStack() as cleanup:
         options: dict[str, Any]
         if address is None:
-            _secure_environment()
+            _set_environment()
             # Short, since Ray's socket names have to fit into 107 bytes; ours, since Ray never removes its own.
             temporary = tempfile.mkdtemp(prefix="parity-")
             cleanup.callback(shutil.rmtree, temporary, ignore_errors=True)
@@ -180,6 +181,8 @@ def connect(address: str | None, *, data_bytes: int) -> Iterator[Cluster]:
         except (RuntimeError, ValueError, OSError) as error:
             where = f"The Ray cluster at {address} cannot be joined" if address else "Ray cannot be started here"
             raise Trouble(f"{where} ({' '.join(str(error).split())}). To do without Ray, use --inline.") from error
+        if address is None:
+            cleanup.callback(_end_monitor)
         yield Cluster(ray)
 
 
@@ -197,8 +200,8 @@ def _knock(address: str) -> None:
         ) from error
 
 
-def _secure_environment() -> None:
-    """Makes a local cluster ask for a token and listen on loopback; both have to be set before Ray is imported.
+def _set_environment() -> None:
+    """Makes a local cluster ask for a token and listen on loopback; to be set before Ray is imported.
 
     Source:
         docs.ray.io/en/latest/ray-security/token-auth.html. The third switch is what makes Ray listen on loopback on
@@ -208,6 +211,15 @@ def _secure_environment() -> None:
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # the trials are what this machine is there for now
+
+
+def _end_monitor() -> None:
+    """Ends the local cluster's autoscaler: it has nothing to scale, and Ray's shutdown would wait a second for it."""
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):  # it has ended by itself
+            if any(part.endswith("autoscaler/_private/monitor.py") for part in child.cmdline()):
+                child.kill()
 
 
 def _fits(needs: dict[str, int], resources: dict[str, float]) -> bool:

@@ -71,8 +71,9 @@ def test_a_missing_tensor_is_not_a_zero_one():
 
 
 def test_a_combination_knows_the_order():
-    assert combine([1, 2]) != combine([2, 1])
-    assert 0 <= combine([2**64 - 1]) < 2**64
+    one, other = np.array([1, 2], np.uint64), np.array([2, 1], np.uint64)
+    assert combine(one) == combine(one.copy()) != combine(other)
+    assert 0 <= combine(one) < 2**64
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
