@@ -1,0 +1,85 @@
+"""README says what the command does, and its commands are what CI runs."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from parity.options import make_parser
+from parity.trace import QUANTITIES
+
+
+@pytest.fixture
+def readme():
+    return Path("README.md").read_text(encoding="utf-8")
+
+
+def test_every_option_is_in_the_readme(readme):
+    options = [action.option_strings[-1] for action in make_parser()._actions]
+    assert [option for option in options if option != "--help" and f"`{option}" not in readme] == []
+
+
+def test_this_check_can_fail(readme):
+    assert "`--speed" not in readme
+
+
+def test_every_verdict_and_quantity_is_in_the_readme(readme):
+    for word in ("identical", "report-only", "rounding", "diverged", "failed", "inconclusive", *QUANTITIES):
+        assert f"`{word}`" in readme
+
+
+def test_every_module_is_in_the_tree(readme):
+    tree = readme[readme.index("## Develop") :]
+    names = {path.name if path.suffix else f"{path.name}/" for path in Path("parity").iterdir()}
+    names = {name for name in names if not name.startswith("__")}
+    assert {name for name in names if f"  {name} " not in tree} == set()
+
+
+def test_ci_runs_the_readmes_test_command(readme):
+    pattern = re.search(r"grep -m1 '(.+)' README", Path(".ci/run").read_text())[1]
+    commands = re.findall(pattern, readme, re.MULTILINE)
+    assert commands == ['python3 -m venv .venv && .venv/bin/pip install -e ".[test]" && .venv/bin/python -m pytest']
+
+
+def blocks(readme, language):
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
+    return [text for found, text in fenced if found == language]
+
+
+def test_the_python_of_the_readme_runs(readme, reference, capsys):
+    """On the reference run, in the place of the runs that README makes."""
+    for block in blocks(readme, "python"):
+        exec(block.replace("runs/first", str(reference)).replace("runs/adam", str(reference)), {})
+    out = capsys.readouterr().out
+    assert "grad_error_u double ||g - g64||" in out
+    assert "loss_rel" in out
+
+
+def test_the_printed_report_is_the_one_of_the_readme(readme, reference, capsys):
+    """Line by line but for the numbers, whose last digits are the machine's."""
+    from parity import report
+
+    report.main([str(reference)])
+
+    def shape(text):
+        return [re.sub(r"[\d.]+(e[+-]\d+)?", "#", " ".join(line.split())) for line in text.splitlines() if line.strip()]
+
+    printed = shape(capsys.readouterr().out)
+    block = next(block for block in blocks(readme, "") if "numpy     rounding" in block)
+    # The first difference may be of another quantity on another CPU, so the pair's line is compared up to its verdict.
+    shown = shape(block)[:-1]
+    cut = [line.partition(": first")[0].replace("─", "") for line in shown]
+    assert cut == [line.partition(": first")[0].replace("─", "") for line in printed]
+
+
+def test_the_table_of_the_problem_is_what_adam_does(readme, tmp_path):
+    from parity import run
+
+    out = tmp_path / "adam"
+    arguments = ["--inline", "--device", "cpu", "--steps", "11", "--loss", "builtin", "tests/wrong_losses.py:Doubled"]
+    assert run.main([*arguments, "--out", str(out)]) == 1
+    differences = pd.read_parquet(out / "differences.parquet").set_index("step").loss_rel
+    assert differences[0] == 0
+    assert differences[1] == pytest.approx(2e-6, rel=0.5)
+    assert differences[10] == pytest.approx(2.9e-4, rel=0.5)
