@@ -3,7 +3,7 @@
 import os
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 
 import numpy as np
 
@@ -34,7 +34,7 @@ def set_environment(trials: Sequence[Trial]) -> None:
                 os.environ[name] = value
 
 
-def train_inline(trials: Sequence[Trial], data: dict[str, np.ndarray]) -> Iterator[Event]:
+def train_inline(trials: Sequence[Trial], data: dict[str, np.ndarray]) -> Generator[Event, None, None]:
     """Trains the trials one after the other in this process."""
     for trial in trials:
         yield from perform(trial, data)

@@ -8,7 +8,7 @@ import platform
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from types import FrameType
@@ -66,7 +66,7 @@ def run(options: argparse.Namespace, *, command: str) -> int:
         unused.callback(discard, out)
         cluster = None
         if not options.inline:
-            address = options.address or os.environ.get("RAY_ADDRESS")
+            address = options.address or os.environ.get("RAY_ADDRESS") or "local"
             cluster = cleanup.enter_context(workers.connect(address, data_bytes=data["images"].nbytes))
         chosen = _expand_auto(wanted, cluster.accelerators if cluster else devices.available_accelerators)
         trials = plan(
@@ -89,12 +89,12 @@ def run(options: argparse.Namespace, *, command: str) -> int:
     return _judge(out, interrupted=interrupted)
 
 
-def _train(trials: Sequence[Trial], events: Iterator[Event], out: Path) -> bool:
+def _train(trials: Sequence[Trial], events: Generator[Event, None, None], out: Path) -> bool:
     """Stores what the trials tell; returns whether they were interrupted."""
     with TrialProgress([trial.name for trial in trials], steps=trials[0].settings.steps) as progress:
         gatherer = Gatherer(trials, out, progress)
         try:
-            with _sigterm_as_interrupt():
+            with _sigterm_as_interrupt(), contextlib.closing(events):
                 for event in events:
                     gatherer.take(event)
         except KeyboardInterrupt:

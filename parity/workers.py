@@ -15,7 +15,7 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,7 +81,7 @@ class Cluster:
             if not any(_fits(needs, node["Resources"]) for node in self._nodes):
                 raise Trouble(_unplaceable(trial, needs, [node["Resources"] for node in self._nodes]))
 
-    def train(self, trials: Sequence[Trial], data: dict[str, np.ndarray]) -> Iterator[Event]:
+    def train(self, trials: Sequence[Trial], data: dict[str, np.ndarray]) -> Generator[Event, None, None]:
         """Trains every trial in a worker of its own, as many at once as the cluster has room for.
 
         Yields:
@@ -104,8 +104,10 @@ class Cluster:
                 entry = running.pop(future)
                 try:
                     event = ray.get(future)
-                except ray.exceptions.RayTaskError:
-                    raise  # our own error or a Trouble: trying again would bring it again
+                except ray.exceptions.RayTaskError as error:  # trying again would bring it again
+                    if isinstance(error.cause, Trouble):
+                        raise error.cause from None
+                    raise
                 except ray.exceptions.RayError as error:
                     event = self._died(entry, str(error))
                 yield event
@@ -141,47 +143,44 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def connect(address: str | None, *, data_bytes: int) -> Iterator[Cluster]:
+def connect(address: str, *, data_bytes: int) -> Iterator[Cluster]:
     """Connects to a cluster, or starts one on this machine that listens on loopback only, and ends that at the end.
 
     Args:
-        address: Of a running cluster; None starts one.
+        address: Of a running cluster; "local" starts one.
         data_bytes: Size of what will be put into the object store.
 
     Raises:
         Trouble: The address is one of Ray Client, or the cluster cannot be reached or started.
     """
-    if address is not None and address.startswith("ray://"):
+    if address.startswith("ray://"):
         raise Trouble(
             f"Address {address} is one of Ray Client, which drops a run after 30 s without contact. "
             "Give the cluster's own address (HOST:6379) from one of its machines, or submit a Ray job."
         )
-    if address is not None:
-        _knock(address)
+    _knock(address)
+    local = address == "local"
+    options: dict[str, Any] = {}
     with contextlib.ExitStack() as cleanup:
-        options: dict[str, Any]
-        if address is None:
+        if local:
             _set_environment()
             # Short, since Ray's socket names have to fit into 107 bytes; ours, since Ray never removes its own.
             temporary = tempfile.mkdtemp(prefix="parity-")
             cleanup.callback(shutil.rmtree, temporary, ignore_errors=True)
             options = {
-                "address": "local",
                 "include_dashboard": False,
                 "object_store_memory": OBJECT_STORE_BYTES + data_bytes,
                 "_temp_dir": temporary,
             }
-        else:
-            options = {"address": address}
         import ray
 
         cleanup.callback(ray.shutdown)
         try:
-            ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
         except (RuntimeError, ValueError, OSError) as error:
-            where = f"The Ray cluster at {address} cannot be joined" if address else "Ray cannot be started here"
+            where = "Ray cannot be started here" if local else f"The Ray cluster at {address} cannot be joined"
             raise Trouble(f"{where} ({' '.join(str(error).split())}). To do without Ray, use --inline.") from error
-        if address is None:
+        if local:
             cleanup.callback(_end_monitor)
         yield Cluster(ray)
 

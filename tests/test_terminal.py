@@ -54,6 +54,15 @@ def test_one_trial_says_that_there_is_nothing_to_compare(stored):
     )
 
 
+def test_a_thinned_audit_is_said(stored):
+    trial = stored.trials[1].trial
+    table = stored.traces[trial]
+    index = table.schema.get_field_index("grad_error_u")
+    thin = pa.array([0.5, *[None] * 7], pa.float64())
+    traces = stored.traces | {trial: table.set_column(index, table.schema.field(index), thin)}
+    assert "identical: 8 steps, 6 quantities; 1 of them audited" in rendered(replace(stored, traces=traces))
+
+
 def test_a_failed_baseline_is_said_first(stored):
     failed = replace(stored.trials[0], status="failed", failed_step=2, error="the loss raised E: x", host="h")
     assert rendered(replace(stored, trials=(failed, stored.trials[1]))).startswith(

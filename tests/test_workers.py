@@ -266,6 +266,15 @@ def test_only_as_many_trials_start_as_there_is_room_for(make_trials):
     assert not cluster._has_room(wide, [one])
 
 
+def test_a_loss_that_cannot_be_called_is_told_without_rays_words(tmp_path):
+    ended = run(tmp_path / "run", "--loss", "builtin", f"{WRONG}:not_a_loss", "--steps", 1)
+    assert ended.status == 2
+    assert ended.stderr == (
+        f"parity: {ROOT / WRONG}:not_a_loss is of type float. "
+        "A loss is a function, an nn.Module (class or instance) or an autograd.Function subclass.\n"
+    )
+
+
 def test_ray_client_is_refused_with_the_reason():
     with pytest.raises(Trouble) as trouble, connect("ray://127.0.0.1:10001", data_bytes=0):
         pass

@@ -57,6 +57,8 @@ def pair_line(verdict: PairVerdict) -> Text:
         found.append(_first(verdict))
     if verdict.steps:
         found.append(f"{verdict.steps} steps, {len(QUANTITIES)} quantities")
+    if verdict.decision and verdict.decision.audited < verdict.steps:
+        found.append(f"{verdict.decision.audited} of them audited")
     if verdict.both_nan is not None:
         found.append(f"both losses are NaN at step {verdict.both_nan}")
     return Text.assemble(
