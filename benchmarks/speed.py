@@ -28,9 +28,10 @@ from parity.train import train
 from parity.trial import make_settings, plan
 
 PLAIN_SCRIPT = Path(__file__).with_name("plain_script.py")
-# Steps that are taken in turn, and the turns of one measurement: short, so that a noisy minute meets all three alike.
-SLICE_STEPS = 20
-SLICES = 20
+# Steps that are taken in turn, about a chunk of a real run, and the turns of one measurement: short, so that a noisy
+# minute meets all three alike.
+SLICE_STEPS = 60
+SLICES = 8
 
 
 def make_torchvision_root(folder: Path) -> None:

@@ -74,7 +74,7 @@ class Recorder:
         """
         self._hold("loss", loss)
         self._add("output_grad_digest", digest(output_grad))
-        self._hold("output_grad_norm", torch.linalg.vector_norm(output_grad))
+        self._hold("output_grad_norm", _squared_norm(output_grad).sqrt())
         self._add("elements", output.numel())
         audit = self._audit(step, output, target, loss=loss, output_grad=output_grad)
         for name, error in zip(AUDIT_COLUMNS, audit, strict=True):
@@ -82,14 +82,17 @@ class Recorder:
 
     def backward(self) -> None:
         """Records the gradient for the parameters."""
-        gradients = [parameter.grad for parameter in self._parameters]
-        self._add_each("param_grad", gradients)
-        norms = [torch.linalg.vector_norm(gradient) for gradient in gradients if gradient is not None]
-        self._hold("param_grad_norm", torch.linalg.vector_norm(torch.stack(norms)))
+        digests, squares = [], []
+        for parameter in self._parameters:  # both in one pass, while the gradient is in the cache
+            digests.append(digest(parameter.grad))
+            if parameter.grad is not None:
+                squares.append(_squared_norm(parameter.grad))
+        self._add_each("param_grad", digests)
+        self._hold("param_grad_norm", torch.stack(squares).sum().sqrt())
 
     def update(self, step: int, *, step_s: float) -> None:
         """Records the parameters after the optimizer's step, and closes the step."""
-        self._add_each("param", self._parameters)
+        self._add_each("param", [digest(parameter) for parameter in self._parameters])
         epoch, batch = divmod(step, self._trial.settings.batches)
         start, stop = self._trial.settings.row_range(step)
         for name, value in {
@@ -142,10 +145,10 @@ class Recorder:
     def _add(self, name: str, value: object) -> None:
         self._columns[name].append(value)
 
-    def _add_each(self, name: str, tensors: Sequence[torch.Tensor | None]) -> None:
-        digests = np.array([digest(tensor) for tensor in tensors], np.uint64)
-        self._add(f"{name}_digest", combine(digests))
-        self._add(f"{name}_digests", digests)
+    def _add_each(self, name: str, digests: Sequence[int]) -> None:
+        array = np.array(digests, np.uint64)
+        self._add(f"{name}_digest", combine(array))
+        self._add(f"{name}_digests", array)
 
     def _hold(self, name: str, value: torch.Tensor) -> None:
         """Writes a scalar into a buffer on its device: keeping each step's tensor would fragment the heap."""
@@ -153,3 +156,9 @@ class Recorder:
             self._values[name] = torch.empty(CAPACITY, dtype=value.dtype, device=value.device)
             self._slots[name] = self._values[name].unbind()
         self._slots[name][self.rows].copy_(value.detach())
+
+
+def _squared_norm(tensor: torch.Tensor) -> torch.Tensor:
+    """Sum of the squares, on the device; dtype[]. Takes half the time of `torch.linalg.vector_norm` on a CPU."""
+    flat = tensor.reshape(-1)
+    return torch.dot(flat, flat)
