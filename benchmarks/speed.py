@@ -23,7 +23,7 @@ import torch
 from parity.data import mnist
 from parity.devices import parse_devices, prepare
 from parity.loss_spec import parse_losses
-from parity.tasks import mnist_autoencoder
+from parity.tasks import SHIPPED_LOSSES, mnist_autoencoder, parse_task
 from parity.train import train
 from parity.trial import make_settings, plan
 
@@ -104,7 +104,7 @@ def measure_steps(repeat: int) -> dict[str, list[float]]:
 
     def traced(audit_every: int) -> Callable[[], object]:
         settings = make_settings(
-            task="mnist-autoencoder",
+            task=parse_task("mnist-autoencoder"),
             rows=60_000,
             batch_size=256,
             epochs=1000,
@@ -112,7 +112,8 @@ def measure_steps(repeat: int) -> dict[str, list[float]]:
             lr=1e-3,
             audit_every=audit_every,
         )
-        (trial,) = plan(parse_losses(["builtin"]), [device], seeds=[0], replicas=1, settings=settings)
+        losses = parse_losses(["builtin"], shipped=SHIPPED_LOSSES)
+        (trial,) = plan(losses, [device], seeds=[0], replicas=1, settings=settings)
         chunks = train(trial, data, chunk_steps=SLICE_STEPS, chunk_s=math.inf)
         return lambda: next(chunks)
 

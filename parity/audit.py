@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from parity.loss_spec import LossSpec
-from parity.losses import FLOAT64_FORMS, Loss, load_loss
+from parity.losses import Loss, load_loss
+from parity.tasks import Task
+from parity.user_code import CodeSpec
 
 # (output, target), both on the CPU -> loss, and gradient for the output as float64[...].
 Oracle = Callable[[torch.Tensor, torch.Tensor], tuple[float, np.ndarray]]
@@ -27,18 +28,17 @@ class OracleUnavailable(Exception):  # noqa: N818 - a fact about the baseline, n
     """The baseline's loss cannot be evaluated in float64; the message says why."""
 
 
-def make_oracle(baseline: LossSpec) -> Oracle:
+def make_oracle(baseline: CodeSpec, task: Task) -> Oracle:
     """Returns the baseline's float64 form; for a loss that has none, the loss itself on float64 tensors.
 
     Raises:
         Trouble: As `load_loss`.
         Exception: Whatever the user's code raises.
     """
-    shipped = baseline.path is None and baseline.module is None
-    if shipped and baseline.attr in FLOAT64_FORMS:
-        form = FLOAT64_FORMS[baseline.attr]
+    if baseline.shipped and baseline.attr in task.float64_forms:
+        form = task.float64_forms[baseline.attr]
         return lambda output, target: form(_array(output), _array(target))
-    return _widened(load_loss(baseline))
+    return _widened(load_loss(baseline, task))
 
 
 def errors(

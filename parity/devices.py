@@ -8,6 +8,7 @@ Only `prepare` and `available_accelerators` import torch: the rest serves the pl
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ _ISA_FLAGS = {
     "avx512": {"avx512f", "avx512dq", "avx512vl", "avx512bw", "fma"},
 }
 GRAMMAR = "cpu, cpu:threads=N, cpu:isa=default|avx2|avx512, cuda, cuda:tf32=on|off, mps, auto"
+# Faults to plant in a CPU, so that one may see them found; `planted` says what they do.
+PLANTS = r"bfloat16|tf32|noise|element-\d+"
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,14 @@ class Device:
         threads: Of ATen, OpenMP and MKL within an operation.
         isa: ATen's kernels: "default", "avx2" or "avx512"; None leaves the choice to ATen. The BLAS chooses for itself.
         tf32: Whether a CUDA device may round the factors of matrix products and convolutions to TF32.
+        plant: A fault planted on purpose, see `planted`, or None.
     """
 
     kind: str
     threads: int = 1
     isa: str | None = None
     tf32: bool = False
+    plant: str | None = None
 
     @property
     def name(self) -> str:
@@ -54,6 +59,8 @@ class Device:
             options.append(f"isa={self.isa}")
         if self.tf32:
             options.append("tf32=on")
+        if self.plant is not None:
+            options.append(f"plant={self.plant}")
         return f"{self.kind}:{','.join(options)}" if options else self.kind
 
 
@@ -82,7 +89,7 @@ def parse_device(text: str) -> Device:
     kind, colon, rest = text.partition(":")
     pairs = [option.partition("=")[::2] for option in rest.split(",")] if colon else []
     options = dict(pairs)
-    allowed = {"cpu": {"threads", "isa"}, "cuda": {"tf32"}, "mps": set()}.get(kind)
+    allowed = {"cpu": {"threads", "isa", "plant"}, "cuda": {"tf32"}, "mps": set()}.get(kind)
     if allowed is None or len(options) < len(pairs) or not options.keys() <= allowed:
         raise Trouble(f"Unknown device {text!r}. Known devices: {GRAMMAR}.")
     threads = options.get("threads", "1")
@@ -94,7 +101,10 @@ def parse_device(text: str) -> Device:
     tf32 = options.get("tf32", "off")
     if tf32 not in ("on", "off"):
         raise Trouble(f"Device {text!r}: tf32={tf32} is unknown. Known: on, off.")
-    return Device(kind=kind, threads=int(threads), isa=isa, tf32=tf32 == "on")
+    plant = options.get("plant")
+    if plant is not None and not re.fullmatch(PLANTS, plant):
+        raise Trouble(f"Device {text!r}: plant={plant} is unknown. Known: bfloat16, tf32, noise, element-STEP.")
+    return Device(kind=kind, threads=int(threads), isa=isa, tf32=tf32 == "on", plant=plant)
 
 
 def environment(device: Device) -> dict[str, str]:

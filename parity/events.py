@@ -27,11 +27,13 @@ class Advanced:
         trial: Name of the trial.
         table: A row per step, in the columns of `trace.SCHEMA`.
         facts: Of the trial, as `train.Chunk` has them.
+        shared: Steps that other devices are to take from this trial's state, as `train.Chunk` has them.
     """
 
     trial: str
     table: pa.Table
     facts: dict[str, Any]
+    shared: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,4 +74,19 @@ class Ended:
     ended_s: float | None = None
 
 
-Event = Began | Advanced | Restarted | Ended
+@dataclass(frozen=True)
+class Shared:
+    """The trial has taken the baseline device's steps.
+
+    Attributes:
+        trial: Name of the trial.
+        errors: Rows of shared_steps.parquet, as dicts.
+        reason: Why there are none, or fewer than there should be, or None.
+    """
+
+    trial: str
+    errors: tuple[dict[str, Any], ...]
+    reason: str | None
+
+
+Event = Began | Advanced | Restarted | Ended | Shared

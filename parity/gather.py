@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
-from parity.events import Advanced, Began, Ended, Event, Restarted
-from parity.loss_spec import LossSpec
+from parity.events import Advanced, Began, Ended, Event, Restarted, Shared
 from parity.progress import TrialProgress
-from parity.store import TrialRecord, trace_file, write_table, write_trials
+from parity.store import SHARED_STEPS, TrialRecord, trace_file, write_table, write_trials
 from parity.trial import Trial
 
 
@@ -22,6 +22,8 @@ class Gatherer:
         self._progress = progress
         self._records = {trial.name: _record(index, trial) for index, trial in enumerate(trials)}
         self._tables: dict[str, list[pa.Table]] = {trial.name: [] for trial in trials}
+        self._shared: list[dict[str, Any]] = []
+        self._write_shared()
         write_trials(out, list(self._records.values()))
 
     def take(self, event: Event) -> None:
@@ -44,6 +46,10 @@ class Gatherer:
                 self._tables[name].clear()
                 self._progress.say(f"{name} begins again: {event.reason}")
                 self._progress.show(name, 0)
+            case Shared():
+                self._records[name] = replace(self._records[name], shared_error=event.reason)
+                self._shared += event.errors
+                self._write_shared()
             case Ended():
                 self._end(event)
 
@@ -73,6 +79,9 @@ class Gatherer:
         self._records[name] = record
         write_trials(self._out, list(self._records.values()))
 
+    def _write_shared(self) -> None:
+        write_table(self._out / "shared_steps.parquet", pa.Table.from_pylist(self._shared, schema=SHARED_STEPS))
+
     def _rows(self, name: str) -> int:
         return sum(len(table) for table in self._tables[name])
 
@@ -81,14 +90,17 @@ def _record(index: int, trial: Trial) -> TrialRecord:
     settings = trial.settings
     return TrialRecord(
         trial=trial.name,
-        task=settings.task,
+        task=settings.task.name,
+        task_origin=settings.task.origin,
+        task_sha256=settings.task.sha256,
         loss_name=trial.loss.name,
-        loss_origin=_origin(trial.loss),
+        loss_origin=trial.loss.origin,
         loss_sha256=trial.loss.sha256,
         oracle=trial.oracle.name,
         device=trial.device.name,
         seed=trial.seed,
         replica=trial.replica,
+        noise=trial.noise,
         steps=settings.steps,
         batches=settings.batches,
         batch_size=settings.batch_size,
@@ -96,10 +108,6 @@ def _record(index: int, trial: Trial) -> TrialRecord:
         audit_every=settings.audit_every,
         trace=trace_file(index, trial.name),
     )
-
-
-def _origin(loss: LossSpec) -> str | None:
-    return loss.path or loss.module
 
 
 def _time(seconds: float | None) -> datetime | None:

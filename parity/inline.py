@@ -4,12 +4,16 @@ import os
 import time
 import traceback
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from parity import devices
 from parity.errors import Trouble
-from parity.events import Advanced, Began, Ended, Event
+from parity.events import Advanced, Began, Ended, Event, Restarted, Shared
+from parity.trace import QUANTITIES
 from parity.trial import Trial
 
 
@@ -36,12 +40,40 @@ def set_environment(trials: Sequence[Trial]) -> None:
 
 def train_inline(trials: Sequence[Trial], data: dict[str, np.ndarray]) -> Generator[Event, None, None]:
     """Trains the trials one after the other in this process."""
+    shared = {trial.name: SharedSteps() for trial in trials if trial.shares}
     for trial in trials:
-        yield from perform(trial, data)
+        for event in perform(trial, data, shared[trial.shared_from] if trial.shared_from else None):
+            if trial.shares:
+                event = shared[trial.name].keep(event)
+            yield event
 
 
-def perform(trial: Trial, data: dict[str, np.ndarray]) -> Iterator[Event]:
-    """Trains one trial in this process, to its end.
+class SharedSteps:
+    """What a trial of the first device leaves for the others: its shared steps, and its trace to find the parting."""
+
+    def __init__(self) -> None:
+        self.steps: list[Any] = []
+        self.tables: list[pa.Table] = []
+
+    def keep(self, event: Event) -> Event:
+        """Takes the steps out of an event."""
+        if isinstance(event, Restarted):
+            self.steps.clear()
+            self.tables.clear()
+        if not isinstance(event, Advanced):
+            return event
+        self.steps += event.shared
+        self.tables.append(event.table)
+        return replace(event, shared=())
+
+
+def perform(trial: Trial, data: dict[str, np.ndarray], shared: SharedSteps | None = None) -> Iterator[Event]:
+    """Trains one trial in this process, to its end, and takes the baseline device's steps.
+
+    Args:
+        trial: What to train.
+        data: The task's.
+        shared: Of the trial that it has its shared steps from.
 
     Raises:
         Trouble: As `train`: the trial could not be begun as it was asked for.
@@ -56,11 +88,16 @@ def perform(trial: Trial, data: dict[str, np.ndarray]) -> Iterator[Event]:
     first_s: float | None = None
     last_s: float | None = None
     failure: TrialFailed | None = None
+    tables: list[pa.Table] = []
     try:
         for chunk in train(trial, data):
             last_s = time.time()
             first_s = chunk.began_s if first_s is None else first_s
-            yield Advanced(trial.name, chunk.table, chunk.facts)
+            if shared:
+                tables.append(chunk.table)
+            yield Advanced(trial.name, chunk.table, chunk.facts, chunk.shared)
+        if shared and tables:
+            yield _shared(trial, data, shared, pa.concat_tables(tables))
     except TrialFailed as error:
         failure = error
     yield Ended(
@@ -73,3 +110,23 @@ def perform(trial: Trial, data: dict[str, np.ndarray]) -> Iterator[Event]:
         began_s=first_s,
         ended_s=last_s,
     )
+
+
+def _shared(trial: Trial, data: dict[str, np.ndarray], shared: SharedSteps, trace: pa.Table) -> Shared:
+    from parity.shared_step import take_shared_steps
+
+    if not shared.steps:
+        return Shared(trial.name, (), "the baseline's trial left no steps to take")
+    parting = first_difference(pa.concat_tables(shared.tables), trace)
+    errors, reason = take_shared_steps(trial, data, shared.steps, parting=parting, trace=trace)
+    return Shared(trial.name, tuple(asdict(error) for error in errors), reason)
+
+
+def first_difference(baseline: pa.Table, candidate: pa.Table) -> int | None:
+    """The first step at which a digest of two traces differs, or None."""
+    steps = min(len(baseline), len(candidate))
+    differs = np.zeros(steps, bool)
+    for quantity in QUANTITIES:
+        left, right = (side[f"{quantity}_digest"].to_numpy()[:steps] for side in (baseline, candidate))
+        differs |= left != right
+    return int(np.argmax(differs)) if differs.any() else None

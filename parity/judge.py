@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from parity import differences
+from parity.device_audit import DeviceAudit, audit_device
 from parity.differences import Comparison, Difference, Trace
 from parity.pairs import Pair, make_pairs
 from parity.store import StoredRun, TrialRecord
@@ -32,8 +33,6 @@ LOSS_LINE_PER_ROOT = 64.0
 
 # What the training itself is made of: the loss's number is only reported.
 TRAINED = tuple(quantity for quantity in QUANTITIES if quantity != "loss")
-
-NO_LOCAL_DECISION = "devices are not yet decided locally: this version reports where they part and how far they drift"
 
 
 @dataclass(frozen=True)
@@ -103,6 +102,7 @@ class PairVerdict:
         largest: Of the loss.
         audit: The candidate's worst audited step; None where there is none, and for pairs of devices.
         decision: How the audit decided; None likewise.
+        device_audit: How the steps from shared states decided; of pairs of devices only, else None.
         steps: S.
         both_nan: The first step at which both losses are NaN, or None.
         comparison: Step by step.
@@ -116,6 +116,7 @@ class PairVerdict:
     largest: Largest
     audit: Audit | None
     decision: Decision | None
+    device_audit: DeviceAudit | None
     steps: int
     both_nan: int | None
     comparison: Comparison
@@ -154,7 +155,10 @@ def judge(run: StoredRun) -> Judgement:
     }
     verdicts = tuple(
         _judge_pair(
-            pair, comparison, unsteady=(pair.baseline.loss_name, pair.baseline.device, pair.baseline.seed) in unsteady
+            pair,
+            comparison,
+            run.shared_steps,
+            unsteady=(pair.baseline.loss_name, pair.baseline.device, pair.baseline.seed) in unsteady,
         )
         for pair, comparison in zip(pairs, comparisons, strict=True)
     )
@@ -189,10 +193,13 @@ def failure(record: TrialRecord) -> str:
     return f"Trial {record.trial} failed{place}{host}: {record.error}."
 
 
-def _judge_pair(pair: Pair, comparison: Comparison, *, unsteady: bool) -> PairVerdict:
-    audit = _LossAudit(comparison) if pair.axis == "loss" and comparison.steps else None
-    onset = _onset(comparison, audit) if pair.axis == "loss" else None
-    verdict, cause = _decide(pair, comparison, audit, onset, unsteady=unsteady)
+def _judge_pair(pair: Pair, comparison: Comparison, shared_steps: pa.Table, *, unsteady: bool) -> PairVerdict:
+    audit = _LossAudit(comparison) if pair.axis in ("loss", "noise") and comparison.steps else None
+    device_audit = audit_device(shared_steps, pair.candidate.trial) if pair.axis == "device" else None
+    onset, why = (
+        _onset(comparison, audit, device_audit) if pair.axis != "replica" and comparison.steps else (None, None)
+    )
+    verdict, cause = _decide(pair, comparison, audit, device_audit, why, unsteady=unsteady)
     return PairVerdict(
         pair=pair,
         verdict=verdict,
@@ -202,6 +209,7 @@ def _judge_pair(pair: Pair, comparison: Comparison, *, unsteady: bool) -> PairVe
         largest=_largest(comparison),
         audit=audit.worst() if audit else None,
         decision=audit.decision() if audit else None,
+        device_audit=device_audit,
         steps=comparison.steps,
         both_nan=_first_true(np.logical_and(*(np.isnan(side) for side in comparison.both("loss")))),
         comparison=comparison,
@@ -209,13 +217,19 @@ def _judge_pair(pair: Pair, comparison: Comparison, *, unsteady: bool) -> PairVe
 
 
 def _decide(
-    pair: Pair, comparison: Comparison, audit: "_LossAudit | None", onset: Onset | None, *, unsteady: bool
+    pair: Pair,
+    comparison: Comparison,
+    audit: "_LossAudit | None",
+    device_audit: DeviceAudit | None,
+    beyond: str | None,
+    *,
+    unsteady: bool,
 ) -> tuple[str, str | None]:
     """Verdict and cause. A decision that is local to a step goes before any doubt about the runs as a whole."""
     if pair.candidate.status == "failed":
         return "failed", failure(pair.candidate)
-    if onset is not None and audit is not None:
-        return "diverged", audit.explain(onset)
+    if beyond is not None:
+        return "diverged", beyond
     doubt = _doubt(pair, comparison, unsteady=unsteady)
     if doubt:
         return "inconclusive", doubt
@@ -224,7 +238,10 @@ def _decide(
     if pair.axis == "replica":
         return "inconclusive", "replicas disagree: this loss on this device is not deterministic"
     if pair.axis == "device":
-        return "inconclusive", NO_LOCAL_DECISION
+        if device_audit is None:
+            why_not = pair.candidate.shared_error or "it took no step from the baseline's states"
+            return "inconclusive", f"not decided locally: {why_not}"
+        return "rounding", "each step from a shared state is as near to float64 as rounding allows"
     parting = comparison.first(among=TRAINED)
     if parting is None:
         beyond = audit.loss_beyond() if audit else None
@@ -238,6 +255,8 @@ def _decide(
     if audit is None or not audit.audited.any():
         reason = pair.candidate.audit_error or pair.baseline.audit_error
         return "inconclusive", f"no audit: {reason}" if reason else "no audit: --audit-every 0"
+    if pair.axis == "noise":
+        return "rounding", "the baseline's own gradient, randomly rounded by 1 ulp at each step"
     return "rounding", "the gradient is as near to float64 as rounding allows"
 
 
@@ -307,9 +326,6 @@ class _LossAudit:
     def explain(self, onset: Onset) -> str:
         """Why the onset is beyond rounding."""
         step = onset.step
-        nan = _nan_sides(self._comparison, onset.quantity, step)
-        if nan:
-            return f"{onset.quantity} is NaN in the {nan} only"
         if onset.quantity == "loss":
             return (
                 f"the loss is off by {self.loss[step]:.3g} u, and {self.loss_line[step]:.3g} u is what an order of "
@@ -321,27 +337,56 @@ class _LossAudit:
         )
 
 
-def _onset(comparison: Comparison, audit: _LossAudit | None) -> Onset | None:
-    """The first step and quantity that is beyond rounding, or NaN on one side only; None where there is none."""
-    if audit is None:
+def _onset(
+    comparison: Comparison, audit: _LossAudit | None, device_audit: DeviceAudit | None
+) -> tuple[Onset, str] | tuple[None, None]:
+    """The first step and quantity that is beyond rounding, or NaN on one side only, and why; Nones if there is none."""
+    found = [_one_sided_nan(comparison)]
+    if audit:
+        found.append(_audit_onset(comparison, audit))
+    if device_audit:
+        found.append(_device_onset(comparison, device_audit))
+    # Of the same step a NaN goes first, since what follows from it is beyond rounding too.
+    return min((each for each in found if each), key=lambda each: each[0].step, default=(None, None))
+
+
+def _one_sided_nan(comparison: Comparison) -> tuple[Onset, str] | None:
+    inputs = _first_true(comparison.differs["input"])
+    comparable = np.arange(comparison.steps) < (comparison.steps if inputs is None else inputs)
+    quantities = ("loss", *NORMED_QUANTITIES)
+    sides = {name: np.not_equal(*(np.isnan(side) for side in comparison.both(_number(name)))) for name in quantities}
+    step = _first_true(np.logical_or.reduce(list(sides.values())) & comparable)
+    if step is None:
         return None
+    quantity = next(name for name in quantities if sides[name][step])
+    return _at(comparison, step, quantity), f"{quantity} is NaN in the {_nan_sides(comparison, quantity, step)} only"
+
+
+def _audit_onset(comparison: Comparison, audit: _LossAudit) -> tuple[Onset, str] | None:
     beyond = audit.beyond()
     if comparison.first(among=TRAINED) is None:
         beyond["loss"] &= False  # report-only, however far off the number is
-    inputs = _first_true(comparison.differs["input"])
-    comparable = np.arange(comparison.steps) < (comparison.steps if inputs is None else inputs)
-    for quantity in ("loss", *NORMED_QUANTITIES):
-        one_sided = np.not_equal(*(np.isnan(side) for side in comparison.both(_number(quantity))))
-        beyond[quantity] = beyond.get(quantity, False) | (one_sided & comparable)
     step = _first_true(np.logical_or.reduce(list(beyond.values())))
     if step is None:
         return None
     # A wrong gradient is the graver of the two, and the loss's looser bound may trip over the same step.
-    quantity = next(name for name in ("output_grad", "loss", "param_grad") if beyond[name][step])
-    if quantity == "output_grad" and beyond["loss"][step] and _nan_sides(comparison, "loss", step):
-        quantity = "loss"
+    onset = _at(comparison, step, "output_grad" if beyond["output_grad"][step] else "loss")
+    return onset, audit.explain(onset)
+
+
+def _device_onset(comparison: Comparison, audit: DeviceAudit) -> tuple[Onset, str] | None:
+    if audit.first is not None and audit.first.step < comparison.steps:
+        return _at(comparison, audit.first.step, audit.first.quantity, audit.first.tensor), audit.first.explain()
+    first = comparison.first()
+    if audit.unrepeated is not None and first is not None:
+        why = "taken again from the same state, the step came to other bits: the device does not repeat itself"
+        return _at(comparison, first.step, first.quantity, first.tensor), why
+    return None
+
+
+def _at(comparison: Comparison, step: int, quantity: str, tensor: str | None = None) -> Onset:
     epoch, batch = (int(comparison.both(name)[1][step]) for name in ("epoch", "batch"))
-    return Onset(step, epoch, batch, quantity, None)
+    return Onset(step, epoch, batch, quantity, tensor)
 
 
 def _nan_sides(comparison: Comparison, quantity: str, step: int) -> str | None:

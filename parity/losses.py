@@ -1,22 +1,22 @@
 """The shipped losses, and the loading of a user's own.
 
-Shapes: B rows of a batch, F features.
+Shapes: B rows of a batch, F features, C classes.
 """
 
-import importlib
-import linecache
-import sys
-import types
+from __future__ import annotations
+
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from parity.errors import Trouble
-from parity.loss_spec import LossSpec
+from parity.user_code import CodeSpec, load_code
+
+if TYPE_CHECKING:
+    from parity.tasks import Task
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -59,12 +59,36 @@ def mse_float64(output: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarr
     return loss, gradient
 
 
-LOSSES: dict[str, Callable[[], Loss]] = {"builtin": nn.MSELoss, "numpy": lambda: NumpyMSE.apply}
-# Losses whose float64 form is written out: the audit need not send float64 tensors through autograd.
-FLOAT64_FORMS = {"builtin": mse_float64, "numpy": mse_float64}
+class NumpyCrossEntropy(torch.autograd.Function):
+    """Mean cross-entropy of logits and integer labels in NumPy on the CPU, log-sum-exp and gradient written out.
+
+    Source:
+        -log softmax(o)[t] = logsumexp(o) - o[t], and d/do of it is softmax(o) - onehot(t). The largest logit is taken
+        out of the sum, as in P. Blanchard, D. J. Higham, N. J. Higham, "Accurately computing the log-sum-exp and
+        softmax functions", 2021.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Mean over the rows of output[B, C] of logsumexp(row) - row[target[B]]; the output's dtype[]."""
+        logits, labels = output.detach().cpu().numpy(), target.detach().cpu().numpy()
+        rows = np.arange(len(labels))
+        shifted = logits - logits.max(axis=1, keepdims=True)
+        log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+        gradient = np.exp(log_probabilities)
+        gradient[rows, labels] -= 1
+        ctx.save_for_backward(torch.from_numpy(gradient).to(output.device))
+        loss = -log_probabilities[rows, labels].mean()
+        return torch.tensor(loss, dtype=output.dtype, device=output.device)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor, None]:
+        """Gradient for the output, dtype[B, C]; none for the labels."""
+        (gradient,) = ctx.saved_tensors
+        return grad_outputs[0] * gradient / len(gradient), None
 
 
-def load_loss(spec: LossSpec) -> Loss:
+def load_loss(spec: CodeSpec, task: Task) -> Loss:
     """Loads a loss, importing its module or running its file anew.
 
     Returns:
@@ -75,40 +99,20 @@ def load_loss(spec: LossSpec) -> Loss:
         Trouble: The attribute is not there, or is nothing that can be called.
         Exception: Whatever the user's code raises.
     """
-    if spec.path is None and spec.module is None:
-        return LOSSES[spec.attr]()
-    module = importlib.import_module(spec.module) if spec.module else _run_file(spec)
-    origin = spec.module or spec.path
-    if not hasattr(module, spec.attr):
-        raise Trouble(f"{origin} has no attribute {spec.attr!r}. Check the spelling.")
-    attribute = getattr(module, spec.attr)
+    if spec.shipped:
+        return task.losses[spec.attr]()
+    attribute = load_code(spec)
     if isinstance(attribute, type) and issubclass(attribute, torch.autograd.Function):
         return attribute.apply  # type: ignore[no-any-return]  # torch leaves `apply` untyped
     if isinstance(attribute, type) and issubclass(attribute, nn.Module):
         return attribute()
     if isinstance(attribute, type) or not callable(attribute):
         raise Trouble(
-            f"{origin}:{spec.attr} is {_description(attribute)}. "
+            f"{spec.origin or 'The loss'}:{spec.attr} is {_description(attribute)}. "
             "A loss is a function, an nn.Module (class or instance) or an autograd.Function subclass."
         )
-    return attribute  # type: ignore[no-any-return]  # a function, or an instance of a Module
+    return attribute  # a function, or an instance of a Module
 
 
 def _description(attribute: object) -> str:
     return f"the class {attribute.__name__}" if isinstance(attribute, type) else f"of type {type(attribute).__name__}"
-
-
-def _run_file(spec: LossSpec) -> types.ModuleType:
-    """Runs the file's text as a new module, so that no trial sees the globals of another."""
-    assert spec.path is not None and spec.source is not None
-    name = f"parity_loss_{spec.sha256}"
-    module = types.ModuleType(name)
-    module.__file__ = spec.path
-    # For tracebacks and debuggers where the file itself is not: on a worker of another machine.
-    linecache.cache[spec.path] = (len(spec.source), None, spec.source.splitlines(keepends=True), spec.path)
-    folder = str(Path(spec.path).parent)
-    if folder not in sys.path:
-        sys.path.append(folder)  # last, so that the file's neighbours never hide an installed module
-    sys.modules[name] = module  # dataclasses and torch.compile look their module up
-    exec(compile(spec.source, spec.path, "exec"), module.__dict__)
-    return module

@@ -32,9 +32,14 @@ def make_parser() -> argparse.ArgumentParser:
         action="extend",
         metavar="LOSS",
         help="builtin, numpy, package.module:attr or path/to/file.py:attr; a function, an nn.Module (class or "
-        "instance) or an autograd.Function subclass; the first is the baseline (default: builtin numpy)",
+        "instance) or an autograd.Function subclass; the first is the baseline (default: builtin numpy; of a task of "
+        "yours builtin, which is its own)",
     )
-    add("--task", default="mnist-autoencoder", help=f"what to train: {', '.join(TASKS)} (default: %(default)s)")
+    add(
+        "--task",
+        default="mnist-autoencoder",
+        help=f"what to train: {', '.join(TASKS)}, package.module:attr or path/to/file.py:attr (default: %(default)s)",
+    )
     add(
         "--device",
         nargs="+",
@@ -45,6 +50,14 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add("--seed", nargs="+", action="extend", type=_whole, metavar="N", help="seeds, each for all trials (default: 0)")
     add("--replicas", type=_positive, default=1, metavar="N", help="train each trial N times (default: 1)")
+    add(
+        "--noise",
+        type=_whole,
+        default=0,
+        metavar="N",
+        help="train the baseline N more times, its output gradient randomly rounded by 1 ulp at each step: how fast "
+        "rounding alone grows (default: 0)",
+    )
     add("--epochs", type=_positive, default=EPOCHS, metavar="N", help="passes over the data (default: %(default)s)")
     add("--steps", type=_positive, metavar="N", help="stop after N steps in all")
     add("--batch-size", type=_positive, default=256, metavar="N", help="rows of a batch (default: %(default)s)")

@@ -8,7 +8,7 @@ from parity.store import TrialRecord
 
 @dataclass(frozen=True)
 class Pair:
-    """A baseline and a candidate that differ in the axis alone: "loss", "device" or "replica"."""
+    """A baseline and a candidate that differ in the axis alone: "loss", "device", "replica" or "noise"."""
 
     axis: str
     baseline: TrialRecord
@@ -16,15 +16,16 @@ class Pair:
 
 
 def make_pairs(trials: Sequence[TrialRecord]) -> tuple[Pair, ...]:
-    """Pairs each loss with the first on the same device, each device with the first, each replica with the original.
+    """Pairs each loss with the first on the same device, each device with the first, each replica with the original,
+    and the baseline with itself under random rounding.
 
     Args:
         trials: In the order of the plan, so that the first names the baseline loss and device.
 
     Returns:
-        The pairs of losses, then of devices, then of replicas; within an axis in the order of the candidates.
+        The pairs of losses, then of devices, of replicas and of noise; within an axis in the order of the candidates.
     """
-    found = {(trial.loss_name, trial.device, trial.seed, trial.replica): trial for trial in trials}
+    found = {(trial.loss_name, trial.device, trial.seed, trial.replica): trial for trial in trials if not trial.noise}
     first_loss, first_device = (trials[0].loss_name, trials[0].device) if trials else ("", "")
     pairs = {"loss": [], "device": [], "replica": []}  # type: dict[str, list[Pair]]
     for (loss, device, seed, replica), candidate in found.items():
@@ -36,4 +37,7 @@ def make_pairs(trials: Sequence[TrialRecord]) -> tuple[Pair, ...]:
         for axis, key in baselines.items():
             if found[key] is not candidate:
                 pairs[axis].append(Pair(axis, found[key], candidate))
-    return (*pairs["loss"], *pairs["device"], *pairs["replica"])
+    noise = [
+        Pair("noise", found[trial.loss_name, trial.device, trial.seed, 0], trial) for trial in trials if trial.noise
+    ]
+    return (*pairs["loss"], *pairs["device"], *pairs["replica"], *noise)

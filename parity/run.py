@@ -14,6 +14,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
+
 from parity import devices, inline, workers
 from parity.data import mnist
 from parity.errors import Trouble
@@ -26,8 +28,9 @@ from parity.progress import TrialProgress
 from parity.report import guarded, print_report
 from parity.store import SCHEMA_NUMBER, create, discard, read_run, write_json, write_table
 from parity.summary import summarize
-from parity.tasks import check_task
+from parity.tasks import load_data, parse_task, shipped_losses
 from parity.trial import Trial, make_settings, plan
+from parity.user_code import CodeSpec
 
 PACKAGES = ("training-parity", "numpy", "pandas", "pyarrow", "ray", "torch")
 
@@ -45,14 +48,15 @@ def run(options: argparse.Namespace, *, command: str) -> int:
     Raises:
         Trouble: Something keeps it from an answer.
     """
-    check_task(options.task)
-    losses = parse_losses(options.loss or ["builtin", "numpy"])
+    task = parse_task(options.task)
+    shipped = shipped_losses(task)
+    losses = parse_losses(options.loss or shipped, shipped=shipped)
     wanted = options.device or ["auto"]
     devices.parse_devices([text for text in wanted if text != "auto"])  # tell a wrong one before anything is started
-    data = mnist.load_torchvision(options.data) if options.data else mnist.load()
+    data = _load_data(task, options.data)
     settings = make_settings(
-        task=options.task,
-        rows=len(data["images"]),
+        task=task,
+        rows=len(next(iter(data.values()))),
         batch_size=options.batch_size,
         epochs=options.epochs,
         steps=options.steps,
@@ -67,7 +71,9 @@ def run(options: argparse.Namespace, *, command: str) -> int:
         cluster = None
         if not options.inline:
             address = options.address or os.environ.get("RAY_ADDRESS") or "local"
-            cluster = cleanup.enter_context(workers.connect(address, data_bytes=data["images"].nbytes))
+            cluster = cleanup.enter_context(
+                workers.connect(address, data_bytes=sum(array.nbytes for array in data.values()))
+            )
         chosen = _expand_auto(wanted, cluster.accelerators if cluster else devices.available_accelerators)
         trials = plan(
             losses,
@@ -75,6 +81,7 @@ def run(options: argparse.Namespace, *, command: str) -> int:
             seeds=options.seed or [0],
             replicas=options.replicas,
             settings=settings,
+            noise=options.noise,
         )
         if cluster:
             cluster.check(trials)
@@ -115,6 +122,26 @@ def _judge(out: Path, *, interrupted: bool) -> int:
     return 2 if interrupted else judgement.exit_status
 
 
+def _load_data(task: CodeSpec, root: Path | None) -> dict[str, np.ndarray]:
+    """The task's data as read-only arrays.
+
+    Raises:
+        Trouble: It is not there, or not as the protocol wants it.
+    """
+    if task.shipped:
+        return mnist.load_torchvision(root) if root else mnist.load()
+    if root:
+        raise Trouble(
+            f"--data {root} is a place for MNIST, and the task {task.name} has data of its own. Leave it out."
+        )
+    try:
+        return load_data(task)
+    except Trouble:
+        raise
+    except (Exception, SystemExit) as error:
+        raise Trouble(f"Task {task.name}: loading its data raised {type(error).__name__}: {error}") from error
+
+
 def _choose_out(given: str | None) -> Path:
     if given is None:
         return Path("runs") / datetime.now(timezone.utc).strftime("%Y-%m-%dT%H%M%S.%fZ")
@@ -138,7 +165,7 @@ def _describe(command: str, trials: Sequence[Trial], *, data: Path | None) -> di
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": command,
         "folder": str(Path.cwd()),
-        "task": settings.task,
+        "task": settings.task.name,
         "data": str(data) if data else "embedded",
         "steps": settings.steps,
         "batch_size": settings.batch_size,

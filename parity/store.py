@@ -1,6 +1,6 @@
 """The run directory: written file by file, each one whole or not there; read back with every doubt spoken out.
 
-run.json  trials.parquet  traces/*.parquet  differences.parquet  summary.json
+run.json  trials.parquet  traces/*.parquet  shared_steps.parquet  differences.parquet  summary.json
 """
 
 import json
@@ -25,6 +25,8 @@ TRIALS = pa.schema(
     [
         column("trial", pa.string(), "name of the trial"),
         column("task", pa.string(), "name of the task"),
+        column("task_origin", pa.string(), "file or module of the task, null for a shipped one"),
+        column("task_sha256", pa.string(), "SHA-256 of the task's file, null where there is none"),
         column("loss_name", pa.string(), "name of the loss it trains with"),
         column("loss_origin", pa.string(), "file or module of the loss, null for a shipped one"),
         column("loss_sha256", pa.string(), "SHA-256 of the loss's file, null where there is none"),
@@ -32,6 +34,7 @@ TRIALS = pa.schema(
         column("device", pa.string(), "device it runs on"),
         column("seed", pa.int64(), "seed of the generators"),
         column("replica", pa.int32(), "0, or the number of the repeat"),
+        column("noise", pa.int32(), "0, or the number of a baseline trial whose output gradient is randomly rounded"),
         column("steps", pa.int64(), "optimizer steps that were planned"),
         column("batches", pa.int64(), "batches of an epoch"),
         column("batch_size", pa.int64(), "rows of a batch"),
@@ -49,6 +52,7 @@ TRIALS = pa.schema(
         column("loss_dtype", pa.string(), "dtype of the loss"),
         column("param_names", pa.list_(pa.string()), "names of the parameter tensors, in the model's order"),
         column("audit_error", pa.string(), "why there is no audit"),
+        column("shared_error", pa.string(), "why the steps from the baseline device's states are missing"),
         column("host", pa.string(), "name of the machine"),
         column("os", pa.string(), "operating system"),
         column("cpu_model", pa.string(), "CPU"),
@@ -67,6 +71,21 @@ TRIALS = pa.schema(
     ]
 )
 
+# Steps that a device takes from the states of the first one, held against float64.
+SHARED_STEPS = pa.schema(
+    [
+        column("trial", pa.string(), "name of the candidate's trial"),
+        column("step", pa.int64(), "optimizer step, from 0"),
+        column("quantity", pa.string(), "what is held against float64"),
+        column("tensor", pa.string(), "name of the parameter, null for a quantity of one tensor"),
+        column("baseline_error_u", pa.float64(), "||b - x|| / (u ||x||) of the first device, x in float64", unit="u"),
+        column("candidate_error_u", pa.float64(), "||c - x|| / (u ||x||) of the candidate's", unit="u"),
+        column("spread_u", pa.float64(), "of float64 steps from slightly moved parameters, where looked at", unit="u"),
+        column("repeated", pa.bool_(), "whether the step came out as in the trial, where it was the same"),
+        column("rounding", pa.string(), "rounding of the factors of matrix products that explains the error"),
+    ]
+)
+
 
 @dataclass(frozen=True)
 class TrialRecord:
@@ -74,6 +93,8 @@ class TrialRecord:
 
     trial: str
     task: str
+    task_origin: str | None
+    task_sha256: str | None
     loss_name: str
     loss_origin: str | None
     loss_sha256: str | None
@@ -81,6 +102,7 @@ class TrialRecord:
     device: str
     seed: int
     replica: int
+    noise: int
     steps: int
     batches: int
     batch_size: int
@@ -98,6 +120,7 @@ class TrialRecord:
     loss_dtype: str | None = None
     param_names: list[str] = field(default_factory=list)
     audit_error: str | None = None
+    shared_error: str | None = None
     host: str | None = None
     os: str | None = None
     cpu_model: str | None = None
@@ -124,12 +147,14 @@ class StoredRun:
         info: Of run.json.
         trials: In the order of the plan.
         traces: By trial name; of a trial that stored none, an empty table.
+        shared_steps: In the columns of `SHARED_STEPS`.
     """
 
     directory: Path
     info: dict[str, Any]
     trials: tuple[TrialRecord, ...]
     traces: dict[str, pa.Table]
+    shared_steps: pa.Table
 
 
 def create(out: Path) -> None:
@@ -202,7 +227,8 @@ def read_run(directory: Path) -> StoredRun:
     trials = tuple(TrialRecord(**row) for row in table.to_pylist())
     if [record.trial for record in trials] != info.get("trials"):
         raise Trouble(f"{directory / 'trials.parquet'} is damaged: its trials are not those of run.json.")
-    return StoredRun(directory, info, trials, {record.trial: _read_trace(directory, record) for record in trials})
+    traces = {record.trial: _read_trace(directory, record) for record in trials}
+    return StoredRun(directory, info, trials, traces, _read_table(directory / "shared_steps.parquet", SHARED_STEPS))
 
 
 def _read_info(directory: Path) -> dict[str, Any]:

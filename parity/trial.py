@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from parity.devices import Device
 from parity.errors import Trouble
-from parity.loss_spec import LossSpec
+from parity.user_code import CodeSpec
 
 EPOCHS = 2
+# Rounding is least at the start, and grows with the logarithm of the steps rather than with the steps.
+EARLY_SHARED = (0, 1, 10, 100)
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,7 @@ class Settings:
     """What all trials of a run share.
 
     Attributes:
-        task: Name of the task.
+        task: What is trained.
         rows: Of the data.
         batch_size: Rows of a batch; the last of an epoch has what is left.
         steps: Optimizer steps in all.
@@ -25,7 +27,7 @@ class Settings:
             batches; 0 is never.
     """
 
-    task: str
+    task: CodeSpec
     rows: int
     batch_size: int
     steps: int
@@ -49,6 +51,11 @@ class Settings:
         start, stop = self.row_range(step)
         return step % self.audit_every == 0 or step == self.steps - 1 or stop - start < self.batch_size
 
+    def shared(self, step: int) -> bool:
+        """Whether other devices take this step from the baseline's state: some early, a partial batch, the last."""
+        partial = self.batches - 1 if self.rows % self.batch_size else 0
+        return step in {*EARLY_SHARED, partial, self.steps // 2, self.steps - 1}
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -60,26 +67,34 @@ class Trial:
         device: Where it runs.
         seed: Of Python's, NumPy's and torch's generators.
         replica: 0, or the number of the repeat.
+        noise: 0, or the number of a baseline trial whose output gradient is randomly rounded by 1 ulp at each step.
+        contract: Whether the loss is held to its contract before the training.
+        shares: Whether other devices take steps from this trial's states.
+        shared_from: Name of the trial from whose states this one takes steps, or None.
         settings: What all trials of the run share.
     """
 
-    loss: LossSpec
-    oracle: LossSpec
+    loss: CodeSpec
+    oracle: CodeSpec
     device: Device
     seed: int
     replica: int
     settings: Settings
+    noise: int = 0
+    contract: bool = False
+    shares: bool = False
+    shared_from: str | None = None
 
     @property
     def name(self) -> str:
-        """As in `numpy@cpu-s0`, and `numpy@cpu-s0-r1` for a replica."""
-        suffix = f"-r{self.replica}" if self.replica else ""
+        """As in `numpy@cpu-s0`, `numpy@cpu-s0-r1` for a replica, `builtin@cpu-s0-n1` for a noisy baseline."""
+        suffix = f"-r{self.replica}" if self.replica else f"-n{self.noise}" if self.noise else ""
         return f"{self.loss.name}@{self.device.name}-s{self.seed}{suffix}"
 
 
 def make_settings(
     *,
-    task: str,
+    task: CodeSpec,
     rows: int,
     batch_size: int,
     epochs: int,
@@ -108,19 +123,48 @@ def make_settings(
 
 
 def plan(
-    losses: Sequence[LossSpec], devices: Sequence[Device], *, seeds: Sequence[int], replicas: int, settings: Settings
+    losses: Sequence[CodeSpec],
+    devices: Sequence[Device],
+    *,
+    seeds: Sequence[int],
+    replicas: int,
+    settings: Settings,
+    noise: int = 0,
 ) -> tuple[Trial, ...]:
-    """Makes the trials, the baseline's first.
+    """Makes the trials, the baseline's first, and of each loss those of the first device before the others.
 
     Raises:
         Trouble: A seed is given twice.
     """
     if len(set(seeds)) < len(seeds):
         raise Trouble(f"--seed {' '.join(map(str, seeds))} names a seed twice. To repeat trials, use --replicas.")
-    return tuple(
-        Trial(loss=loss, oracle=losses[0], device=device, seed=seed, replica=replica, settings=settings)
+    trials = [
+        Trial(
+            loss=loss,
+            oracle=losses[0],
+            device=device,
+            seed=seed,
+            replica=replica,
+            settings=settings,
+            contract=loss is not losses[0] and seed == seeds[0] and replica == 0,
+        )
         for device in devices
         for seed in seeds
         for replica in range(replicas)
         for loss in losses
-    )
+    ]
+    if len(devices) > 1:
+        trials = [_with_shared_steps(trial, devices[0]) for trial in trials]
+    noisy = [
+        replace(trial, noise=number)
+        for number in range(1, noise + 1)
+        for trial in trials
+        if trial.loss is losses[0] and trial.device is devices[0] and trial.replica == 0
+    ]
+    return (*trials, *(replace(trial, shares=False) for trial in noisy))
+
+
+def _with_shared_steps(trial: Trial, first: Device) -> Trial:
+    if trial.device is first:
+        return replace(trial, shares=True)
+    return replace(trial, shared_from=replace(trial, device=first).name)

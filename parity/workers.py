@@ -25,6 +25,7 @@ import psutil
 from parity import devices
 from parity.errors import Trouble
 from parity.events import Ended, Event, Restarted
+from parity.inline import SharedSteps, perform
 from parity.trial import Trial
 
 # A worker that dies may have been killed by the system: its trial is begun once more before it is judged.
@@ -43,11 +44,9 @@ class Worker:
             raise RuntimeError("torch is imported before the environment is set")
         os.environ.update(environment)
 
-    def start(self, trial: Trial, data: dict[str, np.ndarray]) -> None:
+    def start(self, trial: Trial, data: dict[str, np.ndarray], shared: SharedSteps | None) -> None:
         """Takes the trial; the arrays are Ray's shared memory, which cannot be written to."""
-        from parity.inline import perform
-
-        self._events = perform(trial, data)
+        self._events = perform(trial, data, shared)
 
     def advance(self) -> Event:
         """Trains until there is something to tell."""
@@ -92,13 +91,16 @@ class Cluster:
         """
         ray = self._ray
         reference = ray.put(data)
+        shared = {trial.name: SharedSteps() for trial in trials if trial.shares}
+        unfinished = set(shared)
         waiting = [_Running(trial, attempt=1, actor=None) for trial in trials]
         running: dict[Any, _Running] = {}
         try:
             while waiting or running:
-                while waiting and self._has_room(waiting[0].trial, [other.trial for other in running.values()]):
-                    entry = waiting.pop(0)
-                    self._start(entry, reference)
+                while entry := self._next(waiting, [other.trial for other in running.values()], unfinished):
+                    waiting.remove(entry)
+                    steps = ray.put(shared[entry.trial.shared_from]) if entry.trial.shared_from else None
+                    self._start(entry, reference, steps)
                     running[entry.actor.advance.remote()] = entry
                 (future,), _ = ray.wait(list(running), num_returns=1)
                 entry = running.pop(future)
@@ -110,10 +112,11 @@ class Cluster:
                     raise
                 except ray.exceptions.RayError as error:
                     event = self._died(entry, str(error))
-                yield event
+                yield shared[entry.trial.name].keep(event) if entry.trial.shares else event
                 if isinstance(event, Restarted):
                     waiting.insert(0, _Running(entry.trial, attempt=entry.attempt + 1, actor=None))
                 elif isinstance(event, Ended):
+                    unfinished.discard(entry.trial.name)
                     ray.kill(entry.actor)
                 else:
                     running[entry.actor.advance.remote()] = entry
@@ -121,11 +124,17 @@ class Cluster:
             for entry in running.values():
                 ray.kill(entry.actor)
 
-    def _start(self, entry: _Running, data: Any) -> None:
+    def _next(self, waiting: Sequence[_Running], others: Sequence[Trial], unfinished: set[str]) -> _Running | None:
+        """The first trial that there is room for, and whose shared steps are all there."""
+        ready = (entry for entry in waiting if entry.trial.shared_from not in unfinished)
+        entry = next(ready, None)
+        return entry if entry and self._has_room(entry.trial, others) else None
+
+    def _start(self, entry: _Running, data: Any, shared: Any) -> None:
         needs = devices.resources(entry.trial.device)
         options = {"num_cpus": needs["CPU"], "num_gpus": needs["GPU"], "max_restarts": 0}
         entry.actor = self._ray.remote(Worker).options(**options).remote(devices.environment(entry.trial.device))
-        entry.actor.start.remote(entry.trial, data)
+        entry.actor.start.remote(entry.trial, data, shared)
 
     def _has_room(self, trial: Trial, others: Sequence[Trial]) -> bool:
         """Whether the cluster as a whole has room; Ray queues a worker that fits no single node at the moment."""

@@ -14,6 +14,7 @@ import pytest
 from parity import devices, run
 from parity.data import mnist
 from parity.loss_spec import parse_losses
+from parity.tasks import SHIPPED_LOSSES, parse_task
 from parity.trial import make_settings, plan
 
 ROOT = Path(__file__).parent.parent
@@ -56,9 +57,11 @@ def data():
 def make_trials():
     """Makes trials of the reference experiment."""
 
-    def make(*losses, device="cpu", steps=3, seeds=(0,), replicas=1, audit_every=1, batch_size=256):
+    def make(
+        *losses, device="cpu", task="mnist-autoencoder", steps=3, seeds=(0,), replicas=1, audit_every=1, batch_size=256
+    ):
         settings = make_settings(
-            task="mnist-autoencoder",
+            task=parse_task(task),
             rows=60_000,
             batch_size=batch_size,
             epochs=2,
@@ -66,7 +69,7 @@ def make_trials():
             lr=1e-3,
             audit_every=audit_every,
         )
-        specs = parse_losses(losses or ["builtin"])
+        specs = parse_losses(losses or ["builtin"], shipped=SHIPPED_LOSSES)
         return plan(specs, devices.parse_devices([device]), seeds=seeds, replicas=replicas, settings=settings)
 
     return make

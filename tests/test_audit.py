@@ -6,13 +6,14 @@ import torch
 
 from parity.audit import OracleUnavailable, errors, make_oracle
 from parity.loss_spec import parse_losses
+from parity.tasks import SHIPPED_LOSSES, load_task, parse_task
 
 U = 2.0**-24
 
 
 def oracle_of(text):
-    (spec,) = parse_losses([text])
-    return make_oracle(spec)
+    (spec,) = parse_losses([text], shipped=SHIPPED_LOSSES)
+    return make_oracle(spec, load_task(parse_task("mnist-autoencoder")))
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from parity.judge import NO_LOCAL_DECISION, judge
+from parity.judge import judge
 from parity.pairs import make_pairs
-from parity.store import StoredRun, TrialRecord, read_run
+from parity.store import SHARED_STEPS, TrialRecord, read_run
 
 
 @pytest.fixture
@@ -219,17 +219,79 @@ def retold(stored, **fields):
     """The run with its second trial under another loss, device or replica."""
     old = names(stored)[1]
     trials = (stored.trials[0], replace(stored.trials[1], **fields))
-    return StoredRun(stored.directory, stored.info, trials, {**stored.traces, trials[1].trial: stored.traces[old]})
+    traces = {**stored.traces, trials[1].trial: stored.traces[old]}
+    return replace(stored, trials=trials, traces=traces)
 
 
-def test_devices_are_not_decided_unless_they_are_identical(stored):
-    devices = retold(stored, loss_name="builtin", device="cpu:threads=2")
-    assert only(devices)[1].verdict == "identical"
-    parted = changed(devices, names(devices)[1], output_digest=at(3, flip))
-    judgement, verdict = only(parted)
-    assert (verdict.pair.axis, verdict.verdict, verdict.cause) == ("device", "inconclusive", NO_LOCAL_DECISION)
+@pytest.fixture
+def devices(stored):
+    """Two devices whose traces part at step 3, in the output."""
+    pair = retold(stored, loss_name="builtin", device="cpu:threads=2")
+    assert only(pair)[1].verdict == "identical"
+    return changed(pair, names(pair)[1], output_digest=at(3, flip))
+
+
+def sharing(stored, *errors):
+    """The run with steps from shared states; each error changes a row that is well within the line."""
+    row = {"trial": names(stored)[1], "step": 3, "quantity": "output", "tensor": None, "baseline_error_u": 2.0}
+    row |= {"candidate_error_u": 2.5, "spread_u": None, "repeated": None, "rounding": None}
+    return replace(stored, shared_steps=pa.Table.from_pylist([row | error for error in errors], schema=SHARED_STEPS))
+
+
+def test_devices_that_took_no_shared_step_are_not_decided(devices):
+    judgement, verdict = only(devices)
+    assert (verdict.pair.axis, verdict.verdict) == ("device", "inconclusive")
+    assert verdict.cause == "not decided locally: it took no step from the baseline's states"
     assert (judgement.exit_status, verdict.first.step, verdict.first.quantity) == (3, 3, "output")
     assert verdict.audit is None
+    _, told = only(with_record(devices, names(devices)[1], shared_error="the task does not train in float64: x"))
+    assert told.cause == "not decided locally: the task does not train in float64: x"
+
+
+def test_devices_within_the_line_are_rounding(devices):
+    judgement, verdict = only(sharing(devices, {}, {"candidate_error_u": 15.9}))
+    assert (judgement.exit_status, verdict.verdict, verdict.onset) == (0, "rounding", None)
+    assert verdict.device_audit.steps == (3,)
+    assert verdict.device_audit.worst.excess == pytest.approx(15.9 / 16)
+
+
+def test_the_first_tensor_beyond_the_line_is_the_onset_of_a_device(devices):
+    wrong = {"quantity": "param_grad", "candidate_error_u": 1e4}
+    judgement, verdict = only(
+        sharing(
+            devices,
+            {},
+            wrong | {"step": 5, "tensor": "a"},
+            wrong | {"tensor": "a"},
+            wrong | {"tensor": "b"},
+            wrong | {"quantity": "param", "tensor": "a"},
+        )
+    )
+    assert (judgement.exit_status, verdict.verdict) == (1, "diverged")
+    assert (verdict.onset.step, verdict.onset.quantity, verdict.onset.tensor) == (3, "param_grad", "b")
+    assert verdict.cause == (
+        "param_grad b is off by 1e+04 u from float64 in a step from the same state "
+        "(the baseline's own by 2 u, the line is 16 u)"
+    )
+
+
+def test_the_line_of_a_device_stands_by_the_spread_of_the_step_itself(devices):
+    assert only(sharing(devices, {"candidate_error_u": 700.0, "spread_u": 100.0}))[1].verdict == "rounding"
+    assert only(sharing(devices, {"candidate_error_u": 900.0, "spread_u": 100.0}))[1].verdict == "diverged"
+
+
+def test_products_in_another_precision_are_named(devices):
+    _, verdict = only(sharing(devices, {"candidate_error_u": 5e3, "rounding": "tf32"}))
+    assert verdict.cause.startswith("matrix products in tf32: output is off by 5e+03 u")
+
+
+def test_a_device_that_does_not_repeat_its_step_has_diverged(devices):
+    _, verdict = only(sharing(devices, {"repeated": False}))
+    assert (verdict.verdict, verdict.onset.step, verdict.onset.quantity) == ("diverged", 3, "output")
+    assert verdict.cause == (
+        "taken again from the same state, the step came to other bits: the device does not repeat itself"
+    )
+    assert only(sharing(devices, {"repeated": True}))[1].verdict == "rounding"
 
 
 def test_replicas_that_disagree_are_inconclusive(stored):
@@ -251,7 +313,7 @@ def three_trials(stored, candidate_trace):
         replica.trial: disagreeing,
         candidate.trial: candidate_trace,
     }
-    return StoredRun(stored.directory, stored.info, (baseline, candidate, replica), traces)
+    return replace(stored, trials=(baseline, candidate, replica), traces=traces)
 
 
 def test_an_unsteady_baseline_is_never_identical_to_anything(stored):
@@ -275,7 +337,15 @@ def test_one_trial_makes_no_pair(stored):
 
 def record(loss, device, seed=0, replica=0):
     settings = {"task": "t", "loss_origin": None, "loss_sha256": None, "oracle": "builtin", "steps": 1, "batches": 1}
-    settings |= {"batch_size": 1, "lr": 1.0, "audit_every": 1, "trace": ""}
+    settings |= {
+        "task_origin": None,
+        "task_sha256": None,
+        "noise": 0,
+        "batch_size": 1,
+        "lr": 1.0,
+        "audit_every": 1,
+        "trace": "",
+    }
     return TrialRecord(
         trial=f"{loss}@{device}-s{seed}-r{replica}",
         loss_name=loss,

@@ -3,8 +3,10 @@ import pytest
 import torch
 
 from parity.errors import Trouble
-from parity.loss_spec import LossSpec, parse_losses
-from parity.losses import LOSSES, load_loss, mse_float64
+from parity.loss_spec import parse_losses
+from parity.losses import load_loss, mse_float64
+from parity.tasks import SHIPPED_LOSSES, load_task, parse_task
+from parity.user_code import CodeSpec
 
 
 def tensors(dtype=torch.float32):
@@ -12,12 +14,12 @@ def tensors(dtype=torch.float32):
     return torch.rand(5, 7, dtype=dtype, requires_grad=True), torch.rand(5, 7, dtype=dtype)
 
 
-def load(text):
-    (spec,) = parse_losses([text])
-    return load_loss(spec)
+def load(text, task="mnist-autoencoder"):
+    (spec,) = parse_losses([text], shipped=SHIPPED_LOSSES)
+    return load_loss(spec, load_task(parse_task(task)))
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", SHIPPED_LOSSES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_shipped_loss_and_its_gradient_equal_the_closed_form(name, dtype):
     output, target = tensors(dtype)
@@ -54,9 +56,9 @@ def test_a_function_a_module_an_instance_and_a_function_subclass_are_losses(name
 
 
 def test_what_cannot_be_called_is_told():
-    (spec,) = parse_losses(["tests/wrong_losses.py:not_a_loss"])
+    (spec,) = parse_losses(["tests/wrong_losses.py:not_a_loss"], shipped=SHIPPED_LOSSES)
     with pytest.raises(Trouble) as trouble:
-        load_loss(spec)
+        load("tests/wrong_losses.py:not_a_loss")
     assert str(trouble.value) == (
         f"{spec.path}:not_a_loss is of type float. A loss is a function, an nn.Module (class or instance) or an "
         "autograd.Function subclass."
@@ -71,7 +73,9 @@ def test_a_class_of_another_kind_is_told(tmp_path):
 
 def test_an_attribute_that_only_the_module_itself_can_deny_is_told():
     with pytest.raises(Trouble) as trouble:
-        load_loss(LossSpec(name="mse", attr="mse", module="tests.right_losses"))
+        load_loss(
+            CodeSpec(name="mse", attr="mse", module="tests.right_losses"), load_task(parse_task("mnist-autoencoder"))
+        )
     assert str(trouble.value) == "tests.right_losses has no attribute 'mse'. Check the spelling."
 
 

@@ -157,7 +157,11 @@ def test_wrong_options_exit_with_2(arguments, message, capsys):
     ("arguments", "message"),
     [
         (["--loss", "mse2"], "Unknown loss 'mse2'. Known losses: builtin, numpy; or give module:attr or file.py:attr."),
-        (["--task", "cifar"], "Unknown task 'cifar'. Known tasks: mnist-autoencoder."),
+        (
+            ["--task", "cifar"],
+            "Unknown task 'cifar'. Known tasks: mnist-autoencoder, mnist-classifier; "
+            "or give module:attr or file.py:attr.",
+        ),
     ],
 )
 def test_unknown_names_exit_with_2(tmp_path, arguments, message, capsys):
@@ -174,8 +178,8 @@ def test_an_unknown_device_exits_with_2(tmp_path, capsys):
 def test_ctrl_c_keeps_what_was_trained(tmp_path, monkeypatch, capsys):
     perform = inline.perform
 
-    def interrupted(trial, data):
-        for event in perform(trial, data):
+    def interrupted(trial, data, shared):
+        for event in perform(trial, data, shared):
             yield event
             if trial.loss.name == "numpy" and hasattr(event, "table"):
                 raise KeyboardInterrupt

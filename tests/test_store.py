@@ -43,6 +43,7 @@ def test_a_run_directory_holds_every_file(reference):
         "traces/0000-builtin_cpu-s0.parquet".replace("_", "@"),
         "traces/0001-numpy_cpu-s0.parquet".replace("_", "@"),
         "differences.parquet",
+        "shared_steps.parquet",
         "summary.json",
     }
 

@@ -1,12 +1,19 @@
 import pytest
 
 from parity.errors import Trouble
-from parity.tasks import check_task
+from parity.tasks import parse_task
 from parity.trial import make_settings
 
 
 def settings(**changes):
-    chosen = {"task": "mnist-autoencoder", "rows": 60_000, "batch_size": 256, "epochs": 2, "steps": None, "lr": 1e-3}
+    chosen = {
+        "task": parse_task("mnist-autoencoder"),
+        "rows": 60_000,
+        "batch_size": 256,
+        "epochs": 2,
+        "steps": None,
+        "lr": 1e-3,
+    }
     return make_settings(**(chosen | {"audit_every": 1} | changes))
 
 
@@ -62,5 +69,7 @@ def test_a_seed_given_twice_is_told(make_trials):
 
 def test_an_unknown_task_is_told():
     with pytest.raises(Trouble) as trouble:
-        check_task("cifar")
-    assert str(trouble.value) == "Unknown task 'cifar'. Known tasks: mnist-autoencoder."
+        parse_task("cifar")
+    assert str(trouble.value) == (
+        "Unknown task 'cifar'. Known tasks: mnist-autoencoder, mnist-classifier; or give module:attr or file.py:attr."
+    )

@@ -93,14 +93,9 @@ def test_a_pair_of_devices_reports_where_it_parts(ray_run):
     summary = json.loads((ray_run[0] / "summary.json").read_text())
     pairs = [pair for pair in summary["pairs"] if pair["axis"] == "device" and pair["candidate_loss"] == "builtin"]
     (pair,) = pairs
-    assert pair["verdict"] in ("identical", "inconclusive")
-    if pair["verdict"] == "inconclusive":
-        assert pair["first"]["step"] >= 0 and pair["first"]["quantity"] in (
-            "output",
-            "loss",
-            "output_grad",
-            "param_grad",
-        )
+    assert pair["verdict"] in ("identical", "rounding")
+    if pair["verdict"] == "rounding":
+        assert pair["first"]["quantity"] in ("output", "loss", "output_grad", "param_grad")
 
 
 def test_an_isa_is_set_in_the_worker_before_torch(tmp_path):

@@ -4,13 +4,18 @@ Shapes: B rows of a batch.
 """
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
 from torch import nn
 
+from parity.losses import NumpyMSE, mse_float64
+
 WIDTHS = (784, 128, 64, 12, 3)
+LOSSES = {"builtin": nn.MSELoss, "numpy": lambda: NumpyMSE.apply}
+# The audit need not send float64 tensors through autograd.
+FLOAT64_FORMS = {"builtin": mse_float64, "numpy": mse_float64}
 
 
 def model() -> nn.Module:
@@ -25,15 +30,20 @@ def optimizer(parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Opti
     return torch.optim.Adam(parameters, lr=lr)
 
 
-def batch(data: dict[str, np.ndarray], start: int, stop: int) -> tuple[torch.Tensor, ...]:
-    """Images as a fresh float32[B, 784] in [0, 1]: the pixels divided by 255, as torchvision's `ToTensor` does."""
-    return (torch.from_numpy(data["images"][start:stop].astype(np.float32) / np.float32(255)),)
+def batch(data: Mapping[str, np.ndarray], start: int, stop: int) -> tuple[torch.Tensor, ...]:
+    """Images as float32[B, 784] in [0, 1]."""
+    return (images(data, start, stop),)
 
 
 def forward(model: nn.Module, batch: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
     """The reconstruction and its target, which is the input; float32[B, 784] both."""
-    (images,) = batch
-    return model(images), images
+    (pixels,) = batch
+    return model(pixels), pixels
+
+
+def images(data: Mapping[str, np.ndarray], start: int, stop: int) -> torch.Tensor:
+    """A fresh float32[B, 784] in [0, 1]: the pixels divided by 255, as torchvision's `ToTensor` does."""
+    return torch.from_numpy(data["images"][start:stop].astype(np.float32) / np.float32(255))
 
 
 def _layers(widths: tuple[int, ...]) -> list[nn.Module]:

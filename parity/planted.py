@@ -1,0 +1,96 @@
+"""Faults planted on purpose, to see parity find them: `--device cpu cpu:plant=bfloat16`.
+
+bfloat16, tf32    matrix products and convolutions whose factors are rounded to that precision
+noise             products that come out a little different each time (relative 2**-20), whatever the seed
+element-K         one wrong element in one parameter gradient, at step K
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_ATEN = torch.ops.aten
+# Operations that multiply matrices, and the positions of their factors.
+_PRODUCTS = {
+    _ATEN.mm.default: (0, 1),
+    _ATEN.bmm.default: (0, 1),
+    _ATEN.addmm.default: (1, 2),
+    _ATEN.baddbmm.default: (1, 2),
+    _ATEN.convolution.default: (0, 1),
+    _ATEN.convolution_backward.default: (0, 1, 2),
+}
+NOISE = 2.0**-20
+
+
+def round_to_bfloat16(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor's values rounded to bfloat16, in the tensor's dtype."""
+    return tensor.bfloat16().to(tensor.dtype)
+
+
+def round_to_tf32(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor's values rounded to 10 explicit bits of mantissa, to nearest, as cuBLAS does; in the tensor's dtype.
+
+    Source:
+        NVIDIA A100 Tensor Core GPU Architecture, 2020: TF32 has the range of float32 and the precision of float16.
+    """
+    bits = tensor.float().contiguous().view(torch.int32)
+    rounded = ((bits + 0x1000) & ~0x1FFF).view(torch.float32)
+    return torch.where(tensor.isfinite(), rounded.to(tensor.dtype), tensor)
+
+
+ROUNDINGS = {"bfloat16": round_to_bfloat16, "tf32": round_to_tf32}
+
+
+class RoundedProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """While it is entered, the factors of matrix products go through a rounding first."""
+
+    def __init__(self, rounding: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._rounding = rounding
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Rounds the factors."""
+        if func in _PRODUCTS:
+            args = tuple(
+                self._rounding(value) if index in _PRODUCTS[func] else value for index, value in enumerate(args)
+            )
+        return func(*args, **(kwargs or {}))
+
+
+class _NoisyProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._generator = torch.Generator()
+        self._generator.seed()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func in _PRODUCTS and isinstance(result, torch.Tensor):
+            result = result * (1 + NOISE * torch.randn(result.shape, generator=self._generator))
+        return result
+
+
+@contextlib.contextmanager
+def planted(plant: str | None) -> Iterator[None]:
+    """The arithmetic of a device with that fault."""
+    with contextlib.ExitStack() as modes:
+        if plant in ROUNDINGS:
+            modes.enter_context(RoundedProducts(ROUNDINGS[plant]))
+        elif plant == "noise":
+            modes.enter_context(_NoisyProducts())
+        yield
+
+
+def spoil_gradient(plant: str | None, step: int, model: torch.nn.Module) -> None:
+    """Makes one element of one parameter's gradient wrong, if the fault and the step say so."""
+    if plant != f"element-{step}":
+        return
+    parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
+    grad = parameters[len(parameters) // 2].grad
+    assert grad is not None
+    grad.view(-1)[0] += grad.norm()

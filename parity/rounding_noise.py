@@ -1,0 +1,31 @@
+"""The noise of `--noise`: an output gradient whose elements move by one ulp each, as rounding might."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+
+def round_randomly(grad: torch.Tensor, *, seed: tuple[int, ...]) -> torch.Tensor:
+    """Moves each element to one of its two neighbours in its dtype, at random; zeros stay.
+
+    Args:
+        grad: dtype[...], on any device.
+        seed: Of generators of its own, so that no draw of the training is disturbed and every step can be repeated.
+
+    Returns:
+        dtype[...], on the same device.
+
+    Source:
+        D. S. Parker, "Monte Carlo Arithmetic", 1997: random rounding as a probe of what rounding does.
+    """
+    generator = torch.Generator().manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1))
+    up = torch.randint(0, 2, grad.shape, generator=generator, dtype=torch.bool).to(grad.device)
+    infinity = torch.full((), torch.inf, dtype=grad.dtype, device=grad.device)
+    if grad.dtype == torch.float16:  # which torch has no nextafter for
+        host = grad.cpu().numpy()
+        towards = np.where(up.cpu().numpy(), np.float16(np.inf), np.float16(-np.inf))
+        moved = torch.from_numpy(np.nextafter(host, towards)).to(grad.device)
+    else:
+        moved = torch.nextafter(grad, torch.where(up, infinity, -infinity))
+    return torch.where(grad == 0, grad, moved)

@@ -1,0 +1,355 @@
+"""A step from a shared state: what the baseline's device and another make of it, held against the step in float64.
+
+Letters: P parameter tensors of the model; u is the unit roundoff of the model's dtype (2**-24 for float32).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from parity.audit import OracleUnavailable
+from parity.planted import ROUNDINGS, RoundedProducts
+from parity.recorder import Recorder, TrialFailed
+from parity.step import StepValues, Training, begin, forward, make_batch, take_step
+from parity.trace import QUANTITIES
+from parity.training_state import on_cpu, restore_generators, restore_state, take_generators, take_state
+from parity.trial import Trial
+
+# The tensors of a step by quantity, on the CPU: one, or P of param_grad and param (None for a missing gradient).
+Values = dict[str, list[np.ndarray | None]]
+
+COMPARED = QUANTITIES[1:]
+# float64 steps from slightly moved parameters, to see what rounding alone may do where a ReLU is near its kink.
+PERTURBED_STEPS = 6
+PERTURBATION_U = 4.0
+# A candidate within this many times the baseline's error needs no such look; see `device_audit.LINE`.
+SUSPICIOUS = 4.0
+# A float64 run that is this far from the baseline's own step is not of the same step.
+STRANGE_U = 1e5
+
+
+@dataclass(frozen=True)
+class SharedStep:
+    """A step of the baseline's device, for other devices to take.
+
+    Attributes:
+        step: From 0.
+        state: Before the step, on the CPU; None for a step that is only named.
+        exact: The values of the step in float64 on the CPU; None where there is no such run.
+        errors: The baseline's own, in u, by quantity; one of each tensor.
+        draws: Whether the step drew from a random generator of torch.
+        unavailable: Why there is no float64 run, or None.
+    """
+
+    step: int
+    state: dict[str, Any]
+    exact: Values | None
+    errors: dict[str, list[float]]
+    draws: bool
+    unavailable: str | None
+
+
+@dataclass(frozen=True)
+class SharedError:
+    """A row of shared_steps.parquet: one tensor of one shared step, on the candidate's device.
+
+    Attributes:
+        trial: The candidate.
+        step: From 0.
+        quantity: Of `trace.QUANTITIES`.
+        tensor: Name of the parameter, or None.
+        baseline_error_u: ||b - x|| / (u ||x||) of the baseline, x in float64; of a step that only the candidate took
+            (where the traces part), the largest over the steps that both did.
+        candidate_error_u: ||c - x|| / (u ||x||).
+        spread_u: The same between float64 runs from slightly moved parameters; None where nobody had to look.
+        repeated: Whether the candidate's step came out as in its own training; None where it was not the same step.
+        rounding: The rounding of the factors of matrix products that explains the error, or None.
+    """
+
+    trial: str
+    step: int
+    quantity: str
+    tensor: str | None
+    baseline_error_u: float
+    candidate_error_u: float
+    spread_u: float | None
+    repeated: bool | None
+    rounding: str | None
+
+
+def take_shared_step(
+    training: Training, data: Mapping[str, np.ndarray], step: int, recorder: Recorder | None
+) -> SharedStep:
+    """Takes a step of the training, and has it for other devices to take: its state, and the step in float64.
+
+    Raises:
+        TrialFailed: As `take_step`.
+    """
+    state = take_state(step, training.model, training.optimizer)
+    values = take_step(training, data, step, recorder)
+    draws = not _same_generators(state["generators"], take_generators())
+    state = on_cpu(state)
+    try:
+        exact = exact_step(training, data, state)
+    except OracleUnavailable as error:
+        return SharedStep(step, state, None, {}, draws, str(error))
+    errors = relative_errors(on_host(values, training.model), exact)
+    if errors["output"][0] > STRANGE_U:
+        reason = (
+            f"the output in float64 is {errors['output'][0]:.3g} u from the baseline's own, so not of the same step"
+        )
+        return SharedStep(step, state, None, {}, draws, reason)
+    return SharedStep(step, state, exact, errors, draws, None)
+
+
+def take_shared_steps(
+    trial: Trial, data: Mapping[str, np.ndarray], shared: Sequence[SharedStep], *, parting: int | None, trace: pa.Table
+) -> tuple[list[SharedError], str | None]:
+    """Takes the baseline's steps on this device, and again the step at which this trial's own training parted.
+
+    Args:
+        trial: The candidate, which has been trained in this process.
+        data: The task's.
+        shared: The baseline's steps.
+        parting: The first step whose traces differ, or None; up to there the two states are the same to the bit.
+        trace: The candidate's own.
+
+    Returns:
+        What was found, and why some of it could not be, or None.
+    """
+    training = begin(replace(trial, settings=replace(trial.settings, audit_every=0)))
+    usable = [entry for entry in shared if entry.exact is not None]
+    reason = next((entry.unavailable for entry in shared if entry.unavailable), None)
+    kind = trial.device.kind
+    if any(entry.draws for entry in usable) and kind != "cpu":
+        return [], f"the model draws random numbers, which a {kind} device draws otherwise than the CPU"
+    found: list[SharedError] = []
+    for entry in usable:
+        restore_state(entry.state, training.model, training.optimizer)
+        values = take_step(training, data, entry.step)
+        found += _errors(training, data, entry, values, repeated=None)
+    if parting is not None and usable:
+        found += _take_parting_step(training, data, usable, parting=parting, trace=trace)
+    return found, reason
+
+
+def exact_step(
+    training: Training,
+    data: Mapping[str, np.ndarray],
+    state: dict[str, Any],
+    *,
+    perturb: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    rounding: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> Values:
+    """Takes the step in float64 on the CPU; the training itself does not notice.
+
+    Args:
+        training: Whose model, loss and optimizer.
+        data: The task's.
+        state: Before the step, on the CPU.
+        perturb: Moves each parameter first, or None.
+        rounding: Of the factors of matrix products, or None.
+
+    Raises:
+        OracleUnavailable: The task or its loss does not work in float64.
+    """
+    generators = take_generators()
+    try:
+        model = copy.deepcopy(training.model).cpu().double()
+        optimizer = training.task.optimizer(model.parameters(), training.trial.settings.lr)
+        restore_state(state, model, optimizer)
+        if perturb:
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.copy_(perturb(parameter))
+        wide = replace(training, model=model, optimizer=optimizer, device=torch.device("cpu"))
+        batch = tuple(_double(tensor) for tensor in make_batch(wide, data, state["step"]))
+        with RoundedProducts(rounding) if rounding else contextlib.nullcontext():
+            output, target = forward(wide, batch, state["step"])
+            loss, grad = wide.oracle(output, target)
+            optimizer.zero_grad()
+            output.backward(torch.from_numpy(np.array(grad)).to(output.dtype))  # type: ignore[no-untyped-call]
+        optimizer.step()
+    except TrialFailed as error:
+        raise OracleUnavailable(f"the task does not train in float64: {error.reason}") from error
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise OracleUnavailable(f"the task does not train in float64: {type(error).__name__}: {error}") from error
+    finally:
+        restore_generators(generators)
+    if output.dtype != torch.float64:
+        raise OracleUnavailable(f"the task's model gives {output.dtype} for parameters and a batch of float64")
+    return {
+        "output": [_host(output)],
+        "loss": [np.array(loss)],
+        "output_grad": [np.asarray(grad)],
+        "param_grad": [_host(parameter.grad) for parameter in model.parameters()],
+        "param": [_host(parameter) for parameter in model.parameters()],
+    }
+
+
+def on_host(values: StepValues, model: torch.nn.Module) -> Values:
+    """The step's tensors as arrays on the CPU."""
+    return {
+        "output": [_host(values.output)],
+        "loss": [_host(values.loss)],
+        "output_grad": [_host(values.output_grad)],
+        "param_grad": [_host(parameter.grad) for parameter in model.parameters()],
+        "param": [_host(parameter) for parameter in model.parameters()],
+    }
+
+
+def relative_errors(values: Values, exact: Values) -> dict[str, list[float]]:
+    """||x - x64|| / (u ||x64||) of each tensor, in u of the values' dtype; inf for one that one side lacks."""
+    unit = float(np.finfo(values["output"][0].dtype).eps) / 2  # type: ignore[union-attr]
+    return {
+        quantity: [_error(value, right, unit) for value, right in zip(values[quantity], exact[quantity], strict=True)]
+        for quantity in COMPARED
+    }
+
+
+def _take_parting_step(
+    training: Training, data: Mapping[str, np.ndarray], usable: Sequence[SharedStep], *, parting: int, trace: pa.Table
+) -> list[SharedError]:
+    """Goes from the last shared state before the parting up to it, and takes that step, watched."""
+    start = max((entry for entry in usable if entry.step <= parting), key=lambda entry: entry.step)
+    if start.step == 0:  # its own initial parameters, whose last bits depend on the instruction set
+        training = begin(training.trial)
+    else:
+        restore_state(start.state, training.model, training.optimizer)
+    recorder = Recorder(training.trial, training.model, oracle=training.oracle)
+    for step in range(start.step, parting):
+        take_step(training, data, step)
+    state = on_cpu(take_state(parting, training.model, training.optimizer))
+    values = take_step(training, data, parting, recorder)
+    repeated = _repeats(recorder.flush(), trace.slice(parting, 1))
+    largest = {
+        quantity: [max(errors) for errors in zip(*(entry.errors[quantity] for entry in usable), strict=True)]
+        for quantity in COMPARED
+    }
+    try:
+        exact = exact_step(training, data, state)
+    except OracleUnavailable:
+        return []
+    return _errors(training, data, SharedStep(parting, state, exact, largest, False, None), values, repeated=repeated)
+
+
+def _errors(
+    training: Training,
+    data: Mapping[str, np.ndarray],
+    shared: SharedStep,
+    values: StepValues,
+    *,
+    repeated: bool | None,
+) -> list[SharedError]:
+    assert shared.exact is not None
+    host = on_host(values, training.model)
+    errors = relative_errors(host, shared.exact)
+    names = [name for name, _ in training.model.named_parameters()]
+    suspicious = any(
+        error > SUSPICIOUS * max(1.0, own)
+        for quantity in COMPARED
+        for error, own in zip(errors[quantity], shared.errors[quantity], strict=True)
+    )
+    spread = _spread(training, data, shared) if suspicious else None
+    rounding = _explain(training, data, shared, host) if suspicious else None
+    return [
+        SharedError(
+            trial=training.trial.name,
+            step=shared.step,
+            quantity=quantity,
+            tensor=names[index] if len(errors[quantity]) > 1 or quantity.startswith("param") else None,
+            baseline_error_u=shared.errors[quantity][index],
+            candidate_error_u=error,
+            spread_u=spread[quantity][index] if spread else None,
+            repeated=repeated,
+            rounding=rounding,
+        )
+        for quantity in COMPARED
+        for index, error in enumerate(errors[quantity])
+    ]
+
+
+def _spread(training: Training, data: Mapping[str, np.ndarray], shared: SharedStep) -> dict[str, list[float]]:
+    """The largest distance, in u, of float64 steps from slightly moved parameters; by quantity, of each tensor."""
+    assert shared.exact is not None
+    unit = _unit(training.model)
+    largest: dict[str, list[float]] = {quantity: [0.0] * len(shared.exact[quantity]) for quantity in COMPARED}
+    for number in range(PERTURBED_STEPS):
+        generator = torch.Generator().manual_seed(number)
+
+        def perturb(parameter: torch.Tensor, generator: torch.Generator = generator) -> torch.Tensor:
+            noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+            return parameter * (1 + PERTURBATION_U * unit * noise)
+
+        moved = exact_step(training, data, shared.state, perturb=perturb)
+        for quantity in COMPARED:
+            for index, (value, right) in enumerate(zip(moved[quantity], shared.exact[quantity], strict=True)):
+                largest[quantity][index] = max(largest[quantity][index], _error(value, right, unit))
+    return largest
+
+
+def _explain(training: Training, data: Mapping[str, np.ndarray], shared: SharedStep, values: Values) -> str | None:
+    """The rounding of the factors of matrix products that brings the output where the candidate has it, or None."""
+    assert shared.exact is not None
+    unit = _unit(training.model)
+    error = _error(values["output"][0], shared.exact["output"][0], unit)
+    for name, rounding in ROUNDINGS.items():
+        rounded = exact_step(training, data, shared.state, rounding=rounding)
+        if _error(values["output"][0], rounded["output"][0], unit) < error / 4:
+            return name
+    return None
+
+
+def _repeats(again: pa.Table, before: pa.Table) -> bool:
+    digests = [f"{quantity}_digest" for quantity in QUANTITIES]
+    return bool(again.select(digests).to_pylist() == before.select(digests).to_pylist())
+
+
+def _same_generators(before: dict[str, Any], after: dict[str, Any]) -> bool:
+    return torch.equal(before["torch"], after["torch"]) and all(
+        torch.equal(left, right) for left, right in zip(before["cuda"], after["cuda"], strict=True)
+    )
+
+
+def _error(value: np.ndarray | None, exact: np.ndarray | None, unit: float) -> float:
+    if value is None or exact is None:
+        return 0.0 if value is exact else math.inf
+    with np.errstate(invalid="ignore", over="ignore"):
+        difference = np.subtract(value, exact, dtype=np.float64)
+    error, size = _norm(difference), _norm(exact)
+    if not (math.isfinite(error) and math.isfinite(size)):
+        same = np.array_equal(np.isfinite(value), np.isfinite(exact))
+        finite = np.isfinite(value) & np.isfinite(exact)
+        error, size = (_norm(difference[finite]), _norm(exact[finite])) if same else (math.inf, 1.0)
+    return 0.0 if error == 0 else error / (unit * size) if size else math.inf
+
+
+def _norm(array: np.ndarray) -> float:
+    """L2 norm, summed by torch, whose threads are pinned."""
+    flat = torch.from_numpy(np.asarray(array, dtype=np.float64)).reshape(-1)
+    return math.sqrt(float(torch.dot(flat, flat)))
+
+
+def _unit(model: torch.nn.Module) -> float:
+    return torch.finfo(next(model.parameters()).dtype).eps / 2
+
+
+def _host(tensor: torch.Tensor | None) -> np.ndarray | None:
+    """A copy, since the model goes on; bfloat16, which NumPy lacks, as float32."""
+    if tensor is None:
+        return None
+    host = tensor.detach().cpu()
+    return np.array((host.float() if host.dtype == torch.bfloat16 else host).numpy())
+
+
+def _double(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.double() if tensor.is_floating_point() else tensor
