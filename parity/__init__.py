@@ -1,1 +1,17 @@
 """Are these training runs the same? If not: where do they part, how far, and is it rounding or a bug?"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from parity.api import CheckResult, check
+
+__all__ = ["CheckResult", "check"]
+
+
+def __getattr__(name: str) -> Any:
+    """Loads `parity.check` when it is asked for: the commands do without it."""
+    if name in __all__:
+        from parity import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'parity' has no attribute {name!r}")

@@ -57,6 +57,7 @@ class Ended:
         trial: Name of the trial.
         status: "complete" or "failed".
         failed_step: The step that failed; None when none did, or when it is not known.
+        failure: As in `recorder.TrialFailed`, or "died" of its process; None when it did not fail.
         error: Why it failed, or None.
         traceback: Of the user's code, or None.
         wall_s: From the loading of the loss to the end.
@@ -67,6 +68,7 @@ class Ended:
     trial: str
     status: str
     failed_step: int | None = None
+    failure: str | None = None
     error: str | None = None
     traceback: str | None = None
     wall_s: float | None = None
@@ -75,18 +77,20 @@ class Ended:
 
 
 @dataclass(frozen=True)
-class Shared:
-    """The trial has taken the baseline device's steps.
+class Found:
+    """There is something to keep beside the trace.
 
     Attributes:
         trial: Name of the trial.
-        errors: Rows of shared_steps.parquet, as dicts.
-        reason: Why there are none, or fewer than there should be, or None.
+        table: One of `evidence.EVIDENCE`.
+        rows: Of that table, without the trial's name.
+        missing: Why there are no steps from the baseline device's states, or fewer than there should be, or None.
     """
 
     trial: str
-    errors: tuple[dict[str, Any], ...]
-    reason: str | None
+    table: str
+    rows: tuple[dict[str, Any], ...]
+    missing: str | None = None
 
 
-Event = Began | Advanced | Restarted | Ended | Shared
+Event = Began | Advanced | Restarted | Ended | Found

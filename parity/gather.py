@@ -8,9 +8,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from parity.events import Advanced, Began, Ended, Event, Restarted, Shared
+from parity.events import Advanced, Began, Ended, Event, Found, Restarted
+from parity.evidence import EVIDENCE
 from parity.progress import TrialProgress
-from parity.store import SHARED_STEPS, TrialRecord, trace_file, write_table, write_trials
+from parity.store import TrialRecord, trace_file, write_table, write_trials
 from parity.trial import Trial
 
 
@@ -22,8 +23,8 @@ class Gatherer:
         self._progress = progress
         self._records = {trial.name: _record(index, trial) for index, trial in enumerate(trials)}
         self._tables: dict[str, list[pa.Table]] = {trial.name: [] for trial in trials}
-        self._shared: list[dict[str, Any]] = []
-        self._write_shared()
+        self._evidence: dict[str, list[dict[str, Any]]] = {name: [] for name in EVIDENCE}
+        self._write_evidence()
         write_trials(out, list(self._records.values()))
 
     def take(self, event: Event) -> None:
@@ -44,17 +45,20 @@ class Gatherer:
             case Restarted():
                 self._records[name] = replace(self._records[name], attempts=self._records[name].attempts + 1)
                 self._tables[name].clear()
+                for rows in self._evidence.values():
+                    rows[:] = [row for row in rows if row["trial"] != name]
                 self._progress.say(f"{name} begins again: {event.reason}")
                 self._progress.show(name, 0)
-            case Shared():
-                self._records[name] = replace(self._records[name], shared_error=event.reason)
-                self._shared += event.errors
-                self._write_shared()
+            case Found():
+                if event.missing:
+                    self._records[name] = replace(self._records[name], shared_error=event.missing)
+                self._evidence[event.table] += [{"trial": name, **row} for row in event.rows]
             case Ended():
                 self._end(event)
 
     def close(self) -> None:
         """Stores the trials that did not end as interrupted."""
+        self._write_evidence()
         for name, record in self._records.items():
             if record.status == "planned" and self._tables[name]:
                 self._store(name, replace(record, status="interrupted"))
@@ -64,6 +68,7 @@ class Gatherer:
             self._records[event.trial],
             status=event.status,
             failed_step=event.failed_step,
+            failure=event.failure,
             error=event.error,
             traceback=event.traceback,
             wall_s=event.wall_s,
@@ -77,10 +82,12 @@ class Gatherer:
         if self._rows(name):
             write_table(self._out / "traces" / record.trace, pa.concat_tables(self._tables[name]))
         self._records[name] = record
+        self._write_evidence()
         write_trials(self._out, list(self._records.values()))
 
-    def _write_shared(self) -> None:
-        write_table(self._out / "shared_steps.parquet", pa.Table.from_pylist(self._shared, schema=SHARED_STEPS))
+    def _write_evidence(self) -> None:
+        for name, schema in EVIDENCE.items():
+            write_table(self._out / f"{name}.parquet", pa.Table.from_pylist(self._evidence[name], schema=schema))
 
     def _rows(self, name: str) -> int:
         return sum(len(table) for table in self._tables[name])

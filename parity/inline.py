@@ -12,9 +12,11 @@ import pyarrow as pa
 
 from parity import devices
 from parity.errors import Trouble
-from parity.events import Advanced, Began, Ended, Event, Restarted, Shared
+from parity.events import Advanced, Began, Ended, Event, Found, Restarted
 from parity.trace import QUANTITIES
 from parity.trial import Trial
+
+CONTRACT_ROWS = 8
 
 
 def set_environment(trials: Sequence[Trial]) -> None:
@@ -68,7 +70,7 @@ class SharedSteps:
 
 
 def perform(trial: Trial, data: dict[str, np.ndarray], shared: SharedSteps | None = None) -> Iterator[Event]:
-    """Trains one trial in this process, to its end, and takes the baseline device's steps.
+    """Holds the trial's loss to its contract, trains to the end, and takes the baseline device's steps.
 
     Args:
         trial: What to train.
@@ -90,12 +92,16 @@ def perform(trial: Trial, data: dict[str, np.ndarray], shared: SharedSteps | Non
     failure: TrialFailed | None = None
     tables: list[pa.Table] = []
     try:
+        if trial.contract:
+            yield Found(trial.name, "contract", _contract(trial, data))
         for chunk in train(trial, data):
             last_s = time.time()
             first_s = chunk.began_s if first_s is None else first_s
             if shared:
                 tables.append(chunk.table)
             yield Advanced(trial.name, chunk.table, chunk.facts, chunk.shared)
+            if chunk.findings:
+                yield Found(trial.name, "findings", tuple(asdict(finding) for finding in chunk.findings))
         if shared and tables:
             yield _shared(trial, data, shared, pa.concat_tables(tables))
     except TrialFailed as error:
@@ -104,6 +110,7 @@ def perform(trial: Trial, data: dict[str, np.ndarray], shared: SharedSteps | Non
         trial.name,
         status="failed" if failure else "complete",
         failed_step=failure.step if failure else None,
+        failure=failure.kind if failure else None,
         error=failure.reason if failure else None,
         traceback="".join(traceback.format_exception(failure.__cause__)) if failure and failure.__cause__ else None,
         wall_s=time.monotonic() - began,
@@ -112,14 +119,30 @@ def perform(trial: Trial, data: dict[str, np.ndarray], shared: SharedSteps | Non
     )
 
 
-def _shared(trial: Trial, data: dict[str, np.ndarray], shared: SharedSteps, trace: pa.Table) -> Shared:
+def _contract(trial: Trial, data: dict[str, np.ndarray]) -> tuple[dict[str, Any], ...]:
+    """The items of the contract, on a few rows; from a loss and a model that the training does not see.
+
+    Raises:
+        TrialFailed: The training could not begin either.
+    """
+    from parity.contract import check_contract
+    from parity.step import begin, forward, make_batch
+
+    few = replace(trial.settings, batch_size=min(CONTRACT_ROWS, trial.settings.batch_size))
+    training = begin(replace(trial, settings=few))
+    output, target = forward(training, make_batch(training, data, 0), 0)
+    items = check_contract(training.loss, training.baseline, training.oracle, output, target)
+    return tuple({"item": item.name, "status": item.status, "reason": item.reason} for item in items)
+
+
+def _shared(trial: Trial, data: dict[str, np.ndarray], shared: SharedSteps, trace: pa.Table) -> Found:
     from parity.shared_step import take_shared_steps
 
     if not shared.steps:
-        return Shared(trial.name, (), "the baseline's trial left no steps to take")
+        return Found(trial.name, "shared_steps", (), "the baseline's trial left no steps to take")
     parting = first_difference(pa.concat_tables(shared.tables), trace)
     errors, reason = take_shared_steps(trial, data, shared.steps, parting=parting, trace=trace)
-    return Shared(trial.name, tuple(asdict(error) for error in errors), reason)
+    return Found(trial.name, "shared_steps", tuple(asdict(error) for error in errors), reason)
 
 
 def first_difference(baseline: pa.Table, candidate: pa.Table) -> int | None:

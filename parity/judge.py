@@ -11,25 +11,18 @@ import numpy as np
 import pyarrow as pa
 
 from parity import differences
+from parity.causes import Cause, Evidence, contract_of, find_causes, findings_of
 from parity.device_audit import DeviceAudit, audit_device
 from parity.differences import Comparison, Difference, Trace
+from parity.loss_audit import Audit, Decision, LossAudit
 from parity.pairs import Pair, make_pairs
+from parity.permutation_test import SpreadTest
+from parity.replicas import Replicas, group_of
 from parity.store import StoredRun, TrialRecord
 from parity.trace import NORMED_QUANTITIES, QUANTITIES
 
 # From the best to the worst: the verdict of a run is the worst of its pairs.
 VERDICTS = ("identical", "report-only", "rounding", "inconclusive", "diverged", "failed")
-
-# How many times the baseline's own error a gradient's may be before it is no rounding. Right gradients of MSE were seen
-# at 0.4 to 1.4 u, the least wrong one (1.00001 times too large) at 168 u; right cross-entropies at up to 6 times the
-# baseline's error (DESIGN.md, section 6). 16 lies between, a factor of ten from the wrong ones.
-GRAD_LINE = 16.0
-# The baseline's own error counts for at least this much: one that happens to be exact must not condemn plain rounding.
-LEAST_ERROR_U = 1.0
-# The order of summation alone moves a loss of N elements by some sqrt(N) u (N. J. Higham and T. Mary, "A New Approach
-# to Probabilistic Rounding Error Analysis", 2019). Seen in the first epoch of the reference experiment, in float32:
-# sequential sums at up to 13 sqrt(N) u, from the largest element to the smallest at up to 21.
-LOSS_LINE_PER_ROOT = 64.0
 
 # What the training itself is made of: the loss's number is only reported.
 TRAINED = tuple(quantity for quantity in QUANTITIES if quantity != "loss")
@@ -57,39 +50,6 @@ class Largest:
 
 
 @dataclass(frozen=True)
-class Audit:
-    """The candidate's worst audited step: the one with the largest gradient error."""
-
-    step: int
-    grad_error_u: float
-    loss_error_u: float
-    grad_ratio: float
-
-
-@dataclass(frozen=True)
-class Decision:
-    """How the audit decided, over the audited steps.
-
-    Attributes:
-        audited: How many steps.
-        grad_error_u: The candidate's largest error of the output gradient.
-        baseline_grad_error_u: The baseline's own largest.
-        grad_line_u: The line at the step of the candidate's largest error.
-        loss_error_u: The candidate's largest error of the loss.
-        baseline_loss_error_u: The baseline's own largest.
-        loss_line_u: The line at the step of the candidate's largest error of the loss.
-    """
-
-    audited: int
-    grad_error_u: float
-    baseline_grad_error_u: float
-    grad_line_u: float
-    loss_error_u: float
-    baseline_loss_error_u: float
-    loss_line_u: float
-
-
-@dataclass(frozen=True)
 class PairVerdict:
     """A pair and what was found of it.
 
@@ -97,12 +57,14 @@ class PairVerdict:
         pair: The two trials.
         verdict: One of `VERDICTS`.
         cause: In words, None for an identical pair.
+        causes: What is wrong with the candidate, the gravest first; empty where nothing is, or it is not known.
         first: The first difference of any size, or None.
         onset: The first beyond rounding, of diverged pairs, else None.
         largest: Of the loss.
         audit: The candidate's worst audited step; None where there is none, and for pairs of devices.
         decision: How the audit decided; None likewise.
         device_audit: How the steps from shared states decided; of pairs of devices only, else None.
+        spread: Whether the replicas of both sides are spread alike; None where they are equal to the bit.
         steps: S.
         both_nan: The first step at which both losses are NaN, or None.
         comparison: Step by step.
@@ -111,12 +73,14 @@ class PairVerdict:
     pair: Pair
     verdict: str
     cause: str | None
+    causes: tuple[Cause, ...]
     first: Difference | None
     onset: Onset | None
     largest: Largest
     audit: Audit | None
     decision: Decision | None
     device_audit: DeviceAudit | None
+    spread: SpreadTest | None
     steps: int
     both_nan: int | None
     comparison: Comparison
@@ -146,21 +110,11 @@ def judge(run: StoredRun) -> Judgement:
         Trouble: A trace is damaged.
     """
     pairs = make_pairs(run.trials)
+    replicas = Replicas(run)
     traces = {record.trial: Trace(record, run.traces[record.trial]) for record in run.trials}
     comparisons = [Comparison(traces[pair.baseline.trial], traces[pair.candidate.trial]) for pair in pairs]
-    unsteady = {
-        (pair.baseline.loss_name, pair.baseline.device, pair.baseline.seed)
-        for pair, comparison in zip(pairs, comparisons, strict=True)
-        if pair.axis == "replica" and comparison.first() is not None
-    }
     verdicts = tuple(
-        _judge_pair(
-            pair,
-            comparison,
-            run.shared_steps,
-            unsteady=(pair.baseline.loss_name, pair.baseline.device, pair.baseline.seed) in unsteady,
-        )
-        for pair, comparison in zip(pairs, comparisons, strict=True)
+        _judge_pair(run, pair, comparison, replicas) for pair, comparison in zip(pairs, comparisons, strict=True)
     )
     trouble = _failed_baseline(run.trials, pairs)
     worst = max((verdict.verdict for verdict in verdicts), key=VERDICTS.index, default="inconclusive")
@@ -193,75 +147,180 @@ def failure(record: TrialRecord) -> str:
     return f"Trial {record.trial} failed{place}{host}: {record.error}."
 
 
-def _judge_pair(pair: Pair, comparison: Comparison, shared_steps: pa.Table, *, unsteady: bool) -> PairVerdict:
-    audit = _LossAudit(comparison) if pair.axis in ("loss", "noise") and comparison.steps else None
-    device_audit = audit_device(shared_steps, pair.candidate.trial) if pair.axis == "device" else None
-    onset, why = (
-        _onset(comparison, audit, device_audit) if pair.axis != "replica" and comparison.steps else (None, None)
-    )
-    verdict, cause = _decide(pair, comparison, audit, device_audit, why, unsteady=unsteady)
+@dataclass(frozen=True)
+class _Case:
+    """A pair on its way to a verdict.
+
+    Attributes:
+        onset: The first step and quantity beyond rounding, or None.
+        beyond: Why that is no rounding, or None.
+        causes: What explains it.
+        broken: Whether the candidate's loss broke its contract.
+        unsteady: "baseline" or "candidate", whose replicas disagree, or None.
+        spread: Whether the two are spread alike; None where neither is unsteady.
+    """
+
+    pair: Pair
+    comparison: Comparison
+    audit: LossAudit | None
+    device_audit: DeviceAudit | None
+    onset: Onset | None
+    beyond: str | None
+    causes: tuple[Cause, ...]
+    broken: bool
+    unsteady: str | None
+    spread: SpreadTest | None
+
+
+def _judge_pair(run: StoredRun, pair: Pair, comparison: Comparison, replicas: Replicas) -> PairVerdict:
+    groups = [group_of(record) for record in (pair.baseline, pair.candidate)]
+    sides = zip(("baseline", "candidate"), groups, strict=True)
+    unsteady = next((side for side, group in sides if group in replicas.unsteady), None)
+    spread = replicas.compare(*groups) if unsteady and pair.axis in ("loss", "device") else None
+    audited = pair.axis in ("loss", "noise") and comparison.steps
+    audit = LossAudit(comparison, steady=unsteady != "baseline") if audited else None
+    device_audit = None
+    if pair.axis == "device":
+        device_audit = audit_device(run.evidence["shared_steps"], pair.candidate.trial)
+    onset, beyond = None, None
+    if pair.axis != "replica" and comparison.steps:
+        onset, beyond = _onset(comparison, audit, device_audit)
+    contract = _contract(run, pair)
+    broken = any(status == "failed" for status, _ in contract.values())
+    causes = _causes(run, pair, comparison, audit, device_audit, onset, contract=contract)
+    case = _Case(pair, comparison, audit, device_audit, onset, beyond, causes, broken, unsteady, spread)
+    verdict, cause = _decide(case)
     return PairVerdict(
         pair=pair,
         verdict=verdict,
         cause=cause,
+        causes=causes,
         first=comparison.first() if comparison.steps else None,
         onset=onset if verdict == "diverged" else None,
         largest=_largest(comparison),
         audit=audit.worst() if audit else None,
         decision=audit.decision() if audit else None,
         device_audit=device_audit,
+        spread=spread,
         steps=comparison.steps,
         both_nan=_first_true(np.logical_and(*(np.isnan(side) for side in comparison.both("loss")))),
         comparison=comparison,
     )
 
 
-def _decide(
+def _contract(run: StoredRun, pair: Pair) -> dict[str, tuple[str, str]]:
+    """What the candidate's loss did on its device, in whichever trial was asked."""
+    if pair.axis != "loss":
+        return {}
+    key = (pair.candidate.loss_name, pair.candidate.device)
+    alike = [record.trial for record in run.trials if (record.loss_name, record.device) == key]
+    return contract_of(run.evidence["contract"], alike)
+
+
+def _causes(
+    run: StoredRun,
     pair: Pair,
     comparison: Comparison,
-    audit: "_LossAudit | None",
+    audit: LossAudit | None,
     device_audit: DeviceAudit | None,
-    beyond: str | None,
+    onset: Onset | None,
     *,
-    unsteady: bool,
-) -> tuple[str, str | None]:
+    contract: dict[str, tuple[str, str]],
+) -> tuple[Cause, ...]:
+    if device_audit and device_audit.first and onset:
+        kind = "precision" if device_audit.first.rounding else "unknown"
+        return (Cause(kind, device_audit.first.explain()),)
+    if pair.axis != "loss":
+        return ()
+    nothing = np.zeros(comparison.steps, bool)
+    nan = _one_sided_nan(comparison) if comparison.steps else None
+    beyond = audit.beyond() if audit else {"loss": nothing, "output_grad": nothing}
+    return find_causes(
+        Evidence(
+            record=pair.candidate,
+            contract=contract,
+            findings=findings_of(run.evidence["findings"], pair.candidate.trial),
+            rows=comparison.both("rows")[1],
+            elements=comparison.both("elements")[1],
+            audited=audit.audited if audit else nothing,
+            wrong=beyond["output_grad"],
+            wrong_loss=beyond["loss"],
+            nan=nan[1] if nan else None,
+        )
+    )
+
+
+def _decide(case: _Case) -> tuple[str, str | None]:
     """Verdict and cause. A decision that is local to a step goes before any doubt about the runs as a whole."""
+    pair, comparison = case.pair, case.comparison
+    told = "; ".join(cause.text for cause in case.causes)
     if pair.candidate.status == "failed":
         return "failed", failure(pair.candidate)
-    if beyond is not None:
-        return "diverged", beyond
-    doubt = _doubt(pair, comparison, unsteady=unsteady)
+    if case.beyond is not None:
+        return "diverged", "; ".join(dict.fromkeys([*(cause.text for cause in case.causes), case.beyond]))
+    if case.broken:
+        return "failed", told
+    doubt = _doubt(case)
     if doubt:
         return "inconclusive", doubt
+    if case.unsteady == "baseline" and pair.axis in ("loss", "device"):
+        return _decide_unsteady(case)
     if comparison.first() is None:
+        if case.unsteady:
+            return "inconclusive", f"no difference here, but the {case.unsteady}'s replicas disagree"
         return "identical", None
     if pair.axis == "replica":
         return "inconclusive", "replicas disagree: this loss on this device is not deterministic"
     if pair.axis == "device":
-        if device_audit is None:
+        if case.device_audit is None:
             why_not = pair.candidate.shared_error or "it took no step from the baseline's states"
             return "inconclusive", f"not decided locally: {why_not}"
         return "rounding", "each step from a shared state is as near to float64 as rounding allows"
-    parting = comparison.first(among=TRAINED)
+    return _decide_loss(case)
+
+
+def _decide_unsteady(case: _Case) -> tuple[str, str]:
+    """Of a baseline whose replicas disagree, and a candidate that is nowhere beyond rounding and that noise."""
+    told = "the baseline's replicas disagree"
+    if case.spread is None:
+        return "inconclusive", told
+    local = case.device_audit is not None or (case.audit is not None and case.audit.audited.any())
+    if case.spread.rejected and not local:
+        return "diverged", f"{told}, and the candidate's are not spread like them: {case.spread.explain()}"
+    return "inconclusive", f"{told}: {case.spread.explain()}"
+
+
+def _decide_loss(case: _Case) -> tuple[str, str]:
+    """Of a loss (or of noise) that differs, and is nowhere beyond rounding."""
+    audit = case.audit
+    parting = case.comparison.first(among=TRAINED)
     if parting is None:
         beyond = audit.loss_beyond() if audit else None
         far = f", by more than any order of summation can do ({beyond})" if beyond else ""
         return "report-only", f"only the reported number differs{far}; the gradient and all after it are equal"
+    if parting.quantity == "param_grad" and _laid_out_otherwise(case.comparison, parting.step):
+        return "rounding", "the gradient has equal values in another memory layout, which are summed in another order"
     if parting.quantity != "output_grad":
         return (
             "inconclusive",
             f"the {parting.quantity} parts at step {parting.step} while the gradient before it is equal: not the loss",
         )
     if audit is None or not audit.audited.any():
-        reason = pair.candidate.audit_error or pair.baseline.audit_error
+        reason = case.pair.candidate.audit_error or case.pair.baseline.audit_error
         return "inconclusive", f"no audit: {reason}" if reason else "no audit: --audit-every 0"
-    if pair.axis == "noise":
+    if case.pair.axis == "noise":
         return "rounding", "the baseline's own gradient, randomly rounded by 1 ulp at each step"
     return "rounding", "the gradient is as near to float64 as rounding allows"
 
 
-def _doubt(pair: Pair, comparison: Comparison, *, unsteady: bool) -> str | None:
+def _laid_out_otherwise(comparison: Comparison, step: int) -> bool:
+    baseline, candidate = comparison.both("output_grad_strided")
+    return bool(baseline[step] != candidate[step])
+
+
+def _doubt(case: _Case) -> str | None:
     """Why there is nothing to hold the pair against, or None."""
+    pair, comparison = case.pair, case.comparison
     if pair.baseline.status == "failed":
         return f"the baseline failed: {failure(pair.baseline)}"
     for record in (pair.baseline, pair.candidate):
@@ -270,75 +329,11 @@ def _doubt(pair: Pair, comparison: Comparison, *, unsteady: bool) -> str | None:
     inputs = _first_true(comparison.differs["input"])
     if inputs is not None:
         return f"the inputs differ from step {inputs}: other data"
-    if pair.axis != "replica" and unsteady:
-        return "the baseline's replicas disagree"
     return None
 
 
-class _LossAudit:
-    """The candidate's audit errors beside the baseline's own, over the common steps."""
-
-    def __init__(self, comparison: Comparison) -> None:
-        self._comparison = comparison
-        self._baseline_grad, self.grad = comparison.both("grad_error_u")
-        self._baseline_loss, self.loss = comparison.both("loss_error_u")
-        self._ratio = comparison.both("grad_ratio")[1]
-        elements = comparison.both("elements")[1]
-        self.grad_line = GRAD_LINE * np.fmax(LEAST_ERROR_U, self._baseline_grad)
-        self.loss_line = np.fmax(LOSS_LINE_PER_ROOT * np.sqrt(elements), GRAD_LINE * self._baseline_loss)
-        self.audited = ~np.isnan(self.grad)
-
-    def beyond(self) -> dict[str, np.ndarray]:
-        """Whether a step is beyond rounding, by quantity; bool[S]."""
-        return {
-            "loss": self.audited & (self.loss > self.loss_line),
-            "output_grad": self.audited & (self.grad > self.grad_line),
-        }
-
-    def loss_beyond(self) -> str | None:
-        """The largest error of the loss and its line, where it is beyond; None where it is within."""
-        decision = self.decision()
-        if decision is None or not self.beyond()["loss"].any():
-            return None
-        return f"off by {decision.loss_error_u:.3g} u, the line is {decision.loss_line_u:.3g} u"
-
-    def worst(self) -> Audit | None:
-        """The audited step with the largest gradient error."""
-        if not self.audited.any():
-            return None
-        step = int(np.nanargmax(self.grad))
-        return Audit(step, float(self.grad[step]), float(self.loss[step]), float(self._ratio[step]))
-
-    def decision(self) -> Decision | None:
-        """The largest errors and their lines."""
-        if not self.audited.any():
-            return None
-        return Decision(
-            audited=int(self.audited.sum()),
-            grad_error_u=float(np.nanmax(self.grad)),
-            baseline_grad_error_u=_largest_known(self._baseline_grad),
-            grad_line_u=float(self.grad_line[np.nanargmax(self.grad)]),
-            loss_error_u=float(np.nanmax(self.loss)),
-            baseline_loss_error_u=_largest_known(self._baseline_loss),
-            loss_line_u=float(self.loss_line[np.nanargmax(self.loss)]),
-        )
-
-    def explain(self, onset: Onset) -> str:
-        """Why the onset is beyond rounding."""
-        step = onset.step
-        if onset.quantity == "loss":
-            return (
-                f"the loss is off by {self.loss[step]:.3g} u, and {self.loss_line[step]:.3g} u is what an order of "
-                f"summation can do; the gradient is off by {self.grad[step]:.3g} u"
-            )
-        return (
-            f"output_grad is {self._ratio[step]:.6g} times the float64 one, off by {self.grad[step]:.3g} u "
-            f"(the baseline's own by {self._baseline_grad[step]:.3g} u, the line is {self.grad_line[step]:.3g} u)"
-        )
-
-
 def _onset(
-    comparison: Comparison, audit: _LossAudit | None, device_audit: DeviceAudit | None
+    comparison: Comparison, audit: LossAudit | None, device_audit: DeviceAudit | None
 ) -> tuple[Onset, str] | tuple[None, None]:
     """The first step and quantity that is beyond rounding, or NaN on one side only, and why; Nones if there is none."""
     found = [_one_sided_nan(comparison)]
@@ -362,7 +357,7 @@ def _one_sided_nan(comparison: Comparison) -> tuple[Onset, str] | None:
     return _at(comparison, step, quantity), f"{quantity} is NaN in the {_nan_sides(comparison, quantity, step)} only"
 
 
-def _audit_onset(comparison: Comparison, audit: _LossAudit) -> tuple[Onset, str] | None:
+def _audit_onset(comparison: Comparison, audit: LossAudit) -> tuple[Onset, str] | None:
     beyond = audit.beyond()
     if comparison.first(among=TRAINED) is None:
         beyond["loss"] &= False  # report-only, however far off the number is
@@ -371,7 +366,7 @@ def _audit_onset(comparison: Comparison, audit: _LossAudit) -> tuple[Onset, str]
         return None
     # A wrong gradient is the graver of the two, and the loss's looser bound may trip over the same step.
     onset = _at(comparison, step, "output_grad" if beyond["output_grad"][step] else "loss")
-    return onset, audit.explain(onset)
+    return onset, audit.explain(onset.step, onset.quantity)
 
 
 def _device_onset(comparison: Comparison, audit: DeviceAudit) -> tuple[Onset, str] | None:
@@ -406,10 +401,6 @@ def _largest(comparison: Comparison) -> Largest:
     step = int(np.argmax(sizes))
     ulp = int(comparison.loss_ulp[step])
     return Largest(step, float(comparison.loss_abs[step]), float(comparison.loss_rel[step]), ulp if ulp >= 0 else None)
-
-
-def _largest_known(values: np.ndarray) -> float:
-    return float(np.nanmax(values)) if not np.isnan(values).all() else float("nan")
 
 
 def _first_true(flags: np.ndarray) -> int | None:

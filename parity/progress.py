@@ -14,8 +14,8 @@ LINE_EVERY_S = 10.0
 class TrialProgress:
     """Shows the progress of trials for as long as its `with` block runs."""
 
-    def __init__(self, trials: Sequence[str], *, steps: int) -> None:
-        self._console = Console(stderr=True)
+    def __init__(self, trials: Sequence[str], *, steps: int, quiet: bool = False) -> None:
+        self._console = Console(stderr=True, quiet=quiet)
         self._steps = steps
         self._done = dict.fromkeys(trials, 0)
         self._ended: set[str] = set()

@@ -14,7 +14,9 @@ import pyarrow as pa
 import torch
 
 from parity.audit import Oracle, OracleUnavailable, errors
+from parity.diagnosis import SUSPICIOUS, Diagnostician, Finding
 from parity.digest import combine, digest
+from parity.losses import Loss
 from parity.trace import AUDIT_COLUMNS, make_table
 from parity.trial import Trial
 
@@ -28,21 +30,25 @@ class TrialFailed(Exception):  # noqa: N818 - names what it reports, as the verd
     Attributes:
         step: The step that failed, or None before the first.
         reason: What was found, and what is needed.
+        kind: "raised"; "result" of something that is no scalar tensor; "detached" of a loss without a gradient;
+            "mutates" of one that changes its output or target.
     """
 
-    def __init__(self, step: int | None, reason: str) -> None:
+    def __init__(self, step: int | None, reason: str, *, kind: str = "raised") -> None:
         super().__init__(step, reason)
         self.step = step
         self.reason = reason
+        self.kind = kind
 
 
 class Recorder:
     """Observes one trial, step by step: `forward`, `loss`, `backward`, `update`; `flush` gives the rows so far."""
 
-    def __init__(self, trial: Trial, model: torch.nn.Module, *, oracle: Oracle) -> None:
+    def __init__(self, trial: Trial, model: torch.nn.Module, *, oracle: Oracle, baseline: Loss) -> None:
         self._trial = trial
         self._parameters = list(model.parameters())
         self._oracle = oracle
+        self._diagnostician = Diagnostician(trial, baseline=baseline, oracle=oracle)
         self._columns: defaultdict[str, list[object]] = defaultdict(list)
         self._values: dict[str, torch.Tensor] = {}
         self._slots: dict[str, tuple[torch.Tensor, ...]] = {}
@@ -76,6 +82,7 @@ class Recorder:
         self._add("output_grad_digest", digest(output_grad))
         self._hold("output_grad_norm", _squared_norm(output_grad).sqrt())
         self._add("elements", output.numel())
+        self._add("output_grad_strided", output_grad.stride() != output.stride())
         audit = self._audit(step, output, target, loss=loss, output_grad=output_grad)
         for name, error in zip(AUDIT_COLUMNS, audit, strict=True):
             self._add(name, error)
@@ -122,6 +129,10 @@ class Recorder:
         names = {"trial": trial.name, "loss_name": trial.loss.name, "device": trial.device.name}
         return make_table(columns, names=names, rows=rows)
 
+    def take_findings(self) -> tuple[Finding, ...]:
+        """Returns what was found wrong with the gradient since the last call."""
+        return self._diagnostician.take_findings()
+
     def _audit(
         self, step: int, output: torch.Tensor, target: torch.Tensor, *, loss: torch.Tensor, output_grad: torch.Tensor
     ) -> Sequence[float]:
@@ -129,12 +140,20 @@ class Recorder:
         if not self._trial.settings.audited(step):
             return [math.nan] * len(AUDIT_COLUMNS)
         if self._columns["output_digest"][-1] != digest(output):
-            raise TrialFailed(step, "the loss changed its output in place; work on a copy, output.clone()")
+            raise TrialFailed(
+                step, "the loss changed its output in place; work on a copy, output.clone()", kind="mutates"
+            )
         if self._columns["input_digest"][-1] != self._input_digest():
-            raise TrialFailed(step, "the loss changed its target in place; work on a copy, target.clone()")
+            raise TrialFailed(
+                step, "the loss changed its target in place; work on a copy, target.clone()", kind="mutates"
+            )
         if self.audit_error is None:
             try:
-                return errors(self._oracle, output.cpu(), target.cpu(), loss=loss.cpu(), output_grad=output_grad.cpu())
+                output, target, output_grad = output.cpu(), target.cpu(), output_grad.cpu()
+                found = errors(self._oracle, output, target, loss=loss.cpu(), output_grad=output_grad)
+                if not found[0] <= SUSPICIOUS and self._trial.loss != self._trial.oracle:
+                    self._diagnostician.look(step, output, target, output_grad, ratio=found[2])
+                return found
             except OracleUnavailable as error:
                 self.audit_error = str(error)
         return [math.nan] * len(AUDIT_COLUMNS)

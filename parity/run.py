@@ -53,7 +53,7 @@ def run(options: argparse.Namespace, *, command: str) -> int:
     losses = parse_losses(options.loss or shipped, shipped=shipped)
     wanted = options.device or ["auto"]
     devices.parse_devices([text for text in wanted if text != "auto"])  # tell a wrong one before anything is started
-    data = _load_data(task, options.data)
+    data = load_task_data(task, options.data)
     settings = make_settings(
         task=task,
         rows=len(next(iter(data.values()))),
@@ -87,7 +87,7 @@ def run(options: argparse.Namespace, *, command: str) -> int:
             cluster.check(trials)
         else:
             inline.set_environment(trials)
-        info = _describe(command, trials, data=options.data)
+        info = describe(command, trials, data=options.data)
         write_json(out / "run.json", info)
         unused.pop_all()  # from here on there is something to keep
         interrupted = _train(trials, (cluster.train if cluster else inline.train_inline)(trials, data), out)
@@ -122,7 +122,7 @@ def _judge(out: Path, *, interrupted: bool) -> int:
     return 2 if interrupted else judgement.exit_status
 
 
-def _load_data(task: CodeSpec, root: Path | None) -> dict[str, np.ndarray]:
+def load_task_data(task: CodeSpec, root: Path | None) -> dict[str, np.ndarray]:
     """The task's data as read-only arrays.
 
     Raises:
@@ -156,8 +156,14 @@ def _expand_auto(wanted: Sequence[str], accelerators: Callable[[], list[str]]) -
     return list(dict.fromkeys(expanded)) if "auto" in wanted else expanded
 
 
-def _describe(command: str, trials: Sequence[Trial], *, data: Path | None) -> dict[str, Any]:
-    """The content of run.json while the run goes on."""
+def describe(command: str, trials: Sequence[Trial], *, data: Path | None) -> dict[str, Any]:
+    """The content of run.json while the run goes on.
+
+    Args:
+        command: What was asked for.
+        trials: Of the run.
+        data: The folder that MNIST came from, or None.
+    """
     settings = trials[0].settings
     return {
         "schema": SCHEMA_NUMBER,

@@ -63,7 +63,6 @@ class SharedError:
     """A row of shared_steps.parquet: one tensor of one shared step, on the candidate's device.
 
     Attributes:
-        trial: The candidate.
         step: From 0.
         quantity: Of `trace.QUANTITIES`.
         tensor: Name of the parameter, or None.
@@ -75,7 +74,6 @@ class SharedError:
         rounding: The rounding of the factors of matrix products that explains the error, or None.
     """
 
-    trial: str
     step: int
     quantity: str
     tensor: str | None
@@ -225,7 +223,7 @@ def _take_parting_step(
         training = begin(training.trial)
     else:
         restore_state(start.state, training.model, training.optimizer)
-    recorder = Recorder(training.trial, training.model, oracle=training.oracle)
+    recorder = Recorder(training.trial, training.model, oracle=training.oracle, baseline=training.baseline)
     for step in range(start.step, parting):
         take_step(training, data, step)
     state = on_cpu(take_state(parting, training.model, training.optimizer))
@@ -263,7 +261,6 @@ def _errors(
     rounding = _explain(training, data, shared, host) if suspicious else None
     return [
         SharedError(
-            trial=training.trial.name,
             step=shared.step,
             quantity=quantity,
             tensor=names[index] if len(errors[quantity]) > 1 or quantity.startswith("param") else None,

@@ -29,6 +29,7 @@ class Training:
     trial: Trial
     task: Task
     loss: Loss
+    baseline: Loss
     oracle: Oracle
     device: torch.device
     model: torch.nn.Module
@@ -55,7 +56,8 @@ def begin(trial: Trial) -> Training:
     with blamed(None, "loading the task"):
         task = load_task(trial.settings.task)
     with blamed(None, "loading the loss"):
-        loss, oracle = load_loss(trial.loss, task), make_oracle(trial.oracle, task)
+        loss, baseline = load_loss(trial.loss, task), load_loss(trial.oracle, task)
+        oracle = make_oracle(trial.oracle, task)
     device = devices.prepare(trial.device)  # after the user's code is loaded, so that this has the last word
     seed_generators(trial.seed)
     with blamed(None, "the task's model"):
@@ -68,7 +70,7 @@ def begin(trial: Trial) -> Training:
         raise TrialFailed(
             None, f"the task's optimizer() returned {_type(optimizer)}, a torch.optim.Optimizer is needed"
         )
-    return Training(trial, task, loss, oracle, device, model, optimizer)
+    return Training(trial, task, loss, baseline, oracle, device, model, optimizer)
 
 
 def make_batch(training: Training, data: Mapping[str, np.ndarray], step: int) -> tuple[torch.Tensor, ...]:
@@ -131,7 +133,7 @@ def take_step(
     with blamed(step, "the loss's backward"), clock:
         (output_grad,) = torch.autograd.grad(loss, output, allow_unused=True)
     if output_grad is None:
-        raise TrialFailed(step, "loss has no gradient for its output, which it must depend on")
+        raise TrialFailed(step, "loss has no gradient for its output, which it must depend on", kind="detached")
     if trial.noise:
         output_grad = round_randomly(output_grad, seed=(trial.seed, trial.noise, step))
     if recorder:
@@ -169,16 +171,20 @@ def _check_model(model: object) -> None:
 def _check_loss(step: int, loss: object, output: torch.Tensor) -> None:
     """Raises `TrialFailed` unless the loss is a scalar with a gradient, of the output's dtype and on its device."""
     if not isinstance(loss, torch.Tensor):
-        raise TrialFailed(step, f"loss returned {_type(loss)}, a tensor is needed")
+        raise TrialFailed(step, f"loss returned {_type(loss)}, a tensor is needed", kind="result")
     if loss.shape != ():
-        raise TrialFailed(step, f"loss returned shape {list(loss.shape)}, a scalar is needed")
+        raise TrialFailed(step, f"loss returned shape {list(loss.shape)}, a scalar is needed", kind="result")
     if loss.dtype != output.dtype:
-        raise TrialFailed(step, f"loss returned {loss.dtype}, the output's {output.dtype} is needed")
+        raise TrialFailed(step, f"loss returned {loss.dtype}, the output's {output.dtype} is needed", kind="result")
     if loss.device != output.device:
-        raise TrialFailed(step, f"loss returned a tensor on {loss.device}, the output's {output.device} is needed")
+        raise TrialFailed(
+            step, f"loss returned a tensor on {loss.device}, the output's {output.device} is needed", kind="result"
+        )
     if not loss.requires_grad:
         raise TrialFailed(
-            step, "loss returned a tensor without a gradient; a detour through NumPy needs a torch.autograd.Function"
+            step,
+            "loss returned a tensor without a gradient; a detour through NumPy needs a torch.autograd.Function",
+            kind="detached",
         )
 
 

@@ -1,6 +1,7 @@
 """The run directory: written file by file, each one whole or not there; read back with every doubt spoken out.
 
-run.json  trials.parquet  traces/*.parquet  shared_steps.parquet  differences.parquet  summary.json
+run.json  trials.parquet  traces/*.parquet  shared_steps.parquet  contract.parquet  findings.parquet
+differences.parquet  summary.json
 """
 
 import json
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from parity.errors import Trouble
+from parity.evidence import EVIDENCE
 from parity.trace import SCHEMA, column
 
 # Of the run directory's layout; a reader refuses any other.
@@ -43,6 +45,7 @@ TRIALS = pa.schema(
         column("trace", pa.string(), "file of the trace, in traces/"),
         column("status", pa.string(), "planned, complete, failed or interrupted"),
         column("failed_step", pa.int64(), "the step that failed, null where it is not known"),
+        column("failure", pa.string(), "raised, result, detached, mutates or died; null where it did not fail"),
         column("error", pa.string(), "why it failed"),
         column("traceback", pa.string(), "of the user's code that raised"),
         column("attempts", pa.int32(), "workers that began it"),
@@ -71,21 +74,6 @@ TRIALS = pa.schema(
     ]
 )
 
-# Steps that a device takes from the states of the first one, held against float64.
-SHARED_STEPS = pa.schema(
-    [
-        column("trial", pa.string(), "name of the candidate's trial"),
-        column("step", pa.int64(), "optimizer step, from 0"),
-        column("quantity", pa.string(), "what is held against float64"),
-        column("tensor", pa.string(), "name of the parameter, null for a quantity of one tensor"),
-        column("baseline_error_u", pa.float64(), "||b - x|| / (u ||x||) of the first device, x in float64", unit="u"),
-        column("candidate_error_u", pa.float64(), "||c - x|| / (u ||x||) of the candidate's", unit="u"),
-        column("spread_u", pa.float64(), "of float64 steps from slightly moved parameters, where looked at", unit="u"),
-        column("repeated", pa.bool_(), "whether the step came out as in the trial, where it was the same"),
-        column("rounding", pa.string(), "rounding of the factors of matrix products that explains the error"),
-    ]
-)
-
 
 @dataclass(frozen=True)
 class TrialRecord:
@@ -111,6 +99,7 @@ class TrialRecord:
     trace: str
     status: str = "planned"
     failed_step: int | None = None
+    failure: str | None = None
     error: str | None = None
     traceback: str | None = None
     attempts: int = 1
@@ -147,14 +136,14 @@ class StoredRun:
         info: Of run.json.
         trials: In the order of the plan.
         traces: By trial name; of a trial that stored none, an empty table.
-        shared_steps: In the columns of `SHARED_STEPS`.
+        evidence: The tables of `evidence.EVIDENCE`, by name.
     """
 
     directory: Path
     info: dict[str, Any]
     trials: tuple[TrialRecord, ...]
     traces: dict[str, pa.Table]
-    shared_steps: pa.Table
+    evidence: dict[str, pa.Table]
 
 
 def create(out: Path) -> None:
@@ -228,7 +217,8 @@ def read_run(directory: Path) -> StoredRun:
     if [record.trial for record in trials] != info.get("trials"):
         raise Trouble(f"{directory / 'trials.parquet'} is damaged: its trials are not those of run.json.")
     traces = {record.trial: _read_trace(directory, record) for record in trials}
-    return StoredRun(directory, info, trials, traces, _read_table(directory / "shared_steps.parquet", SHARED_STEPS))
+    evidence = {name: _read_table(directory / f"{name}.parquet", schema) for name, schema in EVIDENCE.items()}
+    return StoredRun(directory, info, trials, traces, evidence)
 
 
 def _read_info(directory: Path) -> dict[str, Any]:

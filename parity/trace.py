@@ -37,6 +37,7 @@ SCHEMA = pa.schema(
         column("batch", pa.int32(), "batch of the epoch, from 0"),
         column("rows", pa.int32(), "rows of the batch"),
         column("elements", pa.int64(), "elements of the output"),
+        column("output_grad_strided", pa.bool_(), "whether the output gradient has other strides than the output"),
         column("loss", pa.float64(), "the loss, exact: every value of a narrower dtype is one of float64"),
         column("output_grad_norm", pa.float64(), "L2 norm of the loss's gradient for the output"),
         column("param_grad_norm", pa.float64(), "L2 norm of the gradient for all parameters"),
@@ -89,7 +90,8 @@ def _array(values: np.ndarray, kind: pa.DataType, *, valid: np.ndarray | None = 
         return pa.Array.from_buffers(kind, rows, [None, pa.py_buffer(offsets)], children=[child])
     values = np.ascontiguousarray(values, dtype=kind.to_pandas_dtype())
     validity = None if valid is None else pa.py_buffer(np.packbits(valid, bitorder="little"))
-    return pa.Array.from_buffers(kind, len(values), [validity, pa.py_buffer(values)])
+    content = np.packbits(values, bitorder="little") if pa.types.is_boolean(kind) else values
+    return pa.Array.from_buffers(kind, len(values), [validity, pa.py_buffer(content)])
 
 
 def _constant(name: str, rows: int) -> pa.Array:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from parity.diagnosis import Finding
 from parity.recorder import CAPACITY, Recorder, TrialFailed
 from parity.shared_step import SharedStep, take_shared_step
 from parity.step import begin, take_step
@@ -31,6 +32,7 @@ class Chunk:
         facts: Of the trial: "loss_dtype", "param_names" and "audit_error" (why there is no audit, or None).
         began_s: When its first step began, in seconds since 1970.
         shared: The steps that other devices are to take from the same state.
+        findings: What was found wrong with the gradient.
     """
 
     table: pa.Table
@@ -38,6 +40,7 @@ class Chunk:
     facts: dict[str, Any]
     began_s: float
     shared: tuple[SharedStep, ...]
+    findings: tuple[Finding, ...]
 
 
 def train(
@@ -71,7 +74,7 @@ def train(
     model, optimizer = training.model, training.optimizer
     if state is not None:
         restore_state(state, model, optimizer)
-    recorder = Recorder(trial, model, oracle=training.oracle)
+    recorder = Recorder(trial, model, oracle=training.oracle, baseline=training.baseline)
     names = [name for name, _ in model.named_parameters()]
     shared: list[SharedStep] = []
 
@@ -90,7 +93,7 @@ def train(
         facts = {"loss_dtype": dtype, "param_names": names, "audit_error": recorder.audit_error}
         taken = tuple(shared)
         shared.clear()
-        return Chunk(recorder.flush(), take, facts, began_s, taken)
+        return Chunk(recorder.flush(), take, facts, began_s, taken, recorder.take_findings())
 
     began_s = time.time()
     for step in range(state["step"] if state else 0, trial.settings.steps):

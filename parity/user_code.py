@@ -1,6 +1,7 @@
 """What `module:attr` and `file.py:attr` name: checked without running it, and loaded anew where it is needed."""
 
 import ast
+import copy
 import hashlib
 import importlib
 import importlib.util
@@ -71,8 +72,8 @@ def load_code(spec: CodeSpec) -> object:
         Trouble: The attribute is not there.
         Exception: Whatever the user's code raises.
     """
-    if spec.given is not None:
-        return spec.given
+    if spec.given is not None:  # a module has state, which no trial is to have from another
+        return copy.deepcopy(spec.given) if hasattr(spec.given, "state_dict") else spec.given
     module = importlib.import_module(spec.module) if spec.module else _run_file(spec)
     if not hasattr(module, spec.attr):
         raise Trouble(f"{spec.origin} has no attribute {spec.attr!r}. Check the spelling.")

@@ -148,7 +148,7 @@ class Cluster:
         reason = f"its worker process died ({detail[1] if detail else error.splitlines()[0]})"
         if entry.attempt < ATTEMPTS:
             return Restarted(entry.trial.name, reason)
-        return Ended(entry.trial.name, status="failed", error=f"{reason}, {ATTEMPTS} times in a row")
+        return Ended(entry.trial.name, status="failed", failure="died", error=f"{reason}, {ATTEMPTS} times in a row")
 
 
 @contextlib.contextmanager

@@ -5,9 +5,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from parity.evidence import SHARED_STEPS
 from parity.judge import judge
 from parity.pairs import make_pairs
-from parity.store import SHARED_STEPS, TrialRecord, read_run
+from parity.store import TrialRecord, read_run
 
 
 @pytest.fixture
@@ -111,9 +112,8 @@ def test_a_gradient_beyond_the_line_has_diverged_where_it_crosses(stored):
     assert (judgement.verdict, judgement.exit_status) == ("diverged", 1)
     assert (verdict.onset.step, verdict.onset.batch, verdict.onset.quantity) == (5, 5, "output_grad")
     assert (verdict.first.step, verdict.audit.step) == (2, 5)
-    assert verdict.cause.startswith(
-        "output_grad is 1.00001 times the float64 one, off by 168 u (the baseline's own by 0."
-    )
+    assert [cause.kind for cause in verdict.causes] == ["from step", "unknown"]
+    assert "; output_grad is 1.00001 times the float64 one, off by 168 u (the baseline's own by 0." in verdict.cause
 
 
 def test_the_line_stands_by_the_baselines_own_error(stored):
@@ -235,7 +235,8 @@ def sharing(stored, *errors):
     """The run with steps from shared states; each error changes a row that is well within the line."""
     row = {"trial": names(stored)[1], "step": 3, "quantity": "output", "tensor": None, "baseline_error_u": 2.0}
     row |= {"candidate_error_u": 2.5, "spread_u": None, "repeated": None, "rounding": None}
-    return replace(stored, shared_steps=pa.Table.from_pylist([row | error for error in errors], schema=SHARED_STEPS))
+    table = pa.Table.from_pylist([row | error for error in errors], schema=SHARED_STEPS)
+    return replace(stored, evidence=stored.evidence | {"shared_steps": table})
 
 
 def test_devices_that_took_no_shared_step_are_not_decided(devices):
@@ -320,7 +321,7 @@ def test_an_unsteady_baseline_is_never_identical_to_anything(stored):
     judgement = judge(three_trials(stored, stored.traces[names(stored)[1]]))
     verdicts = {verdict.pair.axis: verdict for verdict in judgement.pairs}
     assert verdicts["loss"].verdict == verdicts["replica"].verdict == "inconclusive"
-    assert verdicts["loss"].cause == "the baseline's replicas disagree"
+    assert verdicts["loss"].cause.startswith("the baseline's replicas disagree: 1 candidate and 2 baseline replicas")
 
 
 def test_a_wrong_candidate_is_caught_beside_an_unsteady_baseline(stored):

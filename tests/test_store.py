@@ -44,6 +44,8 @@ def test_a_run_directory_holds_every_file(reference):
         "traces/0001-numpy_cpu-s0.parquet".replace("_", "@"),
         "differences.parquet",
         "shared_steps.parquet",
+        "contract.parquet",
+        "findings.parquet",
         "summary.json",
     }
 

@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,3 +65,16 @@ def _field(label: str, docstring: str) -> str | None:
     following = r"(?=^\s*(?:Cause|Source):|\n\s*\n|\Z)"
     found = re.search(rf"^\s*{label}:\s*(\S.*?){following}", docstring, re.MULTILINE | re.DOTALL)
     return " ".join(found[1].split()) if found else None
+
+
+def cause_named(entry: Entry, causes: Sequence[tuple[str, str]]) -> bool:
+    """Whether a diagnosis names the cause of a wrong loss: the kind first of all, and what its text must say.
+
+    Args:
+        entry: A wrong loss.
+        causes: Kind and text, the gravest first.
+    """
+    if not causes:
+        return False
+    kind, text = causes[0]
+    return kind == entry.kind and (entry.text or "").lower() in text.lower()

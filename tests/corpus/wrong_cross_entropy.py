@@ -103,7 +103,7 @@ def mean_of_sum_over_elements(output, target):
 def in_bits(output, target):
     """Logarithms to base 2.
 
-    Cause: scaled, 1.4427
+    Cause: scaled, 1.442695
     Source: made for this corpus: log2 for log
     """
     return F.cross_entropy(output, target) / np.log(2)
@@ -812,15 +812,6 @@ def squeezed(output, target):
     """
     squeezed = output.squeeze()
     return F.cross_entropy(output, target, reduction="sum") / len(squeezed)
-
-
-def always_float32(output, target):
-    """Computes in float32 whatever the input is, and rounds float64 away.
-
-    Cause: contract, float64
-    Source: made for this corpus: .float() in a loss
-    """
-    return F.cross_entropy(output.float(), target).to(output.dtype)
 
 
 def powers_of_two(output, target):

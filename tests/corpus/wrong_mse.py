@@ -911,15 +911,6 @@ def squeezed(output, target):
     return (output - target).square().sum() / features / len(output)
 
 
-def always_float32(output, target):
-    """Computes in float32 whatever the input is, and rounds float64 away.
-
-    Cause: contract, float64
-    Source: made for this corpus: .float() in a loss
-    """
-    return F.mse_loss(output.float(), target.float()).to(output.dtype)
-
-
 def powers_of_two(output, target):
     """Scales by 2**12 and back: exact in float32, beyond float16's range.
 
@@ -1074,7 +1065,7 @@ class FlatGradient(_MSE):
 def overwrites_sigmoid(output, target):
     """Subtracts in place, which autograd notices when the sigmoid wants its output back.
 
-    Cause: raised
+    Cause: mutates, output
     Source: made for this corpus: output.sub_(target)
     """
     return output.sub_(target).square().mean()

@@ -1,0 +1,199 @@
+"""Runs the corpus of wrong and right losses through parity and through five checks that people use instead.
+
+    python benchmarks/verdicts.py [--seed N ...] [--steps N]
+
+Prints a table: of all runs (a loss and a seed) how many wrong ones were caught and right ones flagged, how many causes
+were named as the corpus names them, and the median seconds of a run. Above it stands what parity missed.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from parity.api import run_trials
+from parity.data import mnist
+from parity.devices import parse_devices
+from parity.loss_spec import parse_losses
+from parity.losses import Loss, load_loss
+from parity.step import begin, forward, make_batch
+from parity.tasks import SHIPPED_LOSSES, load_task, parse_task
+from parity.trial import Trial, make_settings, plan
+
+CORPUS = Path(__file__).parent.parent / "tests" / "corpus"
+sys.path.insert(0, str(CORPUS))
+
+from catalog import Entry, cause_named, entries  # noqa: E402 - the corpus is no package
+
+TASKS = {"mse": "mnist-autoencoder", "cross_entropy": "mnist-classifier"}
+OTHERS = (
+    "printed losses equal to 4 decimals",
+    "losses allclose at rtol 1e-5",
+    "last loss within 1 %",
+    "assert_close of one gradient",
+    "gradcheck",
+)
+# gradcheck evaluates the loss twice for each element.
+GRADCHECK_ROWS = 2
+# Losses that one process takes at a time, beside a baseline of their own.
+SHARE = 12
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the checks said of one run.
+
+    Attributes:
+        name: Of the loss, with its file and seed.
+        wrong: Whether it is.
+        flagged: By check.
+        seconds: By check; a check that trains has the baseline's share in it.
+        named: Whether parity named the cause as the corpus does; None of a right loss.
+        told: What parity said.
+    """
+
+    name: str
+    wrong: bool
+    flagged: dict[str, bool]
+    seconds: dict[str, float]
+    named: bool | None
+    told: str
+
+
+def run_share(task: str, share: Sequence[Entry], seed: int, steps: int) -> list[Result]:
+    """Trains some losses beside the builtin one, judges them, and asks the other checks."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    data = mnist.load()
+    settings = make_settings(
+        task=parse_task(task), rows=len(data["images"]), batch_size=256, epochs=2, steps=steps, lr=1e-3, audit_every=1
+    )
+    losses = parse_losses(["builtin", *(f"{entry.path}:{entry.name}" for entry in share)], shipped=SHIPPED_LOSSES)
+    baseline, *candidates = plan(losses, parse_devices(["cpu"]), seeds=[seed], replicas=1, settings=settings)
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        checked = run_trials([baseline, *candidates], data, Path(folder) / "run", title="benchmarks/verdicts.py")
+        parity_s = (time.perf_counter() - began) / len(share)
+    records = {record.trial: record for record in checked.run.trials}
+    losses_of = {name: table["loss"].to_numpy() for name, table in checked.run.traces.items()}
+    results = []
+    for entry, trial, pair in zip(share, candidates, checked.pairs, strict=True):
+        mine, theirs = losses_of[trial.name], losses_of[baseline.name]
+        plain_s = sum(checked.run.traces[name]["step_s"].to_numpy().sum() for name in (trial.name, baseline.name))
+        whole = records[trial.name].status == "complete"
+        close, close_s = _timed(lambda trial=trial: _gradients_close(trial, data))
+        checks, gradcheck_s = _timed(lambda trial=trial: _gradcheck_passes(trial, data))
+        flagged = {
+            "parity": pair.verdict not in ("identical", "report-only", "rounding"),
+            OTHERS[0]: not (whole and [f"{x:.4f}" for x in mine] == [f"{x:.4f}" for x in theirs]),
+            OTHERS[1]: not (whole and np.allclose(mine, theirs, rtol=1e-5)),
+            OTHERS[2]: not (whole and abs(mine[-1] - theirs[-1]) <= 0.01 * abs(theirs[-1])),
+            OTHERS[3]: not close,
+            OTHERS[4]: not checks,
+        }
+        seconds = {"parity": parity_s, **dict.fromkeys(OTHERS[:3], plain_s), OTHERS[3]: close_s, OTHERS[4]: gradcheck_s}
+        named = cause_named(entry, [(cause.kind, cause.text) for cause in pair.causes]) if entry.kind else None
+        told = f"{pair.verdict}: {'; '.join(f'[{cause.kind}] {cause.text}' for cause in pair.causes)}"
+        name = f"{entry.path.stem}:{entry.name} seed {seed} ({entry.kind}, {entry.text})"
+        results.append(Result(name, entry.kind is not None, flagged, seconds, named, told))
+    return results
+
+
+def _first_batch(trial: Trial, data: dict[str, np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Output and target of the seeded model, detached."""
+    training = begin(trial)
+    output, target = forward(training, make_batch(training, data, 0), 0)
+    return output.detach(), target.detach()
+
+
+def _gradients_close(trial: Trial, data: dict[str, np.ndarray]) -> bool:
+    """`torch.testing.assert_close` of the output gradient on the first batch."""
+    output, target = _first_batch(trial, data)
+    task = load_task(trial.settings.task)
+    try:
+        torch.testing.assert_close(
+            _gradient(load_loss(trial.loss, task), output, target),
+            _gradient(load_loss(trial.oracle, task), output, target),
+        )
+    except Exception:  # noqa: BLE001 - whatever the loss does is that check's failure
+        return False
+    return True
+
+
+def _gradient(loss: Loss, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    leaf = output.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(loss(leaf * 1, target.clone()), leaf)
+    return grad
+
+
+def _gradcheck_passes(trial: Trial, data: dict[str, np.ndarray]) -> bool:
+    """`torch.autograd.gradcheck` with its defaults, in float64, on a few rows of the first batch."""
+    output, target = (tensor[:GRADCHECK_ROWS] for tensor in _first_batch(trial, data))
+    loss = load_loss(trial.loss, load_task(trial.settings.task))
+    wide = target.double() if target.is_floating_point() else target
+    try:
+        return bool(torch.autograd.gradcheck(lambda leaf: loss(leaf * 1, wide), output.double().requires_grad_()))
+    except Exception:  # noqa: BLE001 - whatever the loss does is that check's failure
+        return False
+
+
+def _timed(check: Callable[[], bool]) -> tuple[bool, float]:
+    began = time.perf_counter()
+    return check(), time.perf_counter() - began
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", nargs="+", type=int, default=[0, 1, 2], metavar="N")
+    parser.add_argument("--steps", type=int, default=240, metavar="N")
+    parser.add_argument(
+        "--file", nargs="+", default=["wrong_mse", "right_mse", "wrong_cross_entropy", "right_cross_entropy"]
+    )
+    options = parser.parse_args()
+    jobs = []
+    for stem in options.file:
+        task = TASKS[stem.partition("_")[2]]
+        found = entries(CORPUS / f"{stem}.py")
+        shares = [found[start : start + SHARE] for start in range(0, len(found), SHARE)]
+        jobs += [(task, share, seed, options.steps) for share in shares for seed in options.seed]
+    with ProcessPoolExecutor(max_tasks_per_child=1) as pool:  # a crash or a leak of one share is that share's
+        results = [result for share in pool.map(run_share, *zip(*jobs, strict=True)) for result in share]
+    for result in results:
+        if result.flagged["parity"] != result.wrong or result.named is False:
+            print(
+                f"{'not flagged as due' if result.flagged['parity'] != result.wrong else 'other cause'}: "
+                f"{result.name}: {result.told}"
+            )
+    print(table(results))
+
+
+def table(results: Sequence[Result]) -> str:
+    """The table of README."""
+    wrong, right = ([result for result in results if result.wrong is kind] for kind in (True, False))
+    lines = [
+        "| check | wrong ones caught | right ones flagged | causes named rightly | seconds |",
+        "|---|---|---|---|---|",
+    ]
+    for check in ("parity", *OTHERS):
+        caught, flagged = (sum(result.flagged[check] for result in side) for side in (wrong, right))
+        named = sum(bool(result.named) for result in wrong) if check == "parity" else 0
+        seconds = statistics.median(result.seconds[check] for result in results)
+        lines.append(
+            f"| {check} | {caught} of {len(wrong)} | {flagged} of {len(right)} | "
+            f"{named} of {len(wrong)} | {seconds:.2g} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,269 @@
+"""`parity.check`: a loss or a device checked from Python, in the calling process, without Ray."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console
+
+from parity import devices, inline
+from parity.errors import Trouble
+from parity.gather import Gatherer
+from parity.judge import VERDICTS, Judgement, PairVerdict, differences_table, judge
+from parity.loss_spec import parse_losses
+from parity.progress import TrialProgress
+from parity.render import terminal
+from parity.run import describe, load_task_data
+from parity.store import StoredRun, create, read_run, write_json, write_table
+from parity.summary import summarize
+from parity.tasks import parse_task, shipped_losses
+from parity.trial import Trial, make_settings, plan
+from parity.user_code import CodeSpec
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from parity.causes import Cause
+    from parity.differences import Difference
+    from parity.judge import Onset
+
+PASSING = ("identical", "report-only", "rounding")
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What `check` found.
+
+    Attributes:
+        run: As it was stored: trials, traces, contract and findings, as Arrow tables.
+        judgement: Every pair's verdict.
+    """
+
+    run: StoredRun
+    judgement: Judgement
+
+    @property
+    def verdict(self) -> str:
+        """The worst of the pairs': one of `judge.VERDICTS`."""
+        return self.judgement.verdict
+
+    @property
+    def passed(self) -> bool:
+        """Whether the verdict is identical, report-only or rounding, and nothing kept parity from an answer."""
+        return self.verdict in PASSING and self.judgement.trouble is None
+
+    @property
+    def pairs(self) -> tuple[PairVerdict, ...]:
+        """Each pair and what was found of it."""
+        return self.judgement.pairs
+
+    @property
+    def worst(self) -> PairVerdict:
+        """The pair that the verdict comes from."""
+        return max(self.judgement.pairs, key=lambda pair: VERDICTS.index(pair.verdict))
+
+    @property
+    def first(self) -> Difference | None:
+        """The worst pair's first difference of any size."""
+        return self.worst.first
+
+    @property
+    def onset(self) -> Onset | None:
+        """The worst pair's first difference beyond rounding, or None."""
+        return self.worst.onset
+
+    @property
+    def causes(self) -> tuple[Cause, ...]:
+        """What is wrong with the worst pair's candidate, the gravest first."""
+        return self.worst.causes
+
+    @property
+    def line(self) -> str:
+        """The worst pair in a line, as the report has it."""
+        return self.judgement.trouble or terminal.pair_line(self.worst).plain
+
+    @property
+    def report(self) -> str:
+        """The report as the command prints it."""
+        console = Console(file=io.StringIO(), width=120)
+        terminal.render(self.run, self.judgement, console)
+        return str(console.file.getvalue())  # type: ignore[attr-defined]  # it is the StringIO above
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The content of summary.json."""
+        return summarize(self.judgement)
+
+    @property
+    def contract(self) -> pd.DataFrame:
+        """A row per item of the loss contract: trial, item, status, reason."""
+        return self.run.evidence["contract"].to_pandas()
+
+    @property
+    def findings(self) -> pd.DataFrame:
+        """A row per step whose gradient was looked into: trial, step, kind, value, detail."""
+        return self.run.evidence["findings"].to_pandas()
+
+    @property
+    def shared_steps(self) -> pd.DataFrame:
+        """A row per tensor of each step that a device took from the first device's state."""
+        return self.run.evidence["shared_steps"].to_pandas()
+
+    @property
+    def differences(self) -> pd.DataFrame:
+        """A row per pair and step: how far apart, and which quantities differ."""
+        return differences_table(self.judgement).to_pandas()
+
+    @property
+    def traces(self) -> pd.DataFrame:
+        """A row per trial and step: loss, norms, digests, audit errors, step time."""
+        import pandas as pd
+
+        return pd.concat([table.to_pandas() for table in self.run.traces.values()], ignore_index=True)
+
+    def __str__(self) -> str:
+        return self.line
+
+
+def check(
+    candidate: str | Callable[..., Any] | Sequence[str | Callable[..., Any]] = (),
+    *,
+    baseline: str | Callable[..., Any] = "builtin",
+    task: str | object = "mnist-autoencoder",
+    device: str | Sequence[str] = "cpu",
+    steps: int = 240,
+    seed: int | Sequence[int] = 0,
+    replicas: int = 1,
+    noise: int = 0,
+    epochs: int = 2,
+    batch_size: int = 256,
+    lr: float = 1e-3,
+    audit_every: int = 1,
+    out: str | os.PathLike[str] | None = None,
+) -> CheckResult:
+    """Trains with the baseline and the candidate in this process, and judges where they differ.
+
+    The process's random generators, thread count and torch switches are left as they were.
+
+    Args:
+        candidate: A loss `(output, target) -> scalar`: a function, an `nn.Module` (class or instance), an
+            `autograd.Function` subclass, or what `--loss` takes; several in a list; none to compare devices only.
+        baseline: As the candidate.
+        task: What `--task` takes, or the class or object itself.
+        device: What `--device` takes, but for auto; the first of several is the baseline.
+        steps: Optimizer steps in all, at most `epochs` passes.
+        seed: Of the generators, one or several.
+        replicas: Repeats of each trial.
+        noise: Baseline trials under random rounding.
+        epochs: Passes over the data.
+        batch_size: Rows of a batch.
+        lr: Learning rate.
+        audit_every: The audit takes every step that this divides.
+        out: A new directory to keep the run in; by default nothing is kept.
+
+    Raises:
+        Trouble: Something keeps parity from an answer; the message says what to do.
+    """
+    task_spec = parse_task(task) if isinstance(task, str) else _given(task)
+    shipped = shipped_losses(task_spec)
+    candidates = [candidate] if isinstance(candidate, str) or not isinstance(candidate, Sequence) else list(candidate)
+    losses = _parse_losses([baseline, *candidates], shipped)
+    with _process_restored():
+        data = load_task_data(task_spec, None)
+        settings = make_settings(
+            task=task_spec,
+            rows=len(next(iter(data.values()))),
+            batch_size=batch_size,
+            epochs=epochs,
+            steps=steps,
+            lr=lr,
+            audit_every=audit_every,
+        )
+        trials = plan(
+            losses,
+            devices.parse_devices([device] if isinstance(device, str) else device),
+            seeds=[seed] if isinstance(seed, int) else seed,
+            replicas=replicas,
+            settings=settings,
+            noise=noise,
+        )
+        if len(trials) == 1:
+            raise Trouble("Nothing to compare: give a candidate, a second device or replicas.")
+        with contextlib.ExitStack() as stack:
+            folder = Path(out) if out else Path(stack.enter_context(tempfile.TemporaryDirectory())) / "run"
+            return run_trials(trials, data, folder, title="parity.check")
+
+
+def run_trials(trials: Sequence[Trial], data: dict[str, np.ndarray], out: Path, *, title: str) -> CheckResult:
+    """Trains in this process, stores and judges.
+
+    Args:
+        trials: Of `trial.plan`.
+        data: The task's.
+        out: A new directory.
+        title: What run.json has as the command.
+
+    Raises:
+        Trouble: The directory is there already, or a device is not.
+    """
+    create(out)
+    info = describe(title, trials, data=None)
+    write_json(out / "run.json", info)
+    with TrialProgress([trial.name for trial in trials], steps=trials[0].settings.steps, quiet=True) as progress:
+        gatherer = Gatherer(trials, out, progress)
+        try:
+            for event in inline.train_inline(trials, data):
+                gatherer.take(event)
+        finally:
+            gatherer.close()
+    write_json(out / "run.json", info | {"state": "complete"})
+    stored = read_run(out)
+    judgement = judge(stored)
+    write_table(out / "differences.parquet", differences_table(judgement))
+    write_json(out / "summary.json", summarize(judgement))
+    return CheckResult(stored, judgement)
+
+
+def _parse_losses(given: Sequence[str | Callable[..., Any]], shipped: Sequence[str]) -> tuple[CodeSpec, ...]:
+    """The losses in their order, each with a name of its own."""
+    texts = [loss for loss in given if isinstance(loss, str)]
+    parsed = iter(parse_losses(texts, shipped=shipped))
+    specs = [next(parsed) if isinstance(loss, str) else _given(loss) for loss in given]
+    names: list[str] = []
+    for spec in specs:
+        count = 1
+        while (name := spec.name if count == 1 else f"{spec.name}-{count}") in names:
+            count += 1
+        names.append(name)
+    return tuple(replace(spec, name=name) for spec, name in zip(specs, names, strict=True))
+
+
+def _given(value: object) -> CodeSpec:
+    name = getattr(value, "__name__", type(value).__name__)
+    return CodeSpec(name=name, attr=name, given=value)
+
+
+@contextlib.contextmanager
+def _process_restored() -> Iterator[None]:
+    """Leaves generators, threads and torch's switches as they were, whatever the training sets them to."""
+    import torch
+
+    from parity.training_state import restore_generators, take_generators
+
+    generators, threads = take_generators(), torch.get_num_threads()
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    switches = (cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32)
+    try:
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = switches
+        torch.set_num_threads(threads)
+        restore_generators(generators)
