@@ -9,6 +9,8 @@ import pytest
 from parity.options import make_parser
 from parity.trace import QUANTITIES
 
+from conftest import command
+
 
 @pytest.fixture
 def readme():
@@ -54,6 +56,36 @@ def test_the_python_of_the_readme_runs(readme, reference, capsys):
     out = capsys.readouterr().out
     assert "grad_error_u double ||g - g64||" in out
     assert "loss_rel" in out
+
+
+def test_the_task_of_the_readme_trains(readme, tmp_path):
+    from parity import run
+
+    block = next(block for block in blocks(readme, "python") if block.startswith("# my_task.py"))
+    path = tmp_path / "my_task.py"
+    path.write_text(block)
+    arguments = [
+        "--inline",
+        "--task",
+        f"{path}:Quadrants",
+        "--loss",
+        "builtin",
+        f"{path}:by_hand",
+        "--batch-size",
+        "60",
+    ]
+    arguments += ["--steps", "20", "--device", "cpu", "cpu:threads=2", "--out", str(tmp_path / "run")]
+    assert run.main(arguments) == 0
+
+
+def test_the_pytest_example_of_the_readme_passes_and_can_fail(readme, tmp_path):
+    block = next(block for block in blocks(readme, "python") if block.startswith("# test_my_loss.py"))
+    (tmp_path / "test_right.py").write_text(block)
+    (tmp_path / "test_wrong.py").write_text(block.replace(".sum()", ".sum() * 2"))
+    ended = command("-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", tmp_path, tmp_path)
+    assert ended.status == 1 and "1 failed, 1 passed" in ended.stdout, ended.stdout
+    assert "parity: builtin@cpu-s0 my_loss@cpu-s0  diverged: beyond rounding from step 0: " in ended.stdout
+    assert "scaled by 2; " in ended.stdout and "first at step 0, loss" in ended.stdout
 
 
 def test_the_printed_report_is_the_one_of_the_readme(readme, reference, capsys):

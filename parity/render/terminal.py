@@ -37,6 +37,8 @@ def render(run: StoredRun, judgement: Judgement, console: Console) -> None:
     console.print(_matrix(run, judgement))
     for verdict in judgement.pairs:
         _print(console, pair_line(verdict))
+    for line in (*_contract_lines(run), *_noise_lines(judgement)):
+        _print(console, line)
     if any(verdict.decision for verdict in judgement.pairs):
         audited = sorted({verdict.decision.audited for verdict in judgement.pairs if verdict.decision})
         steps = f"{audited[0]} to {audited[-1]}" if len(audited) > 1 else str(audited[0])
@@ -46,6 +48,36 @@ def render(run: StoredRun, judgement: Judgement, console: Console) -> None:
         )
         _print(console, "own is the baseline's own error, and beyond the line is no rounding.")
         console.print(_audit_table(judgement))
+
+
+def _contract_lines(run: StoredRun) -> list[str]:
+    """For each loss that was held to its contract: how many items passed, and which did not."""
+    items: dict[str, dict[str, list[str]]] = {}
+    for row in run.evidence["contract"].to_pylist():
+        items.setdefault(row["trial"], {}).setdefault(row["status"], []).append(row["item"])
+    lines = []
+    for trial, found in items.items():
+        told = [f"{status}: {', '.join(found[status])}" for status in ("failed", "limited") if status in found]
+        passed = f"{len(found.get('passed', []))} items passed"
+        lines.append(f"Contract of {trial}: {'; '.join([passed, *told])}")
+    return lines
+
+
+def _noise_lines(judgement: Judgement) -> list[str]:
+    """How fast rounding alone grows, beside the candidates."""
+    band = [verdict for verdict in judgement.pairs if verdict.pair.axis == "noise"]
+    if not band:
+        return []
+    largest = max(verdict.largest.rel for verdict in band)
+    drifts = [
+        f"{verdict.pair.candidate.trial} {verdict.largest.rel:.2g}"
+        for verdict in judgement.pairs
+        if verdict.pair.axis in ("loss", "device")
+    ]
+    return [
+        f"Noise band: under random rounding of 1 ulp ({len(band)} trials) the losses drift to rel {largest:.2g}; "
+        f"the candidates: {', '.join(drifts) or 'none'}"
+    ]
 
 
 def pair_line(verdict: PairVerdict) -> Text:
@@ -59,6 +91,12 @@ def pair_line(verdict: PairVerdict) -> Text:
         found.append(f"{verdict.steps} steps, {len(QUANTITIES)} quantities")
     if verdict.decision and verdict.decision.audited < verdict.steps:
         found.append(f"{verdict.decision.audited} of them audited")
+    if verdict.device_audit and verdict.verdict == "rounding":
+        worst = verdict.device_audit.worst
+        found.append(
+            f"{len(verdict.device_audit.steps)} steps from shared states, {worst.quantity} nearest to its line "
+            f"({worst.error_u:.3g} u of {worst.line_u:.3g} u)"
+        )
     if verdict.both_nan is not None:
         found.append(f"both losses are NaN at step {verdict.both_nan}")
     return Text.assemble(
