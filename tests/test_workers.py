@@ -314,5 +314,5 @@ def test_a_worker_that_died_is_replaced_once(make_trials):
     )
     Entry.attempt = workers.ATTEMPTS
     assert cluster._died(Entry, "gone") == Ended(
-        "builtin@cpu-s0", status="failed", error="its worker process died (gone), 2 times in a row"
+        "builtin@cpu-s0", status="failed", failure="died", error="its worker process died (gone), 2 times in a row"
     )
