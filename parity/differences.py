@@ -15,7 +15,7 @@ from parity.trace import NORMED_QUANTITIES, QUANTITIES, TENSOR_QUANTITIES, colum
 
 SCHEMA = pa.schema(
     [
-        column("axis", pa.string(), "what the pair differs in: loss, device or replica"),
+        column("axis", pa.string(), "what the pair differs in: loss, device, replica or noise"),
         column("baseline", pa.string(), "name of the baseline trial"),
         column("candidate", pa.string(), "name of the candidate trial"),
         column("step", pa.int64(), "optimizer step, from 0"),

@@ -84,7 +84,12 @@ def pair_line(verdict: PairVerdict) -> Text:
     """A pair in a line: trials, verdict, where they first differ and by how much, how much was compared."""
     found = [verdict.cause] if verdict.cause and verdict.verdict != "rounding" else []
     if verdict.onset:
-        found = [f"beyond rounding from step {verdict.onset.step}: {verdict.cause}"]
+        # The failed items of a contract have a line of their own, and summary.json has it all.
+        extra = [f"; {cause.text}" for cause in verdict.causes[1:] if cause.kind in ("contract", "grad_output")]
+        cause = verdict.cause or ""
+        for text in extra:
+            cause = cause.replace(text, "")
+        found = [f"beyond rounding from step {verdict.onset.step}: {cause}"]
     if verdict.first:
         found.append(_first(verdict))
     if verdict.steps:
