@@ -21,7 +21,7 @@ from parity.judge import VERDICTS, Judgement, PairVerdict, differences_table, ju
 from parity.loss_spec import parse_losses
 from parity.progress import TrialProgress
 from parity.render import terminal
-from parity.run import describe, load_task_data
+from parity.run import describe, load_task_data, repeat_odd_trials
 from parity.store import StoredRun, create, read_run, write_json, write_table
 from parity.summary import summarize
 from parity.tasks import parse_task, shipped_losses
@@ -224,6 +224,7 @@ def run_trials(trials: Sequence[Trial], data: dict[str, np.ndarray], out: Path, 
                 gatherer.take(event)
         finally:
             gatherer.close()
+    repeat_odd_trials(trials, lambda again: inline.train_inline(again, data), out)
     write_json(out / "run.json", info | {"state": "complete"})
     stored = read_run(out)
     judgement = judge(stored)

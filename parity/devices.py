@@ -1,16 +1,19 @@
 """The device grammar, and what a device asks for: environment variables, torch switches, resources.
 
     cpu    cpu:threads=2    cpu:isa=avx2    cpu:threads=2,isa=default    cuda    cuda:tf32=on    mps
+    cpu@NODE    cpu:threads=2@NODE    cuda@NODE#INDEX    on that node of a Ray cluster, that GPU of it
 
-Only `prepare` and `available_accelerators` import torch: the rest serves the planning driver, which does without.
+`python -m parity.devices` lists what there is, see `inventory`. Only `prepare` and `available_accelerators` import
+torch: the rest serves the planning driver, which does without.
 """
 
 from __future__ import annotations
 
 import platform
 import re
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,9 +29,11 @@ _ISA_FLAGS = {
     "avx2": {"avx2", "fma"},
     "avx512": {"avx512f", "avx512dq", "avx512vl", "avx512bw", "fma"},
 }
-GRAMMAR = "cpu, cpu:threads=N, cpu:isa=default|avx2|avx512, cuda, cuda:tf32=on|off, mps, auto"
+GRAMMAR = (
+    "cpu, cpu:threads=N, cpu:isa=default|avx2|avx512, cuda, cuda:tf32=on|off, mps, auto; cpu@NODE, cuda@NODE#INDEX"
+)
 # Faults to plant in a CPU, so that one may see them found; `planted` says what they do.
-PLANTS = r"bfloat16|tf32|noise|element-\d+"
+PLANTS = r"bfloat16|tf32|noise|element-\d+|flip-\d+(-r\d+)?"
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,8 @@ class Device:
         isa: ATen's kernels: "default", "avx2" or "avx512"; None leaves the choice to ATen. The BLAS chooses for itself.
         tf32: Whether a CUDA device may round the factors of matrix products and convolutions to TF32.
         plant: A fault planted on purpose, see `planted`, or None.
+        node: Name of the node of a Ray cluster that it is on, or None for any that fits.
+        index: Of the GPU on that node, or None.
     """
 
     kind: str
@@ -48,6 +55,19 @@ class Device:
     isa: str | None = None
     tf32: bool = False
     plant: str | None = None
+    node: str | None = None
+    index: int | None = None
+
+    @property
+    def unplaced(self) -> Device:
+        """The same settings on any node; a planted fault is one of the unit, and stays behind."""
+        return replace(self, node=None, index=None, plant=None) if self.node else self
+
+    @property
+    def place(self) -> str:
+        """As in "@node", "@node#0", or empty."""
+        index = "" if self.index is None else f"#{self.index}"
+        return f"@{self.node}{index}" if self.node else ""
 
     @property
     def name(self) -> str:
@@ -61,7 +81,7 @@ class Device:
             options.append("tf32=on")
         if self.plant is not None:
             options.append(f"plant={self.plant}")
-        return f"{self.kind}:{','.join(options)}" if options else self.kind
+        return (f"{self.kind}:{','.join(options)}" if options else self.kind) + self.place
 
 
 def parse_devices(texts: Sequence[str]) -> tuple[Device, ...]:
@@ -82,11 +102,14 @@ def parse_device(text: str) -> Device:
 
     >>> parse_device("cpu:threads=2").threads
     2
+    >>> parse_device("cuda@rack 1#3").node
+    'rack 1'
 
     Raises:
         Trouble: The device is unknown, or an option does not fit.
     """
-    kind, colon, rest = text.partition(":")
+    settings, at, place = text.partition("@")
+    kind, colon, rest = settings.partition(":")
     pairs = [option.partition("=")[::2] for option in rest.split(",")] if colon else []
     options = dict(pairs)
     allowed = {"cpu": {"threads", "isa", "plant"}, "cuda": {"tf32"}, "mps": set()}.get(kind)
@@ -103,8 +126,25 @@ def parse_device(text: str) -> Device:
         raise Trouble(f"Device {text!r}: tf32={tf32} is unknown. Known: on, off.")
     plant = options.get("plant")
     if plant is not None and not re.fullmatch(PLANTS, plant):
-        raise Trouble(f"Device {text!r}: plant={plant} is unknown. Known: bfloat16, tf32, noise, element-STEP.")
-    return Device(kind=kind, threads=int(threads), isa=isa, tf32=tf32 == "on", plant=plant)
+        raise Trouble(
+            f"Device {text!r}: plant={plant} is unknown. Known: bfloat16, tf32, noise, element-STEP, flip-STEP."
+        )
+    device = Device(kind=kind, threads=int(threads), isa=isa, tf32=tf32 == "on", plant=plant)
+    return _placed(device, place, text=text) if at else device
+
+
+def _placed(device: Device, place: str, *, text: str) -> Device:
+    node, mark, index = place.rpartition("#") if device.kind == "cuda" else (place, "", "")
+    if not mark:
+        node, index = place, ""
+    if not node or (mark and not (index.isascii() and index.isdigit())):
+        raise Trouble(
+            f"Device {text!r}: {place!r} is no place. Give {device.kind}@NODE"
+            f"{'#INDEX' if device.kind == 'cuda' else ''} as python -m parity.devices lists them."
+        )
+    if device.kind == "cuda" and not mark:
+        raise Trouble(f"Device {text!r} names no GPU of its node. Give cuda@NODE#INDEX, or --each gpu for all of them.")
+    return replace(device, node=node, index=int(index) if mark else None)
 
 
 def environment(device: Device) -> dict[str, str]:
@@ -121,6 +161,8 @@ def environment(device: Device) -> dict[str, str]:
         variables["ATEN_CPU_CAPABILITY"] = device.isa
     if device.kind == "cuda":
         variables["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+        if device.index is not None:
+            variables["CUDA_VISIBLE_DEVICES"] = str(device.index)
     else:
         variables["CUDA_VISIBLE_DEVICES"] = ""
     return variables
@@ -188,3 +230,9 @@ def _cpu_flags() -> set[str]:
     except FileNotFoundError:
         return set()
     return next((set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), set())
+
+
+if __name__ == "__main__":
+    from parity.inventory import main
+
+    sys.exit(main())

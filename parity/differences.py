@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from parity.errors import Trouble
+from parity.fleet import same_hardware
 from parity.store import TrialRecord
 from parity.trace import NORMED_QUANTITIES, QUANTITIES, TENSOR_QUANTITIES, column
 
@@ -157,7 +158,8 @@ class Comparison:
         differs = self._digests_differ(quantity)
         if quantity == "loss":
             differs |= _bits_differ(*self.both("loss"))
-        if quantity in NORMED_QUANTITIES and _same_hardware(self.baseline.record, self.candidate.record):
+        # Only there equal tensors have equal norms: a norm's own rounding depends on the device that adds it up.
+        if quantity in NORMED_QUANTITIES and same_hardware(self.baseline.record, self.candidate.record):
             differs |= _bits_differ(*self.both(f"{quantity}_norm"))
         return differs
 
@@ -261,11 +263,3 @@ def _bits_differ(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Whether two numbers are not the same bits: tells -0.0 from 0.0 and one NaN from another; bool[N]."""
     differs: np.ndarray = np.ascontiguousarray(left).view(np.uint64) != np.ascontiguousarray(right).view(np.uint64)
     return differs
-
-
-def _same_hardware(left: TrialRecord, right: TrialRecord) -> bool:
-    """Whether equal tensors must have equal norms: the norm's own rounding depends on the device that adds it up."""
-    return all(
-        getattr(left, name) == getattr(right, name)
-        for name in ("device", "cpu_model", "cpu_capability", "threads", "blas", "gpu_name", "torch")
-    )

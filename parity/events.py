@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 
@@ -93,4 +94,19 @@ class Found:
     missing: str | None = None
 
 
-Event = Began | Advanced | Restarted | Ended | Found
+@dataclass(frozen=True)
+class Captured:
+    """The one tensor that the trial was repeated for.
+
+    Attributes:
+        trial: Name of the trial.
+        capture: Step, quantity and parameter, as the trial has them.
+        values: dtype[...], None where the quantity has no such tensor.
+    """
+
+    trial: str
+    capture: tuple[int, str, str | None]
+    values: np.ndarray | None
+
+
+Event = Began | Advanced | Restarted | Ended | Found | Captured

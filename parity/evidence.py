@@ -40,4 +40,21 @@ FINDINGS = pa.schema(
     ]
 )
 
-EVIDENCE = {"shared_steps": SHARED_STEPS, "contract": CONTRACT, "findings": FINDINGS}
+# Odd devices' trials repeated up to where they part from their class: which elements and bits.
+REPLAYS = pa.schema(
+    [
+        column("trial", pa.string(), "name of the odd device's trial"),
+        column("reference", pa.string(), "name of the trial of the same class that it was held against"),
+        column("step", pa.int64(), "optimizer step at which the traces part, from 0"),
+        column("quantity", pa.string(), "the quantity that parts"),
+        column("tensor", pa.string(), "name of the parameter, null for a quantity of one tensor"),
+        column("elements", pa.int64(), "elements of the tensor"),
+        column("differing", pa.int64(), "of them, those whose bits differ; 0 where it did not recur"),
+        column("bits", pa.list_(pa.int32()), "positions of the bits that differ in any element, 0 is the lowest"),
+        column("element", pa.int64(), "the first that differs, in C order"),
+        column("baseline", pa.float64(), "its value in the reference"),
+        column("candidate", pa.float64(), "its value on the odd device"),
+    ]
+)
+
+EVIDENCE = {"shared_steps": SHARED_STEPS, "contract": CONTRACT, "findings": FINDINGS, "replays": REPLAYS}

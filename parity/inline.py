@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from parity import devices
 from parity.errors import Trouble
-from parity.events import Advanced, Began, Ended, Event, Found, Restarted
+from parity.events import Advanced, Began, Captured, Ended, Event, Found, Restarted
 from parity.trace import QUANTITIES
 from parity.trial import Trial
 
@@ -82,6 +82,7 @@ def perform(trial: Trial, data: dict[str, np.ndarray], shared: SharedSteps | Non
     """
     from parity import machine  # these import torch: only now is the environment set
     from parity.recorder import TrialFailed
+    from parity.replay import capture
     from parity.train import train
 
     began = time.monotonic()
@@ -92,6 +93,9 @@ def perform(trial: Trial, data: dict[str, np.ndarray], shared: SharedSteps | Non
     failure: TrialFailed | None = None
     tables: list[pa.Table] = []
     try:
+        if trial.capture:
+            yield Captured(trial.name, trial.capture, capture(trial, data))
+            return
         if trial.contract:
             yield Found(trial.name, "contract", _contract(trial, data))
         for chunk in train(trial, data):

@@ -14,6 +14,7 @@ from parity import differences
 from parity.causes import Cause, Evidence, contract_of, find_causes, findings_of
 from parity.device_audit import DeviceAudit, audit_device
 from parity.differences import Comparison, Difference, Trace
+from parity.fleet import DeviceClass, Fleet
 from parity.loss_audit import Audit, Decision, LossAudit
 from parity.pairs import Pair, make_pairs
 from parity.permutation_test import SpreadTest
@@ -95,12 +96,14 @@ class Judgement:
         exit_status: 0, 1, 2 or 3 as DESIGN.md says.
         trouble: Why the exit status is 2, or None.
         pairs: In the order of `make_pairs`.
+        fleet: Its devices, in classes.
     """
 
     verdict: str
     exit_status: int
     trouble: str | None
     pairs: tuple[PairVerdict, ...]
+    fleet: Fleet
 
 
 def judge(run: StoredRun) -> Judgement:
@@ -109,16 +112,17 @@ def judge(run: StoredRun) -> Judgement:
     Raises:
         Trouble: A trace is damaged.
     """
-    pairs = make_pairs(run.trials)
+    fleet = Fleet(run.trials, run.traces)
+    pairs = make_pairs(run.trials, fleet, across=not run.info.get("quick"))
     replicas = Replicas(run)
     traces = {record.trial: Trace(record, run.traces[record.trial]) for record in run.trials}
     comparisons = [Comparison(traces[pair.baseline.trial], traces[pair.candidate.trial]) for pair in pairs]
     verdicts = tuple(
-        _judge_pair(run, pair, comparison, replicas) for pair, comparison in zip(pairs, comparisons, strict=True)
+        _judge_pair(run, pair, comparison, replicas, fleet) for pair, comparison in zip(pairs, comparisons, strict=True)
     )
     trouble = _failed_baseline(run.trials, pairs)
     worst = max((verdict.verdict for verdict in verdicts), key=VERDICTS.index, default="inconclusive")
-    return Judgement(worst, 2 if trouble else _exit_status(worst), trouble, verdicts)
+    return Judgement(worst, 2 if trouble else _exit_status(worst), trouble, verdicts, fleet)
 
 
 def differences_table(judgement: Judgement) -> pa.Table:
@@ -158,6 +162,8 @@ class _Case:
         broken: Whether the candidate's loss broke its contract.
         unsteady: "baseline" or "candidate", whose replicas disagree, or None.
         spread: Whether the two are spread alike; None where neither is unsteady.
+        equals: The class of which both devices are, so that they owe each other equal bits, or None.
+        odd_source: Whether the steps of the device audit came from a device that is odd in its class.
     """
 
     pair: Pair
@@ -170,25 +176,34 @@ class _Case:
     broken: bool
     unsteady: str | None
     spread: SpreadTest | None
+    equals: DeviceClass | None
+    odd_source: bool
 
 
-def _judge_pair(run: StoredRun, pair: Pair, comparison: Comparison, replicas: Replicas) -> PairVerdict:
+def _judge_pair(run: StoredRun, pair: Pair, comparison: Comparison, replicas: Replicas, fleet: Fleet) -> PairVerdict:
     groups = [group_of(record) for record in (pair.baseline, pair.candidate)]
     sides = zip(("baseline", "candidate"), groups, strict=True)
     unsteady = next((side for side, group in sides if group in replicas.unsteady), None)
     spread = replicas.compare(*groups) if unsteady and pair.axis in ("loss", "device") else None
     audited = pair.axis in ("loss", "noise") and comparison.steps
     audit = LossAudit(comparison, steady=unsteady != "baseline") if audited else None
+    equals = fleet.of(pair.candidate.device) if fleet.alike(pair.baseline, pair.candidate) else None
     device_audit = None
-    if pair.axis == "device":
+    if pair.axis == "device" and not equals:
         device_audit = audit_device(run.evidence["shared_steps"], pair.candidate.trial)
     onset, beyond = None, None
-    if pair.axis != "replica" and comparison.steps:
+    if equals and comparison.steps:
+        onset, beyond = _unequal_onset(comparison, equals, pair)
+    elif pair.axis != "replica" and comparison.steps:
         onset, beyond = _onset(comparison, audit, device_audit)
     contract = _contract(run, pair)
     broken = any(status == "failed" for status, _ in contract.values())
     causes = _causes(run, pair, comparison, audit, device_audit, onset, contract=contract)
-    case = _Case(pair, comparison, audit, device_audit, onset, beyond, causes, broken, unsteady, spread)
+    source = _source_of_shared_steps(run, pair)
+    odd_source = source is not None and fleet.odd(source)
+    case = _Case(
+        pair, comparison, audit, device_audit, onset, beyond, causes, broken, unsteady, spread, equals, odd_source
+    )
     verdict, cause = _decide(case)
     return PairVerdict(
         pair=pair,
@@ -254,8 +269,12 @@ def _decide(case: _Case) -> tuple[str, str | None]:
     """Verdict and cause. A decision that is local to a step goes before any doubt about the runs as a whole."""
     pair, comparison = case.pair, case.comparison
     told = "; ".join(cause.text for cause in case.causes)
+    if pair.candidate.status == "failed" and pair.candidate.failure == "node":
+        return "inconclusive", failure(pair.candidate)
     if pair.candidate.status == "failed":
         return "failed", failure(pair.candidate)
+    if pair.axis == "device" and case.odd_source and not case.equals:
+        return "inconclusive", "not decided locally: the steps to take came from a device that is odd in its class"
     if case.beyond is not None:
         return "diverged", "; ".join(dict.fromkeys([*(cause.text for cause in case.causes), case.beyond]))
     if case.broken:
@@ -377,6 +396,32 @@ def _device_onset(comparison: Comparison, audit: DeviceAudit) -> tuple[Onset, st
         why = "taken again from the same state, the step came to other bits: the device does not repeat itself"
         return _at(comparison, first.step, first.quantity, first.tensor), why
     return None
+
+
+def _unequal_onset(comparison: Comparison, equals: DeviceClass, pair: Pair) -> tuple[Onset, str] | tuple[None, None]:
+    """Of two devices of a class: the first difference of any size, since there should be none."""
+    first = comparison.first()
+    if first is None:
+        return None, None
+    onset = _at(comparison, first.step, first.quantity, first.tensor)
+    odd = {record.trial for unit in equals.odd for record in unit.trials}
+    blamed = [record.device for record in (pair.candidate, pair.baseline) if record.trial in odd]
+    if blamed:
+        told = f"{' and '.join(blamed)} part{'s' if len(blamed) == 1 else ''} from the majority"
+        return onset, f"equal devices must agree to the bit, and {told} of class {equals.label}"
+    return onset, (
+        "equal devices must agree to the bit, and these two do not; "
+        f"class {equals.label}, of {len(equals.devices)}, has no majority, so either may be the odd one"
+    )
+
+
+def _source_of_shared_steps(run: StoredRun, pair: Pair) -> TrialRecord | None:
+    """The trial from whose states the candidate took its steps: of the first device."""
+    if pair.axis != "device":
+        return None
+    key = (pair.candidate.loss_name, run.trials[0].device, pair.candidate.seed, pair.candidate.replica)
+    alike = (record for record in run.trials if not record.noise)
+    return next((each for each in alike if (each.loss_name, each.device, each.seed, each.replica) == key), None)
 
 
 def _at(comparison: Comparison, step: int, quantity: str, tensor: str | None = None) -> Onset:

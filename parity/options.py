@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 from parity.devices import GRAMMAR
+from parity.placement import EACH
 from parity.tasks import TASKS
 from parity.trial import EPOCHS
 
@@ -76,6 +77,32 @@ def make_parser() -> argparse.ArgumentParser:
         "--address",
         metavar="ADDR",
         help="a running Ray cluster (default: RAY_ADDRESS if it is set, else one is started here for the run)",
+    )
+    add(
+        "--each",
+        choices=EACH,
+        help="train each trial on every node of the cluster, or on every GPU; devices of equal hardware and software "
+        "must agree to the bit, and the odd one out is named; without --device: cpu, or cuda",
+    )
+    add(
+        "--quick",
+        action="store_true",
+        help="screen many devices in the time of one trial: the baseline loss alone (unless --loss), no audit, no "
+        "contract, and no comparison between classes of hardware",
+    )
+    add(
+        "--wait-for-nodes",
+        type=_positive,
+        metavar="N",
+        help="wait until the cluster has N nodes with a CPU (with --each gpu, a GPU) that is free; its autoscaler is "
+        "asked to bring them",
+    )
+    add(
+        "--wait-limit",
+        type=_rate,
+        default=600.0,
+        metavar="SECONDS",
+        help="how long to wait for nodes at most (default: %(default).0f)",
     )
     add("--out", type=str, metavar="DIR", help="where the run is stored, a new directory (default: runs/<UTC time>)")
     return parser

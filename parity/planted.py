@@ -3,6 +3,7 @@
 bfloat16, tf32    matrix products and convolutions whose factors are rounded to that precision
 noise             products that come out a little different each time (relative 2**-20), whatever the seed
 element-K         one wrong element in one parameter gradient, at step K
+flip-K, flip-K-rR one bit of the largest element of one parameter gradient flipped, at step K (of replica R alone)
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ _PRODUCTS = {
     _ATEN.convolution_backward.default: (0, 1, 2),
 }
 NOISE = 2.0**-20
+# Of a float32: the lowest of the exponent, so that a flip doubles or halves the number.
+FLIPPED_BIT = 23
 
 
 def round_to_bfloat16(tensor: torch.Tensor) -> torch.Tensor:
@@ -86,11 +89,14 @@ def planted(plant: str | None) -> Iterator[None]:
         yield
 
 
-def spoil_gradient(plant: str | None, step: int, model: torch.nn.Module) -> None:
-    """Makes one element of one parameter's gradient wrong, if the fault and the step say so."""
-    if plant != f"element-{step}":
+def spoil_gradient(plant: str | None, step: int, model: torch.nn.Module, *, replica: int = 0) -> None:
+    """Makes one element of one parameter's gradient wrong, if the fault, the step and the replica say so."""
+    if plant not in (f"element-{step}", f"flip-{step}", f"flip-{step}-r{replica}"):
         return
     parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
     grad = parameters[len(parameters) // 2].grad
     assert grad is not None
-    grad.view(-1)[0] += grad.norm()
+    if plant == f"element-{step}":
+        grad.view(-1)[0] += grad.norm()
+    else:
+        grad.view(torch.int32).view(-1)[int(grad.abs().argmax())] ^= 1 << FLIPPED_BIT

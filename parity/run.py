@@ -15,11 +15,14 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from parity import devices, inline, workers
+from parity import devices, inline, odd_elements, placement, workers
 from parity.data import mnist
+from parity.devices import Device
 from parity.errors import Trouble
 from parity.events import Event
+from parity.evidence import REPLAYS
 from parity.gather import Gatherer
 from parity.judge import differences_table, judge
 from parity.loss_spec import parse_losses
@@ -50,9 +53,12 @@ def run(options: argparse.Namespace, *, command: str) -> int:
     """
     task = parse_task(options.task)
     shipped = shipped_losses(task)
-    losses = parse_losses(options.loss or shipped, shipped=shipped)
-    wanted = options.device or ["auto"]
-    devices.parse_devices([text for text in wanted if text != "auto"])  # tell a wrong one before anything is started
+    losses = parse_losses(options.loss or (shipped[:1] if options.quick else shipped), shipped=shipped)
+    wanted = options.device or [{"node": "cpu", "gpu": "cuda"}.get(options.each, "auto")]
+    given = devices.parse_devices(
+        [text for text in wanted if text != "auto"]
+    )  # tell a wrong one before anything is started
+    _check_cluster_options(options, given)
     data = load_task_data(task, options.data)
     settings = make_settings(
         task=task,
@@ -61,7 +67,7 @@ def run(options: argparse.Namespace, *, command: str) -> int:
         epochs=options.epochs,
         steps=options.steps,
         lr=options.lr,
-        audit_every=options.audit_every,
+        audit_every=0 if options.quick else options.audit_every,
     )
     out = _choose_out(options.out)
     with contextlib.ExitStack() as cleanup:
@@ -74,23 +80,37 @@ def run(options: argparse.Namespace, *, command: str) -> int:
             cluster = cleanup.enter_context(
                 workers.connect(address, data_bytes=sum(array.nbytes for array in data.values()))
             )
-        chosen = _expand_auto(wanted, cluster.accelerators if cluster else devices.available_accelerators)
+            if options.wait_for_nodes:
+                cluster.wait_for_nodes(options.wait_for_nodes, gpu=options.each == "gpu", limit_s=options.wait_limit)
+            if address != "local":
+                cluster.probe()
+        chosen = devices.parse_devices(
+            _expand_auto(wanted, cluster.accelerators if cluster else devices.available_accelerators)
+        )
+        nodes = cluster.nodes if cluster else ()
+        if cluster:
+            chosen = placement.expand(chosen, options.each, nodes)
         trials = plan(
             losses,
-            devices.parse_devices(chosen),
+            chosen,
             seeds=options.seed or [0],
             replicas=options.replicas,
             settings=settings,
             noise=options.noise,
+            equals=lambda device: placement.equals(device, nodes),
+            quick=options.quick,
         )
         if cluster:
             cluster.check(trials)
         else:
             inline.set_environment(trials)
-        info = describe(command, trials, data=options.data)
+        info = describe(command, trials, data=options.data) | {"quick": options.quick}
         write_json(out / "run.json", info)
         unused.pop_all()  # from here on there is something to keep
-        interrupted = _train(trials, (cluster.train if cluster else inline.train_inline)(trials, data), out)
+        train = cluster.train if cluster else inline.train_inline
+        interrupted = _train(trials, train(trials, data), out)
+        if not interrupted:
+            interrupted = repeat_odd_trials(trials, lambda again: train(again, data), out)
     if not interrupted:
         write_json(out / "run.json", info | {"state": "complete"})
     return _judge(out, interrupted=interrupted)
@@ -108,6 +128,24 @@ def _train(trials: Sequence[Trial], events: Generator[Event, None, None], out: P
             return True
         finally:
             gatherer.close()
+    return False
+
+
+def repeat_odd_trials(
+    trials: Sequence[Trial], train: Callable[[Sequence[Trial]], Generator[Event, None, None]], out: Path
+) -> bool:
+    """Repeats trials that part from their class, and stores which elements differ; returns whether interrupted."""
+    replays = odd_elements.plan_replays(read_run(out), trials)
+    if not replays:
+        return False
+    print(f"{len(replays)} odd: repeated up to where they part, to see which elements differ", file=sys.stderr)
+    events = train(odd_elements.to_train(replays))
+    try:
+        with _sigterm_as_interrupt(), contextlib.closing(events):
+            rows = odd_elements.repeat(replays, events)
+    except KeyboardInterrupt:
+        return True
+    write_table(out / "replays.parquet", pa.Table.from_pylist(rows, schema=REPLAYS))
     return False
 
 
@@ -140,6 +178,14 @@ def load_task_data(task: CodeSpec, root: Path | None) -> dict[str, np.ndarray]:
         raise
     except (Exception, SystemExit) as error:
         raise Trouble(f"Task {task.name}: loading its data raised {type(error).__name__}: {error}") from error
+
+
+def _check_cluster_options(options: argparse.Namespace, given: Sequence[Device]) -> None:
+    """Raises `Trouble` for options that need a cluster where there is none."""
+    needs = [f"--{name.replace('_', '-')}" for name in ("each", "wait_for_nodes") if getattr(options, name)]
+    needs += [f"--device {device.name}" for device in given if device.node]
+    if options.inline and needs:
+        raise Trouble(f"{needs[0]} needs a Ray cluster, and --inline trains in this process. Leave out one of them.")
 
 
 def _choose_out(given: str | None) -> Path:

@@ -140,7 +140,7 @@ def take_step(
         recorder.loss(step, output, target, loss=loss, output_grad=output_grad)
     with blamed(step, "the model's backward"), clock, planted(plant):
         output.backward(output_grad)  # type: ignore[no-untyped-call]
-    spoil_gradient(plant, step, model)
+    spoil_gradient(plant, step, model, replica=trial.replica)
     if recorder:
         recorder.backward()
     with blamed(step, "the optimizer"), clock:

@@ -45,7 +45,7 @@ TRIALS = pa.schema(
         column("trace", pa.string(), "file of the trace, in traces/"),
         column("status", pa.string(), "planned, complete, failed or interrupted"),
         column("failed_step", pa.int64(), "the step that failed, null where it is not known"),
-        column("failure", pa.string(), "raised, result, detached, mutates or died; null where it did not fail"),
+        column("failure", pa.string(), "raised, result, detached, mutates, died or node; null where it did not fail"),
         column("error", pa.string(), "why it failed"),
         column("traceback", pa.string(), "of the user's code that raised"),
         column("attempts", pa.int32(), "workers that began it"),
@@ -57,12 +57,17 @@ TRIALS = pa.schema(
         column("audit_error", pa.string(), "why there is no audit"),
         column("shared_error", pa.string(), "why the steps from the baseline device's states are missing"),
         column("host", pa.string(), "name of the machine"),
+        column("node", pa.string(), "node of the Ray cluster that it ran on, null where there is none"),
+        column("node_id", pa.string(), "Ray's number of that node"),
         column("os", pa.string(), "operating system"),
         column("cpu_model", pa.string(), "CPU"),
+        column("cpu_isa", pa.string(), "instruction sets of the CPU that arithmetic libraries choose their code by"),
+        column("cores", pa.int32(), "logical cores of the machine"),
         column("cpu_capability", pa.string(), "instruction set of ATen's kernels in use"),
         column("threads", pa.int32(), "threads of an operation"),
         column("blas", pa.string(), "library of the CPU's matrix products"),
         column("gpu_name", pa.string(), "GPU"),
+        column("gpu_index", pa.int32(), "number of the GPU on its machine, null where it is not known"),
         column("gpu_uuid", pa.string(), "UUID of the GPU"),
         column("gpu_driver", pa.string(), "version of the GPU's driver"),
         column("cuda", pa.string(), "version of CUDA"),
@@ -111,12 +116,17 @@ class TrialRecord:
     audit_error: str | None = None
     shared_error: str | None = None
     host: str | None = None
+    node: str | None = None
+    node_id: str | None = None
     os: str | None = None
     cpu_model: str | None = None
+    cpu_isa: str | None = None
+    cores: int | None = None
     cpu_capability: str | None = None
     threads: int | None = None
     blas: str | None = None
     gpu_name: str | None = None
+    gpu_index: int | None = None
     gpu_uuid: str | None = None
     gpu_driver: str | None = None
     cuda: str | None = None

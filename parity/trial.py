@@ -1,7 +1,7 @@
 """A trial, and the plan: devices x seeds x replicas x losses."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, replace
 
 from parity.devices import Device
@@ -71,6 +71,7 @@ class Trial:
         contract: Whether the loss is held to its contract before the training.
         shares: Whether other devices take steps from this trial's states.
         shared_from: Name of the trial from whose states this one takes steps, or None.
+        capture: Not a whole training, but the tensor of that step, quantity and parameter alone; or None.
         settings: What all trials of the run share.
     """
 
@@ -84,6 +85,7 @@ class Trial:
     contract: bool = False
     shares: bool = False
     shared_from: str | None = None
+    capture: tuple[int, str, str | None] | None = None
 
     @property
     def name(self) -> str:
@@ -130,8 +132,20 @@ def plan(
     replicas: int,
     settings: Settings,
     noise: int = 0,
+    equals: Callable[[Device], Hashable] = lambda device: device,
+    quick: bool = False,
 ) -> tuple[Trial, ...]:
     """Makes the trials, the baseline's first, and of each loss those of the first device before the others.
+
+    Args:
+        losses: The baseline first.
+        devices: The baseline first.
+        seeds: Each for all trials.
+        replicas: Repeats of each.
+        settings: What all trials share.
+        noise: Baseline trials under random rounding.
+        equals: What a device has in common with those that owe it equal bits: they need no shared steps.
+        quick: Whether there is nothing but the training itself: no contract, no shared steps.
 
     Raises:
         Trouble: A seed is given twice.
@@ -146,15 +160,16 @@ def plan(
             seed=seed,
             replica=replica,
             settings=settings,
-            contract=loss is not losses[0] and seed == seeds[0] and replica == 0,
+            contract=not quick and loss is not losses[0] and seed == seeds[0] and replica == 0,
         )
         for device in devices
         for seed in seeds
         for replica in range(replicas)
         for loss in losses
     ]
-    if len(devices) > 1:
-        trials = [_with_shared_steps(trial, devices[0]) for trial in trials]
+    others = {device for device in devices if equals(device) != equals(devices[0])}
+    if others and not quick:
+        trials = [_with_shared_steps(trial, devices[0], others) for trial in trials]
     noisy = [
         replace(trial, noise=number)
         for number in range(1, noise + 1)
@@ -164,7 +179,7 @@ def plan(
     return (*trials, *(replace(trial, shares=False) for trial in noisy))
 
 
-def _with_shared_steps(trial: Trial, first: Device) -> Trial:
-    if trial.device is first:
+def _with_shared_steps(trial: Trial, first: Device, others: Collection[Device]) -> Trial:
+    if trial.device == first:
         return replace(trial, shares=True)
-    return replace(trial, shared_from=replace(trial, device=first).name)
+    return replace(trial, shared_from=replace(trial, device=first).name) if trial.device in others else trial

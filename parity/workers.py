@@ -15,8 +15,9 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,12 +25,21 @@ import psutil
 
 from parity import devices
 from parity.errors import Trouble
-from parity.events import Ended, Event, Restarted
+from parity.events import Began, Captured, Ended, Event, Restarted
 from parity.inline import SharedSteps, perform
+from parity.placement import Node, Placement, alive, check
 from parity.trial import Trial
 
 # A worker that dies may have been killed by the system: its trial is begun once more before it is judged.
 ATTEMPTS = 2
+# A node that cannot run a trial's worker is left after so many tries.
+MOVES = 5
+NOWHERE = "its node left the cluster before it began, and its class has no other node"
+# The label that Ray gives every node.
+NODE_LABEL = "ray.io/node-id"
+# How long a node may take to say what it is, and somebody to free a GPU.
+PROBE_S = 60.0
+SEAT_S = 30.0
 # How long a cluster's address may take to answer.
 KNOCK_S = 10.0
 # Of a local cluster, beside the data. Traces are small enough to travel in Ray's replies.
@@ -50,35 +60,94 @@ class Worker:
 
     def advance(self) -> Event:
         """Trains until there is something to tell."""
-        return next(self._events)
+        event = next(self._events)
+        return replace(event, facts=event.facts | {"node_id": _node_id()}) if isinstance(event, Began) else event
+
+
+class Seat:
+    """Holds a GPU for a run, so that trials can be given that one GPU, and nobody else gets it between them."""
+
+    def index(self) -> int:
+        """Number of the GPU on its node."""
+        import ray
+
+        return int(ray.get_gpu_ids()[0])
 
 
 @dataclass
 class _Running:
+    """A trial on its way: how often its process died, and how often it had to leave a node."""
+
     trial: Trial
-    attempt: int
-    actor: Any
+    deaths: int = 0
+    moves: int = 0
+    nodes: tuple[Node, ...] = ()
+    node: Node | None = None
+    hardware: tuple[object, ...] | None = None
+    index: int | None = None
+    actor: Any = None
 
 
 class Cluster:
     """A Ray cluster, for as long as `connect` holds it."""
 
-    def __init__(self, ray: Any) -> None:
+    def __init__(self, ray: Any, worker: type = Worker) -> None:
         self._ray = ray
-        self._nodes = [node for node in ray.nodes() if node["Alive"]]
+        self._worker = worker
+        self._placement = Placement(alive(ray.nodes()))
+        self._seats: dict[tuple[str, int], Any] = {}
+        self._taken: set[tuple[str, int]] = set()
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """Those that are alive, with what `probe` found of them."""
+        return self._placement.nodes
 
     def accelerators(self) -> list[str]:
         """Kinds of accelerator that the cluster has; Ray calls each of them GPU."""
-        if not any(node["Resources"].get("GPU") for node in self._nodes):
+        if not any(node.gpus for node in self.nodes):
             return []
         return ["mps" if sys.platform == "darwin" else "cuda"]
 
     def check(self, trials: Sequence[Trial]) -> None:
         """Raises `Trouble` for a trial that no node could ever take."""
-        for trial in trials:
-            needs = devices.resources(trial.device)
-            if not any(_fits(needs, node["Resources"]) for node in self._nodes):
-                raise Trouble(_unplaceable(trial, needs, [node["Resources"] for node in self._nodes]))
+        check(trials, self.nodes)
+
+    def wait_for_nodes(self, count: int, *, gpu: bool, limit_s: float) -> None:
+        """Waits until there are so many nodes with a CPU (or GPU) to give out; an autoscaler is made to bring them.
+
+        Raises:
+            Trouble: They did not come.
+        """
+        bundles = [{"GPU": 1} if gpu else {"CPU": 1}] * count
+        # Bundles that may not share a node: what an autoscaler understands, and what is ready once the nodes are there.
+        group = self._ray.util.placement_group(bundles, strategy="STRICT_SPREAD")
+        try:
+            came = group.wait(timeout_seconds=limit_s)
+        finally:
+            self._ray.util.remove_placement_group(group)
+        self._placement = Placement(alive(self._ray.nodes()))
+        if not came:
+            kind = "gpus" if gpu else "cpus"
+            found = [node.name for node in self.nodes if getattr(node, kind)]
+            raise Trouble(
+                f"--wait-for-nodes {count}: after {limit_s:.0f} s the cluster has {len(found)} nodes with "
+                f"{'a GPU' if gpu else 'CPUs to give out'} ({', '.join(found) or 'none'}) that are free. "
+                "Wait longer with --wait-limit, or raise the maximum of the node type."
+            )
+
+    def probe(self) -> None:
+        """Asks every node what it is, all at once; one that does not answer keeps the reason."""
+        ray = self._ray
+        probe = ray.remote(num_cpus=0, max_retries=1)(node_facts)
+        asked = {probe.options(label_selector={NODE_LABEL: node.id}).remote(): node for node in self.nodes}
+        done, late = ray.wait(list(asked), num_returns=len(asked), timeout=PROBE_S)
+        answers = [_answer(ray, future, asked[future]) for future in done]
+        answers += [replace(asked[future], problem=f"it did not answer within {PROBE_S:.0f} s") for future in late]
+        for future in late:
+            ray.cancel(future, force=True)
+        order = {node.id: number for number, node in enumerate(self.nodes)}
+        self._placement = Placement(sorted(answers, key=lambda node: order[node.id]))
 
     def train(self, trials: Sequence[Trial], data: dict[str, np.ndarray]) -> Generator[Event, None, None]:
         """Trains every trial in a worker of its own, as many at once as the cluster has room for.
@@ -93,62 +162,244 @@ class Cluster:
         reference = ray.put(data)
         shared = {trial.name: SharedSteps() for trial in trials if trial.shares}
         unfinished = set(shared)
-        waiting = [_Running(trial, attempt=1, actor=None) for trial in trials]
+        waiting = _Waiting(trials)
         running: dict[Any, _Running] = {}
         try:
+            self._take_seats(trials)
+            changed = True
             while waiting or running:
-                while entry := self._next(waiting, [other.trial for other in running.values()], unfinished):
-                    waiting.remove(entry)
-                    steps = ray.put(shared[entry.trial.shared_from]) if entry.trial.shared_from else None
-                    self._start(entry, reference, steps)
-                    running[entry.actor.advance.remote()] = entry
-                (future,), _ = ray.wait(list(running), num_returns=1)
-                entry = running.pop(future)
-                try:
-                    event = ray.get(future)
-                except ray.exceptions.RayTaskError as error:  # trying again would bring it again
-                    if isinstance(error.cause, Trouble):
-                        raise error.cause from None
-                    raise
-                except ray.exceptions.RayError as error:
-                    event = self._died(entry, str(error))
-                yield shared[entry.trial.name].keep(event) if entry.trial.shares else event
-                if isinstance(event, Restarted):
-                    waiting.insert(0, _Running(entry.trial, attempt=entry.attempt + 1, actor=None))
-                elif isinstance(event, Ended):
-                    unfinished.discard(entry.trial.name)
-                    ray.kill(entry.actor)
-                else:
-                    running[entry.actor.advance.remote()] = entry
+                if changed:
+                    for entry in waiting.stranded(self._placement, self._seats):
+                        unfinished.discard(entry.trial.name)
+                        yield Ended(entry.trial.name, status="failed", failure="node", error=NOWHERE)
+                    for entry in self._startable(waiting, unfinished):
+                        steps = ray.put(shared[entry.trial.shared_from]) if entry.trial.shared_from else None
+                        self._start(entry, reference, steps)
+                        running[entry.actor.advance.remote()] = entry
+                    changed = False
+                    continue  # a trial may have been stranded, and others wait for it no longer
+                ray.wait(list(running), num_returns=1)
+                ready, _ = ray.wait(list(running), num_returns=len(running), timeout=0)
+                for future in ready:
+                    entry = running.pop(future)
+                    event = self._event(future, entry)
+                    yield shared[entry.trial.name].keep(event) if entry.trial.shares else event
+                    if isinstance(event, Restarted | Ended | Captured):
+                        changed = True
+                        self._leave(entry)
+                    if isinstance(event, Restarted):
+                        waiting.put_back(entry)
+                    elif isinstance(event, Ended):
+                        unfinished.discard(entry.trial.name)
+                    elif not isinstance(event, Captured):
+                        running[entry.actor.advance.remote()] = entry
         finally:
             for entry in running.values():
                 ray.kill(entry.actor)
+            for seat in self._seats.values():
+                ray.kill(seat)
+            self._seats.clear()
+            self._taken.clear()
 
-    def _next(self, waiting: Sequence[_Running], others: Sequence[Trial], unfinished: set[str]) -> _Running | None:
-        """The first trial that there is room for, and whose shared steps are all there."""
-        ready = (entry for entry in waiting if entry.trial.shared_from not in unfinished)
-        entry = next(ready, None)
-        return entry if entry and self._has_room(entry.trial, others) else None
+    def _startable(self, waiting: _Waiting, unfinished: set[str]) -> Iterator[_Running]:
+        """Takes out the trials that there is room for, and whose shared steps are all there."""
+        for queue in waiting.queues():
+            for entry in [entry for entry in queue if entry.trial.shared_from not in unfinished]:
+                device = entry.trial.device
+                entry.nodes = self._placement.nodes_for(device, hardware=entry.hardware)
+                if device.index is not None:
+                    entry.index = self._free_gpu(entry)
+                    if entry.index is None:
+                        break
+                elif not self._placement.room(device, entry.nodes):
+                    break
+                waiting.remove(entry)
+                self._placement.take(device, entry.nodes)
+                yield entry
+
+    def _free_gpu(self, entry: _Running) -> int | None:
+        """A GPU that is held and idle: the trial's own, or another's where its node has left."""
+        for node in entry.nodes:
+            own = [entry.trial.device.index] if node.name == entry.trial.device.node else range(node.gpus)
+            for index in own:
+                key = (node.id, index)
+                if key in self._seats and key not in self._taken:
+                    entry.nodes = (node,)
+                    self._taken.add(key)
+                    return index
+        return None
 
     def _start(self, entry: _Running, data: Any, shared: Any) -> None:
-        needs = devices.resources(entry.trial.device)
-        options = {"num_cpus": needs["CPU"], "num_gpus": needs["GPU"], "max_restarts": 0}
-        entry.actor = self._ray.remote(Worker).options(**options).remote(devices.environment(entry.trial.device))
+        device = replace(entry.trial.device, index=entry.index)
+        needs = devices.resources(device)
+        options: dict[str, Any] = {"num_cpus": needs["CPU"], "num_gpus": needs["GPU"], "max_restarts": 0}
+        if entry.index is not None:
+            options["num_gpus"] = 0  # its seat holds the GPU
+        if len(self.nodes) > 1:
+            ids = [node.id for node in entry.nodes]
+            options["label_selector"] = {NODE_LABEL: ids[0] if len(ids) == 1 else f"in({','.join(ids)})"}
+        entry.actor = self._ray.remote(self._worker).options(**options).remote(devices.environment(device))
         entry.actor.start.remote(entry.trial, data, shared)
 
-    def _has_room(self, trial: Trial, others: Sequence[Trial]) -> bool:
-        """Whether the cluster as a whole has room; Ray queues a worker that fits no single node at the moment."""
-        needs = [devices.resources(each.device) for each in (trial, *others)]
-        total = {kind: sum(node["Resources"].get(kind, 0) for node in self._nodes) for kind in ("CPU", "GPU")}
-        return not others or all(sum(need[kind] for need in needs) <= total[kind] for kind in total)
-
-    def _died(self, entry: _Running, error: str) -> Restarted | Ended:
+    def _leave(self, entry: _Running) -> None:
+        """Ends the trial's worker, and frees its room."""
         self._ray.kill(entry.actor)
-        detail = re.search(r"Worker exit detail: (.+?)(?:\.\s|\n|$)", error)
-        reason = f"its worker process died ({detail[1] if detail else error.splitlines()[0]})"
-        if entry.attempt < ATTEMPTS:
-            return Restarted(entry.trial.name, reason)
-        return Ended(entry.trial.name, status="failed", failure="died", error=f"{reason}, {ATTEMPTS} times in a row")
+        self._placement.take(entry.trial.device, entry.nodes, amount=-1)
+        if entry.index is not None:
+            self._taken.discard((entry.nodes[0].id, entry.index))
+
+    def _event(self, future: Any, entry: _Running) -> Event:
+        """What the trial told, or what became of its worker.
+
+        Raises:
+            Trouble: The trial could not be begun as it was asked for, on any node.
+        """
+        ray = self._ray
+        try:
+            event: Event = ray.get(future)
+        except ray.exceptions.RayTaskError as error:  # trying again would bring it again
+            if not isinstance(error.cause, Trouble):
+                raise
+            if not entry.trial.device.node:
+                raise error.cause from None
+            return Ended(entry.trial.name, status="failed", failure="node", error=str(error.cause).rstrip("."))
+        except ray.exceptions.RayError as error:
+            return self._lost(entry, error)
+        if isinstance(event, Began):
+            entry.node = self._placement.by_id.get(event.facts.get("node_id", ""))
+            name = entry.node.name if entry.node and len(self.nodes) > 1 else None
+            return replace(event, facts=event.facts | {"node": name})
+        return event
+
+    def _lost(self, entry: _Running, error: Exception) -> Restarted | Ended:
+        """What becomes of a trial whose worker is gone: it begins again, in its class of hardware, or fails."""
+        name = entry.trial.name
+        self._placement.renew(alive(self._ray.nodes()))
+        home = entry.node or entry.nodes[0]
+        text = str(error)
+        detail = re.search(r"Worker exit detail: (.+?)(?:\.\s|\n|$)", text)
+        last = [line for line in text.splitlines() if re.match(r"\s*(\w+\.)*\w*(Error|Exception)\b", line)]
+        told = detail[1] if detail else (last or text.splitlines() or [""])[-1].strip()
+        if entry.node and home.id in self._placement.by_id and not self._unreachable(error):
+            entry.deaths += 1
+            reason = f"its worker process died ({told})"
+            if entry.deaths < ATTEMPTS:
+                return Restarted(name, reason)
+            return Ended(name, status="failed", failure="died", error=f"{reason}, {ATTEMPTS} times in a row")
+        gone = home.id not in self._placement.by_id
+        entry.moves += 1
+        entry.hardware, entry.node = home.hardware, None
+        reason = f"node {home.name} left the cluster" if gone else f"node {home.name} could not run its worker ({told})"
+        if gone and not self._placement.nodes_for(entry.trial.device, hardware=entry.hardware):
+            reason += " while it trained, and its class has no other node"
+            return Ended(name, status="failed", failure="node", error=reason)
+        if entry.moves >= MOVES:
+            return Ended(name, status="failed", failure="node", error=f"{reason}, {MOVES} times in a row")
+        return Restarted(name, reason)
+
+    def _unreachable(self, error: Exception) -> bool:
+        """Whether it is the platform's doing, or may be: a node that dies is missed before it is known to be dead."""
+        kinds = self._ray.exceptions
+        return isinstance(error, kinds.ActorUnavailableError | kinds.ActorUnschedulableError)
+
+    def _take_seats(self, trials: Sequence[Trial]) -> None:
+        """Holds each GPU that a trial names.
+
+        Raises:
+            Trouble: Somebody else has it.
+        """
+        ray = self._ray
+        by_name = {node.name: node for node in self.nodes}
+        wanted = {(trial.device.node, trial.device.index) for trial in trials if trial.device.index is not None}
+        missing = {(by_name[node].id, index) for node, index in wanted if node and index is not None}
+        asked = {}
+        for number in {number for number, _ in missing}:
+            for _ in range(self._placement.by_id[number].gpus):  # Ray gives out whichever is free: ask for all
+                options = {"num_cpus": 0, "num_gpus": 1, "label_selector": {NODE_LABEL: number}}
+                seat = ray.remote(Seat).options(**options).remote()
+                asked[seat.index.remote()] = (number, seat)
+        end = time.monotonic() + SEAT_S
+        while asked and missing:
+            done, _ = ray.wait(list(asked), num_returns=1, timeout=max(0.0, end - time.monotonic()))
+            if not done:
+                break
+            number, seat = asked.pop(done[0])
+            key = (number, ray.get(done[0]))
+            if key in missing:
+                missing.discard(key)
+                self._seats[key] = seat
+            else:
+                ray.kill(seat)
+        for _, seat in asked.values():
+            ray.kill(seat)
+        if missing:
+            names = [f"cuda@{self._placement.by_id[number].name}#{index}" for number, index in sorted(missing)]
+            raise Trouble(
+                f"{', '.join(names)}: somebody else has the GPU, or it does not answer within {SEAT_S:.0f} s. "
+                "Wait until it is free, or leave it out."
+            )
+
+
+class _Waiting:
+    """The trials that have not begun, a queue for each place, so that a full node holds up no other."""
+
+    def __init__(self, trials: Sequence[Trial]) -> None:
+        self._queues: dict[str, dict[int, _Running]] = {}
+        for trial in trials:
+            entry = _Running(trial)
+            self._queues.setdefault(_queue(trial), {})[id(entry)] = entry
+
+    def __bool__(self) -> bool:
+        return any(self._queues.values())
+
+    def queues(self) -> list[list[_Running]]:
+        """The trials of each place, in their order."""
+        return [list(queue.values()) for queue in self._queues.values() if queue]
+
+    def stranded(self, placement: Placement, seats: Mapping[tuple[str, int], Any]) -> list[_Running]:
+        """Takes out the trials that no node of their class is left for."""
+        found = []
+        for entry in (entry for queue in self.queues() for entry in queue):
+            nodes = placement.nodes_for(entry.trial.device, hardware=entry.hardware)
+            held = {number for number, _ in seats}
+            if not nodes or (entry.trial.device.index is not None and not any(node.id in held for node in nodes)):
+                self.remove(entry)
+                found.append(entry)
+        return found
+
+    def remove(self, entry: _Running) -> None:
+        """Takes a trial out."""
+        del self._queues[_queue(entry.trial)][id(entry)]
+
+    def put_back(self, entry: _Running) -> None:
+        """Puts a trial back, before the others."""
+        name = _queue(entry.trial)
+        self._queues[name] = {id(entry): entry} | self._queues[name]
+
+
+def _queue(trial: Trial) -> str:
+    return trial.device.place or trial.device.name
+
+
+def _node_id() -> str:
+    import ray
+
+    return str(ray.get_runtime_context().get_node_id())
+
+
+def node_facts() -> dict[str, Any]:
+    """What `machine.node_facts` finds on the node that runs this."""
+    from parity import machine  # imports torch, which the driver does without
+
+    return machine.node_facts()
+
+
+def _answer(ray: Any, future: Any, node: Node) -> Node:
+    try:
+        return replace(node, facts=ray.get(future))
+    except ray.exceptions.RayError as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        return replace(node, problem=lines[-1] if lines else type(error).__name__)
 
 
 @contextlib.contextmanager
@@ -228,20 +479,3 @@ def _end_monitor() -> None:
         with contextlib.suppress(psutil.Error):  # it has ended by itself
             if any(part.endswith("autoscaler/_private/monitor.py") for part in child.cmdline()):
                 child.kill()
-
-
-def _fits(needs: dict[str, int], resources: dict[str, float]) -> bool:
-    return all(resources.get(kind, 0) >= amount for kind, amount in needs.items())
-
-
-def _unplaceable(trial: Trial, needs: dict[str, int], nodes: Sequence[dict[str, float]]) -> str:
-    if needs["GPU"] and not any(node.get("GPU") for node in nodes):
-        return (
-            f"Trial {trial.name} needs 1 GPU, and no node of this cluster has one. "
-            "Use --device cpu, or add a GPU node type."
-        )
-    largest = max((int(node.get("CPU", 0)) for node in nodes), default=0)
-    return (
-        f"Trial {trial.name} needs {needs['CPU']} CPUs on one node, and the largest of this cluster has {largest}. "
-        "Use fewer threads, or add a larger node type."
-    )

@@ -6,6 +6,7 @@ import pyarrow as pa
 import pytest
 
 from parity.evidence import SHARED_STEPS
+from parity.fleet import Fleet
 from parity.judge import judge
 from parity.pairs import make_pairs
 from parity.store import TrialRecord, read_run
@@ -365,7 +366,7 @@ def test_a_pair_differs_in_one_thing_and_always_from_the_first():
         for replica in (0, 1)
         for loss in ("a", "b", "c")
     ]
-    pairs = make_pairs(trials)
+    pairs = make_pairs(trials, Fleet(trials, {}))
     fields = ("loss_name", "device", "seed", "replica")
     for pair in pairs:
         differing = [name for name in fields if getattr(pair.baseline, name) != getattr(pair.candidate, name)]

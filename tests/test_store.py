@@ -46,6 +46,7 @@ def test_a_run_directory_holds_every_file(reference):
         "shared_steps.parquet",
         "contract.parquet",
         "findings.parquet",
+        "replays.parquet",
         "summary.json",
     }
 

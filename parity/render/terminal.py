@@ -1,6 +1,7 @@
 """The report on a terminal: a table of losses x devices, a line for each pair, and how the audit decided."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from rich import box
@@ -8,7 +9,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from parity.devices import parse_device
+from parity.fleet import software_differences
 from parity.judge import VERDICTS, Judgement, PairVerdict
+from parity.render import fleet
 from parity.store import StoredRun
 from parity.trace import QUANTITIES
 
@@ -33,11 +37,16 @@ def render(run: StoredRun, judgement: Judgement, console: Console) -> None:
         _print(console, "Nothing to compare: one trial makes no pair. Add a --loss, a --device or --replicas.")
         return
     first = run.trials[0]
+    for line in (*software_differences(run.trials), *_moved_lines(run)):
+        _print(console, line)
     _print(console, f"{first.task}, {first.steps} steps: {judgement.verdict}")
+    if judgement.fleet.large or any(each.odd for each in judgement.fleet.classes):
+        fleet.render(run, judgement, console)
+    told = fleet.telling_pairs(judgement)
     console.print(_matrix(run, judgement))
-    for verdict in judgement.pairs:
-        _print(console, pair_line(verdict))
-    for line in (*_contract_lines(run), *_noise_lines(judgement)):
+    for verdict, alike in told:
+        _print(console, pair_line(verdict).append(f" ({alike} equal devices alike)" if alike > 1 else ""))
+    for line in (*_contract_lines(run, judgement), *_noise_lines(judgement)):
         _print(console, line)
     if any(verdict.decision for verdict in judgement.pairs):
         audited = sorted({verdict.decision.audited for verdict in judgement.pairs if verdict.decision})
@@ -47,16 +56,31 @@ def render(run: StoredRun, judgement: Judgement, console: Console) -> None:
             f"\nHow the audit decided: largest errors against float64 over {steps} steps, in u (unit roundoff);",
         )
         _print(console, "own is the baseline's own error, and beyond the line is no rounding.")
-        console.print(_audit_table(judgement))
+        console.print(_audit_table([verdict for verdict, _ in told]))
 
 
-def _contract_lines(run: StoredRun) -> list[str]:
-    """For each loss that was held to its contract: how many items passed, and which did not."""
+def _moved_lines(run: StoredRun) -> list[str]:
+    """Trials that did not run where their device's name says."""
+    return [
+        f"Node {device.node} left the cluster: {record.trial} was trained on {record.node}, which says nothing of "
+        f"{device.node}."
+        for record in run.trials
+        if (device := parse_device(record.device)).node and record.node not in (None, device.node)
+    ]
+
+
+def _contract_lines(run: StoredRun, judgement: Judgement) -> list[str]:
+    """For each loss that was held to its contract: how many items passed, and which did not; equal devices once."""
     items: dict[str, dict[str, list[str]]] = {}
+    classes = {record.trial: (record.loss_name, judgement.fleet.of(record.device).label) for record in run.trials}
     for row in run.evidence["contract"].to_pylist():
         items.setdefault(row["trial"], {}).setdefault(row["status"], []).append(row["item"])
     lines = []
+    seen = []
     for trial, found in items.items():
+        if (classes[trial], found) in seen:
+            continue
+        seen.append((classes[trial], found))
         told = [f"{status}: {', '.join(found[status])}" for status in ("failed", "limited") if status in found]
         passed = f"{len(found.get('passed', []))} items passed"
         lines.append(f"Contract of {trial}: {'; '.join([passed, *told])}")
@@ -138,23 +162,23 @@ def _number(value: float | str, dtype: str) -> str:
 
 
 def _matrix(run: StoredRun, judgement: Judgement) -> Table:
-    """The worst verdict of each loss on each device; of the baseline loss, that of the devices."""
+    """The worst verdict of each loss on each device (equal ones in one column); of the baseline loss, the devices'."""
     losses = list(dict.fromkeys(record.loss_name for record in run.trials))
-    devices = list(dict.fromkeys(record.device for record in run.trials))
+    columns = fleet.columns(judgement)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("loss", *devices):
+    for heading in ("loss", *columns):
         table.add_column(Text(heading), overflow="fold")
+    found: dict[tuple[str, str], list[PairVerdict]] = {}
+    heads = {device: heading for heading, devices in columns.items() for device in devices}
+    for verdict in judgement.pairs:
+        candidate = verdict.pair.candidate
+        found.setdefault((candidate.loss_name, heads[candidate.device]), []).append(verdict)
     for loss in losses:
-        table.add_row(Text(loss), *(_cell(judgement, loss, device) for device in devices))
+        table.add_row(Text(loss), *(_cell(found.get((loss, heading), [])) for heading in columns))
     return table
 
 
-def _cell(judgement: Judgement, loss: str, device: str) -> Text:
-    pairs = [
-        verdict
-        for verdict in judgement.pairs
-        if verdict.pair.candidate.loss_name == loss and verdict.pair.candidate.device == device
-    ]
+def _cell(pairs: Sequence[PairVerdict]) -> Text:
     for axis in ("loss", "device", "replica"):
         found = [verdict.verdict for verdict in pairs if verdict.pair.axis == axis]
         if found:
@@ -163,12 +187,12 @@ def _cell(judgement: Judgement, loss: str, device: str) -> Text:
     return Text("baseline", style="dim")
 
 
-def _audit_table(judgement: Judgement) -> Table:
+def _audit_table(verdicts: Sequence[PairVerdict]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("candidate", overflow="fold")
     for heading in ("gradient", "own", "line", "loss", "own", "line"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for verdict in judgement.pairs:
+    for verdict in verdicts:
         decision = verdict.decision
         if decision:
             errors = (

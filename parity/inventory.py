@@ -1,0 +1,85 @@
+"""What a cluster has: a line for each node and each of its GPUs; `python -m parity.devices` prints it."""
+
+import argparse
+import os
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from parity.errors import Trouble
+from parity.placement import Node
+from parity.report import guarded
+
+# Facts of a node in a line, by heading.
+_COLUMNS = {
+    "CPU": "cpu_model",
+    "instruction set": "cpu_capability",
+    "cores": "cores",
+    "torch": "torch",
+    "CUDA": "cuda",
+    "BLAS": "blas",
+    "NumPy": "numpy",
+    "parity": "parity",
+    "Python": "python",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m parity.devices",
+        description="Lists the devices of a Ray cluster (or of this machine), as --device takes them, and which are of "
+        "equal hardware and software. Exit status 2 is trouble: an unreachable cluster, a node that does not answer.",
+    )
+    parser.add_argument(
+        "--address", metavar="ADDR", help="a running Ray cluster (default: RAY_ADDRESS if it is set, else this machine)"
+    )
+    address = parser.parse_args(arguments).address or os.environ.get("RAY_ADDRESS") or "local"
+    return guarded(lambda: list_devices(address))
+
+
+def list_devices(address: str) -> int:
+    """Prints the inventory of the cluster; returns the exit status.
+
+    Raises:
+        Trouble: The cluster cannot be reached, or a node did not answer.
+    """
+    from parity import workers
+
+    with workers.connect(address, data_bytes=0) as cluster:
+        cluster.probe()
+        nodes = cluster.nodes
+    render(nodes, Console())
+    silent = [f"{node.name} ({node.problem})" for node in nodes if node.problem]
+    if silent:
+        raise Trouble(f"{len(silent)} of {len(nodes)} nodes did not say what they are: {'; '.join(silent)}.")
+    return 0
+
+
+def render(nodes: Sequence[Node], console: Console) -> None:
+    """Prints the nodes, and below them their GPUs."""
+    labels: dict[object, str] = {}
+    for node in nodes:
+        labels.setdefault(node.hardware, chr(ord("A") + len(labels) % 26) + "'" * (len(labels) // 26))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("device", "class", "CPUs", *_COLUMNS):
+        table.add_column(heading, overflow="fold", no_wrap=heading == "device")
+    for node in nodes:
+        facts = [node.facts.get(name) for name in _COLUMNS.values()]
+        cells = [f"cpu@{node.name}", labels[node.hardware], node.cpus, *facts]
+        table.add_row(*(Text("-" if cell is None else str(cell)) for cell in cells))
+    console.print(table)
+    gpus = [(node, gpu) for node in nodes for gpu in node.facts.get("gpus", [])]
+    if not gpus:
+        console.print("No node has a GPU.", highlight=False)
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("device", "GPU", "UUID", "driver"):
+        table.add_column(heading, overflow="fold")
+    for node, gpu in gpus:
+        row = (f"cuda@{node.name}#{gpu['gpu_index']}", gpu["gpu_name"], gpu["gpu_uuid"], gpu["gpu_driver"])
+        table.add_row(*(Text(str(cell)) for cell in row))
+    console.print(table)
