@@ -232,4 +232,4 @@ class Placement:
 
 
 def _pool(nodes: Collection[Node]) -> str:
-    return min((node.id for node in nodes), default="")
+    return f"pool of {min((node.id for node in nodes), default='nobody')}"

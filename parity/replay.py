@@ -44,4 +44,4 @@ def _on_host(tensor: torch.Tensor | None) -> np.ndarray | None:
     if tensor is None:
         return None
     tensor = tensor.detach().cpu()
-    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy().copy()
+    return np.array((tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy())

@@ -34,7 +34,7 @@ def test_a_default_that_is_spelled_out_is_the_same_device():
 
 UNKNOWN = (
     "Unknown device {!r}. Known devices: cpu, cpu:threads=N, "
-    + "cpu:isa=default|avx2|avx512, cuda, cuda:tf32=on|off, mps, auto."
+    + "cpu:isa=default|avx2|avx512, cuda, cuda:tf32=on|off, mps, auto; cpu@NODE, cuda@NODE#INDEX."
 )
 
 

@@ -16,7 +16,7 @@ import pytest
 from parity import devices, workers
 from parity.errors import Trouble
 from parity.events import Ended, Restarted
-from parity.workers import Cluster, Worker, connect
+from parity.workers import Cluster, Worker, _Running, connect
 
 from conftest import ROOT, command
 
@@ -225,11 +225,27 @@ def test_a_request_that_no_node_can_satisfy_is_told_at_once(tmp_path):
 class FakeRay:
     """As much of Ray as the placing of trials looks at."""
 
+    class exceptions:  # noqa: N801 - as Ray has it
+        class ActorUnavailableError(Exception):
+            pass
+
+        class ActorUnschedulableError(Exception):
+            pass
+
     def __init__(self, *nodes):
-        self._nodes = [{"Alive": True, "Resources": resources} for resources in nodes]
+        self.there = [
+            {
+                "Alive": True,
+                "NodeID": f"id-{name}",
+                "NodeName": name,
+                "NodeManagerAddress": "10.0.0.1",
+                "Resources": resources,
+            }
+            for name, resources in zip("abc", nodes, strict=False)
+        ]
 
     def nodes(self):
-        return self._nodes
+        return self.there
 
 
 def test_a_gpu_that_no_node_has_is_told(make_trials):
@@ -249,16 +265,6 @@ def test_a_trial_has_to_fit_one_node(make_trials):
         Cluster(nodes).check(make_trials(device="cpu:threads=3"))
     assert Cluster(nodes).accelerators() == ["mps" if sys.platform == "darwin" else "cuda"]
     assert Cluster(FakeRay({"CPU": 2.0})).accelerators() == []
-
-
-def test_only_as_many_trials_start_as_there_is_room_for(make_trials):
-    cluster = Cluster(FakeRay({"CPU": 2.0}))
-    one, two, three = make_trials("builtin", "numpy", "tests/right_losses.py:row_means")
-    (wide,) = make_trials(device="cpu:threads=2")
-    assert cluster._has_room(one, [])
-    assert cluster._has_room(two, [one])
-    assert not cluster._has_room(three, [one, two])
-    assert not cluster._has_room(wide, [one])
 
 
 def test_a_loss_that_cannot_be_called_is_told_without_rays_words(tmp_path):
@@ -295,24 +301,61 @@ def test_a_worker_that_already_has_torch_is_refused(monkeypatch):
     assert str(error.value) == "torch is imported before the environment is set"
 
 
+def lost(cluster, entry, text, kind=RuntimeError):
+    return cluster._lost(entry, kind(text))
+
+
 def test_a_worker_that_died_is_replaced_once(make_trials):
-    class Entry:
-        (trial,) = make_trials()
-        attempt = 1
-        actor = None
-
-    class Ray(FakeRay):
-        def kill(self, actor):
-            pass
-
-    cluster = Cluster(Ray({"CPU": 1.0}))
+    cluster = Cluster(FakeRay({"CPU": 1.0}))
+    (trial,) = make_trials()
+    entry = _Running(trial, nodes=cluster.nodes, node=cluster.nodes[0])
     text = (
         "The actor died unexpectedly before finishing this task.\nWorker exit detail: Owner's node has crashed. More."
     )
-    assert cluster._died(Entry, text) == Restarted(
+    assert lost(cluster, entry, text) == Restarted(
         "builtin@cpu-s0", "its worker process died (Owner's node has crashed)"
     )
-    Entry.attempt = workers.ATTEMPTS
-    assert cluster._died(Entry, "gone") == Ended(
+    entry.node = cluster.nodes[0]
+    assert lost(cluster, entry, "gone") == Ended(
         "builtin@cpu-s0", status="failed", failure="died", error="its worker process died (gone), 2 times in a row"
     )
+
+
+def test_a_trial_whose_node_left_goes_on_in_its_class_or_fails_with_that_reason(make_trials):
+    ray = FakeRay({"CPU": 1.0}, {"CPU": 1.0})
+    cluster = Cluster(ray)
+    (trial,) = make_trials(device="cpu@b")
+    b = cluster.nodes[1]
+    entry = _Running(trial, nodes=(b,), node=b)
+    del ray.there[1]
+    assert lost(cluster, entry, "x") == Restarted("builtin@cpu@b-s0", "node b left the cluster")
+    assert entry.deaths == 0
+    entry.node = b
+    ray.there.clear()
+    assert lost(cluster, entry, "x") == Ended(
+        "builtin@cpu@b-s0",
+        status="failed",
+        failure="node",
+        error="node b left the cluster while it trained, and its class has no other node",
+    )
+
+
+def test_a_node_that_cannot_run_the_worker_is_given_up_in_the_end(make_trials):
+    cluster = Cluster(FakeRay({"CPU": 1.0}))
+    (trial,) = make_trials()
+    entry = _Running(trial, nodes=cluster.nodes)
+    text = "The actor died\nTraceback\nModuleNotFoundError: No module named 'parity'\n"
+    events = [lost(cluster, entry, text) for _ in range(workers.MOVES)]
+    reason = "node a could not run its worker (ModuleNotFoundError: No module named 'parity')"
+    assert events[:-1] == [Restarted("builtin@cpu-s0", reason)] * (workers.MOVES - 1)
+    assert events[-1] == Ended(
+        "builtin@cpu-s0", status="failed", failure="node", error=f"{reason}, {workers.MOVES} times in a row"
+    )
+
+
+def test_a_node_that_is_missed_is_not_held_against_the_trial(make_trials):
+    cluster = Cluster(FakeRay({"CPU": 1.0}))
+    (trial,) = make_trials()
+    entry = _Running(trial, nodes=cluster.nodes, node=cluster.nodes[0])
+    assert isinstance(lost(cluster, entry, "away", FakeRay.exceptions.ActorUnavailableError), Restarted)
+    assert (entry.deaths, entry.moves) == (0, 1)

@@ -1,0 +1,205 @@
+"""Three nodes of a Ray cluster on this machine: each node, the odd one out, and a node that is killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+
+import pandas as pd
+import psutil
+import pytest
+
+from conftest import ROOT, command
+
+# Starts a head and two more nodes; kills the node that a line on stdin names, ends with the input.
+NODES = """
+import sys
+from ray.cluster_utils import Cluster
+quick = {
+    "health_check_initial_delay_ms": 0,
+    "health_check_period_ms": 200,
+    "health_check_timeout_ms": 1000,
+    "health_check_failure_threshold": 5,
+}
+common = {"num_cpus": 2, "object_store_memory": 150 * 2**20}
+cluster = Cluster(
+    initialize_head=True,
+    head_node_args={**common, "node_name": "a", "include_dashboard": False, "_system_config": quick},
+)
+nodes = {name: cluster.add_node(node_name=name, **common) for name in "bc"}
+print(cluster.address, flush=True)
+for line in sys.stdin:
+    cluster.remove_node(nodes[line.strip()], allow_graceful=False)
+    print("removed", flush=True)
+cluster.shutdown()
+"""
+
+ENVIRONMENT = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": "planted-token-of-three-nodes-0123456789",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",
+}
+
+
+@dataclass
+class Nodes:
+    """Three nodes, a, b and c; the driver's is a."""
+
+    address: str
+    process: subprocess.Popen
+    environment: dict = field(default_factory=lambda: dict(ENVIRONMENT))
+
+    def run(self, out, *arguments):
+        return command("-m", "parity.run", "--address", self.address, "--out", out, *arguments, **self.environment)
+
+    def remove(self, name):
+        self.process.stdin.write(f"{name}\n")
+        self.process.stdin.flush()
+        assert self.process.stdout.readline().strip() == "removed"
+
+
+@pytest.fixture(scope="module")
+def nodes():
+    with (
+        tempfile.TemporaryDirectory(prefix="three-", ignore_cleanup_errors=True) as folder,
+        subprocess.Popen(
+            [sys.executable, "-c", NODES],
+            env={**os.environ, **ENVIRONMENT, "RAY_TMPDIR": folder},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        ) as process,
+    ):
+        address = next(line.strip() for line in process.stdout if line.strip().replace(":", ".").count(".") == 4)
+        yield Nodes(address, process)
+        process.stdin.close()
+        process.wait(timeout=30)
+
+
+def trials(out):
+    return pd.read_parquet(out / "trials.parquet").set_index("trial")
+
+
+def pairs(out):
+    return json.loads((out / "summary.json").read_text())["pairs"]
+
+
+def test_each_node_runs_both_losses_and_equal_nodes_are_one_class(nodes, tmp_path):
+    ended = nodes.run(tmp_path / "run", "--each", "node", "--steps", 4)
+    assert ended.status == 0, ended.stderr
+    found = trials(tmp_path / "run")
+    assert set(found.index) == {f"{loss}@cpu@{node}-s0" for loss in ("builtin", "numpy") for node in "abc"}
+    assert all(found.node == found.device.str.partition("@")[2])
+    assert found.node_id.nunique() == 3
+    assert found.cpu_isa.notna().all() and found.cores.notna().all()
+    verdicts = {(pair["axis"], pair["verdict"]) for pair in pairs(tmp_path / "run")}
+    assert verdicts == {("loss", "rounding"), ("device", "identical")}
+    assert " A             3     0   cpu, " in ended.stdout
+
+
+def test_the_node_that_flips_a_bit_is_named_and_no_other(nodes, tmp_path):
+    out = tmp_path / "run"
+    devices = ["--device", "cpu", "cpu:plant=flip-100@b"]
+    ended = nodes.run(out, "--each", "node", *devices, "--loss", "builtin", "--steps", 102)
+    assert ended.status == 1, ended.stderr
+    assert {pair["candidate"]: pair["verdict"] for pair in pairs(out)} == {
+        "builtin@cpu:plant=flip-100@b-s0": "diverged",
+        "builtin@cpu@c-s0": "identical",
+    }
+    (line,) = [line for line in ended.stdout.splitlines() if line.startswith("Odd: ")]
+    assert line.startswith("Odd: cpu:plant=flip-100@b (class A, 3 devices); 1 of 1 trial")
+    assert "first at step 100 (epoch 0, batch 100), param_grad 1.0.weight" in line
+    assert "1 of 36 elements of param_grad 1.0.weight differ at step 100, in bit 23" in line
+
+
+def test_a_quick_screening_trains_once_on_each_node(nodes, tmp_path):
+    ended = nodes.run(tmp_path / "run", "--each", "node", "--quick", "--steps", 4)
+    assert ended.status == 0, ended.stderr
+    assert set(trials(tmp_path / "run").index) == {f"builtin@cpu@{node}-s0" for node in "abc"}
+    assert [pair["verdict"] for pair in pairs(tmp_path / "run")] == ["identical", "identical"]
+
+
+def test_the_inventory_lists_every_node(nodes):
+    ended = command("-m", "parity.devices", "--address", nodes.address, COLUMNS="200", **nodes.environment)
+    assert ended.status == 0, ended.stderr
+    assert [f"cpu@{name}" in ended.stdout for name in "abc"] == [True] * 3
+    assert "No node has a GPU." in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--each", "gpu"],
+            "--each gpu: no node of this cluster has a GPU; it has a, b, c. Use --each node, or add a GPU node type.",
+        ),
+        (
+            ["--wait-for-nodes", "4", "--wait-limit", "2"],
+            "--wait-for-nodes 4: after 2 s the cluster has 3 nodes with CPUs to give out (a, b, c) that are free. "
+            "Wait longer with --wait-limit, or raise the maximum of the node type.",
+        ),
+    ],
+)
+def test_what_the_cluster_has_not_is_told(nodes, tmp_path, arguments, message):
+    ended = nodes.run(tmp_path / "run", *arguments)
+    assert ended.status == 2
+    assert ended.stderr == f"parity: {message}\n"
+    assert not (tmp_path / "run").exists()
+
+
+def test_nodes_that_are_there_are_not_waited_for(nodes, tmp_path):
+    ended = nodes.run(tmp_path / "run", "--wait-for-nodes", 3, "--steps", 2)
+    assert ended.status == 0, ended.stderr
+
+
+def test_the_trials_of_a_killed_node_go_on_in_its_class_with_the_same_bits(nodes, tmp_path):
+    out = tmp_path / "run"
+    arguments = ["--each", "node", "--quick", "--epochs", "8", "--steps", "1500", "--out", str(out)]
+    with subprocess.Popen(
+        [sys.executable, "-m", "parity.run", "--address", nodes.address, *arguments],
+        cwd=ROOT,
+        env={**os.environ, **nodes.environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            wait_until_training(nodes, 3)
+            nodes.remove("c")
+            stdout, stderr = process.communicate(timeout=180)
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+    assert process.returncode == 0, stderr
+    assert "builtin@cpu@c-s0 begins again: node c" in stderr
+    found = trials(out)
+    assert set(found.status) == {"complete"}
+    moved = found.loc["builtin@cpu@c-s0"]
+    assert moved.attempts >= 2 and moved.node in ("a", "b")
+    assert {pair["verdict"] for pair in pairs(out)} == {"identical"}
+    assert f"builtin@cpu@c-s0 was trained on {moved.node}, which says nothing of c." in stdout
+
+
+def wait_until_training(nodes, count, *, limit_s=90):
+    """Until so many workers have had the time for some steps."""
+    end = time.monotonic() + limit_s
+    while True:
+        assert time.monotonic() < end, "the training did not begin"
+        busy = [child for child in psutil.Process(nodes.process.pid).children(recursive=True) if trains(child)]
+        if len(busy) >= count:
+            return
+        time.sleep(0.2)
+
+
+def trains(child):
+    try:
+        return "Worker.advance" in " ".join(child.cmdline()) and sum(child.cpu_times()[:2]) > 4
+    except psutil.Error:
+        return False
