@@ -224,9 +224,9 @@ def run_trials(trials: Sequence[Trial], data: dict[str, np.ndarray], out: Path, 
                 gatherer.take(event)
         finally:
             gatherer.close()
-    repeat_odd_trials(trials, lambda again: inline.train_inline(again, data), out)
+    stored, _ = repeat_odd_trials(read_run(out), trials, lambda again: inline.train_inline(again, data))
     write_json(out / "run.json", info | {"state": "complete"})
-    stored = read_run(out)
+    stored = replace(stored, traces=dict(stored.traces))  # the directory may go before the result does
     judgement = judge(stored)
     write_table(out / "differences.parquet", differences_table(judgement))
     write_json(out / "summary.json", summarize(judgement))

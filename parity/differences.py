@@ -3,7 +3,8 @@
 Letters: S steps that both traces have.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -66,10 +67,15 @@ class Difference:
 
 @dataclass(frozen=True)
 class Trace:
-    """A stored trace, and the record of its trial."""
+    """A stored trace, and the record of its trial; the table is fetched when it is needed."""
 
     record: TrialRecord
-    table: pa.Table
+    traces: Mapping[str, pa.Table] = field(repr=False)
+
+    @property
+    def table(self) -> pa.Table:
+        """A row per step."""
+        return self.traces[self.record.trial]
 
     def values(self, name: str) -> np.ndarray:
         """A column, a null of floats as NaN; dtype[steps]."""

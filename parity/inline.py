@@ -17,6 +17,8 @@ from parity.trace import QUANTITIES
 from parity.trial import Trial
 
 CONTRACT_ROWS = 8
+# What tells where two traces part.
+_DIGESTS = [f"{quantity}_digest" for quantity in QUANTITIES]
 
 
 def set_environment(trials: Sequence[Trial]) -> None:
@@ -65,7 +67,7 @@ class SharedSteps:
         if not isinstance(event, Advanced):
             return event
         self.steps += event.shared
-        self.tables.append(event.table)
+        self.tables.append(event.table.select(_DIGESTS))
         return replace(event, shared=())
 
 

@@ -115,7 +115,7 @@ def judge(run: StoredRun) -> Judgement:
     fleet = Fleet(run.trials, run.traces)
     pairs = make_pairs(run.trials, fleet, across=not run.info.get("quick"))
     replicas = Replicas(run)
-    traces = {record.trial: Trace(record, run.traces[record.trial]) for record in run.trials}
+    traces = {record.trial: Trace(record, run.traces) for record in run.trials}
     comparisons = [Comparison(traces[pair.baseline.trial], traces[pair.candidate.trial]) for pair in pairs]
     verdicts = tuple(
         _judge_pair(run, pair, comparison, replicas, fleet) for pair, comparison in zip(pairs, comparisons, strict=True)

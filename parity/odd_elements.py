@@ -92,7 +92,7 @@ def explain(row: Mapping[str, Any]) -> str:
 
 def _parting(run: StoredRun, baseline: str, candidate: str) -> Difference:
     records = {record.trial: record for record in run.trials}
-    sides = (Trace(records[name], run.traces[name]) for name in (baseline, candidate))
+    sides = (Trace(records[name], run.traces) for name in (baseline, candidate))
     first = Comparison(*sides).first()
     assert first is not None, "an odd trial differs from one of the majority"
     return first

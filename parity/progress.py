@@ -9,6 +9,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 # Between two lines where there is no terminal.
 LINE_EVERY_S = 10.0
+# More trials than this are told together.
+MOST_BARS = 12
 
 
 class TrialProgress:
@@ -19,6 +21,7 @@ class TrialProgress:
         self._steps = steps
         self._done = dict.fromkeys(trials, 0)
         self._ended: set[str] = set()
+        self._running: dict[str, None] = {}
         self._began = self._said = time.monotonic()
         self._bars = Progress(
             TextColumn("{task.description}", markup=False),
@@ -29,7 +32,12 @@ class TrialProgress:
             console=self._console,
             disable=not self._console.is_terminal,
         )
-        self._tasks = {trial: self._bars.add_task(trial, total=steps, state="waiting") for trial in trials}
+        self._one = len(trials) > MOST_BARS
+        if self._one:
+            bar = self._bars.add_task(f"{len(trials)} trials", total=steps * len(trials), state="")
+            self._tasks = dict.fromkeys(trials, bar)
+        else:
+            self._tasks = {trial: self._bars.add_task(trial, total=steps, state="waiting") for trial in trials}
 
     def __enter__(self) -> "TrialProgress":
         self._bars.start()
@@ -42,18 +50,23 @@ class TrialProgress:
 
     def show(self, trial: str, done: int, *, state: str = "") -> None:
         """Says how many steps of a trial are done, and once it has ended in what state."""
+        advance = done - self._done[trial]
         self._done[trial] = done
         if state:
             self._ended.add(trial)
-        self._bars.update(self._tasks[trial], completed=done, state=state)
+            self._running.pop(trial, None)
+        else:
+            self._running[trial] = None
+        if self._one:
+            self._bars.update(self._tasks[trial], advance=advance, state=f"{len(self._ended)} ended")
+        else:
+            self._bars.update(self._tasks[trial], completed=done, state=state)
         now = time.monotonic()
         if not self._console.is_terminal and now - self._said > LINE_EVERY_S:
             self._said = now
-            running = [
-                f"{name} {count}/{self._steps}"
-                for name, count in self._done.items()
-                if count and name not in self._ended
-            ]
+            running = [f"{name} {self._done[name]}/{self._steps}" for name in self._running if self._done[name]]
+            if len(running) > MOST_BARS:
+                running = [f"{len(running)} train"]
             ended = f"{len(self._ended)} of {len(self._done)} trials ended"
             self.say(f"{now - self._began:.0f} s: {'; '.join((ended, *running))}")
 

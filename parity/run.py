@@ -9,6 +9,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from types import FrameType
@@ -29,7 +30,7 @@ from parity.loss_spec import parse_losses
 from parity.options import make_parser
 from parity.progress import TrialProgress
 from parity.report import guarded, print_report
-from parity.store import SCHEMA_NUMBER, create, discard, read_run, write_json, write_table
+from parity.store import SCHEMA_NUMBER, StoredRun, create, discard, read_run, write_json, write_table
 from parity.summary import summarize
 from parity.tasks import load_data, parse_task, shipped_losses
 from parity.trial import Trial, make_settings, plan
@@ -109,11 +110,12 @@ def run(options: argparse.Namespace, *, command: str) -> int:
         unused.pop_all()  # from here on there is something to keep
         train = cluster.train if cluster else inline.train_inline
         interrupted = _train(trials, train(trials, data), out)
+        stored = read_run(out)
         if not interrupted:
-            interrupted = repeat_odd_trials(trials, lambda again: train(again, data), out)
+            stored, interrupted = repeat_odd_trials(stored, trials, lambda again: train(again, data))
     if not interrupted:
         write_json(out / "run.json", info | {"state": "complete"})
-    return _judge(out, interrupted=interrupted)
+    return _judge(stored, interrupted=interrupted)
 
 
 def _train(trials: Sequence[Trial], events: Generator[Event, None, None], out: Path) -> bool:
@@ -132,26 +134,36 @@ def _train(trials: Sequence[Trial], events: Generator[Event, None, None], out: P
 
 
 def repeat_odd_trials(
-    trials: Sequence[Trial], train: Callable[[Sequence[Trial]], Generator[Event, None, None]], out: Path
-) -> bool:
-    """Repeats trials that part from their class, and stores which elements differ; returns whether interrupted."""
-    replays = odd_elements.plan_replays(read_run(out), trials)
+    stored: StoredRun, trials: Sequence[Trial], train: Callable[[Sequence[Trial]], Generator[Event, None, None]]
+) -> tuple[StoredRun, bool]:
+    """Repeats trials that part from their class, and stores which elements differ.
+
+    Args:
+        stored: The run.
+        trials: Of the plan.
+        train: What trains trials.
+
+    Returns:
+        The run with what was found, and whether it was interrupted.
+    """
+    replays = odd_elements.plan_replays(stored, trials)
     if not replays:
-        return False
+        return stored, False
     print(f"{len(replays)} odd: repeated up to where they part, to see which elements differ", file=sys.stderr)
     events = train(odd_elements.to_train(replays))
     try:
         with _sigterm_as_interrupt(), contextlib.closing(events):
             rows = odd_elements.repeat(replays, events)
     except KeyboardInterrupt:
-        return True
-    write_table(out / "replays.parquet", pa.Table.from_pylist(rows, schema=REPLAYS))
-    return False
+        return stored, True
+    table = pa.Table.from_pylist(rows, schema=REPLAYS)
+    write_table(stored.directory / "replays.parquet", table)
+    return replace(stored, evidence=stored.evidence | {"replays": table}), False
 
 
-def _judge(out: Path, *, interrupted: bool) -> int:
+def _judge(stored: StoredRun, *, interrupted: bool) -> int:
     """Judges what was stored, stores the verdicts and prints them; returns the exit status."""
-    stored = read_run(out)
+    out = stored.directory
     judgement = judge(stored)
     write_table(out / "differences.parquet", differences_table(judgement))
     write_json(out / "summary.json", summarize(judgement))

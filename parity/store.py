@@ -4,10 +4,12 @@ run.json  trials.parquet  traces/*.parquet  shared_steps.parquet  contract.parqu
 differences.parquet  summary.json
 """
 
+import contextlib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -22,6 +24,8 @@ from parity.trace import SCHEMA, column
 
 # Of the run directory's layout; a reader refuses any other.
 SCHEMA_NUMBER = 1
+# Of the traces that were read, so many rows stay in memory, some 600 bytes each.
+KEPT_ROWS = 100_000
 
 TRIALS = pa.schema(
     [
@@ -145,15 +149,41 @@ class StoredRun:
         directory: Where it is.
         info: Of run.json.
         trials: In the order of the plan.
-        traces: By trial name; of a trial that stored none, an empty table.
+        traces: By trial name, read when they are asked for; of a trial that stored none, an empty table.
         evidence: The tables of `evidence.EVIDENCE`, by name.
     """
 
     directory: Path
     info: dict[str, Any]
     trials: tuple[TrialRecord, ...]
-    traces: dict[str, pa.Table]
+    traces: Mapping[str, pa.Table]
     evidence: dict[str, pa.Table]
+
+
+class Traces(Mapping[str, pa.Table]):
+    """The traces of a run by trial name, read from storage when they are asked for; the last few stay in memory."""
+
+    def __init__(self, directory: Path, trials: Sequence[TrialRecord]) -> None:
+        self._directory = directory
+        self._records = {record.trial: record for record in trials}
+        self._kept: OrderedDict[str, pa.Table] = OrderedDict()
+        self._kept_rows = 0
+
+    def __getitem__(self, trial: str) -> pa.Table:
+        if trial in self._kept:
+            self._kept.move_to_end(trial)
+            return self._kept[trial]
+        table = self._kept[trial] = _read_trace(self._directory, self._records[trial])
+        self._kept_rows += len(table)
+        while len(self._kept) > 1 and self._kept_rows > KEPT_ROWS:
+            self._kept_rows -= len(self._kept.popitem(last=False)[1])
+        return table
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._records)
+
+    def __len__(self) -> int:
+        return len(self._records)
 
 
 def create(out: Path) -> None:
@@ -208,6 +238,48 @@ def write_table(path: Path, table: pa.Table) -> None:
     _write(path, sink.getvalue())
 
 
+class TraceWriter:
+    """A trace on its way to its file: each chunk is written as it comes, and the file has its name once it is whole."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._beside = _beside(path)
+        self._writer: pq.ParquetWriter | None = None
+
+    def append(self, chunk: pa.Table) -> None:
+        """Writes a chunk behind the others.
+
+        Raises:
+            Trouble: It cannot be written.
+        """
+        with _told(self._path):
+            if self._writer is None:
+                self._writer = pq.ParquetWriter(
+                    self._beside, chunk.schema, compression="zstd", write_page_checksum=True
+                )
+            self._writer.write_table(chunk)
+
+    def close(self) -> None:
+        """Makes the file whole, and gives it its name.
+
+        Raises:
+            Trouble: It cannot be written.
+        """
+        with _told(self._path):
+            assert self._writer is not None, "a trace without a chunk has no file"
+            self._writer.close()
+            with self._beside.open("rb") as file:
+                os.fsync(file.fileno())
+            self._beside.replace(self._path)
+
+    def discard(self) -> None:
+        """Throws away what was written."""
+        with _told(self._path):
+            if self._writer is not None:
+                self._writer.close()
+                self._beside.unlink()
+
+
 def write_trials(directory: Path, records: Sequence[TrialRecord]) -> None:
     """Writes trials.parquet."""
     write_table(
@@ -226,7 +298,9 @@ def read_run(directory: Path) -> StoredRun:
     trials = tuple(TrialRecord(**row) for row in table.to_pylist())
     if [record.trial for record in trials] != info.get("trials"):
         raise Trouble(f"{directory / 'trials.parquet'} is damaged: its trials are not those of run.json.")
-    traces = {record.trial: _read_trace(directory, record) for record in trials}
+    traces = Traces(directory, trials)
+    for record in trials:  # damage is to be told before anything is judged
+        traces[record.trial]
     evidence = {name: _read_table(directory / f"{name}.parquet", schema) for name, schema in EVIDENCE.items()}
     return StoredRun(directory, info, trials, traces, evidence)
 
@@ -251,7 +325,7 @@ def _read_info(directory: Path) -> dict[str, Any]:
 
 def _read_trace(directory: Path, record: TrialRecord) -> pa.Table:
     path = directory / "traces" / record.trace
-    if not path.exists() and record.status != "complete":
+    if not path.exists() and record.status != "complete":  # of an interrupted run the records may lag behind
         return SCHEMA.empty_table()
     table = _read_table(path, SCHEMA)
     if table["step"].to_pylist() != list(range(len(table))):
@@ -277,12 +351,24 @@ def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
 
 
 def _write(path: Path, content: bytes | pa.Buffer) -> None:
-    beside = path.with_name(f".{path.name}.writing")
-    try:
+    beside = _beside(path)
+    with _told(path):
         with beside.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.writing")
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
-        raise Trouble(f"{path} cannot be written ({error.strerror}). What was written before is kept.") from error
+        raise Trouble(
+            f"{path} cannot be written ({error.strerror or error}). What was written before is kept."
+        ) from error

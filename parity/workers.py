@@ -97,6 +97,7 @@ class Cluster:
         self._placement = Placement(alive(ray.nodes()))
         self._seats: dict[tuple[str, int], Any] = {}
         self._taken: set[tuple[str, int]] = set()
+        self._actors: Any = None
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -160,6 +161,7 @@ class Cluster:
         """
         ray = self._ray
         reference = ray.put(data)
+        self._actors = ray.remote(self._worker)  # once: Ray sends its code along each time
         shared = {trial.name: SharedSteps() for trial in trials if trial.shares}
         unfinished = set(shared)
         waiting = _Waiting(trials)
@@ -238,7 +240,7 @@ class Cluster:
         if len(self.nodes) > 1:
             ids = [node.id for node in entry.nodes]
             options["label_selector"] = {NODE_LABEL: ids[0] if len(ids) == 1 else f"in({','.join(ids)})"}
-        entry.actor = self._ray.remote(self._worker).options(**options).remote(devices.environment(device))
+        entry.actor = self._actors.options(**options).remote(devices.environment(device))
         entry.actor.start.remote(entry.trial, data, shared)
 
     def _leave(self, entry: _Running) -> None:
@@ -292,6 +294,8 @@ class Cluster:
         reason = f"node {home.name} left the cluster" if gone else f"node {home.name} could not run its worker ({told})"
         if gone and not self._placement.nodes_for(entry.trial.device, hardware=entry.hardware):
             reason += " while it trained, and its class has no other node"
+            return Ended(name, status="failed", failure="node", error=reason)
+        if re.search(r"\b(ModuleNotFound|Import)Error\b", text):  # trying again would bring it again
             return Ended(name, status="failed", failure="node", error=reason)
         if entry.moves >= MOVES:
             return Ended(name, status="failed", failure="node", error=f"{reason}, {MOVES} times in a row")

@@ -72,7 +72,7 @@ def test_relative_of_nothing_is_nothing():
 
 def compare(directory):
     run = read_run(directory)
-    return Comparison(*(Trace(record, run.traces[record.trial]) for record in run.trials))
+    return Comparison(*(Trace(record, run.traces) for record in run.trials))
 
 
 def one_ulp(value):

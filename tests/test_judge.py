@@ -29,7 +29,7 @@ def changed(stored, trial, **columns):
         index = table.schema.get_field_index(name)
         values = change(np.array(table[name].to_numpy()))
         table = table.set_column(index, table.schema.field(name), pa.array(values, table.schema.field(name).type))
-    return replace(stored, traces=stored.traces | {trial: table})
+    return replace(stored, traces=dict(stored.traces) | {trial: table})
 
 
 def at(step, value):
@@ -191,7 +191,7 @@ def test_a_failed_baseline_is_trouble(stored):
 def test_an_interrupted_pair_is_judged_as_far_as_it_goes(stored):
     trial = names(stored)[1]
     partial = with_record(stored, trial, status="interrupted")
-    partial = replace(partial, traces=partial.traces | {trial: partial.traces[trial].slice(0, 5)})
+    partial = replace(partial, traces=dict(partial.traces) | {trial: partial.traces[trial].slice(0, 5)})
     _, verdict = only(partial)
     assert (verdict.verdict, verdict.steps) == ("inconclusive", 5)
     assert verdict.cause == "functional@cpu-s0 was interrupted: 5 of 8 steps can be compared"
@@ -207,7 +207,8 @@ def test_without_an_audit_a_difference_stays_undecided(stored):
     index = nothing.schema.get_field_index("grad_error_u")
     nulls = pa.nulls(8, pa.float64())
     moved = replace(
-        moved, traces=moved.traces | {names(stored)[1]: nothing.set_column(index, nothing.schema.field(index), nulls)}
+        moved,
+        traces=dict(moved.traces) | {names(stored)[1]: nothing.set_column(index, nothing.schema.field(index), nulls)},
     )
     assert only(moved)[1].cause == "no audit: --audit-every 0"
     told = with_record(moved, names(stored)[1], audit_error="in float64 it raised TypeError: float32 only")

@@ -59,7 +59,7 @@ def test_a_thinned_audit_is_said(stored):
     table = stored.traces[trial]
     index = table.schema.get_field_index("grad_error_u")
     thin = pa.array([0.5, *[None] * 7], pa.float64())
-    traces = stored.traces | {trial: table.set_column(index, table.schema.field(index), thin)}
+    traces = dict(stored.traces) | {trial: table.set_column(index, table.schema.field(index), thin)}
     assert "identical: 8 steps, 6 quantities; 1 of them audited" in rendered(replace(stored, traces=traces))
 
 

@@ -344,12 +344,23 @@ def test_a_node_that_cannot_run_the_worker_is_given_up_in_the_end(make_trials):
     cluster = Cluster(FakeRay({"CPU": 1.0}))
     (trial,) = make_trials()
     entry = _Running(trial, nodes=cluster.nodes)
-    text = "The actor died\nTraceback\nModuleNotFoundError: No module named 'parity'\n"
-    events = [lost(cluster, entry, text) for _ in range(workers.MOVES)]
-    reason = "node a could not run its worker (ModuleNotFoundError: No module named 'parity')"
+    events = [lost(cluster, entry, "The runtime is broken\n") for _ in range(workers.MOVES)]
+    reason = "node a could not run its worker (The runtime is broken)"
     assert events[:-1] == [Restarted("builtin@cpu-s0", reason)] * (workers.MOVES - 1)
     assert events[-1] == Ended(
         "builtin@cpu-s0", status="failed", failure="node", error=f"{reason}, {workers.MOVES} times in a row"
+    )
+
+
+def test_a_node_that_lacks_a_module_fails_its_trial_at_once(make_trials):
+    cluster = Cluster(FakeRay({"CPU": 1.0}))
+    (trial,) = make_trials()
+    text = "The actor died\nTraceback\nModuleNotFoundError: No module named 'parity'\n"
+    assert lost(cluster, _Running(trial, nodes=cluster.nodes), text) == Ended(
+        "builtin@cpu-s0",
+        status="failed",
+        failure="node",
+        error="node a could not run its worker (ModuleNotFoundError: No module named 'parity')",
     )
 
 

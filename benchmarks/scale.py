@@ -1,0 +1,189 @@
+"""What the driver costs by the trial, on many simulated nodes of one machine.
+
+    python benchmarks/scale.py --trials 10 100 500 2000 --nodes 4
+
+The nodes are Ray's own (`ray.cluster_utils.Cluster`); the trials are short and synthetic, since it is the driver that
+is measured: a worker without torch sends what a trial of 20 steps and 10 parameters sends, in two chunks. All else is what
+`parity.run` does: planning, placing, gathering, storing, finding the odd one, judging, reporting. Seconds are CPU
+seconds of the driver's process, all of its threads; memory is its largest resident size. Each size has a process of its
+own.
+"""
+
+import argparse
+import io
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from parity import devices, odd_elements, placement, workers
+from parity.events import Advanced, Began, Ended, Event
+from parity.gather import Gatherer
+from parity.judge import differences_table, judge
+from parity.loss_spec import parse_losses
+from parity.progress import TrialProgress
+from parity.render import terminal
+from parity.run import describe
+from parity.store import create, read_run, write_json, write_table
+from parity.summary import summarize
+from parity.tasks import parse_task, shipped_losses
+from parity.trace import SCHEMA, make_table
+from parity.trial import Trial, make_settings, plan
+
+STEPS, CHUNKS, PARAMETERS = 20, 2, 10
+CHUNK_S = 0.5
+CPUS_OF_A_NODE = 4
+FACTS = {"cpu_model": "simulated", "cpu_capability": "AVX2", "threads": 1, "torch": "-", "python": "-"}
+
+
+class SyntheticWorker:
+    """Stands in the place of `workers.Worker`: tells what a trial tells, and trains nothing."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        pass
+
+    def start(self, trial: Trial, data: object, shared: object) -> None:  # noqa: ARG002 - as `workers.Worker`
+        """Takes the trial."""
+        self._events = synthetic_events(trial)
+
+    def advance(self) -> Event:
+        """The next that it has to tell."""
+        return next(self._events)
+
+
+def synthetic_events(trial: Trial) -> Iterator[Event]:
+    """Those of a trial, always the same but for its name."""
+    import ray
+
+    yield Began(trial.name, FACTS | {"node_id": ray.get_runtime_context().get_node_id()})
+    generator = np.random.default_rng(0)
+    names = {"trial": trial.name, "loss_name": trial.loss.name, "device": trial.device.name}
+    facts = {
+        "loss_dtype": "float32",
+        "param_names": [f"layer.{n}" for n in range(PARAMETERS)],
+        "audit_error": None,
+    }
+    rows = STEPS // CHUNKS
+    for chunk in range(CHUNKS):
+        columns = {}
+        for field in SCHEMA:
+            shape = (rows, PARAMETERS) if field.name.endswith("digests") else (rows,)
+            columns[field.name] = generator.integers(0, 2**62, shape).astype(np.uint64)
+            if not field.name.endswith(("digest", "digests")):
+                columns[field.name] = generator.random(rows)
+        steps = np.arange(chunk * rows, (chunk + 1) * rows)
+        columns |= {"step": steps, "batch": steps, "epoch": steps * 0, "rows": steps * 0 + 256}
+        columns |= {"seed": steps * 0, "replica": np.full(rows, trial.replica), "output_grad_strided": steps < 0}
+        yield Advanced(trial.name, make_table(columns, names=names, rows=rows), facts)
+    yield Ended(trial.name, status="complete", wall_s=1.0, began_s=0.0, ended_s=1.0)
+
+
+def run_once(trials: int, nodes: int) -> dict[str, float]:
+    """One run of so many trials; the seconds of each phase, and the memory."""
+    workers._set_environment()
+    import os
+
+    os.environ["RAY_AUTH_TOKEN"] = "simulated-nodes-of-one-machine-0123456789"
+    import ray
+    from ray.cluster_utils import Cluster
+
+    simulated = Cluster(initialize_head=True, head_node_args={"num_cpus": CPUS_OF_A_NODE, "include_dashboard": False})
+    for _ in range(nodes - 1):
+        simulated.add_node(num_cpus=CPUS_OF_A_NODE)
+    ray.init(simulated.address, log_to_driver=False, logging_level="ERROR")
+    idle_mb = _memory_mb()
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            return _measure(workers.Cluster(ray, SyntheticWorker), trials, Path(folder) / "run") | {"idle_mb": idle_mb}
+    finally:
+        ray.shutdown()
+        simulated.shutdown()
+
+
+def _measure(cluster: workers.Cluster, trials: int, out: Path) -> dict[str, float]:
+    began_s, wall_s = time.process_time(), time.monotonic()
+    task = parse_task("mnist-autoencoder")
+    settings = make_settings(task=task, rows=STEPS * 256, batch_size=256, epochs=1, steps=STEPS, lr=1e-3, audit_every=0)
+    chosen = placement.expand(devices.parse_devices(["cpu"]), "node", cluster.nodes)
+    planned = plan(
+        parse_losses(["builtin"], shipped=shipped_losses(task)),
+        chosen,
+        seeds=[0],
+        replicas=-(-trials // len(chosen)),
+        settings=settings,
+        equals=lambda device: placement.equals(device, cluster.nodes),
+        quick=True,
+    )[:trials]
+    create(out)
+    info = describe("benchmarks/scale.py", planned, data=None) | {"quick": True}
+    write_json(out / "run.json", info)
+    with TrialProgress([trial.name for trial in planned], steps=STEPS) as progress:
+        gatherer = Gatherer(planned, out, progress)
+        for event in cluster.train(planned, {}):
+            gatherer.take(event)
+        gatherer.close()
+    trained_s = time.process_time()
+    run = read_run(out)
+    odd_elements.plan_replays(run, planned)
+    judgement = judge(run)
+    judged_s = time.process_time()
+    write_table(out / "differences.parquet", differences_table(judgement))
+    write_json(out / "summary.json", summarize(judgement))
+    terminal.render(run, judgement, Console(file=io.StringIO()))
+    assert judgement.verdict == "identical" and judgement.fleet.classes[0].odd == ()
+    return {
+        "trials": trials,
+        "wall_s": time.monotonic() - wall_s,
+        "train_s": trained_s - began_s,
+        "judge_s": judged_s - trained_s,
+        "report_s": time.process_time() - judged_s,
+        "memory_mb": _memory_mb(),
+    }
+
+
+def _memory_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, nargs="+", default=[10, 100, 500, 2000], metavar="N")
+    parser.add_argument("--nodes", type=int, default=4, metavar="N")
+    parser.add_argument("--one", type=int, metavar="N", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(run_once(options.one, options.nodes)))
+        return
+    print("| trials | wall | driver | a trial | train and gather | judge | report | memory |")
+    print("|---:|---:|---:|---:|---:|---:|---:|---:|")
+    for count in options.trials:
+        command = [sys.executable, __file__, "--one", str(count), "--nodes", str(options.nodes)]
+        text = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+        found = json.loads(text.splitlines()[-1])
+        phases = [found[f"{name}_s"] for name in ("train", "judge", "report")]
+        each = [f"{1000 * phase / count:.1f} ms" for phase in (sum(phases), *phases)]
+        print(
+            f"| {count:,} | {found['wall_s']:.0f} s | {sum(phases):.1f} s | {' | '.join(each)} | "
+            f"{found['memory_mb']:.0f} MB |",
+            flush=True,
+        )
+    chunk_s = phases[0] / count / (CHUNKS + 2)
+    # Of the last size.
+    print(
+        f"\nA trial sends {CHUNKS + 2} messages (it begins, {CHUNKS} chunks, it ends), so with all of its share in the "
+        f"trial's start a message costs {1000 * chunk_s:.1f} ms at most. A worker sends one each {CHUNK_S} s: one core "
+        f"of the driver keeps up with {CHUNK_S / chunk_s:.0f} trials that run at once, or {count / sum(phases):.0f} "
+        "trials that end each second."
+    )
+
+
+if __name__ == "__main__":
+    main()
