@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from parity import __version__
 from parity.devices import Device
 
 
@@ -32,7 +33,7 @@ def facts(device: Device) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": str(torch.__version__),  # a TorchVersion would make the driver import torch
         "numpy": importlib.metadata.version("numpy"),
-        "parity": importlib.metadata.version("training-parity"),
+        "parity": __version__,
     }
 
 
