@@ -2,8 +2,8 @@
 
     python jobs/pack_run.py RUN
 
-A Ray job's log is all that the Jobs API brings back, so the run travels in it: a gzipped tar archive in base64 between two
-marks, with its SHA-256. Standard library only.
+A Ray job's log is all that the Jobs API brings back, so the run travels in it: a gzipped tar archive in base64 between
+two marks, with its SHA-256. Standard library only.
 """
 
 import base64

@@ -37,7 +37,7 @@ LARGEST_BYTES = 400 * 2**20
 
 @dataclass
 class Packing:
-    """What will be sent.
+    """What will be sent; grows file by file.
 
     Attributes:
         files: Path in the job's working directory -> the file here.
@@ -225,7 +225,7 @@ def _imported(path: Path) -> Iterator[str]:
 
 def _absolute(path: Path) -> Path:
     """Absolute, with no `..`; links are kept, so that they are seen."""
-    return Path(os.path.abspath(path))
+    return Path(os.path.abspath(path))  # noqa: PTH100 - resolve() follows links
 
 
 def _packed_folder(folder: Path, root: Path) -> PurePosixPath:

@@ -94,12 +94,12 @@ def refusal(address: str, environment: Environment) -> str:
     """What to say about a cluster that refused the token."""
     if not _asks_for_token(environment):
         return (
-            f"The Ray cluster at {address} asks for a token, and RAY_AUTH_MODE={environment['RAY_AUTH_MODE']} shows none. "
-            "Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH."
+            f"The Ray cluster at {address} asks for a token, and RAY_AUTH_MODE={environment['RAY_AUTH_MODE']} "
+            "shows none. Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH."
         )
     return (
-        f"The Ray cluster at {address} refused the token of {_origin(environment)}: most likely it is another cluster's. "
-        "Set RAY_AUTH_TOKEN_PATH to a file with the token that the cluster was started with."
+        f"The Ray cluster at {address} refused the token of {_origin(environment)}: most likely it is another "
+        "cluster's. Set RAY_AUTH_TOKEN_PATH to a file with the token that the cluster was started with."
     )
 
 
