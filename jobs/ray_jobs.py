@@ -80,8 +80,8 @@ def connect_jobs(address: str) -> "Cluster":
     os.environ["RAY_RUNTIME_ENV_IGNORE_GITIGNORE"] = "1"
     from ray.job_submission import JobSubmissionClient
 
-    for name in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
+        logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)
     cluster = Cluster(address)
     with cluster.told():
         cluster.client = JobSubmissionClient(address)
