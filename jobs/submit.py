@@ -199,9 +199,7 @@ def exit_status(job: Job | None, log: str, *, out: str) -> int:
     if job.exit_status in (0, 2, 3) or (job.exit_status == 1 and f"Stored in {out}" in log):
         return job.exit_status
     told = " ".join(job.message.split())[:500]
-    raise Trouble(
-        f"The job is {job.status}, without a result of parity ({told or 'its log is empty'}). See its log above."
-    )
+    raise Trouble(f"The job is {job.status}, without a result of parity: {told or 'it said nothing'}")
 
 
 def _already(job_id: str, job: Job) -> str:

@@ -180,7 +180,8 @@ def connect(address: str, *, data_bytes: int) -> Iterator[Cluster]:
             options = {
                 "include_dashboard": False,
                 "object_store_memory": OBJECT_STORE_BYTES + data_bytes,
-                "_temp_dir": temporary,
+                # One deeper, since Ray opens its own folder to everybody (0777); nobody gets there through ours.
+                "_temp_dir": str(Path(temporary) / "ray"),
             }
         else:
             authentication.present_token(os.environ)
