@@ -32,7 +32,7 @@ def encode(run: Path) -> str:
     size_bytes = sum(path.stat().st_size for path in run.rglob("*") if path.is_file())
     if size_bytes > LARGEST_BYTES:
         raise ValueError(
-            f"{run} has {size_bytes:,} bytes, and {LARGEST_BYTES:,} at most are fetched; copy it from there"
+            f"{run} has {size_bytes:,} bytes, and at most {LARGEST_BYTES:,} are fetched; copy it from there"
         )
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:

@@ -25,6 +25,8 @@ from parity.errors import Trouble
 # How long the cluster may take to answer, and how often a job's status is asked for.
 KNOCK_S = 10.0
 POLL_S = 0.5
+# How long a cluster that has just started may take to run jobs.
+AGENT_WAIT_S = 30.0
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
@@ -135,10 +137,18 @@ class Cluster:
         self, job_id: str, entrypoint: str, *, runtime_env: dict[str, Any], metadata: dict[str, str] | None = None
     ) -> None:
         """Uploads the working directory and submits the job."""
+        asked = {"submission_id": job_id, "entrypoint": entrypoint, "metadata": metadata or {}}
+        last = time.monotonic() + AGENT_WAIT_S
         with self.told():
-            self.client.submit_job(
-                submission_id=job_id, entrypoint=entrypoint, runtime_env=runtime_env, metadata=metadata or {}
-            )
+            while True:
+                try:
+                    # A copy, since Ray puts what it uploaded in the place of the folder.
+                    self.client.submit_job(**asked, runtime_env=dict(runtime_env))
+                    return
+                except RuntimeError as error:  # a cluster answers before its agents do
+                    if "No available agent" not in str(error) or time.monotonic() > last:
+                        raise
+                time.sleep(POLL_S)
 
     def stop(self, job_id: str) -> Job | None:
         """Asks the job to end, and waits until it has."""
