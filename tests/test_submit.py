@@ -226,8 +226,11 @@ def test_an_address_where_no_cluster_is_is_told(address, told):
     assert ended.status == 2 and ended.stderr.startswith(told)
 
 
+# ray.init has no option for the port of the node's agent, and a cluster that finds the default one taken runs no jobs.
 HEAD = """
-import ray, sys
+import functools, ray, ray._private.parameter, sys
+parameters = ray._private.parameter.RayParams
+parameters.__init__ = functools.partialmethod(parameters.__init__, dashboard_agent_listen_port=0)
 context = ray.init(
     address="local", include_dashboard=True, dashboard_port=0, num_cpus=2, _temp_dir=sys.argv[1], log_to_driver=False
 )
