@@ -25,6 +25,8 @@ from parity.errors import Trouble
 # How long the cluster may take to answer, and how often a job's status is asked for.
 KNOCK_S = 10.0
 POLL_S = 0.5
+# How long Ray goes on watching a job that has ended.
+SETTLE_S = 1.5
 # How long a cluster that has just started may take to run jobs.
 AGENT_WAIT_S = 30.0
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
@@ -225,5 +227,10 @@ class Cluster:
             raise Trouble(f"The run cannot be fetched ({error}). It is at {run} on the cluster's storage.") from error
 
     def _delete(self, job_id: str) -> None:
-        with contextlib.suppress(RuntimeError):  # it has not ended yet: it was interrupted, and the next fetch does it
-            self.client.delete_job(job_id)
+        """Deletes a job that has ended; once more if Ray's own watch of it has written it anew."""
+        for _ in range(3):
+            with contextlib.suppress(RuntimeError):  # it has not ended: it was interrupted, and the next fetch does it
+                self.client.delete_job(job_id)
+            time.sleep(SETTLE_S)
+            if self.job(job_id) is None:
+                return
