@@ -59,6 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Trouble as trouble:
         print(f"parity: {trouble}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("parity: interrupted; the same command again finds the job, if it was sent", file=sys.stderr)
+        return 2
 
 
 def make_submit_parser() -> argparse.ArgumentParser:
