@@ -72,12 +72,7 @@ def connect_jobs(address: str) -> "Cluster":
         raise Trouble(f"--address {address} is no URL of a Ray dashboard. Give http://HOST:8265, or https://HOST.")
     _knock(address, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80))
     authentication.present_token(os.environ)
-    if parts.scheme == "http" and not is_loopback(address):
-        print(
-            f"parity: to {parts.hostname} the token and the files travel in clear. Over a network that others use, "
-            f"open a tunnel (ssh -L 8265:localhost:8265 {parts.hostname}) and give --address http://127.0.0.1:8265.",
-            file=sys.stderr,
-        )
+    warn_of_plain_http(address)
     # Ray would follow these in place of the address that was given, and leave out files that were listed.
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
         os.environ.pop(name, None)
@@ -91,6 +86,17 @@ def connect_jobs(address: str) -> "Cluster":
         cluster.client = JobSubmissionClient(address)
         cluster.client.list_jobs()  # the version is told without a token
     return cluster
+
+
+def warn_of_plain_http(address: str) -> None:
+    """Says on stderr that the token travels in clear, where it leaves this machine."""
+    parts = urlsplit(address)
+    if parts.scheme == "http" and not is_loopback(address):
+        print(
+            f"parity: to {parts.hostname} the token and the files travel in clear. Over a network that others use, "
+            f"open a tunnel (ssh -L 8265:localhost:8265 {parts.hostname}) and give --address http://127.0.0.1:8265.",
+            file=sys.stderr,
+        )
 
 
 def _knock(address: str, host: str, port: int) -> None:

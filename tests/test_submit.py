@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import pytest
 
 from jobs import pack_run, submit
-from jobs.ray_jobs import Job, is_loopback
+from jobs.ray_jobs import Job, is_loopback, warn_of_plain_http
 from parity import __version__, run
 from parity.errors import Trouble
 from parity.options import make_parser
@@ -197,6 +197,57 @@ def test_a_run_that_is_too_large_is_left_where_it_is(tmp_path, monkeypatch):
         pack_run.encode(tmp_path)
     with pytest.raises(ValueError, match="is not there"):
         pack_run.encode(tmp_path / "gone")
+
+
+def test_a_token_that_travels_in_clear_is_told(capsys):
+    for address in (LOOPBACK, "https://head", "http://[::1]:8265"):
+        warn_of_plain_http(address)
+    assert capsys.readouterr().err == ""
+    warn_of_plain_http("http://head:8265")
+    assert capsys.readouterr().err == (
+        "parity: to head the token and the files travel in clear. Over a network that others use, open a tunnel "
+        "(ssh -L 8265:localhost:8265 head) and give --address http://127.0.0.1:8265.\n"
+    )
+
+
+class FakeCluster:
+    """A cluster with one job, which can be stopped."""
+
+    address = LOOPBACK
+    running = Job("RUNNING", "", None, {"out": "/runs/x"})
+    stopped = Job("STOPPED", "", None, {"out": "/runs/x"})
+
+    def __init__(self):
+        self.asked_to_stop = []
+
+    def job(self, job_id):
+        return self.running if job_id == "known" else None
+
+    def stop(self, job_id):
+        self.asked_to_stop.append(job_id)
+        return self.stopped
+
+
+def test_an_interrupted_follower_leaves_the_job_unless_it_is_told_to_stop_it(monkeypatch, capsys):
+    cluster = FakeCluster()
+    assert submit._interrupted(cluster, LOOPBACK, "known") == 2
+    assert cluster.asked_to_stop == []
+    assert f"--address {LOOPBACK} --id known --stop" in capsys.readouterr().err
+    monkeypatch.setattr(submit, "_agreed", lambda question, default: question == "Stop the job?" and not default)
+    assert submit._interrupted(cluster, LOOPBACK, "known") == 2
+    assert cluster.asked_to_stop == ["known"]
+    assert capsys.readouterr().err == "parity: job known is STOPPED\n"
+
+
+def test_a_job_is_told_and_stopped_by_its_id(capsys):
+    cluster = FakeCluster()
+    assert submit._tell_or_stop(cluster, "known", stop=False) == 0
+    assert submit._tell_or_stop(cluster, "known", stop=True) == 0
+    assert capsys.readouterr().out == ("known RUNNING; the run is at /runs/x\nknown STOPPED; the run is at /runs/x\n")
+    assert cluster.asked_to_stop == ["known"]
+    with pytest.raises(Trouble) as trouble:
+        submit._tell_or_stop(cluster, "other", stop=True)
+    assert str(trouble.value) == f"The cluster at {LOOPBACK} has no job other. Check the id, or the arguments."
 
 
 def submitted(*arguments, timeout_s=100, **environment):
