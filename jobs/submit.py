@@ -8,6 +8,7 @@ The id of a job is made of what it is sent, so the same command again meets the 
 import argparse
 import hashlib
 import json
+import os
 import shlex
 import sys
 import tempfile
@@ -145,8 +146,11 @@ def read_runtime_env(path: Path | None) -> dict[str, Any]:
         raise Trouble(
             f"--runtime-env {path} sets working_dir, which parity makes itself. Send more files with --include."
         )
-    stopping = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)}
-    return {**content, "env_vars": stopping | {name: str(value) for name, value in content.get("env_vars", {}).items()}}
+    variables = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)}
+    if os.environ.get("RAY_AUTH_MODE", "token").lower() == "disabled":  # in the job it has to be as explicit as here
+        variables["RAY_AUTH_MODE"] = "disabled"
+    variables |= {name: str(value) for name, value in content.get("env_vars", {}).items()}
+    return {**content, "env_vars": variables}
 
 
 def _run(options: argparse.Namespace, given: list[str]) -> int:

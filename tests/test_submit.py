@@ -143,6 +143,13 @@ def test_a_runtime_environment_is_read_but_for_its_working_directory(tmp_path):
         submit.read_runtime_env(path)
 
 
+def test_a_cluster_without_authentication_is_as_explicit_in_the_job(monkeypatch):
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    assert "RAY_AUTH_MODE" not in submit.read_runtime_env(None)["env_vars"]
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    assert submit.read_runtime_env(None)["env_vars"]["RAY_AUTH_MODE"] == "disabled"
+
+
 def test_the_exit_status_is_that_of_parity_and_1_only_of_a_stored_run():
     def ended(code, log="Stored in /x\n"):
         return submit.exit_status(Job("FAILED", "why", code, {}), log, out="/x")
