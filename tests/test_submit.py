@@ -284,7 +284,9 @@ def test_an_address_where_no_cluster_is_is_told(address, told):
     assert ended.status == 2 and ended.stderr.startswith(told)
 
 
-# ray.init has no option for the port of the node's agent, and a cluster that finds the default one taken runs no jobs.
+# Beside other clusters on one machine: ray.init has no option for the port of the node's agent, and a cluster that finds
+# the default one taken runs no jobs; and a job is told any cluster's address unless this one's is written down, as
+# `ray start` does.
 HEAD = """
 import functools, ray, ray._private.parameter, sys
 parameters = ray._private.parameter.RayParams
@@ -292,6 +294,7 @@ parameters.__init__ = functools.partialmethod(parameters.__init__, dashboard_age
 context = ray.init(
     address="local", include_dashboard=True, dashboard_port=0, num_cpus=2, _temp_dir=sys.argv[1], log_to_driver=False
 )
+ray._private.utils.write_ray_address(context.address_info["gcs_address"], sys.argv[1])
 print(context.dashboard_url, flush=True)
 sys.stdin.read()
 """
