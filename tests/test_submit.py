@@ -284,9 +284,9 @@ def test_an_address_where_no_cluster_is_is_told(address, told):
     assert ended.status == 2 and ended.stderr.startswith(told)
 
 
-# Beside other clusters on one machine: ray.init has no option for the port of the node's agent, and a cluster that finds
-# the default one taken runs no jobs; and a job is told any cluster's address unless this one's is written down, as
-# `ray start` does.
+# Beside other clusters on one machine: ray.init has no option for the port of the node's agent, and a cluster that
+# finds the default one taken runs no jobs; and a job is told any cluster's address unless this one's is written down,
+# as `ray start` does.
 HEAD = """
 import functools, ray, ray._private.parameter, sys
 parameters = ray._private.parameter.RayParams
