@@ -3,10 +3,10 @@
     python benchmarks/scale.py --trials 10 100 500 2000 --nodes 4
 
 The nodes are Ray's own (`ray.cluster_utils.Cluster`); the trials are short and synthetic, since it is the driver that
-is measured: a worker without torch sends what a trial of 20 steps and 10 parameters sends, in two chunks. All else is what
-`parity.run` does: planning, placing, gathering, storing, finding the odd one, judging, reporting. Seconds are CPU
-seconds of the driver's process, all of its threads; memory is its largest resident size. Each size has a process of its
-own.
+is measured: a worker without torch sends what a trial of 20 steps and 10 parameters sends, in two chunks. All else is
+what `parity.run` does: planning, placing, gathering, storing, finding the odd one, judging, reporting. Seconds are CPU
+seconds of the driver's process, all of its threads; memory is its largest resident size. Each size has a process of
+its own.
 """
 
 import argparse
@@ -87,24 +87,21 @@ def synthetic_events(trial: Trial) -> Iterator[Event]:
 
 def run_once(trials: int, nodes: int) -> dict[str, float]:
     """One run of so many trials; the seconds of each phase, and the memory."""
-    workers._set_environment()
-    import os
+    with tempfile.TemporaryDirectory() as folder:
+        workers._set_environment(Path(folder))
+        import ray
+        from ray.cluster_utils import Cluster
 
-    os.environ["RAY_AUTH_TOKEN"] = "simulated-nodes-of-one-machine-0123456789"
-    import ray
-    from ray.cluster_utils import Cluster
-
-    simulated = Cluster(initialize_head=True, head_node_args={"num_cpus": CPUS_OF_A_NODE, "include_dashboard": False})
-    for _ in range(nodes - 1):
-        simulated.add_node(num_cpus=CPUS_OF_A_NODE)
-    ray.init(simulated.address, log_to_driver=False, logging_level="ERROR")
-    idle_mb = _memory_mb()
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            return _measure(workers.Cluster(ray, SyntheticWorker), trials, Path(folder) / "run") | {"idle_mb": idle_mb}
-    finally:
-        ray.shutdown()
-        simulated.shutdown()
+        head = {"num_cpus": CPUS_OF_A_NODE, "include_dashboard": False}
+        simulated = Cluster(initialize_head=True, head_node_args=head)
+        for _ in range(nodes - 1):
+            simulated.add_node(num_cpus=CPUS_OF_A_NODE)
+        ray.init(simulated.address, log_to_driver=False, logging_level="ERROR")
+        try:
+            return _measure(workers.Cluster(ray, SyntheticWorker), trials, Path(folder) / "run")
+        finally:
+            ray.shutdown()
+            simulated.shutdown()
 
 
 def _measure(cluster: workers.Cluster, trials: int, out: Path) -> dict[str, float]:

@@ -6,6 +6,8 @@ if TYPE_CHECKING:
     from parity.api import CheckResult, check
 
 __all__ = ["CheckResult", "check"]
+# Here and not in the metadata of a package: as a Ray job, parity runs from a folder without being installed.
+__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from parity import __version__
 from parity.devices import Device
 
 # Extensions that a library of arithmetic chooses its code by: the prefixes of their flags in /proc/cpuinfo.
@@ -59,7 +60,7 @@ def _versions(*, cuda: bool) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": str(torch.__version__),  # a TorchVersion would make the driver import torch
         "numpy": importlib.metadata.version("numpy"),
-        "parity": importlib.metadata.version("training-parity"),
+        "parity": __version__,
     }
 
 

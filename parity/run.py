@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from parity import devices, inline, odd_elements, placement, workers
+from parity import __version__, devices, inline, odd_elements, placement, ray_job, workers
 from parity.data import mnist
 from parity.devices import Device
 from parity.errors import Trouble
@@ -36,7 +36,7 @@ from parity.tasks import load_data, parse_task, shipped_losses
 from parity.trial import Trial, make_settings, plan
 from parity.user_code import CodeSpec
 
-PACKAGES = ("training-parity", "numpy", "pandas", "pyarrow", "ray", "torch")
+PACKAGES = ("numpy", "pandas", "pyarrow", "ray", "torch")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -201,6 +201,8 @@ def _check_cluster_options(options: argparse.Namespace, given: Sequence[Device])
 
 
 def _choose_out(given: str | None) -> Path:
+    if ray_job.inside_job():
+        ray_job.check_out(given)
     if given is None:
         return Path("runs") / datetime.now(timezone.utc).strftime("%Y-%m-%dT%H%M%S.%fZ")
     if "://" in given:
@@ -237,7 +239,7 @@ def describe(command: str, trials: Sequence[Trial], *, data: Path | None) -> dic
         "audit_every": settings.audit_every,
         "trials": [trial.name for trial in trials],
         "host": platform.node(),
-        "versions": {"python": platform.python_version()}
+        "versions": {"python": platform.python_version(), "training-parity": __version__}
         | {name: importlib.metadata.version(name) for name in PACKAGES},
     }
 

@@ -10,7 +10,6 @@ import contextlib
 import logging
 import os
 import re
-import secrets
 import shutil
 import socket
 import sys
@@ -18,12 +17,13 @@ import tempfile
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 
-from parity import devices
+from parity import authentication, devices
 from parity.errors import Trouble
 from parity.events import Began, Captured, Ended, Event, Restarted
 from parity.inline import SharedSteps, perform
@@ -427,23 +427,27 @@ def connect(address: str, *, data_bytes: int) -> Iterator[Cluster]:
     options: dict[str, Any] = {}
     with contextlib.ExitStack() as cleanup:
         if local:
-            _set_environment()
             # Short, since Ray's socket names have to fit into 107 bytes; ours, since Ray never removes its own.
             temporary = tempfile.mkdtemp(prefix="parity-")
             cleanup.callback(shutil.rmtree, temporary, ignore_errors=True)
+            cleanup.callback(authentication.forget_token, os.environ, Path(temporary))
+            _set_environment(Path(temporary))
             options = {
                 "include_dashboard": False,
                 "object_store_memory": OBJECT_STORE_BYTES + data_bytes,
-                "_temp_dir": temporary,
+                # One deeper, since Ray opens its own folder to everybody (0777); nobody gets there through ours.
+                "_temp_dir": str(Path(temporary) / "ray"),
             }
+        else:
+            authentication.present_token(os.environ)
+            os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", str(authentication.CONNECT_ATTEMPTS))
         import ray
 
         cleanup.callback(ray.shutdown)
         try:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
-        except (RuntimeError, ValueError, OSError) as error:
-            where = "Ray cannot be started here" if local else f"The Ray cluster at {address} cannot be joined"
-            raise Trouble(f"{where} ({' '.join(str(error).split())}). To do without Ray, use --inline.") from error
+        except (RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
+            raise Trouble(_not_joined(address, error)) from error
         if local:
             cleanup.callback(_end_monitor)
         yield Cluster(ray)
@@ -463,15 +467,29 @@ def _knock(address: str) -> None:
         ) from error
 
 
-def _set_environment() -> None:
+def _not_joined(address: str, error: Exception) -> str:
+    """What to say about a cluster that Ray did not start or join."""
+    if authentication.refused(error):
+        return authentication.refusal(address, os.environ)
+    told = " ".join(str(error).split())
+    if "Version mismatch" in told:
+        found = re.search(r"with: Ray: (\S+) Python: (\S+) .*with: Ray: (\S+) Python: (\S+)", told)
+        versions = "Ray {} and Python {}, and this is Ray {} and Python {}".format(*found.groups()) if found else told
+        return (
+            f"The Ray cluster at {address} runs {versions}. "
+            "Both have to be equal: run parity in the cluster's image, or submit it as a Ray job."
+        )
+    where = "Ray cannot be started here" if address == "local" else f"The Ray cluster at {address} cannot be joined"
+    return f"{where} ({told}). To do without Ray, use --inline."
+
+
+def _set_environment(temporary: Path) -> None:
     """Makes a local cluster ask for a token and listen on loopback; to be set before Ray is imported.
 
     Source:
-        docs.ray.io/en/latest/ray-security/token-auth.html. The third switch is what makes Ray listen on loopback on
-        macOS and Windows.
+        The first switch is what makes Ray listen on loopback on macOS and Windows.
     """
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
-    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    authentication.require_token(os.environ, temporary)
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")  # the trials are what this machine is there for now

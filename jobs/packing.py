@@ -1,0 +1,262 @@
+"""What a Ray job is sent: parity itself, the user's losses and task with what they import, and what was asked for."""
+
+import argparse
+import ast
+import fnmatch
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+import parity
+from parity.errors import Trouble
+
+# Of a folder: made by tools, or read by Ray as what to leave out of the listed files.
+SKIPPED_NAMES = {"__pycache__", ".git", ".hg", ".svn", ".venv", "venv", ".gitignore", ".rayignore", ".DS_Store"}
+CREDENTIAL_FOLDERS = {".ssh", ".aws", ".azure", ".config/gcloud", ".docker", ".gnupg", ".kube"}
+CREDENTIAL_FILES = (
+    ".env",
+    ".env.*",
+    ".git-credentials",
+    ".netrc",
+    ".npmrc",
+    ".pypirc",
+    "*.key",
+    "*.p12",
+    "*.pem",
+    "*.pfx",
+    "*auth_token*",
+    "*credentials*",
+    "id_*",
+)
+# Ray takes 500 MiB in all.
+LARGEST_BYTES = 400 * 2**20
+
+
+@dataclass
+class Packing:
+    """What will be sent; grows file by file.
+
+    Attributes:
+        files: Path in the job's working directory -> the file here.
+    """
+
+    files: dict[PurePosixPath, Path] = field(default_factory=dict)
+
+    def add(self, path: Path, root: Path, *, under: PurePosixPath) -> PurePosixPath:
+        """Adds one file; returns its path in the job's working directory.
+
+        Args:
+            path: The file.
+            root: The folder that it may not lead out of.
+            under: The root's path in the job's working directory.
+
+        Raises:
+            Trouble: It may hold a credential, leads outside, cannot be read, or would replace another file.
+        """
+        _check_link(path, root)
+        relative = path.relative_to(root)
+        _check_credentials(path, relative)
+        packed = under / PurePosixPath(*relative.parts)
+        present = self.files.get(packed)
+        if present and present.resolve() != path.resolve() and present.read_bytes() != path.read_bytes():
+            raise Trouble(f"{path} and {present} would both be {packed} in the job. Rename one of them.")
+        if not os.access(path, os.R_OK):
+            raise Trouble(f"{path} cannot be read, and the job needs it. Check its permissions.")
+        self.files[packed] = path
+        return packed
+
+    def add_folder(self, folder: Path, *, under: PurePosixPath, pattern: str = "*") -> None:
+        """Adds a folder's files, those in its folders too.
+
+        Raises:
+            Trouble: The folder holds the home folder, or a file may not be sent.
+        """
+        _check_folder(folder)
+        for directory, folders, names in os.walk(folder):
+            folders[:] = sorted(name for name in folders if name not in SKIPPED_NAMES)
+            for name in folders:
+                if (Path(directory) / name).is_symlink():
+                    raise Trouble(
+                        f"{Path(directory) / name} is a link to a folder, which is not followed. "
+                        "Name the folder itself with --include."
+                    )
+                _check_credentials(Path(directory) / name, Path(name))
+            for name in sorted(names):
+                if name not in SKIPPED_NAMES and fnmatch.fnmatch(name, pattern):
+                    self.add(Path(directory) / name, folder, under=under)
+
+    def total_bytes(self) -> int:
+        """Size of all files."""
+        return sum(path.stat().st_size for path in self.files.values())
+
+    def listing(self) -> str:
+        """The files with their sizes, and the total."""
+        rows = [f"{path.stat().st_size:>12,}  {packed}" for packed, path in sorted(self.files.items())]
+        return "\n".join([*rows, f"{self.total_bytes():>12,}  bytes in {len(self.files)} files"])
+
+    def digest(self) -> str:
+        """SHA-256 of the paths and contents, in hexadecimal."""
+        total = hashlib.sha256()
+        for packed, path in sorted(self.files.items()):
+            content = hashlib.sha256(path.read_bytes()).hexdigest()
+            total.update(f"{packed}\0{content}\n".encode())
+        return total.hexdigest()
+
+    def write(self, folder: Path) -> None:
+        """Copies the files to the folder."""
+        for packed, path in self.files.items():
+            target = folder / packed
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+
+
+def pack(options: argparse.Namespace, given: Sequence[str], include: Sequence[Path]) -> tuple[Packing, list[str]]:
+    """Collects what the job needs.
+
+    Args:
+        options: The options of parity.run, parsed.
+        given: The same, as given.
+        include: Files and folders to send beside.
+
+    Returns:
+        What will be sent, and the arguments with the paths that the files have in the job.
+
+    Raises:
+        Trouble: Something is not there, or may not be sent.
+    """
+    packing = Packing()
+    _add_parity(packing)
+    sent = {}
+    for text in [*(options.loss or []), options.task]:
+        origin, colon, attr = text.rpartition(":")
+        if colon and origin.endswith(".py"):
+            sent[text] = f"{_add_file(packing, Path(origin))}:{attr}"
+        elif colon and origin:
+            _add_module(packing, origin)
+    for path in include:
+        if not path.exists():
+            raise Trouble(f"--include {path} is not there (looked in {Path.cwd()}). Check the path.")
+        root = Path.cwd()
+        here = _absolute(path)
+        under = _packed_folder(here if here.is_dir() else here.parent, root)
+        if here.is_dir():
+            packing.add_folder(here, under=under)
+        else:
+            packing.add(here, here.parent, under=under)
+    if packing.total_bytes() > LARGEST_BYTES:
+        raise Trouble(
+            f"{packing.total_bytes():,} bytes would be sent, and Ray takes {LARGEST_BYTES:,}. "
+            "Put large data on the cluster's storage, and give its path there."
+        )
+    return packing, [_rewritten(text, sent) for text in given]
+
+
+def _rewritten(text: str, sent: dict[str, str]) -> str:
+    option, equals, value = text.partition("=")
+    if equals and option in ("--loss", "--task"):
+        return f"{option}={sent.get(value, value)}"
+    return sent.get(text, text)
+
+
+def _add_parity(packing: Packing) -> None:
+    package = Path(parity.__file__).resolve().parent
+    for path in sorted(package.rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts and not path.name.startswith("."):
+            packing.add(path, package, under=PurePosixPath("parity"))
+    packing.add(Path(__file__).resolve().with_name("pack_run.py"), Path(__file__).resolve().parent, under=_JOBS)
+
+
+_JOBS = PurePosixPath("jobs")
+
+
+def _add_file(packing: Packing, path: Path) -> PurePosixPath:
+    """Adds a file and what it imports from beside itself; returns the file's path in the job."""
+    if not path.is_file():
+        raise Trouble(f"{path} is not there (looked in {Path.cwd()}). Check the path.")
+    folder = _absolute(path).parent
+    under = _packed_folder(folder, Path.cwd())
+    packed = packing.add(folder / path.name, folder, under=under)
+    _add_imports(packing, folder / path.name, folder, under=under)
+    return packed
+
+
+def _add_module(packing: Packing, module: str) -> None:
+    """Adds a module of the current folder and what it imports from there; what is installed the cluster has to have."""
+    top = module.partition(".")[0]
+    if top not in ("parity", "jobs"):
+        _add_neighbour(packing, top, Path.cwd(), under=PurePosixPath())
+
+
+def _add_imports(packing: Packing, path: Path, folder: Path, *, under: PurePosixPath) -> None:
+    for name in _imported(path):
+        if name != "parity":
+            _add_neighbour(packing, name, folder, under=under)
+
+
+def _add_neighbour(packing: Packing, name: str, folder: Path, *, under: PurePosixPath) -> None:
+    """Adds the module or package of that name which lies in the folder, if one does, and what it imports."""
+    module, package = folder / f"{name}.py", folder / name
+    if package.is_dir() and any(package.rglob("*.py")):
+        if any(under / name in packed.parents for packed in packing.files):
+            return  # it is there, or on its way
+        packing.add_folder(package, under=under / name, pattern="*.py")
+        for path in [path for path in list(packing.files.values()) if package in path.parents]:
+            _add_imports(packing, path, folder, under=under)
+    elif module.is_file() and under / module.name not in packing.files:
+        packing.add(module, folder, under=under)
+        _add_imports(packing, module, folder, under=under)
+
+
+def _imported(path: Path) -> Iterator[str]:
+    """Yields the first part of each module that a file imports, wherever in it."""
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise Trouble(f"{path} is not valid Python ({error}). Correct it.") from error
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.partition(".")[0]
+
+
+def _absolute(path: Path) -> Path:
+    """Absolute, with no `..`; links are kept, so that they are seen."""
+    return Path(os.path.abspath(path))  # noqa: PTH100 - resolve() follows links
+
+
+def _packed_folder(folder: Path, root: Path) -> PurePosixPath:
+    """A folder's path in the job: as it is below the current folder; one of another place by a digest of its path."""
+    if folder.is_relative_to(root):
+        return PurePosixPath(*folder.relative_to(root).parts)
+    return PurePosixPath("outside") / f"{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}-{folder.name}"
+
+
+def _check_folder(folder: Path) -> None:
+    home = Path.home().resolve()
+    if home.is_relative_to(folder.resolve()):
+        raise Trouble(f"{folder} holds your home folder, which is never sent. Name the files or folders that it needs.")
+
+
+def _check_link(path: Path, root: Path) -> None:
+    target = path.resolve()
+    if not target.is_relative_to(root.resolve()):
+        raise Trouble(f"{path} is a link that leads outside, to {target}. Name that file itself, or copy it here.")
+
+
+def _check_credentials(path: Path, relative: Path) -> None:
+    """Raises `Trouble` for what is known to hold secrets, by its names and by those of what it links to."""
+    whole = [f"/{each.as_posix().strip('/').lower()}/" for each in (path, path.resolve())]
+    folders = [name for name in sorted(CREDENTIAL_FOLDERS) if any(f"/{name}/" in each for each in whole)]
+    names = {part.lower() for part in (*relative.parts, path.resolve().name)}
+    files = sorted(name for name in names if any(fnmatch.fnmatch(name, known) for known in CREDENTIAL_FILES))
+    # A module may be called id_map.py; a private key is not.
+    files = [name for name in files if not (name.startswith("id_") and name.endswith(".py"))]
+    if folders or files:
+        raise Trouble(
+            f"{path} may hold a credential ({', '.join([*folders, *files])}), and such are never sent. "
+            "Leave it out, or rename it if it holds none."
+        )
