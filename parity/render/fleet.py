@@ -48,18 +48,21 @@ def columns(judgement: Judgement) -> dict[str, tuple[str, ...]]:
 
 
 def telling_pairs(judgement: Judgement) -> list[tuple[PairVerdict, int]]:
-    """The pairs to print a line of, each with the number of equal devices that it stands for.
+    """The pairs to print a line of, each with the number of pairs that it stands for.
 
-    Of devices of a class, the odd ones have a line above; of what is alike on all of them, the first stands for all.
+    Where a class has several devices, the first of all that is alike on them stands for the others: for the replicas,
+    and for the devices but the odd ones.
     """
     alike: dict[tuple[object, ...], list[PairVerdict]] = {}
     for verdict in judgement.pairs:
         candidate = verdict.pair.candidate
         each = judgement.fleet.of(candidate.device)
         odd = any(unit.device == candidate.device for unit in each.odd)
-        equal = len(each.devices) > 1 and verdict.verdict in _QUIET and not odd
-        key = (verdict.pair.axis, candidate.loss_name, each.label, candidate.seed, candidate.replica, verdict.verdict)
-        alike.setdefault(key if equal else (candidate.trial, verdict.pair.axis), []).append(verdict)
+        equal = verdict.verdict in _QUIET and not odd
+        place = each.label if equal else candidate.device
+        key = (verdict.pair.axis, candidate.loss_name, place, verdict.verdict, None if equal else verdict.cause)
+        several = len(each.devices) > 1
+        alike.setdefault(key if several else (candidate.trial, verdict.pair.axis), []).append(verdict)
     return [(verdicts[0], len(verdicts)) for verdicts in alike.values()]
 
 

@@ -45,7 +45,7 @@ def render(run: StoredRun, judgement: Judgement, console: Console) -> None:
     told = fleet.telling_pairs(judgement)
     console.print(_matrix(run, judgement))
     for verdict, alike in told:
-        _print(console, pair_line(verdict).append(f" ({alike} equal devices alike)" if alike > 1 else ""))
+        _print(console, pair_line(verdict).append(f" ({alike} pairs alike)" if alike > 1 else ""))
     for line in (*_contract_lines(run, judgement), *_noise_lines(judgement)):
         _print(console, line)
     if any(verdict.decision for verdict in judgement.pairs):
