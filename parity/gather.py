@@ -15,8 +15,8 @@ from parity.progress import TrialProgress
 from parity.store import TraceWriter, TrialRecord, trace_file, write_table, write_trials
 from parity.trial import Trial
 
-# Records and evidence are written anew when the last writing took less than this part of the time since.
-WRITE_SHARE = 20.0
+# Records and evidence are written anew when so many times has passed what the last writing took.
+WRITE_SHARE = 200.0
 
 
 class Gatherer:

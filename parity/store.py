@@ -10,7 +10,7 @@ import os
 import re
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -282,9 +282,8 @@ class TraceWriter:
 
 def write_trials(directory: Path, records: Sequence[TrialRecord]) -> None:
     """Writes trials.parquet."""
-    write_table(
-        directory / "trials.parquet", pa.Table.from_pylist([asdict(record) for record in records], schema=TRIALS)
-    )
+    rows = [vars(record) for record in records]  # `asdict` copies each value, and costs more than all else here
+    write_table(directory / "trials.parquet", pa.Table.from_pylist(rows, schema=TRIALS))
 
 
 def read_run(directory: Path) -> StoredRun:
