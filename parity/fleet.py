@@ -134,7 +134,7 @@ class Fleet:
             if not record.noise:
                 members[known.get(record.device) or class_of(record)].append(record)
         self.classes = tuple(
-            _make_class(_label(number), hardware, records, traces)
+            _make_class(class_label(number), hardware, records, traces)
             for number, (hardware, records) in enumerate(members.items())
         )
         self._unreachable = {
@@ -253,8 +253,8 @@ def _odd_unit(device: str, odd: Sequence[TrialRecord], cast: Sequence[TrialRecor
     return OddUnit(device, tuple(odd), len(cast), len(odd), "trials" if len(cast) > 1 else "trial")
 
 
-def _label(number: int) -> str:
-    """A to Z, then AA and so on."""
+def class_label(number: int) -> str:
+    """Of a class by its number, from 0: A to Z, then AA and so on."""
     letters = ""
     number += 1
     while number:

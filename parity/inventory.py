@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from parity.errors import Trouble
+from parity.fleet import class_label
 from parity.placement import Node
 from parity.report import guarded
 
@@ -63,7 +64,7 @@ def render(nodes: Sequence[Node], console: Console) -> None:
     """Prints the nodes, and below them their GPUs."""
     labels: dict[object, str] = {}
     for node in nodes:
-        labels.setdefault(node.hardware, chr(ord("A") + len(labels) % 26) + "'" * (len(labels) // 26))
+        labels.setdefault(node.hardware, class_label(len(labels)))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("device", "class", "CPUs", *_COLUMNS):
         table.add_column(heading, overflow="fold", no_wrap=heading == "device")
