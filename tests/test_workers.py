@@ -37,10 +37,12 @@ def parity_folders():
 
 @pytest.fixture(scope="module")
 def ray_run(tmp_path_factory):
-    """A short run on Ray: good losses, one that kills its process and one that raises, on two devices."""
-    out = tmp_path_factory.mktemp("ray") / "run"
+    """A short run on Ray, on two devices: good losses, one that kills its process, one that raises, one not to load."""
+    folder = tmp_path_factory.mktemp("ray")
+    out = folder / "run"
+    (folder / "mine.py").write_text("import not_on_the_workers\n\n\ndef lacking(output, target): ...\n")
     before = parity_folders()
-    losses = ["builtin", "numpy", f"{WRONG}:killing", f"{WRONG}:raising_at_30"]
+    losses = ["builtin", "numpy", f"{WRONG}:killing", f"{WRONG}:raising_at_30", f"{folder / 'mine.py'}:lacking"]
     ended = run(out, "--steps", 32, "--device", "cpu", "cpu:threads=2", "--loss", *losses)
     return out, ended, parity_folders() - before
 
@@ -65,13 +67,16 @@ def test_one_loss_failing_takes_no_other_trial_with_it(ray_run):
     assert ended.status == 1
     trials = pd.read_parquet(out / "trials.parquet").set_index("trial")
     assert trials.status.to_dict() == {
-        f"{loss}@{device}-s0": "failed" if loss in ("killing", "raising_at_30") else "complete"
-        for loss in ("builtin", "numpy", "killing", "raising_at_30")
+        f"{loss}@{device}-s0": "failed" if loss in ("killing", "raising_at_30", "lacking") else "complete"
+        for loss in ("builtin", "numpy", "killing", "raising_at_30", "lacking")
         for device in ("cpu", "cpu:threads=2")
     }
     killed = trials.loc["killing@cpu-s0"]
     assert killed.attempts == 2
     assert killed.error.startswith("its worker process died (") and killed.error.endswith("), 2 times in a row")
+    lacking = trials.loc["lacking@cpu-s0"]
+    assert lacking.attempts == 1
+    assert lacking.error == "loading the loss raised ModuleNotFoundError: No module named 'not_on_the_workers'"
 
 
 def test_ray_prints_nothing(ray_run):
