@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,9 +44,23 @@ def command(*arguments, timeout_s=240, **environment):
     return Finished(ended.returncode, ended.stdout, ended.stderr)
 
 
+@contextmanager
+def own_environment():
+    """Takes back what an inline run sets for the whole process."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+
+
 @pytest.fixture(autouse=True)
 def _in_the_project(monkeypatch):
     monkeypatch.chdir(ROOT)
+    with own_environment():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -79,7 +94,8 @@ def make_trials():
 def reference(tmp_path_factory):
     """The directory of the whole reference run, trained in this process."""
     out = tmp_path_factory.mktemp("runs") / "reference"
-    assert run.main(["--inline", "--device", "cpu", "--out", str(out)]) == 0
+    with own_environment():
+        assert run.main(["--inline", "--device", "cpu", "--out", str(out)]) == 0
     return out
 
 
@@ -88,7 +104,8 @@ def equal_pair(tmp_path_factory):
     """The directory of a short run whose two losses are the same to the bit."""
     out = tmp_path_factory.mktemp("runs") / "equal"
     losses = ["builtin", "tests/right_losses.py:functional"]
-    assert run.main(["--inline", "--device", "cpu", "--steps", "8", "--loss", *losses, "--out", str(out)]) == 0
+    with own_environment():
+        assert run.main(["--inline", "--device", "cpu", "--steps", "8", "--loss", *losses, "--out", str(out)]) == 0
     return out
 
 
