@@ -49,7 +49,7 @@ class SyntheticWorker:
     def __init__(self, environment: dict[str, str]) -> None:
         pass
 
-    def start(self, trial: Trial, data: object, shared: object) -> None:  # noqa: ARG002 - as `workers.Worker`
+    def start(self, trial: Trial, data: object, shared: object, position: object) -> None:  # noqa: ARG002 - as `workers.Worker`
         """Takes the trial."""
         self._events = synthetic_events(trial)
 
@@ -123,8 +123,9 @@ def _measure(cluster: workers.Cluster, trials: int, out: Path) -> dict[str, floa
     write_json(out / "run.json", info)
     with TrialProgress([trial.name for trial in planned], steps=STEPS) as progress:
         gatherer = Gatherer(planned, out, progress)
-        for event in cluster.train(planned, {}):
-            gatherer.take(event)
+        for events in cluster.train(planned, {}, gatherer):
+            gatherer.take(events)
+        gatherer.write_tables()
         gatherer.close()
     trained_s = time.process_time()
     run = read_run(out)

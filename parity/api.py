@@ -16,7 +16,7 @@ from rich.console import Console
 
 from parity import devices, inline
 from parity.errors import Trouble
-from parity.gather import Gatherer
+from parity.gather import Gatherer, forget_journal
 from parity.judge import VERDICTS, Judgement, PairVerdict, differences_table, judge
 from parity.loss_spec import parse_losses
 from parity.progress import TrialProgress
@@ -217,15 +217,16 @@ def run_trials(trials: Sequence[Trial], data: dict[str, np.ndarray], out: Path, 
     create(out)
     info = describe(title, trials, data=None)
     write_json(out / "run.json", info)
-    with TrialProgress([trial.name for trial in trials], steps=trials[0].settings.steps, quiet=True) as progress:
-        gatherer = Gatherer(trials, out, progress)
-        try:
-            for event in inline.train_inline(trials, data):
-                gatherer.take(event)
-        finally:
-            gatherer.close()
+    with (
+        TrialProgress([trial.name for trial in trials], steps=trials[0].settings.steps, quiet=True) as progress,
+        contextlib.closing(Gatherer(trials, out, progress)) as gatherer,
+    ):
+        for events in inline.train_inline(trials, data, gatherer):
+            gatherer.take(events)
+        gatherer.write_tables()
     stored, _ = repeat_odd_trials(read_run(out), trials, lambda again: inline.train_inline(again, data))
     write_json(out / "run.json", info | {"state": "complete"})
+    forget_journal(out)
     stored = replace(stored, traces=dict(stored.traces))  # the directory may go before the result does
     judgement = judge(stored)
     write_table(out / "differences.parquet", differences_table(judgement))

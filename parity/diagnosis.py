@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -91,6 +92,15 @@ class Diagnostician:
             self._partial_looks += partial
             self._last_ratio = ratio
             self._found.append(found)
+
+    def state(self) -> dict[str, float]:
+        """How far it has looked."""
+        return {"looks": self._looks, "partial_looks": self._partial_looks, "last_ratio": self._last_ratio}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on from where another stood."""
+        self._looks, self._partial_looks = state["looks"], state["partial_looks"]
+        self._last_ratio = state["last_ratio"]
 
     def take_findings(self) -> tuple[Finding, ...]:
         """Returns the findings since the last call, and forgets them."""

@@ -28,26 +28,51 @@ class Advanced:
         trial: Name of the trial.
         table: A row per step, in the columns of `trace.SCHEMA`.
         facts: Of the trial, as `train.Chunk` has them.
-        shared: Steps that other devices are to take from this trial's state, as `train.Chunk` has them.
+        shared: Steps that other devices are to take from this trial's state, each as `saved_state.pack` gives it.
     """
 
     trial: str
     table: pa.Table
     facts: dict[str, Any]
-    shared: tuple[Any, ...] = ()
+    shared: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True)
+class Saved:
+    """The trial stands between two steps, and can go on from here.
+
+    Attributes:
+        trial: Name of the trial.
+        step: The next step.
+        wall_s: Since the loading of the loss.
+        state: As `saved_state.pack` gives it; None once it is stored.
+        began_s: When the first step began, in seconds since 1970.
+    """
+
+    trial: str
+    step: int
+    wall_s: float
+    state: bytes | None
+    began_s: float | None = None
 
 
 @dataclass(frozen=True)
 class Restarted:
-    """The trial begins again in a new worker; the steps that it had sent are void.
+    """The trial goes on in a new worker from where it was saved last, or begins again; what it told since is void.
 
     Attributes:
         trial: Name of the trial.
-        reason: What happened to the worker.
+        reason: What happened to the worker, or to the driver.
+        step: From which it goes on; set by who keeps the events.
+        at_s: When, in seconds since 1970; set by who keeps them.
+        portable: False once going on from a state gave other results than before: then none is saved any more.
     """
 
     trial: str
     reason: str
+    step: int = 0
+    at_s: float | None = None
+    portable: bool = True
 
 
 @dataclass(frozen=True)
@@ -58,7 +83,7 @@ class Ended:
         trial: Name of the trial.
         status: "complete" or "failed".
         failed_step: The step that failed; None when none did, or when it is not known.
-        failure: As in `recorder.TrialFailed`, or "died" of its process; None when it did not fail.
+        failure: As in `recorder.TrialFailed`, or "died" or "hung" of its process; None when it did not fail.
         error: Why it failed, or None.
         traceback: Of the user's code, or None.
         wall_s: From the loading of the loss to the end.
@@ -109,4 +134,4 @@ class Captured:
     values: np.ndarray | None
 
 
-Event = Began | Advanced | Restarted | Ended | Found | Captured
+Event = Began | Advanced | Saved | Restarted | Ended | Found | Captured

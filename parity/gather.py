@@ -1,125 +1,337 @@
-"""What the trials tell, kept: traces go to storage as they come, records and evidence now and then."""
+"""What the trials tell, kept: in the journal as it comes, and as tables once the trials have ended."""
 
+import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from parity.events import Advanced, Began, Ended, Event, Found, Restarted
+from parity.errors import Trouble
+from parity.events import Advanced, Began, Ended, Event, Found, Restarted, Saved
 from parity.evidence import EVIDENCE
+from parity.fleet import HARDWARE, SOFTWARE
+from parity.journal import JOURNAL, Journal
+from parity.past import Position, SharedSteps
 from parity.progress import TrialProgress
-from parity.store import TraceWriter, TrialRecord, trace_file, write_table, write_trials
+from parity.store import (
+    TraceWriter,
+    TrialRecord,
+    read_state,
+    remove_state,
+    trace_file,
+    write_state,
+    write_table,
+    write_trials,
+)
+from parity.trace import DIGESTS, first_difference
 from parity.trial import Trial
 
-# Records and evidence are written anew when so many times has passed what the last writing took.
-WRITE_SHARE = 200.0
+# Of a row group of a trace, some 600 bytes each.
+GROUP_ROWS = 10_000
+# What a state may not leave: other code would go on from it with other bits.
+CLASS = (*HARDWARE, *SOFTWARE)
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """Where an event stands in the journal.
+
+    Attributes:
+        offset: In bytes.
+        first: The first step of the trace that it holds.
+        rows: Of that trace.
+        shared: Whether it holds steps for other devices.
+    """
+
+    offset: int
+    first: int
+    rows: int
+    shared: bool
+
+
+@dataclass
+class _Kept:
+    """Of a trial, what counts of all that it told; and what no longer does, but has to come again."""
+
+    record: TrialRecord
+    chunks: list[_Frame] = field(default_factory=list)
+    before: list[_Frame] = field(default_factory=list)
+    portable: bool = True
+    found: list[int] = field(default_factory=list)
+    saved: Saved | None = None
+    saved_at: int = -1
+
+    @property
+    def rows(self) -> int:
+        return sum(frame.rows for frame in self.chunks)
 
 
 class Gatherer:
-    """Takes the events of a run's trials. Holds no more of a trace than the chunk that it was just given."""
+    """Takes the events of a run's trials. Holds where they stand in the journal, and no more of a trace than a chunk.
+
+    Args:
+        trials: Of the plan.
+        out: The run directory; a journal that is there is gone on with.
+        progress: Is shown how far the trials are.
+
+    Raises:
+        Trouble: The journal is damaged, or cannot be written.
+    """
 
     def __init__(self, trials: Sequence[Trial], out: Path, progress: TrialProgress) -> None:
         self._out = out
         self._progress = progress
-        self._records = {trial.name: _record(index, trial) for index, trial in enumerate(trials)}
-        self._writers: dict[str, TraceWriter] = {}
-        self._rows: dict[str, int] = {}
-        # Of the trials that run, rows; of those that have ended, compact tables.
-        self._found: dict[str, dict[str, list[dict[str, Any]]]] = {}
-        self._evidence: dict[str, list[pa.Table]] = {name: [] for name in EVIDENCE}
-        self._changed = set(EVIDENCE)
-        self._write_tables()
+        self._names = [trial.name for trial in trials]
+        self._kept = {trial.name: _Kept(_record(index, trials)) for index, trial in enumerate(trials)}
+        self._void: set[str] = set()
+        self._journal = Journal(out / JOURNAL)
+        try:
+            for offset, event in self._journal.replay():
+                self._apply(event, offset)
+        except Trouble:
+            self._journal.close()
+            raise
+        if self._journal.left_out:
+            progress.say(
+                f"The driver was ended while it wrote: {self._journal.left_out} bytes of {JOURNAL} are left out"
+            )
 
-    def take(self, event: Event) -> None:
-        """Keeps what a trial told.
+    @property
+    def unfinished(self) -> list[str]:
+        """The trials that have not ended."""
+        return [name for name, kept in self._kept.items() if kept.record.status == "planned"]
+
+    def take(self, events: Sequence[Event]) -> None:
+        """Keeps what trials told; it is durable when this returns.
 
         Raises:
             Trouble: It cannot be written.
         """
+        older = []
+        for event in events:
+            kept = self._kept[event.trial]
+            if isinstance(event, Saved):
+                if not kept.portable:
+                    continue
+                assert event.state is not None
+                write_state(self._out, self._index(event.trial), event.step, event.state)
+                older += [(event.trial, kept.saved.step)] if kept.saved else []
+                event = replace(event, state=None)
+            elif isinstance(event, Restarted) and event.at_s is None:
+                event = replace(event, step=self.step(event.trial), at_s=time.time())
+            elif reason := self._untrue(kept, event):
+                self._void.add(event.trial)
+                event = Restarted(event.trial, reason, 0, time.time(), portable=isinstance(event, Began))
+            self._apply(event, self._journal.add(event))
+        self._journal.sync()
+        for name, step in older:  # the newer one is durable, and so is that it counts
+            remove_state(self._out, self._index(name), step)
+
+    def go_on(self, reason: str) -> None:
+        """Notes that the unfinished trials go on from where they were saved last."""
+        begun = [name for name in self.unfinished if self._kept[name].chunks or self._kept[name].record.host]
+        self.take([Restarted(name, reason) for name in begun])
+
+    def void(self, trial: str) -> bool:
+        """Whether what the trial told last does not agree with what it told before it went on; told once."""
+        void = trial in self._void
+        self._void.discard(trial)
+        return void
+
+    def position(self, trial: str) -> Position | None:
+        """Where the trial goes on from; None if it begins with step 0.
+
+        Raises:
+            Trouble: The journal is damaged.
+        """
+        kept = self._kept[trial]
+        if kept.saved is None:
+            return None
+        try:
+            state = read_state(self._out, self._index(trial), kept.saved.step)
+        except Trouble as trouble:
+            self._progress.say(f"{trial} begins again: {trouble}")
+            self.take([Restarted(trial, str(trouble), 0, time.time())])
+            return None
+        tables = [table.select(DIGESTS) for table in self._tables(trial)]
+        return Position(kept.saved.step, state, pa.concat_tables(tables), kept.saved.wall_s, kept.saved.began_s)
+
+    def step(self, trial: str) -> int:
+        """From which the trial goes on; 0 if it begins again."""
+        saved = self._kept[trial].saved
+        return saved.step if saved else 0
+
+    def shared(self, trial: str) -> SharedSteps:
+        """What the trial left for others.
+
+        Raises:
+            Trouble: The journal is damaged.
+        """
+        shared = SharedSteps(tables=[table.select(DIGESTS) for table in self._tables(trial)])
+        for frame in self._kept[trial].chunks:
+            if frame.shared:
+                event = self._journal.read(frame.offset)
+                assert isinstance(event, Advanced)
+                shared.steps += event.shared
+        return shared
+
+    @property
+    def rows(self) -> int:
+        """Of all traces."""
+        return sum(kept.rows for kept in self._kept.values())
+
+    def write_tables(self) -> None:
+        """Writes the tables: of trials that did not end, what there is, as interrupted.
+
+        Raises:
+            Trouble: They cannot be written.
+        """
+        writers: dict[str, TraceWriter] = {}
+        for name, kept in self._kept.items():
+            if kept.chunks:
+                writer = writers.setdefault(kept.record.trace, TraceWriter(self._out / "traces" / kept.record.trace))
+                for table in _joined(self._tables(name)):
+                    writer.append(table)
+        for writer in writers.values():
+            writer.close()
+        for name, schema in EVIDENCE.items():
+            rows = list(self._evidence(name))
+            write_table(self._out / f"{name}.parquet", pa.Table.from_pylist(rows, schema=schema))
+        write_trials(self._out, [self._final(kept) for kept in self._kept.values()])
+
+    def close(self) -> None:
+        """Closes the journal."""
+        self._journal.close()
+
+    def _apply(self, event: Event, offset: int) -> None:
+        kept = self._kept.get(event.trial)
+        if kept is None:
+            raise Trouble(f"{self._out / JOURNAL} tells of the trial {event.trial}, which run.json has not.")
         name = event.trial
         match event:
             case Began():
-                self._records[name] = replace(self._records[name], **event.facts)
-                self._progress.show(name, 0)
+                kept.record = replace(kept.record, **event.facts)
+                self._progress.show(name, kept.rows)
             case Advanced():
-                self._records[name] = replace(self._records[name], **event.facts)
-                self._append(name, event.table)
-                self._progress.show(name, self._rows[name])
+                kept.record = replace(kept.record, **event.facts)
+                first = int(event.table["step"][0].as_py())
+                kept.chunks.append(_Frame(offset, first, len(event.table), bool(event.shared)))
+                self._progress.show(name, kept.rows)
+            case Saved():
+                kept.saved, kept.saved_at = event, offset
             case Restarted():
-                self._records[name] = replace(self._records[name], attempts=self._records[name].attempts + 1)
-                if name in self._writers:
-                    self._writers.pop(name).discard()
-                self._rows.pop(name, None)
-                self._found.pop(name, None)
-                self._progress.say(f"{name} begins again: {event.reason}")
-                self._progress.show(name, 0)
+                self._go_back(kept, event)
             case Found():
                 if event.missing:
-                    self._records[name] = replace(self._records[name], shared_error=event.missing)
-                rows = self._found.setdefault(name, {}).setdefault(event.table, [])
-                rows += [{"trial": name, **row} for row in event.rows]
+                    kept.record = replace(kept.record, shared_error=event.missing)
+                kept.found.append(offset)
             case Ended():
-                self._end(event)
+                kept.record = _ended(kept.record, event)
+                self._progress.show(name, kept.rows, state=event.status)
 
-    def close(self) -> None:
-        """Stores what there is of the trials that did not end as interrupted."""
-        for name in list(self._writers):
-            self._store(name, replace(self._records[name], status="interrupted"))
-        for name in list(self._found):
-            self._keep_evidence(name)
-        self._write_tables()
-
-    def _end(self, event: Ended) -> None:
-        record = replace(
-            self._records[event.trial],
-            status=event.status,
-            failed_step=event.failed_step,
-            failure=event.failure,
-            error=event.error,
-            traceback=event.traceback,
-            wall_s=event.wall_s,
-            began=_time(event.began_s),
-            ended=_time(event.ended_s),
+    def _go_back(self, kept: _Kept, event: Restarted) -> None:
+        """Takes back what the trial told since it was saved."""
+        kept.portable &= event.portable
+        if event.step:  # it comes again
+            kept.before += [frame for frame in kept.chunks if frame.offset > kept.saved_at]
+        else:
+            kept.saved, kept.saved_at, kept.before = None, -1, []
+        kept.chunks = [frame for frame in kept.chunks if frame.offset < kept.saved_at]
+        kept.found = [offset for offset in kept.found if offset < kept.saved_at]
+        reason = f"step {event.step}: {event.reason}"
+        when = _time(event.at_s)
+        kept.record = replace(
+            kept.record,
+            attempts=kept.record.attempts + 1,
+            restarts=[*kept.record.restarts, f"{when:%Y-%m-%dT%H:%M:%SZ} {reason}" if when else reason],
         )
-        self._store(event.trial, record)
-        self._progress.show(event.trial, self._rows.pop(event.trial, 0), state=event.status)
-        if time.monotonic() - self._wrote_s > WRITE_SHARE * self._writing_s:
-            self._write_tables()
+        how = f"goes on with step {event.step}" if event.step else "begins again"
+        self._progress.say(f"{event.trial} {how}: {event.reason}")
+        self._progress.show(event.trial, kept.rows)
 
-    def _append(self, name: str, table: pa.Table) -> None:
-        if name not in self._writers:
-            self._writers[name] = TraceWriter(self._out / "traces" / self._records[name].trace)
-        self._writers[name].append(table)
-        self._rows[name] = self._rows.get(name, 0) + len(table)
+    def _untrue(self, kept: _Kept, event: Event) -> str | None:
+        """Why a trial that went on from a state has to begin again, or None."""
+        if isinstance(event, Began) and kept.saved:
+            before, now = (tuple(facts.get(name) for name in CLASS) for facts in (vars(kept.record), event.facts))
+            if before != now:
+                return "it was saved on hardware or with software of another class"
+        if isinstance(event, Advanced) and kept.before:
+            first = int(event.table["step"][0].as_py())
+            after = first + len(event.table)
+            for frame in kept.before:
+                low, high = max(first, frame.first), min(after, frame.first + frame.rows)
+                if low < high:
+                    was = self._table(frame).slice(low - frame.first, high - low)
+                    row = first_difference(was, event.table.slice(low - first, high - low))
+                    if row is not None:
+                        return (
+                            f"step {low + row} is not what it was before: the loss keeps a state that parity cannot "
+                            "store, or the device is not deterministic"
+                        )
+            kept.before = [frame for frame in kept.before if frame.first + frame.rows > after]
+        return None
 
-    def _store(self, name: str, record: TrialRecord) -> None:
-        if name in self._writers:
-            self._writers.pop(name).close()
-        self._records[name] = record
-        self._keep_evidence(name)
+    def _tables(self, name: str) -> Iterator[pa.Table]:
+        return map(self._table, self._kept[name].chunks)
 
-    def _keep_evidence(self, name: str) -> None:
-        for kind, rows in self._found.pop(name, {}).items():
-            self._evidence[kind].append(pa.Table.from_pylist(rows, schema=EVIDENCE[kind]))
-            self._changed.add(kind)
+    def _table(self, frame: _Frame) -> pa.Table:
+        event = self._journal.read(frame.offset)
+        assert isinstance(event, Advanced)
+        return event.table
 
-    def _write_tables(self) -> None:
-        """Writes the records, and the evidence that came since the last time."""
-        began_s = time.monotonic()
-        for name in sorted(self._changed):
-            tables = [EVIDENCE[name].empty_table(), *self._evidence[name]]
-            write_table(self._out / f"{name}.parquet", pa.concat_tables(tables))
-        self._changed.clear()
-        write_trials(self._out, list(self._records.values()))
-        self._wrote_s = time.monotonic()
-        self._writing_s = self._wrote_s - began_s
+    def _evidence(self, table: str) -> Iterator[dict[str, Any]]:
+        for name, kept in self._kept.items():
+            for offset in kept.found:
+                event = self._journal.read(offset)
+                if isinstance(event, Found) and event.table == table:
+                    yield from ({"trial": name, **row} for row in event.rows)
+
+    def _final(self, kept: _Kept) -> TrialRecord:
+        begun = kept.record.status == "planned" and kept.chunks
+        return replace(kept.record, status="interrupted") if begun else kept.record
+
+    def _index(self, name: str) -> int:
+        return self._names.index(name)
 
 
-def _record(index: int, trial: Trial) -> TrialRecord:
+def forget_journal(out: Path) -> None:
+    """Removes the journal and the states of a run whose tables are whole."""
+    (out / JOURNAL).unlink(missing_ok=True)
+    shutil.rmtree(out / "states", ignore_errors=True)
+
+
+def _joined(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in fewer tables."""
+    some: list[pa.Table] = []
+    for table in tables:
+        some.append(table)
+        if sum(map(len, some)) >= GROUP_ROWS:
+            yield pa.concat_tables(some).unify_dictionaries()
+            some = []
+    if some:
+        yield pa.concat_tables(some).unify_dictionaries()
+
+
+def _ended(record: TrialRecord, event: Ended) -> TrialRecord:
+    return replace(
+        record,
+        status=event.status,
+        failed_step=event.failed_step,
+        failure=event.failure,
+        error=event.error,
+        traceback=event.traceback,
+        wall_s=event.wall_s,
+        began=_time(event.began_s),
+        ended=_time(event.ended_s),
+    )
+
+
+def _record(index: int, trials: Sequence[Trial]) -> TrialRecord:
+    trial = trials[index]
     settings = trial.settings
     return TrialRecord(
         trial=trial.name,
@@ -139,7 +351,7 @@ def _record(index: int, trial: Trial) -> TrialRecord:
         batch_size=settings.batch_size,
         lr=settings.lr,
         audit_every=settings.audit_every,
-        trace=trace_file(index, trial.name),
+        trace=trace_file(index, [trial.name for trial in trials]),
     )
 
 

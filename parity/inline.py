@@ -1,5 +1,6 @@
 """Trials in the calling process, without Ray: what `--inline` does, and what each Ray worker does with its trial."""
 
+import math
 import os
 import time
 import traceback
@@ -12,13 +13,14 @@ import pyarrow as pa
 
 from parity import devices
 from parity.errors import Trouble
-from parity.events import Advanced, Began, Captured, Ended, Event, Found, Restarted
-from parity.trace import QUANTITIES
+from parity.events import Advanced, Began, Captured, Ended, Event, Found, Saved
+from parity.past import NoPast, Past, Position, SharedSteps
+from parity.trace import DIGESTS, first_difference
 from parity.trial import Trial
 
 CONTRACT_ROWS = 8
-# What tells where two traces part.
-_DIGESTS = [f"{quantity}_digest" for quantity in QUANTITIES]
+# Saving a training's state takes no more than one in so many seconds.
+SAVE_SHARE = 50.0
 
 
 def set_environment(trials: Sequence[Trial]) -> None:
@@ -42,42 +44,39 @@ def set_environment(trials: Sequence[Trial]) -> None:
                 os.environ[name] = value
 
 
-def train_inline(trials: Sequence[Trial], data: dict[str, np.ndarray]) -> Generator[Event, None, None]:
-    """Trains the trials one after the other in this process."""
-    shared = {trial.name: SharedSteps() for trial in trials if trial.shares}
+def train_inline(
+    trials: Sequence[Trial], data: dict[str, np.ndarray], past: Past | None = None
+) -> Generator[list[Event], None, None]:
+    """Trains the trials one after the other in this process.
+
+    Args:
+        trials: Those that have not ended.
+        data: The task's.
+        past: Of these trials, and of those that they have shared steps from.
+
+    Yields:
+        What they tell, one by one; it has to be kept before the next is asked for.
+    """
+    past = past or NoPast()
     for trial in trials:
-        for event in perform(trial, data, shared[trial.shared_from] if trial.shared_from else None):
-            if trial.shares:
-                event = shared[trial.name].keep(event)
-            yield event
+        shared = past.shared(trial.shared_from) if trial.shared_from else None
+        events = perform(trial, data, shared, past.position(trial.name))
+        while event := next(events, None):
+            yield [event]
+            if past.void(trial.name):
+                events = perform(trial, data, shared, past.position(trial.name))
 
 
-class SharedSteps:
-    """What a trial of the first device leaves for the others: its shared steps, and its trace to find the parting."""
-
-    def __init__(self) -> None:
-        self.steps: list[Any] = []
-        self.tables: list[pa.Table] = []
-
-    def keep(self, event: Event) -> Event:
-        """Takes the steps out of an event."""
-        if isinstance(event, Restarted):
-            self.steps.clear()
-            self.tables.clear()
-        if not isinstance(event, Advanced):
-            return event
-        self.steps += event.shared
-        self.tables.append(event.table.select(_DIGESTS))
-        return replace(event, shared=())
-
-
-def perform(trial: Trial, data: dict[str, np.ndarray], shared: SharedSteps | None = None) -> Iterator[Event]:
+def perform(
+    trial: Trial, data: dict[str, np.ndarray], shared: SharedSteps | None = None, position: Position | None = None
+) -> Iterator[Event]:
     """Holds the trial's loss to its contract, trains to the end, and takes the baseline device's steps.
 
     Args:
         trial: What to train.
         data: The task's.
         shared: Of the trial that it has its shared steps from.
+        position: Where it goes on from, or None.
 
     Raises:
         Trouble: As `train`: the trial could not be begun as it was asked for.
@@ -85,29 +84,47 @@ def perform(trial: Trial, data: dict[str, np.ndarray], shared: SharedSteps | Non
     from parity import machine  # these import torch: only now is the environment set
     from parity.recorder import TrialFailed
     from parity.replay import capture
+    from parity.saved_state import StateNotPortable, pack, unpack
+    from parity.shared_step import pack_step
     from parity.train import train
 
-    began = time.monotonic()
+    began = saved = time.monotonic()
+    if position:
+        began -= position.wall_s
+    state = unpack(position.state) if position else None
     devices.prepare(trial.device)
     yield Began(trial.name, machine.facts(trial.device))
-    first_s: float | None = None
+    first_s = position.began_s if position else None
     last_s: float | None = None
     failure: TrialFailed | None = None
-    tables: list[pa.Table] = []
+    tables: list[pa.Table] = [position.digests] if position else []
+    save_every_s = trial.settings.save_every_s
     try:
         if trial.capture:
             yield Captured(trial.name, trial.capture, capture(trial, data))
             return
-        if trial.contract:
+        if trial.contract and not position:
             yield Found(trial.name, "contract", _contract(trial, data))
-        for chunk in train(trial, data):
+        for chunk in train(trial, data, state=state):
             last_s = time.time()
             first_s = chunk.began_s if first_s is None else first_s
             if shared:
-                tables.append(chunk.table)
-            yield Advanced(trial.name, chunk.table, chunk.facts, chunk.shared)
+                tables.append(chunk.table.select(DIGESTS))
+            yield Advanced(trial.name, chunk.table, chunk.facts, tuple(map(pack_step, chunk.shared)))
             if chunk.findings:
                 yield Found(trial.name, "findings", tuple(asdict(finding) for finding in chunk.findings))
+            now = time.monotonic()
+            if now - saved >= save_every_s:
+                next_step = int(chunk.table["step"][-1].as_py()) + 1
+                try:
+                    packed = pack(chunk.take_state())
+                except StateNotPortable:  # such a trial can begin again, but not go on
+                    save_every_s = math.inf
+                    continue
+                # A state that is slow to copy is saved less often.
+                saved = time.monotonic()
+                save_every_s = max(save_every_s, SAVE_SHARE * (saved - now))
+                yield Saved(trial.name, next_step, saved - began, packed, first_s)
         if shared and tables:
             yield _shared(trial, data, shared, pa.concat_tables(tables))
     except TrialFailed as error:
@@ -142,20 +159,11 @@ def _contract(trial: Trial, data: dict[str, np.ndarray]) -> tuple[dict[str, Any]
 
 
 def _shared(trial: Trial, data: dict[str, np.ndarray], shared: SharedSteps, trace: pa.Table) -> Found:
-    from parity.shared_step import take_shared_steps
+    from parity.shared_step import take_shared_steps, unpack_step
 
     if not shared.steps:
         return Found(trial.name, "shared_steps", (), "the baseline's trial left no steps to take")
+    steps = [unpack_step(packed) for packed in shared.steps]
     parting = first_difference(pa.concat_tables(shared.tables), trace)
-    errors, reason = take_shared_steps(trial, data, shared.steps, parting=parting, trace=trace)
+    errors, reason = take_shared_steps(trial, data, steps, parting=parting, trace=trace)
     return Found(trial.name, "shared_steps", tuple(asdict(error) for error in errors), reason)
-
-
-def first_difference(baseline: pa.Table, candidate: pa.Table) -> int | None:
-    """The first step at which a digest of two traces differs, or None."""
-    steps = min(len(baseline), len(candidate))
-    differs = np.zeros(steps, bool)
-    for quantity in QUANTITIES:
-        left, right = (side[f"{quantity}_digest"].to_numpy()[:steps] for side in (baseline, candidate))
-        differs |= left != right
-    return int(np.argmax(differs)) if differs.any() else None

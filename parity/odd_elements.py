@@ -50,14 +50,16 @@ def plan_replays(run: StoredRun, trials: Sequence[Trial]) -> tuple[Replay, ...]:
     return tuple(replays[:REPEATED_UNITS])
 
 
-def repeat(replays: Sequence[Replay], events: Iterable[Event]) -> list[dict[str, Any]]:
+def repeat(replays: Sequence[Replay], events: Iterable[Sequence[Event]]) -> list[dict[str, Any]]:
     """What came of the repeats, as rows of `evidence.REPLAYS`; none of a repeat that failed.
 
     Args:
         replays: What was asked for.
         events: Of the trials of `to_train`.
     """
-    captured = {(event.trial, event.capture): event.values for event in events if isinstance(event, Captured)}
+    captured = {
+        (event.trial, event.capture): event.values for some in events for event in some if isinstance(event, Captured)
+    }
     rows = []
     for replay in replays:
         capture = replay.odd.capture

@@ -104,7 +104,28 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="how long to wait for nodes at most (default: %(default).0f)",
     )
+    add(
+        "--step-timeout",
+        type=_rate,
+        default=600.0,
+        metavar="SECONDS",
+        help="a worker that finishes no step for so long is ended, and its trial goes on in a new one, once "
+        "(default: %(default).0f; --inline waits for ever)",
+    )
     add("--out", type=str, metavar="DIR", help="where the run is stored, a new directory (default: runs/<UTC time>)")
+    add(
+        "--resume",
+        metavar="DIR",
+        help="go on with a run that was interrupted or killed: only what is missing is trained, from where each trial "
+        "was saved last; refused when options, code, data or versions are not those that it was started with",
+    )
+    add(
+        "--save-every",
+        type=_rate,
+        default=10.0,
+        metavar="SECONDS",
+        help="how often the state of a trial is stored, to go on from (default: %(default).0f)",
+    )
     return parser
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -128,6 +129,15 @@ class Recorder:
         self._columns.clear()
         names = {"trial": trial.name, "loss_name": trial.loss.name, "device": trial.device.name}
         return make_table(columns, names=names, rows=rows)
+
+    def state(self) -> dict[str, object]:
+        """What a recorder that goes on from here must know."""
+        return {"audit_error": self.audit_error, **self._diagnostician.state()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on from where another recorder stood."""
+        self.audit_error = state["audit_error"]
+        self._diagnostician.restore(state)
 
     def take_findings(self) -> tuple[Finding, ...]:
         """Returns what was found wrong with the gradient since the last call."""

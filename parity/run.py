@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,13 +25,14 @@ from parity.devices import Device
 from parity.errors import Trouble
 from parity.events import Event
 from parity.evidence import REPLAYS
-from parity.gather import Gatherer
+from parity.gather import Gatherer, forget_journal
 from parity.judge import differences_table, judge
 from parity.loss_spec import parse_losses
 from parity.options import make_parser
 from parity.progress import TrialProgress
 from parity.report import guarded, print_report
-from parity.store import SCHEMA_NUMBER, StoredRun, create, discard, read_run, write_json, write_table
+from parity.resume import Started, check_same, fingerprint, reopen
+from parity.store import SCHEMA_NUMBER, StoredRun, create, discard, hold, read_run, write_json, write_table
 from parity.summary import summarize
 from parity.tasks import load_data, parse_task, shipped_losses
 from parity.trial import Trial, make_settings, plan
@@ -43,23 +45,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = make_parser().parse_args(given)
-    return guarded(lambda: run(options, command=shlex.join(["python", "-m", "parity.run", *given])))
+    return guarded(lambda: run(options, given))
 
 
-def run(options: argparse.Namespace, *, command: str) -> int:
+def run(options: argparse.Namespace, given: Sequence[str]) -> int:
     """Plans, trains, stores, judges and reports; returns the exit status.
+
+    Args:
+        options: As `options.make_parser` parses them.
+        given: What they were parsed from.
 
     Raises:
         Trouble: Something keeps it from an answer.
+    """
+    with contextlib.ExitStack() as held:
+        started = held.enter_context(reopen(options, make_parser())) if options.resume else None
+        if started and started.complete:
+            forget_journal(started.directory)
+            return _judge(read_run(started.directory), interrupted=False)
+        stored, interrupted = _measure(started.options if started else options, given, started, held)
+        return _judge(stored, interrupted=interrupted)
+
+
+def _measure(
+    options: argparse.Namespace, given: Sequence[str], started: Started | None, held: contextlib.ExitStack
+) -> tuple[StoredRun, bool]:
+    """Plans, trains and stores.
+
+    Args:
+        options: Of the run.
+        given: What the command was called with.
+        started: What to go on with, or None.
+        held: Is given what keeps other drivers off a new run.
+
+    Returns:
+        The run, and whether it was interrupted.
     """
     task = parse_task(options.task)
     shipped = shipped_losses(task)
     losses = parse_losses(options.loss or (shipped[:1] if options.quick else shipped), shipped=shipped)
     wanted = options.device or [{"node": "cpu", "gpu": "cuda"}.get(options.each, "auto")]
-    given = devices.parse_devices(
-        [text for text in wanted if text != "auto"]
-    )  # tell a wrong one before anything is started
-    _check_cluster_options(options, given)
+    # Tell a wrong one before anything is started.
+    named = devices.parse_devices([text for text in wanted if text != "auto"])
+    _check_cluster_options(options, named)
     data = load_task_data(task, options.data)
     settings = make_settings(
         task=task,
@@ -69,12 +97,15 @@ def run(options: argparse.Namespace, *, command: str) -> int:
         steps=options.steps,
         lr=options.lr,
         audit_every=0 if options.quick else options.audit_every,
+        save_every_s=options.save_every,
     )
-    out = _choose_out(options.out)
+    out = started.directory if started else _choose_out(options.out)
     with contextlib.ExitStack() as cleanup:
-        create(out)
         unused = cleanup.enter_context(contextlib.ExitStack())
-        unused.callback(discard, out)
+        if not started:
+            create(out)
+            held.enter_context(hold(out))
+            unused.callback(discard, out)
         cluster = None
         if not options.inline:
             address = options.address or os.environ.get("RAY_ADDRESS") or "local"
@@ -105,36 +136,52 @@ def run(options: argparse.Namespace, *, command: str) -> int:
             cluster.check(trials)
         else:
             inline.set_environment(trials)
-        info = describe(command, trials, data=options.data) | {"quick": options.quick}
-        write_json(out / "run.json", info)
+        command = shlex.join(["python", "-m", "parity.run", *given])
+        info = describe(command, trials, data=options.data) | {"quick": options.quick, "arguments": [*given]}
+        info |= fingerprint(trials, data)
+        if started:
+            check_same(started, info)
+            info = started.info
+        else:
+            write_json(out / "run.json", info)
         unused.pop_all()  # from here on there is something to keep
-        train = cluster.train if cluster else inline.train_inline
-        interrupted = _train(trials, train(trials, data), out)
+        train = partial(cluster.train, step_timeout_s=options.step_timeout) if cluster else inline.train_inline
+        interrupted = _train(trials, partial(train, data=data), out)
         stored = read_run(out)
         if not interrupted:
             stored, interrupted = repeat_odd_trials(stored, trials, lambda again: train(again, data))
     if not interrupted:
         write_json(out / "run.json", info | {"state": "complete"})
-    return _judge(stored, interrupted=interrupted)
+        forget_journal(out)
+    return stored, interrupted
 
 
-def _train(trials: Sequence[Trial], events: Generator[Event, None, None], out: Path) -> bool:
-    """Stores what the trials tell; returns whether they were interrupted."""
-    with TrialProgress([trial.name for trial in trials], steps=trials[0].settings.steps) as progress:
-        gatherer = Gatherer(trials, out, progress)
+def _train(trials: Sequence[Trial], train: Callable[..., Generator[list[Event], None, None]], out: Path) -> bool:
+    """Trains what has not ended, and stores what the trials tell; returns whether they were interrupted."""
+    with (
+        TrialProgress([trial.name for trial in trials], steps=trials[0].settings.steps) as progress,
+        contextlib.closing(Gatherer(trials, out, progress)) as gatherer,
+    ):
+        interrupted = False
         try:
+            gatherer.go_on("the driver was ended")
+            unfinished = gatherer.unfinished
+            events = train([trial for trial in trials if trial.name in unfinished], past=gatherer)
             with _sigterm_as_interrupt(), contextlib.closing(events):
-                for event in events:
-                    gatherer.take(event)
+                for some in events:
+                    gatherer.take(some)
         except KeyboardInterrupt:
-            return True
-        finally:
-            gatherer.close()
-    return False
+            interrupted = True
+        except Trouble as trouble:
+            if not gatherer.rows:
+                raise
+            raise Trouble(f"{trouble} What was trained is kept: go on with it by --resume {out}.") from trouble
+        gatherer.write_tables()
+    return interrupted
 
 
 def repeat_odd_trials(
-    stored: StoredRun, trials: Sequence[Trial], train: Callable[[Sequence[Trial]], Generator[Event, None, None]]
+    stored: StoredRun, trials: Sequence[Trial], train: Callable[[Sequence[Trial]], Generator[list[Event], None, None]]
 ) -> tuple[StoredRun, bool]:
     """Repeats trials that part from their class, and stores which elements differ.
 
@@ -168,7 +215,10 @@ def _judge(stored: StoredRun, *, interrupted: bool) -> int:
     write_table(out / "differences.parquet", differences_table(judgement))
     write_json(out / "summary.json", summarize(judgement))
     print_report(stored, judgement)
-    print(f"{'Interrupted. What was trained is' if interrupted else 'Stored'} in {out}")
+    if interrupted:
+        print(f"Interrupted. What was trained is in {out}; go on with it by python -m parity.run --resume {out}")
+    else:
+        print(f"Stored in {out}")
     return 2 if interrupted else judgement.exit_status
 
 

@@ -19,6 +19,7 @@ import torch
 from parity.audit import OracleUnavailable
 from parity.planted import ROUNDINGS, RoundedProducts
 from parity.recorder import Recorder, TrialFailed
+from parity.saved_state import StateNotPortable, pack, unpack
 from parity.step import StepValues, Training, begin, forward, make_batch, take_step
 from parity.trace import QUANTITIES
 from parity.training_state import on_cpu, restore_generators, restore_state, take_generators, take_state
@@ -82,6 +83,29 @@ class SharedError:
     spread_u: float | None
     repeated: bool | None
     rounding: str | None
+
+
+def pack_step(shared: SharedStep) -> bytes:
+    """The shared step in bytes; unavailable if its state cannot be read back without running code."""
+    exact: dict[str, list[torch.Tensor | None]] | None = None
+    if shared.exact:
+        exact = {name: [_tensor(value) for value in values] for name, values in shared.exact.items()}
+    try:
+        return pack({**vars(shared), "exact": exact})
+    except StateNotPortable as error:
+        reason = f"the training's state cannot be sent to another device: {error}"
+        return pack({**vars(shared), "state": {}, "exact": None, "unavailable": reason})
+
+
+def unpack_step(packed: bytes) -> SharedStep:
+    """What was packed."""
+    values = unpack(packed)
+    exact = values["exact"] and {name: [_host(each) for each in tensors] for name, tensors in values["exact"].items()}
+    return SharedStep(**values | {"exact": exact})
+
+
+def _tensor(value: np.ndarray | None) -> torch.Tensor | None:
+    return None if value is None else torch.from_numpy(np.array(value))
 
 
 def take_shared_step(

@@ -16,16 +16,21 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
 
 from parity.errors import Trouble
 from parity.evidence import EVIDENCE
+from parity.journal import frame, unframe
 from parity.trace import SCHEMA, column
 
 # Of the run directory's layout; a reader refuses any other.
 SCHEMA_NUMBER = 1
 # Of the traces that were read, so many rows stay in memory, some 600 bytes each.
 KEPT_ROWS = 100_000
+# Of a run, however many trials it has.
+MOST_TRACE_FILES = 16
 
 TRIALS = pa.schema(
     [
@@ -49,10 +54,13 @@ TRIALS = pa.schema(
         column("trace", pa.string(), "file of the trace, in traces/"),
         column("status", pa.string(), "planned, complete, failed or interrupted"),
         column("failed_step", pa.int64(), "the step that failed, null where it is not known"),
-        column("failure", pa.string(), "raised, result, detached, mutates, died or node; null where it did not fail"),
+        column(
+            "failure", pa.string(), "raised, result, detached, mutates, died, hung or node; null if it did not fail"
+        ),
         column("error", pa.string(), "why it failed"),
         column("traceback", pa.string(), "of the user's code that raised"),
-        column("attempts", pa.int32(), "workers that began it"),
+        column("attempts", pa.int32(), "workers that it had, one after the other"),
+        column("restarts", pa.list_(pa.string()), "of each but the first: when, from which step on, and why"),
         column("wall_s", pa.float64(), "from the loading of the loss to the end", unit="s"),
         column("began", pa.timestamp("us", tz="UTC"), "when the first step began"),
         column("ended", pa.timestamp("us", tz="UTC"), "when the last step ended"),
@@ -112,6 +120,7 @@ class TrialRecord:
     error: str | None = None
     traceback: str | None = None
     attempts: int = 1
+    restarts: list[str] = field(default_factory=list)
     wall_s: float | None = None
     began: datetime | None = None
     ended: datetime | None = None
@@ -166,14 +175,18 @@ class Traces(Mapping[str, pa.Table]):
     def __init__(self, directory: Path, trials: Sequence[TrialRecord]) -> None:
         self._directory = directory
         self._records = {record.trial: record for record in trials}
+        self._sharing: dict[str, set[str]] = {}
+        for record in trials:
+            self._sharing.setdefault(record.trace, set()).add(record.trial)
         self._kept: OrderedDict[str, pa.Table] = OrderedDict()
         self._kept_rows = 0
+        self._open: tuple[Path, pq.ParquetFile] | None = None
 
     def __getitem__(self, trial: str) -> pa.Table:
         if trial in self._kept:
             self._kept.move_to_end(trial)
             return self._kept[trial]
-        table = self._kept[trial] = _read_trace(self._directory, self._records[trial])
+        table = self._kept[trial] = self._read(self._records[trial])
         self._kept_rows += len(table)
         while len(self._kept) > 1 and self._kept_rows > KEPT_ROWS:
             self._kept_rows -= len(self._kept.popitem(last=False)[1])
@@ -185,6 +198,23 @@ class Traces(Mapping[str, pa.Table]):
     def __len__(self) -> int:
         return len(self._records)
 
+    def _read(self, record: TrialRecord) -> pa.Table:
+        path = self._directory / "traces" / record.trace
+        if not path.exists() and record.status != "complete":
+            return SCHEMA.empty_table()
+        if self._open is None or self._open[0] != path:  # the trials of a file follow each other
+            self._open = (path, _open_parquet(path))
+        file = self._open[1]
+        alone = len(self._sharing[record.trace]) == 1
+        with _read(path):
+            read = file.read() if alone else file.read_row_groups(_row_groups(file, record.trial))
+            table = _cast(path, read, SCHEMA)
+        if set(table["trial"].unique().to_pylist()) - self._sharing[record.trace]:
+            raise Trouble(f"{path} is damaged: it holds rows of other trials than {record.trial}.")
+        if not alone:
+            table = table.filter(pc.equal(table["trial"], record.trial))
+        return _check_trace(path, table, record)
+
 
 def create(out: Path) -> None:
     """Makes the run directory.
@@ -193,11 +223,13 @@ def create(out: Path) -> None:
         Trouble: It is there already, or cannot be made.
     """
     if (out / "run.json").exists():
-        raise Trouble(f"{out} already holds a run. Choose another --out.")
+        raise Trouble(f"{out} already holds a run. Choose another --out, or go on with it by --resume {out}.")
     try:
         out.mkdir(parents=True)
         (out / "traces").mkdir()
     except FileExistsError as error:
+        if out.is_dir() and _left_before_planned(out):
+            return
         raise Trouble(f"{out} already exists. Choose another --out, a new directory.") from error
     except OSError as error:
         raise Trouble(
@@ -205,15 +237,53 @@ def create(out: Path) -> None:
         ) from error
 
 
+def _left_before_planned(out: Path) -> bool:
+    """Whether a driver was killed here before it had written what the run is."""
+    names = {path.name for path in out.iterdir()}
+    planned = {"traces", "lock", _beside(out / "run.json").name}
+    return "traces" in names and names <= planned and not any((out / "traces").iterdir())
+
+
+@contextlib.contextmanager
+def hold(directory: Path) -> Iterator[None]:
+    """Keeps other drivers off a run directory, until the block or the process ends, however it does.
+
+    Raises:
+        Trouble: Another driver holds it, or it cannot be written to.
+    """
+    path = directory / "lock"
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise Trouble(f"{directory} is in use by another driver. Wait until that has ended, or end it.") from error
+    except OSError as error:
+        raise Trouble(f"{path} cannot be written ({error.strerror or error}).") from error
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        lock.release()
+
+
 def discard(out: Path) -> None:
     """Removes a run directory into which nothing was written."""
+    (out / "lock").unlink(missing_ok=True)
+    _beside(out / "run.json").unlink(missing_ok=True)
     (out / "traces").rmdir()
     out.rmdir()
 
 
-def trace_file(index: int, trial: str) -> str:
-    """Name of a trial's file in traces/; unique by its number, readable by its name."""
-    return f"{index:04d}-{re.sub(r'[^A-Za-z0-9@.-]', '_', trial)}.parquet"
+def trace_file(index: int, trials: Sequence[str]) -> str:
+    """Name of a trial's file in traces/; unique by the number of the first trial in it, readable by that one's name.
+
+    Args:
+        index: Of the trial.
+        trials: Names of all; of many, several share a file.
+    """
+    share = -(-len(trials) // MOST_TRACE_FILES)
+    first = index // share * share
+    return f"{first:04d}-{re.sub(r'[^A-Za-z0-9@.-]', '_', trials[first])}.parquet"
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -239,7 +309,7 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 
 class TraceWriter:
-    """A trace on its way to its file: each chunk is written as it comes, and the file has its name once it is whole."""
+    """Traces on their way to a file: each row group is written as it comes, the file has its name once it is whole."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -247,7 +317,7 @@ class TraceWriter:
         self._writer: pq.ParquetWriter | None = None
 
     def append(self, chunk: pa.Table) -> None:
-        """Writes a chunk behind the others.
+        """Writes some rows of one trial behind the others.
 
         Raises:
             Trouble: It cannot be written.
@@ -272,12 +342,52 @@ class TraceWriter:
                 os.fsync(file.fileno())
             self._beside.replace(self._path)
 
-    def discard(self) -> None:
-        """Throws away what was written."""
-        with _told(self._path):
-            if self._writer is not None:
-                self._writer.close()
-                self._beside.unlink()
+
+def write_state(directory: Path, index: int, step: int, state: bytes) -> None:
+    """Writes the state of a trial before a step, whole or not at all.
+
+    Args:
+        directory: Of the run.
+        index: Of the trial in the plan.
+        step: That it stands before.
+        state: As `saved_state.pack` gives it.
+
+    Raises:
+        Trouble: It cannot be written.
+    """
+    path = _state_path(directory, index, step)
+    with _told(path):
+        path.parent.mkdir(exist_ok=True)
+    _write(path, frame(state))
+
+
+def read_state(directory: Path, index: int, step: int) -> bytes:
+    """Reads what `write_state` wrote.
+
+    Raises:
+        Trouble: It is missing or damaged.
+    """
+    path = _state_path(directory, index, step)
+    try:
+        with path.open("rb") as file:
+            state = unframe(file)
+            whole = not file.read(1)
+    except FileNotFoundError as error:
+        raise Trouble(f"{path} is missing.") from error
+    except OSError as error:
+        raise Trouble(f"{path} cannot be read ({error}).") from error
+    if state is None or not whole:
+        raise Trouble(f"{path} is damaged.")
+    return state
+
+
+def remove_state(directory: Path, index: int, step: int) -> None:
+    """Removes what `write_state` wrote."""
+    _state_path(directory, index, step).unlink(missing_ok=True)
+
+
+def _state_path(directory: Path, index: int, step: int) -> Path:
+    return directory / "states" / f"{index:04d}-{step}.state"
 
 
 def write_trials(directory: Path, records: Sequence[TrialRecord]) -> None:
@@ -292,7 +402,12 @@ def read_run(directory: Path) -> StoredRun:
     Raises:
         Trouble: It is no run directory, of another schema, or damaged; the message names the file.
     """
-    info = _read_info(directory)
+    info = read_info(directory)
+    if info.get("state") == "running" and not (directory / "trials.parquet").exists():
+        raise Trouble(
+            f"{directory} has no tables yet: its driver trains, or was killed. What the trials told is in its journal; "
+            f"go on with it by --resume {directory}."
+        )
     table = _read_table(directory / "trials.parquet", TRIALS)
     trials = tuple(TrialRecord(**row) for row in table.to_pylist())
     if [record.trial for record in trials] != info.get("trials"):
@@ -304,7 +419,12 @@ def read_run(directory: Path) -> StoredRun:
     return StoredRun(directory, info, trials, traces, evidence)
 
 
-def _read_info(directory: Path) -> dict[str, Any]:
+def read_info(directory: Path) -> dict[str, Any]:
+    """Reads run.json.
+
+    Raises:
+        Trouble: It is no run directory, of another schema, or damaged.
+    """
     path = directory / "run.json"
     try:
         info = json.loads(path.read_bytes())
@@ -322,27 +442,47 @@ def _read_info(directory: Path) -> dict[str, Any]:
     return info
 
 
-def _read_trace(directory: Path, record: TrialRecord) -> pa.Table:
-    path = directory / "traces" / record.trace
-    if not path.exists() and record.status != "complete":  # of an interrupted run the records may lag behind
-        return SCHEMA.empty_table()
-    table = _read_table(path, SCHEMA)
+def _check_trace(path: Path, table: pa.Table, record: TrialRecord) -> pa.Table:
+    """The trace, if it is whole."""
     if table["step"].to_pylist() != list(range(len(table))):
         raise Trouble(f"{path} is damaged: its steps are not 0 to {len(table) - 1} in order.")
-    if set(table["trial"].to_pylist()) - {record.trial}:
-        raise Trouble(f"{path} is damaged: it holds rows of other trials than {record.trial}.")
     if record.status == "complete" and len(table) != record.steps:
         raise Trouble(f"{path} is damaged: it has {len(table)} of {record.steps} rows.")
     return table
 
 
+def _row_groups(file: pq.ParquetFile, trial: str) -> list[int]:
+    """Those that may hold rows of a trial."""
+    column = file.schema_arrow.get_field_index("trial")
+    found = []
+    for number in range(file.num_row_groups):
+        statistics = file.metadata.row_group(number).column(column).statistics
+        if not statistics or not statistics.has_min_max or statistics.min <= trial <= statistics.max:
+            found.append(number)
+    return found
+
+
+def _open_parquet(path: Path) -> pq.ParquetFile:
+    with _read(path):
+        return pq.ParquetFile(path, page_checksum_verification=True)
+
+
 def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
+    with _read(path), _open_parquet(path) as file:
+        return _cast(path, file.read(), schema)
+
+
+@contextlib.contextmanager
+def _read(path: Path) -> Iterator[None]:
     try:
-        table = pq.read_table(pa.BufferReader(path.read_bytes()), page_checksum_verification=True)
+        yield
     except FileNotFoundError as error:
         raise Trouble(f"{path} is missing: the run directory is damaged.") from error
     except (OSError, pa.ArrowException) as error:
         raise Trouble(f"{path} is damaged ({str(error).splitlines()[0]}).") from error
+
+
+def _cast(path: Path, table: pa.Table, schema: pa.Schema) -> pa.Table:
     try:  # what pandas writes back has the same values in types of its own
         return table if table.schema.equals(schema) else table.cast(schema)
     except (ValueError, pa.ArrowException) as error:

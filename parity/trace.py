@@ -10,6 +10,8 @@ import pyarrow as pa
 
 # What is compared in a step, in the order in which it is computed.
 QUANTITIES = ("input", "output", "loss", "output_grad", "param_grad", "param")
+# Columns that tell where two traces part.
+DIGESTS = [f"{quantity}_digest" for quantity in QUANTITIES]
 # Quantities of one value for each parameter tensor, whose digests are stored one by one.
 TENSOR_QUANTITIES = ("param_grad", "param")
 # Quantities of which the L2 norm is stored.
@@ -99,3 +101,13 @@ def _constant(name: str, rows: int) -> pa.Array:
     offsets = np.array([0, len(text)], np.int32)
     dictionary = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(offsets), pa.py_buffer(text)])
     return pa.DictionaryArray.from_arrays(_array(np.zeros(rows), pa.int32()), dictionary)
+
+
+def first_difference(baseline: pa.Table, candidate: pa.Table) -> int | None:
+    """The first row in which a digest of two traces, or of two parts of them, differs; None if none does."""
+    steps = min(len(baseline), len(candidate))
+    differs = np.zeros(steps, bool)
+    for name in DIGESTS:
+        left, right = (side[name].to_numpy()[:steps] for side in (baseline, candidate))
+        differs |= left != right
+    return int(np.argmax(differs)) if differs.any() else None

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from parity.diagnosis import Finding
 from parity.recorder import CAPACITY, Recorder, TrialFailed
@@ -27,8 +28,9 @@ class Chunk:
 
     Attributes:
         table: A row per step, in the columns of `trace.SCHEMA`.
-        take_state: Copies what `train` resumes from: next step, parameters, optimizer, generators. It raises
-            RuntimeError once the next chunk has been asked for.
+        take_state: Copies what `train` resumes from: next step, parameters, optimizer, generators, the loss's own state
+            if it is an `nn.Module`, and how far the audit has looked. It raises RuntimeError once the next chunk has
+            been asked for.
         facts: Of the trial: "loss_dtype", "param_names" and "audit_error" (why there is no audit, or None).
         began_s: When its first step began, in seconds since 1970.
         shared: The steps that other devices are to take from the same state.
@@ -72,9 +74,13 @@ def train(
     """
     training = begin(trial)
     model, optimizer = training.model, training.optimizer
-    if state is not None:
-        restore_state(state, model, optimizer)
     recorder = Recorder(trial, model, oracle=training.oracle, baseline=training.baseline)
+    module = training.loss if isinstance(training.loss, torch.nn.Module) else None
+    if state is not None:
+        if module:
+            module.load_state_dict(state["loss"])
+        recorder.restore(state["recorder"])
+        restore_state(state, model, optimizer)
     names = [name for name, _ in model.named_parameters()]
     shared: list[SharedStep] = []
 
@@ -87,7 +93,8 @@ def train(
         def take() -> dict[str, Any]:
             if at_step != next_step:
                 raise RuntimeError("The training has gone on; take a chunk's state before you ask for the next chunk.")
-            return take_state(next_step, model, optimizer)
+            loss = {name: tensor.clone() for name, tensor in module.state_dict().items()} if module else {}
+            return take_state(next_step, model, optimizer) | {"loss": loss, "recorder": recorder.state()}
 
         dtype = str(recorder.loss_dtype).removeprefix("torch.")
         facts = {"loss_dtype": dtype, "param_names": names, "audit_error": recorder.audit_error}

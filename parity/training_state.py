@@ -38,7 +38,7 @@ def take_generators() -> dict[str, Any]:
     """The states of the global generators."""
     return {
         "python": random.getstate(),
-        "numpy": np.random.get_state(),
+        "numpy": _plain(np.random.get_state()),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "mps": torch.mps.get_rng_state() if torch.backends.mps.is_available() else None,
@@ -54,6 +54,12 @@ def restore_generators(states: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(states["cuda"])
     if states["mps"] is not None and torch.backends.mps.is_available():
         torch.mps.set_rng_state(states["mps"])
+
+
+def _plain(state: Any) -> tuple[Any, ...]:
+    """NumPy's state without an array, so that it can be stored."""
+    name, keys, *rest = state
+    return (name, keys.tolist(), *rest)
 
 
 def on_cpu(state: dict[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ class Settings:
         lr: Learning rate.
         audit_every: The float64 audit takes every step whose number this divides, the first, the last and the partial
             batches; 0 is never.
+        save_every_s: Seconds of training after which the state is stored, to go on from.
     """
 
     task: CodeSpec
@@ -33,6 +34,7 @@ class Settings:
     steps: int
     lr: float
     audit_every: int
+    save_every_s: float = 10.0
 
     @property
     def batches(self) -> int:
@@ -103,6 +105,7 @@ def make_settings(
     steps: int | None,
     lr: float,
     audit_every: int,
+    save_every_s: float = 10.0,
 ) -> Settings:
     """Settles the number of steps.
 
@@ -121,6 +124,7 @@ def make_settings(
         steps=steps_in_all if steps is None else min(steps, steps_in_all),
         lr=lr,
         audit_every=audit_every,
+        save_every_s=save_every_s,
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import re
 import shutil
@@ -25,8 +26,9 @@ import psutil
 
 from parity import authentication, devices
 from parity.errors import Trouble
-from parity.events import Began, Captured, Ended, Event, Restarted
-from parity.inline import SharedSteps, perform
+from parity.events import Began, Captured, Ended, Event, Restarted, Saved
+from parity.inline import perform
+from parity.past import NoPast, Past, Position, SharedSteps
 from parity.placement import Node, Placement, alive, check
 from parity.trial import Trial
 
@@ -54,9 +56,11 @@ class Worker:
             raise RuntimeError("torch is imported before the environment is set")
         os.environ.update(environment)
 
-    def start(self, trial: Trial, data: dict[str, np.ndarray], shared: SharedSteps | None) -> None:
+    def start(
+        self, trial: Trial, data: dict[str, np.ndarray], shared: SharedSteps | None, position: Position | None
+    ) -> None:
         """Takes the trial; the arrays are Ray's shared memory, which cannot be written to."""
-        self._events = perform(trial, data, shared)
+        self._events = perform(trial, data, shared, position)
 
     def advance(self) -> Event:
         """Trains until there is something to tell."""
@@ -83,9 +87,20 @@ class _Running:
     moves: int = 0
     nodes: tuple[Node, ...] = ()
     node: Node | None = None
+    told: bool = False
     hardware: tuple[object, ...] | None = None
     index: int | None = None
     actor: Any = None
+    asked_s: float = 0.0
+
+    def advance(self) -> Any:
+        """Asks the worker for what it has to tell next; returns Ray's reference to it."""
+        self.asked_s = time.monotonic()
+        return self.actor.advance.remote()
+
+    def late_at(self, limit_s: float) -> float:
+        """When its worker counts as dead, on the monotonic clock; never before it has told that it is there."""
+        return self.asked_s + limit_s if self.told else math.inf
 
 
 class Cluster:
@@ -98,6 +113,7 @@ class Cluster:
         self._seats: dict[tuple[str, int], Any] = {}
         self._taken: set[tuple[str, int]] = set()
         self._actors: Any = None
+        self._past: Past = NoPast()
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -150,20 +166,33 @@ class Cluster:
         order = {node.id: number for number, node in enumerate(self.nodes)}
         self._placement = Placement(sorted(answers, key=lambda node: order[node.id]))
 
-    def train(self, trials: Sequence[Trial], data: dict[str, np.ndarray]) -> Generator[Event, None, None]:
+    def train(
+        self,
+        trials: Sequence[Trial],
+        data: dict[str, np.ndarray],
+        past: Past | None = None,
+        *,
+        step_timeout_s: float = math.inf,
+    ) -> Generator[list[Event], None, None]:
         """Trains every trial in a worker of its own, as many at once as the cluster has room for.
 
+        Args:
+            trials: Those that have not ended.
+            data: The task's.
+            past: Of these trials, and of those that they have shared steps from.
+            step_timeout_s: A worker that has begun its trial and tells nothing for so long counts as dead.
+
         Yields:
-            What the trials tell, each trial's events in their order.
+            What some trials tell, each trial's events in their order; it has to be kept before more is asked for.
 
         Raises:
             Trouble: A trial could not be begun as it was asked for; the others are ended.
         """
         ray = self._ray
+        self._past = past or NoPast()
         reference = ray.put(data)
         self._actors = ray.remote(self._worker)  # once: Ray sends its code along each time
-        shared = {trial.name: SharedSteps() for trial in trials if trial.shares}
-        unfinished = set(shared)
+        unfinished = {trial.name for trial in trials if trial.shares}
         waiting = _Waiting(trials)
         running: dict[Any, _Running] = {}
         try:
@@ -173,28 +202,33 @@ class Cluster:
                 if changed:
                     for entry in waiting.stranded(self._placement, self._seats):
                         unfinished.discard(entry.trial.name)
-                        yield Ended(entry.trial.name, status="failed", failure="node", error=NOWHERE)
+                        yield [Ended(entry.trial.name, status="failed", failure="node", error=NOWHERE)]
                     for entry in self._startable(waiting, unfinished):
-                        steps = ray.put(shared[entry.trial.shared_from]) if entry.trial.shared_from else None
-                        self._start(entry, reference, steps)
-                        running[entry.actor.advance.remote()] = entry
+                        self._start(entry, reference)
+                        running[entry.advance()] = entry
                     changed = False
                     continue  # a trial may have been stranded, and others wait for it no longer
-                ray.wait(list(running), num_returns=1)
-                ready, _ = ray.wait(list(running), num_returns=len(running), timeout=0)
-                for future in ready:
+                next_late = min(entry.late_at(step_timeout_s) for entry in running.values()) - time.monotonic()
+                ray.wait(list(running), num_returns=1, timeout=max(0.0, next_late) if next_late < math.inf else None)
+                ready, silent = ray.wait(list(running), num_returns=len(running), timeout=0)
+                entries = [running.pop(future) for future in ready]
+                told = [(entry, self._event(future, entry)) for entry, future in zip(entries, ready, strict=True)]
+                now = time.monotonic()
+                for future in [future for future in silent if running[future].late_at(step_timeout_s) <= now]:
                     entry = running.pop(future)
-                    event = self._event(future, entry)
-                    yield shared[entry.trial.name].keep(event) if entry.trial.shares else event
-                    if isinstance(event, Restarted | Ended | Captured):
+                    told.append((entry, self._died(entry, f"it finished no step for {step_timeout_s:g} s", "hung")))
+                yield [event for _, event in told]
+                for entry, event in told:
+                    again = self._past.void(entry.trial.name) or isinstance(event, Restarted)
+                    if again or isinstance(event, Ended | Captured):
                         changed = True
                         self._leave(entry)
-                    if isinstance(event, Restarted):
+                    if again:
                         waiting.put_back(entry)
                     elif isinstance(event, Ended):
                         unfinished.discard(entry.trial.name)
                     elif not isinstance(event, Captured):
-                        running[entry.actor.advance.remote()] = entry
+                        running[entry.advance()] = entry
         finally:
             for entry in running.values():
                 ray.kill(entry.actor)
@@ -231,7 +265,7 @@ class Cluster:
                     return index
         return None
 
-    def _start(self, entry: _Running, data: Any, shared: Any) -> None:
+    def _start(self, entry: _Running, data: Any) -> None:
         device = replace(entry.trial.device, index=entry.index)
         needs = devices.resources(device)
         options: dict[str, Any] = {"num_cpus": needs["CPU"], "num_gpus": needs["GPU"], "max_restarts": 0}
@@ -240,8 +274,10 @@ class Cluster:
         if len(self.nodes) > 1:
             ids = [node.id for node in entry.nodes]
             options["label_selector"] = {NODE_LABEL: ids[0] if len(ids) == 1 else f"in({','.join(ids)})"}
+        entry.told = False
         entry.actor = self._actors.options(**options).remote(devices.environment(device))
-        entry.actor.start.remote(entry.trial, data, shared)
+        shared = self._past.shared(entry.trial.shared_from) if entry.trial.shared_from else None
+        entry.actor.start.remote(entry.trial, data, shared, self._past.position(entry.trial.name))
 
     def _leave(self, entry: _Running) -> None:
         """Ends the trial's worker, and frees its room."""
@@ -267,6 +303,9 @@ class Cluster:
             return Ended(entry.trial.name, status="failed", failure="node", error=str(error.cause).rstrip("."))
         except ray.exceptions.RayError as error:
             return self._lost(entry, error)
+        entry.told = True
+        if isinstance(event, Saved):  # it has come on: what befalls it now is not what befell it before
+            entry.deaths = entry.moves = 0
         if isinstance(event, Began):
             entry.node = self._placement.by_id.get(event.facts.get("node_id", ""))
             name = entry.node.name if entry.node and len(self.nodes) > 1 else None
@@ -283,11 +322,7 @@ class Cluster:
         last = [line for line in text.splitlines() if re.match(r"\s*(\w+\.)*\w*(Error|Exception)\b", line)]
         told = detail[1] if detail else (last or text.splitlines() or [""])[-1].strip()
         if entry.node and home.id in self._placement.by_id and not self._unreachable(error):
-            entry.deaths += 1
-            reason = f"its worker process died ({told})"
-            if entry.deaths < ATTEMPTS:
-                return Restarted(name, reason)
-            return Ended(name, status="failed", failure="died", error=f"{reason}, {ATTEMPTS} times in a row")
+            return self._died(entry, f"its worker process died ({told})", "died")
         gone = home.id not in self._placement.by_id
         entry.moves += 1
         entry.hardware, entry.node = home.hardware, None
@@ -300,6 +335,14 @@ class Cluster:
         if entry.moves >= MOVES:
             return Ended(name, status="failed", failure="node", error=f"{reason}, {MOVES} times in a row")
         return Restarted(name, reason)
+
+    def _died(self, entry: _Running, reason: str, failure: str) -> Restarted | Ended:
+        """What becomes of a trial whose worker is lost by what may be the trial's own doing: it goes on once."""
+        name = entry.trial.name
+        entry.deaths += 1
+        if entry.deaths < ATTEMPTS:
+            return Restarted(name, reason)
+        return Ended(name, status="failed", failure=failure, error=f"{reason}, {ATTEMPTS} times in a row")
 
     def _unreachable(self, error: Exception) -> bool:
         """Whether it is the platform's doing, or may be: a node that dies is missed before it is known to be dead."""

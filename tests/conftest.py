@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -117,6 +118,13 @@ def copy_of(tmp_path):
         return Path(shutil.copytree(directory, tmp_path / "copy"))
 
     return copy
+
+
+def bits(directory):
+    """All that a run's traces must have whatever the run went through: every column but the step's time."""
+    table = pd.read_parquet(directory / "traces").drop(columns="step_s")
+    table = table.astype({"trial": str, "loss_name": str, "device": str})
+    return table.sort_values(["trial", "step"], ignore_index=True)
 
 
 def plant(directory, trial, column, step, change):

@@ -28,13 +28,13 @@ def train(make_trials, data, tmp_path, monkeypatch):
         )
         genuine = inline.train_inline
 
-        def told_otherwise(trials, data):
+        def told_otherwise(trials, data, past=None):
             nodes = {each.name: each.device.node for each in trials}
-            for event in genuine(trials, data):
+            for (event,) in genuine(trials, data, past):
                 if isinstance(event, Began):
                     node = nodes[event.trial]
                     event = replace(event, facts=event.facts | {"node": node} | (facts or {}).get(node, {}))
-                yield event
+                yield [event]
 
         monkeypatch.setattr(inline, "train_inline", told_otherwise)
         return api.run_trials(trials, data, tmp_path / "run", title="test")

@@ -106,7 +106,9 @@ def test_run_json_says_what_was_asked(equal_pair):
 def test_an_existing_out_is_refused(equal_pair, capsys):
     before = {path: path.read_bytes() for path in equal_pair.rglob("*") if path.is_file()}
     assert inline_run(equal_pair) == 2
-    assert capsys.readouterr().err == f"parity: {equal_pair} already holds a run. Choose another --out.\n"
+    assert capsys.readouterr().err == (
+        f"parity: {equal_pair} already holds a run. Choose another --out, or go on with it by --resume {equal_pair}.\n"
+    )
     assert {path: path.read_bytes() for path in equal_pair.rglob("*") if path.is_file()} == before
 
 
@@ -179,8 +181,8 @@ def test_an_unknown_device_exits_with_2(tmp_path, capsys):
 def test_ctrl_c_keeps_what_was_trained(tmp_path, monkeypatch, capsys):
     perform = inline.perform
 
-    def interrupted(trial, data, shared):
-        for event in perform(trial, data, shared):
+    def interrupted(trial, *arguments):
+        for event in perform(trial, *arguments):
             yield event
             if trial.loss.name == "numpy" and isinstance(event, Advanced):
                 raise KeyboardInterrupt
@@ -189,7 +191,10 @@ def test_ctrl_c_keeps_what_was_trained(tmp_path, monkeypatch, capsys):
     assert inline_run(tmp_path / "run", "--steps", 400) == 2
     out = capsys.readouterr().out
     assert out.startswith("This run is partial: numpy@cpu-s0 did not end. What is stored is judged.\n")
-    assert f"Interrupted. What was trained is in {tmp_path / 'run'}" in out
+    assert (
+        f"Interrupted. What was trained is in {tmp_path / 'run'}; "
+        f"go on with it by python -m parity.run --resume {tmp_path / 'run'}\n"
+    ) in out
     (pair,) = pairs(tmp_path / "run").values()
     assert pair["verdict"] == "inconclusive" and 0 < pair["steps"] < 400
     assert re.fullmatch(r"numpy@cpu-s0 was interrupted: \d+ of 400 steps can be compared", pair["cause"])

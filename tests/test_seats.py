@@ -12,7 +12,7 @@ from conftest import ROOT
 
 # A node with two GPUs to give out; each trial tells what it sees, in the place of training.
 SCRIPT = """
-import json, os, sys, tempfile
+import itertools, json, os, sys, tempfile
 from dataclasses import replace
 
 from parity import devices, placement, workers
@@ -27,7 +27,7 @@ class Seeing:
     def __init__(self, environment):
         os.environ.update(environment)
 
-    def start(self, trial, data, shared):
+    def start(self, trial, data, shared, position):
         self.events = iter([
             Began(trial.name, {"gpu": os.environ["CUDA_VISIBLE_DEVICES"]}),
             Ended(trial.name, status="complete"),
@@ -64,7 +64,7 @@ trials = plan(
 )
 seen = {}
 try:
-    for event in cluster.train(trials, {}):
+    for event in itertools.chain.from_iterable(cluster.train(trials, {})):
         if isinstance(event, Began):
             seen[event.trial] = event.facts["gpu"]
     result = {"seen": seen, "free": ray.available_resources().get("GPU")}
@@ -97,7 +97,7 @@ def on_two_gpus(tmp_path, short_folder):
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_worker_niceness": "0",
-            "PYTHONPATH": f"{tmp_path}",
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}",
         }
         ended = subprocess.run(
             [sys.executable, tmp_path / "seeing.py", how],

@@ -12,6 +12,7 @@ from parity.store import (
     TrialRecord,
     create,
     discard,
+    hold,
     read_run,
     trace_file,
     write_json,
@@ -85,7 +86,10 @@ def test_a_trace_that_pandas_wrote_back_is_read(equal_pair, copy_of):
 def test_an_existing_run_is_not_overwritten(equal_pair):
     with pytest.raises(Trouble) as caught:
         create(equal_pair)
-    assert str(caught.value) == f"{equal_pair} already holds a run. Choose another --out."
+    assert (
+        str(caught.value)
+        == f"{equal_pair} already holds a run. Choose another --out, or go on with it by --resume {equal_pair}."
+    )
 
 
 def test_an_existing_folder_is_not_filled(tmp_path):
@@ -109,7 +113,27 @@ def test_an_unused_folder_is_removed(tmp_path):
 
 
 def test_a_trace_file_is_named_for_its_trial():
-    assert trace_file(3, "numpy@cpu:threads=2-s0-r1") == "0003-numpy@cpu_threads_2-s0-r1.parquet"
+    names = ["a", "b", "c", "numpy@cpu:threads=2-s0-r1"]
+    assert trace_file(3, names) == "0003-numpy@cpu_threads_2-s0-r1.parquet"
+
+
+@pytest.mark.parametrize("count", [1, 16, 17, 40, 1000, 2001])
+def test_many_trials_share_few_trace_files(count):
+    names = [f"builtin@cpu-s{seed}" for seed in range(count)]
+    files = [trace_file(index, names) for index in range(count)]
+    assert len(set(files)) == min(count, 16) or 8 < len(set(files)) < 16
+    assert files == sorted(files)  # the trials of a file follow each other
+    assert files[0] == "0000-builtin@cpu-s0.parquet"
+
+
+def test_a_directory_is_held_by_one_driver(tmp_path):
+    with hold(tmp_path):
+        with pytest.raises(Trouble) as caught, hold(tmp_path):
+            pass
+        assert str(caught.value) == f"{tmp_path} is in use by another driver. Wait until that has ended, or end it."
+    with hold(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_json_is_strict(tmp_path):

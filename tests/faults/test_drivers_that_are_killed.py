@@ -1,0 +1,162 @@
+"""The driver, killed at each of its writings: --resume gives the traces of a run that nothing befell.
+
+A killing is played in this process, since starting one takes seconds and there are many places: from the chosen writing
+on every writing fails, those of clearing up as well. One test kills a real process.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+
+from parity import gather, inline, journal, run, store
+from parity.store import TraceWriter
+from parity.train import train
+
+from conftest import ROOT, bits
+
+RUN = ["--inline", "--device", "cpu", "--steps", "12", "--audit-every", "5", "--save-every", "1e-9"]
+# What writes, in the order of a run: where it is looked up, and its name.
+WRITINGS = [
+    (store, "_write"),  # run.json, states, tables, verdicts: beside, then in place
+    (journal.Journal, "add"),
+    (journal.Journal, "sync"),
+    (gather, "remove_state"),
+    (TraceWriter, "append"),
+    (TraceWriter, "close"),
+    (run, "forget_journal"),
+    (run, "judge"),
+    (run, "print_report"),
+]
+
+
+class Killed(BaseException):
+    """In the place of SIGKILL."""
+
+
+class Driver:
+    """A driver that is killed at a writing.
+
+    Attributes:
+        at: Number of that writing, from 1; 0 is never.
+        writings: So many it did.
+    """
+
+    def __init__(self, patch):
+        self.at = self.writings = 0
+        self._journals = []
+        self._torn = None
+        for owner, name in WRITINGS:
+            patch.setattr(owner, name, self._mortal(getattr(owner, name), name))
+        genuine = journal.Journal.__init__
+        patch.setattr(
+            journal.Journal, "__init__", lambda this, path: (self._journals.append(this), genuine(this, path))[0]
+        )
+
+    def run(self, *arguments, at=0):
+        """Runs the command; returns its status, None if it was killed."""
+        self.at, self.writings = at, 0
+        try:
+            return run.main(list(map(str, arguments)))
+        except Killed:
+            return None
+        finally:
+            for each in self._journals:
+                with contextlib.suppress(AttributeError):  # it could not be opened
+                    each._file.close()
+            self._journals.clear()
+
+    def _mortal(self, genuine, name):
+        def writing(*arguments, **options):
+            self.writings += 1
+            if self.at and self.writings == self.at:
+                self._tear(name, arguments)
+            if self.at and self.writings >= self.at:
+                raise Killed
+            return genuine(*arguments, **options)
+
+        return writing
+
+    def _tear(self, name, arguments):
+        """Leaves half of what was to be written, as a kill in the midst of it may."""
+        if name == "_write":
+            path, content = arguments
+            store._beside(path).write_bytes(bytes(content)[: len(content) // 2])
+        if name == "add":
+            this, event = arguments
+            frame = journal.frame(journal.encode(event))
+            this._file.seek(this._end)
+            this._file.write(frame[: len(frame) // 2])
+
+
+@pytest.fixture(scope="module")
+def driver():
+    """Of runs whose trials are saved each 4 steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(train.__kwdefaults__, "chunk_steps", 4)
+        patch.setattr(inline, "SAVE_SHARE", 0.0)
+        patch.chdir(ROOT)
+        yield Driver(patch)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(driver, tmp_path_factory):
+    """Such a run's directory, and how often its driver writes."""
+    out = tmp_path_factory.mktemp("runs") / "undisturbed"
+    assert driver.run(*RUN, "--out", out) == 0
+    return out, driver.writings
+
+
+def files(out):
+    return sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
+
+
+def test_the_run_has_writings_of_every_kind(undisturbed):
+    assert undisturbed[1] > 50
+
+
+@pytest.mark.parametrize("part", range(10))
+def test_wherever_it_is_killed_the_bits_are_those_of_an_undisturbed_run(driver, undisturbed, tmp_path, capsys, part):
+    whole, writings = undisturbed
+    for at in range(1 + part, writings + 1, 10):
+        out = tmp_path / f"{at}"
+        assert driver.run(*RUN, "--out", out, at=at) is None
+        how = ["--resume", out] if (out / "run.json").exists() else [*RUN, "--out", out]
+        if at % 3 == 0 and driver.run(*how, at=2 + at % 7) is None:  # and once more while it goes on
+            how = ["--resume", out] if (out / "run.json").exists() else how
+        capsys.readouterr()
+        assert driver.run(*how) == 0, (at, capsys.readouterr().err)
+        pd.testing.assert_frame_equal(bits(out), bits(whole), check_exact=True)
+        assert files(out) == files(whole), at
+        for name in ("contract", "findings", "shared_steps"):
+            pd.testing.assert_frame_equal(
+                pd.read_parquet(out / f"{name}.parquet"), pd.read_parquet(whole / f"{name}.parquet"), check_exact=True
+            )
+
+
+def test_a_process_that_is_killed_while_it_trains(tmp_path):
+    """With SIGKILL, and what it had told by then is not trained again."""
+    runs = [tmp_path / "killed", tmp_path / "undisturbed"]
+    arguments = ["--inline", "--device", "cpu", "--steps", "200", "--save-every", "0.5"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "parity.run", *arguments, "--out", runs[0]],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        end = time.monotonic() + 60
+        while not list(runs[0].glob("states/[0-9]*")):
+            assert process.poll() is None and time.monotonic() < end
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert run.main(["--resume", os.fspath(runs[0])]) == 0
+    assert run.main([*arguments, "--out", os.fspath(runs[1])]) == 0
+    pd.testing.assert_frame_equal(bits(runs[0]), bits(runs[1]), check_exact=True)
+    (restart,) = pd.read_parquet(runs[0] / "trials.parquet")["restarts"][0]
+    assert " step 0:" not in restart and "the driver was ended" in restart
