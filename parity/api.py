@@ -22,7 +22,7 @@ from parity.loss_spec import parse_losses
 from parity.progress import TrialProgress
 from parity.render import terminal
 from parity.run import describe, load_task_data, repeat_odd_trials
-from parity.store import StoredRun, create, read_run, write_json, write_table
+from parity.store import StoredRun, complete, create, read_run, write_json, write_table
 from parity.summary import summarize
 from parity.tasks import parse_task, shipped_losses
 from parity.trial import Trial, make_settings, plan
@@ -225,7 +225,7 @@ def run_trials(trials: Sequence[Trial], data: dict[str, np.ndarray], out: Path, 
             gatherer.take(events)
         gatherer.write_tables()
     stored, _ = repeat_odd_trials(read_run(out), trials, lambda again: inline.train_inline(again, data))
-    write_json(out / "run.json", info | {"state": "complete"})
+    complete(out, info)
     forget_journal(out)
     stored = replace(stored, traces=dict(stored.traces))  # the directory may go before the result does
     judgement = judge(stored)

@@ -32,7 +32,7 @@ from parity.options import make_parser
 from parity.progress import TrialProgress
 from parity.report import guarded, print_report
 from parity.resume import Started, check_same, fingerprint, reopen
-from parity.store import SCHEMA_NUMBER, StoredRun, create, discard, hold, read_run, write_json, write_table
+from parity.store import SCHEMA_NUMBER, StoredRun, complete, create, discard, hold, read_run, write_json, write_table
 from parity.summary import summarize
 from parity.tasks import load_data, parse_task, shipped_losses
 from parity.trial import Trial, make_settings, plan
@@ -151,7 +151,7 @@ def _measure(
         if not interrupted:
             stored, interrupted = repeat_odd_trials(stored, trials, lambda again: train(again, data))
     if not interrupted:
-        write_json(out / "run.json", info | {"state": "complete"})
+        complete(out, info)
         forget_journal(out)
     return stored, interrupted
 

@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 from parity.errors import Trouble
 from parity.evidence import EVIDENCE
 from parity.journal import frame, unframe
+from parity.seal import altered, seal
 from parity.trace import SCHEMA, column
 
 # Of the run directory's layout; a reader refuses any other.
@@ -160,6 +161,7 @@ class StoredRun:
         trials: In the order of the plan.
         traces: By trial name, read when they are asked for; of a trial that stored none, an empty table.
         evidence: The tables of `evidence.EVIDENCE`, by name.
+        altered: Files that are not what they were when the run was complete.
     """
 
     directory: Path
@@ -167,6 +169,7 @@ class StoredRun:
     trials: tuple[TrialRecord, ...]
     traces: Mapping[str, pa.Table]
     evidence: dict[str, pa.Table]
+    altered: tuple[str, ...] = ()
 
 
 class Traces(Mapping[str, pa.Table]):
@@ -297,6 +300,15 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     _write(path, text.encode())
 
 
+def complete(directory: Path, info: Mapping[str, Any]) -> None:
+    """Notes in run.json that all is trained and stored, and what the files are.
+
+    Raises:
+        Trouble: It cannot be written.
+    """
+    write_json(directory / "run.json", seal({**info, "state": "complete"}, directory))
+
+
 def write_table(path: Path, table: pa.Table) -> None:
     """Writes Parquet with a checksum for each page, whole or not at all; replaces what was there.
 
@@ -416,7 +428,7 @@ def read_run(directory: Path) -> StoredRun:
     for record in trials:  # damage is to be told before anything is judged
         traces[record.trial]
     evidence = {name: _read_table(directory / f"{name}.parquet", schema) for name, schema in EVIDENCE.items()}
-    return StoredRun(directory, info, trials, traces, evidence)
+    return StoredRun(directory, info, trials, traces, evidence, altered(info, directory))
 
 
 def read_info(directory: Path) -> dict[str, Any]:

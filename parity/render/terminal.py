@@ -30,6 +30,8 @@ def render(run: StoredRun, judgement: Judgement, console: Console) -> None:
     """Prints the report."""
     if judgement.trouble:
         _print(console, judgement.trouble)
+    if run.altered:
+        _print(console, f"Altered since the run was stored: {', '.join(run.altered)}. What is there now is judged.")
     interrupted = [record.trial for record in run.trials if record.status in ("interrupted", "planned")]
     if interrupted:
         _print(console, f"This run is partial: {', '.join(interrupted)} did not end. What is stored is judged.")
