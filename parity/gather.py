@@ -198,6 +198,9 @@ class Gatherer:
                     writer.append(table)
         for writer in writers.values():
             writer.close()
+        for record in (kept.record for kept in self._kept.values()):
+            if record.trace not in writers:  # written before the trial began again, and void
+                (self._out / "traces" / record.trace).unlink(missing_ok=True)
         for name, schema in EVIDENCE.items():
             rows = list(self._evidence(name))
             write_table(self._out / f"{name}.parquet", pa.Table.from_pylist(rows, schema=schema))
@@ -292,7 +295,8 @@ class Gatherer:
 
     def _final(self, kept: _Kept) -> TrialRecord:
         begun = kept.record.status == "planned" and kept.chunks
-        return replace(kept.record, status="interrupted") if begun else kept.record
+        status = "interrupted" if begun else kept.record.status
+        return replace(kept.record, status=status, rows=kept.rows)
 
     def _index(self, name: str) -> int:
         return self._names.index(name)

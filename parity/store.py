@@ -32,6 +32,8 @@ SCHEMA_NUMBER = 1
 KEPT_ROWS = 100_000
 # Of a run, however many trials it has.
 MOST_TRACE_FILES = 16
+# Of a trial's name in that of a file, whose length file systems limit.
+MOST_LETTERS = 150
 
 TRIALS = pa.schema(
     [
@@ -54,6 +56,7 @@ TRIALS = pa.schema(
         column("audit_every", pa.int64(), "the audit takes the steps that this divides; 0 is never"),
         column("trace", pa.string(), "file of the trace, in traces/"),
         column("status", pa.string(), "planned, complete, failed or interrupted"),
+        column("rows", pa.int64(), "steps that its trace has"),
         column("failed_step", pa.int64(), "the step that failed, null where it is not known"),
         column(
             "failure", pa.string(), "raised, result, detached, mutates, died, hung or node; null if it did not fail"
@@ -116,6 +119,7 @@ class TrialRecord:
     audit_every: int
     trace: str
     status: str = "planned"
+    rows: int = 0
     failed_step: int | None = None
     failure: str | None = None
     error: str | None = None
@@ -203,7 +207,7 @@ class Traces(Mapping[str, pa.Table]):
 
     def _read(self, record: TrialRecord) -> pa.Table:
         path = self._directory / "traces" / record.trace
-        if not path.exists() and record.status != "complete":
+        if not record.rows and not path.exists():
             return SCHEMA.empty_table()
         if self._open is None or self._open[0] != path:  # the trials of a file follow each other
             self._open = (path, _open_parquet(path))
@@ -286,7 +290,8 @@ def trace_file(index: int, trials: Sequence[str]) -> str:
     """
     share = -(-len(trials) // MOST_TRACE_FILES)
     first = index // share * share
-    return f"{first:04d}-{re.sub(r'[^A-Za-z0-9@.-]', '_', trials[first])}.parquet"
+    readable = re.sub(r"[^A-Za-z0-9@.-]", "_", trials[first])[:MOST_LETTERS]
+    return f"{first:04d}-{readable}.parquet"
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -420,8 +425,10 @@ def read_run(directory: Path) -> StoredRun:
             f"{directory} has no tables yet: its driver trains, or was killed. What the trials told is in its journal; "
             f"go on with it by --resume {directory}."
         )
-    table = _read_table(directory / "trials.parquet", TRIALS)
-    trials = tuple(TrialRecord(**row) for row in table.to_pylist())
+    path = directory / "trials.parquet"
+    table = _read_table(path, TRIALS)
+    with _read(path):
+        trials = tuple(TrialRecord(**row) for row in table.to_pylist())
     if [record.trial for record in trials] != info.get("trials"):
         raise Trouble(f"{directory / 'trials.parquet'} is damaged: its trials are not those of run.json.")
     traces = Traces(directory, trials)
@@ -458,8 +465,8 @@ def _check_trace(path: Path, table: pa.Table, record: TrialRecord) -> pa.Table:
     """The trace, if it is whole."""
     if table["step"].to_pylist() != list(range(len(table))):
         raise Trouble(f"{path} is damaged: its steps are not 0 to {len(table) - 1} in order.")
-    if record.status == "complete" and len(table) != record.steps:
-        raise Trouble(f"{path} is damaged: it has {len(table)} of {record.steps} rows.")
+    if len(table) != record.rows:
+        raise Trouble(f"{path} is damaged: it has {len(table)} of {record.rows} rows.")
     return table
 
 
@@ -490,8 +497,8 @@ def _read(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise Trouble(f"{path} is missing: the run directory is damaged.") from error
-    except (OSError, pa.ArrowException) as error:
-        raise Trouble(f"{path} is damaged ({str(error).splitlines()[0]}).") from error
+    except (OSError, ValueError, OverflowError, pa.ArrowException) as error:  # names that are no UTF-8 are a ValueError
+        raise Trouble(f"{path} is damaged ({(str(error).splitlines() or [type(error).__name__])[0]}).") from error
 
 
 def _cast(path: Path, table: pa.Table, schema: pa.Schema) -> pa.Table:

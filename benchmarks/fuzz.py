@@ -1,0 +1,219 @@
+"""Damages the files of runs at random, and lets parity.report judge them: never a traceback, never a wrong verdict.
+
+    python benchmarks/fuzz.py [--seed N] [--rounds N]
+
+The runs are a pair that is identical, one that diverged, one whose loss failed, and one that was interrupted. After
+each damage the report has to be refused with a message that names a file, or to be the one of the undamaged run, or,
+where a complete run's file was altered, to begin with that file's name. Prints what came of how many, and exits with
+1 if anything else did.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import random
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+from rich.console import Console
+
+from parity import run
+from parity.errors import Trouble
+from parity.events import Advanced
+from parity.gather import Gatherer
+from parity.judge import judge
+from parity.render import terminal
+from parity.store import read_run
+
+RUN = ("--inline", "--device", "cpu", "--steps", "6", "--out")
+LOSSES = {
+    "identical": ("builtin", "tests/right_losses.py:functional"),
+    "diverged": ("builtin", "tests/wrong_losses.py:Doubled"),
+    "failed": ("builtin", "tests/wrong_losses.py:detached"),
+    "interrupted": ("builtin", "numpy"),
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the report of a directory came to.
+
+    Attributes:
+        kind: "refused", "as before", "named", or "WRONG".
+        detail: What was damaged how, and what was said.
+    """
+
+    kind: str
+    detail: str
+
+
+def flip_bit(content: bytearray, place: int, _: random.Random) -> None:
+    """Flips one bit."""
+    content[place] ^= 1 << place % 8
+
+
+def cut(content: bytearray, place: int, _: random.Random) -> None:
+    """Cuts off the rest."""
+    del content[place:]
+
+
+def append(content: bytearray, place: int, chosen: random.Random) -> None:
+    """Appends bytes."""
+    content += chosen.randbytes(1 + place % 100)
+
+
+def zero(content: bytearray, place: int, _: random.Random) -> None:
+    """Fills with zeros, as a file system may after a crash."""
+    content[place : place + 512] = bytes(len(content[place : place + 512]))
+
+
+def scramble(content: bytearray, place: int, chosen: random.Random) -> None:
+    """Puts random bytes in the place of some."""
+    content[place : place + 8] = chosen.randbytes(len(content[place : place + 8]))
+
+
+def drop(content: bytearray, place: int, _: random.Random) -> None:
+    """Takes some bytes out."""
+    del content[place : place + 7]
+
+
+def digit(content: bytearray, place: int, chosen: random.Random) -> None:
+    """Changes a digit, if there is one from here on: JSON stays JSON."""
+    for index in range(place, len(content)):
+        if chr(content[index]).isdigit():
+            content[index] = ord(chosen.choice("0123456789"))
+            return
+
+
+DAMAGES: tuple[Callable[[bytearray, int, random.Random], None], ...] = (
+    flip_bit,
+    cut,
+    append,
+    zero,
+    scramble,
+    drop,
+    digit,
+)
+
+
+def make_runs(folder: Path) -> dict[str, Path]:
+    """A directory of each kind, and the interrupted one's journal kept."""
+    made = {}
+    for name, losses in LOSSES.items():
+        out = made[name] = folder / name
+        with redirect_stdout(io.StringIO()), mock.patch.object(Gatherer, "take", _take(stop=name == "interrupted")):
+            run.main([*RUN, str(out), "--loss", *losses])
+    return made
+
+
+def _take(*, stop: bool) -> Callable[..., None]:
+    genuine = Gatherer.take
+
+    def take(gatherer: Gatherer, events: list[object]) -> None:
+        genuine(gatherer, events)  # type: ignore[arg-type]
+        if stop and len(gatherer.unfinished) == 1 and any(isinstance(event, Advanced) for event in events):
+            raise KeyboardInterrupt
+
+    return take
+
+
+def told(directory: Path) -> str:
+    """What parity.report prints.
+
+    Raises:
+        Trouble: As it does.
+    """
+    stored = read_run(directory)
+    console = Console(file=io.StringIO(), width=200)
+    terminal.render(stored, judge(stored), console)
+    return str(console.file.getvalue())  # type: ignore[attr-defined]  # it is the StringIO above
+
+
+def attempt(directory: Path, want: str, chosen: random.Random) -> Outcome:
+    """Damages a file of the directory, judges, and brings the file back."""
+    path = chosen.choice(sorted(path for path in directory.rglob("*") if path.is_file() and path.name != "journal"))
+    whole = path.read_bytes()
+    content = bytearray(whole)
+    if chosen.random() < 0.03:
+        path.unlink()
+        what = f"{path.name} removed"
+    elif chosen.random() < 0.05:
+        other = chosen.choice(sorted(directory.rglob("*.parquet")))
+        content = bytearray(other.read_bytes())
+        what = f"{path.name} replaced by {other.name}"
+    else:
+        damage, place = chosen.choice(DAMAGES), chosen.randrange(len(content))
+        damage(content, place, chosen)
+        what = f"{path.name} at {place}: {damage.__name__}"
+    if path.exists():
+        path.write_bytes(content)
+    same = path.exists() and content == whole
+    try:
+        return Outcome(*_judged(directory, path, want, what, same=same))
+    finally:
+        path.write_bytes(whole)
+
+
+def _judged(directory: Path, path: Path, want: str, what: str, *, same: bool) -> tuple[str, str]:
+    try:
+        have = told(directory)
+    except Trouble as trouble:
+        return (
+            "refused" if path.name in str(trouble) or directory.name in str(trouble) else "WRONG"
+        ), f"{what}: {trouble}"
+    except Exception:  # noqa: BLE001 - that is what is looked for
+        return "WRONG", f"{what}: {traceback.format_exc()}"
+    if have == want:
+        return "as before", what
+    named = have.startswith("Altered since the run was stored: ") and path.name in have.splitlines()[0]
+    return ("named" if named and not same else "WRONG"), f"{what}:\n{have}"
+
+
+def campaign(folder: Path, *, seed: int, rounds: int) -> Counter[tuple[str, str]]:
+    """Damages so often; returns how often what came of which run, and prints what should not have."""
+    runs = make_runs(folder)
+    want = {name: told(out) for name, out in runs.items()}
+    assert want["identical"].count("identical") and want["diverged"].count("diverged"), want
+    chosen = random.Random(seed)
+    counts: Counter[tuple[str, str]] = Counter()
+    for number in range(rounds):
+        name = chosen.choice(sorted(runs))
+        outcome = attempt(runs[name], want[name], chosen)
+        counts[name, outcome.kind] += 1
+        if outcome.kind == "WRONG":
+            print(f"round {number}, {name}: {outcome.detail}", flush=True)
+    return counts
+
+
+def main() -> int:
+    """Runs the campaign; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rounds", type=int, default=1000)
+    options = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
+    began = time.monotonic()
+    try:
+        counts = campaign(folder, seed=options.seed, rounds=options.rounds)
+    finally:
+        shutil.rmtree(folder)
+    kinds = ("refused", "as before", "named", "WRONG")
+    print(f"| run | {' | '.join(kinds)} |\n|---|{'---:|' * len(kinds)}")
+    for name in LOSSES:
+        print(f"| {name} | {' | '.join(str(counts[name, kind]) for kind in kinds)} |")
+    print(f"{options.rounds} damages in {time.monotonic() - began:.0f} s")
+    return 1 if any(kind == "WRONG" for _, kind in counts) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
