@@ -179,9 +179,8 @@ def _judged(directory: Path, path: Path, want: str, what: str, *, same: bool) ->
     return ("named" if named and not same else "WRONG"), f"{what}:\n{have}"
 
 
-def campaign(folder: Path, *, seed: int, rounds: int) -> Counter[tuple[str, str]]:
+def campaign(runs: dict[str, Path], *, seed: int, rounds: int) -> Counter[tuple[str, str]]:
     """Damages so often; returns how often what came of which run, and prints what should not have."""
-    runs = make_runs(folder)
     want = {name: told(out) for name, out in runs.items()}
     assert want["identical"].count("identical") and want["diverged"].count("diverged"), want
     chosen = random.Random(seed)
@@ -204,7 +203,7 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
     began = time.monotonic()
     try:
-        counts = campaign(folder, seed=options.seed, rounds=options.rounds)
+        counts = campaign(make_runs(folder), seed=options.seed, rounds=options.rounds)
     finally:
         shutil.rmtree(folder)
     kinds = ("refused", "as before", "named", "WRONG")

@@ -11,10 +11,8 @@ import logging
 import math
 import os
 import re
-import shutil
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,10 +24,11 @@ import psutil
 
 from parity import authentication, devices
 from parity.errors import Trouble
-from parity.events import Began, Captured, Ended, Event, Restarted, Saved
+from parity.events import Began, Captured, Ended, Event, Restarted
 from parity.inline import perform
 from parity.past import NoPast, Past, Position, SharedSteps
 from parity.placement import Node, Placement, alive, check
+from parity.temporary import temporary_folder
 from parity.trial import Trial
 
 # A worker that dies may have been killed by the system: its trial is begun once more before it is judged.
@@ -304,8 +303,6 @@ class Cluster:
         except ray.exceptions.RayError as error:
             return self._lost(entry, error)
         entry.told = True
-        if isinstance(event, Saved):  # it has come on: what befalls it now is not what befell it before
-            entry.deaths = entry.moves = 0
         if isinstance(event, Began):
             entry.node = self._placement.by_id.get(event.facts.get("node_id", ""))
             name = entry.node.name if entry.node and len(self.nodes) > 1 else None
@@ -342,7 +339,7 @@ class Cluster:
         entry.deaths += 1
         if entry.deaths < ATTEMPTS:
             return Restarted(name, reason)
-        return Ended(name, status="failed", failure=failure, error=f"{reason}, {ATTEMPTS} times in a row")
+        return Ended(name, status="failed", failure=failure, error=f"{reason}; a worker of it was lost before")
 
     def _unreachable(self, error: Exception) -> bool:
         """Whether it is the platform's doing, or may be: a node that dies is missed before it is known to be dead."""
@@ -470,16 +467,14 @@ def connect(address: str, *, data_bytes: int) -> Iterator[Cluster]:
     options: dict[str, Any] = {}
     with contextlib.ExitStack() as cleanup:
         if local:
-            # Short, since Ray's socket names have to fit into 107 bytes; ours, since Ray never removes its own.
-            temporary = tempfile.mkdtemp(prefix="parity-")
-            cleanup.callback(shutil.rmtree, temporary, ignore_errors=True)
-            cleanup.callback(authentication.forget_token, os.environ, Path(temporary))
-            _set_environment(Path(temporary))
+            temporary = cleanup.enter_context(temporary_folder())
+            cleanup.callback(authentication.forget_token, os.environ, temporary)
+            _set_environment(temporary)
             options = {
                 "include_dashboard": False,
                 "object_store_memory": OBJECT_STORE_BYTES + data_bytes,
                 # One deeper, since Ray opens its own folder to everybody (0777); nobody gets there through ours.
-                "_temp_dir": str(Path(temporary) / "ray"),
+                "_temp_dir": str(temporary / "ray"),
             }
         else:
             authentication.present_token(os.environ)

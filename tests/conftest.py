@@ -4,23 +4,33 @@ import os
 import shutil
 import subprocess
 import sys
-from contextlib import contextmanager
+import tempfile
+import time
+import uuid
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from filelock import FileLock, Timeout
 
 from parity import devices, run
 from parity.data import mnist
 from parity.loss_spec import parse_losses
 from parity.tasks import SHIPPED_LOSSES, parse_task
+from parity.temporary import LOCK, PREFIX
 from parity.trial import make_settings, plan
 
 ROOT = Path(__file__).parent.parent
 TESTS = "tests"
+# In the environment of all that a module starts.
+MARK = "PARITY_TESTS"
+# Ray's own processes end themselves once their driver is gone.
+PATIENCE_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,41 @@ def own_environment():
         for name in os.environ.keys() - before.keys():
             del os.environ[name]
         os.environ.update(before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_is_left():
+    """After each module: no process that it started, whoever is its parent, and no folder of a cluster that is gone."""
+    mark = os.environ[MARK] = uuid.uuid4().hex
+    before = abandoned()
+    yield
+    del os.environ[MARK]
+    end = time.monotonic() + PATIENCE_S
+    while (left := marked(mark)) and time.monotonic() < end:
+        time.sleep(0.2)
+    assert not left
+    assert abandoned() - before == set()
+
+
+def abandoned():
+    """Temporary folders of drivers that have ended; those of others that run now are held."""
+    found = set()
+    for lock in Path(tempfile.gettempdir()).glob(f"{PREFIX}*/{LOCK}"):
+        with suppress(Timeout, FileNotFoundError), FileLock(lock, timeout=0):
+            found.add(lock.parent)
+    return found
+
+
+def marked(mark):
+    """The command lines of the processes that have the mark, but for this one."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid != os.getpid() and process.environ().get(MARK) == mark:
+                found.append((process.pid, " ".join(process.cmdline())[:200]))
+        except psutil.Error:  # it has ended, is a zombie, or is somebody else's
+            continue
+    return found
 
 
 @pytest.fixture(autouse=True)

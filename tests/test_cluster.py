@@ -161,7 +161,7 @@ def test_nodes_that_are_there_are_not_waited_for(nodes, tmp_path):
 
 def test_the_trials_of_a_killed_node_go_on_in_its_class_with_the_same_bits(nodes, tmp_path):
     out = tmp_path / "run"
-    arguments = ["--each", "node", "--quick", "--epochs", "8", "--steps", "1500", "--out", str(out)]
+    arguments = ["--each", "node", "--quick", "--epochs", "4", "--steps", "900", "--out", str(out)]
     with subprocess.Popen(
         [sys.executable, "-m", "parity.run", "--address", nodes.address, *arguments],
         cwd=ROOT,

@@ -5,15 +5,20 @@ import pytest
 from benchmarks import fuzz
 
 
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return fuzz.make_runs(tmp_path_factory.mktemp("runs"))
+
+
 @pytest.mark.parametrize("seed", [1, 788])
-def test_no_damage_gives_a_traceback_or_another_verdict(tmp_path, capsys, seed):
-    counts = fuzz.campaign(tmp_path, seed=seed, rounds=120)
+def test_no_damage_gives_a_traceback_or_another_verdict(runs, capsys, seed):
+    counts = fuzz.campaign(runs, seed=seed, rounds=100)
     assert not any(kind == "WRONG" for _, kind in counts), capsys.readouterr().out
     assert {kind for _, kind in counts} == {"refused", "as before", "named"}
 
 
-def test_a_trace_that_is_gone_is_told_of_an_interrupted_trial_too(tmp_path):
-    directory = fuzz.make_runs(tmp_path)["interrupted"]
+def test_a_trace_that_is_gone_is_told_of_an_interrupted_trial_too(runs, copy_of):
+    directory = copy_of(runs["interrupted"])
     (path,) = (directory / "traces").glob("*numpy*")
     path.unlink()
     with pytest.raises(fuzz.Trouble) as caught:
@@ -21,20 +26,16 @@ def test_a_trace_that_is_gone_is_told_of_an_interrupted_trial_too(tmp_path):
     assert str(caught.value) == f"{path} is missing: the run directory is damaged."
 
 
-def test_a_wrong_verdict_would_be_seen(tmp_path, monkeypatch):
-    """As if a damage were read over: every kind of run is told to be identical."""
-    monkeypatch.setattr(fuzz, "told", lambda directory: "identical, diverged" if want else "other")
-    want = [True]
-    runs = dict.fromkeys(fuzz.LOSSES, tmp_path)
-    (tmp_path / "run.json").write_text("{}")
-    monkeypatch.setattr(fuzz, "make_runs", lambda folder: runs)
-    genuine = fuzz.attempt
+def test_a_wrong_verdict_would_be_seen(runs, monkeypatch, capsys):
+    """As if a damage were read over, and another report came of it."""
+    genuine, told = fuzz.attempt, fuzz.told
 
     def attempt(*arguments):
-        want.clear()
+        monkeypatch.setattr(fuzz, "told", lambda directory: "other")
         return genuine(*arguments)
 
     monkeypatch.setattr(fuzz, "attempt", attempt)
-    monkeypatch.setattr(fuzz, "DAMAGES", (fuzz.cut,))
-    counts = fuzz.campaign(tmp_path, seed=0, rounds=3)
-    assert sum(count for (_, kind), count in counts.items() if kind == "WRONG") == 3
+    counts = fuzz.campaign(runs, seed=0, rounds=5)
+    monkeypatch.setattr(fuzz, "told", told)
+    assert sum(count for (_, kind), count in counts.items() if kind == "WRONG") == 5
+    assert "round 4, " in capsys.readouterr().out

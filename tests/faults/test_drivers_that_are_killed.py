@@ -120,10 +120,10 @@ def test_the_run_has_writings_of_every_kind(undisturbed):
     assert undisturbed[1] > 50
 
 
-@pytest.mark.parametrize("part", range(10))
+@pytest.mark.parametrize("part", range(5))
 def test_wherever_it_is_killed_the_bits_are_those_of_an_undisturbed_run(driver, undisturbed, tmp_path, capsys, part):
     whole, writings = undisturbed
-    for at in range(1 + part, writings + 1, 10):
+    for at in range(1 + 2 * part, writings + 1, 10):  # each second one; benchmarks/faults.py kills wherever it may be
         out = tmp_path / f"{at}"
         assert driver.run(*RUN, "--out", out, at=at) is None
         how = ["--resume", out] if (out / "run.json").exists() else [*RUN, "--out", out]

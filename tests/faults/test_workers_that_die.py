@@ -52,7 +52,7 @@ def test_a_trial_goes_on_from_its_state_and_not_from_step_0(trials):
 
 def test_why_a_trial_failed_is_told(ended, trials):
     assert (trials.failure["Crashing"], trials.failure["Hanging"]) == ("died", "hung")
-    assert trials.error["Hanging"] == "it finished no step for 15 s, 2 times in a row"
+    assert trials.error["Hanging"] == "it finished no step for 15 s; a worker of it was lost before"
     for name in ("Crashing", "Hanging"):
         assert trials.error[name] in " ".join(ended[1].stdout.split())
         trace = pd.read_parquet(ended[0] / "traces" / trials.trace[name])
