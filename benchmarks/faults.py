@@ -307,8 +307,11 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=len(KINDS))
     parser.add_argument("--kind", nargs="+", choices=KINDS, default=list(KINDS))
     options = parser.parse_args()
-    results = []
-    with tempfile.TemporaryDirectory(prefix="faults-") as folder:
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell's background job ignores it, and so would the runs
+    results: list[Round] = []
+    with contextlib.suppress(KeyboardInterrupt), tempfile.TemporaryDirectory(prefix="faults-") as folder:
         bench = Bench(random.Random(options.seed), Path(folder))
         for number in range(options.rounds):
             kind = options.kind[number % len(options.kind)]

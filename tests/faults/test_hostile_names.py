@@ -27,9 +27,7 @@ def {name}(output, target):
 HOSTILE = st.text(st.sampled_from("ab/\\.:;,'\"[]<>&%$#@! \n\t\0=-_*?µ損é\u202e") | st.characters(), max_size=40)
 
 
-@pytest.mark.parametrize(
-    "folder", ['it\'s "here"', "[bold red]a[", "<script>&amp;", "line\nbreak", "損失", "-x --y", "a%20b;c"]
-)
+@pytest.mark.parametrize("folder", ['it\'s "here"', "[bold red]<script>&amp;", "line\nbreak", "-x --損失;a%20b"])
 def test_a_loss_in_a_file_of_any_name_is_trained_stored_and_told(tmp_path, capsys, folder):
     place = tmp_path / folder
     place.mkdir()
