@@ -307,9 +307,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=len(KINDS))
     parser.add_argument("--kind", nargs="+", choices=KINDS, default=list(KINDS))
     options = parser.parse_args()
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a shell's background job ignores it, and so would the runs
+    # A shell's background job ignores Ctrl-C, and the runs would too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     results: list[Round] = []
     with contextlib.suppress(KeyboardInterrupt), tempfile.TemporaryDirectory(prefix="faults-") as folder:
         bench = Bench(random.Random(options.seed), Path(folder))

@@ -59,7 +59,7 @@ TRIALS = pa.schema(
         column("rows", pa.int64(), "steps that its trace has"),
         column("failed_step", pa.int64(), "the step that failed, null where it is not known"),
         column(
-            "failure", pa.string(), "raised, result, detached, mutates, died, hung or node; null if it did not fail"
+            "failure", pa.string(), "raised, result, detached, mutates, died, hung, memory or node; null if it did not"
         ),
         column("error", pa.string(), "why it failed"),
         column("traceback", pa.string(), "of the user's code that raised"),

@@ -318,6 +318,8 @@ class Cluster:
         detail = re.search(r"Worker exit detail: (.+?)(?:\.\s|\n|$)", text)
         last = [line for line in text.splitlines() if re.match(r"\s*(\w+\.)*\w*(Error|Exception)\b", line)]
         told = detail[1] if detail else (last or text.splitlines() or [""])[-1].strip()
+        if isinstance(error, self._ray.exceptions.OutOfMemoryError):
+            return self._died(entry, f"node {home.name} ran out of memory, and its worker was ended for it", "memory")
         if entry.node and home.id in self._placement.by_id and not self._unreachable(error):
             return self._died(entry, f"its worker process died ({told})", "died")
         gone = home.id not in self._placement.by_id

@@ -239,6 +239,9 @@ class FakeRay:
         class ActorUnschedulableError(Exception):
             pass
 
+        class OutOfMemoryError(Exception):
+            pass
+
     def __init__(self, *nodes):
         self.there = [
             {
