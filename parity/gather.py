@@ -1,6 +1,5 @@
 """What the trials tell, kept: in the journal as it comes, and as tables once the trials have ended."""
 
-import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from parity import storage
 from parity.errors import Trouble
 from parity.events import Advanced, Began, Ended, Event, Found, Restarted, Saved
 from parity.evidence import EVIDENCE
@@ -17,6 +17,7 @@ from parity.fleet import HARDWARE, SOFTWARE
 from parity.journal import JOURNAL, Journal
 from parity.past import Position, SharedSteps
 from parity.progress import TrialProgress
+from parity.storage import StoragePath
 from parity.store import (
     TraceWriter,
     TrialRecord,
@@ -82,7 +83,7 @@ class Gatherer:
         Trouble: The journal is damaged, or cannot be written.
     """
 
-    def __init__(self, trials: Sequence[Trial], out: Path, progress: TrialProgress) -> None:
+    def __init__(self, trials: Sequence[Trial], out: StoragePath, progress: TrialProgress) -> None:
         self._out = out
         self._progress = progress
         self._names = [trial.name for trial in trials]
@@ -200,7 +201,7 @@ class Gatherer:
             writer.close()
         for record in (kept.record for kept in self._kept.values()):
             if record.trace not in writers:  # written before the trial began again, and void
-                (self._out / "traces" / record.trace).unlink(missing_ok=True)
+                storage.remove(self._out / "traces" / record.trace)
         for name, schema in EVIDENCE.items():
             rows = list(self._evidence(name))
             write_table(self._out / f"{name}.parquet", pa.Table.from_pylist(rows, schema=schema))
@@ -302,10 +303,13 @@ class Gatherer:
         return self._names.index(name)
 
 
-def forget_journal(out: Path) -> None:
+def forget_journal(out: StoragePath) -> None:
     """Removes the journal and the states of a run whose tables are whole."""
-    (out / JOURNAL).unlink(missing_ok=True)
-    shutil.rmtree(out / "states", ignore_errors=True)
+    if isinstance(out, Path):
+        (out / JOURNAL).unlink(missing_ok=True)
+    else:
+        storage.remove_folder(out / JOURNAL)
+    storage.remove_folder(out / "states")
 
 
 def _joined(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:

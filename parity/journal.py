@@ -1,5 +1,7 @@
 """What the trials tell, in one file that only grows: durable before more is asked for, the truth until a run is whole.
 
+On an object store, which appends to nothing, it is a folder of segments; the driver writes and reads a local copy.
+
 A frame is the length of its payload, the payload's XXH3 and that of these two (little-endian uint64), then the payload:
 an event as JSON, behind it the event's table as an Arrow stream and its other bytes. Nothing is pickled.
 """
@@ -9,16 +11,19 @@ import io
 import json
 import os
 import struct
+import tempfile
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import xxhash
 
+from parity import segments
 from parity.errors import Trouble
 from parity.events import Advanced, Began, Ended, Event, Found, Restarted, Saved
+from parity.storage import StoragePath
 
 # Its name in the run directory.
 JOURNAL = "journal"
@@ -33,12 +38,19 @@ _KINDS = {kind.__name__: kind for kind in (Began, Advanced, Restarted, Saved, Fo
 class Journal:
     """The journal of a run, read from its beginning and written at its end."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: StoragePath) -> None:
         self._path = path
-        with _told(path):
-            # Unbuffered, so that nothing is left to be written when it is closed.
-            self._file = path.open("r+b" if path.exists() else "x+b", buffering=0)
-            self._end = self._file.seek(0, os.SEEK_END)
+        self._open = contextlib.ExitStack()
+        with _told(path), contextlib.ExitStack() as opened:
+            if isinstance(path, Path):
+                # Unbuffered, so that nothing is left to be written when it is closed.
+                self._file = opened.enter_context(path.open("r+b" if path.exists() else "x+b", buffering=0))
+            else:
+                # Without a name, so that a driver that is killed leaves nothing.
+                self._file = opened.enter_context(tempfile.TemporaryFile(buffering=0))
+                segments.fetch(path, self._file)
+            self._end = self._durable = self._file.seek(0, os.SEEK_END)
+            self._open = opened.pop_all()
         self.left_out = 0  # bytes of an unfinished end, as `replay` finds them
 
     def add(self, event: Event) -> int:
@@ -63,7 +75,12 @@ class Journal:
             Trouble: It cannot be written.
         """
         with _told(self._path):
-            os.fdatasync(self._file.fileno())
+            if isinstance(self._path, Path):
+                os.fdatasync(self._file.fileno())
+            elif self._durable < self._end:
+                self._file.seek(self._durable)
+                segments.append(self._path, self._durable, self._file.read(self._end - self._durable))
+        self._durable = self._end
 
     def read(self, offset: int) -> Event:
         """The event that begins there.
@@ -98,7 +115,7 @@ class Journal:
 
     def close(self) -> None:
         """Closes the file."""
-        self._file.close()
+        self._open.close()
 
     def _cut(self, offset: int, size: int) -> None:
         """Cuts off what a driver that was killed left unfinished: the last frame, which nothing was built upon.
@@ -111,7 +128,7 @@ class Journal:
             rest = self._file.read()
             length = _length(rest[:_FRONT])
             last = len(rest) < _FRONT or not any(rest) or (length is not None and _FRONT + length >= len(rest))
-            if not last:
+            if not (last and isinstance(self._path, Path)):  # no segment is ever torn
                 raise Trouble(
                     f"{self._path} is damaged at byte {offset}. Restore it, or train anew with another --out."
                 )
@@ -125,7 +142,7 @@ def frame(payload: bytes) -> bytes:
     return header + _CHECK.pack(xxhash.xxh3_64_intdigest(header)) + payload
 
 
-def unframe(file: io.FileIO | io.BufferedReader) -> bytes | None:
+def unframe(file: io.FileIO | BinaryIO) -> bytes | None:
     """The payload of the frame that begins where the file stands, None where it is not whole."""
     front = file.read(_FRONT)
     length = _length(front)
@@ -179,7 +196,7 @@ def _stream(table: pa.Table) -> bytes:
 
 
 @contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _told(path: StoragePath) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -112,7 +112,13 @@ def make_parser() -> argparse.ArgumentParser:
         help="a worker that finishes no step for so long is ended, and its trial goes on in a new one, once "
         "(default: %(default).0f; --inline waits for ever)",
     )
-    add("--out", type=str, metavar="DIR", help="where the run is stored, a new directory (default: runs/<UTC time>)")
+    add(
+        "--out",
+        type=str,
+        metavar="DIR",
+        help="where the run is stored: a new directory, or a URI such as s3://BUCKET/DIR of any filesystem that fsspec "
+        "has a package for (default: runs/<UTC time>)",
+    )
     add(
         "--resume",
         metavar="DIR",

@@ -4,7 +4,6 @@ import argparse
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from rich.console import Console
 
@@ -12,6 +11,7 @@ from parity.errors import Trouble
 from parity.judge import Judgement, judge
 from parity.options import EXIT_STATUSES
 from parity.render import terminal
+from parity.storage import StoragePath, parse_path
 from parity.store import StoredRun, read_run
 
 
@@ -28,12 +28,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog=EXIT_STATUSES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("directory", metavar="DIR", type=Path, help="the --out of a run")
+    parser.add_argument("directory", metavar="DIR", help="the --out of a run: a folder, or a URI")
     directory = parser.parse_args(arguments).directory
-    return guarded(lambda: report(directory))
+    return guarded(lambda: report(parse_path(directory)))
 
 
-def report(directory: Path) -> int:
+def report(directory: StoragePath) -> int:
     """Judges the run and prints the report; returns the exit status.
 
     Raises:

@@ -5,7 +5,6 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import xxhash
 
 from parity.errors import Trouble
 from parity.journal import JOURNAL
+from parity.storage import StoragePath, exists, parse_path
 from parity.store import hold, read_info
 from parity.trial import Trial
 from parity.user_code import CodeSpec
@@ -31,7 +31,7 @@ class Started:
         options: What it was started with, but for the free ones, which are those given now.
     """
 
-    directory: Path
+    directory: StoragePath
     info: dict[str, Any]
     options: argparse.Namespace
 
@@ -48,25 +48,25 @@ def reopen(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Iter
     Raises:
         Trouble: It is no run, is in use, or was started with other options than are given now.
     """
-    directory = Path(options.resume)
+    directory = parse_path(options.resume)
     read_info(directory)
     with hold(directory):
-        if read_info(directory)["state"] != "complete" and (directory / "trials.parquet").exists():
+        if read_info(directory)["state"] != "complete" and exists(directory / "trials.parquet"):
             path = directory / JOURNAL
-            if not path.exists():
+            if not exists(path):
                 raise Trouble(f"{path} is missing: the run directory is damaged. Restore it, or train anew.")
         yield Started(directory, info := read_info(directory), _options(info, directory, options, parser))
 
 
 def _options(
-    info: Mapping[str, Any], directory: Path, options: argparse.Namespace, parser: argparse.ArgumentParser
+    info: Mapping[str, Any], directory: StoragePath, options: argparse.Namespace, parser: argparse.ArgumentParser
 ) -> argparse.Namespace:
     """What the run was started with, but for the free options.
 
     Raises:
         Trouble: Other options are given now.
     """
-    if options.out is not None and Path(options.out) != directory:
+    if options.out is not None and parse_path(options.out) != directory:
         raise Trouble(f"--resume {directory} goes on in that directory, not in --out {options.out}. Leave --out out.")
     if "arguments" not in info:
         raise Trouble(f"{directory} was not made by python -m parity.run, and cannot be gone on with.")

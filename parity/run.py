@@ -32,6 +32,7 @@ from parity.options import make_parser
 from parity.progress import TrialProgress
 from parity.report import guarded, print_report
 from parity.resume import Started, check_same, fingerprint, reopen
+from parity.storage import StoragePath, parse_path
 from parity.store import SCHEMA_NUMBER, StoredRun, complete, create, discard, hold, read_run, write_json, write_table
 from parity.summary import summarize
 from parity.tasks import load_data, parse_task, shipped_losses
@@ -156,7 +157,7 @@ def _measure(
     return stored, interrupted
 
 
-def _train(trials: Sequence[Trial], train: Callable[..., Generator[list[Event], None, None]], out: Path) -> bool:
+def _train(trials: Sequence[Trial], train: Callable[..., Generator[list[Event], None, None]], out: StoragePath) -> bool:
     """Trains what has not ended, and stores what the trials tell; returns whether they were interrupted."""
     with (
         TrialProgress([trial.name for trial in trials], steps=trials[0].settings.steps) as progress,
@@ -250,14 +251,12 @@ def _check_cluster_options(options: argparse.Namespace, given: Sequence[Device])
         raise Trouble(f"{needs[0]} needs a Ray cluster, and --inline trains in this process. Leave out one of them.")
 
 
-def _choose_out(given: str | None) -> Path:
+def _choose_out(given: str | None) -> StoragePath:
     if ray_job.inside_job():
         ray_job.check_out(given)
     if given is None:
         return Path("runs") / datetime.now(timezone.utc).strftime("%Y-%m-%dT%H%M%S.%fZ")
-    if "://" in given:
-        raise Trouble(f"--out {given} is a URI, and only local directories can be written so far. Give a path.")
-    return Path(given)
+    return parse_path(given)
 
 
 def _expand_auto(wanted: Sequence[str], accelerators: Callable[[], list[str]]) -> list[str]:

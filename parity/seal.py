@@ -2,28 +2,29 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import xxhash
 
+from parity.storage import StoragePath, exists, find, on_disk
+
 PIECE_BYTES = 2**20
 
 
-def seal(info: Mapping[str, Any], directory: Path) -> dict[str, Any]:
+def seal(info: Mapping[str, Any], directory: StoragePath) -> dict[str, Any]:
     """The content of run.json with the digests.
 
     Args:
         info: The content without them.
         directory: Of the run, whose tables are all there.
     """
-    files = {str(path.relative_to(directory)): _digest(path) for path in sorted(directory.glob("**/*.parquet"))}
+    files = {name: _digest(directory / name) for name in find(directory, ".parquet")}
     files.pop("differences.parquet", None)  # is written again by each judging, and never read
     content = {**info, "files": files}
     return content | {"seal": _digest_of(content)}
 
 
-def altered(info: Mapping[str, Any], directory: Path) -> tuple[str, ...]:
+def altered(info: Mapping[str, Any], directory: StoragePath) -> tuple[str, ...]:
     """The files that are not what they were; none of a run that is not sealed.
 
     Args:
@@ -44,11 +45,11 @@ def _digest_of(content: Mapping[str, Any]) -> str:
     return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())
 
 
-def _digest(path: Path) -> str | None:
-    if not path.is_file():
+def _digest(path: StoragePath) -> str | None:
+    if not exists(path):
         return None
     digest = xxhash.xxh3_128()
-    with path.open("rb") as file:
+    with on_disk(path) as copy, copy.open("rb") as file:
         while piece := file.read(PIECE_BYTES):
             digest.update(piece)
     return digest.hexdigest()

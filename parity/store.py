@@ -1,4 +1,4 @@
-"""The run directory: written file by file, each one whole or not there; read back with every doubt spoken out.
+"""The run directory, local or on an object store: each file whole or not there; read back with every doubt spoken out.
 
 run.json  trials.parquet  traces/*.parquet  shared_steps.parquet  contract.parquet  findings.parquet
 differences.parquet  summary.json
@@ -6,7 +6,6 @@ differences.parquet  summary.json
 
 import contextlib
 import json
-import os
 import re
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,14 +19,19 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
+from parity import storage
 from parity.errors import Trouble
 from parity.evidence import EVIDENCE
 from parity.journal import frame, unframe
+from parity.lease import lease
 from parity.seal import altered, seal
+from parity.storage import StoragePath, name_beside
 from parity.trace import SCHEMA, column
 
 # Of the run directory's layout; a reader refuses any other.
 SCHEMA_NUMBER = 1
+# What a driver holds a run by.
+LOCK = "lock"
 # Of the traces that were read, so many rows stay in memory, some 600 bytes each.
 KEPT_ROWS = 100_000
 # Of a run, however many trials it has.
@@ -168,7 +172,7 @@ class StoredRun:
         altered: Files that are not what they were when the run was complete.
     """
 
-    directory: Path
+    directory: StoragePath
     info: dict[str, Any]
     trials: tuple[TrialRecord, ...]
     traces: Mapping[str, pa.Table]
@@ -179,7 +183,7 @@ class StoredRun:
 class Traces(Mapping[str, pa.Table]):
     """The traces of a run by trial name, read from storage when they are asked for; the last few stay in memory."""
 
-    def __init__(self, directory: Path, trials: Sequence[TrialRecord]) -> None:
+    def __init__(self, directory: StoragePath, trials: Sequence[TrialRecord]) -> None:
         self._directory = directory
         self._records = {record.trial: record for record in trials}
         self._sharing: dict[str, set[str]] = {}
@@ -187,7 +191,7 @@ class Traces(Mapping[str, pa.Table]):
             self._sharing.setdefault(record.trace, set()).add(record.trial)
         self._kept: OrderedDict[str, pa.Table] = OrderedDict()
         self._kept_rows = 0
-        self._open: tuple[Path, pq.ParquetFile] | None = None
+        self._open: tuple[StoragePath, pq.ParquetFile] | None = None
 
     def __getitem__(self, trial: str) -> pa.Table:
         if trial in self._kept:
@@ -207,7 +211,7 @@ class Traces(Mapping[str, pa.Table]):
 
     def _read(self, record: TrialRecord) -> pa.Table:
         path = self._directory / "traces" / record.trace
-        if not record.rows and not path.exists():
+        if not record.rows and not storage.exists(path):
             return SCHEMA.empty_table()
         if self._open is None or self._open[0] != path:  # the trials of a file follow each other
             self._open = (path, _open_parquet(path))
@@ -223,49 +227,59 @@ class Traces(Mapping[str, pa.Table]):
         return _check_trace(path, table, record)
 
 
-def create(out: Path) -> None:
+def create(out: StoragePath) -> None:
     """Makes the run directory.
 
     Raises:
         Trouble: It is there already, or cannot be made.
     """
-    if (out / "run.json").exists():
-        raise Trouble(f"{out} already holds a run. Choose another --out, or go on with it by --resume {out}.")
     try:
-        out.mkdir(parents=True)
-        (out / "traces").mkdir()
+        if storage.exists(out / "run.json", patience_s=storage.FIRST_PATIENCE_S):
+            raise Trouble(f"{out} already holds a run. Choose another --out, or go on with it by --resume {out}.")
+        if isinstance(out, Path):
+            out.mkdir(parents=True)
+            (out / "traces").mkdir()
+        elif set(storage.names(out, patience_s=storage.FIRST_PATIENCE_S)) - {LOCK}:
+            raise FileExistsError
     except FileExistsError as error:
-        if out.is_dir() and _left_before_planned(out):
+        if isinstance(out, Path) and out.is_dir() and _left_before_planned(out):
             return
         raise Trouble(f"{out} already exists. Choose another --out, a new directory.") from error
     except OSError as error:
         raise Trouble(
-            f"--out {out} cannot be made ({error.strerror}). Choose a folder that you can write to."
+            f"--out {out} cannot be made ({error.strerror or error}). Choose a folder that you can write to."
         ) from error
 
 
 def _left_before_planned(out: Path) -> bool:
     """Whether a driver was killed here before it had written what the run is."""
     names = {path.name for path in out.iterdir()}
-    planned = {"traces", "lock", _beside(out / "run.json").name}
+    planned = {"traces", LOCK, name_beside(out / "run.json").name}
     return "traces" in names and names <= planned and not any((out / "traces").iterdir())
 
 
 @contextlib.contextmanager
-def hold(directory: Path) -> Iterator[None]:
+def hold(directory: StoragePath) -> Iterator[None]:
     """Keeps other drivers off a run directory, until the block or the process ends, however it does.
 
     Raises:
         Trouble: Another driver holds it, or it cannot be written to.
     """
-    path = directory / "lock"
+    path = directory / LOCK
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(_lock(path) if isinstance(path, Path) else lease(path))
+        except Timeout as error:
+            raise Trouble(f"{directory} is in use by another driver. Wait until that has ended, or end it.") from error
+        except OSError as error:
+            raise Trouble(f"{path} cannot be written ({error.strerror or error}).") from error
+        yield
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
     lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise Trouble(f"{directory} is in use by another driver. Wait until that has ended, or end it.") from error
-    except OSError as error:
-        raise Trouble(f"{path} cannot be written ({error.strerror or error}).") from error
+    lock.acquire(timeout=0)
     try:
         yield
     finally:
@@ -273,12 +287,13 @@ def hold(directory: Path) -> Iterator[None]:
         lock.release()
 
 
-def discard(out: Path) -> None:
+def discard(out: StoragePath) -> None:
     """Removes a run directory into which nothing was written."""
-    (out / "lock").unlink(missing_ok=True)
-    _beside(out / "run.json").unlink(missing_ok=True)
-    (out / "traces").rmdir()
-    out.rmdir()
+    storage.remove(out / LOCK)
+    if isinstance(out, Path):
+        name_beside(out / "run.json").unlink(missing_ok=True)
+        (out / "traces").rmdir()
+        out.rmdir()
 
 
 def trace_file(index: int, trials: Sequence[str]) -> str:
@@ -294,7 +309,7 @@ def trace_file(index: int, trials: Sequence[str]) -> str:
     return f"{first:04d}-{readable}.parquet"
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(path: StoragePath, content: Mapping[str, Any]) -> None:
     """Writes strict JSON, whole or not at all; replaces what was there.
 
     Raises:
@@ -305,7 +320,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     _write(path, text.encode())
 
 
-def complete(directory: Path, info: Mapping[str, Any]) -> None:
+def complete(directory: StoragePath, info: Mapping[str, Any]) -> None:
     """Notes in run.json that all is trained and stored, and what the files are.
 
     Raises:
@@ -314,7 +329,7 @@ def complete(directory: Path, info: Mapping[str, Any]) -> None:
     write_json(directory / "run.json", seal({**info, "state": "complete"}, directory))
 
 
-def write_table(path: Path, table: pa.Table) -> None:
+def write_table(path: StoragePath, table: pa.Table) -> None:
     """Writes Parquet with a checksum for each page, whole or not at all; replaces what was there.
 
     Raises:
@@ -328,9 +343,9 @@ def write_table(path: Path, table: pa.Table) -> None:
 class TraceWriter:
     """Traces on their way to a file: each row group is written as it comes, the file has its name once it is whole."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: StoragePath) -> None:
         self._path = path
-        self._beside = _beside(path)
+        self._placing = contextlib.ExitStack()
         self._writer: pq.ParquetWriter | None = None
 
     def append(self, chunk: pa.Table) -> None:
@@ -341,9 +356,8 @@ class TraceWriter:
         """
         with _told(self._path):
             if self._writer is None:
-                self._writer = pq.ParquetWriter(
-                    self._beside, chunk.schema, compression="zstd", write_page_checksum=True
-                )
+                beside = self._placing.enter_context(storage.written_beside(self._path))
+                self._writer = pq.ParquetWriter(beside, chunk.schema, compression="zstd", write_page_checksum=True)
             self._writer.write_table(chunk)
 
     def close(self) -> None:
@@ -352,15 +366,12 @@ class TraceWriter:
         Raises:
             Trouble: It cannot be written.
         """
-        with _told(self._path):
+        with _told(self._path), self._placing:
             assert self._writer is not None, "a trace without a chunk has no file"
             self._writer.close()
-            with self._beside.open("rb") as file:
-                os.fsync(file.fileno())
-            self._beside.replace(self._path)
 
 
-def write_state(directory: Path, index: int, step: int, state: bytes) -> None:
+def write_state(directory: StoragePath, index: int, step: int, state: bytes) -> None:
     """Writes the state of a trial before a step, whole or not at all.
 
     Args:
@@ -373,12 +384,13 @@ def write_state(directory: Path, index: int, step: int, state: bytes) -> None:
         Trouble: It cannot be written.
     """
     path = _state_path(directory, index, step)
-    with _told(path):
-        path.parent.mkdir(exist_ok=True)
+    if isinstance(path, Path):
+        with _told(path):
+            path.parent.mkdir(exist_ok=True)
     _write(path, frame(state))
 
 
-def read_state(directory: Path, index: int, step: int) -> bytes:
+def read_state(directory: StoragePath, index: int, step: int) -> bytes:
     """Reads what `write_state` wrote.
 
     Raises:
@@ -386,7 +398,7 @@ def read_state(directory: Path, index: int, step: int) -> bytes:
     """
     path = _state_path(directory, index, step)
     try:
-        with path.open("rb") as file:
+        with storage.on_disk(path) as copy, copy.open("rb") as file:
             state = unframe(file)
             whole = not file.read(1)
     except FileNotFoundError as error:
@@ -398,29 +410,35 @@ def read_state(directory: Path, index: int, step: int) -> bytes:
     return state
 
 
-def remove_state(directory: Path, index: int, step: int) -> None:
-    """Removes what `write_state` wrote."""
-    _state_path(directory, index, step).unlink(missing_ok=True)
+def remove_state(directory: StoragePath, index: int, step: int) -> None:
+    """Removes what `write_state` wrote.
+
+    Raises:
+        Trouble: It cannot be removed.
+    """
+    path = _state_path(directory, index, step)
+    with _told(path):
+        storage.remove(path)
 
 
-def _state_path(directory: Path, index: int, step: int) -> Path:
+def _state_path(directory: StoragePath, index: int, step: int) -> StoragePath:
     return directory / "states" / f"{index:04d}-{step}.state"
 
 
-def write_trials(directory: Path, records: Sequence[TrialRecord]) -> None:
+def write_trials(directory: StoragePath, records: Sequence[TrialRecord]) -> None:
     """Writes trials.parquet."""
     rows = [vars(record) for record in records]  # `asdict` copies each value, and costs more than all else here
     write_table(directory / "trials.parquet", pa.Table.from_pylist(rows, schema=TRIALS))
 
 
-def read_run(directory: Path) -> StoredRun:
+def read_run(directory: StoragePath) -> StoredRun:
     """Reads a run directory and checks that it is whole.
 
     Raises:
         Trouble: It is no run directory, of another schema, or damaged; the message names the file.
     """
     info = read_info(directory)
-    if info.get("state") == "running" and not (directory / "trials.parquet").exists():
+    if info.get("state") == "running" and not storage.exists(directory / "trials.parquet"):
         raise Trouble(
             f"{directory} has no tables yet: its driver trains, or was killed. What the trials told is in its journal; "
             f"go on with it by --resume {directory}."
@@ -438,7 +456,7 @@ def read_run(directory: Path) -> StoredRun:
     return StoredRun(directory, info, trials, traces, evidence, altered(info, directory))
 
 
-def read_info(directory: Path) -> dict[str, Any]:
+def read_info(directory: StoragePath) -> dict[str, Any]:
     """Reads run.json.
 
     Raises:
@@ -446,7 +464,7 @@ def read_info(directory: Path) -> dict[str, Any]:
     """
     path = directory / "run.json"
     try:
-        info = json.loads(path.read_bytes())
+        info = json.loads(storage.read(path))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise Trouble(f"{directory} is no run directory: it has no run.json. Give the --out of a run.") from error
     except (OSError, ValueError) as error:
@@ -461,7 +479,7 @@ def read_info(directory: Path) -> dict[str, Any]:
     return info
 
 
-def _check_trace(path: Path, table: pa.Table, record: TrialRecord) -> pa.Table:
+def _check_trace(path: StoragePath, table: pa.Table, record: TrialRecord) -> pa.Table:
     """The trace, if it is whole."""
     if table["step"].to_pylist() != list(range(len(table))):
         raise Trouble(f"{path} is damaged: its steps are not 0 to {len(table) - 1} in order.")
@@ -481,18 +499,18 @@ def _row_groups(file: pq.ParquetFile, trial: str) -> list[int]:
     return found
 
 
-def _open_parquet(path: Path) -> pq.ParquetFile:
-    with _read(path):
-        return pq.ParquetFile(path, page_checksum_verification=True)
+def _open_parquet(path: StoragePath) -> pq.ParquetFile:
+    with _read(path), storage.on_disk(path) as copy:
+        return pq.ParquetFile(copy, page_checksum_verification=True)
 
 
-def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
+def _read_table(path: StoragePath, schema: pa.Schema) -> pa.Table:
     with _read(path), _open_parquet(path) as file:
         return _cast(path, file.read(), schema)
 
 
 @contextlib.contextmanager
-def _read(path: Path) -> Iterator[None]:
+def _read(path: StoragePath) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
@@ -501,29 +519,20 @@ def _read(path: Path) -> Iterator[None]:
         raise Trouble(f"{path} is damaged ({(str(error).splitlines() or [type(error).__name__])[0]}).") from error
 
 
-def _cast(path: Path, table: pa.Table, schema: pa.Schema) -> pa.Table:
+def _cast(path: StoragePath, table: pa.Table, schema: pa.Schema) -> pa.Table:
     try:  # what pandas writes back has the same values in types of its own
         return table if table.schema.equals(schema) else table.cast(schema)
     except (ValueError, pa.ArrowException) as error:
         raise Trouble(f"{path} is damaged: its columns are not those of schema {SCHEMA_NUMBER}.") from error
 
 
-def _write(path: Path, content: bytes | pa.Buffer) -> None:
-    beside = _beside(path)
+def _write(path: StoragePath, content: bytes | pa.Buffer) -> None:
     with _told(path):
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-
-
-def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.writing")
+        storage.write_whole(path, content)
 
 
 @contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _told(path: StoragePath) -> Iterator[None]:
     try:
         yield
     except OSError as error:

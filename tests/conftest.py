@@ -167,7 +167,7 @@ def copy_of(tmp_path):
 
 def bits(directory):
     """All that a run's traces must have whatever the run went through: every column but the step's time."""
-    table = pd.read_parquet(directory / "traces").drop(columns="step_s")
+    table = pd.read_parquet(str(directory / "traces")).drop(columns="step_s")
     table = table.astype({"trial": str, "loss_name": str, "device": str})
     return table.sort_values(["trial", "step"], ignore_index=True)
 

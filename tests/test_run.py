@@ -112,10 +112,11 @@ def test_an_existing_out_is_refused(equal_pair, capsys):
     assert {path: path.read_bytes() for path in equal_pair.rglob("*") if path.is_file()} == before
 
 
-def test_a_uri_is_refused(capsys):
-    assert inline_run("s3://bucket/run") == 2
+def test_a_uri_of_no_filesystem_is_told(capsys):
+    assert inline_run("nix://bucket/run") == 2
     assert capsys.readouterr().err == (
-        "parity: --out s3://bucket/run is a URI, and only local directories can be written so far. Give a path.\n"
+        "parity: nix://bucket/run cannot be used (Unsupported filesystem: 'nix'). "
+        "Give a path, or a URI as s3://BUCKET/DIR.\n"
     )
 
 

@@ -1,0 +1,186 @@
+"""Runs straight to an S3-compatible server on loopback: the guarantees are those of a local folder."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import fsspec
+import pandas as pd
+import pytest
+import s3fs
+from upath import UPath
+
+from benchmarks.s3_server import BUCKET, CLIENT, serve
+from parity import lease, run, storage
+from parity.report import main as report
+from parity.storage import find
+
+from conftest import ROOT, bits
+
+RUN = ["--inline", "--device", "cpu", "--steps", "120", "--audit-every", "20", "--save-every", "0.05"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The same run, in a local folder."""
+    out = tmp_path_factory.mktemp("runs") / "undisturbed"
+    assert run.main([*RUN, "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def server():
+    with serve() as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(server, monkeypatch):
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    # Was read when fsspec was imported; and a filesystem is made once, with what the environment was then.
+    monkeypatch.setitem(fsspec.config.conf, "s3", CLIENT)
+    s3fs.S3FileSystem.clear_instance_cache()
+    yield UPath(f"s3://{BUCKET}", use_listings_cache=False)
+    server.faults.share, server.faults.gone = 0.0, False
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def driver(*arguments):
+    command = [sys.executable, "-m", "parity.run", *map(str, arguments)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def assert_same(out, undisturbed):
+    pd.testing.assert_frame_equal(bits(out), bits(undisturbed), check_exact=True)
+    assert find(out, "") == find(undisturbed, "")
+    verdicts = [json.loads(storage.read(each / "summary.json")) for each in (out, undisturbed)]
+    assert verdicts[0] == verdicts[1]
+
+
+def test_a_driver_that_is_killed_is_followed_by_another(bucket, undisturbed, capsys):
+    out = bucket / "killed"
+    with driver(*RUN, "--out", out) as process:
+        end = time.monotonic() + 60
+        seen = set()
+        while sum(name.startswith("states/0001") for name in seen) < 2:  # the first of them counts once there are two
+            assert process.poll() is None and time.monotonic() < end
+            seen |= set(find(out, ".state"))
+        process.send_signal(signal.SIGKILL)
+    kept = set(find(out, ""))
+    assert {"run.json", "lock/0"} < kept and "trials.parquet" not in kept
+    assert report([str(out)]) == 2
+    assert f"{out} has no tables yet" in capsys.readouterr().err
+    assert run.main(["--resume", str(out)]) == 0
+    assert_same(out, undisturbed)
+    (restart,) = pd.read_parquet(str(out / "trials.parquet"))["restarts"].explode().dropna()
+    assert " step 0:" not in restart and "the driver was ended" in restart
+    printed = capsys.readouterr().out
+    assert report([str(out)]) == 0
+    assert printed == capsys.readouterr().out + f"Stored in {out}\n"
+
+
+def test_a_run_that_another_driver_has_is_refused(bucket):
+    out = bucket / "held"
+    with driver(*RUN, "--steps", 400, "--out", out) as first:
+        end = time.monotonic() + 60
+        while not find(out, "run.json"):
+            assert first.poll() is None and time.monotonic() < end
+            time.sleep(0.02)
+        with driver("--resume", out) as second:
+            told = second.communicate(timeout=60)[1]
+        assert first.poll() is None
+        first.send_signal(signal.SIGINT)
+        first.communicate(timeout=60)
+    assert second.returncode == 2
+    assert f"parity: {out} is in use by another driver, on " in told
+    assert first.returncode == 2 and not [name for name in find(out, "") if name.startswith("lock")]
+
+
+def test_a_store_that_errs_loses_answers_and_is_silent_changes_no_bit(bucket, server, undisturbed, capsys):
+    server.faults.share, server.faults.chosen = 0.1, random.Random(5)
+    failed = server.faults.failed.copy()
+    assert run.main([*RUN, "--out", str(bucket / "erring")]) == 0
+    server.faults.share = 0.0
+    assert set(server.faults.failed - failed) == {"refused", "answer lost", "silent"}
+    assert "tried again in 0.5 s" in capsys.readouterr().err
+    assert_same(bucket / "erring", undisturbed)
+
+
+def test_what_was_told_before_the_store_was_gone_is_kept(bucket, server, undisturbed, capsys, monkeypatch):
+    out = bucket / "gone"
+    monkeypatch.setattr(storage, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(storage, "FIRST_PATIENCE_S", 0.1)
+    genuine = run.inline.train_inline
+
+    def train(*arguments, **options):
+        for number, events in enumerate(genuine(*arguments, **options)):
+            server.faults.gone = number == 6
+            yield events
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run.inline, "train_inline", train)
+        assert run.main([*RUN, "--out", str(out)]) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith(f"parity: {out}/") and "cannot be written" in told
+    assert told.endswith(f"What was trained is kept: go on with it by --resume {out}.")
+    server.faults.gone = False
+    monkeypatch.setattr(lease, "GONE_S", 1.0)  # it could not be let go of, and this process goes on
+    assert run.main(["--resume", str(out)]) == 0
+    assert_same(out, undisturbed)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "removed"])
+def test_a_damaged_segment_is_named_and_nothing_is_changed(bucket, capsys, monkeypatch, damage):
+    out = bucket / f"damaged-{damage}"
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("parity.gather.Gatherer.write_tables", stop)
+        assert run.main([*RUN, "--out", str(out)]) == 2
+    segment = out / find(out, "")[3]
+    assert segment.parent.name == "journal"
+    whole = segment.read_bytes()
+    if damage == "removed":
+        segment.unlink()
+    else:
+        flipped = bytes([*whole[:-1], whole[-1] ^ 1])
+        segment.write_bytes(whole[:-9] if damage == "cut" else flipped)
+    before = {name: (out / name).read_bytes() for name in find(out, "")}
+    capsys.readouterr()
+    assert run.main(["--resume", str(out)]) == 2
+    assert f"parity: {out / 'journal'} is damaged" in capsys.readouterr().err
+    assert {name: (out / name).read_bytes() for name in find(out, "")} == before
+    segment.write_bytes(whole)
+    assert run.main(["--resume", str(out)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("out", "told"),
+    [
+        ("s3://nowhere/run", "s3://nowhere/run/lock cannot be written (The specified bucket does not exist)."),
+        ("s3://runs/there", "s3://runs/there already exists. Choose another --out, a new directory."),
+    ],
+)
+def test_what_cannot_be_a_run_is_told(bucket, capsys, out, told):
+    (bucket / "there" / "file").write_bytes(b"")
+    assert run.main([*RUN, "--out", out]) == 2
+    assert told in capsys.readouterr().err
+    assert find(bucket / "there", "") == ["file"]
+
+
+def test_a_damaged_table_is_named(bucket, capsys):
+    out = bucket / "altered"
+    assert run.main([*RUN, "--steps", "4", "--out", str(out)]) == 0
+    path = out / "trials.parquet"
+    path.write_bytes(path.read_bytes()[:-20])
+    capsys.readouterr()
+    assert report([str(out)]) == 2
+    assert f"parity: {path} is damaged (" in capsys.readouterr().err
+    assert not os.path.exists(str(out))  # noqa: PTH110 - no folder of that name was made here
