@@ -24,14 +24,15 @@ import numpy as np
 from rich.console import Console
 
 from parity import devices, odd_elements, placement, workers
+from parity.differences import SCHEMA as DIFFERENCES
 from parity.events import Advanced, Began, Ended, Event
 from parity.gather import Gatherer
-from parity.judge import differences_table, judge
+from parity.judge import differences_tables, judge
 from parity.loss_spec import parse_losses
 from parity.progress import TrialProgress
 from parity.render import terminal
 from parity.run import describe
-from parity.store import create, read_run, write_json, write_table
+from parity.store import create, read_run, write_json, write_tables
 from parity.summary import summarize
 from parity.tasks import parse_task, shipped_losses
 from parity.trace import SCHEMA, make_table
@@ -132,7 +133,7 @@ def _measure(cluster: workers.Cluster, trials: int, out: Path) -> dict[str, floa
     odd_elements.plan_replays(run, planned)
     judgement = judge(run)
     judged_s = time.process_time()
-    write_table(out / "differences.parquet", differences_table(judgement))
+    write_tables(out / "differences.parquet", DIFFERENCES, differences_tables(judgement))
     write_json(out / "summary.json", summarize(judgement))
     terminal.render(run, judgement, Console(file=io.StringIO()))
     assert judgement.verdict == "identical" and judgement.fleet.classes[0].odd == ()

@@ -12,17 +12,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 from rich.console import Console
 
 from parity import devices, inline
+from parity.differences import SCHEMA as DIFFERENCES
 from parity.errors import Trouble
 from parity.gather import Gatherer, forget_journal
-from parity.judge import VERDICTS, Judgement, PairVerdict, differences_table, judge
+from parity.judge import VERDICTS, Judgement, PairVerdict, differences_tables, judge
 from parity.loss_spec import parse_losses
 from parity.progress import TrialProgress
 from parity.render import terminal
 from parity.run import describe, load_task_data, repeat_odd_trials
-from parity.store import StoredRun, complete, create, read_run, write_json, write_table
+from parity.store import StoredRun, complete, create, read_run, write_json, write_tables
 from parity.summary import summarize
 from parity.tasks import parse_task, shipped_losses
 from parity.trial import Trial, make_settings, plan
@@ -120,7 +122,7 @@ class CheckResult:
     @property
     def differences(self) -> pd.DataFrame:
         """A row per pair and step: how far apart, and which quantities differ."""
-        return differences_table(self.judgement).to_pandas()
+        return pa.concat_tables([DIFFERENCES.empty_table(), *differences_tables(self.judgement)]).to_pandas()
 
     @property
     def traces(self) -> pd.DataFrame:
@@ -229,7 +231,7 @@ def run_trials(trials: Sequence[Trial], data: dict[str, np.ndarray], out: Path, 
     forget_journal(out)
     stored = replace(stored, traces=dict(stored.traces))  # the directory may go before the result does
     judgement = judge(stored)
-    write_table(out / "differences.parquet", differences_table(judgement))
+    write_tables(out / "differences.parquet", DIFFERENCES, differences_tables(judgement))
     write_json(out / "summary.json", summarize(judgement))
     return CheckResult(stored, judgement)
 

@@ -9,10 +9,11 @@ from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from parity.errors import Trouble
 from parity.fleet import same_hardware
-from parity.store import TrialRecord
+from parity.store import TrialRecord, read_columns
 from parity.trace import NORMED_QUANTITIES, QUANTITIES, TENSOR_QUANTITIES, column
 
 SCHEMA = pa.schema(
@@ -72,23 +73,26 @@ class Trace:
     record: TrialRecord
     traces: Mapping[str, pa.Table] = field(repr=False)
 
-    @property
-    def table(self) -> pa.Table:
-        """A row per step."""
-        return self.traces[self.record.trial]
+    @cached_property
+    def steps(self) -> int:
+        """How many it has."""
+        return len(self._column("step"))
 
     def values(self, name: str) -> np.ndarray:
         """A column, a null of floats as NaN; dtype[steps]."""
-        return np.asarray(self.table[name].to_numpy())
+        return np.asarray(self._column(name).to_numpy())
 
     def digests(self, quantity: str) -> np.ndarray:
         """Digest of each parameter tensor; uint64[steps, P]."""
-        rows = self.table[f"{quantity}_digests"].combine_chunks()
+        rows = self._column(f"{quantity}_digests")
         count = len(self.record.param_names)
-        flat = rows.flatten().to_numpy()
-        if flat.size != len(self.table) * count:
+        flat = pc.list_flatten(rows).to_numpy()
+        if flat.size != len(rows) * count:
             raise Trouble(f"Trace {self.record.trace} is damaged: its {quantity}_digests are not {count} in each row.")
-        return np.asarray(flat.reshape(len(self.table), count))
+        return np.asarray(flat.reshape(len(rows), count))
+
+    def _column(self, name: str) -> pa.ChunkedArray:
+        return read_columns(self.traces, self.record.trial, [name])[name]
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ class Comparison:
     @cached_property
     def steps(self) -> int:
         """S."""
-        return min(len(self.baseline.table), len(self.candidate.table))
+        return min(self.baseline.steps, self.candidate.steps)
 
     @cached_property
     def differs(self) -> dict[str, np.ndarray]:
@@ -143,9 +147,9 @@ class Comparison:
         """The rows of differences.parquet, in the columns of `SCHEMA`."""
         ulp = self.loss_ulp
         columns: dict[str, object] = {
-            "axis": [axis] * self.steps,
-            "baseline": [self.baseline.record.trial] * self.steps,
-            "candidate": [self.candidate.record.trial] * self.steps,
+            "axis": pa.repeat(axis, self.steps),
+            "baseline": pa.repeat(self.baseline.record.trial, self.steps),
+            "candidate": pa.repeat(self.candidate.record.trial, self.steps),
             "loss_abs": self.loss_abs,
             "loss_rel": self.loss_rel,
             "loss_ulp": pa.array(ulp, pa.int64(), mask=ulp < 0),

@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import pyarrow as pa
 import xxhash
 
 from parity.devices import parse_device
-from parity.store import TrialRecord
+from parity.store import TrialRecord, read_columns
 from parity.trace import NORMED_QUANTITIES, QUANTITIES, TENSOR_QUANTITIES
 
 # Facts that decide which code computes, and so the bits.
@@ -180,12 +181,13 @@ def same_hardware(left: TrialRecord, right: TrialRecord) -> bool:
     return class_of(left) == class_of(right)
 
 
-def signature(trace: pa.Table) -> int:
-    """A digest of all that is compared of a trace."""
+def signature(traces: Mapping[str, pa.Table], trial: str) -> int:
+    """A digest of all that is compared of a trial's trace."""
     digest = xxhash.xxh3_64()
     for name in _SIGNED:
-        values = trace[name].combine_chunks()
-        digest.update((values.flatten() if pa.types.is_list(values.type) else values).to_numpy().tobytes())
+        for chunk in read_columns(traces, trial, [name])[name].chunks:
+            values = chunk.flatten() if pa.types.is_list(chunk.type) else chunk
+            digest.update(np.ascontiguousarray(values.to_numpy(zero_copy_only=False)).data)
     return digest.intdigest()
 
 
@@ -229,7 +231,7 @@ def _make_class(
 def _count(ballot: Sequence[TrialRecord], traces: Mapping[str, pa.Table]) -> Vote:
     groups: dict[int, list[TrialRecord]] = {}
     for record in ballot:
-        groups.setdefault(signature(traces[record.trial]), []).append(record)
+        groups.setdefault(signature(traces, record.trial), []).append(record)
     return Vote(tuple(tuple(group) for group in sorted(groups.values(), key=len, reverse=True)))
 
 

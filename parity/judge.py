@@ -5,12 +5,12 @@ A function of the stored run alone, so judging twice says the same; needs neithe
 Letters: S steps that both traces have.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
-from parity import differences
 from parity.causes import Cause, Evidence, contract_of, find_causes, findings_of
 from parity.device_audit import DeviceAudit, audit_device
 from parity.differences import Comparison, Difference, Trace
@@ -125,10 +125,10 @@ def judge(run: StoredRun) -> Judgement:
     return Judgement(worst, 2 if trouble else _exit_status(worst), trouble, verdicts, fleet)
 
 
-def differences_table(judgement: Judgement) -> pa.Table:
-    """The content of differences.parquet: a row per pair and step, in the columns of `differences.SCHEMA`."""
-    tables = [verdict.comparison.table(verdict.pair.axis) for verdict in judgement.pairs]
-    return pa.concat_tables([differences.SCHEMA.empty_table(), *tables])
+def differences_tables(judgement: Judgement) -> Iterator[pa.Table]:
+    """The content of differences.parquet: for each pair a row per step, in the columns of `differences.SCHEMA`."""
+    for verdict in judgement.pairs:
+        yield verdict.comparison.table(verdict.pair.axis)
 
 
 def _exit_status(worst: str) -> int:

@@ -3,9 +3,10 @@
 from functools import cache
 
 import numpy as np
+import pyarrow as pa
 
 from parity.permutation_test import SpreadTest, compare_replicas
-from parity.store import StoredRun, TrialRecord
+from parity.store import StoredRun, TrialRecord, read_columns
 from parity.trace import QUANTITIES
 
 # Loss, device and seed of equal trials.
@@ -27,16 +28,24 @@ class Replicas:
 
     def _repeat(self, group: Group) -> bool:
         """Whether the replicas are equal to the bit, over the steps that they have in common."""
-        traces = [self._traces[record.trial] for record in self._members[group]]
-        steps = min(len(trace) for trace in traces)
-        columns = [f"{quantity}_digest" for quantity in QUANTITIES]
-        first = traces[0].select(columns).slice(0, steps)
-        return all(trace.select(columns).slice(0, steps).equals(first) for trace in traces[1:])
+        first, *others = [record.trial for record in self._members[group]]
+        return all(self._equal(first, other) for other in others)
+
+    def _equal(self, one: str, other: str) -> bool:
+        for name in (f"{quantity}_digest" for quantity in QUANTITIES):
+            left, right = (self._column(trial, name) for trial in (one, other))
+            steps = min(len(left), len(right))
+            if not left.slice(0, steps).equals(right.slice(0, steps)):
+                return False
+        return True
+
+    def _column(self, trial: str, name: str) -> pa.ChunkedArray:
+        return read_columns(self._traces, trial, [name])[name]
 
     def _compare(self, baseline: Group, candidate: Group) -> SpreadTest | None:
         """Whether the candidate's losses are spread as the baseline's; None where a group has no whole trial."""
         sides = [
-            [self._traces[record.trial]["loss"].to_numpy() for record in self._members[group] if _whole(record)]
+            [self._column(record.trial, "loss").to_numpy() for record in self._members[group] if _whole(record)]
             for group in (baseline, candidate)
         ]
         return compare_replicas(*(np.stack(side) for side in sides)) if all(sides) else None

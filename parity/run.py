@@ -22,18 +22,30 @@ import pyarrow as pa
 from parity import __version__, devices, inline, odd_elements, placement, ray_job, workers
 from parity.data import mnist
 from parity.devices import Device
+from parity.differences import SCHEMA as DIFFERENCES
 from parity.errors import Trouble
 from parity.events import Event
 from parity.evidence import REPLAYS
 from parity.gather import Gatherer, forget_journal
-from parity.judge import differences_table, judge
+from parity.judge import differences_tables, judge
 from parity.loss_spec import parse_losses
 from parity.options import make_parser
 from parity.progress import TrialProgress
 from parity.report import guarded, print_report
 from parity.resume import Started, check_same, fingerprint, reopen
 from parity.storage import StoragePath, parse_path
-from parity.store import SCHEMA_NUMBER, StoredRun, complete, create, discard, hold, read_run, write_json, write_table
+from parity.store import (
+    SCHEMA_NUMBER,
+    StoredRun,
+    complete,
+    create,
+    discard,
+    hold,
+    read_run,
+    write_json,
+    write_table,
+    write_tables,
+)
 from parity.summary import summarize
 from parity.tasks import load_data, parse_task, shipped_losses
 from parity.trial import Trial, make_settings, plan
@@ -213,7 +225,7 @@ def _judge(stored: StoredRun, *, interrupted: bool) -> int:
     """Judges what was stored, stores the verdicts and prints them; returns the exit status."""
     out = stored.directory
     judgement = judge(stored)
-    write_table(out / "differences.parquet", differences_table(judgement))
+    write_tables(out / "differences.parquet", DIFFERENCES, differences_tables(judgement))
     write_json(out / "summary.json", summarize(judgement))
     print_report(stored, judgement)
     if interrupted:

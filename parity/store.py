@@ -8,7 +8,7 @@ import contextlib
 import json
 import re
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -32,8 +32,9 @@ from parity.trace import SCHEMA, column
 SCHEMA_NUMBER = 1
 # What a driver holds a run by.
 LOCK = "lock"
-# Of the traces that were read, so many rows stay in memory, some 600 bytes each.
+# Of the traces that were read, so many rows stay in memory, some 600 bytes each; of longer ones, so much of columns.
 KEPT_ROWS = 100_000
+KEPT_BYTES = 256 * 2**20
 # Of a run, however many trials it has.
 MOST_TRACE_FILES = 16
 # Of a trial's name in that of a file, whose length file systems limit.
@@ -181,7 +182,10 @@ class StoredRun:
 
 
 class Traces(Mapping[str, pa.Table]):
-    """The traces of a run by trial name, read from storage when they are asked for; the last few stay in memory."""
+    """The traces of a run by trial name, read from storage when they are asked for; the last few stay in memory.
+
+    Of a trace of more than `KEPT_ROWS` ask for columns, by `read_columns`: all of it may not fit into memory.
+    """
 
     def __init__(self, directory: StoragePath, trials: Sequence[TrialRecord]) -> None:
         self._directory = directory
@@ -191,13 +195,15 @@ class Traces(Mapping[str, pa.Table]):
             self._sharing.setdefault(record.trace, set()).add(record.trial)
         self._kept: OrderedDict[str, pa.Table] = OrderedDict()
         self._kept_rows = 0
-        self._open: tuple[StoragePath, pq.ParquetFile] | None = None
+        self._columns: OrderedDict[tuple[str, str], pa.ChunkedArray] = OrderedDict()
+        self._open: dict[StoragePath, pq.ParquetFile] = {}
 
     def __getitem__(self, trial: str) -> pa.Table:
         if trial in self._kept:
             self._kept.move_to_end(trial)
             return self._kept[trial]
-        table = self._kept[trial] = self._read(self._records[trial])
+        parts = list(self._parts(self._records[trial], SCHEMA.names))
+        table = self._kept[trial] = pa.concat_tables([SCHEMA.empty_table(), *parts]).combine_chunks()
         self._kept_rows += len(table)
         while len(self._kept) > 1 and self._kept_rows > KEPT_ROWS:
             self._kept_rows -= len(self._kept.popitem(last=False)[1])
@@ -209,22 +215,73 @@ class Traces(Mapping[str, pa.Table]):
     def __len__(self) -> int:
         return len(self._records)
 
-    def _read(self, record: TrialRecord) -> pa.Table:
+    def column(self, trial: str, name: str) -> pa.ChunkedArray:
+        """A column of a trace.
+
+        Raises:
+            Trouble: The trace is damaged.
+        """
+        if self._records[trial].rows <= KEPT_ROWS:
+            return self[trial][name]
+        key = (trial, name)
+        if key not in self._columns:
+            parts = list(self._parts(self._records[trial], [name]))
+            self._columns[key] = pa.concat_tables(parts)[name]
+            while len(self._columns) > 1 and sum(kept.nbytes for kept in self._columns.values()) > KEPT_BYTES:
+                self._columns.popitem(last=False)
+        self._columns.move_to_end(key)
+        return self._columns[key]
+
+    def check(self, trial: str) -> None:
+        """Reads all of a trace once.
+
+        Raises:
+            Trouble: It is damaged.
+        """
+        if self._records[trial].rows <= KEPT_ROWS:
+            self[trial]
+        else:
+            for _ in self._parts(self._records[trial], SCHEMA.names):
+                pass
+
+    def _parts(self, record: TrialRecord, names: Sequence[str]) -> Iterator[pa.Table]:
+        """Some columns of a trace, a row group after the other.
+
+        Raises:
+            Trouble: It is damaged; it is not whole where the step is among the columns.
+        """
         path = self._directory / "traces" / record.trace
         if not record.rows and not storage.exists(path):
-            return SCHEMA.empty_table()
-        if self._open is None or self._open[0] != path:  # the trials of a file follow each other
-            self._open = (path, _open_parquet(path))
-        file = self._open[1]
+            return
+        file = self._open.get(path) or self._open.setdefault(path, _open_parquet(path))
         alone = len(self._sharing[record.trace]) == 1
-        with _read(path):
-            read = file.read() if alone else file.read_row_groups(_row_groups(file, record.trial))
-            table = _cast(path, read, SCHEMA)
-        if set(table["trial"].unique().to_pylist()) - self._sharing[record.trace]:
-            raise Trouble(f"{path} is damaged: it holds rows of other trials than {record.trial}.")
-        if not alone:
-            table = table.filter(pc.equal(table["trial"], record.trial))
-        return _check_trace(path, table, record)
+        wanted = list(dict.fromkeys(["trial", *names]))
+        rows = 0
+        for group in range(file.num_row_groups) if alone else _row_groups(file, record.trial):
+            with _read(path):
+                read = file.read_row_group(group, columns=wanted)
+            table = _cast(path, read, pa.schema([SCHEMA.field(name) for name in wanted], SCHEMA.metadata))
+            if set(table["trial"].unique().to_pylist()) - self._sharing[record.trace]:
+                raise Trouble(f"{path} is damaged: it holds rows of other trials than {record.trial}.")
+            if not alone:
+                table = table.filter(pc.equal(table["trial"], record.trial))
+            if "step" in names and table["step"].to_pylist() != list(range(rows, rows + len(table))):
+                raise Trouble(f"{path} is damaged: its steps are not 0, 1, 2 and so on.")
+            rows += len(table)
+            yield table.select(names)
+        if rows != record.rows:
+            raise Trouble(f"{path} is damaged: it has {rows} of {record.rows} rows.")
+
+
+def read_columns(traces: Mapping[str, pa.Table], trial: str, names: Sequence[str]) -> pa.Table:
+    """Some columns of a trial's trace.
+
+    Raises:
+        Trouble: The trace is damaged.
+    """
+    if isinstance(traces, Traces):
+        return pa.table({name: traces.column(trial, name) for name in names})
+    return traces[trial].select(names)
 
 
 def create(out: StoragePath) -> None:
@@ -340,6 +397,21 @@ def write_table(path: StoragePath, table: pa.Table) -> None:
     _write(path, sink.getvalue())
 
 
+def write_tables(path: StoragePath, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
+    """Writes the rows of several tables as `write_table` does, holding one of them at a time.
+
+    Raises:
+        Trouble: It cannot be written.
+    """
+    with (
+        _told(path),
+        storage.written_beside(path) as beside,
+        pq.ParquetWriter(beside, schema, compression="zstd", write_page_checksum=True) as writer,
+    ):
+        for table in tables:
+            writer.write_table(table)
+
+
 class TraceWriter:
     """Traces on their way to a file: each row group is written as it comes, the file has its name once it is whole."""
 
@@ -451,7 +523,7 @@ def read_run(directory: StoragePath) -> StoredRun:
         raise Trouble(f"{directory / 'trials.parquet'} is damaged: its trials are not those of run.json.")
     traces = Traces(directory, trials)
     for record in trials:  # damage is to be told before anything is judged
-        traces[record.trial]
+        traces.check(record.trial)
     evidence = {name: _read_table(directory / f"{name}.parquet", schema) for name, schema in EVIDENCE.items()}
     return StoredRun(directory, info, trials, traces, evidence, altered(info, directory))
 
@@ -477,15 +549,6 @@ def read_info(directory: StoragePath) -> dict[str, Any]:
             "Use the version of parity that wrote it."
         )
     return info
-
-
-def _check_trace(path: StoragePath, table: pa.Table, record: TrialRecord) -> pa.Table:
-    """The trace, if it is whole."""
-    if table["step"].to_pylist() != list(range(len(table))):
-        raise Trouble(f"{path} is damaged: its steps are not 0 to {len(table) - 1} in order.")
-    if len(table) != record.rows:
-        raise Trouble(f"{path} is damaged: it has {len(table)} of {record.rows} rows.")
-    return table
 
 
 def _row_groups(file: pq.ParquetFile, trial: str) -> list[int]:

@@ -32,6 +32,7 @@ WRITINGS = [
     (gather, "remove_state"),
     (TraceWriter, "append"),
     (TraceWriter, "close"),
+    (run, "write_tables"),
     (run, "forget_journal"),
     (run, "judge"),
     (run, "print_report"),

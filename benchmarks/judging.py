@@ -1,0 +1,271 @@
+"""Judges a generated run of 10^7 stored steps in bounded memory, beside DuckDB finding the same first differences.
+
+    pip install duckdb
+    python benchmarks/judging.py [--rows N] [--keep DIR]
+
+The run has ten trials of N / 10 steps each, two losses on five equal devices, in all columns of `trace.SCHEMA` and with
+the 16 parameters of the reference experiment. All trials tell the same but for faults at known steps: the candidate
+loss parts at one step and stays apart, one device at its last step, one for a single step at the beginning of a row
+group. Each way of finding them is a process of its own, of which the wall time and the largest resident size are told:
+`parity.report`, which checks and judges; `parity.run --resume`, which of a complete run judges and stores; and DuckDB,
+which joins the two files of each pair, by step or row by row, and compares. All have to find the planted faults, and
+nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+# Step, quantity and tensor.
+Place = tuple[int, str, str | None]
+
+TRIALS = 10
+BATCHES = 235
+LAYERS = [f"{half}.{layer}.{kind}" for half in (0, 1) for layer in (0, 2, 4, 6) for kind in ("weight", "bias")]
+FACTS = {"cpu_model": "simulated", "cpu_capability": "AVX2", "threads": 1, "torch": "-", "python": "-", "host": "-"}
+QUANTITIES = ("input", "output", "loss", "output_grad", "param_grad", "param")
+PHASES = {
+    "parity.report": ["-m", "parity.report"],
+    "parity.run --resume": ["-m", "parity.run", "--resume"],
+    "DuckDB, POSITIONAL JOIN": [__file__, "--duckdb", "positional"],
+    "DuckDB, JOIN USING (step)": [__file__, "--duckdb", "step"],
+}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What a trial has otherwise than the others.
+
+    Attributes:
+        step: The first of it.
+        quantity: Of `QUANTITIES`, the first that is otherwise at this step.
+        tensor: The number of the only parameter; None if all that follows is otherwise too, at all steps to come.
+    """
+
+    step: int
+    quantity: str
+    tensor: int | None = None
+
+    @property
+    def place(self) -> Place:
+        """As a report names it."""
+        return self.step, self.quantity, None if self.tensor is None else LAYERS[self.tensor]
+
+    def apply(self, columns: dict[str, np.ndarray]) -> None:
+        """Changes some steps of a trace."""
+        steps = columns["step"]
+        if self.tensor is not None:
+            columns[f"{self.quantity}_digests"][steps == self.step, self.tensor] ^= np.uint64(1)
+            columns[f"{self.quantity}_digest"][steps == self.step] ^= np.uint64(1)
+            return
+        for index, quantity in enumerate(QUANTITIES[1:], start=1):
+            begun = steps >= self.step + (index < QUANTITIES.index(self.quantity))
+            columns[f"{quantity}_digest"][begun] ^= np.uint64(2)
+            for name in {"loss": ["loss"], "output_grad": ["output_grad_norm"]}.get(quantity, []):
+                columns[name][begun] = np.nextafter(columns[name][begun].astype(np.float32), np.float32(np.inf))
+            if quantity.startswith("param"):
+                columns[f"{quantity}_digests"][begun] ^= np.uint64(2)
+
+
+def faults_of(loss: str, device: str, steps: int, group_rows: int) -> list[Fault]:
+    """Those of a trial."""
+    found = [Fault(steps * 7 // 10 + 3, "output_grad")] if loss == "numpy" else []
+    if (loss, device) == ("builtin", "cpu@n3"):
+        found.append(Fault(steps - 1, "param", 5))
+    if (loss, device) == ("numpy", "cpu@n4"):
+        found.append(Fault(steps * 3 // 10 // group_rows * group_rows, "param_grad", 9))
+    return found
+
+
+def generate(out: Path, rows: int) -> dict[tuple[str, str], Place | None]:
+    """Writes the run directory; returns where each pair parts first."""
+    from parity import devices, gather
+    from parity.evidence import EVIDENCE
+    from parity.fleet import Fleet
+    from parity.loss_spec import parse_losses
+    from parity.pairs import make_pairs
+    from parity.run import describe
+    from parity.store import TraceWriter, complete, create, write_json, write_table, write_trials
+    from parity.tasks import parse_task, shipped_losses
+    from parity.trial import make_settings, plan
+
+    steps = rows // TRIALS
+    task = parse_task("mnist-autoencoder")
+    settings = make_settings(
+        task=task, rows=60_000, batch_size=256, epochs=-(-steps // BATCHES), steps=steps, lr=1e-3, audit_every=1
+    )
+    losses = parse_losses(["builtin", "numpy"], shipped=shipped_losses(task))
+    nodes = devices.parse_devices([f"cpu@n{number}" for number in range(TRIALS // 2)])
+    planned = plan(losses, nodes, seeds=[0], replicas=1, settings=settings, equals=lambda _: 0)
+    create(out)
+    info = describe("benchmarks/judging.py", planned, data=None) | {"arguments": []}
+    write_json(out / "run.json", info)
+    told = FACTS | {"status": "complete", "rows": steps, "loss_dtype": "float32", "param_names": LAYERS}
+    records = [replace(gather._record(index, planned), **told) for index in range(len(planned))]
+    planted = {record.trial: faults_of(record.loss_name, record.device, steps, gather.GROUP_ROWS) for record in records}
+    for record in records:
+        writer = TraceWriter(out / "traces" / record.trace)
+        names = {"trial": record.trial, "loss_name": record.loss_name, "device": record.device}
+        for start in range(0, steps, gather.GROUP_ROWS):
+            writer.append(_rows(start, min(start + gather.GROUP_ROWS, steps), names, planted[record.trial]))
+        writer.close()
+    for name, schema in EVIDENCE.items():
+        write_table(out / f"{name}.parquet", schema.empty_table())
+    write_trials(out, records)
+    complete(out, info)
+    pairs = make_pairs(records, Fleet([replace(record, status="planned") for record in records], {}))
+    return {
+        (baseline, candidate): min(
+            (fault.place for fault in set(planted[baseline]) ^ set(planted[candidate])), default=None
+        )
+        for baseline, candidate in ((pair.baseline.trial, pair.candidate.trial) for pair in pairs)
+    }
+
+
+def _rows(start: int, stop: int, names: dict[str, str], faults: list[Fault]) -> object:
+    """Some steps of a trial: the same of each, but for its faults."""
+    from parity.trace import SCHEMA, make_table
+
+    generator = np.random.default_rng(start)
+    rows = stop - start
+    steps = np.arange(start, stop)
+    columns: dict[str, np.ndarray] = {}
+    for field in SCHEMA:
+        if field.name.endswith(("digest", "digests")):
+            shape = (rows, len(LAYERS)) if field.name.endswith("digests") else (rows,)
+            columns[field.name] = generator.integers(0, 2**64, shape, dtype=np.uint64)
+    columns |= {name: generator.random(rows) for name in ("grad_error_u", "loss_error_u", "step_s")}
+    columns |= {name: generator.random(rows, dtype=np.float32) for name in ("output_grad_norm", "param_grad_norm")}
+    columns["loss"] = (0.06 + generator.random(rows) / 100).astype(np.float32)
+    columns |= {"step": steps, "epoch": steps // BATCHES, "batch": steps % BATCHES}
+    columns["rows"] = np.where(columns["batch"] == BATCHES - 1, 96, 256)
+    columns |= {"elements": 784 * columns["rows"], "output_grad_strided": steps < 0}
+    columns |= {"seed": steps * 0, "replica": steps * 0, "grad_ratio": 1 + generator.random(rows) * 1e-8}
+    for fault in faults:
+        fault.apply(columns)
+    return make_table(columns, names=names, rows=rows)
+
+
+def first_by_duckdb(directory: Path, join: str) -> list[list[object]]:
+    """Baseline, candidate, step and quantity of the first difference of each pair, found by SQL."""
+    import duckdb
+
+    records = pq.read_table(directory / "trials.parquet", columns=["trial", "trace"]).to_pylist()
+    files = {record["trial"]: str(directory / "traces" / record["trace"]) for record in records}
+    differs = {quantity: [f"a.{quantity}_digest <> b.{quantity}_digest"] for quantity in QUANTITIES}
+    differs["loss"].append("a.loss IS DISTINCT FROM b.loss")
+    for quantity in ("output_grad", "param_grad"):
+        differs[quantity].append(f"a.{quantity}_norm IS DISTINCT FROM b.{quantity}_norm")
+    for quantity in ("param_grad", "param"):
+        differs[quantity].append(f"a.{quantity}_digests <> b.{quantity}_digests")
+    found = {quantity: " OR ".join(conditions) for quantity, conditions in differs.items()}
+    cases = " ".join(f"WHEN {condition} THEN '{quantity}'" for quantity, condition in found.items())
+    side = "(SELECT * FROM read_parquet(?) WHERE trial = ?)"
+    joined = f"{side} a POSITIONAL JOIN {side} b" if join == "positional" else f"{side} a JOIN {side} b USING (step)"
+    step = "a.step" if join == "positional" else "step"
+    query = f"SELECT {step}, CASE {cases} END FROM {joined} WHERE {' OR '.join(found.values())} ORDER BY {step} LIMIT 1"
+    told = []
+    for pair in json.loads((directory / "summary.json").read_text())["pairs"]:
+        names = [pair["baseline"], pair["candidate"]]
+        rows = duckdb.execute(query, [text for name in names for text in (files[name], name)]).fetchall()
+        told.append([*names, *(rows[0] if rows else (None, None))])
+    return told
+
+
+def measure(arguments: list[str]) -> tuple[str, float, float]:
+    """Runs Python; its output, wall time in s, and largest resident size in MB.
+
+    Raises:
+        RuntimeError: It ended otherwise than a run whose pairs diverged.
+    """
+    with tempfile.TemporaryFile("w+") as output:
+        began_s = time.monotonic()
+        process = subprocess.Popen([sys.executable, *arguments], stdout=output)
+        _, status, usage = os.wait4(process.pid, 0)
+        wall_s = time.monotonic() - began_s
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode not in (0, 1):
+            raise RuntimeError(f"python {' '.join(arguments)} ended with {process.returncode}.")
+        output.seek(0)
+        return output.read(), wall_s, usage.ru_maxrss / 1024
+
+
+def check(name: str, text: str, directory: Path, planted: dict[tuple[str, str], Place | None]) -> None:
+    """Holds what was found against what was planted.
+
+    Raises:
+        RuntimeError: It is something else.
+    """
+    found: dict[tuple[str, str], Place | None]
+    if name == "parity.report":  # of pairs that are alike, it prints one
+        lines = [line for line in text.splitlines() if "; the losses" in line or " steps, 6 quantities" in line]
+        for (baseline, candidate), place in planted.items():
+            for line in (line for line in lines if line.startswith(f"{baseline} {candidate}  ")):
+                told = "identical" if place is None else " ".join(str(part) for part in place[1:] if part)
+                if told not in line or (place and f"first at step {place[0]}, " not in line):
+                    raise RuntimeError(f"{line} is not {place}.")
+        if len(lines) < 4:
+            raise RuntimeError(f"{name} printed too little:\n{text}")
+        return
+    if name == "parity.run --resume":
+        pairs = json.loads((directory / "summary.json").read_text())["pairs"]
+        found = {
+            (pair["baseline"], pair["candidate"]): pair["first"]
+            and (pair["first"]["step"], pair["first"]["quantity"], pair["first"]["tensor"])
+            for pair in pairs
+        }
+        want = planted
+    else:
+        want = {pair: place and (*place[:2], None) for pair, place in planted.items()}
+        found = {
+            (baseline, candidate): None if step is None else (step, quantity, None)
+            for baseline, candidate, step, quantity in json.loads(text)
+        }
+    if found != want:
+        raise RuntimeError(f"{name} found {found}, and planted was {want}.")
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=10_000_000, metavar="N")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="a new directory to keep the run in")
+    parser.add_argument("--duckdb", choices=["positional", "step"], help=argparse.SUPPRESS)
+    parser.add_argument("directory", type=Path, nargs="?", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.duckdb:
+        print(json.dumps(first_by_duckdb(options.directory, options.duckdb)))
+        return
+    if options.directory:  # in a process of its own, since the largest resident size is handed on to children
+        told = generate(options.directory, options.rows)
+        print(json.dumps([[*pair, place] for pair, place in told.items()]))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        directory = options.keep or Path(folder) / "run"
+        text, wall_s, memory_mb = measure([__file__, "--rows", str(options.rows), str(directory)])
+        planted = {(pair[0], pair[1]): pair[2] and tuple(pair[2]) for pair in json.loads(text)}
+        size_bytes = sum(path.stat().st_size for path in directory.rglob("*.parquet"))
+        print(
+            f"{options.rows:,} steps in {TRIALS} trials, {size_bytes / 1e9:.1f} GB, {len(planted)} pairs; "
+            f"written in {wall_s:.0f} s with {memory_mb:.0f} MB\n\n| | wall | memory |\n|---|---:|---:|",
+            flush=True,
+        )
+        for name in ("parity.run --resume", *(name for name in PHASES if name != "parity.run --resume")):
+            text, wall_s, memory_mb = measure([*PHASES[name], str(directory)])
+            check(name, text, directory, planted)
+            print(f"| {name} | {wall_s:.1f} s | {memory_mb:,.0f} MB |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
