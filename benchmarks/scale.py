@@ -50,9 +50,10 @@ class SyntheticWorker:
     def __init__(self, environment: dict[str, str]) -> None:
         pass
 
-    def start(self, trial: Trial, data: object, shared: object, position: object) -> None:  # noqa: ARG002 - as `workers.Worker`
-        """Takes the trial."""
+    def start(self, trial: Trial, data: object, shared: object, position: object) -> tuple[str, None]:  # noqa: ARG002 - as `workers.Worker`
+        """Takes the trial; notes no ends."""
         self._events = synthetic_events(trial)
+        return "", None
 
     def advance(self) -> Event:
         """The next that it has to tell."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
+from parity import interrupt
 from parity.errors import Trouble
 from parity.judge import Judgement, judge
 from parity.options import EXIT_STATUSES
@@ -47,17 +48,18 @@ def report(directory: StoragePath) -> int:
 
 def guarded(command: Callable[[], int]) -> int:
     """Runs a command; turns whatever it raises into a message and exit status 2, since Python's own would be 1."""
-    try:
-        return command()
-    except Trouble as trouble:
-        print(f"parity: {trouble}", file=sys.stderr)
-    except BrokenPipeError:
-        sys.stderr.close()  # whoever read the output has gone; nothing more to tell anybody
-    except KeyboardInterrupt:
-        print("parity: interrupted.", file=sys.stderr)
-    except Exception:  # noqa: BLE001 - printed in full; exit status 1 would say that a pair diverged
-        traceback.print_exc()
-        print("parity: the error above is a bug of parity; please report it.", file=sys.stderr)
+    with interrupt.interruptible():
+        try:
+            return command()
+        except Trouble as trouble:
+            print(f"parity: {trouble}", file=sys.stderr)
+        except BrokenPipeError:
+            sys.stderr.close()  # whoever read the output has gone; nothing more to tell anybody
+        except KeyboardInterrupt:
+            print(f"parity: interrupted.{interrupt.how_to_go_on()}", file=sys.stderr)
+        except Exception:  # noqa: BLE001 - printed in full; exit status 1 would say that a pair diverged
+            traceback.print_exc()
+            print("parity: the error above is a bug of parity; please report it.", file=sys.stderr)
     return 2
 
 

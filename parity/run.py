@@ -6,20 +6,18 @@ import importlib.metadata
 import os
 import platform
 import shlex
-import signal
 import sys
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from parity import __version__, devices, inline, odd_elements, placement, ray_job, workers
+from parity import __version__, devices, inline, interrupt, odd_elements, placement, ray_job, workers
 from parity.data import mnist
 from parity.devices import Device
 from parity.differences import SCHEMA as DIFFERENCES
@@ -73,6 +71,8 @@ def run(options: argparse.Namespace, given: Sequence[str]) -> int:
     """
     with contextlib.ExitStack() as held:
         started = held.enter_context(reopen(options, make_parser())) if options.resume else None
+        if started:
+            interrupt.keep(started.directory)
         if started and started.complete:
             forget_journal(started.directory)
             return _judge(read_run(started.directory), interrupted=False)
@@ -158,6 +158,7 @@ def _measure(
         else:
             write_json(out / "run.json", info)
         unused.pop_all()  # from here on there is something to keep
+        interrupt.keep(out)
         train = partial(cluster.train, step_timeout_s=options.step_timeout) if cluster else inline.train_inline
         interrupted = _train(trials, partial(train, data=data), out)
         stored = read_run(out)
@@ -180,7 +181,7 @@ def _train(trials: Sequence[Trial], train: Callable[..., Generator[list[Event], 
             gatherer.go_on("the driver was ended")
             unfinished = gatherer.unfinished
             events = train([trial for trial in trials if trial.name in unfinished], past=gatherer)
-            with _sigterm_as_interrupt(), contextlib.closing(events):
+            with contextlib.closing(events):
                 for some in events:
                     gatherer.take(some)
         except KeyboardInterrupt:
@@ -212,7 +213,7 @@ def repeat_odd_trials(
     print(f"{len(replays)} odd: repeated up to where they part, to see which elements differ", file=sys.stderr)
     events = train(odd_elements.to_train(replays))
     try:
-        with _sigterm_as_interrupt(), contextlib.closing(events):
+        with contextlib.closing(events):
             rows = odd_elements.repeat(replays, events)
     except KeyboardInterrupt:
         return stored, True
@@ -303,20 +304,6 @@ def describe(command: str, trials: Sequence[Trial], *, data: Path | None) -> dic
         "versions": {"python": platform.python_version(), "training-parity": __version__}
         | {name: importlib.metadata.version(name) for name in PACKAGES},
     }
-
-
-@contextlib.contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """Treats SIGTERM as Ctrl-C; set after Ray's own handler, which would end the process without a word to us."""
-
-    def interrupt(_signum: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ PREFIX = "parity-"
 LOCK = "held"
 # A folder is made and then held; one as young as this may be between the two.
 YOUNG_S = 60.0
+# Those that this process holds.
+mine: set[Path] = set()
 
 
 @contextlib.contextmanager
@@ -23,11 +25,13 @@ def temporary_folder() -> Iterator[Path]:
     """
     remove_left()
     folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+    mine.add(folder)
     try:
         with FileLock(folder / LOCK):
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        mine.discard(folder)
 
 
 def remove_left() -> None:

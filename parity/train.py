@@ -102,7 +102,7 @@ def train(
         shared.clear()
         return Chunk(recorder.flush(), take, facts, began_s, taken, recorder.take_findings())
 
-    began_s = time.time()
+    began_s, due_s = time.time(), time.monotonic() + chunk_s
     for step in range(state["step"] if state else 0, trial.settings.steps):
         try:
             if trial.shares and trial.settings.shared(step):
@@ -113,7 +113,7 @@ def train(
             if recorder.rows:
                 yield chunk(step)
             raise
-        if recorder.rows == chunk_steps or step == trial.settings.steps - 1 or time.time() - began_s > chunk_s:
+        if recorder.rows == chunk_steps or step == trial.settings.steps - 1 or time.monotonic() > due_s:
             yield chunk(step + 1)
             at_step = -1
-            began_s = time.time()
+            began_s, due_s = time.time(), time.monotonic() + chunk_s

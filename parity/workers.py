@@ -11,8 +11,10 @@ import logging
 import math
 import os
 import re
+import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,9 +24,9 @@ from typing import Any
 import numpy as np
 import psutil
 
-from parity import authentication, devices
+from parity import authentication, devices, interrupt, last_words, outage
 from parity.errors import Trouble
-from parity.events import Began, Captured, Ended, Event, Restarted
+from parity.events import Began, Captured, Ended, Event, Restarted, Saved
 from parity.inline import perform
 from parity.past import NoPast, Past, Position, SharedSteps
 from parity.placement import Node, Placement, alive, check
@@ -35,6 +37,9 @@ from parity.trial import Trial
 ATTEMPTS = 2
 # A node that cannot run a trial's worker is left after so many tries.
 MOVES = 5
+# How Ray tells that a process has ended that should not have; all its other words are of nodes, calls and objects.
+WORKER_DIED = "worker process has died"
+PLANNED_END = "INTENDED_"
 NOWHERE = "its node left the cluster before it began, and its class has no other node"
 # The label that Ray gives every node.
 NODE_LABEL = "ray.io/node-id"
@@ -43,6 +48,8 @@ PROBE_S = 60.0
 SEAT_S = 30.0
 # How long a cluster's address may take to answer.
 KNOCK_S = 10.0
+# How long another node may take to look up what ended a worker.
+LAST_WORDS_S = 10.0
 # Of a local cluster, beside the data. Traces are small enough to travel in Ray's replies.
 OBJECT_STORE_BYTES = 128 * 2**20
 
@@ -57,9 +64,14 @@ class Worker:
 
     def start(
         self, trial: Trial, data: dict[str, np.ndarray], shared: SharedSteps | None, position: Position | None
-    ) -> None:
-        """Takes the trial; the arrays are Ray's shared memory, which cannot be written to."""
+    ) -> tuple[str, str | None]:
+        """Takes the trial; the arrays are Ray's shared memory, which cannot be written to.
+
+        Returns:
+            The node that it is on, and the file there that will have what ended this process, or None.
+        """
         self._events = perform(trial, data, shared, position)
+        return _node_id(), last_words.note()
 
     def advance(self) -> Event:
         """Trains until there is something to tell."""
@@ -90,15 +102,25 @@ class _Running:
     hardware: tuple[object, ...] | None = None
     index: int | None = None
     actor: Any = None
+    where: tuple[str, str | None] | None = None
+    home: Node | None = None
+    lost: Exception | None = None
+    asked: Any = None
     asked_s: float = 0.0
 
+    def ask(self, reference: Any) -> Any:
+        """Takes note of what is waited for; returns it, Ray's reference to an answer."""
+        self.asked, self.asked_s = reference, time.monotonic()
+        return reference
+
     def advance(self) -> Any:
-        """Asks the worker for what it has to tell next; returns Ray's reference to it."""
-        self.asked_s = time.monotonic()
-        return self.actor.advance.remote()
+        """Asks the worker for what it has to tell next."""
+        return self.ask(self.actor.advance.remote())
 
     def late_at(self, limit_s: float) -> float:
         """When its worker counts as dead, on the monotonic clock; never before it has told that it is there."""
+        if self.lost:  # and somebody looks up why
+            return self.asked_s + LAST_WORDS_S
         return self.asked_s + limit_s if self.told else math.inf
 
 
@@ -185,10 +207,20 @@ class Cluster:
             What some trials tell, each trial's events in their order; it has to be kept before more is asked for.
 
         Raises:
-            Trouble: A trial could not be begun as it was asked for; the others are ended.
+            Trouble: A trial could not be begun as it was asked for, or the cluster fails; the others are ended.
         """
+        try:
+            yield from self._train(trials, data, past or NoPast(), step_timeout_s)
+        except self._ray.exceptions.RayTaskError:
+            raise  # a bug of parity
+        except self._ray.exceptions.RayError as error:
+            raise Trouble(f"The Ray cluster fails ({' '.join(str(error).split())}).") from error
+
+    def _train(
+        self, trials: Sequence[Trial], data: dict[str, np.ndarray], past: Past, step_timeout_s: float
+    ) -> Generator[list[Event], None, None]:
         ray = self._ray
-        self._past = past or NoPast()
+        self._past = past
         reference = ray.put(data)
         self._actors = ray.remote(self._worker)  # once: Ray sends its code along each time
         unfinished = {trial.name for trial in trials if trial.shares}
@@ -203,25 +235,32 @@ class Cluster:
                         unfinished.discard(entry.trial.name)
                         yield [Ended(entry.trial.name, status="failed", failure="node", error=NOWHERE)]
                     for entry in self._startable(waiting, unfinished):
-                        self._start(entry, reference)
-                        running[entry.advance()] = entry
+                        running[self._start(entry, reference)] = entry
                     changed = False
                     continue  # a trial may have been stranded, and others wait for it no longer
                 next_late = min(entry.late_at(step_timeout_s) for entry in running.values()) - time.monotonic()
                 ray.wait(list(running), num_returns=1, timeout=max(0.0, next_late) if next_late < math.inf else None)
                 ready, silent = ray.wait(list(running), num_returns=len(running), timeout=0)
-                entries = [running.pop(future) for future in ready]
-                told = [(entry, self._event(future, entry)) for entry, future in zip(entries, ready, strict=True)]
+                told: list[tuple[_Running, Event]] = []
+                for future in ready:
+                    entry = running.pop(future)
+                    if event := self._event(future, entry):
+                        told.append((entry, event))
+                    else:
+                        running[entry.asked] = entry
                 now = time.monotonic()
                 for future in [future for future in silent if running[future].late_at(step_timeout_s) <= now]:
                     entry = running.pop(future)
-                    told.append((entry, self._died(entry, f"it finished no step for {step_timeout_s:g} s", "hung")))
+                    hung = f"it finished no step for {step_timeout_s:g} s"
+                    told.append((entry, self._ended(entry) if entry.lost else self._died(entry, hung, "hung")))
                 yield [event for _, event in told]
                 for entry, event in told:
                     again = self._past.void(entry.trial.name) or isinstance(event, Restarted)
                     if again or isinstance(event, Ended | Captured):
                         changed = True
                         self._leave(entry)
+                    if isinstance(event, Saved):
+                        entry.moves = 0
                     if again:
                         waiting.put_back(entry)
                     elif isinstance(event, Ended):
@@ -264,7 +303,8 @@ class Cluster:
                     return index
         return None
 
-    def _start(self, entry: _Running, data: Any) -> None:
+    def _start(self, entry: _Running, data: Any) -> Any:
+        """Gives the trial a worker; returns Ray's reference to the answer of `Worker.start`."""
         device = replace(entry.trial.device, index=entry.index)
         needs = devices.resources(device)
         options: dict[str, Any] = {"num_cpus": needs["CPU"], "num_gpus": needs["GPU"], "max_restarts": 0}
@@ -273,10 +313,11 @@ class Cluster:
         if len(self.nodes) > 1:
             ids = [node.id for node in entry.nodes]
             options["label_selector"] = {NODE_LABEL: ids[0] if len(ids) == 1 else f"in({','.join(ids)})"}
-        entry.told = False
+        entry.told, entry.where, entry.home, entry.lost = False, None, None, None
         entry.actor = self._actors.options(**options).remote(devices.environment(device))
         shared = self._past.shared(entry.trial.shared_from) if entry.trial.shared_from else None
-        entry.actor.start.remote(entry.trial, data, shared, self._past.position(entry.trial.name))
+        position = self._past.position(entry.trial.name)
+        return entry.ask(entry.actor.start.remote(entry.trial, data, shared, position))
 
     def _leave(self, entry: _Running) -> None:
         """Ends the trial's worker, and frees its room."""
@@ -285,47 +326,97 @@ class Cluster:
         if entry.index is not None:
             self._taken.discard((entry.nodes[0].id, entry.index))
 
-    def _event(self, future: Any, entry: _Running) -> Event:
-        """What the trial told, or what became of its worker.
+    def _event(self, future: Any, entry: _Running) -> Event | None:
+        """What the trial told, or what became of its worker; None if there is something else to be asked first.
 
         Raises:
             Trouble: The trial could not be begun as it was asked for, on any node.
         """
         ray = self._ray
+        if entry.lost:
+            return self._ended(entry)
         try:
-            event: Event = ray.get(future)
-        except ray.exceptions.RayTaskError as error:  # trying again would bring it again
+            answer = ray.get(future)
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, ray.exceptions.RayError):  # what it was called with was lost on the way
+                return self._lost(entry, error.cause)
             if not isinstance(error.cause, Trouble):
                 raise
-            if not entry.trial.device.node:
+            if not entry.trial.device.node:  # trying again would bring it again
                 raise error.cause from None
             return Ended(entry.trial.name, status="failed", failure="node", error=str(error.cause).rstrip("."))
         except ray.exceptions.RayError as error:
-            return self._lost(entry, error)
+            entry.lost = error
+            return None if self._look_up(entry) else self._ended(entry)
+        if entry.where is None:
+            entry.where, entry.home = answer, self._node(answer[0])
+            entry.advance()
+            return None
+        event: Event = answer
         entry.told = True
         if isinstance(event, Began):
-            entry.node = self._placement.by_id.get(event.facts.get("node_id", ""))
+            entry.node = self._node(event.facts.get("node_id", ""))
             name = entry.node.name if entry.node and len(self.nodes) > 1 else None
             return replace(event, facts=event.facts | {"node": name})
         return event
 
-    def _lost(self, entry: _Running, error: Exception) -> Restarted | Ended:
-        """What becomes of a trial whose worker is gone: it begins again, in its class of hardware, or fails."""
+    def _look_up(self, entry: _Running) -> bool:
+        """Asks another node what ended the trial's worker; returns whether it did: this node knows, or nobody."""
+        node, path = entry.where or (None, None)
+        died = isinstance(entry.lost, self._ray.exceptions.ActorDiedError)
+        if not died or not path or node == _node_id() or node not in self._placement.by_id:
+            return False
+        look_up = self._ray.remote(num_cpus=0)(last_words.look_up)
+        entry.ask(look_up.options(label_selector={NODE_LABEL: node}).remote(path))
+        return True
+
+    def _node(self, number: str) -> Node | None:
+        """The node of that number, which may have come since the others were looked at."""
+        if number not in self._placement.by_id:
+            self._placement.renew(alive(self._ray.nodes()))
+        return self._placement.by_id.get(number)
+
+    def _ended(self, entry: _Running) -> Restarted | Ended:
+        """What becomes of a trial whose worker is gone, after the look for what ended it."""
+        error, entry.lost = entry.lost, None
+        assert error is not None
+        noted: str | None = None
+        node, path = entry.where or (None, None)
+        with contextlib.suppress(OSError, self._ray.exceptions.RayError):  # then nobody knows
+            if path and node == _node_id():
+                noted = last_words.look_up(path) or last_words.WITHOUT_A_WORD
+            elif path:
+                noted = self._ray.get(entry.asked, timeout=0) or last_words.WITHOUT_A_WORD
+        return self._lost(entry, error, noted=noted)
+
+    def _lost(self, entry: _Running, error: Exception, *, noted: str | None = None) -> Restarted | Ended:
+        """What becomes of a trial whose worker is gone: it begins again, in its class of hardware, or fails.
+
+        Args:
+            entry: The trial.
+            error: Ray's.
+            noted: What ended the worker, as `last_words.look_up` tells it, or None where nobody could look.
+        """
         name = entry.trial.name
+        kinds = self._ray.exceptions
         self._placement.renew(alive(self._ray.nodes()))
-        home = entry.node or entry.nodes[0]
+        home = entry.node or entry.home or entry.nodes[0]
         text = str(error)
-        detail = re.search(r"Worker exit detail: (.+?)(?:\.\s|\n|$)", text)
-        last = [line for line in text.splitlines() if re.match(r"\s*(\w+\.)*\w*(Error|Exception)\b", line)]
-        told = detail[1] if detail else (last or text.splitlines() or [""])[-1].strip()
-        if isinstance(error, self._ray.exceptions.OutOfMemoryError):
+        if isinstance(error, kinds.OutOfMemoryError):
             return self._died(entry, f"node {home.name} ran out of memory, and its worker was ended for it", "memory")
-        if entry.node and home.id in self._placement.by_id and not self._unreachable(error):
-            return self._died(entry, f"its worker process died ({told})", "died")
         gone = home.id not in self._placement.by_id
+        died = isinstance(error, kinds.ActorDiedError) and WORKER_DIED in text and PLANNED_END not in text
+        told = _ending(text, noted) if died else _last_line(text)
+        if died and entry.node and not gone:
+            return self._died(entry, f"its worker process {told}", "died")
         entry.moves += 1
         entry.hardware, entry.node = home.hardware, None
-        reason = f"node {home.name} left the cluster" if gone else f"node {home.name} could not run its worker ({told})"
+        if gone:
+            reason = f"node {home.name} left the cluster"
+        elif isinstance(error, kinds.ActorUnavailableError):
+            reason = f"node {home.name} did not answer for its worker ({told.rpartition('unavailable: ')[2]})"
+        else:
+            reason = f"node {home.name} could not run its worker ({f'the process {told}' if died else told})"
         if gone and not self._placement.nodes_for(entry.trial.device, hardware=entry.hardware):
             reason += " while it trained, and its class has no other node"
             return Ended(name, status="failed", failure="node", error=reason)
@@ -342,11 +433,6 @@ class Cluster:
         if entry.deaths < ATTEMPTS:
             return Restarted(name, reason)
         return Ended(name, status="failed", failure=failure, error=f"{reason}; a worker of it was lost before")
-
-    def _unreachable(self, error: Exception) -> bool:
-        """Whether it is the platform's doing, or may be: a node that dies is missed before it is known to be dead."""
-        kinds = self._ray.exceptions
-        return isinstance(error, kinds.ActorUnavailableError | kinds.ActorUnschedulableError)
 
     def _take_seats(self, trials: Sequence[Trial]) -> None:
         """Holds each GPU that a trial names.
@@ -423,6 +509,24 @@ class _Waiting:
         self._queues[name] = {id(entry): entry} | self._queues[name]
 
 
+def _ending(text: str, noted: str | None) -> str:
+    """How a worker process ended, from Ray's words and its own."""
+    if code := re.search(r"exits with an exit code (\d+)", text):
+        return f"ended with exit code {code[1]}"
+    if noted is None:
+        detail = re.search(r"Worker exit detail: (.+?)(?:\.\s|\n|$)", text)
+        return f"died, and by what cannot be looked up ({detail[1] if detail else _last_line(text)})"
+    if noted.startswith("SIG"):
+        return f"died of {noted}"
+    return f"ended {noted}" if noted == last_words.WITHOUT_A_WORD else f"ended with {noted}"
+
+
+def _last_line(text: str) -> str:
+    """What an error comes to: its last line that names an exception, or its last line."""
+    named = [line for line in text.splitlines() if re.match(r"\s*(\w+\.)*\w*(Error|Exception)\b", line)]
+    return (named or text.splitlines() or [""])[-1].strip()
+
+
 def _queue(trial: Trial) -> str:
     return trial.device.place or trial.device.name
 
@@ -483,14 +587,61 @@ def connect(address: str, *, data_bytes: int) -> Iterator[Cluster]:
             os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", str(authentication.CONNECT_ATTEMPTS))
         import ray
 
+        # Neither Ray's start nor its end is broken off in the midst, or processes would be left.
+        cleanup.enter_context(interrupt.held())
+        if local:
+            cleanup.callback(_end_left, temporary)
         cleanup.callback(ray.shutdown)
         try:
-            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
+            with _own_sigterm():
+                ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
         except (RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
             raise Trouble(_not_joined(address, error)) from error
         if local:
             cleanup.callback(_end_monitor)
-        yield Cluster(ray)
+        cleanup.enter_context(outage.watched(_raylet(ray), _head(ray), interrupt.end_at_once))
+        with interrupt.let_through():
+            yield Cluster(ray)
+
+
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Takes back the handler of SIGTERM that `ray.init` sets: it would end the process with status 1."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit as error:  # Ray's answer to a SIGTERM while it starts
+        raise KeyboardInterrupt from error
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _raylet(ray: Any) -> psutil.Process | None:
+    """The process that Ray has on this machine for all that the driver does."""
+    here = _node_id()
+    name = next((node["RayletSocketName"] for node in ray.nodes() if node["NodeID"] == here), None)
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.name() == "raylet" and f"--raylet_socket_name={name}" in process.cmdline():
+                return process
+    return None
+
+
+def _head(ray: Any) -> tuple[str, int] | None:
+    """Where the cluster's head listens."""
+    host, _, port = str(ray.get_runtime_context().gcs_address).rpartition(":")
+    return (host.strip("[]"), int(port)) if host and port.isdigit() else None
+
+
+def _end_left(temporary: Path) -> None:
+    """Ends what a start of Ray that was broken off has left, which its own shutdown does not know of."""
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            if any(str(temporary) in part for part in child.cmdline()):
+                child.kill()
 
 
 def _knock(address: str) -> None:

@@ -16,6 +16,7 @@ import pytest
 from parity import devices, workers
 from parity.errors import Trouble
 from parity.events import Ended, Restarted
+from parity.last_words import WITHOUT_A_WORD
 from parity.workers import Cluster, Worker, _Running, connect
 
 from conftest import ROOT, command
@@ -73,9 +74,7 @@ def test_one_loss_failing_takes_no_other_trial_with_it(ray_run):
     }
     killed = trials.loc["killing@cpu-s0"]
     assert killed.attempts == 2
-    assert killed.error.startswith("its worker process died (") and killed.error.endswith(
-        "); a worker of it was lost before"
-    )
+    assert killed.error == f"its worker process ended {WITHOUT_A_WORD}; a worker of it was lost before"
     lacking = trials.loc["lacking@cpu-s0"]
     assert lacking.attempts == 1
     assert lacking.error == "loading the loss raised ModuleNotFoundError: No module named 'not_on_the_workers'"
@@ -84,7 +83,7 @@ def test_one_loss_failing_takes_no_other_trial_with_it(ray_run):
 def test_ray_prints_nothing(ray_run):
     _, ended, _ = ray_run
     lines = [line for line in ended.stderr.splitlines() if not line.split(" s: ")[0].isdigit()]
-    assert [line for line in lines if "begins again: its worker process died" not in line] == []
+    assert [line for line in lines if "begins again: its worker process ended" not in line] == []
 
 
 def test_temporary_files_are_removed(ray_run):
@@ -233,13 +232,19 @@ class FakeRay:
     """As much of Ray as the placing of trials looks at."""
 
     class exceptions:  # noqa: N801 - as Ray has it
-        class ActorUnavailableError(Exception):
+        class RayError(Exception):
             pass
 
-        class ActorUnschedulableError(Exception):
+        class ActorDiedError(RayError):
             pass
 
-        class OutOfMemoryError(Exception):
+        class ActorUnavailableError(RayError):
+            pass
+
+        class ObjectLostError(RayError):
+            pass
+
+        class OutOfMemoryError(RayError):
             pass
 
     def __init__(self, *nodes):
@@ -311,26 +316,77 @@ def test_a_worker_that_already_has_torch_is_refused(monkeypatch):
     assert str(error.value) == "torch is imported before the environment is set"
 
 
-def lost(cluster, entry, text, kind=RuntimeError):
-    return cluster._lost(entry, kind(text))
+# As Ray has it.
+DIED = """The actor died unexpectedly before finishing this task.
+\tclass_name: Worker
+The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: {}
+"""
+END_OF_FILE = DIED.format("Worker unexpectedly exits with a connection error code 2. End of file. Some common causes")
 
 
-def test_a_worker_that_died_is_replaced_once(make_trials):
+def lost(cluster, entry, text, kind=FakeRay.exceptions.ActorDiedError, **noted):
+    return cluster._lost(entry, kind(text), **noted)
+
+
+@pytest.mark.parametrize(
+    ("text", "noted", "how"),
+    [
+        (END_OF_FILE, "SIGSEGV", "died of SIGSEGV"),
+        (END_OF_FILE, "exit code 3", "ended with exit code 3"),
+        (END_OF_FILE, WITHOUT_A_WORD, f"ended {WITHOUT_A_WORD}"),
+        (DIED.format("Worker exits unexpectedly. Worker exits with an exit code 4."), None, "ended with exit code 4"),
+        (
+            END_OF_FILE,
+            None,
+            "died, and by what cannot be looked up (Worker unexpectedly exits with a connection error code 2)",
+        ),
+    ],
+)
+def test_a_worker_that_died_is_replaced_once(make_trials, text, noted, how):
     cluster = Cluster(FakeRay({"CPU": 1.0}))
     (trial,) = make_trials()
     entry = _Running(trial, nodes=cluster.nodes, node=cluster.nodes[0])
-    text = (
-        "The actor died unexpectedly before finishing this task.\nWorker exit detail: Owner's node has crashed. More."
-    )
-    assert lost(cluster, entry, text) == Restarted(
-        "builtin@cpu-s0", "its worker process died (Owner's node has crashed)"
-    )
+    assert lost(cluster, entry, text, noted=noted) == Restarted("builtin@cpu-s0", f"its worker process {how}")
     entry.node = cluster.nodes[0]
-    assert lost(cluster, entry, "gone") == Ended(
+    assert lost(cluster, entry, text, noted=noted) == Ended(
         "builtin@cpu-s0",
         status="failed",
         failure="died",
-        error="its worker process died (gone); a worker of it was lost before",
+        error=f"its worker process {how}; a worker of it was lost before",
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("ActorDiedError", "The actor is dead because its node has died. Node Id: 814b"),
+        ("ActorDiedError", "The actor is dead because it was killed by `ray.kill`."),
+        ("ActorDiedError", DIED.format("x").replace("SYSTEM_ERROR", "INTENDED_SYSTEM_EXIT")),
+        ("ActorUnavailableError", "The actor df62 is unavailable: Socket closed rpc_code: 14."),
+        ("ObjectLostError", "Failed to retrieve object 16310a."),
+    ],
+)
+def test_what_the_platform_does_is_not_held_against_the_trial(make_trials, kind, text):
+    """It is tried again as often as a node is, and then nobody's fault."""
+    cluster = Cluster(FakeRay({"CPU": 1.0}))
+    (trial,) = make_trials()
+    entry = _Running(trial)
+    events = []
+    for _ in range(workers.MOVES):
+        entry.nodes, entry.node = cluster.nodes, cluster.nodes[0]
+        events.append(lost(cluster, entry, text, getattr(FakeRay.exceptions, kind)))
+    assert entry.deaths == 0
+    assert [type(event) for event in events] == [Restarted] * (workers.MOVES - 1) + [Ended]
+    assert events[-1].failure == "node" and events[-1].error.endswith(f", {workers.MOVES} times in a row")
+
+
+def test_a_lost_call_is_told_in_short(make_trials):
+    cluster = Cluster(FakeRay({"CPU": 1.0}))
+    (trial,) = make_trials()
+    entry = _Running(trial, nodes=cluster.nodes, node=cluster.nodes[0])
+    text = "The actor df62 is unavailable: The actor is temporarily unavailable: RpcError: Socket closed rpc_code: 14."
+    assert lost(cluster, entry, text, FakeRay.exceptions.ActorUnavailableError) == Restarted(
+        "builtin@cpu-s0", "node a did not answer for its worker (RpcError: Socket closed rpc_code: 14.)"
     )
 
 
@@ -365,6 +421,15 @@ def test_a_node_that_cannot_run_the_worker_is_given_up_in_the_end(make_trials):
     )
 
 
+def test_a_process_that_dies_before_it_has_begun_has_run_no_code_of_the_trial(make_trials):
+    cluster = Cluster(FakeRay({"CPU": 1.0}))
+    (trial,) = make_trials()
+    entry = _Running(trial, nodes=cluster.nodes)
+    reason = "node a could not run its worker (the process died of SIGILL)"
+    assert lost(cluster, entry, END_OF_FILE, noted="SIGILL") == Restarted("builtin@cpu-s0", reason)
+    assert (entry.deaths, entry.moves) == (0, 1)
+
+
 def test_a_node_that_lacks_a_module_fails_its_trial_at_once(make_trials):
     cluster = Cluster(FakeRay({"CPU": 1.0}))
     (trial,) = make_trials()
@@ -375,11 +440,3 @@ def test_a_node_that_lacks_a_module_fails_its_trial_at_once(make_trials):
         failure="node",
         error="node a could not run its worker (ModuleNotFoundError: No module named 'parity')",
     )
-
-
-def test_a_node_that_is_missed_is_not_held_against_the_trial(make_trials):
-    cluster = Cluster(FakeRay({"CPU": 1.0}))
-    (trial,) = make_trials()
-    entry = _Running(trial, nodes=cluster.nodes, node=cluster.nodes[0])
-    assert isinstance(lost(cluster, entry, "away", FakeRay.exceptions.ActorUnavailableError), Restarted)
-    assert (entry.deaths, entry.moves) == (0, 1)

@@ -41,7 +41,7 @@ def test_a_loss_whose_worker_was_lost_once_is_not_blamed(ended, trials):
         "Hanging": "failed",
     }
     assert list(trials.attempts) == [1, 2, 2, 2]
-    assert "its worker process died" in trials.restarts["KilledOnce"][0]
+    assert "its worker process ended without a word, as SIGKILL ends it" in trials.restarts["KilledOnce"][0]
 
 
 def test_a_trial_goes_on_from_its_state_and_not_from_step_0(trials):
@@ -52,6 +52,7 @@ def test_a_trial_goes_on_from_its_state_and_not_from_step_0(trials):
 
 def test_why_a_trial_failed_is_told(ended, trials):
     assert (trials.failure["Crashing"], trials.failure["Hanging"]) == ("died", "hung")
+    assert trials.error["Crashing"] == "its worker process died of SIGSEGV; a worker of it was lost before"
     assert trials.error["Hanging"] == "it finished no step for 15 s; a worker of it was lost before"
     for name in ("Crashing", "Hanging"):
         assert trials.error[name] in " ".join(ended[1].stdout.split())
