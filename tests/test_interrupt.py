@@ -65,7 +65,7 @@ def ended(process, *, limit_s=30):
 
 @pytest.mark.parametrize("sent", SIGNALS)
 def test_the_first_ends_in_order(started, sent):
-    process = started("interrupt.keep('runs/x')", "ready()", "try: time.sleep(60)", "finally: print('in order')")
+    process = started("interrupt.keep('runs/x')", "try: ready(); time.sleep(60)", "finally: print('in order')")
     process.send_signal(sent)
     told = "parity: interrupted. What was trained is kept: go on with it by --resume runs/x.\n"
     assert ended(process) == (2, "in order\n", told)
@@ -84,7 +84,7 @@ def test_the_second_ends_at_once_and_leaves_nothing(started, tmp_path, sent):
     )
     assert list(tmp_path.glob("parity-*"))
     process.send_signal(sent)
-    time.sleep(interrupt.ONCE_S + 0.1)
+    time.sleep(interrupt.ONCE_S + 1.0)  # from when it is noticed, which a busy machine delays
     began = time.monotonic()
     process.send_signal(sent)
     told = "parity: interrupted again, and ended at once. What was trained is kept: go on with it by --resume runs/x.\n"
@@ -94,7 +94,7 @@ def test_the_second_ends_at_once_and_leaves_nothing(started, tmp_path, sent):
 
 
 def test_one_that_comes_twice_at_the_same_time_is_one(started):
-    process = started("ready()", "try: time.sleep(60)", "finally: time.sleep(interrupt.ONCE_S); print('in order')")
+    process = started("try: ready(); time.sleep(60)", "finally: time.sleep(interrupt.ONCE_S); print('in order')")
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGINT)
     assert ended(process) == (2, "in order\n", "parity: interrupted.\n")
