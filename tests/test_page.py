@@ -65,6 +65,8 @@ def test_from_the_matrix_to_the_numbers_of_a_zoomed_plot(chromium, page):
     across = surface.rect["width"] / 4
     drag = ActionChains(chromium).move_to_element_with_offset(surface, -int(across), 0).click_and_hold()
     drag.move_by_offset(int(across), 0).move_by_offset(int(across), 0).release().perform()
+    assert canvas.find_elements(By.CSS_SELECTOR, "[data-title='Zoom in']")
+    assert chromium.find_elements(By.CSS_SELECTOR, "[data-title^='Share']") == []  # it would upload the plot
     output = pair.find_element(By.CSS_SELECTOR, ".zoom output")
     wait(chromium, lambda: output.text != "steps 0 to 299")
     first, last = (int(word) for word in output.text.split() if word.isdigit())

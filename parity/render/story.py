@@ -20,8 +20,8 @@ def headline(judgement: Judgement) -> str:
     if odd:
         devices = {device for each in judgement.fleet.classes for device in each.devices}
         named = _listed([unit.device for unit in odd])
-        verb = "does" if len(odd) == 1 else "do"
-        return f"{len(odd)} of {len(devices)} devices {verb} not compute what its equals compute: {named}."
+        told = "does not compute what its" if len(odd) == 1 else "do not compute what their"
+        return f"{len(odd)} of {len(devices)} devices {told} equals compute: {named}."
     worst = max(pairs, key=lambda verdict: VERDICTS.index(verdict.verdict))
     alike = [verdict for verdict in pairs if verdict.verdict == worst.verdict]
     if len(alike) == len(pairs) and len(pairs) > 1 and worst.verdict in ("identical", "rounding"):

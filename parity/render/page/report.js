@@ -47,7 +47,10 @@
     const [data, layout] = dress(figure, canvas.clientWidth < 480);
     const pair = canvas.closest(".pair");
     if (pair && pair.range) layout.xaxis.range = [...pair.range];
-    const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
+    const config = {
+      responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+      showSendToCloud: false, plotlyServerURL: "", // by default Plotly.js 4 has a button that uploads the plot
+    };
     const again = drawn.has(canvas);
     drawn.add(canvas);
     Plotly.react(canvas, data, layout, config);
