@@ -1,9 +1,10 @@
-"""python -m parity.report DIR: judges a stored run and prints the report; needs neither torch nor Ray."""
+"""python -m parity.report DIR: judges a stored run again and prints the report; needs neither torch nor Ray."""
 
 import argparse
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from rich.console import Console
 
@@ -11,9 +12,9 @@ from parity import interrupt
 from parity.errors import Trouble
 from parity.judge import Judgement, judge
 from parity.options import EXIT_STATUSES
-from parity.render import terminal
+from parity.render import html, terminal
 from parity.storage import StoragePath, parse_path
-from parity.store import StoredRun, read_run
+from parity.store import StoredRun, read_run, write_text
 
 
 def print_report(run: StoredRun, judgement: Judgement) -> None:
@@ -25,24 +26,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m parity.report",
-        description="Judges a stored run again and prints the report. Writes nothing.",
+        description="Judges a stored run again and prints the report. Writes nothing but what --html names.",
         epilog=EXIT_STATUSES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("directory", metavar="DIR", help="the --out of a run: a folder, or a URI")
-    directory = parser.parse_args(arguments).directory
-    return guarded(lambda: report(parse_path(directory)))
+    parser.add_argument("--html", metavar="FILE", type=Path, help="write the page too, as DIR/report.html")
+    options = parser.parse_args(arguments)
+    return guarded(lambda: report(parse_path(options.directory), page=options.html))
 
 
-def report(directory: StoragePath) -> int:
+def report(directory: StoragePath, *, page: Path | None = None) -> int:
     """Judges the run and prints the report; returns the exit status.
 
+    Args:
+        directory: Of the run.
+        page: Where to write the page, or None.
+
     Raises:
-        Trouble: The directory is no run, or damaged.
+        Trouble: The directory is no run, or damaged; or the page cannot be written.
     """
     run = read_run(directory)
     judgement = judge(run)
     print_report(run, judgement)
+    if page:
+        write_text(page, html.render(run, judgement))
     return judgement.exit_status
 
 

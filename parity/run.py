@@ -29,6 +29,7 @@ from parity.judge import differences_tables, judge
 from parity.loss_spec import parse_losses
 from parity.options import make_parser
 from parity.progress import TrialProgress
+from parity.render import html
 from parity.report import guarded, print_report
 from parity.resume import Started, check_same, fingerprint, reopen
 from parity.storage import StoragePath, parse_path
@@ -43,6 +44,7 @@ from parity.store import (
     write_json,
     write_table,
     write_tables,
+    write_text,
 )
 from parity.summary import summarize
 from parity.tasks import load_data, parse_task, shipped_losses
@@ -223,16 +225,18 @@ def repeat_odd_trials(
 
 
 def _judge(stored: StoredRun, *, interrupted: bool) -> int:
-    """Judges what was stored, stores the verdicts and prints them; returns the exit status."""
+    """Judges what was stored, stores the verdicts, prints them and makes the page; returns the exit status."""
     out = stored.directory
     judgement = judge(stored)
     write_tables(out / "differences.parquet", DIFFERENCES, differences_tables(judgement))
     write_json(out / "summary.json", summarize(judgement))
     print_report(stored, judgement)
+    page = out / "report.html"
+    write_text(page, html.render(stored, judgement))
     if interrupted:
         print(f"Interrupted. What was trained is in {out}; go on with it by python -m parity.run --resume {out}")
     else:
-        print(f"Stored in {out}")
+        print(f"Stored in {out}; to look at: {page}")
     return 2 if interrupted else judgement.exit_status
 
 

@@ -1,7 +1,7 @@
 """The run directory, local or on an object store: each file whole or not there; read back with every doubt spoken out.
 
 run.json  trials.parquet  traces/*.parquet  shared_steps.parquet  contract.parquet  findings.parquet
-differences.parquet  summary.json
+differences.parquet  summary.json  report.html
 """
 
 import contextlib
@@ -373,7 +373,15 @@ def write_json(path: StoragePath, content: Mapping[str, Any]) -> None:
         ValueError: A number is not finite.
         Trouble: It cannot be written.
     """
-    text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    write_text(path, json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def write_text(path: StoragePath, text: str) -> None:
+    """Writes text in UTF-8, whole or not at all; replaces what was there.
+
+    Raises:
+        Trouble: It cannot be written.
+    """
     _write(path, text.encode())
 
 

@@ -49,6 +49,7 @@ def test_a_run_directory_holds_every_file(reference):
         "findings.parquet",
         "replays.parquet",
         "summary.json",
+        "report.html",
     }
 
 

@@ -27,10 +27,16 @@ def render(run: StoredRun, judgement: Judgement, console: Console) -> None:
         odd = Text(str(len(each.odd)), style="bold red" if each.odd else "green")
         table.add_row(each.label, str(len(each.devices)), odd, Text(each.hardware.explain()))
     console.print(table)
+    for line in lines(run, judgement):
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def lines(run: StoredRun, judgement: Judgement) -> Iterator[str]:
+    """A sentence for each class without a majority, and for each odd device."""
     repeats = {row["trial"]: explain(row) for row in run.evidence["replays"].to_pylist()}
     for each in judgement.fleet.classes:
-        for line in (*_split_lines(each), *(_odd_line(unit, each, judgement, repeats) for unit in each.odd)):
-            console.print(line, soft_wrap=True, markup=False, highlight=False)
+        yield from _split_lines(each)
+        yield from (_odd_line(unit, each, judgement, repeats) for unit in each.odd)
 
 
 def columns(judgement: Judgement) -> dict[str, tuple[str, ...]]:
@@ -48,7 +54,12 @@ def columns(judgement: Judgement) -> dict[str, tuple[str, ...]]:
 
 
 def telling_pairs(judgement: Judgement) -> list[tuple[PairVerdict, int]]:
-    """The pairs to print a line of, each with the number of pairs that it stands for.
+    """The pairs to print a line of, each with the number of pairs that it stands for; see `alike_pairs`."""
+    return [(verdicts[0], len(verdicts)) for verdicts in alike_pairs(judgement)]
+
+
+def alike_pairs(judgement: Judgement) -> list[list[PairVerdict]]:
+    """The pairs, those together of which the first stands for the others.
 
     Where a class has several devices, the first of all that is alike on them stands for the others: for the replicas,
     and for the devices but the odd ones.
@@ -63,7 +74,7 @@ def telling_pairs(judgement: Judgement) -> list[tuple[PairVerdict, int]]:
         key = (verdict.pair.axis, candidate.loss_name, place, verdict.verdict, None if equal else verdict.cause)
         several = len(each.devices) > 1
         alike.setdefault(key if several else (candidate.trial, verdict.pair.axis), []).append(verdict)
-    return [(verdicts[0], len(verdicts)) for verdicts in alike.values()]
+    return list(alike.values())
 
 
 def _split_lines(each: DeviceClass) -> Iterator[str]:

@@ -11,8 +11,9 @@ from rich.text import Text
 
 from parity.devices import parse_device
 from parity.fleet import software_differences
-from parity.judge import VERDICTS, Judgement, PairVerdict
+from parity.judge import Judgement, PairVerdict
 from parity.render import fleet
+from parity.render.matrix import Matrix, make_matrix
 from parity.store import StoredRun
 from parity.trace import QUANTITIES
 
@@ -39,13 +40,13 @@ def render(run: StoredRun, judgement: Judgement, console: Console) -> None:
         _print(console, "Nothing to compare: one trial makes no pair. Add a --loss, a --device or --replicas.")
         return
     first = run.trials[0]
-    for line in (*software_differences(run.trials), *_moved_lines(run)):
+    for line in (*software_differences(run.trials), *moved_lines(run)):
         _print(console, line)
     _print(console, f"{first.task}, {first.steps} steps: {judgement.verdict}")
     if judgement.fleet.large or any(each.odd for each in judgement.fleet.classes):
         fleet.render(run, judgement, console)
     told = fleet.telling_pairs(judgement)
-    console.print(_matrix(run, judgement))
+    console.print(_matrix(make_matrix(run, judgement)))
     for verdict, alike in told:
         _print(console, pair_line(verdict).append(f" ({alike} pairs alike)" if alike > 1 else ""))
     for line in (*_contract_lines(run, judgement), *_noise_lines(judgement)):
@@ -61,7 +62,7 @@ def render(run: StoredRun, judgement: Judgement, console: Console) -> None:
         console.print(_audit_table([verdict for verdict, _ in told]))
 
 
-def _moved_lines(run: StoredRun) -> list[str]:
+def moved_lines(run: StoredRun) -> list[str]:
     """Trials that did not run where their device's name says."""
     return [
         f"Node {device.node} left the cluster: {record.trial} was trained on {record.node}, which says nothing of "
@@ -163,30 +164,15 @@ def _number(value: float | str, dtype: str) -> str:
     return str(np.dtype(dtype).type(value)) if dtype in ("float16", "float32") else repr(value)
 
 
-def _matrix(run: StoredRun, judgement: Judgement) -> Table:
+def _matrix(matrix: Matrix) -> Table:
     """The worst verdict of each loss on each device (equal ones in one column); of the baseline loss, the devices'."""
-    losses = list(dict.fromkeys(record.loss_name for record in run.trials))
-    columns = fleet.columns(judgement)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("loss", *columns):
+    for heading in ("loss", *matrix.devices):
         table.add_column(Text(heading), overflow="fold")
-    found: dict[tuple[str, str], list[PairVerdict]] = {}
-    heads = {device: heading for heading, devices in columns.items() for device in devices}
-    for verdict in judgement.pairs:
-        candidate = verdict.pair.candidate
-        found.setdefault((candidate.loss_name, heads[candidate.device]), []).append(verdict)
-    for loss in losses:
-        table.add_row(Text(loss), *(_cell(found.get((loss, heading), [])) for heading in columns))
+    for loss, cells in matrix.rows.items():
+        styles = (_STYLES[cell.pair.verdict] if cell.pair else "dim" for cell in cells)
+        table.add_row(Text(loss), *(Text(cell.text, style=style) for cell, style in zip(cells, styles, strict=True)))
     return table
-
-
-def _cell(pairs: Sequence[PairVerdict]) -> Text:
-    for axis in ("loss", "device", "replica"):
-        found = [verdict.verdict for verdict in pairs if verdict.pair.axis == axis]
-        if found:
-            worst = max(found, key=VERDICTS.index)
-            return Text(worst if axis == "loss" else f"{worst} (by {axis})", style=_STYLES[worst])
-    return Text("baseline", style="dim")
 
 
 def _audit_table(verdicts: Sequence[PairVerdict]) -> Table:

@@ -1,0 +1,57 @@
+"""Losses x devices: the worst verdict of each loss on each device, and the pair that it comes from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from parity.judge import VERDICTS, Judgement, PairVerdict
+from parity.render import fleet
+from parity.store import StoredRun
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One loss on one device, or on several that are equal.
+
+    Attributes:
+        text: The verdict in words; "baseline" where there is nothing to hold it against.
+        pair: That the verdict is of, or None.
+    """
+
+    text: str
+    pair: PairVerdict | None
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A row of cells for each loss.
+
+    Attributes:
+        devices: Headings of the columns; equal devices share one.
+        rows: By loss.
+    """
+
+    devices: tuple[str, ...]
+    rows: dict[str, tuple[Cell, ...]]
+
+
+def make_matrix(run: StoredRun, judgement: Judgement) -> Matrix:
+    """The worst verdict of each loss on each device; of the baseline loss, the devices'."""
+    losses = list(dict.fromkeys(record.loss_name for record in run.trials))
+    columns = fleet.columns(judgement)
+    heads = {device: heading for heading, devices in columns.items() for device in devices}
+    found: dict[tuple[str, str], list[PairVerdict]] = {}
+    for verdict in judgement.pairs:
+        candidate = verdict.pair.candidate
+        found.setdefault((candidate.loss_name, heads[candidate.device]), []).append(verdict)
+    return Matrix(
+        tuple(columns), {loss: tuple(_cell(found.get((loss, heading), [])) for heading in columns) for loss in losses}
+    )
+
+
+def _cell(pairs: Sequence[PairVerdict]) -> Cell:
+    for axis in ("loss", "device", "replica"):
+        found = [verdict for verdict in pairs if verdict.pair.axis == axis]
+        if found:
+            worst = max(found, key=lambda verdict: VERDICTS.index(verdict.verdict))
+            return Cell(worst.verdict if axis == "loss" else f"{worst.verdict} (by {axis})", worst)
+    return Cell("baseline", None)

@@ -1,0 +1,100 @@
+"""What to do after a run: what mends a cause, and the command that goes to where it shows."""
+
+import shlex
+from dataclasses import dataclass
+
+from parity.fleet import OddUnit
+from parity.judge import VERDICTS, Judgement, PairVerdict
+from parity.store import StoredRun
+
+# Odd devices that are told one by one.
+MOST_ODD = 5
+# What mends a cause, by its kind.
+_MENDS = {
+    "scaled": "In its backward, look for a factor that is missing, doubled or fixed.",
+    "sign": "Turn the sign of the gradient that its backward returns.",
+    "zero": "Look for what cuts the graph or returns zeros in its backward.",
+    "detached": "Look for a detach(), a numpy() or a new tensor between the output and the loss: it cuts the graph.",
+    "offset": "Look for a term in its backward that is added to each element.",
+    "permuted": "Look for a reshape, a transpose or a sort in its backward that moves elements.",
+    "precision": "Look for a cast to a narrower dtype, or a switch such as TF32, on the way.",
+    "other loss": "Ask which loss is meant: this one is right for another.",
+    "rows": "Look at how it treats those rows of the batch.",
+    "columns": "Look at how it treats those columns.",
+    "elements": "Look at how it treats those elements, such as a clamp or a comparison.",
+    "nan": "Evaluate it on the batch of that step: a division by zero, a logarithm of zero or an overflow makes NaN.",
+    "partial batch": "Look for a batch size that is written into the loss; take it from the output's shape instead.",
+    "from step": "Look for a state that the loss keeps between steps.",
+    "random": "Take the random draw out of it, or give it a generator of its own.",
+    "mutates": "Work on copies: it changes what it is given.",
+    "grad_output": "Multiply by grad_output in its backward.",
+    "report": "Mend the number that it returns; its gradient is right.",
+    "raised": "Read its traceback below, under Attempts and faults.",
+    "contract": "Read the reasons below, under Contract.",
+}
+_OPTIONS = ("--out", "--steps", "--resume", "--epochs", "--save-every")
+_CLUSTER = ("--address", "--each", "--wait-for-nodes", "--wait-limit", "--step-timeout")
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What to do, and the command that does it, if there is one."""
+
+    text: str
+    command: str | None = None
+
+
+def next_steps(run: StoredRun, judgement: Judgement) -> list[Advice]:
+    """What to do now."""
+    if judgement.trouble:
+        return [
+            Advice("Mend the baseline first: nothing can be held against it. See Attempts and faults, below."),
+        ]
+    pairs = [verdict for verdict in judgement.pairs if verdict.pair.axis != "noise"]
+    if not pairs:
+        return [Advice("Add a --loss, a --device or --replicas.")]
+    odd = [unit for each in judgement.fleet.classes for unit in each.odd]
+    if odd:
+        return [Advice(f"Look at {unit.device}, or take it out of use. {_often(unit)}") for unit in odd[:MOST_ODD]]
+    worst = max(pairs, key=lambda verdict: VERDICTS.index(verdict.verdict))
+    if worst.verdict in ("diverged", "failed"):
+        return _mending(run, worst)
+    if worst.verdict == "inconclusive":
+        return [Advice("Remove the doubt that is told above, and run again.")]
+    first = run.trials[0]
+    told = [Advice("Nothing has to be mended.")]
+    if first.steps < first.batches:
+        told.append(Advice(f"To be surer, pass a whole epoch with its last batch: --steps {first.batches}."))
+    if len({record.seed for record in run.trials}) == 1:
+        seeds = f"{first.seed} {first.seed + 1} {first.seed + 2}"
+        told.append(Advice(f"One seed was tried; --seed {seeds} tries three."))
+    return told
+
+
+def _mending(run: StoredRun, verdict: PairVerdict) -> list[Advice]:
+    kinds = dict.fromkeys(cause.kind for cause in verdict.causes if cause.kind in _MENDS)
+    told = [Advice(_MENDS[kind]) for kind in kinds][:3]
+    step = verdict.onset.step if verdict.onset else verdict.pair.candidate.failed_step
+    command = narrowed_command(run, step) if step is not None and verdict.pair.axis == "loss" else None
+    if command:
+        told.append(Advice(f"Step through it up to step {step}, with a breakpoint() in the loss:", command))
+    return told or [Advice("Read the cause below, mend it, and run again.")]
+
+
+def _often(unit: OddUnit) -> str:
+    return f"How often it parts: {unit.recurrence}."
+
+
+def narrowed_command(run: StoredRun, step: int) -> str | None:
+    """The command that trains up to the step in one process; None where there is none, as on a cluster."""
+    given = run.info.get("arguments")
+    if not isinstance(given, list) or any(str(each).split("=")[0] in _CLUSTER for each in given):
+        return None
+    kept: list[str] = []
+    skip = False
+    for each in map(str, given):
+        if skip or each == "--inline" or each.split("=")[0] in _OPTIONS:
+            skip = not skip and each in _OPTIONS
+            continue
+        kept.append(each)
+    return shlex.join(["python", "-m", "parity.run", *kept, "--inline", "--steps", str(step + 1)])

@@ -1,0 +1,128 @@
+"""What happened, in plain words: the verdict in a sentence, why, and what was compared."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from parity.judge import VERDICTS, Judgement, PairVerdict
+from parity.store import StoredRun, TrialRecord
+from parity.trace import NORMED_QUANTITIES, QUANTITIES
+
+
+def headline(judgement: Judgement) -> str:
+    """The verdict in one sentence."""
+    if judgement.trouble:
+        return judgement.trouble
+    pairs = [verdict for verdict in judgement.pairs if verdict.pair.axis != "noise"] or [*judgement.pairs]
+    if not pairs:
+        return "There is nothing to compare: one trial makes no pair."
+    odd = [unit for each in judgement.fleet.classes for unit in each.odd]
+    if odd:
+        devices = {device for each in judgement.fleet.classes for device in each.devices}
+        named = _listed([unit.device for unit in odd])
+        told = "does not compute what its" if len(odd) == 1 else "do not compute what their"
+        return f"{len(odd)} of {len(devices)} devices {told} equals compute: {named}."
+    worst = max(pairs, key=lambda verdict: VERDICTS.index(verdict.verdict))
+    alike = [verdict for verdict in pairs if verdict.verdict == worst.verdict]
+    if len(alike) == len(pairs) and len(pairs) > 1 and worst.verdict in ("identical", "rounding"):
+        extent = "to the bit" if worst.verdict == "identical" else "but for rounding"
+        return f"All {len(pairs)} pairs train the same {extent}."
+    return pair_headline(worst)
+
+
+def pair_headline(verdict: PairVerdict) -> str:
+    """What was found of a pair, in one sentence."""
+    candidate, baseline = subjects(verdict)
+    if verdict.verdict == "identical":
+        return f"{candidate} trains exactly as {baseline}: equal to the bit at every step."
+    if verdict.verdict == "report-only":
+        return f"{candidate} trains exactly as {baseline}; only the loss that it reports differs."
+    if verdict.verdict == "rounding":
+        return f"{candidate} trains as {baseline}: they differ by rounding only."
+    if verdict.verdict == "diverged" and verdict.onset and (role := _nan_side(verdict)):
+        who, other = (candidate, baseline) if role == "candidate" else (baseline, candidate)
+        where = f"at step {verdict.onset.step} the {verdict.onset.quantity} of {who} is NaN, that of {other} is not"
+        return f"{candidate} does not train as {baseline}: {where}."
+    if verdict.verdict == "diverged" and verdict.onset:
+        return f"{candidate} does not train as {baseline}: from step {verdict.onset.step} on they part beyond rounding."
+    if verdict.verdict == "failed" and verdict.pair.candidate.status == "failed":
+        return f"{candidate} failed{_at(verdict.pair.candidate)}: {verdict.pair.candidate.error}."
+    if verdict.verdict == "failed":
+        return f"{candidate} breaks what {baseline} keeps to: it failed its contract."
+    if verdict.verdict == "diverged":
+        return f"{candidate} does not train as {baseline}."
+    return f"It could not be decided whether {candidate} trains as {baseline}."
+
+
+def _nan_side(verdict: PairVerdict) -> str | None:
+    """Baseline or candidate, where at the onset only that side's number is NaN; else None."""
+    onset = verdict.onset
+    if onset is None or onset.quantity not in ("loss", *NORMED_QUANTITIES):
+        return None
+    column = "loss" if onset.quantity == "loss" else f"{onset.quantity}_norm"
+    nan = [bool(np.isnan(side[onset.step])) for side in verdict.comparison.both(column)]
+    return None if nan[0] == nan[1] else ("baseline", "candidate")[nan[1]]
+
+
+def subjects(verdict: PairVerdict) -> tuple[str, str]:
+    """Candidate and baseline, named by what they differ in."""
+    pair = verdict.pair
+    if pair.axis == "loss":
+        return pair.candidate.loss_name, pair.baseline.loss_name
+    if pair.axis == "device":
+        return pair.candidate.device, pair.baseline.device
+    return pair.candidate.trial, pair.baseline.trial
+
+
+def reason(verdict: PairVerdict) -> str | None:
+    """Why, in a sentence; None where the headline says it all."""
+    if verdict.verdict in ("identical", "report-only") or not verdict.cause:
+        return None
+    if verdict.pair.candidate.status == "failed" and verdict.verdict == "failed":
+        return None
+    told = "; ".join(cause.text for cause in verdict.causes) or verdict.cause
+    return f"{told[:1].upper()}{told[1:].rstrip('.')}."
+
+
+def tally(judgement: Judgement) -> str:
+    """How many pairs have which verdict; empty for one pair."""
+    found = [verdict.verdict for verdict in judgement.pairs if verdict.pair.axis != "noise"]
+    if len(found) < 2:
+        return ""
+    told = [f"{found.count(word)} {word}" for word in reversed(VERDICTS) if word in found]
+    return f"Of {len(found)} pairs: {', '.join(told)}."
+
+
+def compared(run: StoredRun, judgement: Judgement) -> list[tuple[str, str]]:
+    """What was compared: term and words."""
+    first = run.trials[0]
+    losses = list(dict.fromkeys(record.loss_name for record in run.trials))
+    devices = list(dict.fromkeys(record.device for record in run.trials))
+    seeds = sorted({record.seed for record in run.trials})
+    replicas = len({record.replica for record in run.trials})
+    noise = len({record.noise for record in run.trials if record.noise})
+    audited = [verdict.decision.audited for verdict in judgement.pairs if verdict.decision]
+    told = [
+        ("Losses", f"{losses[0]} (baseline) and {_listed(losses[1:])}" if losses[1:] else losses[0]),
+        ("Devices", f"{devices[0]} (baseline) and {_listed(devices[1:])}" if devices[1:] else devices[0]),
+        ("Steps", f"{first.steps:,}, in epochs of {first.batches:,} batches of {first.batch_size:,} rows"),
+        ("Quantities", f"{len(QUANTITIES)} in each step, bit for bit: {', '.join(QUANTITIES)}"),
+        ("Trials", f"{len(run.trials):,}; seed{'s' * (len(seeds) > 1)} {_listed([str(seed) for seed in seeds])}"),
+    ]
+    if replicas > 1:
+        told.append(("Replicas", f"{replicas} of each trial"))
+    if noise:
+        told.append(("Noise", f"{noise} trials of the baseline under random rounding"))
+    if audited:
+        told.append(("Audit", f"{max(audited):,} steps of a pair held against float64"))
+    return told
+
+
+def _at(record: TrialRecord) -> str:
+    return f" at step {record.failed_step}" if record.failed_step is not None else ""
+
+
+def _listed(names: Sequence[str], most: int = 4) -> str:
+    if len(names) > most:
+        return f"{', '.join(names[: most - 1])} and {len(names) - most + 1} more"
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)

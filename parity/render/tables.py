@@ -1,0 +1,204 @@
+"""The tables of the page: the numbers behind the plots, the contract, the environment, the attempts.
+
+A table is as long as what stands out, not as the run: what is left out is counted.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from parity.fleet import HARDWARE, SOFTWARE
+from parity.judge import Judgement, PairVerdict
+from parity.render.heat_map import Rows
+from parity.store import StoredRun, TrialRecord
+
+# Rows of a table whose length would grow with the run.
+MOST_ROWS = 60
+# Steps of a pair that are told beside those that stand out.
+_EVENLY = 12
+# Facts of a machine, those first that decide the bits.
+_FACTS = (*HARDWARE, *SOFTWARE, "loss_dtype", "threads", "os", "cores", "host", "node")
+# Of the contract, from what needs a look to what needs none.
+_STATUSES = ("failed", "limited", "not applicable", "passed")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under headings.
+
+    Attributes:
+        headings: Of the columns.
+        rows: Cells as text; an empty one says that there is nothing.
+        marked: Numbers of the rows to look at.
+        left_out: How many rows are not there.
+    """
+
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    marked: tuple[int, ...] = ()
+    left_out: int = 0
+
+
+def steps_table(verdict: PairVerdict) -> Table:
+    """The steps of a pair that stand out, and some evenly chosen ones: what the plots show, in numbers."""
+    comparison, count = verdict.comparison, verdict.steps
+    told = _outstanding(verdict)
+    for step in np.linspace(0, count - 1, min(count, _EVENLY)).astype(int).tolist():
+        told.setdefault(step, [])
+    names = ("epoch", "batch", "rows")
+    places = [comparison.both(name)[1] for name in names]
+    sides = [side for name in ("loss", "grad_error_u", "loss_error_u") for side in comparison.both(name)]
+    ulp, rel = comparison.loss_ulp, comparison.loss_rel
+    rows = []
+    for step in sorted(told):
+        loss, other, *errors = (float(side[step]) for side in sides)
+        rows.append(
+            (
+                str(step),
+                ", ".join(told[step]),
+                *(str(place[step]) for place in places),
+                repr(loss),
+                repr(other),
+                str(ulp[step]) if ulp[step] >= 0 else "NaN",
+                f"{rel[step]:.6g}",
+                *("" if np.isnan(error) else f"{error:.6g}" for error in errors),
+            )
+        )
+    marked = tuple(number for number, step in enumerate(sorted(told)) if told[step])
+    headings = ("step", "what it is", *names, "baseline loss", "candidate loss", "ulp", "relative")
+    errors_told = [f"{who} {what} error, u" for what in ("gradient", "loss") for who in ("baseline", "candidate")]
+    return Table((*headings, *errors_told), tuple(rows), marked, count - len(rows))
+
+
+def _outstanding(verdict: PairVerdict) -> dict[int, list[str]]:
+    """Steps that must be told, and why."""
+    comparison = verdict.comparison
+    told: dict[int, list[str]] = {}
+    sides = comparison.both("loss")
+    if verdict.first:
+        told.setdefault(verdict.first.step, []).append(f"first difference ({verdict.first.quantity})")
+    if verdict.onset:
+        told.setdefault(verdict.onset.step, []).append(f"first beyond rounding ({verdict.onset.quantity})")
+    if verdict.largest.step is not None and verdict.largest.rel:
+        told.setdefault(verdict.largest.step, []).append("largest relative difference of the losses")
+        told.setdefault(int(np.argmax(comparison.loss_ulp)), []).append("largest difference in ulp")
+    if verdict.audit:
+        told.setdefault(verdict.audit.step, []).append("largest gradient error of the candidate")
+    for role, values in zip(("baseline", "candidate"), sides, strict=True):
+        for word, kind in (("NaN", np.isnan(values)), ("infinite", np.isinf(values))):
+            places = np.flatnonzero(kind)
+            for place, end in zip(places[[0, -1]] if len(places) else (), ("first", "last"), strict=False):
+                told.setdefault(int(place), []).append(f"{end} of {len(places)} steps with a {word} {role} loss")
+    return told
+
+
+def tensors_table(verdict: PairVerdict, rows: Rows) -> Table:
+    """Behind the picture of what differs: from which step on, and how often."""
+    found = []
+    marked = []
+    for number, row in enumerate(rows.shown):
+        first = row.first
+        share = f"{int(row.differs.sum()):,} of {verdict.steps:,}"
+        found.append((row.name, "never" if first is None else str(first), share))
+        if verdict.first and (row.quantity, row.tensor) == (verdict.first.quantity, verdict.first.tensor):
+            marked.append(number)
+    return Table(("what", "first differs at step", "differs at steps"), tuple(found), tuple(marked), rows.left_out)
+
+
+def pairs_table(verdicts: Iterable[tuple[PairVerdict, int]]) -> Table:
+    """A row for each pair that has no section of its own; a pair may stand for others that are alike."""
+    rows = []
+    for verdict, alike in verdicts:
+        first = verdict.first
+        where = f"step {first.step}, {first.quantity}{f' {first.tensor}' if first.tensor else ''}" if first else ""
+        drift = f"{verdict.largest.rel:.2g} at step {verdict.largest.step}" if verdict.largest.rel else ""
+        trials = (verdict.pair.baseline.trial, verdict.pair.candidate.trial)
+        rows.append((*trials, verdict.pair.axis, verdict.verdict, where, drift, verdict.cause or "", str(alike)))
+    headings = (
+        "baseline",
+        "candidate",
+        "differ in",
+        "verdict",
+        "first difference",
+        "largest relative",
+        "cause",
+        "pairs",
+    )
+    return _cut(headings, rows)
+
+
+def contract_tables(run: StoredRun, judgement: Judgement) -> list[tuple[str, Table]]:
+    """What each loss did that was held to its contract; equal devices once, items of one result in a row."""
+    items: dict[str, list[dict[str, str]]] = {}
+    for row in run.evidence["contract"].to_pylist():
+        items.setdefault(row["trial"], []).append(row)
+    places = {record.trial: (record.loss_name, judgement.fleet.of(record.device).label) for record in run.trials}
+    found: dict[tuple[object, ...], tuple[str, Table]] = {}
+    for trial, rows in items.items():
+        alike: dict[tuple[str, str], list[str]] = {}
+        for row in sorted(rows, key=lambda row: _STATUSES.index(row["status"])):
+            alike.setdefault((row["status"], row["reason"]), []).append(row["item"])
+        cells = tuple((", ".join(names), status, reason) for (status, reason), names in alike.items())
+        marked = tuple(number for number, (_, status, _) in enumerate(cells) if status == "failed")
+        told = f"{trial}: {_counted([row['status'] for row in rows])}"
+        table = Table(("items", "status", "what was found"), cells, marked)
+        found.setdefault((places[trial], *cells), (told, table))
+    return [*found.values()][:MOST_ROWS]
+
+
+def environment_table(run: StoredRun) -> Table:
+    """The facts of the machines; a fact that is not the same everywhere has a row for each value, and comes first."""
+    differing: list[tuple[str, str, str]] = []
+    same: list[tuple[str, str, str]] = []
+    for fact in _FACTS:
+        values: dict[str, list[str]] = {}
+        for record in run.trials:
+            value = getattr(record, fact)
+            values.setdefault("not known" if value is None else str(value), []).append(record.trial)
+        if [*values] == ["not known"]:
+            continue
+        if len(values) == 1:
+            same.append((fact, next(iter(values)), "all trials"))
+        else:
+            differing += [(fact, value, _some(trials)) for value, trials in values.items()]
+    rows = [*differing[:MOST_ROWS], *same]
+    marked = tuple(range(min(len(differing), MOST_ROWS)))
+    return Table(("fact", "value", "of"), tuple(rows), marked, max(0, len(differing) - MOST_ROWS))
+
+
+def attempts_table(run: StoredRun) -> Table:
+    """Trials that did not simply end: failures, restarts, and audits that are missing."""
+    rows = []
+    for record in run.trials:
+        if not _eventful(record):
+            continue
+        events = [*record.restarts]
+        events += [str(each) for each in (record.error, record.audit_error, record.shared_error) if each]
+        place = "" if record.failed_step is None else str(record.failed_step)
+        where = record.node or record.host or ""
+        rows.append((record.trial, record.status, str(record.attempts), place, where, "\n".join(events)))
+    return _cut(("trial", "status", "attempts", "failed step", "where", "what happened"), rows)
+
+
+def tracebacks(run: StoredRun, most: int = 5) -> list[tuple[str, str]]:
+    """Trial and traceback of the first failures of each loss, of different text."""
+    found = {record.traceback: record.trial for record in reversed(run.trials) if record.traceback}
+    return [(trial, text) for text, trial in reversed(found.items())][:most]
+
+
+def _eventful(record: TrialRecord) -> bool:
+    errors = (record.error, record.audit_error, record.shared_error)
+    return record.status != "complete" or record.attempts > 1 or bool(record.restarts) or any(errors)
+
+
+def _cut(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
+    return Table(headings, tuple(rows[:MOST_ROWS]), left_out=max(0, len(rows) - MOST_ROWS))
+
+
+def _counted(statuses: Sequence[str]) -> str:
+    return ", ".join(f"{statuses.count(word)} {word}" for word in _STATUSES if word in statuses)
+
+
+def _some(trials: Sequence[str]) -> str:
+    return ", ".join(trials) if len(trials) <= 4 else f"{trials[0]} and {len(trials) - 1} more"

@@ -1,0 +1,61 @@
+"""Which steps of a long series are drawn, so that nothing that stands out is lost.
+
+Letters: N numbers of a series; K of them that are drawn.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+
+def thin(values: np.ndarray, *, most: int, always: Iterable[int] = ()) -> np.ndarray:
+    """Chooses numbers of a series: of each stretch the least and the largest, and whatever must not be lost.
+
+    Kept are the ends, the extremes of each stretch (and so those of all), what is asked for, and every number that is
+    not finite; where there are more of those than half of `most`, the first and last of each kind in each stretch.
+
+    Args:
+        values: float64[N].
+        most: About how many to keep, at least 4.
+        always: Places to keep in any case.
+
+    Returns:
+        int64[K], places in ascending order; all of them where N is at most `most`.
+
+    >>> thin(np.array([0.0, 0, 0, 9, 0, 0, 0, 0, np.nan, 0, 0, 0]), most=4)
+    array([ 0,  3,  8, 11])
+    """
+    count = len(values)
+    if count <= most:
+        return np.arange(count)
+    stretches = max(1, most // 4)
+    width = -(-count // stretches)
+    finite = np.isfinite(values)
+    kept = [np.array([0, count - 1]), np.array(sorted(always), np.int64)]
+    for sign in (1, -1):
+        lowest = _lowest(np.where(finite, sign * values, np.inf), width)
+        kept.append(lowest[finite[lowest]])
+    kept.append(_not_finite(values, width, most=most // 2))
+    chosen = np.unique(np.concatenate(kept))
+    return chosen[(chosen >= 0) & (chosen < count)]
+
+
+def _not_finite(values: np.ndarray, width: int, *, most: int) -> np.ndarray:
+    places = np.flatnonzero(~np.isfinite(values))
+    if len(places) <= most:
+        return places
+    kept = [np.empty(0, np.int64)]
+    for kind in (np.isnan(values), np.isposinf(values), np.isneginf(values)):
+        of_kind = np.flatnonzero(kind)
+        for side in (of_kind, of_kind[::-1]):
+            kept.append(side[np.unique(side // width, return_index=True)[1]])
+    return np.concatenate(kept)
+
+
+def _lowest(values: np.ndarray, width: int) -> np.ndarray:
+    """Place of the least number of each stretch; int64[stretches]."""
+    stretches = -(-len(values) // width)
+    padded = np.full(stretches * width, np.inf)
+    padded[: len(values)] = values
+    lowest: np.ndarray = np.arange(stretches) * width + padded.reshape(stretches, width).argmin(axis=1)
+    return lowest

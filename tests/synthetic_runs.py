@@ -1,0 +1,171 @@
+"""Stored runs that nobody trained, in memory: traces of any length, with differences where they are planted."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from parity.evidence import EVIDENCE
+from parity.store import StoredRun, TrialRecord
+from parity.trace import QUANTITIES, TENSOR_QUANTITIES, make_table
+
+BATCHES = 235
+TENSORS = tuple(f"{block}.{layer}.{kind}" for block in "01" for layer in "0246" for kind in ("weight", "bias"))
+_U = 2.0**-23
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A candidate.
+
+    Attributes:
+        name: Of its loss.
+        device: That it runs on.
+        replica: 0, or the number of the repeat.
+        differs: From which step on which quantities differ; of tensor quantities all tensors, or those of `tensors`.
+        tensors: Numbers of the tensors that differ; None is all.
+        losses: By step, what the loss is instead.
+        grad_errors: By step, the gradient's error in u.
+        steps: Of its trace; None is all.
+        record: What else its record says.
+    """
+
+    name: str = "mine"
+    device: str = "cpu"
+    replica: int = 0
+    differs: dict = field(default_factory=dict)
+    tensors: tuple[int, ...] | None = None
+    losses: dict = field(default_factory=dict)
+    grad_errors: dict = field(default_factory=dict)
+    steps: int | None = None
+    record: dict = field(default_factory=dict)
+
+
+ROUNDING = dict.fromkeys(("output_grad", "param_grad", "param"), 2)
+
+
+def make_run(*candidates, steps=20, tensors=TENSORS, directory="run", **evidence):
+    """A run of the baseline and candidates.
+
+    Args:
+        candidates: What to plant.
+        steps: Of each trial.
+        tensors: Names of the parameters.
+        directory: Where it says it is.
+        evidence: Rows of the tables of that name.
+    """
+    records, traces = [], {}
+    for planted in (Planted("builtin"), *candidates):
+        suffix = f"-r{planted.replica}" if planted.replica else ""
+        trial = f"{planted.name}@{planted.device}-s0{suffix}"
+        rows = steps if planted.steps is None else planted.steps
+        traces[trial] = _trace(planted, trial, rows, tensors)
+        records.append(
+            TrialRecord(
+                trial=trial,
+                task="mnist-autoencoder",
+                task_origin=None,
+                task_sha256=None,
+                loss_name=planted.name,
+                loss_origin=None,
+                loss_sha256=None,
+                oracle="builtin",
+                device=planted.device,
+                seed=0,
+                replica=planted.replica,
+                noise=0,
+                steps=steps,
+                batches=BATCHES,
+                batch_size=256,
+                lr=1e-3,
+                audit_every=1,
+                trace="0000.parquet",
+                status="complete",
+                rows=rows,
+                loss_dtype="float32",
+                param_names=[*tensors],
+                host="somewhere",
+                cpu_model="a CPU",
+                torch="2.15",
+            )
+        )
+        records[-1] = replace(records[-1], **planted.record)
+    info = {
+        "schema": 1,
+        "state": "complete",
+        "created": "2026-01-02T03:04:05+00:00",
+        "command": "python -m parity.run --loss builtin mine.py:mine --out there",
+        "arguments": ["--loss", "builtin", "mine.py:mine", "--out", "there"],
+        "folder": "somewhere",
+        "task": "mnist-autoencoder",
+        "versions": {"python": "3.11", "torch": "2.15"},
+    }
+    tables = {name: pa.Table.from_pylist(evidence.get(name, []), schema) for name, schema in EVIDENCE.items()}
+    return StoredRun(Path(directory), info, tuple(records), traces, tables)
+
+
+def _trace(planted, trial, steps, tensors):
+    step = np.arange(steps)
+    batch = step % BATCHES
+    loss = (0.05 + 0.2 * np.exp(-step / 40) + 0.002 * np.sin(step)).astype(np.float32).astype(float)
+    if "loss" in planted.differs:
+        later = step >= planted.differs["loss"]
+        loss = np.where(later, (loss * (1 + _U * (1 + step % 7))).astype(np.float32).astype(float), loss)
+    for place, value in planted.losses.items():
+        loss[place] = value
+    columns = {
+        "seed": np.zeros(steps),
+        "replica": np.full(steps, planted.replica),
+        "step": step,
+        "epoch": step // BATCHES,
+        "batch": batch,
+        "rows": np.where(batch == BATCHES - 1, 96, 256),
+        "elements": np.where(batch == BATCHES - 1, 96, 256) * 784,
+        "output_grad_strided": np.zeros(steps, bool),
+        "loss": loss,
+        "output_grad_norm": np.full(steps, 0.002),
+        "param_grad_norm": np.full(steps, 0.01),
+        "loss_error_u": np.full(steps, 1.5) + np.cos(step),
+        "grad_ratio": np.ones(steps),
+        "step_s": np.full(steps, 0.005),
+        "grad_error_u": 0.5 + 0.1 * np.sin(step),
+    }
+    for place, error in planted.grad_errors.items():
+        columns["grad_error_u"][place] = error
+    for number, quantity in enumerate(QUANTITIES):
+        digests = (step * 100 + number).astype(np.uint64)
+        begins = planted.differs.get(quantity, steps)
+        columns[f"{quantity}_digest"] = np.where(step >= begins, digests + 50, digests)
+        if quantity in TENSOR_QUANTITIES:
+            each = np.repeat(digests[:, None], len(tensors), axis=1)
+            odd = [*range(len(tensors))] if planted.tensors is None else [*planted.tensors]
+            each[begins:, odd] += 50
+            columns[f"{quantity}_digests"] = each
+    columns["loss_digest"] = np.ascontiguousarray(loss).view(np.uint64)
+    names = {"trial": trial, "loss_name": planted.name, "device": planted.device}
+    return make_table(columns, names=names, rows=steps)
+
+
+def long_run(steps=10_000):
+    """Ten trials of many steps, with a spike at 7777, NaN at 4321, infinity at 6000: each in another one."""
+    plain = {"loss": 3, **ROUNDING}
+    return make_run(
+        Planted("spike", differs=plain, losses={7777: 0.5}),
+        Planted("nan", differs=plain, losses={4321: float("nan")}),
+        Planted("inf", differs=plain, losses={6000: float("inf")}, grad_errors={6000: float("inf")}),
+        *(Planted(f"mine{number}", differs=plain) for number in range(6)),
+        steps=steps,
+    )
+
+
+def fleet_run(devices, *, odd=(), steps=6):
+    """A baseline loss on so many equal devices, those of some numbers with a difference from step 3 on."""
+    fault = {"param_grad": 3, "param": 3}
+    return make_run(
+        *(
+            Planted("builtin", device=f"cpu@n{number:04d}", differs=fault if number in odd else {}, tensors=(4,))
+            for number in range(devices)
+        ),
+        steps=steps,
+    )
