@@ -1,3 +1,4 @@
+import io
 import json
 from dataclasses import fields
 
@@ -5,8 +6,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
+from parity import store
 from parity.errors import Trouble
+from parity.judge import differences_tables, judge
+from parity.render import terminal
 from parity.store import (
     TRIALS,
     TrialRecord,
@@ -18,7 +23,10 @@ from parity.store import (
     write_json,
     write_table,
 )
+from parity.summary import summarize
 from parity.trace import SCHEMA
+
+from conftest import plant
 
 
 def trouble(directory):
@@ -245,3 +253,65 @@ def test_other_trials_than_planned_are_told(equal_pair, copy_of):
     path = directory / "trials.parquet"
     write_table(path, pq.read_table(path).slice(0, 1))
     assert trouble(directory) == f"{path} is damaged: its trials are not those of run.json."
+
+
+def judged(directory):
+    """All that is told of a run."""
+    run = read_run(directory)
+    judgement = judge(run)
+    console = Console(file=io.StringIO(), width=200)
+    terminal.render(run, judgement, console)
+    return console.file.getvalue(), summarize(judgement), [*differences_tables(judgement)]
+
+
+@pytest.fixture
+def _long(monkeypatch):
+    """As if each trace were a long one, of which columns are read."""
+    monkeypatch.setattr(store, "KEPT_ROWS", 3)
+    monkeypatch.setattr(store, "KEPT_BYTES", 100)
+
+
+def in_groups(path, rows):
+    """Writes the file again, in row groups of so many rows."""
+    pq.write_table(pq.read_table(path), path, row_group_size=rows, write_page_checksum=True)
+
+
+def test_of_long_traces_the_same_is_told(reference, copy_of, request):
+    directory = copy_of(reference)
+    for path in (directory / "traces").iterdir():
+        in_groups(path, 100)
+    want = judged(directory)
+    request.getfixturevalue("_long")
+    assert judged(directory) == want
+
+
+@pytest.mark.usefixtures("_long")
+@pytest.mark.parametrize("step", [0, 2, 3, 5, 6, 7])
+@pytest.mark.parametrize("quantity", ["output", "param_grad"])
+def test_a_difference_is_found_at_every_edge_of_a_row_group(equal_pair, copy_of, step, quantity):
+    directory = copy_of(equal_pair)
+    plant(directory, "functional", f"{quantity}_digest", step, lambda digest: digest ^ 1)
+    if quantity == "param_grad":
+        plant(directory, "functional", "param_grad_digests", step, lambda each: [each[0] ^ 1, *each[1:]])
+    for path in (directory / "traces").iterdir():
+        in_groups(path, 3)
+    (verdict,) = judge(read_run(directory)).pairs
+    assert (verdict.first.step, verdict.first.quantity) == (step, quantity)
+    assert verdict.first.tensor == ("0.0.weight" if quantity == "param_grad" else None)
+
+
+@pytest.mark.usefixtures("_long")
+def test_a_damaged_row_group_of_a_long_trace_is_told(equal_pair, copy_of):
+    directory = copy_of(equal_pair)
+    path = directory / "traces" / "0001-functional@cpu-s0.parquet"
+    in_groups(path, 3)
+    group = pq.ParquetFile(path).metadata.row_group(2).column(SCHEMA.names.index("loss"))
+    content = bytearray(path.read_bytes())
+    content[group.data_page_offset + group.total_compressed_size - 2] ^= 1
+    path.write_bytes(content)
+    assert trouble(directory).startswith(f"{path} is damaged (")
+
+
+@pytest.mark.usefixtures("_long")
+def test_rows_that_a_long_trace_lacks_are_told(equal_pair, copy_of):
+    test_missing_rows_are_told(equal_pair, copy_of)
