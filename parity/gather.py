@@ -231,7 +231,7 @@ class Gatherer:
                 self._go_back(kept, event)
             case Found():
                 if event.missing:
-                    kept.record = replace(kept.record, shared_error=event.missing)
+                    kept.record = replace(kept.record, shared_error=_storable(event.missing))
                 kept.found.append(offset)
             case Ended():
                 kept.record = _ended(kept.record, event)
@@ -246,7 +246,7 @@ class Gatherer:
             kept.saved, kept.saved_at, kept.before = None, -1, []
         kept.chunks = [frame for frame in kept.chunks if frame.offset < kept.saved_at]
         kept.found = [offset for offset in kept.found if offset < kept.saved_at]
-        reason = f"step {event.step}: {event.reason}"
+        reason = f"step {event.step}: {_storable(event.reason)}"
         when = _time(event.at_s)
         kept.record = replace(
             kept.record,
@@ -292,7 +292,8 @@ class Gatherer:
             for offset in kept.found:
                 event = self._journal.read(offset)
                 if isinstance(event, Found) and event.table == table:
-                    yield from ({"trial": name, **row} for row in event.rows)
+                    for row in event.rows:
+                        yield {"trial": name, **{key: _storable(value) for key, value in row.items()}}
 
     def _final(self, kept: _Kept) -> TrialRecord:
         begun = kept.record.status == "planned" and kept.chunks
@@ -330,8 +331,8 @@ def _ended(record: TrialRecord, event: Ended) -> TrialRecord:
         status=event.status,
         failed_step=event.failed_step,
         failure=event.failure,
-        error=event.error,
-        traceback=event.traceback,
+        error=_storable(event.error),
+        traceback=_storable(event.traceback),
         wall_s=event.wall_s,
         began=_time(event.began_s),
         ended=_time(event.ended_s),
@@ -361,6 +362,11 @@ def _record(index: int, trials: Sequence[Trial]) -> TrialRecord:
         audit_every=settings.audit_every,
         trace=trace_file(index, [trial.name for trial in trials]),
     )
+
+
+def _storable(value: Any) -> Any:
+    """The value; of a text that is no Unicode, as an exception's may be, an escape in the place of what is not."""
+    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
 
 
 def _time(seconds: float | None) -> datetime | None:

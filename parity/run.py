@@ -71,6 +71,7 @@ def run(options: argparse.Namespace, given: Sequence[str]) -> int:
     Raises:
         Trouble: Something keeps it from an answer.
     """
+    _check_text(given)
     with contextlib.ExitStack() as held:
         started = held.enter_context(reopen(options, make_parser())) if options.resume else None
         if started:
@@ -266,6 +267,15 @@ def _check_cluster_options(options: argparse.Namespace, given: Sequence[Device])
     needs += [f"--device {device.name}" for device in given if device.node]
     if options.inline and needs:
         raise Trouble(f"{needs[0]} needs a Ray cluster, and --inline trains in this process. Leave out one of them.")
+
+
+def _check_text(given: Sequence[str]) -> None:
+    """Raises `Trouble` for what cannot be stored as text: names of files that are no UTF-8."""
+    for text in given:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise Trouble(f"{text!r} is no text in UTF-8, and could not be stored. Rename it.") from error
 
 
 def _choose_out(given: str | None) -> StoragePath:

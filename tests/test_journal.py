@@ -5,10 +5,12 @@ import math
 
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from parity.errors import Trouble
 from parity.events import Advanced, Began, Ended, Found, Restarted, Saved
-from parity.journal import Journal
+from parity.journal import Journal, decode, encode
 
 TABLE = pa.table({"step": [0, 1], "loss": [0.1, math.inf], "digest": pa.array([2**64 - 1, 0], pa.uint64())})
 EVENTS = [
@@ -34,6 +36,16 @@ def path(tmp_path):
 def replayed(path):
     with contextlib.closing(Journal(path)) as journal:
         return [event for _, event in journal.replay()], journal.left_out
+
+
+@given(st.text(), st.none() | st.text(), st.floats(allow_nan=False), st.none() | st.integers(0, 2**62))
+def test_whatever_an_event_tells_is_read_back(name, error, wall_s, step):
+    for event in (
+        Ended(name, "failed", failed_step=step, error=error, traceback=error, wall_s=wall_s),
+        Began(name, {"host": error, "cores": step}),
+        Found(name, "contract", ({"item": name, "reason": error, "value": wall_s},), error),
+    ):
+        assert decode(encode(event)) == event
 
 
 def test_events_are_read_back_as_they_were(path):

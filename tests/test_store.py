@@ -6,6 +6,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
 from parity import store
@@ -22,6 +24,7 @@ from parity.store import (
     trace_file,
     write_json,
     write_table,
+    write_trials,
 )
 from parity.summary import summarize
 from parity.trace import SCHEMA
@@ -262,6 +265,17 @@ def judged(directory):
     console = Console(file=io.StringIO(), width=200)
     terminal.render(run, judgement, console)
     return console.file.getvalue(), summarize(judgement), [*differences_tables(judgement)]
+
+
+@given(st.text(), st.none() | st.text(), st.none() | st.floats(), st.lists(st.text()), st.integers(0, 2**63 - 1))
+def test_a_record_is_read_back_to_the_bit(tmp_path_factory, name, text, number, names, steps):
+    kept = {field.name: None for field in fields(TrialRecord)} | {"trial": name, "error": text, "wall_s": number}
+    kept |= {"param_names": names, "restarts": names, "steps": steps, "trace": name}
+    record = TrialRecord(**kept)
+    folder = tmp_path_factory.getbasetemp()
+    write_trials(folder, [record])
+    (row,) = pq.read_table(folder / "trials.parquet").to_pylist()
+    assert repr(TrialRecord(**row)) == repr(record)  # a NaN is not equal to itself
 
 
 @pytest.fixture

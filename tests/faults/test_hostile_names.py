@@ -49,6 +49,22 @@ def test_a_loss_in_a_file_of_any_name_is_trained_stored_and_told(tmp_path, capsy
     assert run.main(["--resume", str(out)]) == 0
 
 
+def test_an_exception_whose_words_are_no_unicode_is_stored_and_told(tmp_path, capsys):
+    path = tmp_path / "raising.py"
+    path.write_text("def raising(output, target):\n    raise ValueError('the file \\udcff.bin')\n")
+    out = tmp_path / "run"
+    arguments = ["--inline", "--device", "cpu", "--steps", "2", "--out", str(out), "--loss", "builtin"]
+    assert run.main([*arguments, f"{path}:raising"]) == 1
+    assert "ValueError: the file \\udcff.bin" in " ".join(capsys.readouterr().out.split())
+    assert "the file \\udcff.bin" in pd.read_parquet(out / "trials.parquet").error[1]
+
+
+def test_a_path_that_is_no_utf_8_is_told(tmp_path, capsys):
+    assert run.main(["--inline", "--out", str(tmp_path / "caf\udce9")]) == 2
+    assert "caf\\udce9' is no text in UTF-8, and could not be stored. Rename it." in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 @given(st.lists(HOSTILE, min_size=1, max_size=40, unique=True))
 def test_a_trace_file_stays_in_its_folder(names):
     for index in range(len(names)):
