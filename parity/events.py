@@ -83,7 +83,7 @@ class Ended:
         trial: Name of the trial.
         status: "complete" or "failed".
         failed_step: The step that failed; None when none did, or when it is not known.
-        failure: As in `recorder.TrialFailed`, or "died", "hung" or "memory" of its process; None when it did not fail.
+        failure: As in `observer.TrialFailed`, or "died", "hung" or "memory" of its process; None when it did not fail.
         error: Why it failed, or None.
         traceback: Of the user's code, or None.
         wall_s: From the loading of the loss to the end.

@@ -82,7 +82,7 @@ def perform(
         Trouble: As `train`: the trial could not be begun as it was asked for.
     """
     from parity import machine  # these import torch: only now is the environment set
-    from parity.recorder import TrialFailed
+    from parity.observer import TrialFailed
     from parity.replay import capture
     from parity.saved_state import StateNotPortable, pack, unpack
     from parity.shared_step import pack_step

@@ -17,8 +17,8 @@ import pyarrow as pa
 import torch
 
 from parity.audit import OracleUnavailable
+from parity.observer import Observer, TrialFailed
 from parity.planted import ROUNDINGS, RoundedProducts
-from parity.recorder import Recorder, TrialFailed
 from parity.saved_state import StateNotPortable, pack, unpack
 from parity.step import StepValues, Training, begin, forward, make_batch, take_step
 from parity.trace import QUANTITIES
@@ -109,7 +109,7 @@ def _tensor(value: np.ndarray | None) -> torch.Tensor | None:
 
 
 def take_shared_step(
-    training: Training, data: Mapping[str, np.ndarray], step: int, recorder: Recorder | None
+    training: Training, data: Mapping[str, np.ndarray], step: int, observer: Observer | None
 ) -> SharedStep:
     """Takes a step of the training, and has it for other devices to take: its state, and the step in float64.
 
@@ -117,7 +117,7 @@ def take_shared_step(
         TrialFailed: As `take_step`.
     """
     state = take_state(step, training.model, training.optimizer)
-    values = take_step(training, data, step, recorder)
+    values = take_step(training, data, step, observer)
     draws = not _same_generators(state["generators"], take_generators())
     state = on_cpu(state)
     try:
@@ -247,12 +247,12 @@ def _take_parting_step(
         training = begin(training.trial)
     else:
         restore_state(start.state, training.model, training.optimizer)
-    recorder = Recorder(training.trial, training.model, oracle=training.oracle, baseline=training.baseline)
+    observer = Observer(training.trial, training.model, oracle=training.oracle, baseline=training.baseline)
     for step in range(start.step, parting):
         take_step(training, data, step)
     state = on_cpu(take_state(parting, training.model, training.optimizer))
-    values = take_step(training, data, parting, recorder)
-    repeated = _repeats(recorder.flush(), trace.slice(parting, 1))
+    values = take_step(training, data, parting, observer)
+    repeated = _repeats(observer.flush(), trace.slice(parting, 1))
     largest = {
         quantity: [max(errors) for errors in zip(*(entry.errors[quantity] for entry in usable), strict=True)]
         for quantity in COMPARED

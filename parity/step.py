@@ -14,8 +14,8 @@ from parity import devices
 from parity.audit import Oracle, make_oracle
 from parity.errors import Trouble
 from parity.losses import Loss, load_loss
+from parity.observer import Observer, TrialFailed
 from parity.planted import planted, spoil_gradient
-from parity.recorder import Recorder, TrialFailed
 from parity.rounding_noise import round_randomly
 from parity.tasks import Task, load_task
 from parity.training_state import seed_generators
@@ -110,9 +110,9 @@ def forward(training: Training, batch: tuple[torch.Tensor, ...], step: int) -> t
 
 
 def take_step(
-    training: Training, data: Mapping[str, np.ndarray], step: int, recorder: Recorder | None = None
+    training: Training, data: Mapping[str, np.ndarray], step: int, observer: Observer | None = None
 ) -> StepValues:
-    """Takes one optimizer step and records it; the recorder's work is not in the step's time.
+    """Takes one optimizer step and records it; the observer's work is not in the step's time.
 
     Raises:
         TrialFailed: The loss or the task raised, or broke its protocol.
@@ -124,8 +124,8 @@ def take_step(
     with clock, planted(plant):
         optimizer.zero_grad()
         output, target = forward(training, batch, step)
-    if recorder:
-        recorder.forward(batch, output, target)
+    if observer:
+        observer.forward(batch, output, target)
     with blamed(step, "the loss"), clock:
         loss = training.loss(output, target)
     _check_loss(step, loss, output)
@@ -136,17 +136,17 @@ def take_step(
         raise TrialFailed(step, "loss has no gradient for its output, which it must depend on", kind="detached")
     if trial.noise:
         output_grad = round_randomly(output_grad, seed=(trial.seed, trial.noise, step))
-    if recorder:
-        recorder.loss(step, output, target, loss=loss, output_grad=output_grad)
+    if observer:
+        observer.loss(step, output, target, loss=loss, output_grad=output_grad)
     with blamed(step, "the model's backward"), clock, planted(plant):
         output.backward(output_grad)  # type: ignore[no-untyped-call]
     spoil_gradient(plant, step, model, replica=trial.replica)
-    if recorder:
-        recorder.backward()
+    if observer:
+        observer.backward()
     with blamed(step, "the optimizer"), clock:
         optimizer.step()
-    if recorder:
-        recorder.update(step, step_s=clock.elapsed_s)
+    if observer:
+        observer.update(step, step_s=clock.elapsed_s)
     return StepValues(output, target, loss, output_grad)
 
 

@@ -12,13 +12,13 @@ import pyarrow as pa
 import torch
 
 from parity.diagnosis import Finding
-from parity.recorder import CAPACITY, Recorder, TrialFailed
+from parity.observer import CAPACITY, Observer, TrialFailed
 from parity.shared_step import SharedStep, take_shared_step
 from parity.step import begin, take_step
 from parity.training_state import restore_state, take_state
 from parity.trial import Trial
 
-# A chunk is as long as this, or as many steps as the recorder holds: often enough for a live progress bar.
+# A chunk is as long as this, or as many steps as the observer holds: often enough for a live progress bar.
 CHUNK_S = 0.5
 
 
@@ -74,12 +74,12 @@ def train(
     """
     training = begin(trial)
     model, optimizer = training.model, training.optimizer
-    recorder = Recorder(trial, model, oracle=training.oracle, baseline=training.baseline)
+    observer = Observer(trial, model, oracle=training.oracle, baseline=training.baseline)
     module = training.loss if isinstance(training.loss, torch.nn.Module) else None
     if state is not None:
         if module:
             module.load_state_dict(state["loss"])
-        recorder.restore(state["recorder"])
+        observer.restore(state["observer"])
         restore_state(state, model, optimizer)
     names = [name for name, _ in model.named_parameters()]
     shared: list[SharedStep] = []
@@ -94,26 +94,26 @@ def train(
             if at_step != next_step:
                 raise RuntimeError("The training has gone on; take a chunk's state before you ask for the next chunk.")
             loss = {name: tensor.clone() for name, tensor in module.state_dict().items()} if module else {}
-            return take_state(next_step, model, optimizer) | {"loss": loss, "recorder": recorder.state()}
+            return take_state(next_step, model, optimizer) | {"loss": loss, "observer": observer.state()}
 
-        dtype = str(recorder.loss_dtype).removeprefix("torch.")
-        facts = {"loss_dtype": dtype, "param_names": names, "audit_error": recorder.audit_error}
+        dtype = str(observer.loss_dtype).removeprefix("torch.")
+        facts = {"loss_dtype": dtype, "param_names": names, "audit_error": observer.audit_error}
         taken = tuple(shared)
         shared.clear()
-        return Chunk(recorder.flush(), take, facts, began_s, taken, recorder.take_findings())
+        return Chunk(observer.flush(), take, facts, began_s, taken, observer.take_findings())
 
     began_s, due_s = time.time(), time.monotonic() + chunk_s
     for step in range(state["step"] if state else 0, trial.settings.steps):
         try:
             if trial.shares and trial.settings.shared(step):
-                shared.append(take_shared_step(training, data, step, recorder))
+                shared.append(take_shared_step(training, data, step, observer))
             else:
-                take_step(training, data, step, recorder)
+                take_step(training, data, step, observer)
         except TrialFailed:
-            if recorder.rows:
+            if observer.rows:
                 yield chunk(step)
             raise
-        if recorder.rows == chunk_steps or step == trial.settings.steps - 1 or time.monotonic() > due_s:
+        if observer.rows == chunk_steps or step == trial.settings.steps - 1 or time.monotonic() > due_s:
             yield chunk(step + 1)
             at_step = -1
             began_s, due_s = time.time(), time.monotonic() + chunk_s

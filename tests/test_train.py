@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from parity.recorder import TrialFailed
+from parity.observer import TrialFailed
 from parity.tasks import mnist_autoencoder
 from parity.trace import SCHEMA
 from parity.train import train

@@ -42,7 +42,7 @@ class TrialFailed(Exception):  # noqa: N818 - names what it reports, as the verd
         self.kind = kind
 
 
-class Recorder:
+class Observer:
     """Observes one trial, step by step: `forward`, `loss`, `backward`, `update`; `flush` gives the rows so far."""
 
     def __init__(self, trial: Trial, model: torch.nn.Module, *, oracle: Oracle, baseline: Loss) -> None:
@@ -131,11 +131,11 @@ class Recorder:
         return make_table(columns, names=names, rows=rows)
 
     def state(self) -> dict[str, object]:
-        """What a recorder that goes on from here must know."""
+        """What an observer that goes on from here must know."""
         return {"audit_error": self.audit_error, **self._diagnostician.state()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes on from where another recorder stood."""
+        """Goes on from where another observer stood."""
         self.audit_error = state["audit_error"]
         self._diagnostician.restore(state)
 
