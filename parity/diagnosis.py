@@ -21,7 +21,7 @@ from parity.audit import Oracle, errors
 from parity.hypotheses import gradient, has_low_precision, in_low_precision, other_losses
 from parity.losses import Loss
 from parity.named_constants import name_constant
-from parity.trial import Trial
+from parity.trial import Place
 
 # A gradient within this many times the baseline's own error is not looked at.
 SUSPICIOUS = 8.0
@@ -57,8 +57,7 @@ class Finding:
 class Diagnostician:
     """Looks at some of a trial's wrong gradients, and keeps what it finds."""
 
-    def __init__(self, trial: Trial, *, baseline: Loss, oracle: Oracle) -> None:
-        self._settings = trial.settings
+    def __init__(self, *, baseline: Loss, oracle: Oracle) -> None:
         self._baseline = baseline
         self._oracle = oracle
         self._found: list[Finding] = []
@@ -66,12 +65,12 @@ class Diagnostician:
         self._last_ratio = math.nan
 
     def look(
-        self, step: int, output: torch.Tensor, target: torch.Tensor, output_grad: torch.Tensor, *, ratio: float
+        self, place: Place, output: torch.Tensor, target: torch.Tensor, output_grad: torch.Tensor, *, ratio: float
     ) -> None:
         """Looks at a step that is suspicious, unless there has been enough of its like.
 
         Args:
-            step: From 0.
+            place: Of the step.
             output: dtype[R, ...] on the CPU.
             target: What belongs to it.
             output_grad: Of the output's shape and dtype.
@@ -80,16 +79,14 @@ class Diagnostician:
         Raises:
             OracleUnavailable: As `audit.errors`.
         """
-        start, stop = self._settings.row_range(step)
-        partial = stop - start < self._settings.batch_size
         changed = not abs(ratio - self._last_ratio) <= 1e-3 * abs(ratio)
-        due = self._looks < FIRST_LOOKS or (partial and self._partial_looks < PARTIAL_LOOKS) or changed
+        due = self._looks < FIRST_LOOKS or (place.partial and self._partial_looks < PARTIAL_LOOKS) or changed
         if not due or self._looks >= ALL_LOOKS:
             return
-        found = diagnose(step, output, target, output_grad, baseline=self._baseline, oracle=self._oracle)
+        found = diagnose(place.step, output, target, output_grad, baseline=self._baseline, oracle=self._oracle)
         if found:
             self._looks += 1
-            self._partial_looks += partial
+            self._partial_looks += place.partial
             self._last_ratio = ratio
             self._found.append(found)
 

@@ -19,7 +19,7 @@ from parity.diagnosis import SUSPICIOUS, Diagnostician, Finding
 from parity.digest import combine, digest
 from parity.losses import Loss
 from parity.trace import AUDIT_COLUMNS, make_table
-from parity.trial import Trial
+from parity.trial import Place, Trial
 
 # Steps in one block: what the device buffers hold.
 CAPACITY = 256
@@ -49,7 +49,7 @@ class Observer:
         self._trial = trial
         self._parameters = list(model.parameters())
         self._oracle = oracle
-        self._diagnostician = Diagnostician(trial, baseline=baseline, oracle=oracle)
+        self._diagnostician = Diagnostician(baseline=baseline, oracle=oracle)
         self._columns: defaultdict[str, list[object]] = defaultdict(list)
         self._values: dict[str, torch.Tensor] = {}
         self._slots: dict[str, tuple[torch.Tensor, ...]] = {}
@@ -65,14 +65,15 @@ class Observer:
         """None before the first step."""
         return self._values["loss"].dtype if "loss" in self._values else None
 
-    def forward(self, batch: Sequence[torch.Tensor], output: torch.Tensor, target: torch.Tensor) -> None:
-        """Records what the loss is about to get."""
+    def forward(self, place: Place, batch: Sequence[torch.Tensor], output: torch.Tensor, target: torch.Tensor) -> None:
+        """Records what the loss of a step is about to get."""
+        self._place = place
         self._inputs = [*batch] if any(target is tensor for tensor in batch) else [*batch, target]
         self._add("input_digest", self._input_digest())
         self._add("output_digest", digest(output))
 
     def loss(
-        self, step: int, output: torch.Tensor, target: torch.Tensor, *, loss: torch.Tensor, output_grad: torch.Tensor
+        self, output: torch.Tensor, target: torch.Tensor, *, loss: torch.Tensor, output_grad: torch.Tensor
     ) -> None:
         """Records the loss and its gradient for the output, and audits the step if it is due.
 
@@ -84,7 +85,7 @@ class Observer:
         self._hold("output_grad_norm", _squared_norm(output_grad).sqrt())
         self._add("elements", output.numel())
         self._add("output_grad_strided", output_grad.stride() != output.stride())
-        audit = self._audit(step, output, target, loss=loss, output_grad=output_grad)
+        audit = self._audit(output, target, loss=loss, output_grad=output_grad)
         for name, error in zip(AUDIT_COLUMNS, audit, strict=True):
             self._add(name, error)
 
@@ -98,19 +99,12 @@ class Observer:
         self._add_each("param_grad", digests)
         self._hold("param_grad_norm", torch.stack(squares).sum().sqrt())
 
-    def update(self, step: int, *, step_s: float) -> None:
+    def update(self, *, step_s: float) -> None:
         """Records the parameters after the optimizer's step, and closes the step."""
         self._add_each("param", [digest(parameter) for parameter in self._parameters])
-        epoch, batch = divmod(step, self._trial.settings.batches)
-        start, stop = self._trial.settings.row_range(step)
-        for name, value in {
-            "step": step,
-            "epoch": epoch,
-            "batch": batch,
-            "rows": stop - start,
-            "step_s": step_s,
-        }.items():
-            self._add(name, value)
+        for name in ("step", "epoch", "batch", "rows"):
+            self._add(name, getattr(self._place, name))
+        self._add("step_s", step_s)
 
     def flush(self) -> pa.Table:
         """Returns the whole steps since the last flush, in the columns of `trace.SCHEMA`, and forgets them."""
@@ -144,10 +138,11 @@ class Observer:
         return self._diagnostician.take_findings()
 
     def _audit(
-        self, step: int, output: torch.Tensor, target: torch.Tensor, *, loss: torch.Tensor, output_grad: torch.Tensor
+        self, output: torch.Tensor, target: torch.Tensor, *, loss: torch.Tensor, output_grad: torch.Tensor
     ) -> Sequence[float]:
         """What `audit.errors` returns, NaN for a step that is not audited."""
-        if not self._trial.settings.audited(step):
+        step = self._place.step
+        if not self._place.audited:
             return [math.nan] * len(AUDIT_COLUMNS)
         if self._columns["output_digest"][-1] != digest(output):
             raise TrialFailed(
@@ -162,7 +157,7 @@ class Observer:
                 output, target, output_grad = output.cpu(), target.cpu(), output_grad.cpu()
                 found = errors(self._oracle, output, target, loss=loss.cpu(), output_grad=output_grad)
                 if not found[0] <= SUSPICIOUS and self._trial.loss != self._trial.oracle:
-                    self._diagnostician.look(step, output, target, output_grad, ratio=found[2])
+                    self._diagnostician.look(self._place, output, target, output_grad, ratio=found[2])
                 return found
             except OracleUnavailable as error:
                 self.audit_error = str(error)

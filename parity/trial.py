@@ -14,6 +14,27 @@ EARLY_SHARED = (0, 1, 10, 100)
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a step stands in a training.
+
+    Attributes:
+        step: Optimizer step, from 0.
+        epoch: From 0.
+        batch: Of the epoch, from 0.
+        rows: Of the batch.
+        partial: Whether it has fewer rows than the others.
+        audited: Whether the float64 audit takes the step.
+    """
+
+    step: int
+    epoch: int
+    batch: int
+    rows: int
+    partial: bool
+    audited: bool
+
+
+@dataclass(frozen=True)
 class Settings:
     """What all trials of a run share.
 
@@ -45,6 +66,13 @@ class Settings:
         """First row of the step's batch, and the one after its last."""
         start = step % self.batches * self.batch_size
         return start, min(start + self.batch_size, self.rows)
+
+    def place(self, step: int) -> Place:
+        """Where the step stands."""
+        epoch, batch = divmod(step, self.batches)
+        start, stop = self.row_range(step)
+        rows = stop - start
+        return Place(step, epoch, batch, rows, partial=rows < self.batch_size, audited=self.audited(step))
 
     def audited(self, step: int) -> bool:
         """Whether the audit takes this step."""
