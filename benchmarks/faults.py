@@ -77,8 +77,8 @@ from ray.cluster_utils import Cluster
 quick = {
     "health_check_initial_delay_ms": 0,
     "health_check_period_ms": 200,
-    "health_check_timeout_ms": 1000,
-    "health_check_failure_threshold": 5,
+    "health_check_timeout_ms": 5000,
+    "health_check_failure_threshold": 10,
 }
 common = {"object_store_memory": 150 * 2**20}
 head = {**common, "num_cpus": 0, "node_name": "a", "include_dashboard": False, "_system_config": quick}
