@@ -4,14 +4,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from parity.api import CheckResult, check
+    from parity.recorder import Recorder
 
-__all__ = ["CheckResult", "check"]
+__all__ = ["CheckResult", "Recorder", "check"]
 # Here and not in the metadata of a package: as a Ray job, parity runs from a folder without being installed.
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """Loads `parity.check` when it is asked for: the commands do without it."""
+    """Loads what is asked for, and torch with it: the commands do without."""
+    if name == "Recorder":
+        from parity.recorder import Recorder
+
+        return Recorder
     if name in __all__:
         from parity import api
 

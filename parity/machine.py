@@ -17,9 +17,14 @@ from parity.devices import Device
 _ISA_PREFIXES = ("sse4_2", "avx", "fma", "f16c", "amx", "asimd", "sve", "bf16", "i8mm")
 
 
-def facts(device: Device) -> dict[str, Any]:
-    """Describes this process and machine, as the columns of trials.parquet; None for what a machine does not have."""
-    properties = torch.cuda.get_device_properties(0) if device.kind == "cuda" else None
+def facts(device: Device, *, ordinal: int = 0) -> dict[str, Any]:
+    """Describes this process and machine, as the columns of trials.parquet; None for what a machine does not have.
+
+    Args:
+        device: That the trial runs on.
+        ordinal: Of the GPU among those that this process sees.
+    """
+    properties = torch.cuda.get_device_properties(ordinal) if device.kind == "cuda" else None
     return {
         "host": platform.node(),
         "os": platform.platform(),

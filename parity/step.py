@@ -125,7 +125,7 @@ def take_step(
         optimizer.zero_grad()
         output, target = forward(training, batch, step)
     if observer:
-        observer.forward(trial.settings.place(step), batch, output, target)
+        observed = observer.forward(trial.settings.place(step), batch, output, target)
     with blamed(step, "the loss"), clock:
         loss = training.loss(output, target)
     _check_loss(step, loss, output)
@@ -137,7 +137,7 @@ def take_step(
     if trial.noise:
         output_grad = round_randomly(output_grad, seed=(trial.seed, trial.noise, step))
     if observer:
-        observer.loss(output, target, loss=loss, output_grad=output_grad)
+        observer.loss(observed, output, target, loss=loss, output_grad=output_grad)
     with blamed(step, "the model's backward"), clock, planted(plant):
         output.backward(output_grad)  # type: ignore[no-untyped-call]
     spoil_gradient(plant, step, model, replica=trial.replica)

@@ -35,6 +35,8 @@ LOCK = "lock"
 # Of the traces that were read, so many rows stay in memory, some 600 bytes each; of longer ones, so much of columns.
 KEPT_ROWS = 100_000
 KEPT_BYTES = 256 * 2**20
+# Columns that runs stored before them lack; there they are null.
+LATER_COLUMNS = frozenset({"step_grad_norm", "optimizer", "initial_norms"})
 # Of a run, however many trials it has.
 MOST_TRACE_FILES = 16
 # Of a trial's name in that of a file, whose length file systems limit.
@@ -58,6 +60,7 @@ TRIALS = pa.schema(
         column("batches", pa.int64(), "batches of an epoch"),
         column("batch_size", pa.int64(), "rows of a batch"),
         column("lr", pa.float64(), "learning rate"),
+        column("optimizer", pa.string(), "class and settings of the optimizer, null where they are not known"),
         column("audit_every", pa.int64(), "the audit takes the steps that this divides; 0 is never"),
         column("trace", pa.string(), "file of the trace, in traces/"),
         column("status", pa.string(), "planned, complete, failed or interrupted"),
@@ -75,6 +78,7 @@ TRIALS = pa.schema(
         column("ended", pa.timestamp("us", tz="UTC"), "when the last step ended"),
         column("loss_dtype", pa.string(), "dtype of the loss"),
         column("param_names", pa.list_(pa.string()), "names of the parameter tensors, in the model's order"),
+        column("initial_norms", pa.list_(pa.float64()), "L2 norm of each parameter tensor before the first step"),
         column("audit_error", pa.string(), "why there is no audit"),
         column("shared_error", pa.string(), "why the steps from the baseline device's states are missing"),
         column("host", pa.string(), "name of the machine"),
@@ -120,7 +124,7 @@ class TrialRecord:
     steps: int
     batches: int
     batch_size: int
-    lr: float
+    lr: float | None
     audit_every: int
     trace: str
     status: str = "planned"
@@ -136,8 +140,10 @@ class TrialRecord:
     ended: datetime | None = None
     loss_dtype: str | None = None
     param_names: list[str] = field(default_factory=list)
+    initial_norms: list[float] | None = None
     audit_error: str | None = None
     shared_error: str | None = None
+    optimizer: str | None = None
     host: str | None = None
     node: str | None = None
     node_id: str | None = None
@@ -591,6 +597,9 @@ def _read(path: StoragePath) -> Iterator[None]:
 
 
 def _cast(path: StoragePath, table: pa.Table, schema: pa.Schema) -> pa.Table:
+    for place, name in enumerate(schema.names):
+        if name in LATER_COLUMNS and name not in table.column_names:
+            table = table.add_column(place, schema.field(name), pa.nulls(len(table), schema.field(name).type))
     try:  # what pandas writes back has the same values in types of its own
         return table if table.schema.equals(schema) else table.cast(schema)
     except (ValueError, pa.ArrowException) as error:

@@ -18,6 +18,8 @@ TENSOR_QUANTITIES = ("param_grad", "param")
 NORMED_QUANTITIES = ("output_grad", "param_grad")
 # What the audit measures, in the order in which `audit.errors` returns it; null where a step was not audited.
 AUDIT_COLUMNS = ("grad_error_u", "loss_error_u", "grad_ratio")
+# Numbers that not every step has.
+_NULLABLE = (*AUDIT_COLUMNS, "step_grad_norm")
 
 
 def column(name: str, kind: pa.DataType, meaning: str, *, unit: str = "") -> pa.Field:
@@ -43,6 +45,11 @@ SCHEMA = pa.schema(
         column("loss", pa.float64(), "the loss, exact: every value of a narrower dtype is one of float64"),
         column("output_grad_norm", pa.float64(), "L2 norm of the loss's gradient for the output"),
         column("param_grad_norm", pa.float64(), "L2 norm of the gradient for all parameters"),
+        column(
+            "step_grad_norm",
+            pa.float64(),
+            "L2 norm of the gradient that the optimizer got (clipped, say); null where it is param_grad_norm",
+        ),
         column("input_digest", pa.uint64(), "XXH3 of the batch"),
         column("output_digest", pa.uint64(), "XXH3 of the output"),
         column("loss_digest", pa.uint64(), "XXH3 of the loss"),
@@ -63,7 +70,8 @@ def make_table(columns: Mapping[str, np.ndarray], *, names: Mapping[str, str], r
     """Builds a trace.
 
     Args:
-        columns: Numbers, dtype[rows]; of a list column uint64[rows, P]. In `AUDIT_COLUMNS` a NaN becomes null.
+        columns: Numbers, dtype[rows]; of a list column uint64[rows, P]. A column that may be null may be left out, and
+            its NaNs become nulls.
         names: The one value of each column of names.
         rows: How many steps.
 
@@ -74,7 +82,9 @@ def make_table(columns: Mapping[str, np.ndarray], *, names: Mapping[str, str], r
     for field in SCHEMA:
         if field.name in names:
             arrays.append(_constant(names[field.name], rows))
-        elif field.name in AUDIT_COLUMNS:
+        elif field.name in _NULLABLE and field.name not in columns:
+            arrays.append(pa.nulls(rows, field.type))
+        elif field.name in _NULLABLE:
             arrays.append(_array(columns[field.name], field.type, valid=~np.isnan(columns[field.name])))
         else:
             arrays.append(_array(columns[field.name], field.type))

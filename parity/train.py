@@ -15,7 +15,7 @@ from parity.diagnosis import Finding
 from parity.observer import CAPACITY, Observer, TrialFailed
 from parity.shared_step import SharedStep, take_shared_step
 from parity.step import begin, take_step
-from parity.training_state import restore_state, take_state
+from parity.training_state import optimizer_settings, parameter_norms, restore_state, take_state
 from parity.trial import Trial
 
 # A chunk is as long as this, or as many steps as the observer holds: often enough for a live progress bar.
@@ -31,7 +31,8 @@ class Chunk:
         take_state: Copies what `train` resumes from: next step, parameters, optimizer, generators, the loss's own state
             if it is an `nn.Module`, and how far the audit has looked. It raises RuntimeError once the next chunk has
             been asked for.
-        facts: Of the trial: "loss_dtype", "param_names" and "audit_error" (why there is no audit, or None).
+        facts: Of the trial: "loss_dtype", "param_names", "optimizer", "audit_error" (why there is none, or None); and
+            "initial_norms" if it began with step 0.
         began_s: When its first step began, in seconds since 1970.
         shared: The steps that other devices are to take from the same state.
         findings: What was found wrong with the gradient.
@@ -81,7 +82,10 @@ def train(
             module.load_state_dict(state["loss"])
         observer.restore(state["observer"])
         restore_state(state, model, optimizer)
-    names = [name for name, _ in model.named_parameters()]
+    begun: dict[str, Any] = {"param_names": [name for name, _ in model.named_parameters()]}
+    begun |= {"optimizer": optimizer_settings([optimizer])}
+    if state is None:
+        begun |= {"initial_norms": parameter_norms(model)}
     shared: list[SharedStep] = []
 
     at_step = -1  # where the trial stands still, so that its state can be taken
@@ -97,7 +101,7 @@ def train(
             return take_state(next_step, model, optimizer) | {"loss": loss, "observer": observer.state()}
 
         dtype = str(observer.loss_dtype).removeprefix("torch.")
-        facts = {"loss_dtype": dtype, "param_names": names, "audit_error": observer.audit_error}
+        facts = begun | {"loss_dtype": dtype, "audit_error": observer.audit_error}
         taken = tuple(shared)
         shared.clear()
         return Chunk(observer.flush(), take, facts, began_s, taken, observer.take_findings())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,27 @@ def restore_state(state: dict[str, Any], model: torch.nn.Module, optimizer: torc
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
     restore_generators(state["generators"])
+
+
+def parameter_norms(model: torch.nn.Module) -> list[float]:
+    """L2 norm of each parameter tensor, summed in float64 on the CPU, in the model's order."""
+    return [float(parameter.detach().cpu().double().norm()) for parameter in model.parameters()]
+
+
+def optimizer_settings(optimizers: Sequence[torch.optim.Optimizer]) -> str | None:
+    """Classes and settings in words, as in "Adam(lr=0.001, ...)"; None where there is no optimizer."""
+    told = []
+    for optimizer in optimizers:
+        groups = [
+            {name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups
+        ]
+        each = [", ".join(f"{name}={_setting(value)}" for name, value in sorted(group.items())) for group in groups]
+        told.append(f"{type(optimizer).__name__}({'; '.join(dict.fromkeys(each))})")
+    return ", ".join(told) or None
+
+
+def _setting(value: Any) -> Any:
+    return value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
 
 
 def take_generators() -> dict[str, Any]:
