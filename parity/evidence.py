@@ -19,6 +19,18 @@ SHARED_STEPS = pa.schema(
     ]
 )
 
+# Steps of a trial held against the same steps in float64, from the trial's own state.
+STEP_ERRORS = pa.schema(
+    [
+        column("trial", pa.string(), "name of the trial"),
+        column("step", pa.int64(), "optimizer step, from 0"),
+        column("quantity", pa.string(), "what is held against float64"),
+        column("tensor", pa.string(), "name of the parameter, null for a quantity of one tensor"),
+        column("error_u", pa.float64(), "||b - x|| / (u ||x||), x in float64", unit="u"),
+        column("spread_u", pa.float64(), "of float64 steps from slightly moved parameters, where looked at", unit="u"),
+    ]
+)
+
 # What the loss did on a few rows before the training.
 CONTRACT = pa.schema(
     [
@@ -57,4 +69,10 @@ REPLAYS = pa.schema(
     ]
 )
 
-EVIDENCE = {"shared_steps": SHARED_STEPS, "contract": CONTRACT, "findings": FINDINGS, "replays": REPLAYS}
+EVIDENCE = {
+    "shared_steps": SHARED_STEPS,
+    "step_errors": STEP_ERRORS,
+    "contract": CONTRACT,
+    "findings": FINDINGS,
+    "replays": REPLAYS,
+}

@@ -129,14 +129,14 @@ class Fleet:
     """The devices of a stored run, in classes."""
 
     def __init__(self, trials: Sequence[TrialRecord], traces: Mapping[str, pa.Table]) -> None:
-        members: dict[HardwareClass, list[TrialRecord]] = defaultdict(list)
-        known = {record.device: class_of(record) for record in trials if record.cpu_model or record.torch}
+        members: dict[tuple[str, HardwareClass], list[TrialRecord]] = defaultdict(list)
+        known = {record.unit: class_of(record) for record in trials if record.cpu_model or record.torch}
         for record in trials:
             if not record.noise:
-                members[known.get(record.device) or class_of(record)].append(record)
+                members[record.run, known.get(record.unit) or class_of(record)].append(record)
         self.classes = tuple(
             _make_class(class_label(number), hardware, records, traces)
-            for number, (hardware, records) in enumerate(members.items())
+            for number, ((_, hardware), records) in enumerate(members.items())
         )
         self._unreachable = {
             each.label
@@ -146,13 +146,13 @@ class Fleet:
         self._by_device = {device: each for each in self.classes for device in each.devices}
         self._odd_trials = {record.trial for each in self.classes for unit in each.odd for record in unit.trials}
 
-    def of(self, device: str) -> DeviceClass:
-        """The class of a device."""
-        return self._by_device[device]
+    def of(self, record: TrialRecord) -> DeviceClass:
+        """The class of a trial's device."""
+        return self._by_device[record.unit]
 
     def alike(self, left: TrialRecord, right: TrialRecord) -> bool:
         """Whether two devices are different ones of a class."""
-        return left.device != right.device and self.of(left.device) is self.of(right.device)
+        return left.unit != right.unit and self.of(left) is self.of(right)
 
     def odd(self, record: TrialRecord) -> bool:
         """Whether the trial is not of the majority of its class."""
@@ -192,8 +192,10 @@ def signature(traces: Mapping[str, pa.Table], trial: str) -> int:
 
 
 def software_differences(trials: Sequence[TrialRecord]) -> list[str]:
-    """Sentences on the software that is not the same on all nodes; empty where it is."""
-    found = []
+    """Sentences on the software that is not the same on all nodes of a run; empty where it is."""
+    found: list[str] = []
+    if any(record.run for record in trials):
+        return found  # of several runs, each pair tells it
     for name in SOFTWARE:
         nodes: dict[str, dict[str, None]] = {}
         for record in trials:
@@ -218,12 +220,12 @@ def _make_class(
         if record.status == "complete":
             ballots.setdefault((record.loss_name, record.seed), []).append(record)
     votes = tuple(_count(ballot, traces) for ballot in ballots.values())
-    devices = tuple(dict.fromkeys(record.device for record in records))
+    devices = tuple(dict.fromkeys(record.unit for record in records))
     odd = _odd_units(votes, devices)
     parted = {unit.device: len(unit.trials) for unit in odd}
     # Of a class without a majority, the first device of the largest group; of failed ones, whichever did most.
-    whole = Counter(record.device for record in records if record.status == "complete")
-    leading = {record.device for vote in votes for record in vote.groups[0]}
+    whole = Counter(record.unit for record in records if record.status == "complete")
+    leading = {record.unit for vote in votes for record in vote.groups[0]}
     reference = min(devices, key=lambda device: (parted.get(device, 0), -whole[device], device not in leading))
     return DeviceClass(label, hardware, devices, votes, odd, reference)
 
@@ -240,10 +242,10 @@ def _odd_units(votes: Sequence[Vote], devices: Sequence[str]) -> tuple[OddUnit, 
     cast: dict[str, list[TrialRecord]] = {device: [] for device in devices}
     for vote in votes:
         for record in vote.odd:
-            trials[record.device].append(record)
+            trials[record.unit].append(record)
         if vote.decided:
             for record in (record for group in vote.groups for record in group):
-                cast[record.device].append(record)
+                cast[record.unit].append(record)
     return tuple(_odd_unit(device, trials[device], cast[device]) for device in devices if trials[device])
 
 

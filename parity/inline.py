@@ -111,6 +111,8 @@ def perform(
             if shared:
                 tables.append(chunk.table.select(DIGESTS))
             yield Advanced(trial.name, chunk.table, chunk.facts, tuple(map(pack_step, chunk.shared)))
+            if chunk.errors:
+                yield Found(trial.name, "step_errors", tuple(asdict(error) for error in chunk.errors))
             if chunk.findings:
                 yield Found(trial.name, "findings", tuple(asdict(finding) for finding in chunk.findings))
             now = time.monotonic()

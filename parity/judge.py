@@ -16,7 +16,7 @@ from parity.device_audit import DeviceAudit, audit_device
 from parity.differences import Comparison, Difference, Trace
 from parity.fleet import DeviceClass, Fleet
 from parity.loss_audit import Audit, Decision, LossAudit
-from parity.pairs import Pair, make_pairs
+from parity.pairs import Between, Pair, make_pairs
 from parity.permutation_test import SpreadTest
 from parity.replicas import Replicas, group_of
 from parity.store import StoredRun, TrialRecord
@@ -27,6 +27,11 @@ VERDICTS = ("identical", "report-only", "rounding", "inconclusive", "diverged", 
 
 # What the training itself is made of: the loss's number is only reported.
 TRAINED = tuple(quantity for quantity in QUANTITIES if quantity != "loss")
+
+# What a norm that is summed in the dtype itself may be off by, in u.
+NORM_ERROR_U = 1000.0
+# Norms of gradients that are this far apart (relative) are of different gradients.
+CHANGED = 1e-4
 
 
 @dataclass(frozen=True)
@@ -106,14 +111,19 @@ class Judgement:
     fleet: Fleet
 
 
-def judge(run: StoredRun) -> Judgement:
-    """Judges every pair of a stored run.
+def judge(run: StoredRun, pairs: tuple[Pair, ...] | None = None) -> Judgement:
+    """Judges every pair of a stored run, or the pairs that are given.
+
+    Args:
+        run: As it was read, or several as `run_pairs.join` joins them.
+        pairs: Of its trials; None for those of `make_pairs`.
 
     Raises:
         Trouble: A trace is damaged.
     """
     fleet = Fleet(run.trials, run.traces)
-    pairs = make_pairs(run.trials, fleet, across=not run.info.get("quick"))
+    if pairs is None:
+        pairs = make_pairs(run.trials, fleet, across=not run.info.get("quick"))
     replicas = Replicas(run)
     traces = {record.trial: Trace(record, run.traces) for record in run.trials}
     comparisons = [Comparison(traces[pair.baseline.trial], traces[pair.candidate.trial]) for pair in pairs]
@@ -184,18 +194,20 @@ def _judge_pair(run: StoredRun, pair: Pair, comparison: Comparison, replicas: Re
     groups = [group_of(record) for record in (pair.baseline, pair.candidate)]
     sides = zip(("baseline", "candidate"), groups, strict=True)
     unsteady = next((side for side, group in sides if group in replicas.unsteady), None)
-    spread = replicas.compare(*groups) if unsteady and pair.axis in ("loss", "device") else None
-    audited = pair.axis in ("loss", "noise") and comparison.steps
+    spread = replicas.compare(*groups) if unsteady and (pair.axis in ("loss", "device") or pair.between) else None
+    audited = (pair.axis in ("loss", "noise") or pair.between) and comparison.steps
     audit = LossAudit(comparison, steady=unsteady != "baseline") if audited else None
-    equals = fleet.of(pair.candidate.device) if fleet.alike(pair.baseline, pair.candidate) else None
+    equals = fleet.of(pair.candidate) if fleet.alike(pair.baseline, pair.candidate) else None
     device_audit = None
-    if pair.axis == "device" and not equals:
+    if (pair.axis == "device" or pair.between) and not equals:
         device_audit = audit_device(run.evidence["shared_steps"], pair.candidate.trial)
     onset, beyond = None, None
     if equals and comparison.steps:
         onset, beyond = _unequal_onset(comparison, equals, pair)
     elif pair.axis != "replica" and comparison.steps:
         onset, beyond = _onset(comparison, audit, device_audit)
+        if onset is None and pair.between:
+            onset, beyond = _onset_between(comparison, pair.between, steady=unsteady is None)
     contract = _contract(run, pair)
     broken = any(status == "failed" for status, _ in contract.values())
     causes = _causes(run, pair, comparison, audit, device_audit, onset, contract=contract)
@@ -227,8 +239,8 @@ def _contract(run: StoredRun, pair: Pair) -> dict[str, tuple[str, str]]:
     """What the candidate's loss did on its device, in whichever trial was asked."""
     if pair.axis != "loss":
         return {}
-    key = (pair.candidate.loss_name, pair.candidate.device)
-    alike = [record.trial for record in run.trials if (record.loss_name, record.device) == key]
+    key = (pair.candidate.loss_name, pair.candidate.unit)
+    alike = [record.trial for record in run.trials if (record.loss_name, record.unit) == key]
     return contract_of(run.evidence["contract"], alike)
 
 
@@ -245,7 +257,7 @@ def _causes(
     if device_audit and device_audit.first and onset:
         kind = "precision" if device_audit.first.rounding else "unknown"
         return (Cause(kind, device_audit.first.explain()),)
-    if pair.axis != "loss":
+    if pair.axis != "loss" and not pair.between:
         return ()
     nothing = np.zeros(comparison.steps, bool)
     nan = _one_sided_nan(comparison) if comparison.steps else None
@@ -273,7 +285,7 @@ def _decide(case: _Case) -> tuple[str, str | None]:
         return "inconclusive", failure(pair.candidate)
     if pair.candidate.status == "failed":
         return "failed", failure(pair.candidate)
-    if pair.axis == "device" and case.odd_source and not case.equals:
+    if case.odd_source and not case.equals:
         return "inconclusive", "not decided locally: the steps to take came from a device that is odd in its class"
     if case.beyond is not None:
         return "diverged", "; ".join(dict.fromkeys([*(cause.text for cause in case.causes), case.beyond]))
@@ -282,12 +294,14 @@ def _decide(case: _Case) -> tuple[str, str | None]:
     doubt = _doubt(case)
     if doubt:
         return "inconclusive", doubt
-    if case.unsteady == "baseline" and pair.axis in ("loss", "device"):
+    if case.unsteady == "baseline" and (pair.axis in ("loss", "device") or pair.between):
         return _decide_unsteady(case)
     if comparison.first() is None:
         if case.unsteady:
             return "inconclusive", f"no difference here, but the {case.unsteady}'s replicas disagree"
         return "identical", None
+    if pair.between:
+        return _decide_between(case, pair.between)
     if pair.axis == "replica":
         return "inconclusive", "replicas disagree: this loss on this device is not deterministic"
     if pair.axis == "device":
@@ -307,6 +321,35 @@ def _decide_unsteady(case: _Case) -> tuple[str, str]:
     if case.spread.rejected and not local:
         return "diverged", f"{told}, and the candidate's are not spread like them: {case.spread.explain()}"
     return "inconclusive", f"{told}: {case.spread.explain()}"
+
+
+def _decide_between(case: _Case, between: Between) -> tuple[str, str]:
+    """Of two runs that differ, and are nowhere beyond rounding."""
+    parting = case.comparison.first(among=TRAINED)
+    if parting is None:
+        return _decide_loss(case)
+    if case.device_audit:
+        return "rounding", "the steps that both runs held against float64 are as near to it as rounding allows"
+    if not between.same_machine or parting.quantity == "output":
+        return "inconclusive", f"not decided locally: {between.apart}"
+    if parting.quantity == "output_grad" and not _one_oracle(case.comparison, parting.step):
+        oracles = (case.pair.baseline.oracle, case.pair.candidate.oracle)
+        return "inconclusive", f"they are held against different losses: {' and '.join(oracles)}"
+    return _decide_loss(case)
+
+
+def _one_oracle(comparison: Comparison, step: int) -> bool:
+    """Whether the losses of a step with equal outputs are so near that both can be right for the same float64 loss."""
+    loss, error_u, norm, grad_error_u = (
+        [float(side[step]) for side in comparison.both(name)]
+        for name in ("loss", "loss_error_u", "output_grad_norm", "grad_error_u")
+    )
+    dtype = comparison.baseline.record.loss_dtype
+    unit = 2.0 ** -{"float16": 11, "bfloat16": 8, "float32": 24, "float64": 53}.get(dtype or "", 24)
+    return all(
+        abs(left - right) <= (sum(errors_u) + NORM_ERROR_U) * unit * max(abs(left), abs(right))
+        for (left, right), errors_u in ((loss, error_u), (norm, grad_error_u))
+    )
 
 
 def _decide_loss(case: _Case) -> tuple[str, str]:
@@ -364,6 +407,40 @@ def _onset(
     return min((each for each in found if each), key=lambda each: each[0].step, default=(None, None))
 
 
+def _onset_between(comparison: Comparison, between: Between, *, steady: bool) -> tuple[Onset, str] | tuple[None, None]:
+    """Of two runs without a wrong gradient: what else is no rounding where they part, or Nones."""
+    first = comparison.first(among=TRAINED)
+    if first is None or first.quantity == "input":
+        return None, None
+    why = _changed_update(comparison, first.step) if first.quantity == "param" else None
+    if why is None and between.owed and steady:
+        why = (
+            "nothing that is known differs (code, settings, software, hardware), and yet the bits do: code that they "
+            "import may have changed, or the device does not repeat itself"
+        )
+    return (_at(comparison, first.step, first.quantity, first.tensor), why) if why else (None, None)
+
+
+def _changed_update(comparison: Comparison, step: int) -> str | None:
+    """What the optimizers made different of gradients that are equal to the bit, or None where that is not known."""
+    records = (comparison.baseline.record, comparison.candidate.record)
+    if any(record.optimizer is None for record in records):
+        return None  # nobody looked what they got
+    norms = [
+        float(own[step] if np.isnan(stepped[step]) else stepped[step])
+        for own, stepped in zip(comparison.both("param_grad_norm"), comparison.both("step_grad_norm"), strict=True)
+    ]
+    if abs(norms[0] - norms[1]) > CHANGED * max(norms):
+        return (
+            "the gradients of backward are equal to the bit, and their norm at the optimizer's step is "
+            f"{norms[0]:.6g} in the baseline and {norms[1]:.6g} in the candidate: clipping, or what else changes them"
+        )
+    rates = [record.lr for record in records]
+    if None not in rates and rates[0] != rates[1]:
+        return f"the gradients are equal to the bit, and the learning rates are {rates[0]:g} and {rates[1]:g}"
+    return None
+
+
 def _one_sided_nan(comparison: Comparison) -> tuple[Onset, str] | None:
     inputs = _first_true(comparison.differs["input"])
     comparable = np.arange(comparison.steps) < (comparison.steps if inputs is None else inputs)
@@ -417,7 +494,7 @@ def _unequal_onset(comparison: Comparison, equals: DeviceClass, pair: Pair) -> t
 
 def _source_of_shared_steps(run: StoredRun, pair: Pair) -> TrialRecord | None:
     """The trial from whose states the candidate took its steps: of the first device."""
-    if pair.axis != "device":
+    if pair.axis != "device" or pair.between:
         return None
     key = (pair.candidate.loss_name, run.trials[0].device, pair.candidate.seed, pair.candidate.replica)
     alike = (record for record in run.trials if not record.noise)

@@ -1,5 +1,7 @@
 """Which trials are held against each other: pairs that differ in one thing, the axis."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,11 +11,37 @@ from parity.store import TrialRecord
 
 @dataclass(frozen=True)
 class Pair:
-    """A baseline and a candidate that differ in the axis alone: "loss", "device", "replica" or "noise"."""
+    """A baseline and a candidate, and what they differ in.
+
+    Attributes:
+        axis: In a run the one thing that they differ in: "loss", "device", "replica" or "noise". Between two runs the
+            things that are known to differ, as in "device" or "torch, numpy"; "run" where there is none.
+        baseline: One side.
+        candidate: The other.
+        between: How two runs stand to each other; None for a pair of one run.
+    """
 
     axis: str
     baseline: TrialRecord
     candidate: TrialRecord
+    between: Between | None = None
+
+
+@dataclass(frozen=True)
+class Between:
+    """How the runs of a pair stand to each other.
+
+    Attributes:
+        differ: What is known to differ: its name, and the two values.
+        owed: Whether nothing that is known differs, so that they owe each other equal bits.
+        same_machine: Whether hardware and software are, so that code or settings make the difference.
+        apart: Why the two runs' own steps in float64 say nothing of the pair, or None where they do.
+    """
+
+    differ: tuple[tuple[str, str, str], ...]
+    owed: bool
+    same_machine: bool
+    apart: str | None
 
 
 def make_pairs(trials: Sequence[TrialRecord], fleet: Fleet, *, across: bool = True) -> tuple[Pair, ...]:
@@ -33,7 +61,7 @@ def make_pairs(trials: Sequence[TrialRecord], fleet: Fleet, *, across: bool = Tr
     first_loss = trials[0].loss_name if trials else ""
     pairs = {"loss": [], "device": [], "replica": []}  # type: dict[str, list[Pair]]
     for (loss, device, seed, replica), candidate in found.items():
-        own = fleet.of(device)
+        own = fleet.of(candidate)
         other = own.reference if device != own.reference else fleet.first.reference if across else device
         baselines = {
             "loss": (first_loss, device, seed, replica),

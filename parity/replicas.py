@@ -9,7 +9,7 @@ from parity.permutation_test import SpreadTest, compare_replicas
 from parity.store import StoredRun, TrialRecord, read_columns
 from parity.trace import QUANTITIES
 
-# Loss, device and seed of equal trials.
+# Loss, device (and run) and seed of equal trials.
 Group = tuple[str, str, int]
 
 
@@ -53,7 +53,7 @@ class Replicas:
 
 def group_of(record: TrialRecord) -> Group:
     """The group of a trial."""
-    return record.loss_name, record.device, record.seed
+    return record.loss_name, record.unit, record.seed
 
 
 def _whole(record: TrialRecord) -> bool:

@@ -13,8 +13,9 @@ from parity.errors import Trouble
 from parity.judge import Judgement, judge
 from parity.options import EXIT_STATUSES
 from parity.render import html, terminal
+from parity.run_pairs import join, read_ranks
 from parity.storage import StoragePath, parse_path
-from parity.store import StoredRun, read_run, write_text
+from parity.store import StoredRun, write_text
 
 
 def print_report(run: StoredRun, judgement: Judgement) -> None:
@@ -26,28 +27,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m parity.report",
-        description="Judges a stored run again and prints the report. Writes nothing but what --html names.",
+        description="Judges a stored run again, or several runs against the first, and prints the report. "
+        "Writes nothing but what --html names.",
         epilog=EXIT_STATUSES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("directory", metavar="DIR", help="the --out of a run: a folder, or a URI")
+    parser.add_argument(
+        "directories",
+        metavar="DIR",
+        nargs="+",
+        help="the --out of a run: a folder, or a URI; of several the trials are held against those of the first",
+    )
+    parser.add_argument("--across", action="store_true", help="compare runs of different hardware too")
     parser.add_argument("--html", metavar="FILE", type=Path, help="write the page too, as DIR/report.html")
     options = parser.parse_args(arguments)
-    return guarded(lambda: report(parse_path(options.directory), page=options.html))
+    directories = [parse_path(text) for text in options.directories]
+    return guarded(lambda: report(directories, across=options.across, page=options.html))
 
 
-def report(directory: StoragePath, *, page: Path | None = None) -> int:
-    """Judges the run and prints the report; returns the exit status.
+def report(directories: Sequence[StoragePath], *, across: bool = False, page: Path | None = None) -> int:
+    """Judges a run, or several against the first, and prints the report; returns the exit status.
 
     Args:
-        directory: Of the run.
+        directories: Of the runs, the baseline's first.
+        across: Whether to compare runs of different hardware.
         page: Where to write the page, or None.
 
     Raises:
-        Trouble: The directory is no run, or damaged; or the page cannot be written.
+        Trouble: A directory is no run, or damaged; there is nothing to compare in several, or their hardware is not the
+            same; or the page cannot be written.
     """
-    run = read_run(directory)
-    judgement = judge(run)
+    ranks = read_ranks(directories[0])
+    if len(directories) == 1 and "" in ranks:
+        run = ranks[""]
+        judgement = judge(run)
+    else:
+        joined = join(directories, across=across)
+        run, judgement = joined.run, judge(joined.run, joined.pairs)
     print_report(run, judgement)
     if page:
         write_text(page, html.render(run, judgement))

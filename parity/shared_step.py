@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,11 +17,12 @@ import pyarrow as pa
 import torch
 
 from parity.audit import OracleUnavailable
+from parity.device_audit import LEAST_ERROR_U, LINE
 from parity.observer import Observer, TrialFailed
 from parity.planted import ROUNDINGS, RoundedProducts
 from parity.saved_state import StateNotPortable, pack, unpack
 from parity.step import StepValues, Training, begin, forward, make_batch, take_step
-from parity.trace import QUANTITIES
+from parity.trace import QUANTITIES, TENSOR_QUANTITIES
 from parity.training_state import on_cpu, restore_generators, restore_state, take_generators, take_state
 from parity.trial import Trial
 
@@ -85,6 +86,25 @@ class SharedError:
     rounding: str | None
 
 
+@dataclass(frozen=True)
+class StepError:
+    """A row of step_errors.parquet: one tensor of one step, held against the step in float64 from the same state.
+
+    Attributes:
+        step: From 0.
+        quantity: Of `trace.QUANTITIES`.
+        tensor: Name of the parameter, or None.
+        error_u: ||b - x|| / (u ||x||), x in float64.
+        spread_u: The same between float64 steps from slightly moved parameters; None where nobody had to look.
+    """
+
+    step: int
+    quantity: str
+    tensor: str | None
+    error_u: float
+    spread_u: float | None
+
+
 def pack_step(shared: SharedStep) -> bytes:
     """The shared step in bytes; unavailable if its state cannot be read back without running code."""
     exact: dict[str, list[torch.Tensor | None]] | None = None
@@ -131,6 +151,19 @@ def take_shared_step(
         )
         return SharedStep(step, state, None, {}, draws, reason)
     return SharedStep(step, state, exact, errors, draws, None)
+
+
+def step_errors(training: Training, data: Mapping[str, np.ndarray], shared: SharedStep) -> list[StepError]:
+    """How far a step of the training is from the step in float64; empty where there is no such step."""
+    if shared.exact is None:
+        return []
+    # A smaller error is within any line, so that nobody has to look what rounding alone may do.
+    looked = any(error > LINE * LEAST_ERROR_U for quantity in COMPARED for error in shared.errors[quantity])
+    spread = _spread(training, data, shared) if looked else None
+    return [
+        StepError(shared.step, quantity, tensor, error, spread[quantity][index] if spread else None)
+        for quantity, tensor, index, error in _each(training.model, shared.errors)
+    ]
 
 
 def take_shared_steps(
@@ -275,7 +308,6 @@ def _errors(
     assert shared.exact is not None
     host = on_host(values, training.model)
     errors = relative_errors(host, shared.exact)
-    names = [name for name, _ in training.model.named_parameters()]
     suspicious = any(
         error > SUSPICIOUS * max(1.0, own)
         for quantity in COMPARED
@@ -287,16 +319,25 @@ def _errors(
         SharedError(
             step=shared.step,
             quantity=quantity,
-            tensor=names[index] if len(errors[quantity]) > 1 or quantity.startswith("param") else None,
+            tensor=tensor,
             baseline_error_u=shared.errors[quantity][index],
             candidate_error_u=error,
             spread_u=spread[quantity][index] if spread else None,
             repeated=repeated,
             rounding=rounding,
         )
-        for quantity in COMPARED
-        for index, error in enumerate(errors[quantity])
+        for quantity, tensor, index, error in _each(training.model, errors)
     ]
+
+
+def _each(
+    model: torch.nn.Module, errors: Mapping[str, Sequence[float]]
+) -> Iterator[tuple[str, str | None, int, float]]:
+    """Quantity, tensor (None for a quantity of one), its number and the error, in the order of computation."""
+    names = [name for name, _ in model.named_parameters()]
+    for quantity in COMPARED:
+        for index, error in enumerate(errors[quantity]):
+            yield quantity, names[index] if quantity in TENSOR_QUANTITIES else None, index, error
 
 
 def _spread(training: Training, data: Mapping[str, np.ndarray], shared: SharedStep) -> dict[str, list[float]]:

@@ -1,7 +1,7 @@
 """The run directory, local or on an object store: each file whole or not there; read back with every doubt spoken out.
 
-run.json  trials.parquet  traces/*.parquet  shared_steps.parquet  contract.parquet  findings.parquet
-differences.parquet  summary.json  report.html
+run.json  trials.parquet  traces/*.parquet  shared_steps.parquet  step_errors.parquet  contract.parquet
+findings.parquet  replays.parquet  differences.parquet  summary.json  report.html
 """
 
 import contextlib
@@ -37,6 +37,7 @@ KEPT_ROWS = 100_000
 KEPT_BYTES = 256 * 2**20
 # Columns that runs stored before them lack; there they are null.
 LATER_COLUMNS = frozenset({"step_grad_norm", "optimizer", "initial_norms"})
+LATER_TABLES = frozenset({"step_errors"})
 # Of a run, however many trials it has.
 MOST_TRACE_FILES = 16
 # Of a trial's name in that of a file, whose length file systems limit.
@@ -107,7 +108,11 @@ TRIALS = pa.schema(
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """A row of trials.parquet; see `TRIALS` for what the fields mean."""
+    """A row of trials.parquet; see `TRIALS` for what the fields mean.
+
+    Attributes:
+        run: Which run it is of, where several are judged together; is not stored.
+    """
 
     trial: str
     task: str
@@ -164,6 +169,12 @@ class TrialRecord:
     torch: str | None = None
     numpy: str | None = None
     parity: str | None = None
+    run: str = ""
+
+    @property
+    def unit(self) -> str:
+        """The device, and the run where there are several: what computes by itself."""
+        return f"{self.device} ({self.run})" if self.run else self.device
 
 
 @dataclass(frozen=True)
@@ -538,7 +549,7 @@ def read_run(directory: StoragePath) -> StoredRun:
     traces = Traces(directory, trials)
     for record in trials:  # damage is to be told before anything is judged
         traces.check(record.trial)
-    evidence = {name: _read_table(directory / f"{name}.parquet", schema) for name, schema in EVIDENCE.items()}
+    evidence = {name: _read_evidence(info, directory, name, schema) for name, schema in EVIDENCE.items()}
     return StoredRun(directory, info, trials, traces, evidence, altered(info, directory))
 
 
@@ -579,6 +590,14 @@ def _row_groups(file: pq.ParquetFile, trial: str) -> list[int]:
 def _open_parquet(path: StoragePath) -> pq.ParquetFile:
     with _read(path), storage.on_disk(path) as copy:
         return pq.ParquetFile(copy, page_checksum_verification=True)
+
+
+def _read_evidence(info: Mapping[str, Any], directory: StoragePath, name: str, schema: pa.Schema) -> pa.Table:
+    """The table; empty where the run was complete before there were tables of that name."""
+    sealed = info.get("files")
+    if name in LATER_TABLES and isinstance(sealed, dict) and f"{name}.parquet" not in sealed:
+        return schema.empty_table()
+    return _read_table(directory / f"{name}.parquet", schema)
 
 
 def _read_table(path: StoragePath, schema: pa.Schema) -> pa.Table:

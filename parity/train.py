@@ -13,7 +13,7 @@ import torch
 
 from parity.diagnosis import Finding
 from parity.observer import CAPACITY, Observer, TrialFailed
-from parity.shared_step import SharedStep, take_shared_step
+from parity.shared_step import SharedStep, StepError, step_errors, take_shared_step
 from parity.step import begin, take_step
 from parity.training_state import optimizer_settings, parameter_norms, restore_state, take_state
 from parity.trial import Trial
@@ -35,6 +35,7 @@ class Chunk:
             "initial_norms" if it began with step 0.
         began_s: When its first step began, in seconds since 1970.
         shared: The steps that other devices are to take from the same state.
+        errors: Of the steps that were held against float64.
         findings: What was found wrong with the gradient.
     """
 
@@ -43,6 +44,7 @@ class Chunk:
     facts: dict[str, Any]
     began_s: float
     shared: tuple[SharedStep, ...]
+    errors: tuple[StepError, ...]
     findings: tuple[Finding, ...]
 
 
@@ -87,6 +89,7 @@ def train(
     if state is None:
         begun |= {"initial_norms": parameter_norms(model)}
     shared: list[SharedStep] = []
+    errors: list[StepError] = []
 
     at_step = -1  # where the trial stands still, so that its state can be taken
 
@@ -102,15 +105,19 @@ def train(
 
         dtype = str(observer.loss_dtype).removeprefix("torch.")
         facts = begun | {"loss_dtype": dtype, "audit_error": observer.audit_error}
-        taken = tuple(shared)
+        told = (tuple(shared), tuple(errors))
         shared.clear()
-        return Chunk(observer.flush(), take, facts, began_s, taken, observer.take_findings())
+        errors.clear()
+        return Chunk(observer.flush(), take, facts, began_s, *told, observer.take_findings())
 
     began_s, due_s = time.time(), time.monotonic() + chunk_s
     for step in range(state["step"] if state else 0, trial.settings.steps):
         try:
-            if trial.shares and trial.settings.shared(step):
-                shared.append(take_shared_step(training, data, step, observer))
+            shares = trial.shares and trial.settings.shared(step)
+            if shares or (trial.measured and trial.settings.measured(step)):
+                taken = take_shared_step(training, data, step, observer)
+                shared += [taken] if shares else []
+                errors += step_errors(training, data, taken) if trial.measured else []
             else:
                 take_step(training, data, step, observer)
         except TrialFailed:

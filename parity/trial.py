@@ -83,8 +83,16 @@ class Settings:
 
     def shared(self, step: int) -> bool:
         """Whether other devices take this step from the baseline's state: some early, a partial batch, the last."""
-        partial = self.batches - 1 if self.rows % self.batch_size else 0
-        return step in {*EARLY_SHARED, partial, self.steps // 2, self.steps - 1}
+        return step in {*EARLY_SHARED, self._partial, self.steps // 2, self.steps - 1}
+
+    def measured(self, step: int) -> bool:
+        """Whether this step is held against float64 in each trial: the first, one soon after, a partial batch."""
+        return step in {0, 10, self._partial}
+
+    @property
+    def _partial(self) -> int:
+        """The first step of a partial batch; 0 where there is none."""
+        return self.batches - 1 if self.rows % self.batch_size else 0
 
 
 @dataclass(frozen=True)
@@ -99,6 +107,7 @@ class Trial:
         replica: 0, or the number of the repeat.
         noise: 0, or the number of a baseline trial whose output gradient is randomly rounded by 1 ulp at each step.
         contract: Whether the loss is held to its contract before the training.
+        measured: Whether some of its steps are held against float64, for runs to come to be compared with.
         shares: Whether other devices take steps from this trial's states.
         shared_from: Name of the trial from whose states this one takes steps, or None.
         capture: Not a whole training, but the tensor of that step, quantity and parameter alone; or None.
@@ -113,6 +122,7 @@ class Trial:
     settings: Settings
     noise: int = 0
     contract: bool = False
+    measured: bool = False
     shares: bool = False
     shared_from: str | None = None
     capture: tuple[int, str, str | None] | None = None
@@ -193,6 +203,7 @@ def plan(
             replica=replica,
             settings=settings,
             contract=not quick and loss is not losses[0] and seed == seeds[0] and replica == 0,
+            measured=not quick and replica == 0,
         )
         for device in devices
         for seed in seeds
@@ -203,7 +214,7 @@ def plan(
     if others and not quick:
         trials = [_with_shared_steps(trial, devices[0], others) for trial in trials]
     noisy = [
-        replace(trial, noise=number)
+        replace(trial, noise=number, measured=False)
         for number in range(1, noise + 1)
         for trial in trials
         if trial.loss is losses[0] and trial.device is devices[0] and trial.replica == 0

@@ -20,11 +20,11 @@ def states(run: StoredRun, each: DeviceClass) -> dict[str, str]:
     """What each device of a class is, in words of `STATES`."""
     found = dict.fromkeys(each.devices, "equal")
     for record in run.trials:
-        if record.device in found and record.status != "complete" and not record.noise:
-            found[record.device] = "unfinished"
+        if record.unit in found and record.status != "complete" and not record.noise:
+            found[record.unit] = "unfinished"
     for vote in each.votes:
         if not vote.decided:
-            found |= {record.device: "no majority" for group in vote.groups[1:] for record in group}
+            found |= {record.unit: "no majority" for group in vote.groups[1:] for record in group}
     return found | {unit.device: "odd" for unit in each.odd}
 
 

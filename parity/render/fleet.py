@@ -67,10 +67,10 @@ def alike_pairs(judgement: Judgement) -> list[list[PairVerdict]]:
     alike: dict[tuple[object, ...], list[PairVerdict]] = {}
     for verdict in judgement.pairs:
         candidate = verdict.pair.candidate
-        each = judgement.fleet.of(candidate.device)
-        odd = any(unit.device == candidate.device for unit in each.odd)
+        each = judgement.fleet.of(candidate)
+        odd = any(unit.device == candidate.unit for unit in each.odd)
         equal = verdict.verdict in _QUIET and not odd
-        place = each.label if equal else candidate.device
+        place = each.label if equal else candidate.unit
         key = (verdict.pair.axis, candidate.loss_name, place, verdict.verdict, None if equal else verdict.cause)
         several = len(each.devices) > 1
         alike.setdefault(key if several else (candidate.trial, verdict.pair.axis), []).append(verdict)

@@ -186,6 +186,7 @@ def _notes(run: StoredRun) -> Iterator[str]:
     if partial:
         more = f" and {len(partial) - 5} more" if len(partial) > 5 else ""
         yield f"This run is partial: {', '.join(partial[:5])}{more} did not end. What is stored is judged."
+    yield from run.info.get("notes", ())
     yield from software_differences(run.trials)
     yield from moved_lines(run)
 

@@ -42,15 +42,15 @@ def make_matrix(run: StoredRun, judgement: Judgement) -> Matrix:
     found: dict[tuple[str, str], list[PairVerdict]] = {}
     for verdict in judgement.pairs:
         candidate = verdict.pair.candidate
-        found.setdefault((candidate.loss_name, heads[candidate.device]), []).append(verdict)
+        found.setdefault((candidate.loss_name, heads[candidate.unit]), []).append(verdict)
     return Matrix(
         tuple(columns), {loss: tuple(_cell(found.get((loss, heading), [])) for heading in columns) for loss in losses}
     )
 
 
 def _cell(pairs: Sequence[PairVerdict]) -> Cell:
-    for axis in ("loss", "device", "replica"):
-        found = [verdict for verdict in pairs if verdict.pair.axis == axis]
+    for axis in dict.fromkeys(("loss", "device", *(verdict.pair.axis for verdict in pairs), "replica")):
+        found = [verdict for verdict in pairs if verdict.pair.axis == axis != "noise"]
         if found:
             worst = max(found, key=lambda verdict: VERDICTS.index(verdict.verdict))
             return Cell(worst.verdict if axis == "loss" else f"{worst.verdict} (by {axis})", worst)

@@ -63,6 +63,8 @@ def next_steps(run: StoredRun, judgement: Judgement) -> list[Advice]:
         return [Advice("Remove the doubt that is told above, and run again.")]
     first = run.trials[0]
     told = [Advice("Nothing has to be mended.")]
+    if worst.pair.between:
+        return told
     if first.steps < first.batches:
         told.append(Advice(f"To be surer, pass a whole epoch with its last batch: --steps {first.batches}."))
     if len({record.seed for record in run.trials}) == 1:

@@ -67,9 +67,9 @@ def _nan_side(verdict: PairVerdict) -> str | None:
 def subjects(verdict: PairVerdict) -> tuple[str, str]:
     """Candidate and baseline, named by what they differ in."""
     pair = verdict.pair
-    if pair.axis == "loss":
+    if pair.axis == "loss" and not pair.between:
         return pair.candidate.loss_name, pair.baseline.loss_name
-    if pair.axis == "device":
+    if pair.axis == "device" and not pair.between:
         return pair.candidate.device, pair.baseline.device
     return pair.candidate.trial, pair.baseline.trial
 

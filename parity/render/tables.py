@@ -133,7 +133,7 @@ def contract_tables(run: StoredRun, judgement: Judgement) -> list[tuple[str, Tab
     items: dict[str, list[dict[str, str]]] = {}
     for row in run.evidence["contract"].to_pylist():
         items.setdefault(row["trial"], []).append(row)
-    places = {record.trial: (record.loss_name, judgement.fleet.of(record.device).label) for record in run.trials}
+    places = {record.trial: (record.loss_name, judgement.fleet.of(record).label) for record in run.trials}
     found: dict[tuple[object, ...], tuple[str, Table]] = {}
     for trial, rows in items.items():
         alike: dict[tuple[str, str], list[str]] = {}

@@ -40,7 +40,7 @@ def render(run: StoredRun, judgement: Judgement, console: Console) -> None:
         _print(console, "Nothing to compare: one trial makes no pair. Add a --loss, a --device or --replicas.")
         return
     first = run.trials[0]
-    for line in (*software_differences(run.trials), *moved_lines(run)):
+    for line in (*run.info.get("notes", ()), *software_differences(run.trials), *moved_lines(run)):
         _print(console, line)
     _print(console, f"{first.task}, {first.steps} steps: {judgement.verdict}")
     if judgement.fleet.large or any(each.odd for each in judgement.fleet.classes):
@@ -75,7 +75,7 @@ def moved_lines(run: StoredRun) -> list[str]:
 def _contract_lines(run: StoredRun, judgement: Judgement) -> list[str]:
     """For each loss that was held to its contract: how many items passed, and which did not; equal devices once."""
     items: dict[str, dict[str, list[str]]] = {}
-    classes = {record.trial: (record.loss_name, judgement.fleet.of(record.device).label) for record in run.trials}
+    classes = {record.trial: (record.loss_name, judgement.fleet.of(record).label) for record in run.trials}
     for row in run.evidence["contract"].to_pylist():
         items.setdefault(row["trial"], {}).setdefault(row["status"], []).append(row["item"])
     lines = []
