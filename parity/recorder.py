@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from parity import machine, store
+from parity import machine
 from parity.audit import OracleUnavailable, oracle_of
 from parity.devices import Device
 from parity.errors import Trouble
@@ -26,16 +26,15 @@ from parity.gather import Gatherer, forget_journal
 from parity.losses import Loss
 from parity.observer import CAPACITY, Batch, Observer, unscaled
 from parity.progress import TrialProgress
+from parity.recording import make_trial
 from parity.run import describe
 from parity.storage import StoragePath, parse_path
 from parity.store import complete, create, hold, write_json
 from parity.training_state import optimizer_settings, parameter_norms
-from parity.trial import Place, Settings, Trial
-from parity.user_code import CodeSpec
+from parity.trial import Place
 
 # The rows of a chunk are durable after so long, or when the observer's buffers are full.
 CHUNK_S = 0.5
-TASK = "recorded"
 NO_CRITERION = "the Recorder was given no criterion"
 
 
@@ -120,9 +119,16 @@ class Recorder:
         self._scaler = scaler
         self._steps_per_epoch = steps_per_epoch
         self._audit_every = audit_every if criterion else 0
-        oracle_name = _name_of(criterion) if criterion else ""
         device = _device(self._model)
-        self._trial = _trial(name, device, seed, replica, audit_every=self._audit_every, oracle=oracle_name)
+        self._asked = {
+            "name": name,
+            "oracle": _name_of(criterion) if criterion else "",
+            "device": vars(device),
+            "seed": seed,
+            "replica": replica,
+            "audit_every": self._audit_every,
+        }
+        self._trial = make_trial(self._asked)
         self._observer = Observer(
             self._trial,
             self._model,
@@ -150,19 +156,11 @@ class Recorder:
     def _begin(self, device: Device) -> None:
         create(self._directory)
         self._held.enter_context(hold(self._directory))
-        asked = {
-            "name": self._trial.loss.name,
-            "oracle": self._trial.oracle.name,
-            "device": vars(device),
-            "seed": self._trial.seed,
-            "replica": self._trial.replica,
-            "audit_every": self._audit_every,
-        }
         self._info = describe("parity.Recorder", [self._trial], data=None) | {
             "data": None,
             "lr": None,
             "quick": False,
-            "recorded": asked,
+            "recorded": self._asked,
         }
         write_json(self._directory / "run.json", self._info)
         progress = self._held.enter_context(TrialProgress([self._trial.name], steps=1, quiet=True))
@@ -357,41 +355,6 @@ class Recorder:
     def _check_open(self) -> None:
         if self._closed:
             raise RuntimeError("The Recorder is closed.")
-
-
-def finish(directory: StoragePath) -> None:
-    """Makes the tables of a recording whose process was killed, from its journal; the trial counts as interrupted.
-
-    Raises:
-        Trouble: It is in use, or damaged.
-    """
-    with hold(directory):
-        info = store.read_info(directory)
-        asked = info["recorded"]
-        trial = _trial(
-            asked["name"],
-            Device(**asked["device"]),
-            asked["seed"],
-            asked["replica"],
-            audit_every=asked["audit_every"],
-            oracle=asked["oracle"],
-        )
-        with ExitStack() as held:
-            progress = held.enter_context(TrialProgress([trial.name], steps=1))
-            gatherer = Gatherer([trial], directory, progress)
-            held.callback(gatherer.close)
-            gatherer.write_tables()
-            complete(directory, info | {"steps": gatherer.rows})
-        forget_journal(directory)
-
-
-def _trial(name: str, device: Device, seed: int, replica: int, *, audit_every: int, oracle: str) -> Trial:
-    """What is known of a loop before its first step."""
-    settings = Settings(
-        task=CodeSpec(name=TASK, attr=TASK), rows=1, batch_size=1, steps=0, lr=float("nan"), audit_every=audit_every
-    )
-    loss, held_against = (CodeSpec(name=text, attr=text) for text in (name, oracle))
-    return Trial(loss=loss, oracle=held_against, device=device, seed=seed, replica=replica, settings=settings)
 
 
 def _directory(out: str | os.PathLike[str]) -> StoragePath:

@@ -29,6 +29,7 @@ from parity.judge import differences_tables, judge
 from parity.loss_spec import parse_losses
 from parity.options import make_parser
 from parity.progress import TrialProgress
+from parity.recording import finish
 from parity.render import html
 from parity.report import guarded, print_report
 from parity.resume import Started, check_same, fingerprint, reopen
@@ -40,6 +41,7 @@ from parity.store import (
     create,
     discard,
     hold,
+    read_info,
     read_run,
     write_json,
     write_table,
@@ -72,6 +74,9 @@ def run(options: argparse.Namespace, given: Sequence[str]) -> int:
         Trouble: Something keeps it from an answer.
     """
     _check_text(given)
+    if options.resume and read_info(parse_path(options.resume)).get("recorded"):
+        finish(parse_path(options.resume))
+        return _judge(read_run(parse_path(options.resume)), interrupted=False)
     with contextlib.ExitStack() as held:
         started = held.enter_context(reopen(options, make_parser())) if options.resume else None
         if started:

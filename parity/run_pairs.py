@@ -356,6 +356,8 @@ def _told(pair: Pair) -> str:
     between = pair.between
     assert between is not None, "it is of two runs"
     who = f"{pair.baseline.run} and {pair.candidate.run}"
+    if not between.differ and not between.owed:
+        return f"{who} have the same settings, hardware and software; of a recorded loop the code is not known."
     if not between.differ:
         return f"{who} differ in nothing that is known: code, settings, hardware and software."
     return f"{who} differ in {'; '.join(f'{name}: {left}, {right}' for name, left, right in between.differ)}."
