@@ -387,7 +387,8 @@ def _doubt(case: _Case) -> str | None:
         return f"the baseline failed: {failure(pair.baseline)}"
     for record in (pair.baseline, pair.candidate):
         if record.status != "complete":
-            return f"{record.trial} was interrupted: {comparison.steps} of {record.steps} steps can be compared"
+            of = f" of {record.steps}" if record.steps != comparison.steps else ""
+            return f"{record.trial} was interrupted: {comparison.steps}{of} steps can be compared"
     inputs = _first_true(comparison.differs["input"])
     if inputs is not None:
         return f"the inputs differ from step {inputs}: other data"
@@ -423,21 +424,15 @@ def _onset_between(comparison: Comparison, between: Between, *, steady: bool) ->
 
 def _changed_update(comparison: Comparison, step: int) -> str | None:
     """What the optimizers made different of gradients that are equal to the bit, or None where that is not known."""
-    records = (comparison.baseline.record, comparison.candidate.record)
-    if any(record.optimizer is None for record in records):
-        return None  # nobody looked what they got
-    norms = [
-        float(own[step] if np.isnan(stepped[step]) else stepped[step])
-        for own, stepped in zip(comparison.both("param_grad_norm"), comparison.both("step_grad_norm"), strict=True)
-    ]
+    norms = [float(side[step]) for side in comparison.both("step_grad_norm")]
     if abs(norms[0] - norms[1]) > CHANGED * max(norms):
         return (
             "the gradients of backward are equal to the bit, and their norm at the optimizer's step is "
             f"{norms[0]:.6g} in the baseline and {norms[1]:.6g} in the candidate: clipping, or what else changes them"
         )
-    rates = [record.lr for record in records]
+    rates = [trace.record.lr for trace in (comparison.baseline, comparison.candidate)]
     if None not in rates and rates[0] != rates[1]:
-        return f"the gradients are equal to the bit, and the learning rates are {rates[0]:g} and {rates[1]:g}"
+        return f"the gradients are equal to the bit, and the learning rates are {rates[0]} and {rates[1]}"
     return None
 
 

@@ -80,7 +80,13 @@ class Observer:
 
     A step is `forward` and `loss` for each of its batches (one, or several under gradient accumulation), then
     `backward` and `update`.
+
+    Attributes:
+        audit_error: Why there is no audit, or None.
+        param_grad_norm: L2 norm of the last step's gradient for all parameters, dtype[] on its device.
     """
+
+    param_grad_norm: torch.Tensor
 
     def __init__(self, trial: Trial, model: torch.nn.Module, *, oracle: Oracle, baseline: Loss) -> None:
         self._trial = trial
@@ -164,7 +170,7 @@ class Observer:
             digests.append(digest(grad))
             if grad is not None:
                 squares.append(_squared_norm(grad))
-        self._param_grads, self._param_grad_norm = np.array(digests, np.uint64), _norm(squares)
+        self._param_grads, self.param_grad_norm = np.array(digests, np.uint64), _norm(squares)
 
     def gradient_norm(self) -> torch.Tensor:
         """L2 norm of the gradient for all parameters, as it is now; dtype[] on its device."""
@@ -182,13 +188,13 @@ class Observer:
         squares = [batch.output_grad_square for batch in batches if batch.output_grad_square is not None]
         self._hold("loss", _sum(losses))
         self._hold("output_grad_norm", _sum(squares).sqrt())
-        self._hold("param_grad_norm", self._param_grad_norm)
+        self._hold("param_grad_norm", self.param_grad_norm)
         if step_grad_norm is not None:
             self._hold("step_grad_norm", step_grad_norm)
         params = np.array([digest(parameter) for parameter in self._parameters], np.uint64)
         one = batches[0] if len(batches) == 1 else _joined(batches)
         for name, value in {
-            "stepped": step_grad_norm is not None,
+            "looked": step_grad_norm is not None,
             "input_digest": one.input_digest,
             "output_digest": one.output_digest,
             "loss_digest": one.loss_digest,
@@ -209,7 +215,7 @@ class Observer:
     def flush(self) -> pa.Table:
         """Returns the whole steps since the last flush, in the columns of `trace.SCHEMA`, and forgets them."""
         rows, trial = self.rows, self._trial
-        stepped = np.array(self._columns.pop("stepped"), bool)
+        looked = np.array(self._columns.pop("looked"), bool)
         loss_digests = self._columns.pop("loss_digest")
         # Explicit, since NumPy would make float64 of a list of large integers.
         columns = {
@@ -224,9 +230,7 @@ class Observer:
             ],
             np.uint64,
         )
-        if stepped.any():
-            changed = stepped & (columns["step_grad_norm"] != columns["param_grad_norm"])
-            columns["step_grad_norm"] = np.where(changed, columns["step_grad_norm"], np.nan)
+        columns["step_grad_norm"] = np.where(looked, columns.get("step_grad_norm", np.nan), np.nan)
         columns |= {"seed": np.full(rows, trial.seed), "replica": np.full(rows, trial.replica)}
         self._columns.clear()
         names = {"trial": trial.name, "loss_name": trial.loss.name, "device": trial.device.name}

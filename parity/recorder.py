@@ -115,7 +115,8 @@ class Recorder:
             Trouble: The directory is there already, or cannot be made.
         """
         self._model = _unwrapped(model)
-        self._optimizers = [optimizers] if isinstance(optimizers, torch.optim.Optimizer) else list(optimizers)
+        several = [optimizers] if isinstance(optimizers, torch.optim.Optimizer) else list(optimizers)
+        self._optimizers = [_inner(optimizer) for optimizer in several]
         self._scaler = scaler
         self._steps_per_epoch = steps_per_epoch
         self._audit_every = audit_every if criterion else 0
@@ -370,6 +371,12 @@ def _unwrapped(model: torch.nn.Module) -> torch.nn.Module:
     """The model itself, whose parameters have the same names however it is compiled or distributed."""
     inner = model.module if isinstance(model, DistributedDataParallel) else getattr(model, "_orig_mod", None)
     return _unwrapped(inner) if isinstance(inner, torch.nn.Module) else model
+
+
+def _inner(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The optimizer itself, which a library may have wrapped."""
+    inner = getattr(optimizer, "optimizer", None)
+    return _inner(inner) if isinstance(inner, torch.optim.Optimizer) else optimizer
 
 
 def _device(model: torch.nn.Module) -> Device:

@@ -146,7 +146,7 @@ def take_step(
     with blamed(step, "the optimizer"), clock:
         optimizer.step()
     if observer:
-        observer.update(step_s=clock.elapsed_s)
+        observer.update(step_s=clock.elapsed_s, step_grad_norm=observer.param_grad_norm)
     return StepValues(output, target, loss, output_grad)
 
 

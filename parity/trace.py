@@ -48,7 +48,7 @@ SCHEMA = pa.schema(
         column(
             "step_grad_norm",
             pa.float64(),
-            "L2 norm of the gradient that the optimizer got (clipped, say); null where it is param_grad_norm",
+            "L2 norm of the gradient that the optimizer got, clipped perhaps; null where nobody looked",
         ),
         column("input_digest", pa.uint64(), "XXH3 of the batch"),
         column("output_digest", pa.uint64(), "XXH3 of the output"),
