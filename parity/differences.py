@@ -14,23 +14,27 @@ import pyarrow.compute as pc
 from parity.errors import Trouble
 from parity.fleet import same_hardware
 from parity.store import TrialRecord, read_columns
-from parity.trace import NORMED_QUANTITIES, QUANTITIES, TENSOR_QUANTITIES, column
+from parity.trace import NAME, NORMED_QUANTITIES, QUANTITIES, TENSOR_QUANTITIES, column, describe_table
 
-SCHEMA = pa.schema(
+SCHEMA = describe_table(
+    "a step that both trials of a pair have",
     [
-        column("axis", pa.string(), "what the pair differs in: loss, device, replica or noise"),
-        column("baseline", pa.string(), "name of the baseline trial"),
-        column("candidate", pa.string(), "name of the candidate trial"),
+        column("axis", NAME, "what the pair differs in: loss, device, replica or noise"),
+        column("baseline", NAME, "name of the baseline trial"),
+        column("candidate", NAME, "name of the candidate trial"),
         column("step", pa.int64(), "optimizer step, from 0"),
         column("epoch", pa.int32(), "epoch, from 0"),
         column("batch", pa.int32(), "batch of the epoch, from 0"),
         column("loss_abs", pa.float64(), "|candidate - baseline| of the loss"),
-        column("loss_rel", pa.float64(), "loss_abs / |baseline|"),
+        column("loss_rel", pa.float64(), "loss_abs / |baseline|, 0 where loss_abs is 0"),
         column("loss_ulp", pa.int64(), "neighbouring numbers between the losses, null beside a NaN", unit="ulp"),
         column("output_grad_norm_ratio", pa.float64(), "candidate / baseline of the output gradient's norm"),
         column("param_grad_norm_ratio", pa.float64(), "candidate / baseline of the parameter gradient's norm"),
-        *(column(f"{quantity}_differs", pa.bool_(), f"whether the {quantity} differs") for quantity in QUANTITIES),
-    ]
+        *(
+            column(f"{quantity}_differs", pa.bool_(), f"whether the {quantity} differs in any bit")
+            for quantity in QUANTITIES
+        ),
+    ],
 )
 
 # Integers of the same width as the floats.

@@ -2,71 +2,90 @@
 
 import pyarrow as pa
 
-from parity.trace import column
+from parity.trace import NAME, column, describe_table
 
 # Steps that a device takes from the states of the first one, held against float64.
-SHARED_STEPS = pa.schema(
+SHARED_STEPS = describe_table(
+    "a tensor of a step that a device took from the first device's state",
     [
-        column("trial", pa.string(), "name of the candidate's trial"),
+        column("trial", NAME, "name of the candidate's trial"),
         column("step", pa.int64(), "optimizer step, from 0"),
-        column("quantity", pa.string(), "what is held against float64"),
-        column("tensor", pa.string(), "name of the parameter, null for a quantity of one tensor"),
+        column("quantity", NAME, "what is held against float64"),
+        column("tensor", NAME, "name of the parameter, null for a quantity of one tensor"),
         column("baseline_error_u", pa.float64(), "||b - x|| / (u ||x||) of the first device, x in float64", unit="u"),
-        column("candidate_error_u", pa.float64(), "||c - x|| / (u ||x||) of the candidate's", unit="u"),
-        column("spread_u", pa.float64(), "of float64 steps from slightly moved parameters, where looked at", unit="u"),
-        column("repeated", pa.bool_(), "whether the step came out as in the trial, where it was the same"),
-        column("rounding", pa.string(), "rounding of the factors of matrix products that explains the error"),
-    ]
+        column("candidate_error_u", pa.float64(), "||c - x|| / (u ||x||) of the candidate", unit="u"),
+        column(
+            "spread_u",
+            pa.float64(),
+            "the same between float64 steps from slightly moved parameters; null where not looked at",
+            unit="u",
+        ),
+        column(
+            "repeated",
+            pa.bool_(),
+            "whether the candidate came to the bits of its own training; null where it was not the same step",
+        ),
+        column("rounding", NAME, "rounding of the factors of matrix products that explains the error, else null"),
+    ],
 )
 
 # Steps of a trial held against the same steps in float64, from the trial's own state.
-STEP_ERRORS = pa.schema(
+STEP_ERRORS = describe_table(
+    "a tensor of a step that was held against float64",
     [
-        column("trial", pa.string(), "name of the trial"),
+        column("trial", NAME, "name of the trial"),
         column("step", pa.int64(), "optimizer step, from 0"),
-        column("quantity", pa.string(), "what is held against float64"),
-        column("tensor", pa.string(), "name of the parameter, null for a quantity of one tensor"),
-        column("error_u", pa.float64(), "||b - x|| / (u ||x||), x in float64", unit="u"),
-        column("spread_u", pa.float64(), "of float64 steps from slightly moved parameters, where looked at", unit="u"),
-    ]
+        column("quantity", NAME, "what is held against float64"),
+        column("tensor", NAME, "name of the parameter, null for a quantity of one tensor"),
+        column("error_u", pa.float64(), "||b - x|| / (u ||x||), x in float64 from the same state", unit="u"),
+        column(
+            "spread_u",
+            pa.float64(),
+            "the same between float64 steps from slightly moved parameters; null where not looked at",
+            unit="u",
+        ),
+    ],
 )
 
 # What the loss did on a few rows before the training.
-CONTRACT = pa.schema(
+CONTRACT = describe_table(
+    "an item of the loss contract, of a trial",
     [
-        column("trial", pa.string(), "name of the trial"),
-        column("item", pa.string(), "what the baseline does, and the loss is to do"),
-        column("status", pa.string(), "passed, limited, not applicable or failed"),
+        column("trial", NAME, "name of the trial"),
+        column("item", NAME, "what the loss has to do, since the baseline does"),
+        column("status", NAME, "passed, limited, not applicable or failed"),
         column("reason", pa.string(), "what was found; empty when passed"),
-    ]
+    ],
 )
 
 # What fits a gradient that is beyond rounding, at some of the steps.
-FINDINGS = pa.schema(
+FINDINGS = describe_table(
+    "a step whose gradient is beyond rounding and was looked into",
     [
-        column("trial", pa.string(), "name of the trial"),
+        column("trial", NAME, "name of the trial"),
         column("step", pa.int64(), "optimizer step, from 0"),
-        column("kind", pa.string(), "the rule that fits the output gradient, or unknown"),
+        column("kind", NAME, "the rule that fits the output gradient, or unknown"),
         column("value", pa.float64(), "of a scaled gradient the factor, of an offset what is added, else null"),
         column("detail", pa.string(), "which rows, which loss, ..."),
-    ]
+    ],
 )
 
 # Odd devices' trials repeated up to where they part from their class: which elements and bits.
-REPLAYS = pa.schema(
+REPLAYS = describe_table(
+    "an odd device whose trial was repeated up to where it parts",
     [
-        column("trial", pa.string(), "name of the odd device's trial"),
-        column("reference", pa.string(), "name of the trial of the same class that it was held against"),
+        column("trial", NAME, "name of the odd device's trial"),
+        column("reference", NAME, "name of the trial of the same class that it was held against"),
         column("step", pa.int64(), "optimizer step at which the traces part, from 0"),
-        column("quantity", pa.string(), "the quantity that parts"),
-        column("tensor", pa.string(), "name of the parameter, null for a quantity of one tensor"),
+        column("quantity", NAME, "the quantity that parts"),
+        column("tensor", NAME, "name of the parameter, null for a quantity of one tensor"),
         column("elements", pa.int64(), "elements of the tensor"),
         column("differing", pa.int64(), "of them, those whose bits differ; 0 where it did not recur"),
         column("bits", pa.list_(pa.int32()), "positions of the bits that differ in any element, 0 is the lowest"),
         column("element", pa.int64(), "the first that differs, in C order"),
         column("baseline", pa.float64(), "its value in the reference"),
         column("candidate", pa.float64(), "its value on the odd device"),
-    ]
+    ],
 )
 
 EVIDENCE = {

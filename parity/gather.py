@@ -359,6 +359,7 @@ def _record(index: int, trials: Sequence[Trial]) -> TrialRecord:
         batches=settings.batches,
         batch_size=settings.batch_size,
         lr=settings.lr,
+        optimizer=None,
         audit_every=settings.audit_every,
         trace=trace_file(index, [trial.name for trial in trials]),
     )

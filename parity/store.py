@@ -26,10 +26,9 @@ from parity.journal import frame, unframe
 from parity.lease import lease
 from parity.seal import altered, seal
 from parity.storage import StoragePath, name_beside
-from parity.trace import SCHEMA, column
+from parity.trace import NAME, SCHEMA, column, describe_table
+from parity.trace import SCHEMA_NUMBER as SCHEMA_NUMBER
 
-# Of the run directory's layout; a reader refuses any other.
-SCHEMA_NUMBER = 1
 # What a driver holds a run by.
 LOCK = "lock"
 # Of the traces that were read, so many rows stay in memory, some 600 bytes each; of longer ones, so much of columns.
@@ -43,17 +42,18 @@ MOST_TRACE_FILES = 16
 # Of a trial's name in that of a file, whose length file systems limit.
 MOST_LETTERS = 150
 
-TRIALS = pa.schema(
+TRIALS = describe_table(
+    "a trial",
     [
-        column("trial", pa.string(), "name of the trial"),
-        column("task", pa.string(), "name of the task"),
+        column("trial", NAME, "name of the trial"),
+        column("task", NAME, "name of the task"),
         column("task_origin", pa.string(), "file or module of the task, null for a shipped one"),
         column("task_sha256", pa.string(), "SHA-256 of the task's file, null where there is none"),
-        column("loss_name", pa.string(), "name of the loss it trains with"),
+        column("loss_name", NAME, "name of the loss it trains with"),
         column("loss_origin", pa.string(), "file or module of the loss, null for a shipped one"),
         column("loss_sha256", pa.string(), "SHA-256 of the loss's file, null where there is none"),
-        column("oracle", pa.string(), "name of the loss that the audit evaluates in float64"),
-        column("device", pa.string(), "device it runs on"),
+        column("oracle", NAME, "name of the loss that the audit evaluates in float64"),
+        column("device", NAME, "device it runs on"),
         column("seed", pa.int64(), "seed of the generators"),
         column("replica", pa.int32(), "0, or the number of the repeat"),
         column("noise", pa.int32(), "0, or the number of a baseline trial whose output gradient is randomly rounded"),
@@ -64,45 +64,43 @@ TRIALS = pa.schema(
         column("optimizer", pa.string(), "class and settings of the optimizer, null where they are not known"),
         column("audit_every", pa.int64(), "the audit takes the steps that this divides; 0 is never"),
         column("trace", pa.string(), "file of the trace, in traces/"),
-        column("status", pa.string(), "planned, complete, failed or interrupted"),
+        column("status", NAME, "planned, complete, failed or interrupted"),
         column("rows", pa.int64(), "steps that its trace has"),
         column("failed_step", pa.int64(), "the step that failed, null where it is not known"),
-        column(
-            "failure", pa.string(), "raised, result, detached, mutates, died, hung, memory or node; null if it did not"
-        ),
-        column("error", pa.string(), "why it failed"),
-        column("traceback", pa.string(), "of the user's code that raised"),
+        column("failure", NAME, "raised, result, detached, mutates, died, hung, memory or node; null if it did not"),
+        column("error", pa.string(), "why it failed, null if it did not"),
+        column("traceback", pa.string(), "of the user's code that raised, else null"),
         column("attempts", pa.int32(), "workers that it had, one after the other"),
         column("restarts", pa.list_(pa.string()), "of each but the first: when, from which step on, and why"),
         column("wall_s", pa.float64(), "from the loading of the loss to the end", unit="s"),
         column("began", pa.timestamp("us", tz="UTC"), "when the first step began"),
         column("ended", pa.timestamp("us", tz="UTC"), "when the last step ended"),
-        column("loss_dtype", pa.string(), "dtype of the loss"),
+        column("loss_dtype", NAME, "dtype of the loss"),
         column("param_names", pa.list_(pa.string()), "names of the parameter tensors, in the model's order"),
         column("initial_norms", pa.list_(pa.float64()), "L2 norm of each parameter tensor before the first step"),
-        column("audit_error", pa.string(), "why there is no audit"),
-        column("shared_error", pa.string(), "why the steps from the baseline device's states are missing"),
+        column("audit_error", pa.string(), "why there is no audit, null where there is one"),
+        column("shared_error", pa.string(), "why the steps from the baseline device's states are missing, else null"),
         column("host", pa.string(), "name of the machine"),
         column("node", pa.string(), "node of the Ray cluster that it ran on, null where there is none"),
         column("node_id", pa.string(), "Ray's number of that node"),
         column("os", pa.string(), "operating system"),
-        column("cpu_model", pa.string(), "CPU"),
+        column("cpu_model", pa.string(), "model of the CPU"),
         column("cpu_isa", pa.string(), "instruction sets of the CPU that arithmetic libraries choose their code by"),
         column("cores", pa.int32(), "logical cores of the machine"),
         column("cpu_capability", pa.string(), "instruction set of ATen's kernels in use"),
         column("threads", pa.int32(), "threads of an operation"),
         column("blas", pa.string(), "library of the CPU's matrix products"),
-        column("gpu_name", pa.string(), "GPU"),
+        column("gpu_name", pa.string(), "model of the GPU, null on a CPU"),
         column("gpu_index", pa.int32(), "number of the GPU on its machine, null where it is not known"),
-        column("gpu_uuid", pa.string(), "UUID of the GPU"),
-        column("gpu_driver", pa.string(), "version of the GPU's driver"),
-        column("cuda", pa.string(), "version of CUDA"),
-        column("cudnn", pa.string(), "version of cuDNN"),
+        column("gpu_uuid", pa.string(), "UUID of the GPU, null on a CPU"),
+        column("gpu_driver", pa.string(), "version of the GPU's driver, null on a CPU"),
+        column("cuda", pa.string(), "version of CUDA, null on a CPU"),
+        column("cudnn", pa.string(), "version of cuDNN, null on a CPU"),
         column("python", pa.string(), "version of Python"),
         column("torch", pa.string(), "version of torch"),
         column("numpy", pa.string(), "version of NumPy"),
         column("parity", pa.string(), "version of parity"),
-    ]
+    ],
 )
 
 
@@ -130,6 +128,7 @@ class TrialRecord:
     batches: int
     batch_size: int
     lr: float | None
+    optimizer: str | None
     audit_every: int
     trace: str
     status: str = "planned"
@@ -148,7 +147,6 @@ class TrialRecord:
     initial_norms: list[float] | None = None
     audit_error: str | None = None
     shared_error: str | None = None
-    optimizer: str | None = None
     host: str | None = None
     node: str | None = None
     node_id: str | None = None
@@ -454,7 +452,7 @@ class TraceWriter:
         with _told(self._path):
             if self._writer is None:
                 beside = self._placing.enter_context(storage.written_beside(self._path))
-                self._writer = pq.ParquetWriter(beside, chunk.schema, compression="zstd", write_page_checksum=True)
+                self._writer = pq.ParquetWriter(beside, SCHEMA, compression="zstd", write_page_checksum=True)
             self._writer.write_table(chunk)
 
     def close(self) -> None:

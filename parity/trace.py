@@ -1,13 +1,16 @@
-"""The trace: its quantities and columns, their units and meaning.
+"""The trace: its quantities and columns, their units and meaning; and how each stored table explains itself.
 
 Letters: P parameter tensors of the model.
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 
+# Of the run directory's layout; a reader refuses any other.
+SCHEMA_NUMBER = 1
 # What is compared in a step, in the order in which it is computed.
 QUANTITIES = ("input", "output", "loss", "output_grad", "param_grad", "param")
 # Columns that tell where two traces part.
@@ -22,18 +25,33 @@ AUDIT_COLUMNS = ("grad_error_u", "loss_error_u", "grad_ratio")
 _NULLABLE = (*AUDIT_COLUMNS, "step_grad_norm")
 
 
+# Of a name that repeats: text that is stored once, which is a categorical or a factor to those who read it.
+NAME = pa.dictionary(pa.int32(), pa.string())
+
+
 def column(name: str, kind: pa.DataType, meaning: str, *, unit: str = "") -> pa.Field:
-    """An Arrow field that explains itself in its metadata."""
+    """An Arrow field that explains itself in its metadata; a name, count, ratio or digest has an empty unit."""
     return pa.field(name, kind, metadata={"meaning": meaning, "unit": unit})
 
 
-_NAME = pa.dictionary(pa.int32(), pa.string())
+def describe_table(row: str, columns: Sequence[pa.Field]) -> pa.Schema:
+    """A schema that explains itself in the metadata of the file too, where readers that are not Arrow's look.
 
-SCHEMA = pa.schema(
+    Args:
+        row: What a row of the table is.
+        columns: Of `column`.
+    """
+    explained = {field.name: {key.decode(): text.decode() for key, text in field.metadata.items()} for field in columns}
+    metadata = {"parity.schema": str(SCHEMA_NUMBER), "parity.row": row, "parity.columns": json.dumps(explained)}
+    return pa.schema(columns, metadata=metadata)
+
+
+SCHEMA = describe_table(
+    "an optimizer step of a trial",
     [
-        column("trial", _NAME, "name of the trial"),
-        column("loss_name", _NAME, "name of the loss it trains with"),
-        column("device", _NAME, "device it runs on"),
+        column("trial", NAME, "name of the trial"),
+        column("loss_name", NAME, "name of the loss that it trains with"),
+        column("device", NAME, "device that it runs on"),
         column("seed", pa.int64(), "seed of the generators"),
         column("replica", pa.int32(), "0, or the number of the repeat"),
         column("step", pa.int64(), "optimizer step, from 0"),
@@ -42,7 +60,7 @@ SCHEMA = pa.schema(
         column("rows", pa.int32(), "rows of the batch"),
         column("elements", pa.int64(), "elements of the output"),
         column("output_grad_strided", pa.bool_(), "whether the output gradient has other strides than the output"),
-        column("loss", pa.float64(), "the loss, exact: every value of a narrower dtype is one of float64"),
+        column("loss", pa.float64(), "the loss, exact: each value of a narrower dtype is one of float64"),
         column("output_grad_norm", pa.float64(), "L2 norm of the loss's gradient for the output"),
         column("param_grad_norm", pa.float64(), "L2 norm of the gradient for all parameters"),
         column(
@@ -50,7 +68,7 @@ SCHEMA = pa.schema(
             pa.float64(),
             "L2 norm of the gradient that the optimizer got, clipped perhaps; null where nobody looked",
         ),
-        column("input_digest", pa.uint64(), "XXH3 of the batch"),
+        column("input_digest", pa.uint64(), "XXH3 of the batch and the target"),
         column("output_digest", pa.uint64(), "XXH3 of the output"),
         column("loss_digest", pa.uint64(), "XXH3 of the loss"),
         column("output_grad_digest", pa.uint64(), "XXH3 of the loss's gradient for the output"),
@@ -58,11 +76,25 @@ SCHEMA = pa.schema(
         column("param_digest", pa.uint64(), "XXH3 of param_digests"),
         column("param_grad_digests", pa.list_(pa.uint64()), "XXH3 of each parameter's gradient, in the model's order"),
         column("param_digests", pa.list_(pa.uint64()), "XXH3 of each parameter after the step, in the model's order"),
-        column("grad_error_u", pa.float64(), "||g - g64|| / (u ||g64||): output gradient against float64", unit="u"),
-        column("loss_error_u", pa.float64(), "|loss - loss64| / (u |loss64|): loss against float64", unit="u"),
-        column("grad_ratio", pa.float64(), "<g, g64> / <g64, g64>: 1 is right, 2 is twice too large"),
+        column(
+            "grad_error_u",
+            pa.float64(),
+            "||g - g64|| / (u ||g64||): output gradient against float64; null where not audited",
+            unit="u",
+        ),
+        column(
+            "loss_error_u",
+            pa.float64(),
+            "|loss - loss64| / (u |loss64|): loss against float64; null where not audited",
+            unit="u",
+        ),
+        column(
+            "grad_ratio",
+            pa.float64(),
+            "<g, g64> / <g64, g64>: 1 is right, 2 is twice too large; null where not audited",
+        ),
         column("step_s", pa.float64(), "wall time of forward, loss, backward and optimizer", unit="s"),
-    ]
+    ],
 )
 
 
@@ -88,7 +120,8 @@ def make_table(columns: Mapping[str, np.ndarray], *, names: Mapping[str, str], r
             arrays.append(_array(columns[field.name], field.type, valid=~np.isnan(columns[field.name])))
         else:
             arrays.append(_array(columns[field.name], field.type))
-    return pa.Table.from_arrays(arrays, schema=SCHEMA)
+    # What a file says of itself is not sent with each part of a trace.
+    return pa.Table.from_arrays(arrays, schema=SCHEMA.remove_metadata())
 
 
 # Built from buffers, because `pa.array` imports pandas, which takes a worker longer than 50 steps of training.

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from parity.evidence import EVIDENCE
-from parity.store import StoredRun, TrialRecord
+from parity.store import StoredRun, TraceWriter, TrialRecord, create, write_json, write_table, write_trials
 from parity.trace import QUANTITIES, TENSOR_QUANTITIES, make_table
 
 BATCHES = 235
@@ -79,6 +79,7 @@ def make_run(*candidates, steps=20, tensors=TENSORS, directory="run", **evidence
                 batches=BATCHES,
                 batch_size=256,
                 lr=1e-3,
+                optimizer=None,
                 audit_every=1,
                 trace="0000.parquet",
                 status="complete",
@@ -169,3 +170,16 @@ def fleet_run(devices, *, odd=(), steps=6):
         ),
         steps=steps,
     )
+
+
+def write_run(run, directory):
+    """Stores a run of `make_run`, all of whose trials share one trace file."""
+    create(directory)
+    write_json(directory / "run.json", run.info | {"trials": [record.trial for record in run.trials]})
+    write_trials(directory, run.trials)
+    for name, table in run.evidence.items():
+        write_table(directory / f"{name}.parquet", table)
+    writer = TraceWriter(directory / "traces" / run.trials[0].trace)
+    for table in run.traces.values():
+        writer.append(table)
+    writer.close()

@@ -346,6 +346,7 @@ def record(loss, device, seed=0, replica=0):
         "noise": 0,
         "batch_size": 1,
         "lr": 1.0,
+        "optimizer": None,
         "audit_every": 1,
         "trace": "",
     }

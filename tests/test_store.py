@@ -17,9 +17,11 @@ from parity.render import terminal
 from parity.store import (
     TRIALS,
     TrialRecord,
+    complete,
     create,
     discard,
     hold,
+    read_info,
     read_run,
     trace_file,
     write_json,
@@ -57,6 +59,7 @@ def test_a_run_directory_holds_every_file(reference):
         "differences.parquet",
         "shared_steps.parquet",
         "contract.parquet",
+        "step_errors.parquet",
         "findings.parquet",
         "replays.parquet",
         "summary.json",
@@ -93,6 +96,22 @@ def test_a_trace_that_pandas_wrote_back_is_read(equal_pair, copy_of):
     (path,) = [path for path in (directory / "traces").iterdir() if "builtin" in path.name]
     pd.read_parquet(path).to_parquet(path)
     assert read_run(directory).traces["builtin@cpu-s0"].equals(read_run(equal_pair).traces["builtin@cpu-s0"])
+
+
+def test_a_run_of_plain_strings_without_metadata_is_read(reference, copy_of):
+    """As the first versions stored names, but for those of traces."""
+    directory = copy_of(reference)
+    for path in directory.rglob("*.parquet"):
+        table = pq.read_table(path)
+        plain = [
+            field.with_type(pa.string()) if pa.types.is_dictionary(field.type) else field for field in table.schema
+        ]
+        pq.write_table(table.cast(pa.schema(plain)), path)
+        assert pq.read_schema(path).metadata is None and "dictionary" not in str(pq.read_schema(path).types)
+    info = read_info(directory)
+    del info["seal"]
+    complete(directory, info)  # so that nothing counts as altered
+    assert judged(directory) == judged(reference)
 
 
 def test_an_existing_run_is_not_overwritten(equal_pair):
@@ -270,7 +289,7 @@ def judged(directory):
 @given(st.text(), st.none() | st.text(), st.none() | st.floats(), st.lists(st.text()), st.integers(0, 2**63 - 1))
 def test_a_record_is_read_back_to_the_bit(tmp_path_factory, name, text, number, names, steps):
     kept = {field.name: None for field in fields(TrialRecord)} | {"trial": name, "error": text, "wall_s": number}
-    kept |= {"param_names": names, "restarts": names, "steps": steps, "trace": name}
+    kept |= {"param_names": names, "restarts": names, "steps": steps, "trace": name, "run": ""}
     record = TrialRecord(**kept)
     folder = tmp_path_factory.getbasetemp()
     write_trials(folder, [record])
