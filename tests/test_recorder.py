@@ -1,0 +1,488 @@
+"""Loops written by hand, recorded: the traces of `parity.run`, and what clipping, scaling and the like do to them."""
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import weakref
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torch import nn
+
+import parity
+from parity import report, run
+from parity.errors import Trouble
+
+from conftest import bits
+
+BATCH = 256
+STEPS = 236  # one more than an epoch, whose last batch has 96 rows
+
+
+def autoencoder():
+    """The reference experiment's, without parity's code."""
+    sizes = [784, 128, 64, 12, 3]
+    encoder, decoder = [], []
+    for layers, widths in ((encoder, sizes), (decoder, sizes[::-1])):
+        for narrow, wide in zip(widths, widths[1:], strict=False):
+            layers += [nn.Linear(narrow, wide), nn.ReLU()]
+    encoder.pop()
+    decoder[-1] = nn.Sigmoid()
+    return nn.Sequential(nn.Sequential(*encoder), nn.Sequential(*decoder))
+
+
+@pytest.fixture
+def images(data):
+    return torch.from_numpy(np.array(next(iter(data.values())))).reshape(-1, 784).float() / 255
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def little(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 2))
+
+
+def little_batches(steps, rows=8):
+    generator = torch.Generator().manual_seed(1)
+    return [
+        (torch.randn(rows, 6, generator=generator), torch.randn(rows, 2, generator=generator)) for _ in range(steps)
+    ]
+
+
+def record(out, *, clip=None, model=None, steps=6, given=True, lr=1e-2, loss=None, criterion=True, **options):
+    """A plain loop; returns its parameters."""
+    model = model or little()
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    mse = nn.MSELoss()
+    if given:
+        options |= {"optimizers": optimizer}
+    if criterion:
+        options |= {"criterion": mse}
+    with parity.Recorder(out, model, **options) as recorder:
+        for inputs, target in little_batches(steps):
+            optimizer.zero_grad()
+            output = model(inputs)
+            value = (loss or mse)(output, target)
+            recorder.forward(inputs, output=output, target=target, loss=value)
+            value.backward()
+            recorder.backward()
+            if clip:
+                nn.utils.clip_grad_norm_(model.parameters(), clip)
+            optimizer.step()
+            recorder.step()
+    return [parameter.detach().clone() for parameter in model.parameters()]
+
+
+def trace(directory):
+    return pd.read_parquet(str(directory / "traces")).sort_values("step", ignore_index=True)
+
+
+def trial(directory):
+    (row,) = pq.read_table(directory / "trials.parquet").to_pylist()
+    return row
+
+
+def compared(capsys, *directories):
+    """Exit status and report of several runs."""
+    status = report.main([str(directory) for directory in directories])
+    return status, capsys.readouterr().out
+
+
+def test_a_hand_written_loop_has_the_trace_of_parity_run_bit_for_bit(tmp_path, images):
+    arguments = ["--inline", "--device", "cpu", "--loss", "builtin", "--steps", str(STEPS)]
+    assert run.main([*arguments, "--out", str(tmp_path / "run")]) == 3  # one trial makes no pair
+    torch.manual_seed(0)
+    model, criterion = autoencoder(), nn.MSELoss()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    with parity.Recorder(
+        tmp_path / "loop", model, name="builtin", optimizers=optimizer, criterion=criterion, steps_per_epoch=235
+    ) as recorder:
+        for step in range(STEPS):
+            batch = images[step % 235 * BATCH : (step % 235 + 1) * BATCH]
+            optimizer.zero_grad()
+            output = model(batch)
+            loss = criterion(output, batch)
+            recorder.forward(batch, output=output, target=batch, loss=loss)
+            loss.backward()
+            recorder.backward()
+            optimizer.step()
+            recorder.step()
+    whole, recorded = bits(tmp_path / "run"), bits(tmp_path / "loop")
+    pd.testing.assert_frame_equal(whole, recorded, check_exact=True)
+    assert list(recorded["rows"][[0, 234, 235]]) == [256, 96, 256]
+    before, after = trial(tmp_path / "run"), trial(tmp_path / "loop")
+    for name in ("trial", "steps", "batches", "batch_size", "lr", "optimizer", "param_names", "loss_dtype", "torch"):
+        assert before[name] == after[name], name
+    assert before["initial_norms"] == after["initial_norms"]
+
+
+def test_recording_changes_no_bit_of_the_training(tmp_path):
+    model = little()
+    optimizer, criterion = torch.optim.Adam(model.parameters(), lr=1e-2), nn.MSELoss()
+    for inputs, target in little_batches(6):
+        optimizer.zero_grad()
+        criterion(model(inputs), target).backward()
+        optimizer.step()
+    recorded = record(tmp_path / "loop")
+    for plain, other in zip(model.parameters(), recorded, strict=True):
+        assert torch.equal(plain, other)
+
+
+def test_loops_that_differ_in_clipping_part_at_param(tmp_path, capsys):
+    record(tmp_path / "plain")
+    record(tmp_path / "clipped", clip=0.1)
+    status, out = compared(capsys, tmp_path / "plain", tmp_path / "clipped")
+    assert status == 1
+    assert "first at step 0, param 0.weight" in " ".join(out.split())
+    assert "clipping" in out
+    plain, clipped = trace(tmp_path / "plain"), trace(tmp_path / "clipped")
+    assert plain.param_grad_digest[0] == clipped.param_grad_digest[0]
+    assert plain.param_digest[0] != clipped.param_digest[0]
+    assert (plain.step_grad_norm == plain.param_grad_norm).all()
+    assert clipped.step_grad_norm[0] == pytest.approx(0.1, rel=1e-3)
+
+
+def test_where_nobody_saw_what_the_optimizer_got_clipping_is_not_claimed(tmp_path, capsys):
+    record(tmp_path / "plain", given=False)
+    record(tmp_path / "clipped", given=False, clip=0.1)
+    status, out = compared(capsys, tmp_path / "plain", tmp_path / "clipped")
+    assert (status, "clipping" in out) == (3, False)
+    assert "first at step 0, param 0.weight" in " ".join(out.split())
+    assert trace(tmp_path / "plain").step_grad_norm.isna().all()
+
+
+def test_learning_rates_that_differ_are_named(tmp_path, capsys):
+    record(tmp_path / "one")
+    record(tmp_path / "two", lr=2e-2)
+    status, out = compared(capsys, tmp_path / "one", tmp_path / "two")
+    assert status == 1
+    assert "one and two differ in lr: 0.01, 0.02" in out
+    assert "the learning rates are 0.01 and 0.02" in " ".join(out.split())
+
+
+def by_hand(output, target):
+    return ((output - target) ** 2).sum() / output.numel()
+
+
+def doubled(output, target):
+    loss = by_hand(output, target)
+    return 2 * loss - loss.detach()
+
+
+def test_a_loss_of_ones_own_is_rounding_and_a_wrong_one_diverged(tmp_path, capsys):
+    record(tmp_path / "builtin")
+    record(tmp_path / "mine", loss=by_hand, name="mine")
+    record(tmp_path / "wrong", loss=doubled, name="wrong")
+    status, out = compared(capsys, tmp_path / "builtin", tmp_path / "mine")
+    assert (status, "differ in loss: loop, mine" in out) == (0, True)
+    status, out = compared(capsys, tmp_path / "builtin", tmp_path / "wrong")
+    assert status == 1
+    assert "the gradient is scaled by 2" in " ".join(out.split())
+
+
+def test_without_a_criterion_rounding_is_not_claimed(tmp_path, capsys):
+    record(tmp_path / "builtin", criterion=False)
+    record(tmp_path / "mine", loss=doubled, name="mine", criterion=False)
+    status, out = compared(capsys, tmp_path / "builtin", tmp_path / "mine")
+    assert status == 3
+    assert "the Recorder was given no criterion" in " ".join(out.split())
+
+
+def test_losses_held_against_different_criteria_are_not_called_rounding(tmp_path, capsys):
+    for name, criterion in (("squared", nn.MSELoss()), ("absolute", nn.L1Loss())):
+        model = little()
+        optimizer = torch.optim.Adam(model.parameters())
+        with parity.Recorder(tmp_path / name, model, optimizers=optimizer, criterion=criterion) as recorder:
+            for inputs, target in little_batches(3):
+                optimizer.zero_grad()
+                output = model(inputs)
+                loss = criterion(output, target)
+                recorder.forward(inputs, output=output, target=target, loss=loss)
+                loss.backward()
+                recorder.backward()
+                optimizer.step()
+                recorder.step()
+    status, out = compared(capsys, tmp_path / "squared", tmp_path / "absolute")
+    assert status == 3
+    assert "held against different losses: MSELoss and L1Loss" in " ".join(out.split())
+
+
+def accumulate(out, *, parts, divide=True):
+    model, criterion = little(), nn.MSELoss()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    factor = 1 / parts if divide else 1.0
+    with parity.Recorder(out, model, optimizers=optimizer, criterion=criterion) as recorder:
+        for inputs, target in little_batches(4):
+            optimizer.zero_grad()
+            for some, wanted in zip(inputs.chunk(parts), target.chunk(parts), strict=True):
+                output = model(some)
+                loss = criterion(output, wanted)
+                recorder.forward(some, output=output, target=wanted, loss=loss, factor=factor)
+                (loss * factor).backward()
+            recorder.backward()
+            optimizer.step()
+            recorder.step()
+
+
+def test_accumulated_batches_are_one_step(tmp_path, capsys):
+    accumulate(tmp_path / "whole", parts=1)
+    accumulate(tmp_path / "four", parts=4)
+    accumulate(tmp_path / "again", parts=4)
+    whole, four = trace(tmp_path / "whole"), trace(tmp_path / "four")
+    assert list(four.step) == [0, 1, 2, 3]
+    assert list(four["rows"]) == list(whole["rows"]) == [8] * 4
+    assert list(four.elements) == [16] * 4
+    np.testing.assert_allclose(four.loss, whole.loss, rtol=1e-5)
+    np.testing.assert_allclose(four.param_grad_norm, whole.param_grad_norm, rtol=1e-4)
+    np.testing.assert_allclose(four.grad_ratio, 1.0, atol=1e-5)  # the factor is taken out
+    assert (four.grad_error_u < 16).all()
+    assert compared(capsys, tmp_path / "four", tmp_path / "again")[0] == 0
+
+
+def test_a_batch_of_an_accumulation_that_differs_is_seen(tmp_path):
+    accumulate(tmp_path / "four", parts=4)
+    accumulate(tmp_path / "two", parts=2)
+    four, two = trace(tmp_path / "four"), trace(tmp_path / "two")
+    assert (four.input_digest != two.input_digest).all()
+
+
+def scaled(out, scale, *, overflow=False):
+    model, criterion = little(), nn.MSELoss()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=2)
+    with parity.Recorder(out, model, optimizers=optimizer, criterion=criterion, scaler=scaler) as recorder:
+        for step, (inputs, target) in enumerate(little_batches(6)):
+            optimizer.zero_grad()
+            output = model(inputs)
+            loss = criterion(output, target)
+            recorder.forward(inputs, output=output, target=target, loss=loss)
+            scaler.scale(loss).backward()
+            if overflow and step == 3:
+                model[0].weight.grad[0, 0] = float("inf")
+            recorder.backward()
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(model.parameters(), 100.0)
+            scaler.step(optimizer)
+            scaler.update()
+            recorder.step()
+
+
+def test_the_scale_of_mixed_precision_is_taken_out(tmp_path, capsys):
+    record(tmp_path / "plain")
+    scaled(tmp_path / "scaled", 1024.0)
+    scaled(tmp_path / "otherwise", 65536.0)
+    assert compared(capsys, tmp_path / "scaled", tmp_path / "otherwise")[0] == 0
+    plain, loop = trace(tmp_path / "plain"), trace(tmp_path / "scaled")
+    for name in ("loss_digest", "output_grad_digest", "param_grad_digest", "param_digest", "step_grad_norm"):
+        assert list(plain[name]) == list(loop[name]), name
+
+
+def test_a_step_that_the_scaler_skips_has_its_row(tmp_path):
+    scaled(tmp_path / "scaled", 1024.0, overflow=True)
+    found = trace(tmp_path / "scaled")
+    assert len(found) == 6
+    assert np.isinf(found.param_grad_norm[3])
+    assert found.param_digest[3] == found.param_digest[2]
+    assert np.isnan(found.step_grad_norm[3])
+    assert found.param_digest[4] != found.param_digest[3]
+
+
+def test_narrow_outputs_are_recorded(tmp_path):
+    model, criterion = little(), nn.MSELoss()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    with parity.Recorder(tmp_path / "narrow", model, optimizers=optimizer, criterion=criterion) as recorder:
+        for inputs, target in little_batches(3):
+            optimizer.zero_grad()
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                output = model(inputs)
+                loss = criterion(output.float(), target)
+            recorder.forward(inputs, output=output, target=target, loss=loss)
+            loss.backward()
+            recorder.backward()
+            optimizer.step()
+            recorder.step()
+    found = trace(tmp_path / "narrow")
+    assert np.isfinite(found.output_grad_norm).all() and (found.output_grad_norm > 0).all()
+    assert (found.grad_error_u < 16).all()  # in u of bfloat16
+
+
+def test_several_optimizers_train_as_one(tmp_path, capsys):
+    record(tmp_path / "one")
+    model, criterion = little(), nn.MSELoss()
+    optimizers = [torch.optim.Adam(model[index].parameters(), lr=1e-2) for index in (0, 2)]
+    with parity.Recorder(tmp_path / "two", model, optimizers=optimizers, criterion=criterion) as recorder:
+        for inputs, target in little_batches(6):
+            model.zero_grad()
+            output = model(inputs)
+            loss = criterion(output, target)
+            recorder.forward(inputs, output=output, target=target, loss=loss)
+            loss.backward()
+            recorder.backward()
+            for optimizer in optimizers:
+                optimizer.step()
+            recorder.step()
+    status, out = compared(capsys, tmp_path / "one", tmp_path / "two")
+    assert (status, "identical" in out) == (0, True)
+    assert trial(tmp_path / "two")["optimizer"].count("Adam(") == 2
+
+
+def test_a_compiled_model_has_the_names_and_bits_of_its_own(tmp_path, capsys):
+    record(tmp_path / "plain")
+    record(tmp_path / "compiled", model=torch.compile(little(), backend="eager"))
+    status, out = compared(capsys, tmp_path / "plain", tmp_path / "compiled")
+    assert (status, "identical" in out) == (0, True)
+    assert trial(tmp_path / "compiled")["param_names"] == ["0.weight", "0.bias", "2.weight", "2.bias"]
+
+
+def test_no_graph_outlives_its_step(tmp_path):
+    model, criterion = little(), nn.MSELoss()
+    gc.disable()
+    try:
+        with parity.Recorder(tmp_path / "loop", model, criterion=criterion) as recorder:
+            seen = []
+            for inputs, target in little_batches(3):
+                output = model(inputs)
+                loss = criterion(output, target)
+                recorder.forward(inputs, output=output, target=target, loss=loss)
+                loss.backward()
+                recorder.backward()
+                recorder.step()
+                seen.append(weakref.ref(output))
+                del output, loss
+        assert [reference() for reference in seen] == [None] * 3
+    finally:
+        gc.enable()
+
+
+RANKS = """
+import sys
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+import parity
+
+rank, store, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+torch.set_num_threads(1)
+dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+torch.manual_seed(0)
+model = DistributedDataParallel(nn.Linear(6, 2))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+criterion = nn.MSELoss()
+generator = torch.Generator().manual_seed(rank)
+with parity.Recorder(out, model, optimizers=optimizer, criterion=criterion) as recorder:
+    for _ in range(3):
+        inputs, target = (torch.randn(4, size, generator=generator) for size in (6, 2))
+        optimizer.zero_grad()
+        output = model(inputs)
+        loss = criterion(output, target)
+        recorder.forward(inputs, output=output, target=target, loss=loss)
+        loss.backward()
+        recorder.backward()
+        optimizer.step()
+        recorder.step()
+dist.destroy_process_group()
+"""
+
+
+def test_each_rank_writes_a_trace_and_is_held_against_its_like(tmp_path, capsys):
+    for name in ("old", "new"):
+        ranks = [
+            subprocess.Popen([sys.executable, "-c", RANKS, str(rank), str(tmp_path / f"{name}.store"), tmp_path / name])
+            for rank in (0, 1)
+        ]
+        assert [process.wait(120) for process in ranks] == [0, 0]
+    status, out = compared(capsys, tmp_path / "old", tmp_path / "new")
+    assert status == 0
+    for rank in (0, 1):
+        assert f"old/rank-{rank}/loop@cpu-s0" in out and f"new/rank-{rank}/loop@cpu-s0" in out
+    zero, one = (trace(tmp_path / "old" / f"rank-{rank}") for rank in (0, 1))
+    assert list(zero.param_digest) == list(one.param_digest)  # the gradients are averaged
+    assert (zero.input_digest != one.input_digest).all()
+    assert compared(capsys, tmp_path / "old")[0] == 3
+
+
+def test_calls_out_of_order_are_told(tmp_path):
+    model, criterion = little(), nn.MSELoss()
+    ((inputs, target),) = little_batches(1)
+    recorder = parity.Recorder(tmp_path / "loop", model, criterion=criterion)
+    with pytest.raises(RuntimeError, match=r"backward\(\) without forward\(\)"):
+        recorder.backward()
+    with pytest.raises(RuntimeError, match=r"step\(\) without backward\(\)"):
+        recorder.step()
+    output = model(inputs)
+    loss = criterion(output, target)
+    with pytest.raises(ValueError, match="the output has no graph"):
+        recorder.forward(inputs, output=output.detach(), target=target, loss=loss)
+    with pytest.raises(ValueError, match="the loss has no graph"):
+        recorder.forward(inputs, output=output, target=target, loss=loss.detach())
+    with pytest.raises(ValueError, match=r"the loss has shape \[8, 2\]"):
+        recorder.forward(inputs, output=output, target=target, loss=(output - target) ** 2)
+    recorder.forward(inputs, output=output, target=target, loss=loss)
+    with pytest.raises(RuntimeError, match="backward has not come by the output"):
+        recorder.backward()
+    recorder.forward(inputs, output=output, target=target, loss=loss)
+    loss.backward()
+    recorder.backward()
+    with pytest.raises(RuntimeError, match=r"forward\(\) after backward\(\)"):
+        recorder.forward(inputs, output=output, target=target, loss=loss)
+    recorder.step()
+    recorder.close()
+    recorder.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        recorder.step()
+
+
+def test_a_directory_that_is_there_is_refused(tmp_path):
+    record(tmp_path / "loop", steps=1)
+    with pytest.raises(Trouble, match="already holds a run"):
+        parity.Recorder(tmp_path / "loop", little())
+
+
+def test_a_loop_that_raises_has_failed_with_its_rows_and_traceback(tmp_path, capsys):
+    record(tmp_path / "whole")
+    with pytest.raises(ZeroDivisionError):
+        failing = iter([0, 0, 0, 1])
+        record(tmp_path / "raised", loss=lambda output, target: by_hand(output, target) / (1 - next(failing)))
+    row = trial(tmp_path / "raised")
+    assert (row["status"], row["rows"], row["failed_step"]) == ("failed", 3, 3)
+    assert "ZeroDivisionError" in row["traceback"]
+    status, out = compared(capsys, tmp_path / "whole", tmp_path / "raised")
+    assert (status, "failed at step 3" in " ".join(out.split())) == (1, True)
+
+
+def test_what_a_killed_process_recorded_is_kept(tmp_path, capsys):
+    code = (
+        "import sys; sys.path.insert(0, 'tests'); import os, signal, time, test_recorder as it\n"
+        "def loss(output, target):\n"
+        "    if sys.argv.append('') or len(sys.argv) == 8:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    time.sleep(0.2)\n"
+        "    return it.by_hand(output, target)\n"
+        "it.torch.set_num_threads(1)\n"
+        "it.record(sys.argv[1], loss=loss, steps=50)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, str(tmp_path / "killed")], env={**os.environ}, check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert report.main([str(tmp_path / "killed")]) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert run.main(["--resume", str(tmp_path / "killed")]) == 3
+    row = trial(tmp_path / "killed")
+    assert (row["status"], 3 <= row["rows"] <= 5) == ("interrupted", True)
+    record(tmp_path / "whole", loss=by_hand)
+    kept = bits(tmp_path / "killed")
+    pd.testing.assert_frame_equal(kept, bits(tmp_path / "whole")[: len(kept)], check_exact=True)
+    status, out = compared(capsys, tmp_path / "whole", tmp_path / "killed")
+    assert (status, "was interrupted" in out) == (3, True)
