@@ -29,10 +29,10 @@ _MENDS = {
     "mutates": "Work on copies: it changes what it is given.",
     "grad_output": "Multiply by grad_output in its backward.",
     "report": "Mend the number that it returns; its gradient is right.",
-    "raised": "Read its traceback below, under Attempts and faults.",
-    "contract": "Read the reasons below, under Contract.",
+    "raised": "Read its traceback {where}, under Attempts and faults.",
+    "contract": "Read the reasons {where}, under Contract.",
 }
-_OPTIONS = ("--out", "--steps", "--resume", "--epochs", "--save-every")
+_OPTIONS = ("--out", "--steps", "--resume", "--epochs", "--save-every", "--format")
 _CLUSTER = ("--address", "--each", "--wait-for-nodes", "--wait-limit", "--step-timeout")
 
 
@@ -44,11 +44,17 @@ class Advice:
     command: str | None = None
 
 
-def next_steps(run: StoredRun, judgement: Judgement) -> list[Advice]:
-    """What to do now."""
+def next_steps(run: StoredRun, judgement: Judgement, *, where: str = "below") -> list[Advice]:
+    """What to do now.
+
+    Args:
+        run: As it was read.
+        judgement: Of the same run.
+        where: The tables of the contract and of attempts are.
+    """
     if judgement.trouble:
         return [
-            Advice("Mend the baseline first: nothing can be held against it. See Attempts and faults, below."),
+            Advice(f"Mend the baseline first: nothing can be held against it. See Attempts and faults, {where}."),
         ]
     pairs = [verdict for verdict in judgement.pairs if verdict.pair.axis != "noise"]
     if not pairs:
@@ -58,7 +64,7 @@ def next_steps(run: StoredRun, judgement: Judgement) -> list[Advice]:
         return [Advice(f"Look at {unit.device}, or take it out of use. {_often(unit)}") for unit in odd[:MOST_ODD]]
     worst = max(pairs, key=lambda verdict: VERDICTS.index(verdict.verdict))
     if worst.verdict in ("diverged", "failed"):
-        return _mending(run, worst)
+        return _mending(run, worst, where)
     if worst.verdict == "inconclusive":
         return [Advice("Remove the doubt that is told above, and run again.")]
     first = run.trials[0]
@@ -71,14 +77,14 @@ def next_steps(run: StoredRun, judgement: Judgement) -> list[Advice]:
     return told
 
 
-def _mending(run: StoredRun, verdict: PairVerdict) -> list[Advice]:
+def _mending(run: StoredRun, verdict: PairVerdict, where: str) -> list[Advice]:
     kinds = dict.fromkeys(cause.kind for cause in verdict.causes if cause.kind in _MENDS)
-    told = [Advice(_MENDS[kind]) for kind in kinds][:3]
+    told = [Advice(_MENDS[kind].format(where=where)) for kind in kinds][:3]
     step = verdict.onset.step if verdict.onset else verdict.pair.candidate.failed_step
     command = narrowed_command(run, step) if step is not None and verdict.pair.axis == "loss" else None
     if command:
         told.append(Advice(f"Step through it up to step {step}, with a breakpoint() in the loss:", command))
-    return told or [Advice("Read the cause below, mend it, and run again.")]
+    return told or [Advice("Mend the cause, and run again.")]
 
 
 def _often(unit: OddUnit) -> str:

@@ -4,9 +4,43 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from parity.devices import parse_device
+from parity.fleet import software_differences
 from parity.judge import VERDICTS, Judgement, PairVerdict
 from parity.store import StoredRun, TrialRecord
 from parity.trace import NORMED_QUANTITIES, QUANTITIES
+
+# Trials that a note names.
+MOST_NAMED = 5
+
+
+def notes(run: StoredRun) -> list[str]:
+    """What a reader has to know before the verdict."""
+    told = []
+    if run.altered:
+        told.append(f"Altered since the run was stored: {', '.join(run.altered)}. What is there now is judged.")
+    partial = [record.trial for record in run.trials if record.status in ("interrupted", "planned")]
+    if partial:
+        more = f" and {len(partial) - MOST_NAMED} more" if len(partial) > MOST_NAMED else ""
+        told.append(
+            f"This run is partial: {', '.join(partial[:MOST_NAMED])}{more} did not end. What is stored is judged."
+        )
+    return [*told, *software_differences(run.trials), *moved_lines(run)]
+
+
+def moved_lines(run: StoredRun) -> list[str]:
+    """Trials that did not run where their device's name says."""
+    return [
+        f"Node {device.node} left the cluster: {record.trial} was trained on {record.node}, which says nothing of "
+        f"{device.node}."
+        for record in run.trials
+        if (device := parse_device(record.device)).node and record.node not in (None, device.node)
+    ]
+
+
+def rank(verdict: PairVerdict) -> tuple[bool, int]:
+    """A key to sort pairs by: the worst first, and noise last."""
+    return verdict.pair.axis == "noise", -VERDICTS.index(verdict.verdict)
 
 
 def headline(judgement: Judgement) -> str:
