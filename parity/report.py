@@ -6,20 +6,19 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from parity import interrupt
 from parity.errors import Trouble
 from parity.judge import Judgement, judge
-from parity.options import EXIT_STATUSES
-from parity.render import html, terminal
+from parity.options import EXIT_STATUSES, add_format
+from parity.render import html
+from parity.render.formats import FORMATS
 from parity.storage import StoragePath, parse_path
 from parity.store import StoredRun, read_run, write_text
 
 
-def print_report(run: StoredRun, judgement: Judgement) -> None:
-    """Prints the report of a judged run to stdout."""
-    terminal.render(run, judgement, Console())
+def print_report(run: StoredRun, judgement: Judgement, *, form: str = "text") -> None:
+    """Prints the report of a judged run to stdout, in one of `formats.FORMATS`."""
+    sys.stdout.write(FORMATS[form](run, judgement))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,23 +31,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("directory", metavar="DIR", help="the --out of a run: a folder, or a URI")
     parser.add_argument("--html", metavar="FILE", type=Path, help="write the page too, as DIR/report.html")
+    add_format(parser)
     options = parser.parse_args(arguments)
-    return guarded(lambda: report(parse_path(options.directory), page=options.html))
+    return guarded(lambda: report(parse_path(options.directory), page=options.html, form=options.format))
 
 
-def report(directory: StoragePath, *, page: Path | None = None) -> int:
+def report(directory: StoragePath, *, page: Path | None = None, form: str = "text") -> int:
     """Judges the run and prints the report; returns the exit status.
 
     Args:
         directory: Of the run.
         page: Where to write the page, or None.
+        form: Of what is printed; one of `formats.FORMATS`.
 
     Raises:
         Trouble: The directory is no run, or damaged; or the page cannot be written.
     """
     run = read_run(directory)
     judgement = judge(run)
-    print_report(run, judgement)
+    print_report(run, judgement, form=form)
     if page:
         write_text(page, html.render(run, judgement))
     return judgement.exit_status

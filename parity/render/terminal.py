@@ -177,7 +177,7 @@ def _pairs(told: Sequence[tuple[PairVerdict, int]], width: int) -> Iterator[Text
 
 
 def _matrices(matrix: Matrix, width: int) -> Iterator[Table]:
-    """The worst verdict of each loss on each device, of which equal ones share a column; several tables of a wide one."""
+    """The worst verdict of each loss on each device, equal ones in a column; several tables where one is too wide."""
     columns = [
         (heading, [cells[place] for cells in matrix.rows.values()]) for place, heading in enumerate(matrix.devices)
     ]
