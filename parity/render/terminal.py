@@ -20,7 +20,7 @@ from parity.store import StoredRun
 # Pairs that are told in full, the worst first; of the others trials and verdict.
 MOST_BLOCKS = 12
 # Columns of a table's cell; what is longer is folded.
-_LOSS_WIDTH, _DEVICE_WIDTH = 28, 24
+_LOSS_WIDTH, _DEVICE_WIDTH = 28, 30
 _LABEL_WIDTH = 10
 # Characters of the verdict in a sentence: the error of a failed trial may be long, and its pair has all of it.
 _SENTENCE = 300
