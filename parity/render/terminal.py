@@ -123,14 +123,14 @@ def block(verdict: PairVerdict, *, alike: int = 1, width: int = WIDTH) -> list[T
         alike: How many pairs it stands for.
         width: In columns.
     """
-    line = pair_line(verdict).append(f" ({alike} pairs alike)" if alike > 1 else "")
+    more = f" ({alike} pairs alike)" if alike > 1 else ""
+    line = pair_line(verdict).append(more)
     if line.cell_len <= width:
         return [line]
     lines = _headline(verdict, width)
-    facts = [(fact.label, fact.text) for fact in pair_facts(verdict)]
-    facts += [("alike", f"{alike} pairs, of which this one is told")] if alike > 1 else []
-    for label, text in facts:
-        lines += map(Text, _labelled(label, text, width))
+    for fact in pair_facts(verdict):
+        text = f"{fact.text}{more}" if fact.label == "compared" else fact.text
+        lines += map(Text, _labelled(fact.label, text, width))
     return lines
 
 
