@@ -240,7 +240,7 @@ def _judge(stored: StoredRun, *, interrupted: bool, form: str) -> int:
     write_text(page, html.render(stored, judgement))
     told = f"Stored in {out}; to look at: {page}"
     if interrupted:
-        told = f"Interrupted. What was trained is in {out}; go on with it by\n  python -m parity.run --resume {out}"
+        told = f"Interrupted. What was trained is kept: go on with it by\n  python -m parity.run --resume {out}"
     elif len(told) > WIDTH:
         told = f"Stored in {out}; to look at:\n  {page}"
     if form == "text":

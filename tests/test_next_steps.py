@@ -54,3 +54,12 @@ def test_it_is_said_where_the_tables_are():
         "Read its traceback in report.html, under Attempts and faults."
     )
     assert advice(run)[0].text == "Read its traceback below, under Attempts and faults."
+
+
+def test_an_interrupted_run_is_to_be_gone_on_with():
+    run = make_run(Planted(steps=4, record={"status": "interrupted"}), directory="a folder")
+    (told,) = advice(run)
+    assert (told.text, told.command) == (
+        "Go on with what did not end:",
+        "python -m parity.run --resume 'a folder'",
+    )

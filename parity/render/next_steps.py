@@ -33,6 +33,7 @@ _MENDS = {
     "contract": "Read the reasons {where}, under Contract.",
 }
 _OPTIONS = ("--out", "--steps", "--resume", "--epochs", "--save-every", "--format")
+_RESUME = ("-m", "parity.run", "--resume")
 _CLUSTER = ("--address", "--each", "--wait-for-nodes", "--wait-limit", "--step-timeout")
 
 
@@ -65,6 +66,8 @@ def next_steps(run: StoredRun, judgement: Judgement, *, where: str = "below") ->
     worst = max(pairs, key=lambda verdict: VERDICTS.index(verdict.verdict))
     if worst.verdict in ("diverged", "failed"):
         return _mending(run, worst, where)
+    if worst.verdict == "inconclusive" and any(record.status in ("interrupted", "planned") for record in run.trials):
+        return [Advice("Go on with what did not end:", shlex.join(["python", *_RESUME, str(run.directory)]))]
     if worst.verdict == "inconclusive":
         return [Advice("Remove the doubt that is told above, and run again.")]
     first = run.trials[0]
