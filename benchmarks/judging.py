@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -209,13 +210,13 @@ def check(name: str, text: str, directory: Path, planted: dict[tuple[str, str], 
     """
     found: dict[tuple[str, str], Place | None]
     if name == "parity.report":  # of pairs that are alike, it prints one
-        lines = [line for line in text.splitlines() if "; the losses" in line or " steps, 6 quantities" in line]
+        blocks = [" ".join(part.split()) for part in re.split(r"\n(?! )", text) if " steps, 6 quantities" in part]
         for (baseline, candidate), place in planted.items():
-            for line in (line for line in lines if line.startswith(f"{baseline} {candidate}  ")):
-                told = "identical" if place is None else " ".join(str(part) for part in place[1:] if part)
-                if told not in line or (place and f"first at step {place[0]}, " not in line):
-                    raise RuntimeError(f"{line} is not {place}.")
-        if len(lines) < 4:
+            for block in (block for block in blocks if block.startswith(f"{baseline} {candidate} ")):
+                told = " identical" if place is None else f", {' '.join(str(part) for part in place[1:] if part)} "
+                if told not in block or (place and f" first step {place[0]} " not in block):
+                    raise RuntimeError(f"{block} is not {place}.")
+        if len(blocks) < 4:
             raise RuntimeError(f"{name} printed too little:\n{text}")
         return
     if name == "parity.run --resume":

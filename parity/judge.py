@@ -332,9 +332,13 @@ def _decide_between(case: _Case, between: Between) -> tuple[str, str]:
         return "rounding", "the steps that both runs held against float64 are as near to it as rounding allows"
     if not between.same_machine or parting.quantity == "output":
         return "inconclusive", f"not decided locally: {between.apart}"
+    sides = (case.pair.baseline, case.pair.candidate)
+    unaudited = [f"{record.run}: {record.audit_error}" for record in sides if record.audit_error]
+    if parting.quantity == "output_grad" and unaudited:
+        return "inconclusive", f"no audit; {'; '.join(unaudited)}"
     if parting.quantity == "output_grad" and not _one_oracle(case.comparison, parting.step):
-        oracles = (case.pair.baseline.oracle, case.pair.candidate.oracle)
-        return "inconclusive", f"they are held against different losses: {' and '.join(oracles)}"
+        oracles = " and ".join(record.oracle for record in sides)
+        return "inconclusive", f"they are held against different losses: {oracles}"
     return _decide_loss(case)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from parity.devices import GRAMMAR
 from parity.placement import EACH
+from parity.render.formats import FORMATS
 from parity.tasks import TASKS
 from parity.trial import EPOCHS
 
@@ -132,7 +133,19 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="how often the state of a trial is stored, to go on from (default: %(default).0f)",
     )
+    add_format(parser)
     return parser
+
+
+def add_format(parser: argparse.ArgumentParser) -> None:
+    """Adds the option that both commands have."""
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="text",
+        help="what to print: text of 80 columns; markdown, for the summary of a CI job; json, which is summary.json; "
+        "junit, the XML of test reports (default: %(default)s)",
+    )
 
 
 def _positive(text: str) -> int:

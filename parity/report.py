@@ -6,21 +6,20 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from parity import interrupt
 from parity.errors import Trouble
 from parity.judge import Judgement, judge
-from parity.options import EXIT_STATUSES
-from parity.render import html, terminal
+from parity.options import EXIT_STATUSES, add_format
+from parity.render import html
+from parity.render.formats import FORMATS
 from parity.run_pairs import join, read_ranks
 from parity.storage import StoragePath, parse_path
 from parity.store import StoredRun, write_text
 
 
-def print_report(run: StoredRun, judgement: Judgement) -> None:
-    """Prints the report of a judged run to stdout."""
-    terminal.render(run, judgement, Console())
+def print_report(run: StoredRun, judgement: Judgement, *, form: str = "text") -> None:
+    """Prints the report of a judged run to stdout, in one of `formats.FORMATS`."""
+    sys.stdout.write(FORMATS[form](run, judgement))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,18 +39,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--across", action="store_true", help="compare runs of different hardware too")
     parser.add_argument("--html", metavar="FILE", type=Path, help="write the page too, as DIR/report.html")
+    add_format(parser)
     options = parser.parse_args(arguments)
     directories = [parse_path(text) for text in options.directories]
-    return guarded(lambda: report(directories, across=options.across, page=options.html))
+    return guarded(lambda: report(directories, across=options.across, page=options.html, form=options.format))
 
 
-def report(directories: Sequence[StoragePath], *, across: bool = False, page: Path | None = None) -> int:
+def report(
+    directories: Sequence[StoragePath], *, across: bool = False, page: Path | None = None, form: str = "text"
+) -> int:
     """Judges a run, or several against the first, and prints the report; returns the exit status.
 
     Args:
         directories: Of the runs, the baseline's first.
         across: Whether to compare runs of different hardware.
         page: Where to write the page, or None.
+        form: Of what is printed; one of `formats.FORMATS`.
 
     Raises:
         Trouble: A directory is no run, or damaged; there is nothing to compare in several, or their hardware is not the
@@ -64,7 +67,7 @@ def report(directories: Sequence[StoragePath], *, across: bool = False, page: Pa
     else:
         joined = join(directories, across=across)
         run, judgement = joined.run, judge(joined.run, joined.pairs)
-    print_report(run, judgement)
+    print_report(run, judgement, form=form)
     if page:
         write_text(page, html.render(run, judgement))
     return judgement.exit_status

@@ -18,7 +18,7 @@ from parity.trial import Trial
 from parity.user_code import CodeSpec
 
 # Options that say how to go on, not what the run is.
-FREE = ("resume", "out", "address", "wait_for_nodes", "wait_limit", "save_every", "step_timeout")
+FREE = ("resume", "out", "address", "wait_for_nodes", "wait_limit", "save_every", "step_timeout", "format")
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from parity.options import make_parser
 from parity.progress import TrialProgress
 from parity.recording import finish
 from parity.render import html
+from parity.render.wrapping import WIDTH
 from parity.report import guarded, print_report
 from parity.resume import Started, check_same, fingerprint, reopen
 from parity.storage import StoragePath, parse_path
@@ -76,16 +77,19 @@ def run(options: argparse.Namespace, given: Sequence[str]) -> int:
     _check_text(given)
     if options.resume and read_info(parse_path(options.resume)).get("recorded"):
         finish(parse_path(options.resume))
-        return _judge(read_run(parse_path(options.resume)), interrupted=False)
+        return _judge(read_run(parse_path(options.resume)), interrupted=False, form=options.format)
     with contextlib.ExitStack() as held:
         started = held.enter_context(reopen(options, make_parser())) if options.resume else None
         if started:
             interrupt.keep(started.directory)
         if started and started.complete:
             forget_journal(started.directory)
-            return _judge(read_run(started.directory), interrupted=False)
-        stored, interrupted = _measure(started.options if started else options, given, started, held)
-        return _judge(stored, interrupted=interrupted)
+            return _judge(read_run(started.directory), interrupted=False, form=options.format)
+        # What a loss prints has no place in a document.
+        aside = contextlib.nullcontext() if options.format == "text" else contextlib.redirect_stdout(sys.stderr)
+        with aside:
+            stored, interrupted = _measure(started.options if started else options, given, started, held)
+        return _judge(stored, interrupted=interrupted, form=options.format)
 
 
 def _measure(
@@ -230,19 +234,24 @@ def repeat_odd_trials(
     return replace(stored, evidence=stored.evidence | {"replays": table}), False
 
 
-def _judge(stored: StoredRun, *, interrupted: bool) -> int:
+def _judge(stored: StoredRun, *, interrupted: bool, form: str) -> int:
     """Judges what was stored, stores the verdicts, prints them and makes the page; returns the exit status."""
     out = stored.directory
     judgement = judge(stored)
     write_tables(out / "differences.parquet", DIFFERENCES, differences_tables(judgement))
     write_json(out / "summary.json", summarize(judgement))
-    print_report(stored, judgement)
+    print_report(stored, judgement, form=form)
     page = out / "report.html"
     write_text(page, html.render(stored, judgement))
+    told = f"Stored in {out}; to look at: {page}"
     if interrupted:
-        print(f"Interrupted. What was trained is in {out}; go on with it by python -m parity.run --resume {out}")
+        told = f"Interrupted. What was trained is kept: go on with it by\n  python -m parity.run --resume {out}"
+    elif len(told) > WIDTH:
+        told = f"Stored in {out}; to look at:\n  {page}"
+    if form == "text":
+        print(f"\n{told}")
     else:
-        print(f"Stored in {out}; to look at: {page}")
+        print(told, file=sys.stderr)
     return 2 if interrupted else judgement.exit_status
 
 

@@ -125,7 +125,7 @@ class TrialRecord:
     replica: int
     noise: int
     steps: int
-    batches: int
+    batches: int | None
     batch_size: int
     lr: float | None
     optimizer: str | None

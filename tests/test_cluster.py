@@ -113,10 +113,11 @@ def test_the_node_that_flips_a_bit_is_named_and_no_other(nodes, tmp_path):
         "builtin@cpu:plant=flip-100@b-s0": "diverged",
         "builtin@cpu@c-s0": "identical",
     }
-    (line,) = [line for line in ended.stdout.splitlines() if line.startswith("Odd: ")]
-    assert line.startswith("Odd: cpu:plant=flip-100@b (class A, 3 devices); 1 of 1 trial")
-    assert "first at step 100 (epoch 0, batch 100), param_grad 1.0.weight" in line
-    assert "1 of 36 elements of param_grad 1.0.weight differ at step 100, in bit 23" in line
+    assert ended.stdout.count("\nOdd: ") == 1
+    told = " ".join(ended.stdout.partition("\nOdd: ")[2].split())
+    assert told.startswith("cpu:plant=flip-100@b (class A, 3 devices) 1 of 1 trial")
+    assert "first at step 100 (epoch 0, batch 100), param_grad 1.0.weight" in told
+    assert "1 of 36 elements of param_grad 1.0.weight differ at step 100, in bit 23" in told
 
 
 def test_a_quick_screening_trains_once_on_each_node(nodes, tmp_path):

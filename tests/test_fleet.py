@@ -48,6 +48,10 @@ def report(result):
     return console.file.getvalue()
 
 
+def words(result):
+    return " ".join(report(result).split())
+
+
 def odd(result):
     return {unit.device: unit for each in result.judgement.fleet.classes for unit in each.odd}
 
@@ -76,7 +80,7 @@ def test_three_of_forty_are_found_and_nobody_else_is_accused(train):
 
 
 def test_the_report_grows_with_the_odd_ones_not_with_the_nodes(train):
-    few = report(train("cpu@a", "cpu:plant=flip-5@b", *(f"cpu@c{n}" for n in range(3))))
+    few = words(train("cpu@a", "cpu:plant=flip-5@b", *(f"cpu@c{n}" for n in range(3))))
     assert "first at step 5 (epoch 0, batch 5), param_grad 1.0.weight" in few
     assert "1 of 36 elements of param_grad 1.0.weight differ at step 5, in bit 23" in few
 
@@ -103,7 +107,7 @@ def test_equal_devices_of_different_software_are_two_classes(train):
     (warning,) = software_differences(result.run.trials)
     here = result.run.trials[0].numpy
     assert warning == f"Software differs between nodes: numpy {here} on n0, n1, n2; 1.26.4 on n3, n4, n5."
-    text = report(result)
+    text = words(result)
     assert text.index(warning) < text.index("mnist-autoencoder, 12 steps")
 
 
@@ -135,7 +139,7 @@ def test_two_that_part_have_no_majority(train):
     (pair,) = result.pairs
     assert pair.verdict == "diverged"
     assert pair.cause.endswith("class A, of 2, has no majority, so either may be the odd one")
-    text = report(result)
+    text = words(result)
     assert "Class A has only two devices, which is no majority" in text
     assert "Class A has no majority for builtin: its traces fall into 2 groups (1 with cpu@a, 1 with" in text
 

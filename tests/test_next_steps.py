@@ -46,3 +46,20 @@ def test_each_kind_of_cause_has_advice():
     kinds = [kind.strip(" .\n") for kind in causes.Cause.__doc__.split("kind:")[1].split("text:")[0].split(",")]
     missing = {kind.removeprefix("or ").split(" or ")[0] for kind in kinds} - set(next_steps._MENDS)
     assert missing <= {"contract", "raised", "unknown"}
+
+
+def test_it_is_said_where_the_tables_are():
+    run = make_run(Planted(steps=4, record={"status": "failed", "failed_step": 4, "error": "x"}))
+    assert next_steps.next_steps(run, judge(run), where="in report.html")[0].text == (
+        "Read its traceback in report.html, under Attempts and faults."
+    )
+    assert advice(run)[0].text == "Read its traceback below, under Attempts and faults."
+
+
+def test_an_interrupted_run_is_to_be_gone_on_with():
+    run = make_run(Planted(steps=4, record={"status": "interrupted"}), directory="a folder")
+    (told,) = advice(run)
+    assert (told.text, told.command) == (
+        "Go on with what did not end:",
+        "python -m parity.run --resume 'a folder'",
+    )

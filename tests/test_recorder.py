@@ -1,6 +1,7 @@
 """Loops written by hand, recorded: the traces of `parity.run`, and what clipping, scaling and the like do to them."""
 
 import gc
+import itertools
 import os
 import signal
 import subprocess
@@ -29,7 +30,7 @@ def autoencoder():
     sizes = [784, 128, 64, 12, 3]
     encoder, decoder = [], []
     for layers, widths in ((encoder, sizes), (decoder, sizes[::-1])):
-        for narrow, wide in zip(widths, widths[1:], strict=False):
+        for narrow, wide in itertools.pairwise(widths):
             layers += [nn.Linear(narrow, wide), nn.ReLU()]
     encoder.pop()
     decoder[-1] = nn.Sigmoid()
@@ -145,7 +146,7 @@ def test_loops_that_differ_in_clipping_part_at_param(tmp_path, capsys):
     record(tmp_path / "clipped", clip=0.1)
     status, out = compared(capsys, tmp_path / "plain", tmp_path / "clipped")
     assert status == 1
-    assert "first at step 0, param 0.weight" in " ".join(out.split())
+    assert "first step 0 (epoch 0, batch 0), param 0.weight" in " ".join(out.split())
     assert "clipping" in out
     plain, clipped = trace(tmp_path / "plain"), trace(tmp_path / "clipped")
     assert plain.param_grad_digest[0] == clipped.param_grad_digest[0]
@@ -159,7 +160,7 @@ def test_where_nobody_saw_what_the_optimizer_got_clipping_is_not_claimed(tmp_pat
     record(tmp_path / "clipped", given=False, clip=0.1)
     status, out = compared(capsys, tmp_path / "plain", tmp_path / "clipped")
     assert (status, "clipping" in out) == (3, False)
-    assert "first at step 0, param 0.weight" in " ".join(out.split())
+    assert "first step 0 (epoch 0, batch 0), param 0.weight" in " ".join(out.split())
     assert trace(tmp_path / "plain").step_grad_norm.isna().all()
 
 
@@ -454,8 +455,8 @@ def test_a_directory_that_is_there_is_refused(tmp_path):
 def test_a_loop_that_raises_has_failed_with_its_rows_and_traceback(tmp_path, capsys):
     record(tmp_path / "whole")
     with pytest.raises(ZeroDivisionError):
-        failing = iter([0, 0, 0, 1])
-        record(tmp_path / "raised", loss=lambda output, target: by_hand(output, target) / (1 - next(failing)))
+        failing = iter([0, 0, 0, 1, 1])
+        record(tmp_path / "raised", loss=lambda output, target: by_hand(output, target) * (1 // (1 - next(failing))))
     row = trial(tmp_path / "raised")
     assert (row["status"], row["rows"], row["failed_step"]) == ("failed", 3, 3)
     assert "ZeroDivisionError" in row["traceback"]

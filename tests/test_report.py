@@ -40,7 +40,7 @@ def test_report_prints_what_the_run_found(reference, capsys):
     assert report.main([str(reference)]) == 0
     out = capsys.readouterr().out
     assert "mnist-autoencoder, 470 steps: rounding" in out
-    assert "builtin@cpu-s0 numpy@cpu-s0  rounding: first at step 0, " in out
+    assert "builtin@cpu-s0 numpy@cpu-s0  rounding\n  first     step 0 (epoch 0, batch 0), " in out
     assert "470 steps, 6 quantities" in out
     assert "How the audit decided" in out
     summary = json.loads((reference / "summary.json").read_text())
@@ -65,11 +65,11 @@ def test_one_flipped_bit_of_a_stored_value_is_found_where_it_is(equal_pair, copy
     plant(directory, "functional", "loss", 5, flip)
     assert report.main([str(directory)]) == 0
     out = capsys.readouterr().out
-    assert "report-only: only the reported number differs; " in out
-    assert "; first at step 5, loss " in out and "(1 ulp)" in out
+    assert "  report-only\n  cause     only the reported number differs; " in out
+    assert "  first     step 5 (epoch 0, batch 5), loss " in out and "(1 ulp)" in out
     plant(directory, "functional", "output_grad_digest", 3, lambda digest: digest ^ 1)
     report.main([str(directory)])
-    assert "rounding: first at step 3, output_grad " in capsys.readouterr().out
+    assert "  rounding\n  first     step 3 (epoch 0, batch 3), output_grad digest\n" in capsys.readouterr().out
 
 
 def test_a_foreign_folder_exits_with_2(tmp_path, capsys):

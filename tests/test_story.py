@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from synthetic_runs import ROUNDING, Planted, fleet_run, make_run
 
@@ -66,3 +68,19 @@ def test_what_was_compared_is_told():
     assert told["Losses"] == "builtin (baseline) and mine" and told["Devices"] == "cpu"
     assert told["Steps"] == "12, in epochs of 235 batches of 256 rows"
     assert told["Quantities"].startswith("6 in each step, bit for bit: input, output, ")
+
+
+def test_what_has_to_be_known_first_is_told_and_many_trials_are_counted():
+    run = make_run(*(Planted(f"m{n}", record={"status": "interrupted"}) for n in range(7)))
+    assert story.notes(replace(run, altered=("trials.parquet",))) == [
+        "Altered since the run was stored: trials.parquet. What is there now is judged.",
+        "This run is partial: m0@cpu-s0, m1@cpu-s0, m2@cpu-s0, m3@cpu-s0, m4@cpu-s0 and 2 more did not end. "
+        "What is stored is judged.",
+    ]
+
+
+def test_a_trial_that_moved_to_another_node_is_told():
+    run = make_run(Planted("builtin", device="cpu@b", record={"node": "c"}))
+    assert story.moved_lines(run) == [
+        "Node b left the cluster: builtin@cpu@b-s0 was trained on c, which says nothing of b."
+    ]

@@ -350,10 +350,11 @@ def job(head, tmp_path_factory):
 def test_a_job_trains_prints_and_ends_as_parity_does(job):
     folder, _, ended = job
     assert ended.status == 1, ended.stderr
-    assert "builtin@cpu-s0 mine@cpu-s0  diverged: beyond rounding from step 0" in ended.stdout
-    assert ended.stdout.endswith(
-        f"Stored in {folder}/run; to look at: {folder}/run/report.html\nFetched to {folder}/fetched\n"
-    )
+    told = " ".join(ended.stdout.split())
+    assert "builtin@cpu-s0 mine@cpu-s0 diverged cause the gradient is scaled by 2; " in told
+    assert "onset beyond rounding from step 0 (epoch 0, batch 0) on, " in told
+    stored = f"Stored in {folder}/run; to look at: {folder}/run/report.html"
+    assert told.endswith(f"{stored} Fetched to {folder}/fetched")
     assert "/scaling.py\n" in ended.stderr, "what is sent is listed"
     statuses = [line.rpartition(" ")[2] for line in ended.stderr.splitlines() if line.startswith("parity: job ")]
     assert statuses[-2:] == ["RUNNING", "FAILED"]

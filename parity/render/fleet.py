@@ -10,6 +10,7 @@ from rich.text import Text
 from parity.fleet import DeviceClass, OddUnit
 from parity.judge import Judgement, PairVerdict
 from parity.odd_elements import explain
+from parity.render.wrapping import WIDTH, flat, wrap
 from parity.store import StoredRun
 
 # Verdicts that a line of one device may stand for all that are equal to it.
@@ -18,25 +19,33 @@ _QUIET = ("identical", "report-only", "rounding")
 _GROUPS = 4
 
 
-def render(run: StoredRun, judgement: Judgement, console: Console) -> None:
-    """Prints the table of classes, and a line for each odd device."""
+def render(run: StoredRun, judgement: Judgement, console: Console, *, width: int = WIDTH) -> None:
+    """Prints the table of classes, and a few lines for each odd device."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading, side in (("class", "left"), ("devices", "right"), ("odd", "right"), ("equal devices", "left")):
         table.add_column(heading, justify=side, overflow="fold")  # type: ignore[arg-type]
     for each in judgement.fleet.classes:
         odd = Text(str(len(each.odd)), style="bold red" if each.odd else "green")
-        table.add_row(each.label, str(len(each.devices)), odd, Text(each.hardware.explain()))
-    console.print(table)
-    for line in lines(run, judgement):
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        table.add_row(each.label, str(len(each.devices)), odd, Text(flat(each.hardware.explain())))
+    console.print(table, width=width)
+    for head, *facts in paragraphs(run, judgement):
+        console.print("\n".join(wrap(head, width=width, then="  ")), soft_wrap=True, markup=False, highlight=False)
+        for fact in facts:
+            told = "\n".join(wrap(fact, width=width, first="  ", then="    "))
+            console.print(told, soft_wrap=True, markup=False, highlight=False)
 
 
 def lines(run: StoredRun, judgement: Judgement) -> Iterator[str]:
     """A sentence for each class without a majority, and for each odd device."""
+    return map("; ".join, paragraphs(run, judgement))
+
+
+def paragraphs(run: StoredRun, judgement: Judgement) -> Iterator[list[str]]:
+    """For each class without a majority a sentence; for each odd device which it is, and what is known of it."""
     repeats = {row["trial"]: explain(row) for row in run.evidence["replays"].to_pylist()}
     for each in judgement.fleet.classes:
-        yield from _split_lines(each)
-        yield from (_odd_line(unit, each, judgement, repeats) for unit in each.odd)
+        yield from ([line] for line in _split_lines(each))
+        yield from (_odd_facts(unit, each, judgement, repeats) for unit in each.odd)
 
 
 def columns(judgement: Judgement) -> dict[str, tuple[str, ...]]:
@@ -91,8 +100,8 @@ def _split_lines(each: DeviceClass) -> Iterator[str]:
             )
 
 
-def _odd_line(unit: OddUnit, each: DeviceClass, judgement: Judgement, repeats: dict[str, str]) -> str:
-    """The odd device in a line: how often it parts, where first, and which elements."""
+def _odd_facts(unit: OddUnit, each: DeviceClass, judgement: Judgement, repeats: dict[str, str]) -> list[str]:
+    """The odd device: which it is, how often it parts, where first, and which elements."""
     trials = {record.trial for record in unit.trials}
     pairs = [
         verdict
@@ -104,5 +113,4 @@ def _odd_line(unit: OddUnit, each: DeviceClass, judgement: Judgement, repeats: d
         first = min((verdict.first for verdict in pairs if verdict.first), key=lambda first: first.step)
         what = f"{first.quantity} {first.tensor}" if first.tensor else first.quantity
         told.append(f"first at step {first.step} (epoch {first.epoch}, batch {first.batch}), {what}")
-    told += [repeats[trial] for trial in repeats if trial in trials]
-    return "; ".join(told)
+    return told + [repeats[trial] for trial in repeats if trial in trials]

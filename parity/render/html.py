@@ -3,14 +3,12 @@
 import base64
 import dataclasses
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import Any
 
-from parity.fleet import software_differences
-from parity.judge import VERDICTS, Judgement, PairVerdict
+from parity.judge import Judgement, PairVerdict
 from parity.loss_audit import LossAudit
 from parity.render import fleet, plots, story, tables
 from parity.render.chain import Chain, make_chains
@@ -21,7 +19,6 @@ from parity.render.heat_map import heat_map, make_rows
 from parity.render.matrix import make_matrix
 from parity.render.next_steps import next_steps
 from parity.render.plots import NoiseBand, Plot
-from parity.render.terminal import moved_lines
 from parity.store import StoredRun
 
 # Pairs that have a section with plots, the worst first; the others are in a table.
@@ -80,7 +77,7 @@ def render(run: StoredRun, judgement: Judgement) -> str:
         run: As it was read.
         judgement: Of the same run.
     """
-    groups = sorted(fleet.alike_pairs(judgement), key=lambda group: _rank(group[0]))
+    groups = sorted(fleet.alike_pairs(judgement), key=lambda group: story.rank(group[0]))
     told = [group for group in groups if _needs_section(group[0], judgement)][:MOST_SECTIONS]
     rest = [(group[0], len(group)) for group in groups if group not in told]
     most = int(PLOTS_BYTES / max(1, len(told)) / _SERIES / _POINT_BYTES)
@@ -97,7 +94,7 @@ def render(run: StoredRun, judgement: Judgement) -> str:
         headline=story.headline(judgement),
         reason=_worst_reason(sections),
         tally=story.tally(judgement),
-        notes=[*_notes(run)],
+        notes=story.notes(run),
         compared=story.compared(run, judgement),
         next_steps=next_steps(run, judgement),
         matrix=make_matrix(run, judgement) if judgement.pairs else None,
@@ -169,26 +166,8 @@ def _audit_of(verdict: PairVerdict) -> LossAudit | None:
     return audits[lines.index(verdict.decision.grad_line_u)]
 
 
-def _rank(verdict: PairVerdict) -> tuple[bool, int]:
-    """The worst first, and noise last."""
-    return verdict.pair.axis == "noise", -VERDICTS.index(verdict.verdict)
-
-
 def _worst_reason(sections: list[Section]) -> str | None:
     return sections[0].reason if sections else None
-
-
-def _notes(run: StoredRun) -> Iterator[str]:
-    """What a reader has to know before the verdict."""
-    if run.altered:
-        yield f"Altered since the run was stored: {', '.join(run.altered)}. What is there now is judged."
-    partial = [record.trial for record in run.trials if record.status in ("interrupted", "planned")]
-    if partial:
-        more = f" and {len(partial) - 5} more" if len(partial) > 5 else ""
-        yield f"This run is partial: {', '.join(partial[:5])}{more} did not end. What is stored is judged."
-    yield from run.info.get("notes", ())
-    yield from software_differences(run.trials)
-    yield from moved_lines(run)
 
 
 def _classes(judgement: Judgement) -> tables.Table:

@@ -29,10 +29,11 @@ _MENDS = {
     "mutates": "Work on copies: it changes what it is given.",
     "grad_output": "Multiply by grad_output in its backward.",
     "report": "Mend the number that it returns; its gradient is right.",
-    "raised": "Read its traceback below, under Attempts and faults.",
-    "contract": "Read the reasons below, under Contract.",
+    "raised": "Read its traceback {where}, under Attempts and faults.",
+    "contract": "Read the reasons {where}, under Contract.",
 }
-_OPTIONS = ("--out", "--steps", "--resume", "--epochs", "--save-every")
+_OPTIONS = ("--out", "--steps", "--resume", "--epochs", "--save-every", "--format")
+_RESUME = ("-m", "parity.run", "--resume")
 _CLUSTER = ("--address", "--each", "--wait-for-nodes", "--wait-limit", "--step-timeout")
 
 
@@ -44,13 +45,21 @@ class Advice:
     command: str | None = None
 
 
-def next_steps(run: StoredRun, judgement: Judgement) -> list[Advice]:
-    """What to do now."""
+def next_steps(run: StoredRun, judgement: Judgement, *, where: str = "below") -> list[Advice]:
+    """What to do now.
+
+    Args:
+        run: As it was read.
+        judgement: Of the same run.
+        where: The tables of the contract and of attempts are.
+    """
     if judgement.trouble:
         return [
-            Advice("Mend the baseline first: nothing can be held against it. See Attempts and faults, below."),
+            Advice(f"Mend the baseline first: nothing can be held against it. See Attempts and faults, {where}."),
         ]
     pairs = [verdict for verdict in judgement.pairs if verdict.pair.axis != "noise"]
+    if not pairs and (run.info.get("recorded") or run.info.get("runs")):
+        return [Advice("Compare it with another recording, or with a run:", "python -m parity.report A B")]
     if not pairs:
         return [Advice("Add a --loss, a --device or --replicas.")]
     odd = [unit for each in judgement.fleet.classes for unit in each.odd]
@@ -58,14 +67,20 @@ def next_steps(run: StoredRun, judgement: Judgement) -> list[Advice]:
         return [Advice(f"Look at {unit.device}, or take it out of use. {_often(unit)}") for unit in odd[:MOST_ODD]]
     worst = max(pairs, key=lambda verdict: VERDICTS.index(verdict.verdict))
     if worst.verdict in ("diverged", "failed"):
-        return _mending(run, worst)
+        return _mending(run, worst, where)
+    if (
+        worst.verdict == "inconclusive"
+        and not worst.pair.between
+        and any(record.status in ("interrupted", "planned") for record in run.trials)
+    ):
+        return [Advice("Go on with what did not end:", shlex.join(["python", *_RESUME, str(run.directory)]))]
     if worst.verdict == "inconclusive":
         return [Advice("Remove the doubt that is told above, and run again.")]
     first = run.trials[0]
     told = [Advice("Nothing has to be mended.")]
     if worst.pair.between:
         return told
-    if first.steps < first.batches:
+    if first.batches and first.steps < first.batches:
         told.append(Advice(f"To be surer, pass a whole epoch with its last batch: --steps {first.batches}."))
     if len({record.seed for record in run.trials}) == 1:
         seeds = f"{first.seed} {first.seed + 1} {first.seed + 2}"
@@ -73,14 +88,14 @@ def next_steps(run: StoredRun, judgement: Judgement) -> list[Advice]:
     return told
 
 
-def _mending(run: StoredRun, verdict: PairVerdict) -> list[Advice]:
+def _mending(run: StoredRun, verdict: PairVerdict, where: str) -> list[Advice]:
     kinds = dict.fromkeys(cause.kind for cause in verdict.causes if cause.kind in _MENDS)
-    told = [Advice(_MENDS[kind]) for kind in kinds][:3]
+    told = [Advice(_MENDS[kind].format(where=where)) for kind in kinds][:3]
     step = verdict.onset.step if verdict.onset else verdict.pair.candidate.failed_step
     command = narrowed_command(run, step) if step is not None and verdict.pair.axis == "loss" else None
     if command:
         told.append(Advice(f"Step through it up to step {step}, with a breakpoint() in the loss:", command))
-    return told or [Advice("Read the cause below, mend it, and run again.")]
+    return told or [Advice("Mend the cause, and run again.")]
 
 
 def _often(unit: OddUnit) -> str:

@@ -4,9 +4,50 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from parity.devices import parse_device
+from parity.fleet import software_differences
 from parity.judge import VERDICTS, Judgement, PairVerdict
 from parity.store import StoredRun, TrialRecord
 from parity.trace import NORMED_QUANTITIES, QUANTITIES
+
+# Trials that a note names.
+MOST_NAMED = 5
+
+
+def notes(run: StoredRun) -> list[str]:
+    """What a reader has to know before the verdict."""
+    told = []
+    if run.altered:
+        told.append(f"Altered since the run was stored: {', '.join(run.altered)}. What is there now is judged.")
+    partial = [record.trial for record in run.trials if record.status in ("interrupted", "planned")]
+    if partial:
+        more = f" and {len(partial) - MOST_NAMED} more" if len(partial) > MOST_NAMED else ""
+        told.append(
+            f"This run is partial: {', '.join(partial[:MOST_NAMED])}{more} did not end. What is stored is judged."
+        )
+    return [*told, *run.info.get("notes", ()), *software_differences(run.trials), *moved_lines(run)]
+
+
+def nothing(run: StoredRun) -> str:
+    """Why there is no pair, and what makes one."""
+    if run.info.get("recorded") or run.info.get("runs"):
+        return "Nothing to compare in one recording. To compare two: python -m parity.report A B."
+    return "Nothing to compare: one trial makes no pair. Add a --loss, a --device or --replicas."
+
+
+def moved_lines(run: StoredRun) -> list[str]:
+    """Trials that did not run where their device's name says."""
+    return [
+        f"Node {device.node} left the cluster: {record.trial} was trained on {record.node}, which says nothing of "
+        f"{device.node}."
+        for record in run.trials
+        if (device := parse_device(record.device)).node and record.node not in (None, device.node)
+    ]
+
+
+def rank(verdict: PairVerdict) -> tuple[bool, int]:
+    """A key to sort pairs by: the worst first, and noise last."""
+    return verdict.pair.axis == "noise", -VERDICTS.index(verdict.verdict)
 
 
 def headline(judgement: Judgement) -> str:
@@ -102,10 +143,11 @@ def compared(run: StoredRun, judgement: Judgement) -> list[tuple[str, str]]:
     replicas = len({record.replica for record in run.trials})
     noise = len({record.noise for record in run.trials if record.noise})
     audited = [verdict.decision.audited for verdict in judgement.pairs if verdict.decision]
+    epochs = f"in epochs of {first.batches:,} batches " if first.batches else ""
     told = [
         ("Losses", f"{losses[0]} (baseline) and {_listed(losses[1:])}" if losses[1:] else losses[0]),
         ("Devices", f"{devices[0]} (baseline) and {_listed(devices[1:])}" if devices[1:] else devices[0]),
-        ("Steps", f"{first.steps:,}, in epochs of {first.batches:,} batches of {first.batch_size:,} rows"),
+        ("Steps", f"{first.steps:,}, {epochs}of {first.batch_size:,} rows"),
         ("Quantities", f"{len(QUANTITIES)} in each step, bit for bit: {', '.join(QUANTITIES)}"),
         ("Trials", f"{len(run.trials):,}; seed{'s' * (len(seeds) > 1)} {_listed([str(seed) for seed in seeds])}"),
     ]

@@ -1,21 +1,29 @@
-"""The report on a terminal: a table of losses x devices, a line for each pair, and how the audit decided."""
+"""The report as text of 80 columns: losses x devices, what was found of each pair, how that was decided, what to do."""
 
-import math
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterator, Sequence
 
-import numpy as np
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from parity.devices import parse_device
-from parity.fleet import software_differences
 from parity.judge import Judgement, PairVerdict
-from parity.render import fleet
+from parity.render import fleet, story
+from parity.render.facts import one_line, pair_facts
 from parity.render.matrix import Matrix, make_matrix
+from parity.render.next_steps import next_steps
+from parity.render.wrapping import WIDTH, clip, flat, wrap
 from parity.store import StoredRun
-from parity.trace import QUANTITIES
+
+# Pairs that are told in full, the worst first; of the others trials and verdict.
+MOST_BLOCKS = 12
+# Columns of a table's cell; what is longer is folded.
+_LOSS_WIDTH, _DEVICE_WIDTH = 28, 30
+_LABEL_WIDTH = 10
+# Characters of the verdict in a sentence: the error of a failed trial may be long, and its pair has all of it.
+_SENTENCE = 300
 
 _STYLES = {
     "identical": "green",
@@ -28,48 +36,42 @@ _STYLES = {
 
 
 def render(run: StoredRun, judgement: Judgement, console: Console) -> None:
-    """Prints the report."""
-    if judgement.trouble:
-        _print(console, judgement.trouble)
-    if run.altered:
-        _print(console, f"Altered since the run was stored: {', '.join(run.altered)}. What is there now is judged.")
-    interrupted = [record.trial for record in run.trials if record.status in ("interrupted", "planned")]
-    if interrupted:
-        _print(console, f"This run is partial: {', '.join(interrupted)} did not end. What is stored is judged.")
+    """Prints the report, in at most `WIDTH` columns."""
+    width = min(console.width, WIDTH)
+    notes = ([judgement.trouble] if judgement.trouble else []) + story.notes(run)
+    for note in notes:
+        _print(console, *wrap(note, width=width, then="  "))
     if not judgement.pairs:
-        _print(console, "Nothing to compare: one trial makes no pair. Add a --loss, a --device or --replicas.")
+        _print(console, *wrap(story.nothing(run), width=width))
         return
     first = run.trials[0]
-    for line in (*run.info.get("notes", ()), *software_differences(run.trials), *moved_lines(run)):
-        _print(console, line)
-    _print(console, f"{first.task}, {first.steps} steps: {judgement.verdict}")
+    _print(console, *wrap(f"{first.task}, {first.steps} steps: {judgement.verdict}", width=width))
+    if not judgement.trouble:
+        sentence = clip(story.headline(judgement), _SENTENCE)
+        _print(console, *wrap(f"{sentence} {story.tally(judgement)}", width=width))
     if judgement.fleet.large or any(each.odd for each in judgement.fleet.classes):
-        fleet.render(run, judgement, console)
+        fleet.render(run, judgement, console, width=width)
+    for table in _matrices(make_matrix(run, judgement), width):
+        console.print(table, width=width)
     told = fleet.telling_pairs(judgement)
-    console.print(_matrix(make_matrix(run, judgement)))
-    for verdict, alike in told:
-        _print(console, pair_line(verdict).append(f" ({alike} pairs alike)" if alike > 1 else ""))
-    for line in (*_contract_lines(run, judgement), *_noise_lines(judgement)):
-        _print(console, line)
+    _print(console, *_pairs(told, width))
+    beside = [*_contract_lines(run, judgement), *_noise_lines(judgement)]
+    for line in ["", *beside] if beside else []:
+        _print(console, *wrap(line, width=width, then="  "))
     if any(verdict.decision for verdict in judgement.pairs):
         audited = sorted({verdict.decision.audited for verdict in judgement.pairs if verdict.decision})
         steps = f"{audited[0]} to {audited[-1]}" if len(audited) > 1 else str(audited[0])
         _print(
             console,
-            f"\nHow the audit decided: largest errors against float64 over {steps} steps, in u (unit roundoff);",
+            "",
+            *wrap(
+                f"How the audit decided: largest errors against float64 over {steps} steps, in u (unit roundoff); own "
+                "is the baseline's own error, and beyond the line is no rounding.",
+                width=width,
+            ),
         )
-        _print(console, "own is the baseline's own error, and beyond the line is no rounding.")
-        console.print(_audit_table([verdict for verdict, _ in told]))
-
-
-def moved_lines(run: StoredRun) -> list[str]:
-    """Trials that did not run where their device's name says."""
-    return [
-        f"Node {device.node} left the cluster: {record.trial} was trained on {record.node}, which says nothing of "
-        f"{device.node}."
-        for record in run.trials
-        if (device := parse_device(record.device)).node and record.node not in (None, device.node)
-    ]
+        console.print(_audit_table([verdict for verdict, _ in told]), width=width)
+    _print(console, *_next(run, judgement, width))
 
 
 def _contract_lines(run: StoredRun, judgement: Judgement) -> list[str]:
@@ -108,71 +110,96 @@ def _noise_lines(judgement: Judgement) -> list[str]:
 
 
 def pair_line(verdict: PairVerdict) -> Text:
-    """A pair in a line: trials, verdict, where they first differ and by how much, how much was compared."""
-    found = [verdict.cause] if verdict.cause and verdict.verdict != "rounding" else []
-    if verdict.onset:
-        # The failed items of a contract have a line of their own, and summary.json has it all.
-        extra = [f"; {cause.text}" for cause in verdict.causes[1:] if cause.kind in ("contract", "grad_output")]
-        cause = verdict.cause or ""
-        for text in extra:
-            cause = cause.replace(text, "")
-        found = [f"beyond rounding from step {verdict.onset.step}: {cause}"]
-    if verdict.first:
-        found.append(_first(verdict))
-    if verdict.steps:
-        found.append(f"{verdict.steps} steps, {len(QUANTITIES)} quantities")
-    if verdict.decision and verdict.decision.audited < verdict.steps:
-        found.append(f"{verdict.decision.audited} of them audited")
-    if verdict.device_audit and verdict.verdict == "rounding":
-        worst = verdict.device_audit.worst
-        found.append(
-            f"{len(verdict.device_audit.steps)} steps from shared states, {worst.quantity} nearest to its line "
-            f"({worst.error_u:.3g} u of {worst.line_u:.3g} u)"
-        )
-    if verdict.both_nan is not None:
-        found.append(f"both losses are NaN at step {verdict.both_nan}")
-    return Text.assemble(
-        f"{verdict.pair.baseline.trial} {verdict.pair.candidate.trial}  ",
-        (verdict.verdict, _STYLES[verdict.verdict]),
-        f": {'; '.join(' '.join(part.split()).rstrip('.') for part in found)}",
-    )
+    """A pair in a line, however long: trials, verdict, where they first differ and by how much, what was compared."""
+    return _trials_and_verdict(verdict).append(f": {one_line(verdict)}")
 
 
-def _first(verdict: PairVerdict) -> str:
-    first = verdict.first
-    assert first is not None
-    what = f"{first.quantity} {first.tensor}" if first.tensor else first.quantity
-    dtype = verdict.pair.baseline.loss_dtype or "float64"
-    baseline, candidate = (_number(value, dtype) for value in (first.baseline, first.candidate))
-    size = ""
-    if first.ulp is not None:
-        size = f" ({first.ulp} ulp)"
-    elif first.rel is not None and not math.isnan(first.rel):
-        size = f" (rel {first.rel:.2g})"
-    drift = (
-        f"; the losses drift to rel {verdict.largest.rel:.2g} at step {verdict.largest.step}"
-        if verdict.largest.rel
-        else ""
-    )
-    return f"first at step {first.step}, {what} {baseline} != {candidate}{size}{drift}"
+def block(verdict: PairVerdict, *, alike: int = 1, width: int = WIDTH) -> list[Text]:
+    """A pair in lines: trials and verdict, and below what was found; in one line what fits into one.
+
+    Args:
+        verdict: Of the pair.
+        alike: How many pairs it stands for.
+        width: In columns.
+    """
+    more = f" ({alike} pairs alike)" if alike > 1 else ""
+    line = pair_line(verdict).append(more)
+    if line.cell_len <= width:
+        return [line]
+    lines = _headline(verdict, width)
+    for fact in pair_facts(verdict):
+        text = f"{fact.text}{more}" if fact.label == "compared" else fact.text
+        lines += map(Text, _labelled(fact.label, text, width))
+    return lines
 
 
-def _number(value: float | str, dtype: str) -> str:
-    """As many digits as tell the number from its neighbours in its dtype; a digest as it is."""
-    if isinstance(value, str):
-        return value
-    return str(np.dtype(dtype).type(value)) if dtype in ("float16", "float32") else repr(value)
+def _labelled(label: str, text: str, width: int) -> Iterator[str]:
+    """In one line if it fits, else broken where it may be broken best."""
+    first, then = f"  {label:{_LABEL_WIDTH}}", " " * (_LABEL_WIDTH + 2)
+    whole = wrap(text, width=width, first=first, then=then)
+    if len(whole) == 1 or "\n" not in text:
+        yield from whole
+        return
+    for part in text.split("\n"):
+        yield from wrap(part, width=width, first=first, then=then)
+        first = then
 
 
-def _matrix(matrix: Matrix) -> Table:
-    """The worst verdict of each loss on each device (equal ones in one column); of the baseline loss, the devices'."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("loss", *matrix.devices):
-        table.add_column(Text(heading), overflow="fold")
-    for loss, cells in matrix.rows.items():
-        styles = (_STYLES[cell.pair.verdict] if cell.pair else "dim" for cell in cells)
-        table.add_row(Text(loss), *(Text(cell.text, style=style) for cell, style in zip(cells, styles, strict=True)))
-    return table
+def _trials_and_verdict(verdict: PairVerdict) -> Text:
+    trials = f"{flat(verdict.pair.baseline.trial)} {flat(verdict.pair.candidate.trial)}"
+    return Text.assemble(f"{trials}  ", (verdict.verdict, _STYLES[verdict.verdict]))
+
+
+def _headline(verdict: PairVerdict, width: int) -> list[Text]:
+    """Trials and verdict, in one line if it fits."""
+    line = _trials_and_verdict(verdict)
+    if line.cell_len <= width:
+        return [line]
+    *lines, last = map(Text, wrap(line.plain, width=width, then="  "))
+    last.stylize(_STYLES[verdict.verdict], len(last) - len(verdict.verdict))
+    return [*lines, last]
+
+
+def _pairs(told: Sequence[tuple[PairVerdict, int]], width: int) -> Iterator[Text]:
+    """What was found of the pairs: of the worst in full, of the others trials and verdict."""
+    full = sorted(range(len(told)), key=lambda number: story.rank(told[number][0]))[:MOST_BLOCKS]
+    before = 1
+    for number, (verdict, alike) in enumerate(told):
+        lines = block(verdict, alike=alike, width=width) if number in full else _headline(verdict, width)
+        if number and max(before, len(lines)) > 1:
+            yield Text()  # between blocks; single lines stand together
+        yield from lines
+        before = len(lines)
+    if len(told) > MOST_BLOCKS:
+        yield Text()
+        yield from map(Text, wrap(f"The {MOST_BLOCKS} worst of {len(told)} pairs are told in full.", width=width))
+
+
+def _matrices(matrix: Matrix, width: int) -> Iterator[Table]:
+    """The worst verdict of each loss on each device, equal ones in a column; several tables where one is too wide."""
+    columns = [
+        (heading, [cells[place] for cells in matrix.rows.values()]) for place, heading in enumerate(matrix.devices)
+    ]
+    losses = min(_LOSS_WIDTH, max(cell_len(flat(loss)) for loss in ("loss", *matrix.rows)))
+    while columns:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("loss", overflow="fold", max_width=_LOSS_WIDTH)
+        used, shown = losses + 2, 0
+        for heading, cells in columns:
+            wanted = max(cell_len(text) for text in (flat(heading), *(cell.text for cell in cells)))
+            used += min(_DEVICE_WIDTH, wanted) + 3
+            if shown and used > width:
+                break
+            table.add_column(Text(flat(heading)), overflow="fold", max_width=_DEVICE_WIDTH)
+            shown += 1
+        for number, loss in enumerate(matrix.rows):
+            row = [cells[number] for _, cells in columns[:shown]]
+            styles = (_STYLES[cell.pair.verdict] if cell.pair else "dim" for cell in row)
+            table.add_row(
+                Text(flat(loss)), *(Text(cell.text, style=style) for cell, style in zip(row, styles, strict=True))
+            )
+        yield table
+        columns = columns[shown:]
 
 
 def _audit_table(verdicts: Sequence[PairVerdict]) -> Table:
@@ -191,10 +218,40 @@ def _audit_table(verdicts: Sequence[PairVerdict]) -> Table:
                 decision.baseline_loss_error_u,
                 decision.loss_line_u,
             )
-            table.add_row(Text(verdict.pair.candidate.trial), *(f"{error:.3g}" for error in errors))
+            table.add_row(Text(flat(verdict.pair.candidate.trial)), *(f"{error:.3g}" for error in errors))
     return table
 
 
-def _print(console: Console, text: str | Text) -> None:
-    """Prints a line as it is: not wrapped, so that it can be searched and copied."""
-    console.print(text, soft_wrap=True, markup=False, highlight=False)
+def _next(run: StoredRun, judgement: Judgement, width: int) -> Iterator[str]:
+    """What to do, where something is to be done."""
+    if judgement.exit_status == 0:
+        return
+    yield ""
+    yield "What to do next:"
+    for advice in next_steps(run, judgement, where="in report.html"):
+        yield from wrap(advice.text, width=width, first="- ", then="  ")
+        if advice.command:
+            yield from shell_lines(advice.command, width=width, indent="    ")
+
+
+def shell_lines(command: str, *, width: int = WIDTH, indent: str = "") -> list[str]:
+    r"""A command in lines that a shell takes as one; a word that has a line break in it has one.
+
+    >>> shell_lines("python -m parity.run --loss 'a b'", width=24)
+    ['python -m parity.run \\', "  --loss 'a b'"]
+    """
+    lines = [""]
+    for word in map(shlex.quote, shlex.split(command)):
+        longer = f"{lines[-1]} {word}".lstrip(" ")
+        if lines[-1] and cell_len(f"{indent}{longer} \\") > width:
+            lines[-1] += " \\"
+            lines.append(f"  {word}")
+        else:
+            lines[-1] = longer if len(lines) == 1 else f"{lines[-1]} {word}"
+    return [f"{indent}{line}" for line in lines]
+
+
+def _print(console: Console, *lines: str | Text) -> None:
+    """Prints lines as they are."""
+    for line in lines:
+        console.print(line, soft_wrap=True, markup=False, highlight=False)

@@ -1,0 +1,109 @@
+"""JUnit's XML, for the reports of CI systems: a test case for each pair.
+
+Where parity found that a candidate is wrong (diverged, failed: exit status 1) it is a failure; where there is no answer
+(inconclusive, a failed baseline, nothing to compare: exit status 2 or 3) it is an error. So nothing is green that does
+not exit with 0, and nothing is skipped, which most CI systems count as well.
+
+Source:
+    github.com/testmoapp/junitxml, the elements that GitHub's publishers, GitLab and Jenkins read;
+    W3C, Extensible Markup Language (XML) 1.0, 2.2, for the characters that it has.
+"""
+
+import math
+import re
+from datetime import datetime
+from xml.etree import ElementTree as ET
+
+from parity.judge import Judgement, PairVerdict
+from parity.render import story
+from parity.render.terminal import block
+from parity.render.wrapping import clip, flat
+from parity.store import StoredRun, TrialRecord
+
+_OUTCOMES = {"diverged": "failure", "failed": "failure", "inconclusive": "error"}
+# Characters of a message, which is shown as a title.
+_MESSAGE = 500
+_FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def render(run: StoredRun, judgement: Judgement) -> str:
+    """The document, in ASCII: other characters are references, so that it is the same in every encoding."""
+    task = flat(run.trials[0].task) if run.trials else "parity"
+    suite = ET.Element("testsuite", name=task)
+    _tell_about(run, suite)
+    if judgement.trouble:
+        _add_case(suite, f"parity.{task}", "baseline", 0.0, "error", "trouble", judgement.trouble, judgement.trouble)
+    if not judgement.pairs:
+        told = story.headline(judgement)
+        _add_case(suite, f"parity.{task}", "pairs", 0.0, "error", "inconclusive", told, told)
+    for verdict in judgement.pairs:
+        _add_pair(suite, task, verdict)
+    counts = {
+        "tests": str(len(suite.findall("testcase"))),
+        "failures": str(len(suite.findall("testcase/failure"))),
+        "errors": str(len(suite.findall("testcase/error"))),
+        "skipped": "0",
+        "time": _seconds(sum(map(_wall_s, run.trials))),
+    }
+    suite.attrib.update(counts)
+    suites = ET.Element("testsuites", {"name": "parity", **counts})
+    suites.append(suite)
+    ET.indent(suites)
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{ET.tostring(suites, encoding="us-ascii").decode("ascii")}\n'
+
+
+def _tell_about(run: StoredRun, suite: ET.Element) -> None:
+    """When and where, and what has to be known before the verdicts."""
+    try:
+        began = datetime.fromisoformat(str(run.info.get("created")))
+        suite.set("timestamp", began.replace(tzinfo=None).isoformat(timespec="seconds"))
+    except ValueError:
+        pass  # run.json may have been written by somebody else, and the suite does without
+    suite.set("hostname", _allowed(str(run.info.get("host", ""))))
+    properties = ET.SubElement(suite, "properties")
+    facts = [("command", run.info.get("command")), ("directory", run.directory)]
+    for name, value in (*facts, *(("note", note) for note in story.notes(run))):
+        if value:
+            ET.SubElement(properties, "property", name=name, value=_allowed(str(value)))
+
+
+def _add_pair(suite: ET.Element, task: str, verdict: PairVerdict) -> None:
+    """The pair's case; its seconds are those of the candidate's training, since pairs share a baseline."""
+    pair = verdict.pair
+    told = "\n".join(line.plain for line in block(verdict))
+    if pair.candidate.traceback and verdict.verdict == "failed":
+        told = f"{told}\n\n{pair.candidate.traceback}"
+    _add_case(
+        suite,
+        f"parity.{task}.{pair.axis}",
+        f"{pair.baseline.trial} {pair.candidate.trial}",
+        _wall_s(pair.candidate),
+        _OUTCOMES.get(verdict.verdict),
+        verdict.verdict,
+        clip(f"{story.pair_headline(verdict)} {story.reason(verdict) or ''}", _MESSAGE),
+        told,
+    )
+
+
+def _add_case(
+    suite: ET.Element, place: str, name: str, wall_s: float, outcome: str | None, kind: str, message: str, told: str
+) -> None:
+    case = ET.SubElement(suite, "testcase", classname=_allowed(place), name=_allowed(name), time=_seconds(wall_s))
+    if outcome:
+        found = ET.SubElement(case, outcome, type=kind, message=_allowed(message))
+        found.text = _allowed(told)
+    else:
+        ET.SubElement(case, "system-out").text = _allowed(told)
+
+
+def _wall_s(record: TrialRecord) -> float:
+    return record.wall_s if record.wall_s and math.isfinite(record.wall_s) else 0.0
+
+
+def _seconds(wall_s: float) -> str:
+    return f"{wall_s:.3f}"
+
+
+def _allowed(text: str) -> str:
+    """The text, with an escape for each character that XML does not have."""
+    return _FORBIDDEN.sub(lambda found: ascii(found[0])[1:-1], text)

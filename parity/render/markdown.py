@@ -1,0 +1,188 @@
+"""A summary of a run in GitHub-flavoured Markdown: for the page of a CI job, or a comment on a pull request."""
+
+from collections.abc import Iterator
+
+from parity.judge import VERDICTS, Judgement, PairVerdict
+from parity.render import fleet, story, tables
+from parity.render.facts import named, pair_facts
+from parity.render.markdown_text import code, details, fenced, prose, table
+from parity.render.matrix import Matrix, make_matrix
+from parity.render.next_steps import Advice, next_steps
+from parity.store import StoredRun
+
+# GitHub takes 65,536 characters of a comment, and cuts a job's summary at 1 MiB. The shares below add up to less,
+# unless names are made of what has to be escaped.
+MOST_CHARACTERS = 65_536
+_MATRIX, _PAIRS, _DETAILS, _LINES = 9_000, 22_000, 5_000, 3_000
+# Notes, odd devices and contracts that are told one by one, and columns of the matrix.
+_MOST_LINES, _MOST_CONTRACTS, _MOST_DEVICES = 5, 3, 12
+# Verdicts that are set in bold.
+_LOUD = ("inconclusive", "diverged", "failed")
+
+
+def render(run: StoredRun, judgement: Judgement) -> str:
+    """The summary, of fewer characters than `MOST_CHARACTERS`."""
+    parts = [
+        f"## parity: {'trouble' if judgement.trouble else judgement.verdict}",
+        *(f"> {prose(note)}" for note in _few(story.notes(run))),
+        *_verdict(judgement),
+        "**What to do next**",
+        _next(next_steps(run, judgement)),
+    ]
+    if judgement.pairs:
+        parts += [_matrix(make_matrix(run, judgement)), *_fleet(run, judgement), "### Pairs", _pairs(judgement)]
+    parts += [
+        details("What was compared", _two_columns(story.compared(run, judgement)) if run.trials else ""),
+        details("How the audit decided", _audit(judgement)),
+        details("Contract", *_contract(run, judgement)),
+        details("Environment", _table(tables.environment_table(run))),
+        details("Attempts and faults", *_attempts(run)),
+        details("Run again", *_run_again(run)),
+    ]
+    return _within([part for part in parts if part], MOST_CHARACTERS)
+
+
+def _within(parts: list[str], most: int) -> str:
+    """The parts, but for those for which names and messages made of what has to be escaped leave no room."""
+    told = "Parts of this summary are left out here: it would be too long."
+    kept, room = [], most - len(told) - 3
+    for part in parts:
+        if len(part) + 2 <= room:
+            kept.append(part)
+            room -= len(part) + 2
+    return "\n\n".join(kept if len(kept) == len(parts) else [*kept, told]) + "\n"
+
+
+def _verdict(judgement: Judgement) -> Iterator[str]:
+    """In one sentence, why, and how many have which."""
+    yield f"**{prose(story.headline(judgement))}**"
+    worst = min(judgement.pairs, key=story.rank, default=None)
+    reason = story.reason(worst) if worst else None
+    if reason:
+        yield prose(reason)
+    yield story.tally(judgement)
+
+
+def _next(advice: list[Advice]) -> str:
+    lines = []
+    for each in advice[:_MOST_LINES]:
+        command = f"\n\n{_indented(fenced(each.command, language='sh', most=1000))}" if each.command else ""
+        lines.append(f"- {prose(each.text)}{command}")
+    return "\n".join(lines)
+
+
+def _matrix(matrix: Matrix) -> str:
+    """Losses x devices; of many devices those with the worst verdicts."""
+    columns = [[cells[place] for cells in matrix.rows.values()] for place in range(len(matrix.devices))]
+    badness = [max((VERDICTS.index(cell.pair.verdict) for cell in cells if cell.pair), default=-1) for cells in columns]
+    kept = sorted(sorted(range(len(badness)), key=lambda place: -badness[place])[:_MOST_DEVICES])
+    rows = [
+        [code(loss, most=60), *(_loud(cells[place].text, cells[place].pair) for place in kept)]
+        for loss, cells in matrix.rows.items()
+    ]
+    told = table(["loss", *(code(matrix.devices[place], most=60) for place in kept)], rows, most=_MATRIX)
+    more = len(matrix.devices) - len(kept)
+    return told + (f"\n\n{more:,} more devices are left out here." if more else "")
+
+
+def _loud(text: str, verdict: PairVerdict | None) -> str:
+    return f"**{text}**" if verdict and verdict.verdict in _LOUD else text
+
+
+def _fleet(run: StoredRun, judgement: Judgement) -> Iterator[str]:
+    """The odd devices, and classes without a majority."""
+    if judgement.fleet.large:
+        yield "\n".join(f"- {prose(line)}" for line in _few([*fleet.lines(run, judgement)]))
+
+
+def _pairs(judgement: Judgement) -> str:
+    """A row for each pair, the worst first."""
+    rows = []
+    for group in sorted(fleet.alike_pairs(judgement), key=lambda group: story.rank(group[0])):
+        verdict = group[0]
+        facts = {fact.label: fact.text for fact in pair_facts(verdict)}
+        onset = verdict.onset
+        where = f"step {onset.step}, {named(onset.quantity, onset.tensor)}" if onset else ""
+        alike = f" ({len(group)} alike)" if len(group) > 1 else ""
+        rows.append(
+            [
+                code(verdict.pair.baseline.trial, most=100),
+                code(verdict.pair.candidate.trial, most=100),
+                _loud(verdict.verdict, verdict) + alike,
+                prose(facts.get("first", "none"), most=200),
+                prose(where, most=100),
+                prose(verdict.cause or "", most=500),
+            ]
+        )
+    return table(["baseline", "candidate", "verdict", "first difference", "onset", "cause"], rows, most=_PAIRS)
+
+
+def _audit(judgement: Judgement) -> str:
+    rows = []
+    for group in fleet.alike_pairs(judgement):
+        decision = group[0].decision
+        if decision:
+            errors = (
+                decision.grad_error_u,
+                decision.baseline_grad_error_u,
+                decision.grad_line_u,
+                decision.loss_error_u,
+                decision.baseline_loss_error_u,
+                decision.loss_line_u,
+            )
+            trial = code(group[0].pair.candidate.trial, most=100)
+            rows.append([trial, *(f"{error:.3g}" for error in errors), str(decision.audited)])
+    if not rows:
+        return ""
+    headings = ["candidate", "gradient", "own", "line", "loss", "own", "line", "steps"]
+    told = (
+        "Largest errors against float64 over the audited steps, in u (unit roundoff); own is the baseline's own error, "
+        "and beyond the line is no rounding."
+    )
+    return f"{told}\n\n{table(headings, rows, most=_DETAILS)}"
+
+
+def _contract(run: StoredRun, judgement: Judgement) -> Iterator[str]:
+    found = tables.contract_tables(run, judgement)
+    for title, content in found[:_MOST_CONTRACTS]:
+        yield prose(title, most=300)
+        yield _table(content, most=_DETAILS // _MOST_CONTRACTS)
+    if len(found) > _MOST_CONTRACTS:
+        yield f"{len(found) - _MOST_CONTRACTS:,} more are left out here."
+
+
+def _attempts(run: StoredRun) -> Iterator[str]:
+    found = tables.attempts_table(run)
+    if found.rows:
+        yield _table(found)
+    for trial, text in tables.tracebacks(run, most=2):
+        yield f"Traceback of {code(trial)}:"
+        yield fenced(text, most=_LINES // 2)
+
+
+def _run_again(run: StoredRun) -> Iterator[str]:
+    if run.info.get("command"):
+        yield fenced(str(run.info["command"]), language="sh", most=_LINES)
+    told = [("Stored in", str(run.directory))]
+    told += [(name.capitalize(), str(run.info[name])) for name in ("folder", "created") if run.info.get(name)]
+    yield _two_columns(told)
+
+
+def _two_columns(rows: list[tuple[str, str]]) -> str:
+    return "\n".join(f"- {term}: {prose(words, most=500)}" for term, words in rows)
+
+
+def _table(found: tables.Table, *, most: int = _DETAILS) -> str:
+    rows = [[prose(cell, most=300) for cell in row] for row in found.rows]
+    return table(found.headings, rows, most=most, left_out=max(0, found.left_out)) if rows else ""
+
+
+def _few(lines: list[str]) -> list[str]:
+    """The first of them, and how many more there are."""
+    more = len(lines) - _MOST_LINES
+    return [*lines[:_MOST_LINES], *([f"{more:,} more are left out here."] if more > 0 else [])]
+
+
+def _indented(text: str) -> str:
+    """As a part of an item of a list."""
+    return "\n".join(f"  {line}" for line in text.splitlines())
