@@ -187,6 +187,9 @@ def _joined(
     info = {
         "task": " and ".join(dict.fromkeys(str(run.info.get("task")) for run in each)),
         "command": f"python -m parity.report {' '.join(map(str, directories))}",
+        "created": max((str(run.info.get("created") or "") for run in each), default=None),
+        "folder": None,
+        "versions": {},
         "quick": any(run.info.get("quick") for run in each),
         "runs": list(labels),
         "notes": list(notes),
