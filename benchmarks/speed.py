@@ -1,10 +1,10 @@
 """Measures parity against the plain script and the bare training step, alternating, in one go.
 
-    python benchmarks/speed.py [--repeat N]
+    python benchmarks/speed.py [--repeat N] [--what commands steps]
 
 (a) the whole command against the whole plain script; (b) a traced step against the bare step, without and with the
-audit; (c) the time from the command to the first training step, and from the last one to the end. A ratio is of
-medians, and of minima in brackets.
+audit, in parity's training and in a loop that `parity.Recorder` records; (c) the time from the command to the first
+training step, and from the last one to the end. A ratio is of medians, and of minima in brackets.
 """
 
 import argparse
@@ -20,6 +20,9 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+sys.path.insert(0, str(Path(__file__).parent.parent))  # also where parity is installed from elsewhere
+
+import parity
 from parity.data import mnist
 from parity.devices import parse_devices, prepare
 from parity.loss_spec import parse_losses
@@ -76,6 +79,28 @@ def measure_commands(repeat: int) -> dict[str, list[float]]:
     return found
 
 
+def recorded_steps(data: dict, out: Path, *, audited: bool) -> Iterator[None]:
+    """The same with a Recorder, endlessly."""
+    torch.manual_seed(0)
+    model = mnist_autoencoder.model()
+    optimizer = mnist_autoencoder.optimizer(model.parameters(), 1e-3)
+    criterion = torch.nn.MSELoss()
+    held_against = criterion if audited else None
+    with parity.Recorder(out, model, optimizers=optimizer, criterion=held_against) as recorder:
+        while True:
+            for start in range(0, 60_000 - 256, 256):
+                batch = mnist_autoencoder.batch(data, start, start + 256)
+                optimizer.zero_grad()
+                output, target = mnist_autoencoder.forward(model, batch)
+                loss = criterion(output, target)
+                recorder.forward(batch, output=output, target=target, loss=loss)
+                loss.backward()
+                recorder.backward()
+                optimizer.step()
+                recorder.step()
+                yield
+
+
 def bare_steps(data: dict) -> Iterator[None]:
     """The training step with nothing around it, endlessly."""
     torch.manual_seed(0)
@@ -92,14 +117,13 @@ def bare_steps(data: dict) -> Iterator[None]:
             yield
 
 
-def measure_steps(repeat: int) -> dict[str, list[float]]:
+def measure_steps(repeat: int, folder: Path) -> dict[str, list[float]]:
     """One training step, in milliseconds, bare and traced in turn; a measurement is the mean of many steps."""
     data = mnist.load()
     (device,) = parse_devices(["cpu"])
     prepare(device)
 
-    def bare() -> Callable[[], object]:
-        steps = bare_steps(data)
+    def take(steps: Iterator[None]) -> Callable[[], object]:
         return lambda: [next(steps) for _ in range(SLICE_STEPS)]
 
     def traced(audit_every: int) -> Callable[[], object]:
@@ -117,7 +141,13 @@ def measure_steps(repeat: int) -> dict[str, list[float]]:
         chunks = train(trial, data, chunk_steps=SLICE_STEPS, chunk_s=math.inf)
         return lambda: next(chunks)
 
-    contenders = {"bare step": bare(), "traced step": traced(0), "traced and audited step": traced(1)}
+    contenders = {
+        "bare step": take(bare_steps(data)),
+        "traced step": traced(0),
+        "traced and audited step": traced(1),
+        "recorded step": take(recorded_steps(data, folder / "recorded", audited=False)),
+        "recorded and audited step": take(recorded_steps(data, folder / "audited", audited=True)),
+    }
     found: dict[str, list[float]] = {name: [] for name in contenders}
     for advance in contenders.values():
         advance()  # the first steps import and allocate
@@ -150,8 +180,13 @@ def show(found: dict[str, list[float]], unit: str, *, against: str, goals: dict[
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeat", type=int, default=7, help="measurements of each contender (default: %(default)s)")
-    repeat = parser.parse_args().repeat
+    parser.add_argument("--what", nargs="+", choices=("commands", "steps"), default=("commands", "steps"))
+    options = parser.parse_args()
     print("| what | minimum | median | ratio | at most |\n|---|---|---|---|---|")
-    show(measure_commands(repeat), "s", against="plain script", goals={"parity.run": 0.60})
-    goals = {"traced step": 1.10, "traced and audited step": 1.35}
-    show(measure_steps(repeat), "ms", against="bare step", goals=goals)
+    if "commands" in options.what:
+        show(measure_commands(options.repeat), "s", against="plain script", goals={"parity.run": 0.60})
+    if "steps" in options.what:
+        goals = {"traced step": 1.10, "traced and audited step": 1.35}
+        goals |= {"recorded step": 1.10, "recorded and audited step": 1.35}
+        with tempfile.TemporaryDirectory() as folder:
+            show(measure_steps(options.repeat, Path(folder)), "ms", against="bare step", goals=goals)

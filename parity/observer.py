@@ -189,12 +189,14 @@ class Observer:
         self._hold("loss", _sum(losses))
         self._hold("output_grad_norm", _sum(squares).sqrt())
         self._hold("param_grad_norm", self.param_grad_norm)
-        if step_grad_norm is not None:
+        unchanged = step_grad_norm is self.param_grad_norm
+        if step_grad_norm is not None and not unchanged:
             self._hold("step_grad_norm", step_grad_norm)
         params = np.array([digest(parameter) for parameter in self._parameters], np.uint64)
         one = batches[0] if len(batches) == 1 else _joined(batches)
         for name, value in {
             "looked": step_grad_norm is not None,
+            "unchanged": unchanged,
             "input_digest": one.input_digest,
             "output_digest": one.output_digest,
             "loss_digest": one.loss_digest,
@@ -215,7 +217,7 @@ class Observer:
     def flush(self) -> pa.Table:
         """Returns the whole steps since the last flush, in the columns of `trace.SCHEMA`, and forgets them."""
         rows, trial = self.rows, self._trial
-        looked = np.array(self._columns.pop("looked"), bool)
+        looked, unchanged = (np.array(self._columns.pop(name), bool) for name in ("looked", "unchanged"))
         loss_digests = self._columns.pop("loss_digest")
         # Explicit, since NumPy would make float64 of a list of large integers.
         columns = {
@@ -230,7 +232,8 @@ class Observer:
             ],
             np.uint64,
         )
-        columns["step_grad_norm"] = np.where(looked, columns.get("step_grad_norm", np.nan), np.nan)
+        stepped = np.where(unchanged, columns["param_grad_norm"], columns.get("step_grad_norm", np.nan))
+        columns["step_grad_norm"] = np.where(looked, stepped, np.nan)
         columns |= {"seed": np.full(rows, trial.seed), "replica": np.full(rows, trial.replica)}
         self._columns.clear()
         names = {"trial": trial.name, "loss_name": trial.loss.name, "device": trial.device.name}
@@ -305,7 +308,9 @@ def _squared_norm(tensor: torch.Tensor) -> torch.Tensor:
 
 def _norm(squares: Sequence[torch.Tensor]) -> torch.Tensor:
     """The root of the sum, in the dtype and on the device of the first; dtype[]."""
-    return torch.stack([square.to(squares[0]) for square in squares]).sum().sqrt() if squares else torch.zeros(())
+    if len({(square.dtype, square.device) for square in squares}) > 1:
+        squares = [square.to(squares[0]) for square in squares]
+    return torch.stack([*squares]).sum().sqrt() if squares else torch.zeros(())
 
 
 def _sum(values: Sequence[torch.Tensor]) -> torch.Tensor:

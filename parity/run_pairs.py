@@ -184,7 +184,7 @@ def _joined(
     # Its own run holds a loss to its contract; here it says something only where the loss is what differs.
     held = {pair.candidate.trial for pair in pairs if pair.axis == "loss"}
     evidence = {kind: _of(table, held if kind == "contract" else wanted) for kind, table in evidence.items()}
-    info = {
+    info: dict[str, Any] = {
         "task": " and ".join(dict.fromkeys(str(run.info.get("task")) for run in each)),
         "command": f"python -m parity.report {' '.join(map(str, directories))}",
         "created": max((str(run.info.get("created") or "") for run in each), default=None),
