@@ -8,7 +8,7 @@ import torch
 
 from parity import odd_elements
 from parity.digest import combine, digest
-from parity.events import Captured
+from parity.events import Advanced, Captured
 from parity.inline import perform
 from parity.odd_elements import Replay
 from parity.replay import capture
@@ -80,7 +80,7 @@ def fingerprint(values):
 @pytest.mark.parametrize("step", [0, 2])
 def test_a_repeat_gives_the_tensors_of_the_trace(make_trials, data, step):
     (trial,) = make_trials(steps=3, audit_every=0)
-    (trace,) = [event.table for event in perform(trial, data, None) if hasattr(event, "table")]
+    (trace,) = [event.table for event in perform(trial, data, None) if isinstance(event, Advanced)]
     row = trace.slice(step, 1).to_pylist()[0]
     batch = capture(replace(trial, capture=(step, "input", None)), data)
     assert combine(np.array([fingerprint(batch)])) == row["input_digest"]

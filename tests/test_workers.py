@@ -149,7 +149,8 @@ def test_a_running_cluster_is_joined_when_it_is_asked_for(stranger, tmp_path, ho
     environment = environment | ({"RAY_ADDRESS": address} if how == "RAY_ADDRESS" else {})
     ended = run(tmp_path / "run", "--steps", 2, *arguments, **environment)
     assert ended.status == 0, ended.stderr
-    assert ended.stderr == ""
+    # On a busy machine it may say how far it is.
+    assert [line for line in ended.stderr.splitlines() if " trials ended" not in line] == []
     assert len(traces(tmp_path / "run")) == 4
 
 
@@ -206,9 +207,10 @@ def test_an_interrupted_run_keeps_its_rows_and_leaves_nothing_behind(running, se
     assert {connection.laddr.ip for connection in listening} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
     children = descendants(process)
     process.send_signal(sent)
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=150)
     assert process.returncode == 2, stderr
-    assert stdout.startswith("This run is partial: builtin@cpu-s0, numpy@cpu-s0 did not end. What is stored is judged.")
+    partial = "This run is partial: builtin@cpu-s0, numpy@cpu-s0 did not end. What is stored is judged."
+    assert " ".join(stdout.split()).startswith(partial)
     assert "Traceback" not in stderr
     again = command("-m", "parity.report", out)
     assert again.status == 3 and again.stdout in stdout
