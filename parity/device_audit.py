@@ -62,12 +62,14 @@ class DeviceAudit:
 
     Attributes:
         steps: Which.
+        quantities: Of them, those that were held against float64.
         worst: The tensor nearest to its line, or furthest beyond it.
         first: The first that is beyond, in the order of computation; None where there is none.
         unrepeated: The step that did not come out again as in the training, or None.
     """
 
     steps: tuple[int, ...]
+    quantities: frozenset[str]
     worst: DeviceError
     first: DeviceError | None
     unrepeated: int | None
@@ -87,6 +89,7 @@ def audit_device(shared_steps: pa.Table, trial: str) -> DeviceAudit | None:
     beyond = [(_place(error, index), error) for index, error in enumerate(errors) if not error.excess <= 1]
     return DeviceAudit(
         steps=tuple(sorted({error.step for error in errors})),
+        quantities=frozenset(error.quantity for error in errors),
         worst=max(errors, key=lambda error: error.excess),
         first=min(beyond, key=lambda found: found[0])[1] if beyond else None,
         unrepeated=next((error.step for error in errors if error.repeated is False), None),

@@ -44,6 +44,7 @@ STEP_ERRORS = describe_table(
             "the same between float64 steps from slightly moved parameters; null where not looked at",
             unit="u",
         ),
+        column("exact_norm", pa.float64(), "||x||, x in float64; NaN where there is no such tensor"),
     ],
 )
 

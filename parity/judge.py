@@ -329,9 +329,17 @@ def _decide_between(case: _Case, between: Between) -> tuple[str, str]:
     if parting is None:
         return _decide_loss(case)
     if case.device_audit:
-        return "rounding", "the steps that both runs held against float64 are as near to it as rounding allows"
+        unseen = [quantity for quantity in TRAINED[1:] if quantity not in case.device_audit.quantities]
+        if not unseen:
+            return "rounding", "the steps that both runs held against float64 are as near to it as rounding allows"
+        if not between.same_machine:
+            return "inconclusive", (
+                "the steps that both held against float64 are as near to it as rounding allows, "
+                f"but {' and '.join(unseen)} could not be held against it"
+            )
     if not between.same_machine or parting.quantity == "output":
-        return "inconclusive", f"not decided locally: {between.apart}"
+        why_not = between.apart or f"the {parting.quantity} parts at step {parting.step}, and what differs is not known"
+        return "inconclusive", f"not decided locally: {why_not}"
     sides = (case.pair.baseline, case.pair.candidate)
     unaudited = [f"{record.run}: {record.audit_error}" for record in sides if record.audit_error]
     if parting.quantity == "output_grad" and unaudited:

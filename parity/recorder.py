@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -22,10 +23,12 @@ from parity.audit import OracleUnavailable, oracle_of
 from parity.devices import Device
 from parity.errors import Trouble
 from parity.events import Advanced, Began, Ended, Event, Found
+from parity.float64_step import StepError, Values, on_host, relative_errors, spread_of, step_errors, strange, unit_of
 from parity.gather import Gatherer, forget_journal
 from parity.losses import Loss
 from parity.observer import CAPACITY, Batch, Observer, unscaled
 from parity.progress import TrialProgress
+from parity.recorded_step import RecordedStep
 from parity.recording import make_trial
 from parity.run import describe
 from parity.storage import StoragePath, parse_path
@@ -130,10 +133,11 @@ class Recorder:
             "audit_every": self._audit_every,
         }
         self._trial = make_trial(self._asked)
+        self._oracle = oracle_of(criterion) if criterion else None
         self._observer = Observer(
             self._trial,
             self._model,
-            oracle=oracle_of(criterion) if criterion else _no_oracle,
+            oracle=self._oracle or _no_oracle,
             baseline=criterion or _no_oracle,
         )
         self._step = 0
@@ -142,6 +146,11 @@ class Recorder:
         self._scale = 1.0
         self._saw_backward = False
         self._step_grad_norm: torch.Tensor | None = None
+        self._exact: RecordedStep | None = None
+        self._own: Values = {}
+        self._errors: list[StepError] = []
+        self._missing: str | None = None
+        self._saw_partial = False
         self._closed = False
         self._held = ExitStack()
         self._directory = _directory(out)
@@ -218,7 +227,10 @@ class Recorder:
         tensors = _tensors(inputs)
         rows = len(tensors[0]) if tensors and tensors[0].dim() else 1
         self._batch_rows = self._batch_rows or rows
-        batch = self._observer.forward(self._place(rows), tensors, output.detach(), target)
+        place = self._place(rows)
+        if self._measured(place) and factor == self._scale == 1.0 and not self._observer.batches:
+            self._take_exact(tensors, target)
+        batch = self._observer.forward(place, tensors, output.detach(), target)
         pending = _Pending(batch, output.detach(), target, loss.detach().reshape(()), factor)
         output.register_hook(pending.take)  # type: ignore[no-untyped-call]
         self._pending.append(pending)
@@ -236,6 +248,8 @@ class Recorder:
             raise RuntimeError("Recorder.backward() without forward(): call that between the loss and its backward.")
         self._settle()
         self._observer.backward(scale=self._scale)
+        if self._exact:
+            self._own["param_grad"] = [on_host(parameter.grad) for parameter in self._model.parameters()]
         self._saw_backward = True
         self._own_s += time.perf_counter() - began
 
@@ -252,6 +266,7 @@ class Recorder:
             raise RuntimeError("Recorder.step() without backward(): call that after loss.backward(), before clipping.")
         self._own_s += time.perf_counter() - began
         self._observer.update(step_s=began - self._step_began - self._own_s, step_grad_norm=self._step_grad_norm)
+        self._tell_exact()
         self._step += 1
         self._saw_backward, self._step_grad_norm = False, None
         now = time.perf_counter()
@@ -324,6 +339,9 @@ class Recorder:
                     "was computed from; torch.compile may have the model, but not model and loss in one graph."
                 )
             grad = each.output_grad if self._scale == 1.0 else unscaled(each.output_grad, self._scale)
+            if self._exact:
+                own = {"output": each.output, "loss": each.loss, "output_grad": grad}
+                self._own = {quantity: [on_host(tensor)] for quantity, tensor in own.items()}
             self._observer.loss(
                 each.batch, each.output, each.target, loss=each.loss, output_grad=grad, factor=each.factor
             )
@@ -335,7 +353,44 @@ class Recorder:
             norm = self._observer.gradient_norm()
             scale = getattr(optimizer, "grad_scale", None)  # of a fused optimizer, which takes it out by itself
             self._step_grad_norm = norm if scale is None else norm / scale
+            if self._exact and "param" not in self._exact.values and torch.equal(norm, self._observer.param_grad_norm):
+                try:
+                    self._exact.update(self._optimizers, self._model)
+                except OracleUnavailable as error:
+                    self._missing = str(error)
             self._own_s += time.perf_counter() - began
+
+    def _measured(self, place: Place) -> bool:
+        """Whether the step is to be held against float64: the first, one soon after, the first of a partial batch."""
+        first_partial = place.partial and not self._saw_partial
+        self._saw_partial |= place.partial
+        return self._oracle is not None and (place.step in (0, 10) or first_partial)
+
+    def _take_exact(self, inputs: Sequence[torch.Tensor], target: torch.Tensor) -> None:
+        assert self._oracle is not None, "measured with a criterion only"
+        try:
+            self._exact = RecordedStep(self._model, inputs, target, self._oracle)
+        except OracleUnavailable as error:
+            self._missing = str(error)
+
+    def _tell_exact(self) -> None:
+        """Stores how far the step is from the step in float64."""
+        exact, self._exact = self._exact, None
+        if exact is None:
+            return
+        if "param" in exact.values:
+            self._own["param"] = [on_host(parameter) for parameter in self._model.parameters()]
+        try:
+            errors = relative_errors(self._own, exact.values)
+        except ValueError as error:  # of other shapes
+            self._missing = f"the model in float64 gives another output: {error}"
+            return
+        if missing := strange(errors):
+            self._missing = missing
+            return
+        names = self._facts["param_names"]
+        spread = partial(spread_of, exact.take, exact.values, unit=unit_of(self._model))
+        self._errors += step_errors(self._step, names, errors, exact.values, spread)
 
     def _flush(self) -> None:
         if self._observer.rows:
@@ -346,6 +401,10 @@ class Recorder:
                 "batch_size": self._batch_rows,
             }
             self._tell(Advanced(self._trial.name, self._observer.flush(), facts))
+            if self._errors or self._missing:
+                rows = tuple(vars(error) for error in self._errors)
+                self._tell(Found(self._trial.name, "step_errors", rows, self._missing))
+                self._errors, self._missing = [], None
             findings = self._observer.take_findings()
             if findings:
                 self._tell(Found(self._trial.name, "findings", tuple(vars(finding) for finding in findings)))

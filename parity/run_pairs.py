@@ -6,6 +6,7 @@ a run has none, it may be another loss, device or seed that takes the place, if 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,6 +24,9 @@ from parity.store import StoredRun, Traces, TrialRecord, read_columns, read_run
 
 # Facts of the hardware: what differs here does not owe the same bits.
 HARDWARE = ("cpu_model", "cpu_isa", "gpu_name")
+# Norms in float64 that are further apart (relative) are not of the same step: initial parameters that differ in their
+# last bits move them by some 1e-7.
+SAME_FUNCTION = 1e-5
 # Initial parameters whose norms are further apart (relative) are not the same ones rounded otherwise.
 SAME_NORMS = 1e-6
 RANK = "rank-"
@@ -265,9 +269,7 @@ def _pair(earlier: _Side, later: _Side, baseline: TrialRecord, candidate: TrialR
         differ=tuple((name, *_values(name, earlier, later, baseline, candidate)) for name in found),
         owed=not found and not recorded,
         same_machine="device" not in code and not hardware and not software,
-        apart=_apart(
-            earlier, later, baseline, candidate, [name for name in code if name != "device"], recorded=recorded
-        ),
+        apart=_apart(earlier, later, baseline, candidate, [name for name in code if name != "device"]),
     )
     return Pair(", ".join(found) or "run", baseline, candidate, between)
 
@@ -293,8 +295,6 @@ def _apart(
     baseline: TrialRecord,
     candidate: TrialRecord,
     settings: Sequence[str],
-    *,
-    recorded: bool,
 ) -> str | None:
     """Why the runs' own steps in float64 say nothing of the pair, or None."""
     if settings:
@@ -302,17 +302,28 @@ def _apart(
     norms = [record.initial_norms for record in (baseline, candidate)]
     if norms[0] and norms[1] and not _same(norms[0], norms[1]):
         return "they begin with different parameters, so they need not take the same steps"
-    if recorded:
-        return "a recorded loop takes no steps in float64"
-    missing = [
-        record.run
-        for record, side in ((baseline, earlier), (candidate, later))
-        if not record.initial_norms or record.trial not in side.errors
-    ]
-    if missing:
-        return (
-            f"{' and '.join(missing)} held no step against float64 (--quick, an earlier parity, or a task that cannot)"
-        )
+    for record, side in ((baseline, earlier), (candidate, later)):
+        if not record.initial_norms or record.trial not in side.errors:
+            why = record.shared_error or record.audit_error or "--quick, or an earlier parity"
+            return f"{record.run} held no step against float64 ({why})"
+    return _other_function(*(side.errors[record.trial] for record, side in ((baseline, earlier), (candidate, later))))
+
+
+def _other_function(baseline: _Errors, candidate: _Errors) -> str | None:
+    """Why the first steps in float64 are not of one function from one state, or None where they are.
+
+    Equal states give them equal tensors: what is left is rounding of the initial parameters, where these differ in it.
+    """
+    for place, row in candidate.items():
+        step, quantity, tensor = place
+        if step == 0 and place in baseline:
+            norms = (float(baseline[place]["exact_norm"]), float(row["exact_norm"]))
+            if not (math.isclose(*norms, rel_tol=SAME_FUNCTION) or all(map(math.isnan, norms))):
+                what = f"{quantity} {tensor}" if tensor else quantity
+                return (
+                    f"their first steps do not compute the same: in float64 the norm of {what} is {norms[0]:.9g} and "
+                    f"{norms[1]:.9g}"
+                )
     return None
 
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,26 +17,30 @@ import pyarrow as pa
 import torch
 
 from parity.audit import OracleUnavailable
-from parity.device_audit import LEAST_ERROR_U, LINE
+from parity.float64_step import (
+    COMPARED,
+    Errors,
+    StepError,
+    Values,
+    each_error,
+    on_host,
+    relative_errors,
+    spread_of,
+    step_errors,
+    strange,
+    unit_of,
+    widened,
+)
 from parity.observer import Observer, TrialFailed
 from parity.planted import ROUNDINGS, RoundedProducts
 from parity.saved_state import StateNotPortable, pack, unpack
 from parity.step import StepValues, Training, begin, forward, make_batch, take_step
-from parity.trace import QUANTITIES, TENSOR_QUANTITIES
+from parity.trace import QUANTITIES
 from parity.training_state import on_cpu, restore_generators, restore_state, take_generators, take_state
 from parity.trial import Trial
 
-# The tensors of a step by quantity, on the CPU: one, or P of param_grad and param (None for a missing gradient).
-Values = dict[str, list[np.ndarray | None]]
-
-COMPARED = QUANTITIES[1:]
-# float64 steps from slightly moved parameters, to see what rounding alone may do where a ReLU is near its kink.
-PERTURBED_STEPS = 6
-PERTURBATION_U = 4.0
 # A candidate within this many times the baseline's error needs no such look; see `device_audit.LINE`.
 SUSPICIOUS = 4.0
-# A float64 run that is this far from the baseline's own step is not of the same step.
-STRANGE_U = 1e5
 
 
 @dataclass(frozen=True)
@@ -86,25 +90,6 @@ class SharedError:
     rounding: str | None
 
 
-@dataclass(frozen=True)
-class StepError:
-    """A row of step_errors.parquet: one tensor of one step, held against the step in float64 from the same state.
-
-    Attributes:
-        step: From 0.
-        quantity: Of `trace.QUANTITIES`.
-        tensor: Name of the parameter, or None.
-        error_u: ||b - x|| / (u ||x||), x in float64.
-        spread_u: The same between float64 steps from slightly moved parameters; None where nobody had to look.
-    """
-
-    step: int
-    quantity: str
-    tensor: str | None
-    error_u: float
-    spread_u: float | None
-
-
 def pack_step(shared: SharedStep) -> bytes:
     """The shared step in bytes; unavailable if its state cannot be read back without running code."""
     exact: dict[str, list[torch.Tensor | None]] | None = None
@@ -120,7 +105,7 @@ def pack_step(shared: SharedStep) -> bytes:
 def unpack_step(packed: bytes) -> SharedStep:
     """What was packed."""
     values = unpack(packed)
-    exact = values["exact"] and {name: [_host(each) for each in tensors] for name, tensors in values["exact"].items()}
+    exact = values["exact"] and {name: [on_host(each) for each in tensors] for name, tensors in values["exact"].items()}
     return SharedStep(**values | {"exact": exact})
 
 
@@ -144,26 +129,18 @@ def take_shared_step(
         exact = exact_step(training, data, state)
     except OracleUnavailable as error:
         return SharedStep(step, state, None, {}, draws, str(error))
-    errors = relative_errors(on_host(values, training.model), exact)
-    if errors["output"][0] > STRANGE_U:
-        reason = (
-            f"the output in float64 is {errors['output'][0]:.3g} u from the baseline's own, so not of the same step"
-        )
+    errors = relative_errors(_values(values, training.model), exact)
+    if reason := strange(errors):
         return SharedStep(step, state, None, {}, draws, reason)
     return SharedStep(step, state, exact, errors, draws, None)
 
 
-def step_errors(training: Training, data: Mapping[str, np.ndarray], shared: SharedStep) -> list[StepError]:
+def own_errors(training: Training, data: Mapping[str, np.ndarray], shared: SharedStep) -> list[StepError]:
     """How far a step of the training is from the step in float64; empty where there is no such step."""
     if shared.exact is None:
         return []
-    # A smaller error is within any line, so that nobody has to look what rounding alone may do.
-    looked = any(error > LINE * LEAST_ERROR_U for quantity in COMPARED for error in shared.errors[quantity])
-    spread = _spread(training, data, shared) if looked else None
-    return [
-        StepError(shared.step, quantity, tensor, error, spread[quantity][index] if spread else None)
-        for quantity, tensor, index, error in _each(training.model, shared.errors)
-    ]
+    names = [name for name, _ in training.model.named_parameters()]
+    return step_errors(shared.step, names, shared.errors, shared.exact, lambda: _spread(training, data, shared))
 
 
 def take_shared_steps(
@@ -227,7 +204,7 @@ def exact_step(
                 for parameter in model.parameters():
                     parameter.copy_(perturb(parameter))
         wide = replace(training, model=model, optimizer=optimizer, device=torch.device("cpu"))
-        batch = tuple(_double(tensor) for tensor in make_batch(wide, data, state["step"]))
+        batch = tuple(widened(tensor) for tensor in make_batch(wide, data, state["step"]))
         with RoundedProducts(rounding) if rounding else contextlib.nullcontext():
             output, target = forward(wide, batch, state["step"])
             loss, grad = wide.oracle(output, target)
@@ -243,31 +220,11 @@ def exact_step(
     if output.dtype != torch.float64:
         raise OracleUnavailable(f"the task's model gives {output.dtype} for parameters and a batch of float64")
     return {
-        "output": [_host(output)],
+        "output": [on_host(output)],
         "loss": [np.array(loss)],
         "output_grad": [np.asarray(grad)],
-        "param_grad": [_host(parameter.grad) for parameter in model.parameters()],
-        "param": [_host(parameter) for parameter in model.parameters()],
-    }
-
-
-def on_host(values: StepValues, model: torch.nn.Module) -> Values:
-    """The step's tensors as arrays on the CPU."""
-    return {
-        "output": [_host(values.output)],
-        "loss": [_host(values.loss)],
-        "output_grad": [_host(values.output_grad)],
-        "param_grad": [_host(parameter.grad) for parameter in model.parameters()],
-        "param": [_host(parameter) for parameter in model.parameters()],
-    }
-
-
-def relative_errors(values: Values, exact: Values) -> dict[str, list[float]]:
-    """||x - x64|| / (u ||x64||) of each tensor, in u of the values' dtype; inf for one that one side lacks."""
-    unit = float(np.finfo(values["output"][0].dtype).eps) / 2  # type: ignore[union-attr]
-    return {
-        quantity: [_error(value, right, unit) for value, right in zip(values[quantity], exact[quantity], strict=True)]
-        for quantity in COMPARED
+        "param_grad": [on_host(parameter.grad) for parameter in model.parameters()],
+        "param": [on_host(parameter) for parameter in model.parameters()],
     }
 
 
@@ -306,8 +263,9 @@ def _errors(
     repeated: bool | None,
 ) -> list[SharedError]:
     assert shared.exact is not None
-    host = on_host(values, training.model)
+    host = _values(values, training.model)
     errors = relative_errors(host, shared.exact)
+    names = [name for name, _ in training.model.named_parameters()]
     suspicious = any(
         error > SUSPICIOUS * max(1.0, own)
         for quantity in COMPARED
@@ -326,47 +284,25 @@ def _errors(
             repeated=repeated,
             rounding=rounding,
         )
-        for quantity, tensor, index, error in _each(training.model, errors)
+        for quantity, tensor, index, error in each_error(names, errors)
     ]
 
 
-def _each(
-    model: torch.nn.Module, errors: Mapping[str, Sequence[float]]
-) -> Iterator[tuple[str, str | None, int, float]]:
-    """Quantity, tensor (None for a quantity of one), its number and the error, in the order of computation."""
-    names = [name for name, _ in model.named_parameters()]
-    for quantity in COMPARED:
-        for index, error in enumerate(errors[quantity]):
-            yield quantity, names[index] if quantity in TENSOR_QUANTITIES else None, index, error
-
-
-def _spread(training: Training, data: Mapping[str, np.ndarray], shared: SharedStep) -> dict[str, list[float]]:
-    """The largest distance, in u, of float64 steps from slightly moved parameters; by quantity, of each tensor."""
+def _spread(training: Training, data: Mapping[str, np.ndarray], shared: SharedStep) -> Errors:
+    """What rounding alone may do to the step, in u."""
     assert shared.exact is not None
-    unit = _unit(training.model)
-    largest: dict[str, list[float]] = {quantity: [0.0] * len(shared.exact[quantity]) for quantity in COMPARED}
-    for number in range(PERTURBED_STEPS):
-        generator = torch.Generator().manual_seed(number)
-
-        def perturb(parameter: torch.Tensor, generator: torch.Generator = generator) -> torch.Tensor:
-            noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
-            return parameter * (1 + PERTURBATION_U * unit * noise)
-
-        moved = exact_step(training, data, shared.state, perturb=perturb)
-        for quantity in COMPARED:
-            for index, (value, right) in enumerate(zip(moved[quantity], shared.exact[quantity], strict=True)):
-                largest[quantity][index] = max(largest[quantity][index], _error(value, right, unit))
-    return largest
+    take = partial(exact_step, training, data, shared.state)
+    return spread_of(lambda perturb: take(perturb=perturb), shared.exact, unit=unit_of(training.model))
 
 
 def _explain(training: Training, data: Mapping[str, np.ndarray], shared: SharedStep, values: Values) -> str | None:
     """The rounding of the factors of matrix products that brings the output where the candidate has it, or None."""
     assert shared.exact is not None
-    unit = _unit(training.model)
-    error = _error(values["output"][0], shared.exact["output"][0], unit)
+    output = {"output": shared.exact["output"]}
+    error = relative_errors(values, output)["output"][0]
     for name, rounding in ROUNDINGS.items():
         rounded = exact_step(training, data, shared.state, rounding=rounding)
-        if _error(values["output"][0], rounded["output"][0], unit) < error / 4:
+        if relative_errors(values, {"output": rounded["output"]})["output"][0] < error / 4:
             return name
     return None
 
@@ -376,42 +312,18 @@ def _repeats(again: pa.Table, before: pa.Table) -> bool:
     return bool(again.select(digests).to_pylist() == before.select(digests).to_pylist())
 
 
+def _values(values: StepValues, model: torch.nn.Module) -> Values:
+    """The step's tensors as arrays on the CPU."""
+    return {
+        "output": [on_host(values.output)],
+        "loss": [on_host(values.loss)],
+        "output_grad": [on_host(values.output_grad)],
+        "param_grad": [on_host(parameter.grad) for parameter in model.parameters()],
+        "param": [on_host(parameter) for parameter in model.parameters()],
+    }
+
+
 def _same_generators(before: dict[str, Any], after: dict[str, Any]) -> bool:
     return torch.equal(before["torch"], after["torch"]) and all(
         torch.equal(left, right) for left, right in zip(before["cuda"], after["cuda"], strict=True)
     )
-
-
-def _error(value: np.ndarray | None, exact: np.ndarray | None, unit: float) -> float:
-    if value is None or exact is None:
-        return 0.0 if value is exact else math.inf
-    with np.errstate(invalid="ignore", over="ignore"):
-        difference = np.subtract(value, exact, dtype=np.float64)
-    error, size = _norm(difference), _norm(exact)
-    if not (math.isfinite(error) and math.isfinite(size)):
-        same = np.array_equal(np.isfinite(value), np.isfinite(exact))
-        finite = np.isfinite(value) & np.isfinite(exact)
-        error, size = (_norm(difference[finite]), _norm(exact[finite])) if same else (math.inf, 1.0)
-    return 0.0 if error == 0 else error / (unit * size) if size else math.inf
-
-
-def _norm(array: np.ndarray) -> float:
-    """L2 norm, summed by torch, whose threads are pinned."""
-    flat = torch.from_numpy(np.asarray(array, dtype=np.float64)).reshape(-1)
-    return math.sqrt(float(torch.dot(flat, flat)))
-
-
-def _unit(model: torch.nn.Module) -> float:
-    return torch.finfo(next(model.parameters()).dtype).eps / 2
-
-
-def _host(tensor: torch.Tensor | None) -> np.ndarray | None:
-    """A copy, since the model goes on; bfloat16, which NumPy lacks, as float32."""
-    if tensor is None:
-        return None
-    host = tensor.detach().cpu()
-    return np.array((host.float() if host.dtype == torch.bfloat16 else host).numpy())
-
-
-def _double(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.double() if tensor.is_floating_point() else tensor

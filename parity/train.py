@@ -12,8 +12,9 @@ import pyarrow as pa
 import torch
 
 from parity.diagnosis import Finding
+from parity.float64_step import StepError
 from parity.observer import CAPACITY, Observer, TrialFailed
-from parity.shared_step import SharedStep, StepError, step_errors, take_shared_step
+from parity.shared_step import SharedStep, own_errors, take_shared_step
 from parity.step import begin, take_step
 from parity.training_state import optimizer_settings, parameter_norms, restore_state, take_state
 from parity.trial import Trial
@@ -117,7 +118,7 @@ def train(
             if shares or (trial.measured and trial.settings.measured(step)):
                 taken = take_shared_step(training, data, step, observer)
                 shared += [taken] if shares else []
-                errors += step_errors(training, data, taken) if trial.measured else []
+                errors += own_errors(training, data, taken) if trial.measured else []
             else:
                 take_step(training, data, step, observer)
         except TrialFailed:

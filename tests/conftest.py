@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,8 @@ ROOT = Path(__file__).parent.parent
 TESTS = "tests"
 # In the environment of all that a module starts.
 MARK = "PARITY_TESTS"
+# A shell's background job ignores Ctrl-C, and all that is started here would too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # Ray's own processes end themselves once their driver is gone.
 PATIENCE_S = 20.0
 
@@ -181,3 +184,16 @@ def plant(directory, trial, column, step, change):
     index = table.schema.get_field_index(column)
     planted = pa.array(values, table.schema.field(column).type)
     pq.write_table(table.set_column(index, table.schema.field(column), planted), path)
+
+
+def rewrite(directory, **facts):
+    """Another machine, or other software, in trials.parquet alone."""
+    path = directory / "trials.parquet"
+    table = pq.read_table(path)
+    for name, value in facts.items():
+        index = table.schema.get_field_index(name)
+        kind = table.schema.field(index).type
+        plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+        values = pa.array([value] * len(table), plain)
+        table = table.set_column(index, table.schema.field(index), values.cast(kind))
+    pq.write_table(table, path)

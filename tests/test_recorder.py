@@ -18,8 +18,9 @@ from torch import nn
 import parity
 from parity import report, run
 from parity.errors import Trouble
+from parity.planted import planted
 
-from conftest import bits
+from conftest import bits, plant, rewrite
 
 BATCH = 256
 STEPS = 236  # one more than an epoch, whose last batch has 96 rows
@@ -127,6 +128,9 @@ def test_a_hand_written_loop_has_the_trace_of_parity_run_bit_for_bit(tmp_path, i
     for name in ("trial", "steps", "batches", "batch_size", "lr", "optimizer", "param_names", "loss_dtype", "torch"):
         assert before[name] == after[name], name
     assert before["initial_norms"] == after["initial_norms"]
+    errors = [pq.read_table(tmp_path / name / "step_errors.parquet") for name in ("run", "loop")]
+    assert errors[0].equals(errors[1])
+    assert set(errors[0]["step"].to_pylist()) == {0, 10, 234}
 
 
 def test_recording_changes_no_bit_of_the_training(tmp_path):
@@ -365,6 +369,129 @@ def test_no_graph_outlives_its_step(tmp_path):
         assert [reference() for reference in seen] == [None] * 3
     finally:
         gc.enable()
+
+
+def test_a_loop_on_other_software_is_rounding_by_its_own_steps_in_float64(tmp_path, capsys):
+    """A loop whose sums have another order, as another library's would."""
+
+    class Otherwise(nn.Linear):
+        def forward(self, inputs):
+            halves = zip(inputs.chunk(2, 1), self.weight.chunk(2, 1), strict=True)
+            return sum(some @ weight.T for some, weight in halves) + self.bias
+
+    model = little()
+    for index in (0, 2):
+        plain, model[index] = model[index], Otherwise(*reversed(model[index].weight.shape))
+        model[index].load_state_dict(plain.state_dict())
+    record(tmp_path / "old")
+    record(tmp_path / "new", model=model)
+    rewrite(tmp_path / "new", torch="9.9.0")
+    status, out = compared(capsys, tmp_path / "old", tmp_path / "new")
+    out = " ".join(out.split())
+    assert "output digest" in out  # they part at all
+    assert (status, "rounding" in out) == (0, True)
+
+
+def test_a_loop_on_a_device_that_rounds_too_much_is_diverged(tmp_path, capsys):
+    record(tmp_path / "old")
+    model, criterion = little(), nn.MSELoss()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    with parity.Recorder(tmp_path / "new", model, optimizers=optimizer, criterion=criterion) as recorder:
+        for inputs, target in little_batches(3):
+            optimizer.zero_grad()
+            with planted("tf32"):
+                output = model(inputs)
+            loss = criterion(output, target)
+            recorder.forward(inputs, output=output, target=target, loss=loss)
+            loss.backward()
+            recorder.backward()
+            optimizer.step()
+            recorder.step()
+    rewrite(tmp_path / "new", torch="9.9.0")
+    status, out = compared(capsys, tmp_path / "old", tmp_path / "new")
+    assert status == 1
+    assert "output is off by" in out and "from float64 in a step from the same state" in " ".join(out.split())
+
+
+class Scaled(nn.Sequential):
+    """Another function of the same parameters."""
+
+    def forward(self, inputs):
+        return super().forward(inputs) * 1.001
+
+
+def test_another_model_is_never_rounding(tmp_path, capsys):
+    record(tmp_path / "old")
+    record(tmp_path / "new", model=Scaled(*little()))
+    rewrite(tmp_path / "new", torch="9.9.0")
+    status, out = compared(capsys, tmp_path / "old", tmp_path / "new")
+    assert status == 3
+    assert "their first steps do not compute the same: in float64 the norm of output is" in " ".join(out.split())
+
+
+class Dropping(nn.Sequential):
+    """A model that draws random numbers."""
+
+    def forward(self, inputs):
+        return nn.functional.dropout(super().forward(inputs), 0.5, training=True)
+
+
+class OfFloat32(nn.Sequential):
+    """A model that works in one dtype alone."""
+
+    def forward(self, inputs):
+        return super().forward(inputs + torch.zeros(1).float().expand(1).type_as(inputs)).float()
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [(Dropping, "so not of the same step"), (OfFloat32, "gave no tensor of float64 with a graph")],
+)
+def test_a_model_that_cannot_be_held_against_float64_is_told(tmp_path, capsys, kind, reason):
+    for name in ("old", "new"):
+        record(tmp_path / name, model=kind(*little()))
+    assert reason in trial(tmp_path / "old")["shared_error"]
+    rewrite(tmp_path / "new", torch="9.9.0")
+    assert compared(capsys, tmp_path / "old", tmp_path / "new")[0] == 0  # equal to the bit nevertheless
+    (path,) = (tmp_path / "new" / "traces").iterdir()
+    plant(tmp_path / "new", path.name, "output_digest", 1, lambda value: value ^ 1)
+    status, out = compared(capsys, tmp_path / "old", tmp_path / "new")
+    assert (status, reason in " ".join(out.split())) == (3, True)
+
+
+def test_a_model_that_is_too_large_is_not_taken_in_float64(tmp_path, monkeypatch):
+    monkeypatch.setattr("parity.recorded_step.MOST_ELEMENTS", 10)
+    record(tmp_path / "large")
+    assert trial(tmp_path / "large")["shared_error"] == "the model has 47 elements, and 10 are the most"
+
+
+class Odd(torch.optim.Adam):
+    """An optimizer that is made in a way of its own."""
+
+    def __init__(self, *, model):
+        super().__init__(model.parameters(), lr=1e-2)
+
+
+def test_an_optimizer_that_cannot_be_copied_leaves_param_undecided(tmp_path, capsys):
+    for name in ("old", "new"):
+        model, criterion = little(), nn.MSELoss()
+        optimizer = Odd(model=model)
+        with parity.Recorder(tmp_path / name, model, optimizers=optimizer, criterion=criterion) as recorder:
+            for inputs, target in little_batches(3):
+                optimizer.zero_grad()
+                output = model(inputs)
+                loss = criterion(output, target)
+                recorder.forward(inputs, output=output, target=target, loss=loss)
+                loss.backward()
+                recorder.backward()
+                optimizer.step()
+                recorder.step()
+    assert "the optimizer cannot be copied in float64" in trial(tmp_path / "old")["shared_error"]
+    rewrite(tmp_path / "new", torch="9.9.0")
+    (path,) = (tmp_path / "new" / "traces").iterdir()
+    plant(tmp_path / "new", path.name, "output_digest", 1, lambda value: value ^ 1)
+    status, out = compared(capsys, tmp_path / "old", tmp_path / "new")
+    assert (status, "but param could not be held against it" in " ".join(out.split())) == (3, True)
 
 
 RANKS = """

@@ -4,7 +4,6 @@ import json
 import shutil
 
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -15,7 +14,7 @@ from parity.judge import judge
 from parity.run_pairs import join, label
 from parity.trace import QUANTITIES
 
-from conftest import plant
+from conftest import plant, rewrite
 
 STEPS = 12
 
@@ -45,19 +44,6 @@ def copied(tmp_path):
         return shutil.copytree(directory, tmp_path / name)
 
     return copy
-
-
-def rewrite(directory, **facts):
-    """Another machine, or other software, in trials.parquet alone."""
-    path = directory / "trials.parquet"
-    table = pq.read_table(path)
-    for name, value in facts.items():
-        index = table.schema.get_field_index(name)
-        kind = table.schema.field(index).type
-        plain = kind.value_type if pa.types.is_dictionary(kind) else kind
-        values = pa.array([value] * len(table), plain)
-        table = table.set_column(index, table.schema.field(index), values.cast(kind))
-    pq.write_table(table, path)
 
 
 def pairs(*directories, across=False):
