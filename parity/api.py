@@ -22,9 +22,9 @@ from parity.gather import Gatherer, forget_journal
 from parity.judge import VERDICTS, Judgement, PairVerdict, differences_tables, judge
 from parity.loss_spec import parse_losses
 from parity.progress import TrialProgress
-from parity.render import terminal
+from parity.render import html, terminal
 from parity.run import describe, load_task_data, repeat_odd_trials
-from parity.store import StoredRun, complete, create, read_run, write_json, write_tables
+from parity.store import StoredRun, complete, create, read_run, write_json, write_tables, write_text
 from parity.summary import summarize
 from parity.tasks import parse_task, shipped_losses
 from parity.trial import Trial, make_settings, plan
@@ -169,7 +169,7 @@ def check(
         batch_size: Rows of a batch.
         lr: Learning rate.
         audit_every: The audit takes every step that this divides.
-        out: A new directory to keep the run in; by default nothing is kept.
+        out: A new directory to keep the run in, with its report.html; by default nothing is kept.
 
     Raises:
         Trouble: Something keeps parity from an answer; the message says what to do.
@@ -201,7 +201,10 @@ def check(
             raise Trouble("Nothing to compare: give a candidate, a second device or replicas.")
         with contextlib.ExitStack() as stack:
             folder = Path(out) if out else Path(stack.enter_context(tempfile.TemporaryDirectory())) / "run"
-            return run_trials(trials, data, folder, title="parity.check")
+            result = run_trials(trials, data, folder, title="parity.check")
+            if out:
+                write_text(folder / "report.html", html.render(result.run, result.judgement))
+            return result
 
 
 def run_trials(trials: Sequence[Trial], data: dict[str, np.ndarray], out: Path, *, title: str) -> CheckResult:

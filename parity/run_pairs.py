@@ -7,6 +7,7 @@ a run has none, it may be another loss, device or seed that takes the place, if 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -260,7 +261,7 @@ def _pair(earlier: _Side, later: _Side, baseline: TrialRecord, candidate: TrialR
     ]
     code += ["data"] if _differ(*(side.run.info.get("data_xxh3") for side in (earlier, later))) else []
     code += ["lr"] if _differ(baseline.lr, candidate.lr) else []
-    code += ["optimizer"] if "lr" not in code and _differ(baseline.optimizer, candidate.optimizer) else []
+    code += ["optimizer"] if "lr" not in code and _optimizers_differ(baseline, candidate) else []
     hardware = [name for name in HARDWARE if _differ(getattr(baseline, name), getattr(candidate, name))]
     kernels = [] if "device" in code or hardware else ["cpu_capability"]
     software = [name for name in (*SOFTWARE, *kernels) if _differ(getattr(baseline, name), getattr(candidate, name))]
@@ -402,6 +403,20 @@ def _left_out(
             more = f" and {len(left) - 3} more" if len(left) > 3 else ""
             told.append(f"Not compared, for {there} has nothing like it: {', '.join(left[:3])}{more}.")
     return told
+
+
+def _optimizers_differ(baseline: TrialRecord, candidate: TrialRecord) -> bool:
+    """Whether the optimizers are of other classes, or set otherwise in what both have: a new torch adds settings."""
+    sides = [record.optimizer for record in (baseline, candidate)]
+    if sides[0] is None or sides[1] is None:
+        return False
+    classes = [re.findall(r"(\w+)\(", side) for side in sides if side]
+    settings: list[dict[str, list[str]]] = [{}, {}]
+    for found, side in zip(settings, sides, strict=True):
+        for name, value in re.findall(r"(\w+)=(\([^)]*\)|[^,;)]*)", side):
+            found.setdefault(name, []).append(value)
+    common = settings[0].keys() & settings[1].keys()
+    return classes[0] != classes[1] or any(settings[0][name] != settings[1][name] for name in common)
 
 
 def _differ(left: object, right: object) -> bool:

@@ -65,3 +65,9 @@ def test_a_broken_contract_fails_by_the_items_name(loss, item):
 def test_importing_parity_and_its_plugin_loads_no_torch():
     code = "import parity, parity.pytest_plugin, sys; sys.exit('torch' in sys.modules)"
     assert command("-c", code).status == 0
+
+
+def test_a_run_that_is_kept_has_its_page(tmp_path):
+    parity.check(doubled, steps=2, out=tmp_path / "kept")
+    page = (tmp_path / "kept" / "report.html").read_text(encoding="utf-8")
+    assert "doubled" in page and "diverged" in page

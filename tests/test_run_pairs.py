@@ -166,6 +166,27 @@ def test_another_learning_rate_is_named(made, old):
         assert "the learning rates are 0.001 and 0.002" in verdict.cause
 
 
+ADAM = "Adam(betas=(0.9, 0.999), eps=1e-08, lr=0.001)"
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "axis"),
+    [
+        (ADAM, "torch"),
+        ("Adam(betas=(0.9, 0.999), eps=1e-08, lr=0.001, new=False)", "torch"),  # another torch has more settings
+        ("Adam(betas=(0.9, 0.99), eps=1e-08, lr=0.001)", "optimizer, torch"),
+        ("AdamW(betas=(0.9, 0.999), eps=1e-08, lr=0.001)", "optimizer, torch"),
+        ("Adam(betas=(0.9, 0.999), eps=1e-08, lr=0.001; betas=(0.9, 0.999), eps=1e-06, lr=0.001)", "optimizer, torch"),
+    ],
+)
+def test_optimizers_differ_in_what_both_have(old, copied, optimizer, axis):
+    one, two = copied(old, "one"), copied(old, "two")
+    rewrite(one, optimizer=ADAM)
+    rewrite(two, optimizer=optimizer, torch="9.9.0")
+    _, judgement = pairs(one, two)
+    assert {verdict.pair.axis for verdict in judgement.pairs} == {axis}
+
+
 def test_another_batch_size_is_other_data(made, old):
     _, judgement = pairs(old, made("rows", "numpy", batch_size=128, replicas=1))
     assert {verdict.verdict for verdict in judgement.pairs} == {"inconclusive"}
@@ -286,3 +307,12 @@ def test_the_page_of_two_runs_is_made(made, old, tmp_path, capsys):
     text = page.read_text(encoding="utf-8")
     assert "old and bfloat16 differ in device: cpu, cpu:plant=bfloat16." in text
     assert "bfloat16/builtin@cpu:plant=bfloat16-s0" in text
+
+
+@pytest.mark.parametrize("form", ["markdown", "junit"])
+def test_two_runs_are_told_in_each_format(made, old, capsys, form):
+    new = made("bfloat16", "numpy", device="cpu:plant=bfloat16", replicas=1)
+    assert report.main([str(old), str(new), "--format", form]) == 1
+    out = capsys.readouterr().out
+    assert "bfloat16/builtin@cpu:plant=bfloat16-s0" in out and "old/builtin@cpu-s0" in out
+    assert "diverged" in out
