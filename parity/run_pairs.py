@@ -407,16 +407,19 @@ def _left_out(
 
 def _optimizers_differ(baseline: TrialRecord, candidate: TrialRecord) -> bool:
     """Whether the optimizers are of other classes, or set otherwise in what both have: a new torch adds settings."""
-    sides = [record.optimizer for record in (baseline, candidate)]
-    if sides[0] is None or sides[1] is None:
+    left, right = baseline.optimizer, candidate.optimizer
+    if left is None or right is None:
         return False
-    classes = [re.findall(r"(\w+)\(", side) for side in sides if side]
-    settings: list[dict[str, list[str]]] = [{}, {}]
-    for found, side in zip(settings, sides, strict=True):
-        for name, value in re.findall(r"(\w+)=(\([^)]*\)|[^,;)]*)", side):
-            found.setdefault(name, []).append(value)
-    common = settings[0].keys() & settings[1].keys()
-    return classes[0] != classes[1] or any(settings[0][name] != settings[1][name] for name in common)
+    one, other = _settings(left), _settings(right)
+    return any(one[name] != other[name] for name in one.keys() & other.keys())
+
+
+def _settings(optimizer: str) -> dict[str, list[str]]:
+    """The values of each setting, one for each group of parameters; of the classes, under ""."""
+    found: dict[str, list[str]] = {"": re.findall(r"(\w+)\(", optimizer)}
+    for name, value in re.findall(r"(\w+)=(\([^)]*\)|[^,;)]*)", optimizer):
+        found.setdefault(name, []).append(value)
+    return found
 
 
 def _differ(left: object, right: object) -> bool:
