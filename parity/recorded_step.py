@@ -5,8 +5,9 @@ Letters: P parameter tensors of the model.
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from parity.training_state import restore_generators, take_generators
 
 # Of larger models a copy in float64, and a step of it on a CPU, is too dear to take unasked.
 MOST_ELEMENTS = 20_000_000
+NO_OPTIMIZER = "the optimizer cannot be copied in float64"
 # Settings of optimizers that choose an implementation, not what is computed.
 _IMPLEMENTATIONS = {"foreach": False, "fused": False, "capturable": False}
 
@@ -48,12 +50,10 @@ class RecordedStep:
             raise OracleUnavailable(f"the model has {elements:,} elements, and {MOST_ELEMENTS:,} are the most")
         self._oracle = oracle
         self._optimizers: list[Callable[[Sequence[torch.nn.Parameter]], torch.optim.Optimizer]] = []
-        try:
+        with _told("the model cannot be copied"):
             self._model = copy.deepcopy(model).cpu().double()
-            self._inputs = [widened(tensor.detach().cpu()) for tensor in inputs]
-            self._target = widened(target.detach().cpu())
-        except RuntimeError as error:
-            raise OracleUnavailable(f"the model cannot be copied: {error}") from error
+        self._inputs = [widened(tensor.detach().cpu()) for tensor in inputs]
+        self._target = widened(target.detach().cpu())
         self.values = self.take()
 
     def update(self, optimizers: Sequence[torch.optim.Optimizer], model: torch.nn.Module) -> None:
@@ -64,17 +64,16 @@ class RecordedStep:
             model: Of the loop.
 
         Raises:
-            OracleUnavailable: They cannot be copied.
+            OracleUnavailable: They cannot be copied; the values are what they were.
         """
         places = {parameter: index for index, parameter in enumerate(model.parameters())}
-        try:
+        with _told(NO_OPTIMIZER):
             self._optimizers = [_recipe(optimizer, places) for optimizer in optimizers]
-            self.values = self.take()
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            self._optimizers = []
-            raise OracleUnavailable(
-                f"the optimizer cannot be copied in float64: {type(error).__name__}: {error}"
-            ) from error
+            try:
+                self.values = self.take()
+            except Exception:
+                self._optimizers = []
+                raise
 
     def take(self, perturb: Perturb | None = None) -> Values:
         """Takes the step, after each parameter has been moved.
@@ -84,42 +83,50 @@ class RecordedStep:
         """
         generators = take_generators()
         try:
-            model = copy.deepcopy(self._model)
-            model.zero_grad()
-            if perturb:
-                with torch.no_grad():
-                    for parameter in model.parameters():
-                        parameter.copy_(perturb(parameter))
-            with torch.enable_grad():
-                output = _call(model, self._inputs)
-                loss, grad = self._oracle(output, self._target)
-                output.backward(torch.from_numpy(np.array(grad)).to(output.dtype))  # type: ignore[no-untyped-call]
-            parameters = list(model.parameters())
-            values: Values = {
-                "output": [on_host(output)],
-                "loss": [np.array(loss)],
-                "output_grad": [np.asarray(grad)],
-                "param_grad": [on_host(parameter.grad) for parameter in parameters],
-            }
-            for make in self._optimizers:
-                make(parameters).step()
-            if self._optimizers:
-                values["param"] = [on_host(parameter) for parameter in parameters]
-            return values
+            with _told("the step raised in float64"), torch.enable_grad():
+                return self._take(perturb)
         finally:
             restore_generators(generators)
 
+    def _take(self, perturb: Perturb | None) -> Values:
+        model = copy.deepcopy(self._model)
+        model.zero_grad()
+        parameters = list(model.parameters())
+        if perturb:
+            with torch.no_grad():
+                for parameter in parameters:
+                    parameter.copy_(perturb(parameter))
+        output = model(*self._inputs)
+        if not isinstance(output, torch.Tensor) or output.dtype != torch.float64 or not output.requires_grad:
+            raise OracleUnavailable(
+                "the model, called with the inputs in float64, gave no tensor of float64 with a graph"
+            )
+        loss, grad = self._oracle(output, self._target)
+        output.backward(torch.from_numpy(np.array(grad)).to(output.dtype))  # type: ignore[no-untyped-call]
+        values: Values = {
+            "output": [on_host(output)],
+            "loss": [np.array(loss)],
+            "output_grad": [np.asarray(grad)],
+            "param_grad": [on_host(parameter.grad) for parameter in parameters],
+        }
+        for make in self._optimizers:
+            with _told(NO_OPTIMIZER):
+                optimizer = make(parameters)
+            optimizer.step()
+        if self._optimizers:
+            values["param"] = [on_host(parameter) for parameter in parameters]
+        return values
 
-def _call(model: torch.nn.Module, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+
+@contextlib.contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Turns whatever the user's code raises into the reason why there is no such step."""
     try:
-        output = model(*inputs)
-    except Exception as error:  # the user's code may raise anything
-        raise OracleUnavailable(
-            f"the model raised in float64, called with the inputs: {type(error).__name__}: {error}"
-        ) from error
-    if not isinstance(output, torch.Tensor) or output.dtype != torch.float64 or not output.requires_grad:
-        raise OracleUnavailable("the model, called with the inputs in float64, gave no tensor of float64 with a graph")
-    return output
+        yield
+    except OracleUnavailable:
+        raise
+    except Exception as error:
+        raise OracleUnavailable(f"{what}: {type(error).__name__}: {error}") from error
 
 
 def _recipe(
@@ -128,7 +135,7 @@ def _recipe(
     """What makes the optimizer again, as it stands, for other parameters."""
     kind, state = type(optimizer), copy.deepcopy(optimizer.state_dict())
     groups: list[tuple[dict[str, Any], list[int]]] = [
-        ({name: value for name, value in group.items() if name != "params"} | _plain(group),
+        ({name: value for name, value in group.items() if name not in ("params", "param_names")} | _plain(group),
          [places[parameter] for parameter in group["params"]])
         for group in optimizer.param_groups
     ]  # fmt: skip

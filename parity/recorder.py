@@ -390,7 +390,10 @@ class Recorder:
             return
         names = self._facts["param_names"]
         spread = partial(spread_of, exact.take, exact.values, unit=unit_of(self._model))
-        self._errors += step_errors(self._step, names, errors, exact.values, spread)
+        try:
+            self._errors += step_errors(self._step, names, errors, exact.values, spread)
+        except OracleUnavailable as error:
+            self._missing = str(error)
 
     def _flush(self) -> None:
         if self._observer.rows:

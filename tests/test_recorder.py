@@ -443,9 +443,33 @@ class OfFloat32(nn.Sequential):
         return super().forward(inputs + torch.zeros(1).float().expand(1).type_as(inputs)).float()
 
 
+class Raising(nn.Sequential):
+    """A model that refuses float64."""
+
+    def forward(self, inputs):
+        if inputs.dtype == torch.float64:
+            raise ArithmeticError("float32 only")
+        return super().forward(inputs)
+
+
+class RaisingInBackward(nn.Sequential):
+    """A model whose backward refuses float64."""
+
+    def forward(self, inputs):
+        output = super().forward(inputs)
+        if output.dtype == torch.float64:
+            output.register_hook(lambda _: 1 / 0)
+        return output
+
+
 @pytest.mark.parametrize(
     ("kind", "reason"),
-    [(Dropping, "so not of the same step"), (OfFloat32, "gave no tensor of float64 with a graph")],
+    [
+        (Dropping, "so not of the same step"),
+        (OfFloat32, "gave no tensor of float64 with a graph"),
+        (Raising, "the step raised in float64: ArithmeticError: float32 only"),
+        (RaisingInBackward, "the step raised in float64: ZeroDivisionError: division by zero"),
+    ],
 )
 def test_a_model_that_cannot_be_held_against_float64_is_told(tmp_path, capsys, kind, reason):
     for name in ("old", "new"):
