@@ -17,6 +17,7 @@ import pytest
 from upath import UPath
 
 from parity import gather, inline, journal, run, storage, store
+from parity.evidence import EVIDENCE
 from parity.storage import name_beside
 from parity.store import TraceWriter
 from parity.train import train
@@ -143,7 +144,7 @@ def test_wherever_it_is_killed_the_bits_are_those_of_an_undisturbed_run(
         assert driver.run(*how) == 0, (at, capsys.readouterr().err)
         pd.testing.assert_frame_equal(bits(out), bits(whole), check_exact=True)
         assert files(out) == files(whole), at
-        for name in ("contract", "findings", "shared_steps"):
+        for name in EVIDENCE:
             pd.testing.assert_frame_equal(
                 pd.read_parquet(str(out / f"{name}.parquet")),
                 pd.read_parquet(whole / f"{name}.parquet"),
