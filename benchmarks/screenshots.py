@@ -7,6 +7,7 @@ FOLDER/CASE-WIDTH-LIGHT.png of the whole page. --readme writes the two pictures 
 """
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
@@ -43,7 +44,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=240, help="of the trained cases; 240 pass a partial batch")
     parser.add_argument("--readme", action="store_true", help="write the pictures of README too")
     options = parser.parse_args()
+    options.folder = options.folder.resolve()
     options.folder.mkdir(parents=True, exist_ok=True)
+    os.chdir(TESTS.parent)  # so that the pages show a short path
     pages = {case: _train(case, loss, options) for case, loss in LOSSES.items()} | {"fleet": _train_fleet(options)}
     with browser() as driver:
         for case, page in pages.items():
@@ -64,7 +67,7 @@ def main() -> None:
 
 def _train(case: str, loss: str, options: argparse.Namespace) -> Path:
     out = options.folder / case
-    named = loss if loss in SHIPPED_LOSSES else f"{TESTS / 'wrong_losses.py'}:{loss}"
+    named = loss if loss in SHIPPED_LOSSES else f"tests/wrong_losses.py:{loss}"
     if not out.exists():
         arguments = ["--inline", "--device", "cpu", "--steps", str(options.steps), "--out", str(out)]
         run.main([*arguments, "--loss", "builtin", named, *(["--noise", "2"] if case == "rounding" else [])])

@@ -614,8 +614,10 @@ def _read(path: StoragePath) -> Iterator[None]:
 
 
 def _cast(path: StoragePath, table: pa.Table, schema: pa.Schema) -> pa.Table:
-    for place, name in enumerate(schema.names):
-        if name in LATER_COLUMNS and name not in table.column_names:
+    missing = {*schema.names} - {*table.column_names}
+    if missing <= LATER_COLUMNS and len(table.column_names) + len(missing) == len(schema):
+        for name in (name for name in schema.names if name in missing):
+            place = schema.get_field_index(name)
             table = table.add_column(place, schema.field(name), pa.nulls(len(table), schema.field(name).type))
     try:  # what pandas writes back has the same values in types of its own
         return table if table.schema.equals(schema) else table.cast(schema)

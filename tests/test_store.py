@@ -277,6 +277,14 @@ def test_other_trials_than_planned_are_told(equal_pair, copy_of):
     assert trouble(directory) == f"{path} is damaged: its trials are not those of run.json."
 
 
+@pytest.mark.parametrize("other", ["contract", "findings", "step_errors", "replays", "differences", "trials"])
+def test_a_trace_that_is_another_table_is_told(equal_pair, copy_of, other):
+    directory = copy_of(equal_pair)
+    path = sorted((directory / "traces").iterdir())[0]
+    path.write_bytes((directory / f"{other}.parquet").read_bytes())
+    assert trouble(directory) == f"{path} is damaged: its columns are not those of schema 1."
+
+
 def judged(directory):
     """All that is told of a run."""
     run = read_run(directory)
