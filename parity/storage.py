@@ -196,7 +196,8 @@ def remove_folder(path: StoragePath) -> None:
     if isinstance(path, Path):
         shutil.rmtree(path, ignore_errors=True)
     elif exists(path):
-        patiently(path, lambda: path.fs.rm(path.path, recursive=True))
+        with contextlib.suppress(FileNotFoundError):  # removed by a call whose answer was lost
+            patiently(path, lambda: path.fs.rm(path.path, recursive=True))
 
 
 def patiently(path: UPath, call: Callable[[], Result], *, patience_s: float | None = None) -> Result:

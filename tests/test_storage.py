@@ -123,3 +123,21 @@ def test_paths_and_uris_are_told_apart(tmp_path):
     assert storage.parse_path("runs/first") == storage.Path("runs/first")
     assert storage.parse_path(f"file://{tmp_path}/run") == tmp_path / "run"
     assert str(storage.parse_path("memory://bucket/run/")) == "memory://bucket/run"
+
+
+def test_a_folder_whose_removal_was_not_answered_is_removed(tmp_path, monkeypatch, _no_pauses, capsys):
+    folder = UPath(f"memory://{tmp_path.name}/states")
+    storage.write_whole(folder / "one", b"state")
+    genuine = type(folder.fs).rm
+    calls = []
+
+    def lossy(store, path, **options):
+        calls.append(path)
+        genuine(store, path, **options)
+        if len(calls) == 1:
+            raise ConnectionError("the answer was lost")
+
+    monkeypatch.setattr(type(folder.fs), "rm", lossy)
+    storage.remove_folder(folder)
+    assert len(calls) == 2 and not storage.exists(folder / "one")
+    assert "tried again" in capsys.readouterr().err
