@@ -38,9 +38,9 @@ from upath import UPath
 sys.path.insert(0, str(Path(__file__).parent.parent))  # also where parity is installed from elsewhere
 
 from benchmarks.s3_server import BUCKET, Server, serve
-from parity.events import Advanced, Ended, Event, Restarted, Saved
-from parity.journal import Journal
-from parity.storage import StoragePath, exists, read
+from parity.store.events import Advanced, Ended, Event, Restarted, Saved
+from parity.store.journal import Journal
+from parity.store.storage import StoragePath, exists, read
 
 ROOT = Path(__file__).parent.parent
 INLINE = ("--inline", "--device", "cpu", "--steps", "235", "--save-every", "0.3")

@@ -28,12 +28,12 @@ from unittest import mock
 from rich.console import Console
 
 from parity import run
-from parity.errors import Trouble
-from parity.events import Advanced
-from parity.gather import Gatherer
-from parity.judge import judge
+from parity.ground.errors import Trouble
+from parity.judge.judging import judge
 from parity.render import terminal
-from parity.store import read_run
+from parity.store.events import Advanced
+from parity.store.gather import Gatherer
+from parity.store.stored_run import read_run
 
 RUN = ("--inline", "--device", "cpu", "--steps", "6", "--out")
 LOSSES = {

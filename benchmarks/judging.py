@@ -91,15 +91,20 @@ def faults_of(loss: str, device: str, steps: int, group_rows: int) -> list[Fault
 
 def generate(out: Path, rows: int) -> dict[tuple[str, str], Place | None]:
     """Writes the run directory; returns where each pair parts first."""
-    from parity import devices, gather
-    from parity.evidence import EVIDENCE
-    from parity.fleet import Fleet
-    from parity.loss_spec import parse_losses
-    from parity.pairs import make_pairs
+    from parity.judge.fleet import Fleet
+    from parity.judge.pairs import make_pairs
+    from parity.plan.device import parse_devices
+    from parity.plan.loss_spec import parse_losses
+    from parity.plan.planning import make_settings, plan
+    from parity.plan.task_spec import parse_task, shipped_losses
     from parity.run import describe
-    from parity.store import TraceWriter, complete, create, write_json, write_table, write_trials
-    from parity.tasks import parse_task, shipped_losses
-    from parity.trial import make_settings, plan
+    from parity.store import gather
+    from parity.store.directory import complete, create
+    from parity.store.files import write_json
+    from parity.store.parquet import write_table
+    from parity.store.tables import EVIDENCE
+    from parity.store.traces import TraceWriter
+    from parity.store.trials import write_trials
 
     steps = rows // TRIALS
     task = parse_task("mnist-autoencoder")
@@ -107,7 +112,7 @@ def generate(out: Path, rows: int) -> dict[tuple[str, str], Place | None]:
         task=task, rows=60_000, batch_size=256, epochs=-(-steps // BATCHES), steps=steps, lr=1e-3, audit_every=1
     )
     losses = parse_losses(["builtin", "numpy"], shipped=shipped_losses(task))
-    nodes = devices.parse_devices([f"cpu@n{number}" for number in range(TRIALS // 2)])
+    nodes = parse_devices([f"cpu@n{number}" for number in range(TRIALS // 2)])
     planned = plan(losses, nodes, seeds=[0], replicas=1, settings=settings, equals=lambda _: 0)
     create(out)
     info = describe("benchmarks/judging.py", planned, data=None) | {"arguments": []}
@@ -136,7 +141,7 @@ def generate(out: Path, rows: int) -> dict[tuple[str, str], Place | None]:
 
 def _rows(start: int, stop: int, names: dict[str, str], faults: list[Fault]) -> object:
     """Some steps of a trial: the same of each, but for its faults."""
-    from parity.trace import SCHEMA, make_table
+    from parity.store.trace import SCHEMA, make_table
 
     generator = np.random.default_rng(start)
     rows = stop - start

@@ -23,20 +23,26 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from parity import devices, odd_elements, placement, workers
-from parity.differences import SCHEMA as DIFFERENCES
-from parity.events import Advanced, Began, Ended, Event
-from parity.gather import Gatherer
-from parity.judge import differences_tables, judge
-from parity.loss_spec import parse_losses
-from parity.progress import TrialProgress
+from parity.cluster import connection, placement, workers
+from parity.judge import odd_elements
+from parity.judge.differences import SCHEMA as DIFFERENCES
+from parity.judge.judging import differences_tables, judge
+from parity.plan.device import parse_devices
+from parity.plan.loss_spec import parse_losses
+from parity.plan.planning import make_settings, plan
+from parity.plan.task_spec import parse_task, shipped_losses
+from parity.plan.trial import Trial
 from parity.render import terminal
-from parity.run import describe
-from parity.store import create, read_run, write_json, write_tables
-from parity.summary import summarize
-from parity.tasks import parse_task, shipped_losses
-from parity.trace import SCHEMA, make_table
-from parity.trial import Trial, make_settings, plan
+from parity.render.progress import TrialProgress
+from parity.render.summary import summarize
+from parity.store.directory import create
+from parity.store.events import Advanced, Began, Ended, Event
+from parity.store.files import write_json
+from parity.store.gather import Gatherer
+from parity.store.parquet import write_tables
+from parity.store.run_info import describe
+from parity.store.stored_run import read_run
+from parity.store.trace import SCHEMA, make_table
 
 STEPS, CHUNKS, PARAMETERS = 20, 2, 10
 CHUNK_S = 0.5
@@ -90,7 +96,7 @@ def synthetic_events(trial: Trial) -> Iterator[Event]:
 def run_once(trials: int, nodes: int) -> dict[str, float]:
     """One run of so many trials; the seconds of each phase, and the memory."""
     with tempfile.TemporaryDirectory() as folder:
-        workers._set_environment(Path(folder))
+        connection._set_environment(Path(folder))
         import ray
         from ray.cluster_utils import Cluster
 
@@ -110,7 +116,7 @@ def _measure(cluster: workers.Cluster, trials: int, out: Path) -> dict[str, floa
     began_s, wall_s = time.process_time(), time.monotonic()
     task = parse_task("mnist-autoencoder")
     settings = make_settings(task=task, rows=STEPS * 256, batch_size=256, epochs=1, steps=STEPS, lr=1e-3, audit_every=0)
-    chosen = placement.expand(devices.parse_devices(["cpu"]), "node", cluster.nodes)
+    chosen = placement.expand(parse_devices(["cpu"]), "node", cluster.nodes)
     planned = plan(
         parse_losses(["builtin"], shipped=shipped_losses(task)),
         chosen,

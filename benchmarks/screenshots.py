@@ -14,14 +14,15 @@ from pathlib import Path
 
 from PIL import Image
 
-from parity import api, devices, run
-from parity.data import mnist
-from parity.judge import judge
-from parity.loss_spec import parse_losses
-from parity.render import html
-from parity.store import read_run
-from parity.tasks import SHIPPED_LOSSES, parse_task
-from parity.trial import make_settings, plan
+from parity import api, run
+from parity.judge.judging import judge
+from parity.plan.device import parse_devices
+from parity.plan.loss_spec import parse_losses
+from parity.plan.planning import make_settings, plan
+from parity.plan.task_spec import SHIPPED_LOSSES, parse_task
+from parity.render.page import html
+from parity.store.stored_run import read_run
+from parity.tasks import mnist
 
 TESTS = Path(__file__).parent.parent / "tests"
 PICTURES = Path(__file__).parent / "results"
@@ -90,7 +91,7 @@ def _train_fleet(options: argparse.Namespace) -> Path:
         names = ["cpu:plant=flip-12@n07" if number == 7 else f"cpu@n{number:02d}" for number in range(12)]
         trials = plan(
             parse_losses(["builtin"], shipped=SHIPPED_LOSSES),
-            devices.parse_devices(names),
+            parse_devices(names),
             seeds=[0],
             replicas=2,
             settings=settings,

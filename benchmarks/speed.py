@@ -23,12 +23,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))  # also where parity is installed from elsewhere
 
 import parity
-from parity.data import mnist
-from parity.devices import parse_devices, prepare
-from parity.loss_spec import parse_losses
-from parity.tasks import SHIPPED_LOSSES, mnist_autoencoder, parse_task
-from parity.train import train
-from parity.trial import make_settings, plan
+from parity.plan.device import parse_devices
+from parity.plan.loss_spec import parse_losses
+from parity.plan.planning import make_settings, plan
+from parity.plan.task_spec import SHIPPED_LOSSES, parse_task
+from parity.tasks import mnist, mnist_autoencoder
+from parity.train.loop import train
+from parity.train.switches import prepare
 
 PLAIN_SCRIPT = Path(__file__).with_name("plain_script.py")
 # Steps that are taken in turn, about a chunk of a real run, and the turns of one measurement: short, so that a noisy

@@ -21,13 +21,15 @@ import numpy as np
 import torch
 
 from parity.api import run_trials
-from parity.data import mnist
-from parity.devices import parse_devices
-from parity.loss_spec import parse_losses
-from parity.losses import Loss, load_loss
-from parity.step import begin, forward, make_batch
-from parity.tasks import SHIPPED_LOSSES, load_task, parse_task
-from parity.trial import Trial, make_settings, plan
+from parity.plan.device import parse_devices
+from parity.plan.loss_spec import parse_losses
+from parity.plan.planning import make_settings, plan
+from parity.plan.task_spec import SHIPPED_LOSSES, parse_task
+from parity.plan.trial import Trial
+from parity.tasks import mnist
+from parity.tasks.loading import load_task
+from parity.tasks.losses import Loss, load_loss
+from parity.train.step import begin, forward, make_batch
 
 CORPUS = Path(__file__).parent.parent / "tests" / "corpus"
 sys.path.insert(0, str(CORPUS))

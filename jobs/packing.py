@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import parity
-from parity.errors import Trouble
+from parity.ground.errors import Trouble
 
 # Of a folder: made by tools, or read by Ray as what to leave out of the listed files.
 SKIPPED_NAMES = {"__pycache__", ".git", ".hg", ".svn", ".venv", "venv", ".gitignore", ".rayignore", ".DS_Store"}

@@ -19,8 +19,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from jobs import pack_run
-from parity import authentication
-from parity.errors import Trouble
+from parity.cluster import authentication
+from parity.ground.errors import Trouble
 
 # How long the cluster may take to answer, and how often a job's status is asked for.
 KNOCK_S = 10.0

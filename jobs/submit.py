@@ -24,10 +24,10 @@ import yaml
 
 from jobs.packing import Packing, pack
 from jobs.ray_jobs import ENDED, Cluster, Job, connect_jobs, is_loopback
-from parity import __version__
-from parity.errors import Trouble
-from parity.options import EXIT_STATUSES, make_parser
-from parity.ray_job import check_out
+from parity.cluster.ray_job import check_out
+from parity.ground.errors import Trouble
+from parity.plan.options import EXIT_STATUSES, make_parser
+from parity.version import __version__
 
 # Ray kills a job 3 s after it asked it to end; what was trained is still to be judged and stored.
 STOP_WAIT_S = 60

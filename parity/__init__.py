@@ -2,13 +2,13 @@
 
 from typing import TYPE_CHECKING, Any
 
+from parity.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from parity.api import CheckResult, check
     from parity.recorder import Recorder
 
 __all__ = ["CheckResult", "Recorder", "check"]
-# Here and not in the metadata of a package: as a Ray job, parity runs from a folder without being installed.
-__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:

@@ -15,27 +15,30 @@ import numpy as np
 import pyarrow as pa
 from rich.console import Console
 
-from parity import devices, inline
-from parity.differences import SCHEMA as DIFFERENCES
-from parity.errors import Trouble
-from parity.gather import Gatherer, forget_journal
-from parity.judge import VERDICTS, Judgement, PairVerdict, differences_tables, judge
-from parity.loss_spec import parse_losses
-from parity.progress import TrialProgress
-from parity.render import html, terminal
-from parity.run import describe, load_task_data, repeat_odd_trials
-from parity.store import StoredRun, complete, create, read_run, write_json, write_tables, write_text
-from parity.summary import summarize
-from parity.tasks import parse_task, shipped_losses
-from parity.trial import Trial, make_settings, plan
-from parity.user_code import CodeSpec
+from parity.driver import begun, judge_run, repeat_odd_trials, seal_run, train, write_page
+from parity.ground.errors import Trouble
+from parity.judge import VERDICTS, Judgement, PairVerdict, differences_tables
+from parity.judge.differences import SCHEMA as DIFFERENCES
+from parity.plan.device import parse_devices
+from parity.plan.loss_spec import parse_losses
+from parity.plan.planning import make_settings, plan
+from parity.plan.task_spec import parse_task, shipped_losses
+from parity.plan.trial import Trial
+from parity.plan.user_code import CodeSpec
+from parity.render import terminal
+from parity.render.summary import summarize
+from parity.store.files import write_json
+from parity.store.run_info import describe
+from parity.store.stored_run import StoredRun, read_run
+from parity.tasks.loading import load_task_data
+from parity.train.inline import Inline
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from parity.causes import Cause
-    from parity.differences import Difference
-    from parity.judge import Onset
+    from parity.judge.causes import Cause
+    from parity.judge.differences import Difference
+    from parity.judge.verdict import Onset
 
 PASSING = ("identical", "report-only", "rounding")
 
@@ -191,7 +194,7 @@ def check(
         )
         trials = plan(
             losses,
-            devices.parse_devices([device] if isinstance(device, str) else device),
+            parse_devices([device] if isinstance(device, str) else device),
             seeds=[seed] if isinstance(seed, int) else seed,
             replicas=replicas,
             settings=settings,
@@ -203,7 +206,7 @@ def check(
             folder = Path(out) if out else Path(stack.enter_context(tempfile.TemporaryDirectory())) / "run"
             result = run_trials(trials, data, folder, title="parity.check")
             if out:
-                write_text(folder / "report.html", html.render(result.run, result.judgement))
+                write_page(result.run, result.judgement)
             return result
 
 
@@ -211,7 +214,7 @@ def run_trials(trials: Sequence[Trial], data: dict[str, np.ndarray], out: Path, 
     """Trains in this process, stores and judges.
 
     Args:
-        trials: Of `trial.plan`.
+        trials: Of `planning.plan`.
         data: The task's.
         out: A new directory.
         title: What run.json has as the command.
@@ -219,24 +222,15 @@ def run_trials(trials: Sequence[Trial], data: dict[str, np.ndarray], out: Path, 
     Raises:
         Trouble: The directory is there already, or a device is not.
     """
-    create(out)
-    info = describe(title, trials, data=None)
-    write_json(out / "run.json", info)
-    with (
-        TrialProgress([trial.name for trial in trials], steps=trials[0].settings.steps, quiet=True) as progress,
-        contextlib.closing(Gatherer(trials, out, progress)) as gatherer,
-    ):
-        for events in inline.train_inline(trials, data, gatherer):
-            gatherer.take(events)
-        gatherer.write_tables()
-    stored, _ = repeat_odd_trials(read_run(out), trials, lambda again: inline.train_inline(again, data))
-    complete(out, info)
-    forget_journal(out)
-    stored = replace(stored, traces=dict(stored.traces))  # the directory may go before the result does
-    judgement = judge(stored)
-    write_tables(out / "differences.parquet", DIFFERENCES, differences_tables(judgement))
-    write_json(out / "summary.json", summarize(judgement))
-    return CheckResult(stored, judgement)
+    executor = Inline()
+    with begun(out):
+        info = describe(title, trials, data=None)
+        write_json(out / "run.json", info)
+        train(trials, executor, data, out, resumable=False, quiet=True)
+        stored, _ = repeat_odd_trials(read_run(out), trials, executor, data)
+        seal_run(out, info)
+        stored = replace(stored, traces=dict(stored.traces))  # the directory may go before the result does
+        return CheckResult(stored, judge_run(stored))
 
 
 def _parse_losses(given: Sequence[str | Callable[..., Any]], shipped: Sequence[str]) -> tuple[CodeSpec, ...]:
@@ -263,7 +257,7 @@ def _process_restored() -> Iterator[None]:
     """Leaves generators, threads and torch's switches as they were, whatever the training sets them to."""
     import torch
 
-    from parity.training_state import restore_generators, take_generators
+    from parity.observe.generators import restore_generators, take_generators
 
     generators, threads = take_generators(), torch.get_num_threads()
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
-from parity.differences import SCHEMA as DIFFERENCES
-from parity.evidence import EVIDENCE
-from parity.report import guarded
-from parity.store import TRIALS
-from parity.trace import SCHEMA
+from parity.ground.command import guarded
+from parity.judge.differences import SCHEMA as DIFFERENCES
+from parity.store.tables import EVIDENCE
+from parity.store.trace import SCHEMA
+from parity.store.trials import TRIALS
 
 # By file of the run directory.
 TABLES: Mapping[str, pa.Schema] = {

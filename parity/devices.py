@@ -1,238 +1,91 @@
-"""The device grammar, and what a device asks for: environment variables, torch switches, resources.
+"""python -m parity.devices: what a cluster has, a line for each node and each of its GPUs."""
 
-    cpu    cpu:threads=2    cpu:isa=avx2    cpu:threads=2,isa=default    cuda    cuda:tf32=on    mps
-    cpu@NODE    cpu:threads=2@NODE    cuda@NODE#INDEX    on that node of a Ray cluster, that GPU of it
-
-`python -m parity.devices` lists what there is, see `inventory`. Only `prepare` and `available_accelerators` import
-torch: the rest serves the planning driver, which does without.
-"""
-
-from __future__ import annotations
-
-import platform
-import re
+import argparse
+import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from parity.errors import Trouble
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-if TYPE_CHECKING:
-    import torch
+from parity.cluster.nodes import Node
+from parity.ground.command import guarded
+from parity.ground.errors import Trouble
+from parity.judge.fleet import class_label
 
-ISAS = ("default", "avx2", "avx512")
-# Flags of /proc/cpuinfo that ATen's kernels of that name are compiled for: pytorch, cmake/Codegen.cmake.
-_ISA_FLAGS = {
-    "default": set(),
-    "avx2": {"avx2", "fma"},
-    "avx512": {"avx512f", "avx512dq", "avx512vl", "avx512bw", "fma"},
+# Facts of a node in a line, by heading.
+_COLUMNS = {
+    "CPU": "cpu_model",
+    "instruction set": "cpu_capability",
+    "cores": "cores",
+    "torch": "torch",
+    "CUDA": "cuda",
+    "BLAS": "blas",
+    "NumPy": "numpy",
+    "parity": "parity",
+    "Python": "python",
 }
-GRAMMAR = (
-    "cpu, cpu:threads=N, cpu:isa=default|avx2|avx512, cuda, cuda:tf32=on|off, mps, auto; cpu@NODE, cuda@NODE#INDEX"
-)
-# Faults to plant in a CPU, so that one may see them found; `planted` says what they do.
-PLANTS = r"bfloat16|tf32|noise|element-\d+|flip-\d+(-r\d+)?"
 
 
-@dataclass(frozen=True)
-class Device:
-    """Where and how the arithmetic of a trial runs.
-
-    Attributes:
-        kind: "cpu", "cuda" or "mps".
-        threads: Of ATen, OpenMP and MKL within an operation.
-        isa: ATen's kernels: "default", "avx2" or "avx512"; None leaves the choice to ATen. The BLAS chooses for itself.
-        tf32: Whether a CUDA device may round the factors of matrix products and convolutions to TF32.
-        plant: A fault planted on purpose, see `planted`, or None.
-        node: Name of the node of a Ray cluster that it is on, or None for any that fits.
-        index: Of the GPU on that node, or None.
-    """
-
-    kind: str
-    threads: int = 1
-    isa: str | None = None
-    tf32: bool = False
-    plant: str | None = None
-    node: str | None = None
-    index: int | None = None
-
-    @property
-    def unplaced(self) -> Device:
-        """The same settings on any node; a planted fault is one of the unit, and stays behind."""
-        return replace(self, node=None, index=None, plant=None) if self.node else self
-
-    @property
-    def place(self) -> str:
-        """As in "@node", "@node#0", or empty."""
-        index = "" if self.index is None else f"#{self.index}"
-        return f"@{self.node}{index}" if self.node else ""
-
-    @property
-    def name(self) -> str:
-        """The device in the grammar, with only the options that differ from the default."""
-        options = []
-        if self.threads != 1:
-            options.append(f"threads={self.threads}")
-        if self.isa is not None:
-            options.append(f"isa={self.isa}")
-        if self.tf32:
-            options.append("tf32=on")
-        if self.plant is not None:
-            options.append(f"plant={self.plant}")
-        return (f"{self.kind}:{','.join(options)}" if options else self.kind) + self.place
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m parity.devices",
+        description="Lists the devices of a Ray cluster (or of this machine), as --device takes them, and which are of "
+        "equal hardware and software. Exit status 2 is trouble: an unreachable cluster, a node that does not answer.",
+    )
+    parser.add_argument(
+        "--address", metavar="ADDR", help="a running Ray cluster (default: RAY_ADDRESS if it is set, else this machine)"
+    )
+    address = parser.parse_args(arguments).address or os.environ.get("RAY_ADDRESS") or "local"
+    return guarded(lambda: list_devices(address))
 
 
-def parse_devices(texts: Sequence[str]) -> tuple[Device, ...]:
-    """Parses the values of `--device` ("auto" has been replaced before); the first is the baseline.
+def list_devices(address: str) -> int:
+    """Prints the inventory of the cluster; returns the exit status.
 
     Raises:
-        Trouble: A device is unknown, an option does not fit, or a device is given twice.
+        Trouble: The cluster cannot be reached, or a node did not answer.
     """
-    devices = tuple(parse_device(text) for text in texts)
-    for index, device in enumerate(devices):
-        if device in devices[:index]:
-            raise Trouble(f"Device {device.name!r} is given twice. Give each once; to repeat trials, use --replicas.")
-    return devices
+    from parity.cluster.connection import connect
+
+    with connect(address, data_bytes=0) as cluster:
+        cluster.probe()
+        nodes = cluster.nodes
+    render(nodes, Console())
+    silent = [f"{node.name} ({node.problem})" for node in nodes if node.problem]
+    if silent:
+        raise Trouble(f"{len(silent)} of {len(nodes)} nodes did not say what they are: {'; '.join(silent)}.")
+    return 0
 
 
-def parse_device(text: str) -> Device:
-    """Parses one device.
-
-    >>> parse_device("cpu:threads=2").threads
-    2
-    >>> parse_device("cuda@rack 1#3").node
-    'rack 1'
-
-    Raises:
-        Trouble: The device is unknown, or an option does not fit.
-    """
-    settings, at, place = text.partition("@")
-    kind, colon, rest = settings.partition(":")
-    pairs = [option.partition("=")[::2] for option in rest.split(",")] if colon else []
-    options = dict(pairs)
-    allowed = {"cpu": {"threads", "isa", "plant"}, "cuda": {"tf32"}, "mps": set()}.get(kind)
-    if allowed is None or len(options) < len(pairs) or not options.keys() <= allowed:
-        raise Trouble(f"Unknown device {text!r}. Known devices: {GRAMMAR}.")
-    threads = options.get("threads", "1")
-    if not (threads.isascii() and threads.isdigit()) or int(threads) < 1:
-        raise Trouble(f"Device {text!r}: threads={threads} is no whole number from 1 up.")
-    isa = options.get("isa")
-    if isa is not None and isa not in ISAS:
-        raise Trouble(f"Device {text!r}: isa={isa} is unknown. Known: {', '.join(ISAS)}.")
-    tf32 = options.get("tf32", "off")
-    if tf32 not in ("on", "off"):
-        raise Trouble(f"Device {text!r}: tf32={tf32} is unknown. Known: on, off.")
-    plant = options.get("plant")
-    if plant is not None and not re.fullmatch(PLANTS, plant):
-        raise Trouble(
-            f"Device {text!r}: plant={plant} is unknown. Known: bfloat16, tf32, noise, element-STEP, flip-STEP."
-        )
-    device = Device(kind=kind, threads=int(threads), isa=isa, tf32=tf32 == "on", plant=plant)
-    return _placed(device, place, text=text) if at else device
-
-
-def _placed(device: Device, place: str, *, text: str) -> Device:
-    node, mark, index = place.rpartition("#") if device.kind == "cuda" else (place, "", "")
-    if not mark:
-        node, index = place, ""
-    if not node or (mark and not (index.isascii() and index.isdigit())):
-        raise Trouble(
-            f"Device {text!r}: {place!r} is no place. Give {device.kind}@NODE"
-            f"{'#INDEX' if device.kind == 'cuda' else ''} as python -m parity.devices lists them."
-        )
-    if device.kind == "cuda" and not mark:
-        raise Trouble(f"Device {text!r} names no GPU of its node. Give cuda@NODE#INDEX, or --each gpu for all of them.")
-    return replace(device, node=node, index=int(index) if mark else None)
-
-
-def environment(device: Device) -> dict[str, str]:
-    """Environment variables that must stand before torch is imported.
-
-    Source:
-        OMP_NUM_THREADS, MKL_NUM_THREADS: docs.pytorch.org/docs/stable/notes/cpu_threading_torchscript_inference.html.
-        ATEN_CPU_CAPABILITY: pytorch, aten/src/ATen/native/DispatchStub.cpp.
-        CUBLAS_WORKSPACE_CONFIG: docs.pytorch.org/docs/stable/notes/randomness.html.
-        CUDA_VISIBLE_DEVICES: since Ray 2.56 a worker that asks for no GPU sees all of them.
-    """
-    variables = {"OMP_NUM_THREADS": str(device.threads), "MKL_NUM_THREADS": str(device.threads)}
-    if device.isa is not None:
-        variables["ATEN_CPU_CAPABILITY"] = device.isa
-    if device.kind == "cuda":
-        variables["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
-        if device.index is not None:
-            variables["CUDA_VISIBLE_DEVICES"] = str(device.index)
-    else:
-        variables["CUDA_VISIBLE_DEVICES"] = ""
-    return variables
-
-
-def resources(device: Device) -> dict[str, int]:
-    """What the trial's worker occupies, in Ray's words: a CPU for each thread, and a whole GPU."""
-    return {"CPU": device.threads, "GPU": 0 if device.kind == "cpu" else 1}
-
-
-def prepare(device: Device) -> torch.device:
-    """Sets torch's switches in this process and verifies that the device is what its name says.
-
-    Raises:
-        Trouble: The machine lacks the device, or a setting did not take effect.
-    """
-    import torch
-
-    _require(device)
-    torch.set_num_threads(device.threads)
-    if torch.get_num_threads() != device.threads:
-        raise Trouble(f"Device {device.name}: torch runs {torch.get_num_threads()} threads, not {device.threads}.")
-    if device.isa is not None:
-        capability = torch.backends.cpu.get_cpu_capability()
-        if capability != device.isa.upper():
-            raise Trouble(
-                f"Device {device.name}: torch runs its {capability} kernels; the setting did not take effect. "
-                "It must stand before torch is imported: leave out --inline, or set "
-                f"ATEN_CPU_CAPABILITY={device.isa} before you start Python."
-            )
-    torch.backends.cudnn.deterministic = True
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.allow_tf32 = device.tf32
-    torch.backends.cuda.matmul.allow_tf32 = device.tf32
-    # A CUDA worker has just its own GPU in sight, so the index is always 0.
-    return torch.device("cuda:0" if device.kind == "cuda" else device.kind)
-
-
-def available_accelerators() -> list[str]:
-    """Kinds of accelerator that torch can use in this process."""
-    import torch
-
-    usable = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    return [kind for kind, available in usable.items() if available]
-
-
-def _require(device: Device) -> None:
-    import torch
-
-    if device.kind != "cpu" and device.kind not in available_accelerators():
-        raise Trouble(
-            f"Device {device.name}: torch {torch.__version__} sees no {device.kind} on this machine. Use --device cpu."
-        )
-    missing = _ISA_FLAGS.get(device.isa or "default", set()) - _cpu_flags() if device.isa else set()
-    if missing and platform.system() == "Linux":
-        raise Trouble(
-            f"Device {device.name}: this CPU lacks {', '.join(sorted(missing))}. Use another isa= or leave it out."
-        )
-
-
-def _cpu_flags() -> set[str]:
-    """Instruction set flags of this machine's first CPU; empty where there is no /proc/cpuinfo to read them from."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except FileNotFoundError:
-        return set()
-    return next((set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), set())
+def render(nodes: Sequence[Node], console: Console) -> None:
+    """Prints the nodes, and below them their GPUs."""
+    labels: dict[object, str] = {}
+    for node in nodes:
+        labels.setdefault(node.hardware, class_label(len(labels)))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("device", "class", "CPUs", *_COLUMNS):
+        table.add_column(heading, overflow="fold", no_wrap=heading == "device")
+    for node in nodes:
+        facts = [node.facts.get(name) for name in _COLUMNS.values()]
+        cells = [f"cpu@{node.name}", labels[node.hardware], node.cpus, *facts]
+        table.add_row(*(Text("-" if cell is None else str(cell)) for cell in cells))
+    console.print(table)
+    gpus = [(node, gpu) for node in nodes for gpu in node.facts.get("gpus", [])]
+    if not gpus:
+        console.print("No node has a GPU.", highlight=False)
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("device", "GPU", "UUID", "driver"):
+        table.add_column(heading, overflow="fold")
+    for node, gpu in gpus:
+        row = (f"cuda@{node.name}#{gpu['gpu_index']}", gpu["gpu_name"], gpu["gpu_uuid"], gpu["gpu_driver"])
+        table.add_row(*(Text(str(cell)) for cell in row))
+    console.print(table)
 
 
 if __name__ == "__main__":
-    from parity.inventory import main
-
     sys.exit(main())

@@ -18,23 +18,30 @@ from typing import Any
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from parity import machine
-from parity.audit import OracleUnavailable, oracle_of
-from parity.devices import Device
-from parity.errors import Trouble
-from parity.events import Advanced, Began, Ended, Event, Found
-from parity.float64_step import StepError, Values, on_host, relative_errors, spread_of, step_errors, strange, unit_of
-from parity.gather import Gatherer, forget_journal
-from parity.losses import Loss
-from parity.observer import CAPACITY, Batch, Observer, unscaled
-from parity.progress import TrialProgress
-from parity.recorded_step import RecordedStep
-from parity.recording import make_trial
-from parity.run import describe
-from parity.storage import StoragePath, parse_path
-from parity.store import complete, create, hold, write_json
-from parity.training_state import optimizer_settings, parameter_norms
-from parity.trial import Place
+from parity.driver import begun, gathering, recorded_trial, seal_run
+from parity.ground.errors import OracleUnavailable, Trouble
+from parity.observe.audit import oracle_of
+from parity.observe.float64_step import (
+    StepError,
+    Values,
+    on_host,
+    relative_errors,
+    spread_of,
+    step_errors,
+    strange,
+    unit_of,
+)
+from parity.observe.observer import CAPACITY, Batch, Observer, unscaled
+from parity.observe.recorded_step import RecordedStep
+from parity.plan.device import Device
+from parity.plan.trial import Place
+from parity.store.events import Advanced, Began, Ended, Event, Found
+from parity.store.files import write_json
+from parity.store.run_info import describe
+from parity.store.storage import StoragePath, parse_path
+from parity.tasks.losses import Loss
+from parity.train import machine
+from parity.train.state import optimizer_settings, parameter_norms
 
 # The rows of a chunk are durable after so long, or when the observer's buffers are full.
 CHUNK_S = 0.5
@@ -132,7 +139,7 @@ class Recorder:
             "replica": replica,
             "audit_every": self._audit_every,
         }
-        self._trial = make_trial(self._asked)
+        self._trial = recorded_trial(self._asked)
         self._oracle = oracle_of(criterion) if criterion else None
         self._observer = Observer(
             self._trial,
@@ -164,8 +171,7 @@ class Recorder:
         self._began = self._step_began = self._flushed = time.perf_counter()
 
     def _begin(self, device: Device) -> None:
-        create(self._directory)
-        self._held.enter_context(hold(self._directory))
+        self._held.enter_context(begun(self._directory))
         self._info = describe("parity.Recorder", [self._trial], data=None) | {
             "data": None,
             "lr": None,
@@ -173,9 +179,7 @@ class Recorder:
             "recorded": self._asked,
         }
         write_json(self._directory / "run.json", self._info)
-        progress = self._held.enter_context(TrialProgress([self._trial.name], steps=1, quiet=True))
-        self._gatherer = Gatherer([self._trial], self._directory, progress)
-        self._held.callback(self._gatherer.close)
+        self._gatherer = self._held.enter_context(gathering([self._trial], self._directory, quiet=True))
         self._facts: dict[str, Any] = {
             "param_names": [name.replace("_orig_mod.", "") for name, _ in self._model.named_parameters()],
             "initial_norms": parameter_norms(self._model),
@@ -306,8 +310,7 @@ class Recorder:
             if status != "interrupted":
                 self._tell(self._ended(status, error))
             self._gatherer.write_tables()
-            complete(self._directory, self._info | {"steps": self._step})
-            forget_journal(self._directory)
+            seal_run(self._directory, self._info | {"steps": self._step})
 
     def _ended(self, status: str, error: BaseException | None) -> Ended:
         return Ended(

@@ -2,24 +2,18 @@
 
 import argparse
 import sys
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from parity import interrupt
-from parity.errors import Trouble
-from parity.judge import Judgement, judge
-from parity.options import EXIT_STATUSES, add_format
-from parity.render import html
-from parity.render.formats import FORMATS
-from parity.run_pairs import join, read_ranks
-from parity.storage import StoragePath, parse_path
-from parity.store import StoredRun, write_text
-
-
-def print_report(run: StoredRun, judgement: Judgement, *, form: str = "text") -> None:
-    """Prints the report of a judged run to stdout, in one of `formats.FORMATS`."""
-    sys.stdout.write(FORMATS[form](run, judgement))
+from parity.ground.command import guarded
+from parity.judge.judging import judge
+from parity.judge.several_runs import join
+from parity.judge.sides import read_ranks
+from parity.plan.options import EXIT_STATUSES, add_format
+from parity.render.formats import print_report
+from parity.render.page import html
+from parity.store.files import write_text
+from parity.store.storage import StoragePath, parse_path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,23 +65,6 @@ def report(
     if page:
         write_text(page, html.render(run, judgement))
     return judgement.exit_status
-
-
-def guarded(command: Callable[[], int]) -> int:
-    """Runs a command; turns whatever it raises into a message and exit status 2, since Python's own would be 1."""
-    with interrupt.interruptible():
-        try:
-            return command()
-        except Trouble as trouble:
-            print(f"parity: {trouble}", file=sys.stderr)
-        except BrokenPipeError:
-            sys.stderr.close()  # whoever read the output has gone; nothing more to tell anybody
-        except KeyboardInterrupt:
-            print(f"parity: interrupted.{interrupt.how_to_go_on()}", file=sys.stderr)
-        except Exception:  # noqa: BLE001 - printed in full; exit status 1 would say that a pair diverged
-            traceback.print_exc()
-            print("parity: the error above is a bug of parity; please report it.", file=sys.stderr)
-    return 2
 
 
 if __name__ == "__main__":

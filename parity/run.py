@@ -2,59 +2,38 @@
 
 import argparse
 import contextlib
-import importlib.metadata
 import os
-import platform
 import shlex
 import sys
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timezone
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
-from parity import __version__, devices, inline, interrupt, odd_elements, placement, ray_job, workers
-from parity.data import mnist
-from parity.devices import Device
-from parity.differences import SCHEMA as DIFFERENCES
-from parity.errors import Trouble
-from parity.events import Event
-from parity.evidence import REPLAYS
-from parity.gather import Gatherer, forget_journal
-from parity.judge import differences_tables, judge
-from parity.loss_spec import parse_losses
-from parity.options import make_parser
-from parity.progress import TrialProgress
-from parity.recording import finish
-from parity.render import html
+from parity.cluster import placement, ray_job
+from parity.cluster.connection import connect
+from parity.cluster.nodes import Node
+from parity.cluster.workers import Cluster
+from parity.driver import begun, finish_recording, judge_run, repeat_odd_trials, seal_run, train, write_page
+from parity.ground import interrupt
+from parity.ground.command import guarded
+from parity.ground.errors import Trouble
+from parity.plan.device import Device, parse_devices
+from parity.plan.loss_spec import parse_losses
+from parity.plan.options import make_parser
+from parity.plan.planning import make_settings, plan
+from parity.plan.task_spec import parse_task, shipped_losses
+from parity.render.formats import print_report
 from parity.render.wrapping import WIDTH
-from parity.report import guarded, print_report
-from parity.resume import Started, check_same, fingerprint, reopen
-from parity.storage import StoragePath, parse_path
-from parity.store import (
-    SCHEMA_NUMBER,
-    StoredRun,
-    complete,
-    create,
-    discard,
-    hold,
-    read_info,
-    read_run,
-    write_json,
-    write_table,
-    write_tables,
-    write_text,
-)
-from parity.summary import summarize
-from parity.tasks import load_data, parse_task, shipped_losses
-from parity.trial import Trial, make_settings, plan
-from parity.user_code import CodeSpec
-
-PACKAGES = ("numpy", "pandas", "pyarrow", "ray", "torch")
+from parity.store.directory import discard
+from parity.store.files import write_json
+from parity.store.gather import forget_journal
+from parity.store.resume import Started, check_same, fingerprint, reopen
+from parity.store.run_info import describe
+from parity.store.storage import StoragePath, parse_path
+from parity.store.stored_run import StoredRun, read_info, read_run
+from parity.tasks.loading import load_task_data
+from parity.train.executor import Executor
+from parity.train.inline import Inline
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -76,7 +55,7 @@ def run(options: argparse.Namespace, given: Sequence[str]) -> int:
     """
     _check_text(given)
     if options.resume and read_info(parse_path(options.resume)).get("recorded"):
-        finish(parse_path(options.resume))
+        finish_recording(parse_path(options.resume))
         return _judge(read_run(parse_path(options.resume)), interrupted=False, form=options.format)
     with contextlib.ExitStack() as held:
         started = held.enter_context(reopen(options, make_parser())) if options.resume else None
@@ -111,7 +90,7 @@ def _measure(
     losses = parse_losses(options.loss or (shipped[:1] if options.quick else shipped), shipped=shipped)
     wanted = options.device or [{"node": "cpu", "gpu": "cuda"}.get(options.each, "auto")]
     # Tell a wrong one before anything is started.
-    named = devices.parse_devices([text for text in wanted if text != "auto"])
+    named = parse_devices([text for text in wanted if text != "auto"])
     _check_cluster_options(options, named)
     data = load_task_data(task, options.data)
     settings = make_settings(
@@ -128,24 +107,16 @@ def _measure(
     with contextlib.ExitStack() as cleanup:
         unused = cleanup.enter_context(contextlib.ExitStack())
         if not started:
-            create(out)
-            held.enter_context(hold(out))
+            held.enter_context(begun(out))
             unused.callback(discard, out)
-        cluster = None
+        executor: Executor = Inline()
+        nodes: tuple[Node, ...] = ()
         if not options.inline:
-            address = options.address or os.environ.get("RAY_ADDRESS") or "local"
-            cluster = cleanup.enter_context(
-                workers.connect(address, data_bytes=sum(array.nbytes for array in data.values()))
-            )
-            if options.wait_for_nodes:
-                cluster.wait_for_nodes(options.wait_for_nodes, gpu=options.each == "gpu", limit_s=options.wait_limit)
-            if address != "local":
-                cluster.probe()
-        chosen = devices.parse_devices(
-            _expand_auto(wanted, cluster.accelerators if cluster else devices.available_accelerators)
-        )
-        nodes = cluster.nodes if cluster else ()
-        if cluster:
+            data_bytes = sum(array.nbytes for array in data.values())
+            executor = cluster = cleanup.enter_context(_connected(options, data_bytes))
+            nodes = cluster.nodes
+        chosen = parse_devices(_expand_auto(wanted, executor.accelerators))
+        if not options.inline:
             chosen = placement.expand(chosen, options.each, nodes)
         trials = plan(
             losses,
@@ -157,10 +128,7 @@ def _measure(
             equals=lambda device: placement.equals(device, nodes),
             quick=options.quick,
         )
-        if cluster:
-            cluster.check(trials)
-        else:
-            inline.set_environment(trials)
+        executor.check(trials)
         command = shlex.join(["python", "-m", "parity.run", *given])
         info = describe(command, trials, data=options.data) | {"quick": options.quick, "arguments": [*given]}
         info |= fingerprint(trials, data)
@@ -171,78 +139,33 @@ def _measure(
             write_json(out / "run.json", info)
         unused.pop_all()  # from here on there is something to keep
         interrupt.keep(out)
-        train = partial(cluster.train, step_timeout_s=options.step_timeout) if cluster else inline.train_inline
-        interrupted = _train(trials, partial(train, data=data), out)
+        interrupted = train(trials, executor, data, out)
         stored = read_run(out)
         if not interrupted:
-            stored, interrupted = repeat_odd_trials(stored, trials, lambda again: train(again, data))
+            stored, interrupted = repeat_odd_trials(stored, trials, executor, data)
     if not interrupted:
-        complete(out, info)
-        forget_journal(out)
+        seal_run(out, info)
     return stored, interrupted
 
 
-def _train(trials: Sequence[Trial], train: Callable[..., Generator[list[Event], None, None]], out: StoragePath) -> bool:
-    """Trains what has not ended, and stores what the trials tell; returns whether they were interrupted."""
-    with (
-        TrialProgress([trial.name for trial in trials], steps=trials[0].settings.steps) as progress,
-        contextlib.closing(Gatherer(trials, out, progress)) as gatherer,
-    ):
-        interrupted = False
-        try:
-            gatherer.go_on("the driver was ended")
-            unfinished = gatherer.unfinished
-            events = train([trial for trial in trials if trial.name in unfinished], past=gatherer)
-            with contextlib.closing(events):
-                for some in events:
-                    gatherer.take(some)
-        except KeyboardInterrupt:
-            interrupted = True
-        except Trouble as trouble:
-            if not gatherer.rows:
-                raise
-            raise Trouble(f"{trouble} What was trained is kept: go on with it by --resume {out}.") from trouble
-        gatherer.write_tables()
-    return interrupted
-
-
-def repeat_odd_trials(
-    stored: StoredRun, trials: Sequence[Trial], train: Callable[[Sequence[Trial]], Generator[list[Event], None, None]]
-) -> tuple[StoredRun, bool]:
-    """Repeats trials that part from their class, and stores which elements differ.
-
-    Args:
-        stored: The run.
-        trials: Of the plan.
-        train: What trains trials.
-
-    Returns:
-        The run with what was found, and whether it was interrupted.
-    """
-    replays = odd_elements.plan_replays(stored, trials)
-    if not replays:
-        return stored, False
-    print(f"{len(replays)} odd: repeated up to where they part, to see which elements differ", file=sys.stderr)
-    events = train(odd_elements.to_train(replays))
-    try:
-        with contextlib.closing(events):
-            rows = odd_elements.repeat(replays, events)
-    except KeyboardInterrupt:
-        return stored, True
-    table = pa.Table.from_pylist(rows, schema=REPLAYS)
-    write_table(stored.directory / "replays.parquet", table)
-    return replace(stored, evidence=stored.evidence | {"replays": table}), False
+@contextlib.contextmanager
+def _connected(options: argparse.Namespace, data_bytes: int) -> Iterator[Cluster]:
+    """The cluster that the options name, or one that is started for the run."""
+    address = options.address or os.environ.get("RAY_ADDRESS") or "local"
+    with connect(address, data_bytes=data_bytes, step_timeout_s=options.step_timeout) as cluster:
+        if options.wait_for_nodes:
+            cluster.wait_for_nodes(options.wait_for_nodes, gpu=options.each == "gpu", limit_s=options.wait_limit)
+        if address != "local":
+            cluster.probe()
+        yield cluster
 
 
 def _judge(stored: StoredRun, *, interrupted: bool, form: str) -> int:
     """Judges what was stored, stores the verdicts, prints them and makes the page; returns the exit status."""
     out = stored.directory
-    judgement = judge(stored)
-    write_tables(out / "differences.parquet", DIFFERENCES, differences_tables(judgement))
-    write_json(out / "summary.json", summarize(judgement))
+    judgement = judge_run(stored)
     print_report(stored, judgement, form=form)
-    page = out / "report.html"
-    write_text(page, html.render(stored, judgement))
+    page = write_page(stored, judgement)
     told = f"Stored in {out}; to look at: {page}"
     if interrupted:
         told = f"Interrupted. What was trained is kept: go on with it by\n  python -m parity.run --resume {out}"
@@ -253,26 +176,6 @@ def _judge(stored: StoredRun, *, interrupted: bool, form: str) -> int:
     else:
         print(told, file=sys.stderr)
     return 2 if interrupted else judgement.exit_status
-
-
-def load_task_data(task: CodeSpec, root: Path | None) -> dict[str, np.ndarray]:
-    """The task's data as read-only arrays.
-
-    Raises:
-        Trouble: It is not there, or not as the protocol wants it.
-    """
-    if task.shipped:
-        return mnist.load_torchvision(root) if root else mnist.load()
-    if root:
-        raise Trouble(
-            f"--data {root} is a place for MNIST, and the task {task.name} has data of its own. Leave it out."
-        )
-    try:
-        return load_data(task)
-    except Trouble:
-        raise
-    except (Exception, SystemExit) as error:
-        raise Trouble(f"Task {task.name}: loading its data raised {type(error).__name__}: {error}") from error
 
 
 def _check_cluster_options(options: argparse.Namespace, given: Sequence[Device]) -> None:
@@ -304,34 +207,6 @@ def _expand_auto(wanted: Sequence[str], accelerators: Callable[[], list[str]]) -
     """Puts the CPU and each kind of accelerator that is there in the place of "auto"."""
     expanded = [device for text in wanted for device in (["cpu", *accelerators()] if text == "auto" else [text])]
     return list(dict.fromkeys(expanded)) if "auto" in wanted else expanded
-
-
-def describe(command: str, trials: Sequence[Trial], *, data: Path | None) -> dict[str, Any]:
-    """The content of run.json while the run goes on.
-
-    Args:
-        command: What was asked for.
-        trials: Of the run.
-        data: The folder that MNIST came from, or None.
-    """
-    settings = trials[0].settings
-    return {
-        "schema": SCHEMA_NUMBER,
-        "state": "running",
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": command,
-        "folder": str(Path.cwd()),
-        "task": settings.task.name,
-        "data": str(data) if data else "embedded",
-        "steps": settings.steps,
-        "batch_size": settings.batch_size,
-        "lr": settings.lr,
-        "audit_every": settings.audit_every,
-        "trials": [trial.name for trial in trials],
-        "host": platform.node(),
-        "versions": {"python": platform.python_version(), "training-parity": __version__}
-        | {name: importlib.metadata.version(name) for name in PACKAGES},
-    }
 
 
 if __name__ == "__main__":

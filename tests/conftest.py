@@ -19,12 +19,13 @@ import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock, Timeout
 
-from parity import devices, run
-from parity.data import mnist
-from parity.loss_spec import parse_losses
-from parity.tasks import SHIPPED_LOSSES, parse_task
-from parity.temporary import LOCK, PREFIX
-from parity.trial import make_settings, plan
+from parity import run
+from parity.ground.temporary import LOCK, PREFIX
+from parity.plan.device import parse_devices
+from parity.plan.loss_spec import parse_losses
+from parity.plan.planning import make_settings, plan
+from parity.plan.task_spec import SHIPPED_LOSSES, parse_task
+from parity.tasks import mnist
 
 ROOT = Path(__file__).parent.parent
 TESTS = "tests"
@@ -134,7 +135,7 @@ def make_trials():
             audit_every=audit_every,
         )
         specs = parse_losses(losses or ["builtin"], shipped=SHIPPED_LOSSES)
-        return plan(specs, devices.parse_devices([device]), seeds=seeds, replicas=replicas, settings=settings)
+        return plan(specs, parse_devices([device]), seeds=seeds, replicas=replicas, settings=settings)
 
     return make
 

@@ -6,9 +6,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from parity.evidence import EVIDENCE
-from parity.store import StoredRun, TraceWriter, TrialRecord, create, write_json, write_table, write_trials
-from parity.trace import QUANTITIES, TENSOR_QUANTITIES, make_table
+from parity.store.directory import create
+from parity.store.files import write_json
+from parity.store.parquet import write_table
+from parity.store.stored_run import StoredRun
+from parity.store.tables import EVIDENCE
+from parity.store.trace import QUANTITIES, TENSOR_QUANTITIES, make_table
+from parity.store.traces import TraceWriter
+from parity.store.trials import TrialRecord, write_trials
 
 BATCHES = 235
 TENSORS = tuple(f"{block}.{layer}.{kind}" for block in "01" for layer in "0246" for kind in ("weight", "bias"))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import parity
-from parity.errors import Trouble
+from parity.ground.errors import Trouble
 
 from conftest import command
 

@@ -13,7 +13,7 @@ import pytest
 
 from parity import columns
 from parity.columns import TABLES
-from parity.trace import NAME
+from parity.store.schema import NAME
 
 from conftest import command
 

@@ -1,151 +1,114 @@
-import dataclasses
+"""The list of what a cluster has."""
+
+import io
 
 import pytest
-import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from rich.console import Console
 
-from parity import devices
-from parity.devices import Device, environment, parse_device, parse_devices, prepare, resources
-from parity.errors import Trouble
+from parity import devices as inventory
+from parity.cluster.nodes import Node
 
-
-@pytest.mark.parametrize(
-    ("text", "device"),
-    [
-        ("cpu", Device("cpu")),
-        ("cpu:threads=2", Device("cpu", threads=2)),
-        ("cpu:isa=avx2", Device("cpu", isa="avx2")),
-        ("cpu:threads=2,isa=default", Device("cpu", threads=2, isa="default")),
-        ("cuda", Device("cuda")),
-        ("cuda:tf32=on", Device("cuda", tf32=True)),
-        ("mps", Device("mps")),
-    ],
-)
-def test_the_grammar_reads_what_it_writes(text, device):
-    assert parse_device(text) == device
-    assert device.name == text
+FACTS = {
+    "cpu_model": "Xeon [8480]",
+    "cpu_capability": "AVX512",
+    "cores": 56,
+    "torch": "2.15.0",
+    "blas": "mkl 2025.3",
+    "numpy": "2.4.6",
+    "parity": "0.1.0",
+    "python": "3.11.7",
+}
+GPUS = [
+    {"gpu_index": number, "gpu_name": "NVIDIA H200", "gpu_uuid": f"GPU-{number}", "gpu_driver": "595.1"}
+    for number in (0, 1)
+]
 
 
-def test_a_default_that_is_spelled_out_is_the_same_device():
-    assert parse_device("cpu:threads=1") == parse_device("cpu")
-    assert parse_device("cuda:tf32=off") == parse_device("cuda")
+def node(name, gpus=(), problem=None, **facts):
+    known = {} if problem else {**FACTS, "gpus": list(gpus), "cuda": "13.2" if gpus else None, **facts}
+    return Node(f"id-{name}", name, cpus=8, gpus=len(gpus), facts=known, problem=problem)
 
 
-UNKNOWN = (
-    "Unknown device {!r}. Known devices: cpu, cpu:threads=N, "
-    + "cpu:isa=default|avx2|avx512, cuda, cuda:tf32=on|off, mps, auto; cpu@NODE, cuda@NODE#INDEX."
-)
+def rendered(*nodes):
+    console = Console(file=io.StringIO(), width=200)
+    inventory.render(nodes, console)
+    return [line.split() for line in console.file.getvalue().splitlines() if line.strip()]
 
 
-@pytest.mark.parametrize("text", ["gpu", "", "cpu:", "cpu:threads=1,threads=2", "cuda:threads=2", "mps:tf32=on", "CPU"])
-def test_an_unknown_device_is_told(text):
-    with pytest.raises(Trouble) as trouble:
-        parse_device(text)
-    assert str(trouble.value) == UNKNOWN.format(text)
+def test_equal_nodes_have_one_label():
+    lines = rendered(node("a"), node("b"), node("c", torch="2.14.0"), node("d"))
+    assert [(line[0], line[1]) for line in lines if line[0].startswith("cpu@")] == [
+        ("cpu@a", "A"),
+        ("cpu@b", "A"),
+        ("cpu@c", "B"),
+        ("cpu@d", "A"),
+    ]
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("cpu:threads=0", "Device 'cpu:threads=0': threads=0 is no whole number from 1 up."),
-        ("cpu:threads=-1", "Device 'cpu:threads=-1': threads=-1 is no whole number from 1 up."),
-        ("cpu:threads=²", "Device 'cpu:threads=²': threads=² is no whole number from 1 up."),
-        ("cpu:isa=sse", "Device 'cpu:isa=sse': isa=sse is unknown. Known: default, avx2, avx512."),
-        ("cuda:tf32=yes", "Device 'cuda:tf32=yes': tf32=yes is unknown. Known: on, off."),
-    ],
-)
-def test_a_wrong_option_is_told(text, message):
-    with pytest.raises(Trouble) as trouble:
-        parse_device(text)
-    assert str(trouble.value) == message
+def test_what_a_node_is_stands_in_its_line():
+    (line,) = [line for line in rendered(node("a", GPUS)) if line[0] == "cpu@a"]
+    assert line == [
+        "cpu@a",
+        "A",
+        "8",
+        "Xeon",
+        "[8480]",
+        "AVX512",
+        "56",
+        "2.15.0",
+        "13.2",
+        "mkl",
+        "2025.3",
+        "2.4.6",
+        "0.1.0",
+        "3.11.7",
+    ]
 
 
-def test_a_device_given_twice_is_told():
-    with pytest.raises(Trouble) as trouble:
-        parse_devices(["cpu", "cpu:threads=1"])
-    assert str(trouble.value) == "Device 'cpu' is given twice. Give each once; to repeat trials, use --replicas."
+def test_each_gpu_has_a_line():
+    lines = rendered(node("a"), node("b", GPUS))
+    assert [line for line in lines if line[0].startswith("cuda@")] == [
+        ["cuda@b#0", "NVIDIA", "H200", "GPU-0", "595.1"],
+        ["cuda@b#1", "NVIDIA", "H200", "GPU-1", "595.1"],
+    ]
 
 
-@given(st.text(max_size=30))
-def test_any_text_is_a_device_or_trouble(text):
-    try:
-        device = parse_device(text)
-    except Trouble:
-        return
-    assert parse_device(device.name) == device
+@pytest.fixture
+def cluster(monkeypatch):
+    """A cluster in the place of Ray's, of the nodes that a test gives it."""
+
+    def make(*nodes):
+        class Stub:
+            """As much of `workers.Cluster` as the inventory asks for."""
+
+            def __init__(self):
+                self.nodes = nodes
+
+            def __enter__(self):
+                return self
+
+            def __exit__(self, *_):
+                pass
+
+            def probe(self):
+                pass
+
+        monkeypatch.setattr("parity.cluster.connection.connect", lambda address, data_bytes: Stub())
+
+    return make
 
 
-def test_a_cpu_device_hides_gpus_and_pins_threads():
-    variables = environment(parse_device("cpu:threads=3,isa=avx2"))
-    assert variables == {
-        "OMP_NUM_THREADS": "3",
-        "MKL_NUM_THREADS": "3",
-        "ATEN_CPU_CAPABILITY": "avx2",
-        "CUDA_VISIBLE_DEVICES": "",
-    }
-
-
-def test_a_gpu_device_leaves_the_choice_of_the_gpu_to_ray():
-    assert "CUDA_VISIBLE_DEVICES" not in environment(parse_device("cuda"))
-
-
-def test_resources_are_threads_and_whole_gpus():
-    assert resources(parse_device("cpu:threads=3")) == {"CPU": 3, "GPU": 0}
-    assert resources(parse_device("cuda")) == {"CPU": 1, "GPU": 1}
-
-
-def test_threads_are_pinned_by_value():
-    prepare(parse_device("cpu:threads=2"))
-    assert torch.get_num_threads() == 2
-    prepare(parse_device("cpu"))
-    assert torch.get_num_threads() == 1
-
-
-def test_tf32_is_off_unless_it_is_asked_for(monkeypatch):
-    monkeypatch.setattr(devices, "_require", lambda device: None)
-    prepare(Device("cuda", tf32=True))
-    assert torch.backends.cuda.matmul.allow_tf32 and torch.backends.cudnn.allow_tf32
-    prepare(Device("cuda"))
-    assert not torch.backends.cuda.matmul.allow_tf32 and not torch.backends.cudnn.allow_tf32
-
-
-def test_an_isa_that_did_not_take_effect_is_told(monkeypatch):
-    monkeypatch.setattr(devices, "_require", lambda device: None)
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
-    with pytest.raises(Trouble) as trouble:
-        prepare(parse_device("cpu:isa=default"))
-    assert str(trouble.value) == (
-        "Device cpu:isa=default: torch runs its AVX2 kernels; the setting did not take effect. It must stand before "
-        "torch is imported: leave out --inline, or set ATEN_CPU_CAPABILITY=default before you start Python."
+def test_a_node_that_does_not_answer_is_listed_and_told(cluster, capsys):
+    cluster(node("a"), node("b", problem="ModuleNotFoundError: No module named 'parity'"))
+    assert inventory.main(["--address", "10.0.0.1:6379"]) == 2
+    shown = capsys.readouterr()
+    assert "cpu@a" in shown.out and "cpu@b" in shown.out
+    assert shown.err == (
+        "parity: 1 of 2 nodes did not say what they are: b (ModuleNotFoundError: No module named 'parity').\n"
     )
 
 
-def test_threads_that_did_not_take_effect_are_told(monkeypatch):
-    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
-    with pytest.raises(Trouble) as trouble:
-        prepare(Device("cpu", threads=17))
-    assert str(trouble.value).startswith("Device cpu:threads=17: torch runs ")
-
-
-def test_an_isa_that_the_cpu_lacks_is_told(monkeypatch):
-    monkeypatch.setattr(devices, "_cpu_flags", lambda: {"avx2", "fma", "avx512f", "avx512vl", "avx512bw"})
-    monkeypatch.setattr(devices.platform, "system", lambda: "Linux")
-    with pytest.raises(Trouble) as trouble:
-        prepare(parse_device("cpu:isa=avx512"))
-    assert str(trouble.value) == ("Device cpu:isa=avx512: this CPU lacks avx512dq. Use another isa= or leave it out.")
-
-
-@pytest.mark.parametrize("kind", ["cuda", "mps"])
-def test_a_device_that_the_machine_lacks_is_told(kind, monkeypatch):
-    monkeypatch.setattr(devices, "available_accelerators", list)
-    with pytest.raises(Trouble) as trouble:
-        prepare(Device(kind))
-    assert str(trouble.value) == (
-        f"Device {kind}: torch {torch.__version__} sees no {kind} on this machine. Use --device cpu."
-    )
-
-
-def test_devices_are_frozen():
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        Device("cpu").threads = 2
+def test_all_nodes_answering_is_success(cluster, capsys):
+    cluster(node("a"), node("b", GPUS))
+    assert inventory.main([]) == 0
+    assert capsys.readouterr().err == ""

@@ -17,8 +17,8 @@ from torch import nn
 
 import parity
 from parity import report, run
-from parity.errors import Trouble
-from parity.planted import planted
+from parity.ground.errors import Trouble
+from parity.train.planted import planted
 
 from conftest import bits, plant, rewrite
 
@@ -484,7 +484,7 @@ def test_a_model_that_cannot_be_held_against_float64_is_told(tmp_path, capsys, k
 
 
 def test_a_model_that_is_too_large_is_not_taken_in_float64(tmp_path, monkeypatch):
-    monkeypatch.setattr("parity.recorded_step.MOST_ELEMENTS", 10)
+    monkeypatch.setattr("parity.observe.recorded_step.MOST_ELEMENTS", 10)
     record(tmp_path / "large")
     assert trial(tmp_path / "large")["shared_error"] == "the model has 47 elements, and 10 are the most"
 

@@ -5,10 +5,11 @@ import re
 import pandas as pd
 import pytest
 
-from parity import inline, run
-from parity.errors import Trouble
-from parity.events import Advanced
-from parity.options import make_parser
+from parity import run
+from parity.ground.errors import Trouble
+from parity.plan.options import make_parser
+from parity.store.events import Advanced
+from parity.train import inline
 
 from conftest import command
 

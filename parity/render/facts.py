@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parity.differences import Difference
-from parity.judge import PairVerdict
+from parity.judge.differences import Difference
+from parity.judge.verdict import PairVerdict
 from parity.render.wrapping import flat
-from parity.trace import QUANTITIES
+from parity.store.trace import QUANTITIES
 
 
 @dataclass(frozen=True)

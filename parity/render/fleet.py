@@ -7,11 +7,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from parity.fleet import DeviceClass, OddUnit
-from parity.judge import Judgement, PairVerdict
-from parity.odd_elements import explain
+from parity.judge.fleet import DeviceClass, OddUnit
+from parity.judge.odd_elements import explain
+from parity.judge.verdict import Judgement, PairVerdict
 from parity.render.wrapping import WIDTH, flat, wrap
-from parity.store import StoredRun
+from parity.store.stored_run import StoredRun
 
 # Verdicts that a line of one device may stand for all that are equal to it.
 _QUIET = ("identical", "report-only", "rounding")

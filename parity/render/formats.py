@@ -2,10 +2,11 @@
 
 import json
 import re
+import sys
 from collections.abc import Callable
 
-from parity.judge import Judgement
-from parity.store import StoredRun
+from parity.judge.verdict import Judgement
+from parity.store.stored_run import StoredRun
 
 
 def _text(run: StoredRun, judgement: Judgement) -> str:
@@ -28,7 +29,7 @@ def _markdown(run: StoredRun, judgement: Judgement) -> str:
 
 
 def _json(run: StoredRun, judgement: Judgement) -> str:  # noqa: ARG001 - all of them are called alike
-    from parity.summary import summarize
+    from parity.render.summary import summarize
 
     return json.dumps(summarize(judgement), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
@@ -46,3 +47,8 @@ FORMATS: dict[str, Callable[[StoredRun, Judgement], str]] = {
     "json": _json,
     "junit": _junit,
 }
+
+
+def print_report(run: StoredRun, judgement: Judgement, *, form: str = "text") -> None:
+    """Prints the report of a judged run to stdout, in one of `FORMATS`."""
+    sys.stdout.write(FORMATS[form](run, judgement))

@@ -14,11 +14,12 @@ import re
 from datetime import datetime
 from xml.etree import ElementTree as ET
 
-from parity.judge import Judgement, PairVerdict
+from parity.judge.verdict import Judgement, PairVerdict
 from parity.render import story
 from parity.render.terminal import block
 from parity.render.wrapping import clip, flat
-from parity.store import StoredRun, TrialRecord
+from parity.store.stored_run import StoredRun
+from parity.store.trials import TrialRecord
 
 _OUTCOMES = {"diverged": "failure", "failed": "failure", "inconclusive": "error"}
 # Characters of a message, which is shown as a title.

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 
-from parity.judge import VERDICTS, Judgement, PairVerdict
+from parity.judge.verdict import VERDICTS, Judgement, PairVerdict
 from parity.render import fleet, story, tables
 from parity.render.facts import named, pair_facts
 from parity.render.markdown_text import code, details, fenced, prose, table
 from parity.render.matrix import Matrix, make_matrix
 from parity.render.next_steps import Advice, next_steps
-from parity.store import StoredRun
+from parity.store.stored_run import StoredRun
 
 # GitHub takes 65,536 characters of a comment, and cuts a job's summary at 1 MiB. The shares below add up to less,
 # unless names are made of what has to be escaped.

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from parity.judge import VERDICTS, Judgement, PairVerdict
+from parity.judge.verdict import VERDICTS, Judgement, PairVerdict
 from parity.render import fleet
-from parity.store import StoredRun
+from parity.store.stored_run import StoredRun
 
 
 @dataclass(frozen=True)

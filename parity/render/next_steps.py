@@ -3,9 +3,9 @@
 import shlex
 from dataclasses import dataclass
 
-from parity.fleet import OddUnit
-from parity.judge import VERDICTS, Judgement, PairVerdict
-from parity.store import StoredRun
+from parity.judge.fleet import OddUnit
+from parity.judge.verdict import VERDICTS, Judgement, PairVerdict
+from parity.store.stored_run import StoredRun
 
 # Odd devices that are told one by one.
 MOST_ODD = 5

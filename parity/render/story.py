@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from parity.devices import parse_device
-from parity.fleet import software_differences
-from parity.judge import VERDICTS, Judgement, PairVerdict
-from parity.store import StoredRun, TrialRecord
-from parity.trace import NORMED_QUANTITIES, QUANTITIES
+from parity.judge.fleet import software_differences
+from parity.judge.verdict import VERDICTS, Judgement, PairVerdict
+from parity.plan.device import parse_device
+from parity.store.stored_run import StoredRun
+from parity.store.trace import NORMED_QUANTITIES, QUANTITIES
+from parity.store.trials import TrialRecord
 
 # Trials that a note names.
 MOST_NAMED = 5

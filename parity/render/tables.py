@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parity.fleet import HARDWARE, SOFTWARE
-from parity.judge import Judgement, PairVerdict
-from parity.render.heat_map import Rows
-from parity.store import StoredRun, TrialRecord
+from parity.judge.verdict import Judgement, PairVerdict
+from parity.render.differing import Rows
+from parity.store.stored_run import StoredRun
+from parity.store.trials import HARDWARE, SOFTWARE, TrialRecord
 
 # Rows of a table whose length would grow with the run.
 MOST_ROWS = 60

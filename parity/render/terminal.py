@@ -9,13 +9,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from parity.judge import Judgement, PairVerdict
+from parity.judge.verdict import Judgement, PairVerdict
 from parity.render import fleet, story
 from parity.render.facts import one_line, pair_facts
 from parity.render.matrix import Matrix, make_matrix
 from parity.render.next_steps import next_steps
 from parity.render.wrapping import WIDTH, clip, flat, wrap
-from parity.store import StoredRun
+from parity.store.stored_run import StoredRun
 
 # Pairs that are told in full, the worst first; of the others trials and verdict.
 MOST_BLOCKS = 12

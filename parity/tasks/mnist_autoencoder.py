@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from parity.losses import NumpyMSE, mse_float64
+from parity.tasks.losses import NumpyMSE, mse_float64
 
 WIDTHS = (784, 128, 64, 12, 3)
 LOSSES = {"builtin": nn.MSELoss, "numpy": lambda: NumpyMSE.apply}

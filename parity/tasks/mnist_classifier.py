@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from parity.losses import NumpyCrossEntropy
+from parity.tasks.losses import NumpyCrossEntropy
 from parity.tasks.mnist_autoencoder import images
 
 LOSSES = {"builtin": nn.CrossEntropyLoss, "numpy": lambda: NumpyCrossEntropy.apply}

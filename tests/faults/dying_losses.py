@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from parity.train import CHUNK_S
+from parity.train.loop import CHUNK_S
 
 
 class _AtStep(nn.Module):

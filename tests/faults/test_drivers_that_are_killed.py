@@ -16,11 +16,14 @@ import pandas as pd
 import pytest
 from upath import UPath
 
-from parity import gather, inline, journal, run, storage, store
-from parity.evidence import EVIDENCE
-from parity.storage import name_beside
-from parity.store import TraceWriter
-from parity.train import train
+from parity import run
+from parity.store import directory as store
+from parity.store import gather, journal, storage
+from parity.store.storage import name_beside
+from parity.store.tables import EVIDENCE
+from parity.store.traces import TraceWriter
+from parity.train import inline
+from parity.train.loop import train
 
 from conftest import ROOT, bits
 

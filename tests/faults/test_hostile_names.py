@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parity import run
-from parity.devices import parse_device
-from parity.errors import Trouble
-from parity.loss_spec import parse_losses
+from parity.ground.errors import Trouble
+from parity.plan.device import parse_device
+from parity.plan.loss_spec import parse_losses
 from parity.report import main as report
-from parity.store import trace_file
+from parity.store.traces import trace_file
 
 LOSS = """
 from torch.nn import functional

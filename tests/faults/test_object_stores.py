@@ -15,9 +15,10 @@ import s3fs
 from upath import UPath
 
 from benchmarks.s3_server import BUCKET, CLIENT, serve
-from parity import lease, run, storage
+from parity import run
 from parity.report import main as report
-from parity.storage import find
+from parity.store import lease, storage
+from parity.store.storage import find
 
 from conftest import ROOT, bits
 
@@ -116,7 +117,7 @@ def test_what_was_told_before_the_store_was_gone_is_kept(bucket, server, undistu
     out = bucket / "gone"
     monkeypatch.setattr(storage, "PATIENCE_S", 0.1)
     monkeypatch.setattr(storage, "FIRST_PATIENCE_S", 0.1)
-    genuine = run.inline.train_inline
+    genuine = run.Inline.train
 
     def train(*arguments, **options):
         for number, events in enumerate(genuine(*arguments, **options)):
@@ -124,7 +125,7 @@ def test_what_was_told_before_the_store_was_gone_is_kept(bucket, server, undistu
             yield events
 
     with monkeypatch.context() as patched:
-        patched.setattr(run.inline, "train_inline", train)
+        patched.setattr(run.Inline, "train", train)
         assert run.main([*RUN, "--out", str(out)]) == 2
     told = capsys.readouterr().err.splitlines()[-1]
     assert told.startswith(f"parity: {out}/") and "cannot be written" in told
@@ -143,7 +144,7 @@ def test_a_damaged_segment_is_named_and_nothing_is_changed(bucket, capsys, monke
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("parity.gather.Gatherer.write_tables", stop)
+        patched.setattr("parity.store.gather.Gatherer.write_tables", stop)
         assert run.main([*RUN, "--out", str(out)]) == 2
     segment = out / find(out, "")[3]
     assert segment.parent.name == "journal"

@@ -1,0 +1,171 @@
+"""Connecting to a Ray cluster, or starting one on this machine for the time of a run."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import re
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from parity.cluster import authentication, outage
+from parity.cluster.workers import Cluster, _node_id
+from parity.ground import interrupt
+from parity.ground.errors import Trouble
+from parity.ground.temporary import temporary_folder
+
+# How long a cluster's address may take to answer.
+KNOCK_S = 10.0
+# Of a local cluster, beside the data. Traces are small enough to travel in Ray's replies.
+OBJECT_STORE_BYTES = 128 * 2**20
+
+
+@contextlib.contextmanager
+def connect(address: str, *, data_bytes: int, step_timeout_s: float = math.inf) -> Iterator[Cluster]:
+    """Connects to a cluster, or starts one on this machine that listens on loopback only, and ends that at the end.
+
+    Args:
+        address: Of a running cluster; "local" starts one.
+        data_bytes: Size of what will be put into the object store.
+        step_timeout_s: As `Cluster` takes it.
+
+    Raises:
+        Trouble: The address is one of Ray Client, or the cluster cannot be reached or started.
+    """
+    if address.startswith("ray://"):
+        raise Trouble(
+            f"Address {address} is one of Ray Client, which drops a run after 30 s without contact. "
+            "Give the cluster's own address (HOST:6379) from one of its machines, or submit a Ray job."
+        )
+    _knock(address)
+    local = address == "local"
+    options: dict[str, Any] = {}
+    with contextlib.ExitStack() as cleanup:
+        if local:
+            temporary = cleanup.enter_context(temporary_folder())
+            cleanup.callback(authentication.forget_token, os.environ, temporary)
+            _set_environment(temporary)
+            options = {
+                "include_dashboard": False,
+                "object_store_memory": OBJECT_STORE_BYTES + data_bytes,
+                # One deeper, since Ray opens its own folder to everybody (0777); nobody gets there through ours.
+                "_temp_dir": str(temporary / "ray"),
+            }
+        else:
+            authentication.present_token(os.environ)
+            os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", str(authentication.CONNECT_ATTEMPTS))
+        import ray
+
+        # Neither Ray's start nor its end is broken off in the midst, or processes would be left.
+        cleanup.enter_context(interrupt.held())
+        if local:
+            cleanup.callback(_end_left, temporary)
+        cleanup.callback(ray.shutdown)
+        try:
+            with _own_sigterm():
+                ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
+        except (RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
+            raise Trouble(_not_joined(address, error)) from error
+        if local:
+            cleanup.callback(_end_monitor)
+        cleanup.enter_context(outage.watched(_raylet(ray), _head(ray), interrupt.end_at_once))
+        with interrupt.let_through():
+            yield Cluster(ray, step_timeout_s=step_timeout_s)
+
+
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Takes back the handler of SIGTERM that `ray.init` sets: it would end the process with status 1."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit as error:  # Ray's answer to a SIGTERM while it starts
+        raise KeyboardInterrupt from error
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _raylet(ray: Any) -> psutil.Process | None:
+    """The process that Ray has on this machine for all that the driver does."""
+    here = _node_id()
+    name = next((node["RayletSocketName"] for node in ray.nodes() if node["NodeID"] == here), None)
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.name() == "raylet" and f"--raylet_socket_name={name}" in process.cmdline():
+                return process
+    return None
+
+
+def _head(ray: Any) -> tuple[str, int] | None:
+    """Where the cluster's head listens."""
+    host, _, port = str(ray.get_runtime_context().gcs_address).rpartition(":")
+    return (host.strip("[]"), int(port)) if host and port.isdigit() else None
+
+
+def _end_left(temporary: Path) -> None:
+    """Ends what a start of Ray that was broken off has left, which its own shutdown does not know of."""
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            if any(str(temporary) in part for part in child.cmdline()):
+                child.kill()
+
+
+def _knock(address: str) -> None:
+    """Raises `Trouble` unless somebody listens at HOST:PORT; Ray itself would knock for minutes, and print a lot."""
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdigit()):
+        return  # "auto" and the like, which Ray resolves
+    try:
+        socket.create_connection((host, int(port)), timeout=KNOCK_S).close()
+    except (OSError, OverflowError) as error:
+        raise Trouble(
+            f"The Ray cluster at {address} cannot be reached ({error}). "
+            "Give the HOST:PORT that ray start printed; to do without Ray, use --inline."
+        ) from error
+
+
+def _not_joined(address: str, error: Exception) -> str:
+    """What to say about a cluster that Ray did not start or join."""
+    if authentication.refused(error):
+        return authentication.refusal(address, os.environ)
+    told = " ".join(str(error).split())
+    if "Version mismatch" in told:
+        found = re.search(r"with: Ray: (\S+) Python: (\S+) .*with: Ray: (\S+) Python: (\S+)", told)
+        versions = "Ray {} and Python {}, and this is Ray {} and Python {}".format(*found.groups()) if found else told
+        return (
+            f"The Ray cluster at {address} runs {versions}. "
+            "Both have to be equal: run parity in the cluster's image, or submit it as a Ray job."
+        )
+    where = "Ray cannot be started here" if address == "local" else f"The Ray cluster at {address} cannot be joined"
+    return f"{where} ({told}). To do without Ray, use --inline."
+
+
+def _set_environment(temporary: Path) -> None:
+    """Makes a local cluster ask for a token and listen on loopback; to be set before Ray is imported.
+
+    Source:
+        The first switch is what makes Ray listen on loopback on macOS and Windows.
+    """
+    authentication.require_token(os.environ, temporary)
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # the trials are what this machine is there for now
+
+
+def _end_monitor() -> None:
+    """Ends the local cluster's autoscaler: it has nothing to scale, and Ray's shutdown would wait a second for it."""
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):  # it has ended by itself
+            if any(part.endswith("autoscaler/_private/monitor.py") for part in child.cmdline()):
+                child.kill()

@@ -1,0 +1,32 @@
+"""What a run inside a Ray job has to keep to: its working directory is a copy on one node, and vanishes with it."""
+
+import os
+from pathlib import PurePosixPath
+
+from parity.ground.errors import Trouble
+
+# Set by Ray's job supervisor for the command that it runs, and for nothing else.
+MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+
+
+def inside_job() -> bool:
+    """Whether this process is the driver of a Ray job."""
+    return MARK in os.environ
+
+
+def check_out(out: str | None) -> None:
+    """Checks where a run inside a job is to be stored.
+
+    Args:
+        out: As given to `--out`.
+
+    Raises:
+        Trouble: It is not given, or relative.
+    """
+    if out and ("://" in out or PurePosixPath(out).is_absolute()):
+        return
+    found = f"--out {out} is relative" if out else "--out is missing"
+    raise Trouble(
+        f"{found}, and the working directory of a Ray job is a temporary copy on one node, which is removed. "
+        "Give --out an absolute path on storage that outlives the cluster, or a URI."
+    )

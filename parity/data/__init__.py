@@ -1,1 +1,0 @@
-"""The data that ships with parity, and the readers of it."""

@@ -1,0 +1,1 @@
+"""What every command needs: its errors, interruptions, temporary folders and exit status."""

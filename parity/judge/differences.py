@@ -1,0 +1,226 @@
+"""How far two traces are apart, step by step: which quantities differ, and the sizes. NumPy and Arrow only.
+
+Letters: S steps that both traces have.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from parity.ground.errors import Trouble
+from parity.judge.fleet import same_hardware
+from parity.judge.ulp import bits_differ, relative, ulp_distance
+from parity.store.schema import NAME, column, describe_table
+from parity.store.trace import NORMED_QUANTITIES, QUANTITIES, TENSOR_QUANTITIES
+from parity.store.traces import read_columns
+from parity.store.trials import TrialRecord
+
+SCHEMA = describe_table(
+    "a step that both trials of a pair have",
+    [
+        column("axis", NAME, "what the pair differs in: loss, device, replica or noise"),
+        column("baseline", NAME, "name of the baseline trial"),
+        column("candidate", NAME, "name of the candidate trial"),
+        column("step", pa.int64(), "optimizer step, from 0"),
+        column("epoch", pa.int32(), "epoch, from 0"),
+        column("batch", pa.int32(), "batch of the epoch, from 0"),
+        column("loss_abs", pa.float64(), "|candidate - baseline| of the loss"),
+        column("loss_rel", pa.float64(), "loss_abs / |baseline|, 0 where loss_abs is 0"),
+        column("loss_ulp", pa.int64(), "neighbouring numbers between the losses, null beside a NaN", unit="ulp"),
+        column("output_grad_norm_ratio", pa.float64(), "candidate / baseline of the output gradient's norm"),
+        column("param_grad_norm_ratio", pa.float64(), "candidate / baseline of the parameter gradient's norm"),
+        *(
+            column(f"{quantity}_differs", pa.bool_(), f"whether the {quantity} differs in any bit")
+            for quantity in QUANTITIES
+        ),
+    ],
+)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first difference of two traces.
+
+    Attributes:
+        step: From 0.
+        epoch: From 0.
+        batch: Of the epoch, from 0.
+        quantity: The first of the step, in the order of computation.
+        tensor: The first in that order too; None for a quantity of one tensor.
+        baseline: The loss; of another quantity its digest (16 hexadecimal digits), or its norm where only that differs.
+        candidate: Likewise.
+        abs: |candidate - baseline|; None for digests.
+        rel: abs / |baseline|; None for digests.
+        ulp: For losses that are no NaN, else None.
+    """
+
+    step: int
+    epoch: int
+    batch: int
+    quantity: str
+    tensor: str | None
+    baseline: float | str
+    candidate: float | str
+    abs: float | None
+    rel: float | None
+    ulp: int | None
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A stored trace, and the record of its trial; the table is fetched when it is needed."""
+
+    record: TrialRecord
+    traces: Mapping[str, pa.Table] = field(repr=False)
+
+    @cached_property
+    def steps(self) -> int:
+        """How many it has."""
+        return len(self._column("step"))
+
+    def values(self, name: str) -> np.ndarray:
+        """A column, a null of floats as NaN; dtype[steps]."""
+        return np.asarray(self._column(name).to_numpy())
+
+    def digests(self, quantity: str) -> np.ndarray:
+        """Digest of each parameter tensor; uint64[steps, P]."""
+        rows = self._column(f"{quantity}_digests")
+        count = len(self.record.param_names)
+        flat = pc.list_flatten(rows).to_numpy()
+        if flat.size != len(rows) * count:
+            raise Trouble(f"Trace {self.record.trace} is damaged: its {quantity}_digests are not {count} in each row.")
+        return np.asarray(flat.reshape(len(rows), count))
+
+    def _column(self, name: str) -> pa.ChunkedArray:
+        return read_columns(self.traces, self.record.trial, [name])[name]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two traces side by side, over the steps that both have."""
+
+    baseline: Trace
+    candidate: Trace
+
+    @cached_property
+    def steps(self) -> int:
+        """S."""
+        return min(self.baseline.steps, self.candidate.steps)
+
+    @cached_property
+    def differs(self) -> dict[str, np.ndarray]:
+        """Whether anything that is stored of a quantity differs, bit for bit; bool[S] for each quantity."""
+        return {quantity: self._differs(quantity) for quantity in QUANTITIES}
+
+    @cached_property
+    def loss_abs(self) -> np.ndarray:
+        """|candidate - baseline| of the loss, 0 where both are the same infinity; float64[S]."""
+        baseline, candidate = self.both("loss")
+        with np.errstate(invalid="ignore"):
+            return np.where(baseline == candidate, 0.0, np.abs(candidate - baseline))
+
+    @cached_property
+    def loss_rel(self) -> np.ndarray:
+        """loss_abs / |baseline|; float64[S]."""
+        return relative(self.loss_abs, self.both("loss")[0])
+
+    @cached_property
+    def loss_ulp(self) -> np.ndarray:
+        """Distance of the losses in their dtype, -1 beside a NaN; int64[S]."""
+        dtype = self.baseline.record.loss_dtype or "float32"
+        return ulp_distance(*self.both("loss"), dtype=dtype)
+
+    def both(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """A column of baseline and candidate; dtype[S] both."""
+        return self.baseline.values(name)[: self.steps], self.candidate.values(name)[: self.steps]
+
+    def first(self, *, among: tuple[str, ...] = QUANTITIES) -> Difference | None:
+        """The first difference in any of the quantities, or None."""
+        anywhere = np.logical_or.reduce([self.differs[quantity] for quantity in among])
+        if not anywhere.any():
+            return None
+        step = int(np.argmax(anywhere))
+        quantity = next(quantity for quantity in among if self.differs[quantity][step])
+        return self._describe(step, quantity)
+
+    def table(self, axis: str) -> pa.Table:
+        """The rows of differences.parquet, in the columns of `SCHEMA`."""
+        ulp = self.loss_ulp
+        columns: dict[str, object] = {
+            "axis": pa.repeat(axis, self.steps),
+            "baseline": pa.repeat(self.baseline.record.trial, self.steps),
+            "candidate": pa.repeat(self.candidate.record.trial, self.steps),
+            "loss_abs": self.loss_abs,
+            "loss_rel": self.loss_rel,
+            "loss_ulp": pa.array(ulp, pa.int64(), mask=ulp < 0),
+        }
+        for name in ("step", "epoch", "batch"):
+            columns[name] = self.both(name)[0]
+        for quantity in NORMED_QUANTITIES:
+            baseline, candidate = self.both(f"{quantity}_norm")
+            with np.errstate(divide="ignore", invalid="ignore"):
+                columns[f"{quantity}_norm_ratio"] = candidate / baseline
+        for quantity in QUANTITIES:
+            columns[f"{quantity}_differs"] = self.differs[quantity]
+        return pa.table({name: columns[name] for name in SCHEMA.names}, schema=SCHEMA)
+
+    def _differs(self, quantity: str) -> np.ndarray:
+        differs = self._digests_differ(quantity)
+        if quantity == "loss":
+            differs |= bits_differ(*self.both("loss"))
+        # Only there equal tensors have equal norms: a norm's own rounding depends on the device that adds it up.
+        if quantity in NORMED_QUANTITIES and same_hardware(self.baseline.record, self.candidate.record):
+            differs |= bits_differ(*self.both(f"{quantity}_norm"))
+        return differs
+
+    def _digests_differ(self, quantity: str) -> np.ndarray:
+        differs: np.ndarray = np.not_equal(*self.both(f"{quantity}_digest"))
+        return differs | self._tensors_differ(quantity).any(axis=1) if quantity in TENSOR_QUANTITIES else differs
+
+    def _tensors_differ(self, quantity: str) -> np.ndarray:
+        """bool[S, P]; all True where the two have not the same parameters."""
+        baseline, candidate = (trace.digests(quantity)[: self.steps] for trace in (self.baseline, self.candidate))
+        if self.baseline.record.param_names != self.candidate.record.param_names:
+            return np.ones((self.steps, 1), bool)
+        differs: np.ndarray = baseline != candidate
+        return differs
+
+    def _describe(self, step: int, quantity: str) -> Difference:
+        epoch, batch = (int(self.both(name)[0][step]) for name in ("epoch", "batch"))
+        numbers = self._numbers(step, quantity)
+        if numbers is None:
+            tensor, left, right = self._first_tensor(step, quantity)
+            return Difference(step, epoch, batch, quantity, tensor, left, right, abs=None, rel=None, ulp=None)
+        baseline, candidate = numbers
+        absolute = abs(candidate - baseline)
+        rel = float(relative(np.array([absolute]), np.array([baseline]))[0])
+        ulp = int(self.loss_ulp[step]) if quantity == "loss" and self.loss_ulp[step] >= 0 else None
+        return Difference(step, epoch, batch, quantity, None, baseline, candidate, abs=absolute, rel=rel, ulp=ulp)
+
+    def _numbers(self, step: int, quantity: str) -> tuple[float, float] | None:
+        """The losses where they differ, the norms where nothing else does; None where digests tell the difference."""
+        if quantity == "loss":
+            sides = self.both("loss")
+        elif quantity in NORMED_QUANTITIES and not self._digests_differ(quantity)[step]:
+            sides = self.both(f"{quantity}_norm")
+        else:
+            return None
+        baseline, candidate = (side[step : step + 1] for side in sides)
+        return (float(baseline[0]), float(candidate[0])) if bits_differ(baseline, candidate)[0] else None
+
+    def _first_tensor(self, step: int, quantity: str) -> tuple[str | None, str, str]:
+        """Name and digests of the first tensor that differs; the backward pass computes the last layer's first."""
+        digests = [side[step] for side in self.both(f"{quantity}_digest")]
+        names = self.baseline.record.param_names
+        tensor = None
+        if quantity in TENSOR_QUANTITIES and names == self.candidate.record.param_names:
+            found = np.flatnonzero(self._tensors_differ(quantity)[step])
+            if found.size:
+                index = int(found[-1] if quantity == "param_grad" else found[0])
+                tensor = names[index]
+                digests = [trace.digests(quantity)[step, index] for trace in (self.baseline, self.candidate)]
+        return tensor, f"{int(digests[0]):016x}", f"{int(digests[1]):016x}"

@@ -1,0 +1,168 @@
+"""The verdicts: what is stored of two trials -> identical, report-only, rounding, diverged, failed or inconclusive.
+
+A function of the stored run alone, so judging twice says the same; needs neither torch nor Ray.
+
+Letters: S steps that both traces have.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+
+from parity.judge.causes import Cause, Evidence, contract_of, find_causes, findings_of
+from parity.judge.decide import Case, decide, failure
+from parity.judge.decide_device import DeviceAudit, audit_device
+from parity.judge.decide_loss import LossAudit
+from parity.judge.differences import Comparison, Trace
+from parity.judge.fleet import Fleet
+from parity.judge.onset import find_onset, find_onset_between, find_unequal_onset, first_true, one_sided_nan
+from parity.judge.pairs import Pair, make_pairs
+from parity.judge.replicas import Replicas, group_of
+from parity.judge.verdict import VERDICTS, Judgement, Largest, Onset, PairVerdict, exit_status_of
+from parity.store.stored_run import StoredRun
+from parity.store.trials import TrialRecord
+
+
+def judge(run: StoredRun, pairs: tuple[Pair, ...] | None = None) -> Judgement:
+    """Judges every pair of a stored run, or the pairs that are given.
+
+    Args:
+        run: As it was read, or several as `run_pairs.join` joins them.
+        pairs: Of its trials; None for those of `make_pairs`.
+
+    Raises:
+        Trouble: A trace is damaged.
+    """
+    fleet = Fleet(run.trials, run.traces)
+    if pairs is None:
+        pairs = make_pairs(run.trials, fleet, across=not run.info.get("quick"))
+    replicas = Replicas(run)
+    traces = {record.trial: Trace(record, run.traces) for record in run.trials}
+    comparisons = [Comparison(traces[pair.baseline.trial], traces[pair.candidate.trial]) for pair in pairs]
+    verdicts = tuple(
+        _judge_pair(run, pair, comparison, replicas, fleet) for pair, comparison in zip(pairs, comparisons, strict=True)
+    )
+    trouble = _failed_baseline(run.trials, pairs)
+    worst = max((verdict.verdict for verdict in verdicts), key=VERDICTS.index, default="inconclusive")
+    return Judgement(worst, 2 if trouble else exit_status_of(worst), trouble, verdicts, fleet)
+
+
+def differences_tables(judgement: Judgement) -> Iterator[pa.Table]:
+    """The content of differences.parquet: for each pair a row per step, in the columns of `differences.SCHEMA`."""
+    for verdict in judgement.pairs:
+        yield verdict.comparison.table(verdict.pair.axis)
+
+
+def _failed_baseline(trials: tuple[TrialRecord, ...], pairs: tuple[Pair, ...]) -> str | None:
+    """The failure of a trial that is nobody's candidate, so that nothing stands to be held against it."""
+    candidates = {pair.candidate.trial for pair in pairs}
+    for trial in trials:
+        if trial.status == "failed" and trial.trial not in candidates:
+            return f"The baseline failed: {failure(trial)}"
+    return None
+
+
+def _judge_pair(run: StoredRun, pair: Pair, comparison: Comparison, replicas: Replicas, fleet: Fleet) -> PairVerdict:
+    groups = [group_of(record) for record in (pair.baseline, pair.candidate)]
+    sides = zip(("baseline", "candidate"), groups, strict=True)
+    unsteady = next((side for side, group in sides if group in replicas.unsteady), None)
+    spread = replicas.compare(*groups) if unsteady and (pair.axis in ("loss", "device") or pair.between) else None
+    audited = (pair.axis in ("loss", "noise") or pair.between) and comparison.steps
+    audit = LossAudit(comparison, steady=unsteady != "baseline") if audited else None
+    equals = fleet.of(pair.candidate) if fleet.alike(pair.baseline, pair.candidate) else None
+    device_audit = None
+    if (pair.axis == "device" or pair.between) and not equals:
+        device_audit = audit_device(run.evidence["shared_steps"], pair.candidate.trial)
+    onset, beyond = None, None
+    if equals and comparison.steps:
+        onset, beyond = find_unequal_onset(comparison, equals, pair)
+    elif pair.axis != "replica" and comparison.steps:
+        onset, beyond = find_onset(comparison, audit, device_audit)
+        if onset is None and pair.between:
+            onset, beyond = find_onset_between(comparison, pair.between, steady=unsteady is None)
+    contract = _contract(run, pair)
+    broken = any(status == "failed" for status, _ in contract.values())
+    causes = _causes(run, pair, comparison, audit, device_audit, onset, contract=contract)
+    source = _source_of_shared_steps(run, pair)
+    odd_source = source is not None and fleet.odd(source)
+    case = Case(
+        pair, comparison, audit, device_audit, onset, beyond, causes, broken, unsteady, spread, equals, odd_source
+    )
+    verdict, cause = decide(case)
+    return PairVerdict(
+        pair=pair,
+        verdict=verdict,
+        cause=cause,
+        causes=causes,
+        first=comparison.first() if comparison.steps else None,
+        onset=onset if verdict == "diverged" else None,
+        largest=_largest(comparison),
+        audit=audit.worst() if audit else None,
+        decision=audit.decision() if audit else None,
+        device_audit=device_audit,
+        spread=spread,
+        steps=comparison.steps,
+        both_nan=first_true(np.logical_and(*(np.isnan(side) for side in comparison.both("loss")))),
+        comparison=comparison,
+    )
+
+
+def _contract(run: StoredRun, pair: Pair) -> dict[str, tuple[str, str]]:
+    """What the candidate's loss did on its device, in whichever trial was asked."""
+    if pair.axis != "loss":
+        return {}
+    key = (pair.candidate.loss_name, pair.candidate.unit)
+    alike = [record.trial for record in run.trials if (record.loss_name, record.unit) == key]
+    return contract_of(run.evidence["contract"], alike)
+
+
+def _causes(
+    run: StoredRun,
+    pair: Pair,
+    comparison: Comparison,
+    audit: LossAudit | None,
+    device_audit: DeviceAudit | None,
+    onset: Onset | None,
+    *,
+    contract: dict[str, tuple[str, str]],
+) -> tuple[Cause, ...]:
+    if device_audit and device_audit.first and onset:
+        kind = "precision" if device_audit.first.rounding else "unknown"
+        return (Cause(kind, device_audit.first.explain()),)
+    if pair.axis != "loss" and not pair.between:
+        return ()
+    nothing = np.zeros(comparison.steps, bool)
+    nan = one_sided_nan(comparison) if comparison.steps else None
+    beyond = audit.beyond() if audit else {"loss": nothing, "output_grad": nothing}
+    return find_causes(
+        Evidence(
+            record=pair.candidate,
+            contract=contract,
+            findings=findings_of(run.evidence["findings"], pair.candidate.trial),
+            rows=comparison.both("rows")[1],
+            elements=comparison.both("elements")[1],
+            audited=audit.audited if audit else nothing,
+            wrong=beyond["output_grad"],
+            wrong_loss=beyond["loss"],
+            nan=nan[1] if nan else None,
+        )
+    )
+
+
+def _source_of_shared_steps(run: StoredRun, pair: Pair) -> TrialRecord | None:
+    """The trial from whose states the candidate took its steps: of the first device."""
+    if pair.axis != "device" or pair.between:
+        return None
+    key = (pair.candidate.loss_name, run.trials[0].device, pair.candidate.seed, pair.candidate.replica)
+    alike = (record for record in run.trials if not record.noise)
+    return next((each for each in alike if (each.loss_name, each.device, each.seed, each.replica) == key), None)
+
+
+def _largest(comparison: Comparison) -> Largest:
+    if not comparison.steps:
+        return Largest(None, 0.0, 0.0, 0)
+    sizes = np.where(np.isnan(comparison.loss_rel), -1.0, comparison.loss_rel)
+    step = int(np.argmax(sizes))
+    ulp = int(comparison.loss_ulp[step])
+    return Largest(step, float(comparison.loss_abs[step]), float(comparison.loss_rel[step]), ulp if ulp >= 0 else None)

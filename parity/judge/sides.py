@@ -1,0 +1,109 @@
+"""The runs that are compared: read, named after themselves, and joined into one."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+
+from parity.store import storage
+from parity.store.storage import StoragePath
+from parity.store.stored_run import StoredRun, read_run
+from parity.store.traces import Traces, read_columns
+
+RANK = "rank-"
+# Step, quantity and tensor of a row of step_errors.parquet, and the rows by these.
+StepPlace = tuple[int, str, str | None]
+StepErrors = Mapping[StepPlace, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Side:
+    """A run, or a rank of one.
+
+    Attributes:
+        run: With its trials named after it.
+        errors: Of the steps that it held against float64: by trial, then by step, quantity and tensor.
+    """
+
+    run: StoredRun
+    errors: Mapping[str, StepErrors]
+
+    @classmethod
+    def of(cls, run: StoredRun, name: str) -> Side:
+        """The side of a run that is called so."""
+        named = name_run(run, name)
+        errors: dict[str, dict[StepPlace, dict[str, Any]]] = {}
+        for row in named.evidence["step_errors"].to_pylist():
+            errors.setdefault(row["trial"], {})[row["step"], row["quantity"], row["tensor"]] = row
+        return cls(named, errors)
+
+
+def read_ranks(directory: StoragePath) -> dict[str, StoredRun]:
+    """The run in a directory under "", or those of its ranks under "rank-0" and so on.
+
+    Raises:
+        Trouble: There is none, or one is damaged.
+    """
+    if not storage.exists(directory / "run.json"):
+        inside = [path.name for path in directory.glob(f"{RANK}*")] if directory.is_dir() else []
+        if inside:
+            return {name: read_run(directory / name) for name in sorted(inside, key=lambda name: (len(name), name))}
+    return {"": read_run(directory)}
+
+
+def label(directories: Sequence[StoragePath]) -> list[str]:
+    """What the runs are called: the last parts of their paths, as many as it takes to tell them apart."""
+    parts = [[part for part in str(directory).replace("\\", "/").split("/") if part] for directory in directories]
+    for count in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(each[-count:]) for each in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{name}#{number}" for number, name in enumerate(names, start=1)]
+
+
+def name_run(run: StoredRun, name: str) -> StoredRun:
+    """The run with its trials named after it."""
+    trials = tuple(replace(record, trial=f"{name}/{record.trial}", run=name) for record in run.trials)
+    originals = {new.trial: old.trial for new, old in zip(trials, run.trials, strict=True)}
+    evidence = {}
+    for kind, table in run.evidence.items():
+        renamed = pa.array([f"{name}/{trial}" for trial in table["trial"].to_pylist()], pa.string())
+        field = table.schema.field("trial")
+        evidence[kind] = table.set_column(table.column_names.index("trial"), field, renamed.cast(field.type))
+    return replace(run, trials=trials, traces=RenamedTraces(run.traces, originals), evidence=evidence)
+
+
+class RenamedTraces(Traces):
+    """Traces under other names."""
+
+    def __init__(self, traces: Mapping[str, pa.Table], originals: Mapping[str, str]) -> None:
+        self._found = {new: (traces, old) for new, old in originals.items()}
+
+    @classmethod
+    def together(cls, several: Sequence[Mapping[str, pa.Table]]) -> RenamedTraces:
+        """The traces of several runs, whose names are all different."""
+        joined = cls({}, {})
+        joined._found = {trial: (traces, trial) for traces in several for trial in traces}
+        return joined
+
+    def __getitem__(self, trial: str) -> pa.Table:
+        traces, name = self._found[trial]
+        return traces[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def column(self, trial: str, name: str) -> pa.ChunkedArray:
+        traces, original = self._found[trial]
+        return read_columns(traces, original, [name])[name]
+
+
+def rows_of(table: pa.Table, trials: Container[str]) -> pa.Table:
+    """The rows of some trials."""
+    return table.filter(pa.array([trial in trials for trial in table["trial"].to_pylist()], pa.bool_()))

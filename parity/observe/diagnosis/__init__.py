@@ -1,0 +1,1 @@
+"""What is wrong with a gradient: the rule that fits it."""

@@ -1,0 +1,69 @@
+"""Which wrong gradients of a trial are looked into, and what was found of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from parity.observe.audit import Oracle
+from parity.observe.diagnosis.rules import Finding, diagnose
+from parity.plan.trial import Place
+from parity.tasks.losses import Loss
+
+# How often: the first steps, some partial batches, and where the gradient's ratio has changed.
+FIRST_LOOKS, PARTIAL_LOOKS, ALL_LOOKS = 3, 2, 12
+
+
+class Diagnostician:
+    """Looks at some of a trial's wrong gradients, and keeps what it finds."""
+
+    def __init__(self, *, baseline: Loss, oracle: Oracle) -> None:
+        self._baseline = baseline
+        self._oracle = oracle
+        self._found: list[Finding] = []
+        self._looks = self._partial_looks = 0
+        self._last_ratio = math.nan
+
+    def look(
+        self, place: Place, output: torch.Tensor, target: torch.Tensor, output_grad: torch.Tensor, *, ratio: float
+    ) -> None:
+        """Looks at a step that is suspicious, unless there has been enough of its like.
+
+        Args:
+            place: Of the step.
+            output: dtype[R, ...] on the CPU.
+            target: What belongs to it.
+            output_grad: Of the output's shape and dtype.
+            ratio: Of the gradient to the oracle's, as `audit.errors` gives it.
+
+        Raises:
+            OracleUnavailable: As `audit.errors`.
+        """
+        changed = not abs(ratio - self._last_ratio) <= 1e-3 * abs(ratio)
+        due = self._looks < FIRST_LOOKS or (place.partial and self._partial_looks < PARTIAL_LOOKS) or changed
+        if not due or self._looks >= ALL_LOOKS:
+            return
+        found = diagnose(place.step, output, target, output_grad, baseline=self._baseline, oracle=self._oracle)
+        if found:
+            self._looks += 1
+            self._partial_looks += place.partial
+            self._last_ratio = ratio
+            self._found.append(found)
+
+    def state(self) -> dict[str, float]:
+        """How far it has looked."""
+        return {"looks": self._looks, "partial_looks": self._partial_looks, "last_ratio": self._last_ratio}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on from where another stood."""
+        self._looks, self._partial_looks = state["looks"], state["partial_looks"]
+        self._last_ratio = state["last_ratio"]
+
+    def take_findings(self) -> tuple[Finding, ...]:
+        """Returns the findings since the last call, and forgets them."""
+        found = tuple(self._found)
+        self._found.clear()
+        return found

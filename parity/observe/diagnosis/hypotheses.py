@@ -1,0 +1,190 @@
+"""What a wrong gradient may be instead: other losses, and the baseline's own in a lower precision.
+
+Shapes: R rows, C columns (features or classes); everything here runs on the CPU.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from parity.observe.audit import Oracle
+from parity.observe.low_precision import round_to_tf32
+from parity.tasks.losses import Loss
+
+# A loss of another kind, in float64; `factor` is what its gradient is multiplied by, 1 for the mean.
+OtherLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+LOW_PRECISIONS = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+FOCAL_GAMMAS = (0.5, 1.0, 2.0, 3.0, 5.0)
+TEMPERATURES = (0.1, 0.5, 2.0, 4.0, 10.0)
+
+
+def other_losses(output: torch.Tensor, target: torch.Tensor, grad: np.ndarray) -> Mapping[str, OtherLoss]:
+    """The losses that people use in this one's place, by name.
+
+    Args:
+        output: dtype[R, ...].
+        target: Of the output's shape and floating, or integer labels [R].
+        grad: What the candidate gave; a loss with a threshold has it fitted. float64 of the output's shape.
+    """
+    if target.is_floating_point() and target.shape == output.shape:
+        return _REGRESSION | dict(_with_threshold(output, target, grad))
+    if not target.is_floating_point() and output.dim() == 2 and target.shape == output.shape[:1]:
+        return _CLASSIFICATION
+    return {}
+
+
+def gradient(loss: OtherLoss, output: torch.Tensor, target: torch.Tensor) -> np.ndarray | None:
+    """The gradient of another loss, float64 of the output's shape; None where it cannot take these tensors."""
+    leaf = output.detach().double().requires_grad_()
+    try:
+        value = loss(leaf, target.double() if target.is_floating_point() else target)
+        (found,) = torch.autograd.grad(value, leaf)
+    except (RuntimeError, ValueError, IndexError):  # BCE of an output beyond [0, 1], a label beyond the classes
+        return None
+    return found.numpy() if bool(found.isfinite().all()) else None
+
+
+def in_low_precision(
+    output: torch.Tensor, target: torch.Tensor, *, baseline: Loss, oracle: Oracle, exact: np.ndarray
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields what the baseline's gradient becomes when some of it is done in a lower precision.
+
+    Args:
+        output: dtype[R, ...].
+        target: What belongs to it.
+        baseline: In the dtype it is given.
+        oracle: The baseline in float64.
+        exact: The gradient in float64.
+
+    Yields:
+        Name of the precision, and a gradient as float64 of the output's shape; several of each.
+    """
+    for name, dtype in LOW_PRECISIONS.items():
+        yield name, _rounded(exact, functools.partial(torch.Tensor.to, dtype=dtype))
+        yield name, oracle(_through(output, dtype), _through(target, dtype))[1]
+        found = _in_dtype(baseline, output, target, dtype)
+        if found is not None:
+            yield name, found
+    yield "TF32", _rounded(exact, lambda tensor: round_to_tf32(tensor.float()))
+    yield "TF32", oracle(_to_tf32(output), _to_tf32(target))[1]
+
+
+def has_low_precision(grad: torch.Tensor) -> str | None:
+    """The precision that all elements of a float32 gradient can be written in, or None."""
+    if grad.dtype != torch.float32 or not grad.any():
+        return None
+    bits = grad.contiguous().view(torch.int32)
+    if not (bits & 0xFFFF).any():
+        return "bfloat16"
+    if not (bits & 0x1FFF).any():
+        return "float16" if bool((grad.half().float() == grad).all()) else "TF32"
+    return "float16" if bool((grad.half().float() == grad).all()) else None
+
+
+def _through(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return tensor.to(dtype).to(tensor.dtype) if tensor.is_floating_point() else tensor
+
+
+def _to_tf32(tensor: torch.Tensor) -> torch.Tensor:
+    return round_to_tf32(tensor) if tensor.is_floating_point() else tensor
+
+
+def _rounded(exact: np.ndarray, rounding: Callable[[torch.Tensor], torch.Tensor]) -> np.ndarray:
+    rounded: np.ndarray = rounding(torch.from_numpy(np.array(exact))).double().numpy()
+    return rounded
+
+
+def _in_dtype(baseline: Loss, output: torch.Tensor, target: torch.Tensor, dtype: torch.dtype) -> np.ndarray | None:
+    leaf = output.detach().to(dtype).requires_grad_()
+    try:
+        (found,) = torch.autograd.grad(baseline(leaf, target.to(dtype) if target.is_floating_point() else target), leaf)
+    except (RuntimeError, TypeError, ValueError):  # the baseline does not support the dtype, and need not
+        return None
+    array: np.ndarray = found.double().numpy()
+    return array if np.isfinite(array).all() else None
+
+
+# Regression; each is a mean over the elements.
+
+_REGRESSION: dict[str, OtherLoss] = {
+    "L1": F.l1_loss,
+    "log-cosh": lambda output, target: _log_cosh(output - target).mean(),
+    "BCE": lambda output, target: F.binary_cross_entropy(output, target),
+    "BCE with logits": lambda output, target: F.binary_cross_entropy_with_logits(output, target),
+    "mean squared logarithmic error": lambda output, target: (
+        (torch.log1p(output) - torch.log1p(target)).square().mean()
+    ),
+    "L4": lambda output, target: (output - target).pow(4).mean(),
+    "L3": lambda output, target: (output - target).abs().pow(3).mean(),
+    "cosine distance": lambda output, target: (1 - F.cosine_similarity(output, target, dim=-1)).mean(),
+    "Poisson": lambda output, target: F.poisson_nll_loss(output, target),
+    "KL divergence": lambda output, target: F.kl_div(output, target, reduction="batchmean"),
+}
+
+
+def _with_threshold(output: torch.Tensor, target: torch.Tensor, grad: np.ndarray) -> Iterator[tuple[str, OtherLoss]]:
+    """Yields Huber and smooth L1, whose gradients are clipped differences, at the threshold that the gradient has."""
+    difference = np.abs((output.detach().double() - target.detach().double()).numpy())
+    telling = difference > 1e-3
+    if not telling.any():
+        return
+    size = np.abs(grad)
+    slope = float((size[telling] / difference[telling]).max())
+    if slope == 0 or not math.isfinite(slope):
+        return
+    threshold = float(size.max()) / slope
+    if 0 < threshold < float(difference.max()):
+        # Their gradients differ by the threshold alone, as a factor.
+        smooth = abs(slope * threshold * grad.size - 1) < abs(slope * grad.size - 1)
+        name = f"smooth L1 with beta {threshold:.3g}" if smooth else f"Huber with delta {threshold:.3g}"
+        yield (
+            name,
+            functools.partial(F.smooth_l1_loss, beta=threshold)
+            if smooth
+            else functools.partial(F.huber_loss, delta=threshold),
+        )
+
+
+def _log_cosh(difference: torch.Tensor) -> torch.Tensor:
+    return difference + F.softplus(-2 * difference) - math.log(2)
+
+
+# Classification by integer labels; each is a mean over the rows.
+
+
+def _focal(gamma: float) -> OtherLoss:
+    def loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        entropy = F.cross_entropy(output, target, reduction="none")
+        return ((1 - torch.exp(-entropy)) ** gamma * entropy).mean()
+
+    return loss
+
+
+def _tempered(temperature: float) -> OtherLoss:
+    return lambda output, target: F.cross_entropy(output / temperature, target)
+
+
+def _one_hot(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return F.one_hot(target, output.shape[1]).to(output.dtype)
+
+
+_CLASSIFICATION: dict[str, OtherLoss] = {
+    **{f"focal with gamma {gamma:g}": _focal(gamma) for gamma in FOCAL_GAMMAS},
+    **{f"cross-entropy at temperature {temperature:g}": _tempered(temperature) for temperature in TEMPERATURES},
+    "hinge": lambda output, target: F.multi_margin_loss(output, target),
+    "squared hinge": lambda output, target: F.multi_margin_loss(output, target, p=2),
+    "MSE of probabilities": lambda output, target: F.mse_loss(output.softmax(dim=1), _one_hot(output, target)),
+    "MSE of logits": lambda output, target: F.mse_loss(output, _one_hot(output, target)),
+    "BCE of each class": lambda output, target: F.binary_cross_entropy_with_logits(output, _one_hot(output, target)),
+    "cross-entropy of a second softmax": lambda output, target: F.cross_entropy(output.softmax(dim=1), target),
+    "cross-entropy of a softmax over the batch": lambda output, target: F.nll_loss(output.log_softmax(dim=0), target),
+    "the label's negative logit": lambda output, target: F.nll_loss(output, target),
+    "the label's negative probability": lambda output, target: F.nll_loss(output.softmax(dim=1), target),
+}

@@ -1,0 +1,337 @@
+"""What is observed of each training step, gathered into a trace.
+
+Nothing here changes a bit of the training. Loss and norms stay on the device until a block of steps is fetched.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from parity.ground.errors import OracleUnavailable, TrialFailed
+from parity.observe.audit import Oracle, errors
+from parity.observe.diagnosis.diagnostician import Diagnostician
+from parity.observe.diagnosis.rules import Finding
+from parity.observe.digest import combine, digest
+from parity.plan import lines
+from parity.plan.trial import Place, Trial
+from parity.store.trace import AUDIT_COLUMNS, make_table
+from parity.tasks.losses import Loss
+
+# Steps in one block: what the device buffers hold.
+CAPACITY = 256
+_NARROW = (torch.float16, torch.bfloat16)
+
+
+@dataclass
+class Batch:
+    """What is observed of one batch of a step, bit by bit.
+
+    Attributes:
+        rows: Of the batch.
+        inputs: The tensors that it consists of.
+        input_digest: Of them.
+        output_digest: Of the model's output.
+        elements: Of the output.
+        loss: As it goes into the step, dtype[] on its device; None until it is known.
+        loss_digest: Of the loss; None where it is not asked for before the rows are fetched.
+        output_grad_digest: Of the loss's gradient for the output.
+        output_grad_square: Sum of its squares, dtype[] on its device.
+        output_grad_strided: Whether it has other strides than the output.
+        audit: What `audit.errors` returns, NaN where there is no audit.
+    """
+
+    rows: int
+    inputs: Sequence[torch.Tensor]
+    input_digest: int
+    output_digest: int
+    elements: int
+    loss: torch.Tensor | None = None
+    loss_digest: int | None = None
+    output_grad_digest: int = 0
+    output_grad_square: torch.Tensor | None = None
+    output_grad_strided: bool = False
+    audit: Sequence[float] = (math.nan,) * len(AUDIT_COLUMNS)
+
+
+class Observer:
+    """Observes one trial, step by step; `flush` gives the rows so far.
+
+    A step is `forward` and `loss` for each of its batches (one, or several under gradient accumulation), then
+    `backward` and `update`.
+
+    Attributes:
+        audit_error: Why there is no audit, or None.
+        param_grad_norm: L2 norm of the last step's gradient for all parameters, dtype[] on its device.
+    """
+
+    param_grad_norm: torch.Tensor
+
+    def __init__(self, trial: Trial, model: torch.nn.Module, *, oracle: Oracle, baseline: Loss) -> None:
+        self._trial = trial
+        self._parameters = list(model.parameters())
+        self._oracle = oracle
+        self._diagnostician = Diagnostician(baseline=baseline, oracle=oracle)
+        self._columns: defaultdict[str, list[object]] = defaultdict(list)
+        self._batches: list[Batch] = []
+        self._step_grad_norm: torch.Tensor | None = None
+        self._values: dict[str, torch.Tensor] = {}
+        self._slots: dict[str, tuple[torch.Tensor, ...]] = {}
+        self.audit_error: str | None = None
+
+    @property
+    def rows(self) -> int:
+        """Whole steps recorded since the last flush."""
+        return len(self._columns["step_s"])
+
+    @property
+    def batches(self) -> int:
+        """Batches of the step that is not closed yet."""
+        return len(self._batches)
+
+    @property
+    def loss_dtype(self) -> torch.dtype | None:
+        """None before the first step."""
+        return self._values["loss"].dtype if "loss" in self._values else None
+
+    def forward(self, place: Place, batch: Sequence[torch.Tensor], output: torch.Tensor, target: torch.Tensor) -> Batch:
+        """Records what the loss is about to get, of the step's first batch or of one more."""
+        self._place = place
+        inputs = [*batch] if any(target is tensor for tensor in batch) else [*batch, target]
+        observed = Batch(place.rows, inputs, _digest_of(inputs), digest(output), output.numel())
+        self._batches.append(observed)
+        return observed
+
+    def loss(
+        self,
+        batch: Batch,
+        output: torch.Tensor,
+        target: torch.Tensor,
+        *,
+        loss: torch.Tensor,
+        output_grad: torch.Tensor,
+        factor: float = 1.0,
+    ) -> None:
+        """Records the loss and its gradient for the output, and audits the step if it is due.
+
+        Args:
+            batch: As `forward` returned it.
+            output: What the loss got; dtype[...].
+            target: What the loss got.
+            loss: What it returned; dtype[].
+            output_grad: The gradient of `factor * loss`; of the output's shape.
+            factor: What the loss goes into the step with: 1 / k where the gradients of k batches are accumulated.
+
+        Raises:
+            TrialFailed: The step is audited, and the loss changed its output or target.
+        """
+        batch.loss = loss.detach()
+        if factor != 1.0:
+            batch.loss_digest, batch.loss = digest(batch.loss), batch.loss * factor
+        batch.output_grad_digest = digest(output_grad)
+        batch.output_grad_square = _squared_norm(output_grad)
+        batch.output_grad_strided = output_grad.stride() != output.stride()
+        if self._place.audited:
+            exact = output_grad if factor == 1.0 else output_grad.double() / factor
+            batch.audit = self._audit(batch, output, target, loss=loss, output_grad=exact)
+
+    def backward(self, *, scale: float = 1.0) -> None:
+        """Records the gradient for the parameters, as the last backward pass left it.
+
+        Args:
+            scale: What it has been multiplied by, to be taken out again: a power of 2, so that no bit is lost.
+        """
+        digests, squares = [], []
+        for parameter in self._parameters:  # both in one pass, while the gradient is in the cache
+            grad = parameter.grad
+            if grad is not None and scale != 1.0:
+                grad = unscaled(grad, scale)
+            digests.append(digest(grad))
+            if grad is not None:
+                squares.append(_squared_norm(grad))
+        self._param_grads, self.param_grad_norm = np.array(digests, np.uint64), _norm(squares)
+
+    def gradient_norm(self) -> torch.Tensor:
+        """L2 norm of the gradient for all parameters, as it is now; dtype[] on its device."""
+        return _norm([_squared_norm(each.grad) for each in self._parameters if each.grad is not None])
+
+    def update(self, *, step_s: float, step_grad_norm: torch.Tensor | None = None) -> None:
+        """Records the parameters after the optimizer's step, and closes the step.
+
+        Args:
+            step_s: Wall time of the step, in seconds.
+            step_grad_norm: L2 norm of the gradient that the optimizer got, dtype[]; None where nobody looked.
+        """
+        batches, self._batches = self._batches, []
+        losses = [batch.loss for batch in batches if batch.loss is not None]
+        squares = [batch.output_grad_square for batch in batches if batch.output_grad_square is not None]
+        self._hold("loss", _sum(losses))
+        self._hold("output_grad_norm", _sum(squares).sqrt())
+        self._hold("param_grad_norm", self.param_grad_norm)
+        unchanged = step_grad_norm is self.param_grad_norm
+        if step_grad_norm is not None and not unchanged:
+            self._hold("step_grad_norm", step_grad_norm)
+        params = np.array([digest(parameter) for parameter in self._parameters], np.uint64)
+        one = batches[0] if len(batches) == 1 else _joined(batches)
+        for name, value in {
+            "looked": step_grad_norm is not None,
+            "unchanged": unchanged,
+            "input_digest": one.input_digest,
+            "output_digest": one.output_digest,
+            "loss_digest": one.loss_digest,
+            "output_grad_digest": one.output_grad_digest,
+            "output_grad_strided": one.output_grad_strided,
+            "elements": one.elements,
+            "rows": one.rows,
+            "param_grad_digest": combine(self._param_grads),
+            "param_grad_digests": self._param_grads,
+            "param_digest": combine(params),
+            "param_digests": params,
+            **dict(zip(AUDIT_COLUMNS, one.audit, strict=True)),
+            **{name: getattr(self._place, name) for name in ("step", "epoch", "batch")},
+            "step_s": step_s,
+        }.items():
+            self._columns[name].append(value)
+
+    def flush(self) -> pa.Table:
+        """Returns the whole steps since the last flush, in the columns of `trace.SCHEMA`, and forgets them."""
+        rows, trial = self.rows, self._trial
+        looked, unchanged = (np.array(self._columns.pop(name), bool) for name in ("looked", "unchanged"))
+        loss_digests = self._columns.pop("loss_digest")
+        # Explicit, since NumPy would make float64 of a list of large integers.
+        columns = {
+            name: np.array(values, np.uint64 if "digest" in name else None) for name, values in self._columns.items()
+        }
+        fetched = {name: buffer[:rows].cpu() for name, buffer in self._values.items()}
+        columns |= {name: values.double().numpy() for name, values in fetched.items()}
+        columns["loss_digest"] = np.array(
+            [
+                digest(value) if known is None else known
+                for value, known in zip(fetched["loss"], loss_digests, strict=True)
+            ],
+            np.uint64,
+        )
+        stepped = np.where(unchanged, columns["param_grad_norm"], columns.get("step_grad_norm", np.nan))
+        columns["step_grad_norm"] = np.where(looked, stepped, np.nan)
+        columns |= {"seed": np.full(rows, trial.seed), "replica": np.full(rows, trial.replica)}
+        self._columns.clear()
+        names = {"trial": trial.name, "loss_name": trial.loss.name, "device": trial.device.name}
+        return make_table(columns, names=names, rows=rows)
+
+    def state(self) -> dict[str, object]:
+        """What an observer that goes on from here must know."""
+        return {"audit_error": self.audit_error, **self._diagnostician.state()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on from where another observer stood."""
+        self.audit_error = state["audit_error"]
+        self._diagnostician.restore(state)
+
+    def take_findings(self) -> tuple[Finding, ...]:
+        """Returns what was found wrong with the gradient since the last call."""
+        return self._diagnostician.take_findings()
+
+    def _audit(
+        self,
+        batch: Batch,
+        output: torch.Tensor,
+        target: torch.Tensor,
+        *,
+        loss: torch.Tensor,
+        output_grad: torch.Tensor,
+    ) -> Sequence[float]:
+        """What `audit.errors` returns, NaN where the oracle is not available."""
+        step = self._place.step
+        if batch.output_digest != digest(output):
+            raise TrialFailed(
+                step, "the loss changed its output in place; work on a copy, output.clone()", kind="mutates"
+            )
+        if batch.input_digest != _digest_of(batch.inputs):
+            raise TrialFailed(
+                step, "the loss changed its target in place; work on a copy, target.clone()", kind="mutates"
+            )
+        if self.audit_error is None:
+            try:
+                output, target, output_grad = output.cpu(), target.cpu(), output_grad.cpu()
+                found = errors(self._oracle, output, target, loss=loss.cpu(), output_grad=output_grad)
+                if not found[0] <= lines.SUSPICIOUS_GRADIENT.value and self._trial.loss != self._trial.oracle:
+                    self._diagnostician.look(self._place, output, target, output_grad, ratio=found[2])
+                return found
+            except OracleUnavailable as error:
+                self.audit_error = str(error)
+        return batch.audit
+
+    def _hold(self, name: str, value: torch.Tensor) -> None:
+        """Writes a scalar into a buffer on its device: keeping each step's tensor would fragment the heap."""
+        if name not in self._values:
+            self._values[name] = torch.empty(CAPACITY, dtype=value.dtype, device=value.device)
+            self._slots[name] = self._values[name].unbind()
+        self._slots[name][self.rows].copy_(value.detach())
+
+
+def unscaled(grad: torch.Tensor, scale: float) -> torch.Tensor:
+    """A gradient without a factor; of float32 for what is narrower, which would underflow."""
+    return (grad.float() if grad.dtype in _NARROW else grad) / scale
+
+
+def _squared_norm(tensor: torch.Tensor) -> torch.Tensor:
+    """Sum of the squares, on the device; dtype[], of float32 for what is narrower, which would overflow.
+
+    Takes half the time of `torch.linalg.vector_norm` on a CPU.
+    """
+    flat = tensor.reshape(-1)
+    if flat.dtype in _NARROW:
+        flat = flat.float()
+    return torch.dot(flat, flat)
+
+
+def _norm(squares: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The root of the sum, in the dtype and on the device of the first; dtype[]."""
+    if len({(square.dtype, square.device) for square in squares}) > 1:
+        squares = [square.to(squares[0]) for square in squares]
+    return torch.stack([*squares]).sum().sqrt() if squares else torch.zeros(())
+
+
+def _sum(values: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The sum in the order of the values, of one the value itself; dtype[]."""
+    total = values[0]
+    for value in values[1:]:
+        total = total + value
+    return total
+
+
+def _digest_of(tensors: Sequence[torch.Tensor]) -> int:
+    return combine(np.array([digest(tensor) for tensor in tensors], np.uint64))
+
+
+def _joined(batches: Sequence[Batch]) -> Batch:
+    """Several batches of a step as one: digests of digests, sums, and the audit of the worst."""
+
+    def joined(digests: Sequence[int]) -> int:
+        return combine(np.array(digests, np.uint64))
+
+    worst = max(batches, key=lambda batch: _nan_last(batch.audit[0])).audit
+    return Batch(
+        rows=sum(batch.rows for batch in batches),
+        inputs=(),
+        input_digest=joined([batch.input_digest for batch in batches]),
+        output_digest=joined([batch.output_digest for batch in batches]),
+        elements=sum(batch.elements for batch in batches),
+        loss_digest=joined(
+            [digest(batch.loss) if batch.loss_digest is None else batch.loss_digest for batch in batches]
+        ),
+        output_grad_digest=joined([batch.output_grad_digest for batch in batches]),
+        output_grad_strided=any(batch.output_grad_strided for batch in batches),
+        audit=(worst[0], max((batch.audit[1] for batch in batches), key=_nan_last), worst[2]),
+    )
+
+
+def _nan_last(value: float) -> float:
+    return math.inf if math.isnan(value) else value

@@ -1,0 +1,1 @@
+"""What is asked for: options, devices, trials and the named lines. Standard library only."""

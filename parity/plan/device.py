@@ -1,0 +1,162 @@
+"""The device grammar, and what a device asks for: environment variables and resources.
+
+    cpu    cpu:threads=2    cpu:isa=avx2    cpu:threads=2,isa=default    cuda    cuda:tf32=on    mps
+    cpu@NODE    cpu:threads=2@NODE    cuda@NODE#INDEX    on that node of a Ray cluster, that GPU of it
+
+`python -m parity.devices` lists what there is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from parity.ground.errors import Trouble
+
+ISAS = ("default", "avx2", "avx512")
+GRAMMAR = (
+    "cpu, cpu:threads=N, cpu:isa=default|avx2|avx512, cuda, cuda:tf32=on|off, mps, auto; cpu@NODE, cuda@NODE#INDEX"
+)
+# Faults to plant in a CPU, so that one may see them found; `planted` says what they do.
+PLANTS = r"bfloat16|tf32|noise|element-\d+|flip-\d+(-r\d+)?"
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where and how the arithmetic of a trial runs.
+
+    Attributes:
+        kind: "cpu", "cuda" or "mps".
+        threads: Of ATen, OpenMP and MKL within an operation.
+        isa: ATen's kernels: "default", "avx2" or "avx512"; None leaves the choice to ATen. The BLAS chooses for itself.
+        tf32: Whether a CUDA device may round the factors of matrix products and convolutions to TF32.
+        plant: A fault planted on purpose, see `planted`, or None.
+        node: Name of the node of a Ray cluster that it is on, or None for any that fits.
+        index: Of the GPU on that node, or None.
+    """
+
+    kind: str
+    threads: int = 1
+    isa: str | None = None
+    tf32: bool = False
+    plant: str | None = None
+    node: str | None = None
+    index: int | None = None
+
+    @property
+    def unplaced(self) -> Device:
+        """The same settings on any node; a planted fault is one of the unit, and stays behind."""
+        return replace(self, node=None, index=None, plant=None) if self.node else self
+
+    @property
+    def place(self) -> str:
+        """As in "@node", "@node#0", or empty."""
+        index = "" if self.index is None else f"#{self.index}"
+        return f"@{self.node}{index}" if self.node else ""
+
+    @property
+    def name(self) -> str:
+        """The device in the grammar, with only the options that differ from the default."""
+        options = []
+        if self.threads != 1:
+            options.append(f"threads={self.threads}")
+        if self.isa is not None:
+            options.append(f"isa={self.isa}")
+        if self.tf32:
+            options.append("tf32=on")
+        if self.plant is not None:
+            options.append(f"plant={self.plant}")
+        return (f"{self.kind}:{','.join(options)}" if options else self.kind) + self.place
+
+
+def parse_devices(texts: Sequence[str]) -> tuple[Device, ...]:
+    """Parses the values of `--device` ("auto" has been replaced before); the first is the baseline.
+
+    Raises:
+        Trouble: A device is unknown, an option does not fit, or a device is given twice.
+    """
+    devices = tuple(parse_device(text) for text in texts)
+    for index, device in enumerate(devices):
+        if device in devices[:index]:
+            raise Trouble(f"Device {device.name!r} is given twice. Give each once; to repeat trials, use --replicas.")
+    return devices
+
+
+def parse_device(text: str) -> Device:
+    """Parses one device.
+
+    >>> parse_device("cpu:threads=2").threads
+    2
+    >>> parse_device("cuda@rack 1#3").node
+    'rack 1'
+
+    Raises:
+        Trouble: The device is unknown, or an option does not fit.
+    """
+    settings, at, place = text.partition("@")
+    kind, colon, rest = settings.partition(":")
+    pairs = [option.partition("=")[::2] for option in rest.split(",")] if colon else []
+    options = dict(pairs)
+    allowed = {"cpu": {"threads", "isa", "plant"}, "cuda": {"tf32"}, "mps": set()}.get(kind)
+    if allowed is None or len(options) < len(pairs) or not options.keys() <= allowed:
+        raise Trouble(f"Unknown device {text!r}. Known devices: {GRAMMAR}.")
+    threads = options.get("threads", "1")
+    if not (threads.isascii() and threads.isdigit()) or int(threads) < 1:
+        raise Trouble(f"Device {text!r}: threads={threads} is no whole number from 1 up.")
+    isa = options.get("isa")
+    if isa is not None and isa not in ISAS:
+        raise Trouble(f"Device {text!r}: isa={isa} is unknown. Known: {', '.join(ISAS)}.")
+    tf32 = options.get("tf32", "off")
+    if tf32 not in ("on", "off"):
+        raise Trouble(f"Device {text!r}: tf32={tf32} is unknown. Known: on, off.")
+    plant = options.get("plant")
+    if plant is not None and not re.fullmatch(PLANTS, plant):
+        raise Trouble(
+            f"Device {text!r}: plant={plant} is unknown. Known: bfloat16, tf32, noise, element-STEP, flip-STEP."
+        )
+    device = Device(kind=kind, threads=int(threads), isa=isa, tf32=tf32 == "on", plant=plant)
+    return _placed(device, place, text=text) if at else device
+
+
+def _placed(device: Device, place: str, *, text: str) -> Device:
+    node, mark, index = place.rpartition("#") if device.kind == "cuda" else (place, "", "")
+    if not mark:
+        node, index = place, ""
+    if not node or (mark and not (index.isascii() and index.isdigit())):
+        raise Trouble(
+            f"Device {text!r}: {place!r} is no place. Give {device.kind}@NODE"
+            f"{'#INDEX' if device.kind == 'cuda' else ''} as python -m parity.devices lists them."
+        )
+    if device.kind == "cuda" and not mark:
+        raise Trouble(f"Device {text!r} names no GPU of its node. Give cuda@NODE#INDEX, or --each gpu for all of them.")
+    return replace(device, node=node, index=int(index) if mark else None)
+
+
+def environment(device: Device) -> dict[str, str]:
+    """Environment variables that must stand before torch is imported.
+
+    Source:
+        OMP_NUM_THREADS, MKL_NUM_THREADS: docs.pytorch.org/docs/stable/notes/cpu_threading_torchscript_inference.html.
+        ATEN_CPU_CAPABILITY: pytorch, aten/src/ATen/native/DispatchStub.cpp.
+        CUBLAS_WORKSPACE_CONFIG: docs.pytorch.org/docs/stable/notes/randomness.html.
+        CUDA_VISIBLE_DEVICES: since Ray 2.56 a worker that asks for no GPU sees all of them.
+    """
+    variables = {"OMP_NUM_THREADS": str(device.threads), "MKL_NUM_THREADS": str(device.threads)}
+    if device.isa is not None:
+        variables["ATEN_CPU_CAPABILITY"] = device.isa
+    if device.kind == "cuda":
+        variables["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+        if device.index is not None:
+            variables["CUDA_VISIBLE_DEVICES"] = str(device.index)
+    else:
+        variables["CUDA_VISIBLE_DEVICES"] = ""
+    return variables
+
+
+def resources(device: Device) -> dict[str, int]:
+    """What the trial's worker occupies, in Ray's words: a CPU for each thread, and a whole GPU."""
+    return {"CPU": device.threads, "GPU": 0 if device.kind == "cpu" else 1}
+
+
+EACH = ("node", "gpu")

@@ -1,0 +1,213 @@
+"""The lines between rounding and a bug: each with its value, its unit, and where the value comes from.
+
+`u` is the unit roundoff of the dtype in question (2**-24 for float32).
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Line:
+    """A number that a decision depends on.
+
+    Attributes:
+        value: The number.
+        unit: "u", "relative", "times the baseline's error", and so on.
+        meaning: What the number limits.
+        source: Where the value comes from: a publication, or what was measured on either side of it.
+    """
+
+    value: float
+    unit: str
+    meaning: str
+    source: str
+
+
+# Losses, audited on the same output and target
+
+
+GRADIENT = Line(
+    16.0,
+    "times the baseline's error",
+    "largest error of an output gradient that rounding can explain",
+    "Right gradients of MSE were seen at 0.4 to 1.4 u, right cross-entropies at up to 6 times the baseline's error; "
+    "the least wrong gradient (1.00001 times too large) at 168 u (DESIGN.md, section 6). 16 is a tenth of it.",
+)
+UNSTEADY_GRADIENT = Line(
+    8.0,
+    "times the baseline's error",
+    "the same where the baseline's replicas disagree",
+    "The baseline's error is the noise floor there, and a gradient that is 10 times off the floor must be seen.",
+)
+LEAST_ERROR = Line(
+    1.0,
+    "u",
+    "least error that a baseline is credited with",
+    "A correctly rounded result may be off by 1 u in each element; a baseline that happens to be exact at one step "
+    "must not condemn plain rounding.",
+)
+LOSS_PER_ROOT = Line(
+    64.0,
+    "u per square root of the output's elements",
+    "largest error of a loss that an order of summation can explain",
+    "The order of summation moves a loss of N elements by some sqrt(N) u (N. J. Higham and T. Mary, A New Approach to "
+    "Probabilistic Rounding Error Analysis, 2019). In the first epoch of the reference experiment, in float32, "
+    "sequential sums were seen at up to 13 sqrt(N) u, sums from the largest element to the smallest at up to 21.",
+)
+
+# Devices, on steps from one state
+
+
+DEVICE = Line(
+    8.0,
+    "times the baseline's error",
+    "largest error of a tensor of a shared step that rounding can explain",
+    "Threads, instruction sets and BLAS variants of a CPU were seen at 1.3 times at most, matrix products in TF32 at "
+    "60 times and more (DESIGN.md, section 6).",
+)
+SUSPICIOUS_DEVICE = Line(
+    4.0,
+    "times the baseline's error",
+    "error from which on the causes of a device's error are looked for",
+    "Half of the line of devices, so that every tensor beyond that line has been looked into.",
+)
+STRANGE = Line(
+    1e5,
+    "u",
+    "largest distance of an output from its float64 step that can still be the same step",
+    "The largest error of an output that was seen in the same step is 72,000 u, of products in bfloat16 (DESIGN.md, "
+    "section 6); another step is off by the size of the output, 2**24 u of float32.",
+)
+
+# Runs of different days
+
+
+NORM_ERROR = Line(
+    1000.0,
+    "u",
+    "largest error of a norm that is summed in the dtype itself",
+    "sqrt(N) u for the N elements of the largest output gradient seen, some 200,000 of the reference experiment, is "
+    "450 u (N. J. Higham and T. Mary, 2019); twice that and room.",
+)
+CHANGED_NORM = Line(
+    1e-4,
+    "relative",
+    "distance of two gradients' norms from which on they are norms of different gradients",
+    "A norm in float32 may be off by `NORM_ERROR`, which is 6e-5.",
+)
+SAME_FUNCTION = Line(
+    1e-5,
+    "relative",
+    "largest distance of norms in float64 of the first step that computes the same function",
+    "Initial parameters that differ in their last bits move them by some 1e-7.",
+)
+SAME_NORMS = Line(
+    1e-6,
+    "relative",
+    "largest distance of the norms of initial parameters that are the same but for their last bits",
+    "Parameters whose last bits differ have norms that differ by at most u, 6e-8 in float32.",
+)
+
+# The loss contract, on a few rows
+
+
+CONTRACT_ERROR = Line(
+    16.0,
+    "times the baseline's error",
+    "largest error of a loss or gradient that the contract allows",
+    "As `GRADIENT`.",
+)
+CONTRACT_CONDITION = Line(
+    8.0,
+    "u",
+    "most that the condition of the problem is credited with",
+    "8 times 16 u is 128 u, still less than the 168 u of the least wrong gradient seen.",
+)
+CONTRACT_REPEAT = Line(
+    64.0,
+    "times the baseline's error",
+    "largest distance of two gradients of one loss",
+    "Each of two evaluations may be off by 16 times the baseline's error, and may sum in another order.",
+)
+CONTRACT_SUM = Line(
+    64.0,
+    "u per square root of the output's elements",
+    "largest error of a sum in any order",
+    "N. J. Higham and P. Thery, Sharper probabilistic backward error analysis, 2019; as `LOSS_PER_ROOT`.",
+)
+SECOND_DERIVATIVE = Line(
+    1e-3,
+    "relative",
+    "largest distance of two Hessian products of the same loss",
+    "Products of float32 losses on 8 rows agree to some 1e-6; a second derivative that is missing a term is off by "
+    "1e-1 and more.",
+)
+
+# The diagnosis of a wrong gradient
+
+
+SUSPICIOUS_GRADIENT = Line(
+    8.0,
+    "times the baseline's error",
+    "error from which on a gradient is looked into",
+    "Half of the line of gradients, so that every gradient beyond that line has been looked into.",
+)
+RULE_FIT = Line(
+    64.0,
+    "times the baseline's error",
+    "most that a rule may leave of a gradient that it fits",
+    "A rule evaluates the gradient once more, in other operations, so it may leave several times the rounding of one.",
+)
+OTHER_LOSS_FIT = Line(
+    1e-4,
+    "relative",
+    "most that another loss may leave of a gradient that it explains",
+    "Other losses are computed in other operations than the candidate's, with constants in float32.",
+)
+OFFSET_FIT = Line(
+    1e-3,
+    "share of the error",
+    "most that an offset may leave of the error that it explains",
+    "What the rounding of the offset itself leaves is far less; another pattern leaves most of the error.",
+)
+PRECISION_FIT = Line(
+    0.05,
+    "share of the error",
+    "most that a lower precision may leave of the error that it explains",
+    "The right precision, emulated in software, leaves nothing or little of it; a wrong one leaves half and more.",
+)
+SAME_FACTOR = Line(
+    1e-6,
+    "relative",
+    "largest distance of factors that are one factor, and of a factor of 1 from 1",
+    "A factor measured over a gradient is off by its rounding, some u; the least factor of the corpus is 1.00001.",
+)
+CONSTANT_FIT = Line(
+    1e-3,
+    "relative",
+    "largest distance of a factor from the constant that it is named after",
+    "The nearest two constants that are named (255 and 256) are apart by 4e-3.",
+)
+RIGHT_SHARE = Line(
+    0.05,
+    "share of the steps",
+    "most steps that may be right after the step from which on a gradient is wrong",
+    "One step in twenty, such as a partial batch that hides the fault.",
+)
+
+# Replicas that disagree
+
+
+TEST_LEVEL = Line(
+    0.05,
+    "probability",
+    "level of the permutation test of replicas",
+    "The convention; 4 + 4 replicas can reach 0.029.",
+)
+SAME_LOSS = Line(
+    2.0**-20,
+    "relative",
+    "largest distance of losses that are the same number, rounded otherwise",
+    "8 ulp of a float32 near 1. Without it the test is right but not useful: a reported loss that rounds otherwise, "
+    "always alike, was rejected in 9 of 10 cases at a floor of 5e-8.",
+)

@@ -1,0 +1,24 @@
+"""What `--task` names, parsed and checked without importing torch or running the user's code."""
+
+from parity.plan.user_code import CodeSpec, parse_code
+
+# The shipped tasks: their modules, which have `LOSSES` of the names beside in place of `loss`.
+TASKS = {"mnist-autoencoder": "parity.tasks.mnist_autoencoder", "mnist-classifier": "parity.tasks.mnist_classifier"}
+SHIPPED_LOSSES = ("builtin", "numpy")
+
+
+def parse_task(text: str) -> CodeSpec:
+    """Parses the value of `--task`, without importing torch or running the user's code.
+
+    Raises:
+        Trouble: The task is unknown, or its file, module or attribute is not there.
+    """
+    if text in TASKS:
+        return CodeSpec(name=text, attr=text)
+    unknown = f"Unknown task {text!r}. Known tasks: {', '.join(TASKS)}; or give module:attr or file.py:attr."
+    return parse_code(text, kind="task", unknown=unknown)
+
+
+def shipped_losses(spec: CodeSpec) -> tuple[str, ...]:
+    """Names of the losses that the task brings; the first is the default baseline."""
+    return SHIPPED_LOSSES if spec.shipped else ("builtin",)

@@ -1,0 +1,155 @@
+"""What `module:attr` and `file.py:attr` name: checked without running it, and loaded anew where it is needed."""
+
+import ast
+import copy
+import hashlib
+import importlib
+import importlib.util
+import linecache
+import sys
+import types
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from parity.ground.errors import Trouble
+
+
+@dataclass(frozen=True)
+class CodeSpec:
+    """A loss or a task, as the plan knows it.
+
+    Attributes:
+        name: What trials are named by.
+        attr: The name that it has in its module or file; the shipped name of what ships with parity.
+        module: Importable module, or None.
+        path: Absolute path of the file, or None.
+        source: Text of the file, or None: a worker on another machine runs this, not the path.
+        sha256: Of the file's bytes, in hexadecimal, or None.
+        given: The object itself, where a Python caller gave one; never leaves the process.
+    """
+
+    name: str
+    attr: str
+    module: str | None = None
+    path: str | None = None
+    source: str | None = None
+    sha256: str | None = None
+    given: object = field(default=None, compare=False, repr=False)
+
+    @property
+    def shipped(self) -> bool:
+        """Whether it ships with parity, or with the task."""
+        return self.path is None and self.module is None and self.given is None
+
+    @property
+    def origin(self) -> str | None:
+        """File or module, None for a shipped one."""
+        return self.path or self.module
+
+
+def parse_code(text: str, *, kind: str, unknown: str) -> CodeSpec:
+    """Parses `module:attr` or `file.py:attr`.
+
+    Args:
+        text: What was given.
+        kind: "loss" or "task", for the messages.
+        unknown: The message for what is neither.
+
+    Raises:
+        Trouble: The file, module or attribute is not there, or the text is neither.
+    """
+    origin, colon, attr = text.rpartition(":")
+    if not colon or not origin or not attr.isidentifier():
+        raise Trouble(unknown)
+    return _parse_file(Path(origin), attr, kind=kind) if origin.endswith(".py") else _parse_module(origin, attr)
+
+
+def load_code(spec: CodeSpec) -> object:
+    """Imports the module, or runs the file's text as a new module, and returns the attribute.
+
+    Raises:
+        Trouble: The attribute is not there.
+        Exception: Whatever the user's code raises.
+    """
+    if spec.given is not None:  # a module has state, which no trial is to have from another
+        return copy.deepcopy(spec.given) if hasattr(spec.given, "state_dict") else spec.given
+    module = importlib.import_module(spec.module) if spec.module else _run_file(spec)
+    if not hasattr(module, spec.attr):
+        raise Trouble(f"{spec.origin} has no attribute {spec.attr!r}. Check the spelling.")
+    return getattr(module, spec.attr)
+
+
+def _parse_file(path: Path, attr: str, *, kind: str) -> CodeSpec:
+    subject = f"{kind.capitalize()} file {str(path)!r}"
+    try:
+        content = path.read_bytes()
+        source = content.decode()
+    except FileNotFoundError as error:
+        raise Trouble(f"{subject} is not there (looked in {Path.cwd()}). Check the path.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise Trouble(f"{subject} cannot be read ({error}). Give a Python file in UTF-8.") from error
+    _check_attribute(source, attr, origin=subject)
+    return CodeSpec(
+        name=attr, attr=attr, path=str(path.resolve()), source=source, sha256=hashlib.sha256(content).hexdigest()
+    )
+
+
+def _parse_module(module: str, attr: str) -> CodeSpec:
+    try:
+        found = importlib.util.find_spec(module)
+    except (ImportError, ValueError):  # the parent package is missing, or `module` is no module's name
+        found = None
+    if found is None:
+        raise Trouble(
+            f"Module {module!r} is not found. Python looks in the current folder and in what is installed; "
+            "for a file, give path/to/file.py:attr."
+        )
+    if found.origin and found.origin.endswith(".py"):
+        _check_attribute(Path(found.origin).read_text(encoding="utf-8"), attr, origin=f"Module {module!r}")
+    return CodeSpec(name=attr, attr=attr, module=module)
+
+
+def _check_attribute(source: str, attr: str, *, origin: str) -> None:
+    try:
+        tree = ast.parse(source)
+    except SyntaxError as error:
+        raise Trouble(f"{origin} is not valid Python (line {error.lineno}: {error.msg}). Correct it.") from error
+    names = set(_bound_names(tree.body))
+    if attr not in names and "*" not in names and "__getattr__" not in names:
+        public = sorted(name for name in names if not name.startswith("_"))
+        raise Trouble(f"{origin} has no attribute {attr!r}. It has: {', '.join(public) or 'nothing'}.")
+
+
+def _bound_names(body: Sequence[ast.stmt]) -> Iterator[str]:
+    """Yields the names that a module's statements bind, "*" for a star import; not those inside functions."""
+    for statement in body:
+        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield statement.name
+            continue
+        if isinstance(statement, ast.Import | ast.ImportFrom):
+            yield from (alias.asname or alias.name.partition(".")[0] for alias in statement.names)
+            continue
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                yield node.id
+        for name in ("body", "orelse", "finalbody"):
+            yield from _bound_names(getattr(statement, name, []))
+        for handler in getattr(statement, "handlers", []):
+            yield from _bound_names(handler.body)
+
+
+def _run_file(spec: CodeSpec) -> types.ModuleType:
+    """Runs the file's text as a new module, so that no trial sees the globals of another."""
+    assert spec.path is not None and spec.source is not None
+    name = f"parity_code_{spec.sha256}"
+    module = types.ModuleType(name)
+    module.__file__ = spec.path
+    # For tracebacks and debuggers where the file itself is not: on a worker of another machine.
+    linecache.cache[spec.path] = (len(spec.source), None, spec.source.splitlines(keepends=True), spec.path)
+    folder = str(Path(spec.path).parent)
+    if folder not in sys.path:
+        sys.path.append(folder)  # last, so that the file's neighbours never hide an installed module
+    sys.modules[name] = module  # dataclasses and torch.compile look their module up
+    exec(compile(spec.source, spec.path, "exec"), module.__dict__)
+    return module

@@ -1,0 +1,94 @@
+"""The chain of a step, input -> output -> loss -> output_grad -> param_grad -> param, and where it breaks.
+
+Letters: S steps of the pair.
+"""
+
+from dataclasses import dataclass
+
+from parity.judge.verdict import PairVerdict
+from parity.render.differing import Rows
+from parity.store.trace import QUANTITIES, TENSOR_QUANTITIES
+
+
+@dataclass(frozen=True)
+class Link:
+    """A quantity in the chain.
+
+    Attributes:
+        quantity: Of `trace.QUANTITIES`.
+        state: "equal", "first" where the two part, "beyond" where they part by more than rounding, "within" for what
+            differs by no more than rounding before that, or "differs" for what follows from it.
+        words: The state in words.
+    """
+
+    quantity: str
+    state: str
+    words: str
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The chain at one step.
+
+    Attributes:
+        title: Which step, and what it is.
+        links: In the order of computation.
+        layers: Of the tensors that are looked at: name, and the state of each of `trace.TENSOR_QUANTITIES`.
+        differing: By quantity of `trace.TENSOR_QUANTITIES`, how many of the tensors that are looked at differ.
+    """
+
+    title: str
+    links: tuple[Link, ...]
+    layers: tuple[tuple[str, tuple[str, ...]], ...]
+    differing: dict[str, int]
+
+    @property
+    def open(self) -> bool:
+        """Whether it breaks at a tensor, so that the layers are the answer."""
+        broken = next((link for link in self.links if link.state in ("first", "beyond")), None)
+        return broken is not None and broken.quantity in TENSOR_QUANTITIES
+
+
+_WORDS = {
+    "equal": "equal",
+    "first": "first to differ",
+    "beyond": "beyond rounding",
+    "within": "differs by rounding",
+    "differs": "differs",
+}
+
+
+def make_chains(verdict: PairVerdict, rows: Rows) -> tuple[Chain, ...]:
+    """The chain at the first difference, and at the first beyond rounding where that is another step."""
+    if verdict.first is None:
+        return ()
+    chains = []
+    first, onset = verdict.first, verdict.onset
+    beyond = onset.quantity if onset and onset.step == first.step else None
+    chains.append(_chain(verdict, rows, first.step, "the first difference", first.tensor, beyond))
+    if onset and onset.step != first.step:
+        chains.append(_chain(verdict, rows, onset.step, "the first beyond rounding", onset.tensor, onset.quantity))
+    return tuple(chains)
+
+
+def _chain(verdict: PairVerdict, rows: Rows, step: int, what: str, tensor: str | None, beyond: str | None) -> Chain:
+    differs = {quantity: bool(verdict.comparison.differs[quantity][step]) for quantity in QUANTITIES}
+    broken = beyond or next(quantity for quantity in QUANTITIES if differs[quantity])
+    links = []
+    for place, quantity in enumerate(QUANTITIES):
+        state = "differs" if differs[quantity] else "equal"
+        if quantity == broken:
+            state = "beyond" if beyond else "first"
+        elif differs[quantity] and place < QUANTITIES.index(broken):
+            state = "within"
+        links.append(Link(quantity, state, _WORDS[state]))
+    layers: dict[str, dict[str, str]] = {}
+    counts = dict.fromkeys(TENSOR_QUANTITIES, 0)
+    for row in (row for row in rows.shown if row.tensor):
+        state = "differs" if row.differs[step] else "equal"
+        counts[row.quantity] += state != "equal"
+        layers.setdefault(str(row.tensor), {})[row.quantity] = state
+    if broken in TENSOR_QUANTITIES and tensor in layers:
+        layers[tensor][broken] = "first"
+    named = tuple((name, tuple(states.get(each, "") for each in TENSOR_QUANTITIES)) for name, states in layers.items())
+    return Chain(f"Step {step:,}, {what}", tuple(links), named, counts)

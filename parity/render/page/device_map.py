@@ -1,0 +1,87 @@
+"""A map of a fleet: a square for each device, class by class, the odd ones marked."""
+
+import numpy as np
+
+from parity.judge.fleet import DeviceClass
+from parity.judge.verdict import Judgement
+from parity.render.page.figures import Json, label, pack
+from parity.render.page.plots import Plot
+from parity.store.stored_run import StoredRun
+
+# What a device can be, from what needs no look to what needs one.
+STATES = ("equal", "unfinished", "no majority", "odd")
+# Squares of a row.
+_WIDTH = 50
+# Of the odd devices, so many have their name on the map.
+_MOST_NAMES = 500
+
+
+def states(run: StoredRun, each: DeviceClass) -> dict[str, str]:
+    """What each device of a class is, in words of `STATES`."""
+    found = dict.fromkeys(each.devices, "equal")
+    for record in run.trials:
+        if record.unit in found and record.status != "complete" and not record.noise:
+            found[record.unit] = "unfinished"
+    for vote in each.votes:
+        if not vote.decided:
+            found |= {record.unit: "no majority" for group in vote.groups[1:] for record in group}
+    return found | {unit.device: "odd" for unit in each.odd}
+
+
+def device_map(run: StoredRun, judgement: Judgement) -> Plot:
+    """Each device as a square, 50 in a row; a class begins a row of its own."""
+    rows: list[np.ndarray] = []
+    ticks: dict[int, str] = {}
+    marked: list[tuple[int, int, str]] = []
+    for each in judgement.fleet.classes:
+        ticks[len(rows)] = f"class {each.label}"
+        found = states(run, each)
+        for start in range(0, len(each.devices), _WIDTH):
+            devices = each.devices[start : start + _WIDTH]
+            row = np.full(_WIDTH, 0, np.uint8)
+            row[: len(devices)] = [1 + STATES.index(found[device]) for device in devices]
+            marked += [(n, len(rows), f"{device}: {found[device]}") for n, device in enumerate(devices)]
+            rows.append(row)
+    wide = min(_WIDTH, max(len(each.devices) for each in judgement.fleet.classes))
+    picture: Json = {
+        "type": "heatmap",
+        "z": pack(np.stack(rows)[:, :wide]),
+        "zmin": 0,
+        "zmax": len(STATES),
+        "xgap": 2,
+        "ygap": 2,
+        "showscale": False,
+        "meta": "devices",
+        "hoverinfo": "skip",
+    }
+    told = [mark for mark in marked if len(marked) <= _MOST_NAMES or not mark[2].endswith(": equal")][:_MOST_NAMES]
+    names: Json = {
+        "type": "scatter",
+        "mode": "markers",
+        "x": [x for x, _, _ in told],
+        "y": [y for _, y, _ in told],
+        "text": [label(text, most=80) for _, _, text in told],
+        "meta": "names",
+        "marker": {
+            "symbol": "x-thin-open",
+            "size": 9,
+            "opacity": [float(not text.endswith(": equal")) for _, _, text in told],
+        },
+        "hovertemplate": "%{text}<extra></extra>",
+    }
+    axis: Json = {"fixedrange": True, "showgrid": False, "zeroline": False}
+    layout: Json = {
+        "xaxis": axis | {"showticklabels": False},
+        "yaxis": axis | {"autorange": "reversed", "tickvals": [*ticks], "ticktext": [*ticks.values()]},
+        "showlegend": False,
+        "hovermode": "closest",
+    }
+    names_told = "each" if len(marked) <= _MOST_NAMES else "each that is not equal"
+    return Plot(
+        "devices",
+        "Map of the devices",
+        f"A square for each device, class by class in the order of the plan; a cross on the odd ones. Hover over "
+        f"{names_told} for its name.",
+        {"data": [picture, names], "layout": layout},
+        height=110 + 26 * len(rows),
+    )

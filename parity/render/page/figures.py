@@ -1,0 +1,212 @@
+"""What all plots over steps have in common: packed numbers, bands for what has no place on the axis, and borders.
+
+A figure is what Plotly.js draws: traces and a layout, as JSON. Colours are not in it: a trace or shape has the name of
+its role, and the page gives each role its colour in the light or the dark.
+
+Letters: S steps of a pair; K of them that are drawn.
+"""
+
+import base64
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from parity.judge.verdict import PairVerdict
+
+Json = dict[str, Any]
+
+# Of epoch borders, and of partial batches; of more, evenly chosen ones are drawn.
+MOST_BORDERS = 40
+# Where numbers that have no place on the axis are drawn, in the order of their band.
+NOT_FINITE = ("-inf", "inf", "NaN")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What is marked in every plot of a pair, and how many points a plot may have.
+
+    Attributes:
+        verdict: Of the pair.
+        most: Points of a series.
+    """
+
+    verdict: PairVerdict
+    most: int
+
+    @cached_property
+    def always(self) -> tuple[int, ...]:
+        """Steps that every plot keeps."""
+        marked = (self.verdict.first, self.verdict.onset)
+        steps = {each.step for each in marked if each} | {self.verdict.largest.step, self.verdict.both_nan}
+        audit = {self.verdict.audit.step} if self.verdict.audit else set()
+        return tuple(sorted(step for step in steps | audit if step is not None and step < self.verdict.steps))
+
+    @cached_property
+    def epochs(self) -> np.ndarray:
+        """The first step of each epoch but the first; int64[]."""
+        epoch = self.verdict.comparison.both("epoch")[1]
+        return np.flatnonzero(np.diff(epoch)) + 1
+
+    @cached_property
+    def partial(self) -> np.ndarray:
+        """Steps of batches with fewer rows than the others; int64[]."""
+        rows = self.verdict.comparison.both("rows")[1]
+        return np.flatnonzero(rows < rows.max()) if len(rows) else np.empty(0, np.int64)
+
+
+def pack(values: np.ndarray) -> Json:
+    """Numbers in the form that Plotly.js reads from base64; of floats the narrowest that is exact."""
+    if values.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            narrow = values.astype("<f4")
+        kind = "f4" if np.array_equal(narrow, values, equal_nan=True) else "f8"
+    else:
+        kind = "u1" if values.dtype == np.uint8 else "i4"
+    packed: Json = {"dtype": kind, "bdata": base64.b64encode(values.astype(f"<{kind}").tobytes()).decode()}
+    return packed | {"shape": ",".join(map(str, values.shape))} if values.ndim > 1 else packed
+
+
+def series(steps: np.ndarray, values: np.ndarray, role: str, *, name: str, hover: str, mode: str = "lines") -> Json:
+    """A series on the main axis.
+
+    Args:
+        steps: int64[K].
+        values: float64[K]; a NaN is a gap.
+        role: Whose colour it has.
+        name: In the legend.
+        hover: In the words of Plotly's hovertemplate, after the step.
+        mode: "lines" or "markers".
+    """
+    return {
+        "type": "scatter",
+        "mode": mode,
+        "x": pack(steps),
+        "y": pack(values),
+        "name": name,
+        "meta": role,
+        "hovertemplate": f"step %{{x}}: {hover}<extra></extra>",
+    }
+
+
+def not_finite(steps: np.ndarray, values: np.ndarray, role: str, *, name: str) -> list[Json]:
+    """Marks in the band at the top for the numbers that are NaN or infinite; none where all are finite."""
+    kinds = (np.isneginf(values), np.isposinf(values), np.isnan(values))
+    return [
+        _in_band(steps[kind], "y2", label, role, name=name, symbol="x", hover=f"{name} is {label}")
+        for label, kind in zip(NOT_FINITE, kinds, strict=True)
+        if kind.any()
+    ]
+
+
+def equal(steps: np.ndarray, role: str, *, label: str) -> list[Json]:
+    """Marks in the band at the bottom for steps whose number is 0, which has no place on a log axis."""
+    if not len(steps):
+        return []
+    return [_in_band(steps, "y3", label, role, name=label, symbol="line-ns-open", hover=label)]
+
+
+def _in_band(steps: np.ndarray, axis: str, label: str, role: str, *, name: str, symbol: str, hover: str) -> Json:
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "x": pack(steps),
+        "y": [label] * len(steps),
+        "yaxis": axis,
+        "name": name,
+        "meta": role,
+        "marker": {"symbol": symbol, "size": 8},
+        "showlegend": False,
+        "hovertemplate": f"step %{{x}}: {hover}<extra></extra>",
+    }
+
+
+def figure(frame: Frame, traces: Sequence[Json], *, title: str, log: Sequence[np.ndarray] = ()) -> Json:
+    """Traces with their axes: steps below, bands above and below where they are needed, borders and marks.
+
+    Args:
+        frame: Of the pair.
+        traces: To draw.
+        title: Of the main axis.
+        log: Numbers above 0 that are drawn on a logarithmic axis; empty for a linear one.
+    """
+    axes = {trace.get("yaxis", "y") for trace in traces}
+    bottom, top = 0.1 if "y3" in axes else 0.0, 0.86 if "y2" in axes else 1.0
+    main: Json = {"title": {"text": title}, "domain": [bottom, top], "automargin": True}
+    if log:
+        main |= {"type": "log", "exponentformat": "e"} | _decades(np.concatenate(log))
+    layout: Json = {
+        "xaxis": {
+            "title": {"text": "step", "standoff": 4},
+            "range": [-0.5, frame.verdict.steps - 0.5],
+            "anchor": "free",
+        },
+        "yaxis": main,
+        "shapes": [*_borders(frame), *_onset(frame)],
+        "annotations": _marks(frame),
+        "hovermode": "closest",
+    }
+    band: Json = {"type": "category", "fixedrange": True, "automargin": True, "showgrid": False}
+    if "y2" in axes:
+        there = {trace["y"][0] for trace in traces if trace.get("yaxis") == "y2"}
+        order = [label for label in NOT_FINITE if label in there]
+        layout["yaxis2"] = band | {"domain": [0.9, 1.0], "categoryorder": "array", "categoryarray": order, "dtick": 1}
+    if "y3" in axes:
+        layout["yaxis3"] = band | {"domain": [0.0, 0.06]}
+    return {"data": [*traces], "layout": layout}
+
+
+def _decades(numbers: np.ndarray) -> Json:
+    """The range of an axis in whole decades, and how many of them from tick to tick."""
+    low, high = (np.log10([numbers.min(), numbers.max()]) if len(numbers) else np.array([0.0, 1.0])).tolist()
+    low, high = math.floor(low), max(math.ceil(high), math.floor(low) + 1)
+    return {"range": [low - 0.1, high + 0.1], "dtick": -(-(high - low) // 7)}
+
+
+def _borders(frame: Frame) -> list[Json]:
+    found = [("epoch", frame.epochs - 0.5), ("partial", frame.partial)]
+    return [
+        _upright(float(place), name)
+        for name, places in found
+        for place in places[:: max(1, -(-len(places) // MOST_BORDERS))]
+    ]
+
+
+def _onset(frame: Frame) -> list[Json]:
+    return [_upright(float(frame.verdict.onset.step), "beyond")] if frame.verdict.onset else []
+
+
+def _marks(frame: Frame) -> list[Json]:
+    """Where the two first differ, and where beyond rounding, each in a line of its own above the plot."""
+    first, onset = frame.verdict.first, frame.verdict.onset
+    told = [("first difference", first), ("beyond rounding", onset)]
+    if first and onset and first.step == onset.step:
+        told = [("first difference, beyond rounding", onset)]
+    marks: list[Json] = []
+    for row, (text, found) in enumerate(told):
+        if found:
+            early = found.step < frame.verdict.steps / 2
+            place = {"x": found.step, "y": 1.0, "yref": "paper", "yshift": 4 + 15 * row}
+            side = {"xanchor": "left" if early else "right", "yanchor": "bottom", "align": "left"}
+            arrow = "▾ {}" if early else "{} ▾"
+            marks.append({"text": arrow.format(f"{text}, step {found.step}"), "name": text, "showarrow": False})
+            marks[-1] |= place | side
+    return marks
+
+
+def _upright(place: float, name: str) -> Json:
+    return {"type": "line", "name": name, "x0": place, "x1": place, "yref": "paper", "y0": 0, "y1": 1, "layer": "below"}
+
+
+def label(name: str, *, most: int) -> str:
+    r"""A name inside a figure: in one line of at most so many letters, its markup as text.
+
+    >>> label("a\n<b>" + "x" * 40, most=20)
+    'a &lt;b&gt;xxxx…xxxxxxxxxx'
+    """
+    line = " ".join(name.split())
+    short = line if len(line) <= most else f"{line[: most // 2 - 1]}…{line[-(most // 2) :]}"
+    return short.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,0 +1,47 @@
+"""summary.json: the verdicts, for scripts; strict JSON, so a number that is not finite is a string."""
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+from parity.judge.verdict import Judgement, PairVerdict
+from parity.store.schema import SCHEMA_NUMBER
+
+
+def summarize(judgement: Judgement) -> dict[str, Any]:
+    """The content of summary.json."""
+    return {
+        "schema": SCHEMA_NUMBER,
+        "verdict": judgement.verdict,
+        "exit_status": judgement.exit_status,
+        "pairs": [_pair(verdict) for verdict in judgement.pairs],
+    }
+
+
+def _pair(verdict: PairVerdict) -> dict[str, Any]:
+    baseline, candidate = verdict.pair.baseline, verdict.pair.candidate
+    content = {
+        "axis": verdict.pair.axis,
+        "baseline": baseline.trial,
+        "candidate": candidate.trial,
+        "baseline_loss": baseline.loss_name,
+        "candidate_loss": candidate.loss_name,
+        "baseline_device": baseline.device,
+        "candidate_device": candidate.device,
+        "seed": candidate.seed,
+        "verdict": verdict.verdict,
+        "cause": verdict.cause,
+        "first": asdict(verdict.first) if verdict.first else None,
+        "onset": asdict(verdict.onset) if verdict.onset else None,
+        "largest": asdict(verdict.largest),
+        "audit": asdict(verdict.audit) if verdict.audit else None,
+        "steps": verdict.steps,
+    }
+    return {key: _finite(value) for key, value in content.items()}
+
+
+def _finite(value: Any) -> Any:
+    """The value with "nan", "inf" and "-inf" for numbers that JSON has no words for."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

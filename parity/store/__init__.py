@@ -1,0 +1,1 @@
+"""Every column and every byte on disk, and the events that fill them. Loads neither torch nor Ray."""

@@ -1,0 +1,100 @@
+"""The run directory, local or on an object store: each file whole or not there; read back with every doubt spoken out.
+
+run.json  trials.parquet  traces/*.parquet  shared_steps.parquet  step_errors.parquet  contract.parquet
+findings.parquet  replays.parquet  differences.parquet  summary.json  report.html
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from parity.ground.errors import Trouble
+from parity.store import storage
+from parity.store.files import write_json
+from parity.store.lease import lease
+from parity.store.seal import seal
+from parity.store.storage import StoragePath, name_beside
+
+# What a driver holds a run by.
+LOCK = "lock"
+
+
+def create(out: StoragePath) -> None:
+    """Makes the run directory.
+
+    Raises:
+        Trouble: It is there already, or cannot be made.
+    """
+    try:
+        if storage.exists(out / "run.json", patience_s=storage.FIRST_PATIENCE_S):
+            raise Trouble(f"{out} already holds a run. Choose another --out, or go on with it by --resume {out}.")
+        if isinstance(out, Path):
+            out.mkdir(parents=True)
+            (out / "traces").mkdir()
+        elif set(storage.names(out, patience_s=storage.FIRST_PATIENCE_S)) - {LOCK}:
+            raise FileExistsError
+    except FileExistsError as error:
+        if isinstance(out, Path) and out.is_dir() and _left_before_planned(out):
+            return
+        raise Trouble(f"{out} already exists. Choose another --out, a new directory.") from error
+    except OSError as error:
+        raise Trouble(
+            f"--out {out} cannot be made ({error.strerror or error}). Choose a folder that you can write to."
+        ) from error
+
+
+def _left_before_planned(out: Path) -> bool:
+    """Whether a driver was killed here before it had written what the run is."""
+    names = {path.name for path in out.iterdir()}
+    planned = {"traces", LOCK, name_beside(out / "run.json").name}
+    return "traces" in names and names <= planned and not any((out / "traces").iterdir())
+
+
+@contextlib.contextmanager
+def hold(directory: StoragePath) -> Iterator[None]:
+    """Keeps other drivers off a run directory, until the block or the process ends, however it does.
+
+    Raises:
+        Trouble: Another driver holds it, or it cannot be written to.
+    """
+    path = directory / LOCK
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(_lock(path) if isinstance(path, Path) else lease(path))
+        except Timeout as error:
+            raise Trouble(f"{directory} is in use by another driver. Wait until that has ended, or end it.") from error
+        except OSError as error:
+            raise Trouble(f"{path} cannot be written ({error.strerror or error}).") from error
+        yield
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    lock = FileLock(path)
+    lock.acquire(timeout=0)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        lock.release()
+
+
+def discard(out: StoragePath) -> None:
+    """Removes a run directory into which nothing was written."""
+    storage.remove(out / LOCK)
+    if isinstance(out, Path):
+        name_beside(out / "run.json").unlink(missing_ok=True)
+        (out / "traces").rmdir()
+        out.rmdir()
+
+
+def complete(directory: StoragePath, info: Mapping[str, Any]) -> None:
+    """Notes in run.json that all is trained and stored, and what the files are.
+
+    Raises:
+        Trouble: It cannot be written.
+    """
+    write_json(directory / "run.json", seal({**info, "state": "complete"}, directory))

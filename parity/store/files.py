@@ -1,0 +1,46 @@
+"""Text and JSON files: each is whole or not there."""
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from parity.ground.errors import Trouble
+from parity.store import storage
+from parity.store.storage import StoragePath
+
+
+def write_json(path: StoragePath, content: Mapping[str, Any]) -> None:
+    """Writes strict JSON, whole or not at all; replaces what was there.
+
+    Raises:
+        ValueError: A number is not finite.
+        Trouble: It cannot be written.
+    """
+    write_text(path, json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def write_text(path: StoragePath, text: str) -> None:
+    """Writes text in UTF-8, whole or not at all; replaces what was there.
+
+    Raises:
+        Trouble: It cannot be written.
+    """
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: StoragePath, content: bytes | pa.Buffer) -> None:
+    with writing(path):
+        storage.write_whole(path, content)
+
+
+@contextlib.contextmanager
+def writing(path: StoragePath) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Trouble(
+            f"{path} cannot be written ({error.strerror or error}). What was written before is kept."
+        ) from error

@@ -1,0 +1,74 @@
+"""Parquet files: each is whole or not there, and what is read is checked against its schema."""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from parity.ground.errors import Trouble
+from parity.store import storage
+from parity.store.files import write_bytes, writing
+from parity.store.schema import SCHEMA_NUMBER
+from parity.store.storage import StoragePath
+
+# Columns that runs stored before them lack; there they are null.
+LATER_COLUMNS = frozenset({"step_grad_norm", "optimizer", "initial_norms"})
+
+
+def write_table(path: StoragePath, table: pa.Table) -> None:
+    """Writes Parquet with a checksum for each page, whole or not at all; replaces what was there.
+
+    Raises:
+        Trouble: It cannot be written.
+    """
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    write_bytes(path, sink.getvalue())
+
+
+def write_tables(path: StoragePath, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
+    """Writes the rows of several tables as `write_table` does, holding one of them at a time.
+
+    Raises:
+        Trouble: It cannot be written.
+    """
+    with (
+        writing(path),
+        storage.written_beside(path) as beside,
+        pq.ParquetWriter(beside, schema, compression="zstd", write_page_checksum=True) as writer,
+    ):
+        for table in tables:
+            writer.write_table(table)
+
+
+def open_parquet(path: StoragePath) -> pq.ParquetFile:
+    with reading(path), storage.on_disk(path) as copy:
+        return pq.ParquetFile(copy, page_checksum_verification=True)
+
+
+def read_table(path: StoragePath, schema: pa.Schema) -> pa.Table:
+    with reading(path), open_parquet(path) as file:
+        return cast(path, file.read(), schema)
+
+
+@contextlib.contextmanager
+def reading(path: StoragePath) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise Trouble(f"{path} is missing: the run directory is damaged.") from error
+    except (OSError, ValueError, OverflowError, pa.ArrowException) as error:  # names that are no UTF-8 are a ValueError
+        raise Trouble(f"{path} is damaged ({(str(error).splitlines() or [type(error).__name__])[0]}).") from error
+
+
+def cast(path: StoragePath, table: pa.Table, schema: pa.Schema) -> pa.Table:
+    missing = {*schema.names} - {*table.column_names}
+    if missing <= LATER_COLUMNS and len(table.column_names) + len(missing) == len(schema):
+        for name in (name for name in schema.names if name in missing):
+            place = schema.get_field_index(name)
+            table = table.add_column(place, schema.field(name), pa.nulls(len(table), schema.field(name).type))
+    try:  # what pandas writes back has the same values in types of its own
+        return table if table.schema.equals(schema) else table.cast(schema)
+    except (ValueError, pa.ArrowException) as error:
+        raise Trouble(f"{path} is damaged: its columns are not those of schema {SCHEMA_NUMBER}.") from error

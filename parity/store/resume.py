@@ -1,0 +1,140 @@
+"""--resume: what a run was started with, and whether that is what there is now."""
+
+import argparse
+import contextlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from parity.ground.errors import Trouble
+from parity.plan.trial import Trial
+from parity.plan.user_code import CodeSpec
+from parity.store.directory import hold
+from parity.store.journal import JOURNAL
+from parity.store.storage import StoragePath, exists, parse_path
+from parity.store.stored_run import read_info
+
+# Options that say how to go on, not what the run is.
+FREE = ("resume", "out", "address", "wait_for_nodes", "wait_limit", "save_every", "step_timeout", "format")
+
+
+@dataclass(frozen=True)
+class Started:
+    """A run that was started before.
+
+    Attributes:
+        directory: Of the run.
+        info: Of its run.json.
+        options: What it was started with, but for the free ones, which are those given now.
+    """
+
+    directory: StoragePath
+    info: dict[str, Any]
+    options: argparse.Namespace
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of it was trained and stored."""
+        return bool(self.info["state"] == "complete")
+
+
+@contextlib.contextmanager
+def reopen(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Iterator[Started]:
+    """Reads what the run in `options.resume` was started with, and keeps other drivers off it.
+
+    Raises:
+        Trouble: It is no run, is in use, or was started with other options than are given now.
+    """
+    directory = parse_path(options.resume)
+    read_info(directory)
+    with hold(directory):
+        if read_info(directory)["state"] != "complete" and exists(directory / "trials.parquet"):
+            path = directory / JOURNAL
+            if not exists(path):
+                raise Trouble(f"{path} is missing: the run directory is damaged. Restore it, or train anew.")
+        yield Started(directory, info := read_info(directory), _options(info, directory, options, parser))
+
+
+def _options(
+    info: Mapping[str, Any], directory: StoragePath, options: argparse.Namespace, parser: argparse.ArgumentParser
+) -> argparse.Namespace:
+    """What the run was started with, but for the free options.
+
+    Raises:
+        Trouble: Other options are given now.
+    """
+    if options.out is not None and parse_path(options.out) != directory:
+        raise Trouble(f"--resume {directory} goes on in that directory, not in --out {options.out}. Leave --out out.")
+    if "arguments" not in info:
+        raise Trouble(f"{directory} was not made by python -m parity.run, and cannot be gone on with.")
+    before = parser.parse_args(info["arguments"])
+    for name, value in vars(options).items():
+        if name in FREE:
+            setattr(before, name, value)
+        elif value not in (parser.get_default(name), getattr(before, name)):
+            option = f"--{name.replace('_', '-')}"
+            raise Trouble(
+                f"--resume {directory}: the run was started with {option} {_told(getattr(before, name))}, "
+                f"not {_told(value)}. Leave {option} out, or start a run of its own."
+            )
+    return before
+
+
+def fingerprint(trials: Sequence[Trial], data: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """What a run must have in common with itself to be gone on with: for run.json.
+
+    Args:
+        trials: Of the plan.
+        data: The task's arrays.
+    """
+    losses = {trial.loss.name: _code(trial.loss) for trial in trials}
+    digest = xxhash.xxh3_128()
+    for name, array in sorted(data.items()):
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return {"losses": losses, "task_code": _code(trials[0].settings.task), "data_xxh3": digest.hexdigest()}
+
+
+def check_same(started: Started, info: Mapping[str, Any]) -> None:
+    """Compares what the run was started with and what it would be started with now.
+
+    Args:
+        started: The run.
+        info: As `run.describe` gives it now.
+
+    Raises:
+        Trouble: They differ; it names what.
+    """
+    before, now = (json.loads(json.dumps(each)) for each in (started.info, dict(info)))
+    compared = [("the code of the task", before["task_code"], now["task_code"])]
+    compared += [("the data", before["data_xxh3"], now["data_xxh3"])]
+    for kind, what in (("losses", "the code of the loss"), ("versions", "the version of")):
+        compared += [(f"{what} {name}", value, now[kind].get(name)) for name, value in before[kind].items()]
+    found = [f"{what} ({_shown(left)} then, {_shown(right)} now)" for what, left, right in compared if left != right]
+    missing = [name for name in before["trials"] if name not in now["trials"]]
+    added = [name for name in now["trials"] if name not in before["trials"]]
+    found += [f"the trial {name} is not there now" for name in missing[:1]]
+    found += [f"the trial {name} was not there then" for name in added[:1]]
+    if found:
+        raise Trouble(
+            f"--resume {started.directory}: not what the run was started with: {'; '.join(found)}. "
+            "Bring that back, or start a run of its own."
+        )
+
+
+def _code(spec: CodeSpec) -> dict[str, str | None]:
+    return {"origin": spec.origin, "sha256": spec.sha256}
+
+
+def _told(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        return str(value["origin"] or "shipped") + (f", SHA-256 {value['sha256'][:12]}…" if value["sha256"] else "")
+    return "none" if value is None else str(value)

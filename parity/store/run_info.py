@@ -1,0 +1,43 @@
+"""run.json while a run is under way: what was asked for, and with which versions."""
+
+import importlib.metadata
+import platform
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from parity.plan.trial import Trial
+from parity.store.schema import SCHEMA_NUMBER
+from parity.version import __version__
+
+# Packages whose versions are stored, and must be the same when a run is resumed.
+PACKAGES = ("numpy", "pandas", "pyarrow", "ray", "torch")
+
+
+def describe(command: str, trials: Sequence[Trial], *, data: Path | None) -> dict[str, Any]:
+    """The content of run.json while the run is under way.
+
+    Args:
+        command: What was asked for.
+        trials: The trials of the run.
+        data: The folder that MNIST came from, or None.
+    """
+    settings = trials[0].settings
+    return {
+        "schema": SCHEMA_NUMBER,
+        "state": "running",
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": command,
+        "folder": str(Path.cwd()),
+        "task": settings.task.name,
+        "data": str(data) if data else "embedded",
+        "steps": settings.steps,
+        "batch_size": settings.batch_size,
+        "lr": settings.lr,
+        "audit_every": settings.audit_every,
+        "trials": [trial.name for trial in trials],
+        "host": platform.node(),
+        "versions": {"python": platform.python_version(), "training-parity": __version__}
+        | {name: importlib.metadata.version(name) for name in PACKAGES},
+    }

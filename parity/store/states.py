@@ -1,0 +1,63 @@
+"""States of trials between two steps, from which another process can continue."""
+
+from pathlib import Path
+
+from parity.ground.errors import Trouble
+from parity.store import storage
+from parity.store.files import write_bytes, writing
+from parity.store.frames import frame, unframe
+from parity.store.storage import StoragePath
+
+
+def write_state(directory: StoragePath, index: int, step: int, state: bytes) -> None:
+    """Writes the state of a trial before a step, whole or not at all.
+
+    Args:
+        directory: Of the run.
+        index: Of the trial in the plan.
+        step: That it stands before.
+        state: As `saved_state.pack` gives it.
+
+    Raises:
+        Trouble: It cannot be written.
+    """
+    path = _state_path(directory, index, step)
+    if isinstance(path, Path):
+        with writing(path):
+            path.parent.mkdir(exist_ok=True)
+    write_bytes(path, frame(state))
+
+
+def read_state(directory: StoragePath, index: int, step: int) -> bytes:
+    """Reads what `write_state` wrote.
+
+    Raises:
+        Trouble: It is missing or damaged.
+    """
+    path = _state_path(directory, index, step)
+    try:
+        with storage.on_disk(path) as copy, copy.open("rb") as file:
+            state = unframe(file)
+            whole = not file.read(1)
+    except FileNotFoundError as error:
+        raise Trouble(f"{path} is missing.") from error
+    except OSError as error:
+        raise Trouble(f"{path} cannot be read ({error}).") from error
+    if state is None or not whole:
+        raise Trouble(f"{path} is damaged.")
+    return state
+
+
+def remove_state(directory: StoragePath, index: int, step: int) -> None:
+    """Removes what `write_state` wrote.
+
+    Raises:
+        Trouble: It cannot be removed.
+    """
+    path = _state_path(directory, index, step)
+    with writing(path):
+        storage.remove(path)
+
+
+def _state_path(directory: StoragePath, index: int, step: int) -> StoragePath:
+    return directory / "states" / f"{index:04d}-{step}.state"

@@ -1,0 +1,227 @@
+"""Where runs are stored: local folders, and object stores by URI. Each file is there whole, or not at all.
+
+On an object store nothing is renamed or appended to: an object is there once all of it has come. What such a store's
+own library raises becomes an OSError here, as on a local disk.
+"""
+
+import contextlib
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeAlias, TypeVar
+
+import pyarrow as pa
+from upath import UPath
+
+from parity.ground.errors import Trouble
+from parity.ground.temporary import temporary_folder
+
+# Of a run directory or a file in it.
+StoragePath: TypeAlias = Path | UPath
+Result = TypeVar("Result")
+
+# How long an object store may not answer before a run is ended for it; its library has tried again by itself before.
+PATIENCE_S = 60.0
+# And before a run has begun: who mistyped an address wants to know.
+FIRST_PATIENCE_S = 3.0
+LONGEST_PAUSE_S = 10.0
+# Asking again would bring the same.
+FINAL = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
+
+
+def parse_path(text: str) -> StoragePath:
+    """A local path, or the URI of any filesystem that fsspec knows.
+
+    Raises:
+        Trouble: It knows none of that name, or needs a package that is not installed.
+    """
+    if "://" not in text:
+        return Path(text)
+    protocol = text.partition("://")[0]
+    try:
+        path = UPath(text.rstrip("/"), use_listings_cache=False)  # another driver may write there too
+        filesystem = path.fs
+    except ImportError as error:
+        raise Trouble(f"{text}: {protocol} needs a package that is not here. {error}.") from error
+    except (ValueError, OSError) as error:
+        raise Trouble(f"{text} cannot be used ({error}). Give a path, or a URI as s3://BUCKET/DIR.") from error
+    return Path(filesystem._strip_protocol(text)) if protocol in ("file", "local") else path
+
+
+def write_whole(path: StoragePath, content: bytes | pa.Buffer) -> None:
+    """Writes a file, whole or not at all, and durably; replaces what was there.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    if isinstance(path, Path):
+        with written_beside(path) as beside:
+            beside.write_bytes(content)
+    else:
+        patiently(path, lambda: path.fs.pipe_file(path.path, bytes(content)))
+
+
+def write_new(path: UPath, content: bytes, *, patience_s: float | None = None) -> None:
+    """Writes an object that is not there yet, whole or not at all; of several writers one succeeds.
+
+    Raises:
+        FileExistsError: It is there already, with other content.
+        OSError: It cannot be written.
+    """
+    try:
+        patiently(path, lambda: path.fs.pipe_file(path.path, content, mode="create"), patience_s=patience_s)
+    except FileExistsError:
+        if read(path) != content:  # else an earlier try had come through, and its answer had not
+            raise
+
+
+@contextlib.contextmanager
+def written_beside(path: StoragePath) -> Iterator[Path]:
+    """A local file to write, which becomes the one at the path, durably, if the block ends well.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    if isinstance(path, Path):
+        beside = name_beside(path)
+        yield beside
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())
+        beside.replace(path)
+        return
+    with temporary_folder() as folder:
+        beside = folder / "written"
+        yield beside
+        patiently(path, lambda: path.fs.put_file(str(beside), path.path))
+
+
+def name_beside(path: Path) -> Path:
+    """Where a local file is written before it has its name."""
+    return path.with_name(f".{path.name}.writing")
+
+
+def read(path: StoragePath) -> bytes:
+    """The content of a file.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    return path.read_bytes() if isinstance(path, Path) else bytes(patiently(path, path.read_bytes))
+
+
+def find(folder: StoragePath, suffix: str) -> list[str]:
+    """The files of a folder and of those in it whose names end so, as paths from the folder, in their order.
+
+    Raises:
+        OSError: They cannot be told.
+    """
+    if isinstance(folder, Path):
+        files = (path for path in folder.rglob(f"*{suffix}") if path.is_file())
+        return sorted(path.relative_to(folder).as_posix() for path in files)
+    found = patiently(folder, lambda: folder.fs.find(folder.path))
+    root = folder.fs._strip_protocol(folder.path).rstrip("/") + "/"
+    return sorted(path.removeprefix(root) for path in found if path.endswith(suffix))
+
+
+def read_several(paths: Sequence[UPath]) -> list[bytes]:
+    """The contents of objects of one store, asked for at once.
+
+    Raises:
+        OSError: One cannot be read.
+    """
+    filesystem, wanted = paths[0].fs, [path.path for path in paths]
+    contents = patiently(paths[0], lambda: filesystem.cat(wanted))
+    return [contents[filesystem._strip_protocol(path)] for path in wanted]
+
+
+@contextlib.contextmanager
+def on_disk(path: StoragePath) -> Iterator[Path]:
+    """The file on the local disk: of an object a copy, which has no name after the block, but stays readable if open.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    if isinstance(path, Path):
+        yield path
+        return
+    with temporary_folder() as folder:
+        copy = folder / "copy"
+        patiently(path, lambda: path.fs.get_file(path.path, str(copy)))
+        yield copy
+
+
+def exists(path: StoragePath, *, patience_s: float | None = None) -> bool:
+    """Whether there is a file, or a folder with something in it.
+
+    Raises:
+        OSError: It cannot be told.
+    """
+    return path.exists() if isinstance(path, Path) else bool(patiently(path, path.exists, patience_s=patience_s))
+
+
+def names(folder: UPath, *, patience_s: float | None = None) -> list[str]:
+    """Names of what is in a folder of an object store, in their order; none of a folder that is not there.
+
+    Raises:
+        OSError: They cannot be told.
+    """
+    try:
+        found = patiently(folder, lambda: folder.fs.ls(folder.path, detail=False), patience_s=patience_s)
+    except FileNotFoundError:
+        return []
+    return sorted(path.rstrip("/").rpartition("/")[2] for path in found)
+
+
+def remove(path: StoragePath, *, patience_s: float | None = None) -> None:
+    """Removes a file, if it is there.
+
+    Raises:
+        OSError: It cannot be removed.
+    """
+    if isinstance(path, Path):
+        path.unlink(missing_ok=True)
+    else:
+        patiently(path, lambda: path.unlink(missing_ok=True), patience_s=patience_s)
+
+
+def remove_folder(path: StoragePath) -> None:
+    """Removes a folder and all in it, if it is there.
+
+    Raises:
+        OSError: It cannot be removed.
+    """
+    if isinstance(path, Path):
+        shutil.rmtree(path, ignore_errors=True)
+    elif exists(path):
+        with contextlib.suppress(FileNotFoundError):  # removed by a call whose answer was lost
+            patiently(path, lambda: path.fs.rm(path.path, recursive=True))
+
+
+def patiently(path: UPath, call: Callable[[], Result], *, patience_s: float | None = None) -> Result:
+    """Asks an object store again and again, for a while; returns what it answers.
+
+    Args:
+        path: To tell of.
+        call: What asks; may be called several times.
+        patience_s: `PATIENCE_S` if it is None.
+
+    Raises:
+        OSError: It did not answer, or refused.
+    """
+    end = time.monotonic() + (PATIENCE_S if patience_s is None else patience_s)
+    pause_s = 0.5
+    while True:
+        try:
+            return call()
+        except FINAL:
+            raise
+        except Exception as error:  # each store's library has exceptions of its own
+            told = (str(error).splitlines() or [""])[0] or type(error).__name__
+            if time.monotonic() + pause_s > end:
+                raise OSError(told) from error
+            print(f"{path}: {told}; tried again in {pause_s:g} s", file=sys.stderr)
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)

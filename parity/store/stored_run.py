@@ -1,0 +1,97 @@
+"""A run as it is read back from its directory, checked to be whole."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from parity.ground.errors import Trouble
+from parity.store import storage
+from parity.store.parquet import read_table, reading
+from parity.store.schema import SCHEMA_NUMBER
+from parity.store.seal import altered
+from parity.store.storage import StoragePath
+from parity.store.tables import EVIDENCE
+from parity.store.traces import Traces
+from parity.store.trials import TRIALS, TrialRecord
+
+LATER_TABLES = frozenset({"step_errors"})
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A run as it was read back.
+
+    Attributes:
+        directory: Where it is.
+        info: Of run.json.
+        trials: In the order of the plan.
+        traces: By trial name, read when they are asked for; of a trial that stored none, an empty table.
+        evidence: The tables of `evidence.EVIDENCE`, by name.
+        altered: Files that are not what they were when the run was complete.
+    """
+
+    directory: StoragePath
+    info: dict[str, Any]
+    trials: tuple[TrialRecord, ...]
+    traces: Mapping[str, pa.Table]
+    evidence: dict[str, pa.Table]
+    altered: tuple[str, ...] = ()
+
+
+def read_run(directory: StoragePath) -> StoredRun:
+    """Reads a run directory and checks that it is whole.
+
+    Raises:
+        Trouble: It is no run directory, of another schema, or damaged; the message names the file.
+    """
+    info = read_info(directory)
+    if info.get("state") == "running" and not storage.exists(directory / "trials.parquet"):
+        raise Trouble(
+            f"{directory} has no tables yet: its driver trains, or was killed. What the trials told is in its journal; "
+            f"go on with it by --resume {directory}."
+        )
+    path = directory / "trials.parquet"
+    table = read_table(path, TRIALS)
+    with reading(path):
+        trials = tuple(TrialRecord(**row) for row in table.to_pylist())
+    if [record.trial for record in trials] != info.get("trials"):
+        raise Trouble(f"{directory / 'trials.parquet'} is damaged: its trials are not those of run.json.")
+    traces = Traces(directory, trials)
+    for record in trials:  # damage is to be told before anything is judged
+        traces.check(record.trial)
+    evidence = {name: _read_evidence(info, directory, name, schema) for name, schema in EVIDENCE.items()}
+    return StoredRun(directory, info, trials, traces, evidence, altered(info, directory))
+
+
+def read_info(directory: StoragePath) -> dict[str, Any]:
+    """Reads run.json.
+
+    Raises:
+        Trouble: It is no run directory, of another schema, or damaged.
+    """
+    path = directory / "run.json"
+    try:
+        info = json.loads(storage.read(path))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise Trouble(f"{directory} is no run directory: it has no run.json. Give the --out of a run.") from error
+    except (OSError, ValueError) as error:
+        raise Trouble(f"{path} is damaged ({error}).") from error
+    if not isinstance(info, dict) or "schema" not in info:
+        raise Trouble(f"{path} is not of parity: it has no schema number. Give the --out of a run.")
+    if info["schema"] != SCHEMA_NUMBER:
+        raise Trouble(
+            f"{directory} has schema {info['schema']!r}, and this parity reads schema {SCHEMA_NUMBER}. "
+            "Use the version of parity that wrote it."
+        )
+    return info
+
+
+def _read_evidence(info: Mapping[str, Any], directory: StoragePath, name: str, schema: pa.Schema) -> pa.Table:
+    """The table; empty where the run was complete before there were tables of that name."""
+    sealed = info.get("files")
+    if name in LATER_TABLES and isinstance(sealed, dict) and f"{name}.parquet" not in sealed:
+        return schema.empty_table()
+    return read_table(directory / f"{name}.parquet", schema)

@@ -1,0 +1,184 @@
+"""Traces: written row group by row group, and read back when they are asked for."""
+
+import contextlib
+import re
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from parity.ground.errors import Trouble
+from parity.store import storage
+from parity.store.files import writing
+from parity.store.parquet import cast, open_parquet, reading
+from parity.store.storage import StoragePath
+from parity.store.trace import SCHEMA
+from parity.store.trials import TrialRecord
+
+# Of the traces that were read, so many rows stay in memory, some 600 bytes each; of longer ones, so much of columns.
+KEPT_ROWS = 100_000
+KEPT_BYTES = 256 * 2**20
+# Of a run, however many trials it has.
+MOST_TRACE_FILES = 16
+# Of a trial's name in that of a file, whose length file systems limit.
+MOST_LETTERS = 150
+
+
+class Traces(Mapping[str, pa.Table]):
+    """The traces of a run by trial name, read from storage when they are asked for; the last few stay in memory.
+
+    Of a trace of more than `KEPT_ROWS` ask for columns, by `read_columns`: all of it may not fit into memory.
+    """
+
+    def __init__(self, directory: StoragePath, trials: Sequence[TrialRecord]) -> None:
+        self._directory = directory
+        self._records = {record.trial: record for record in trials}
+        self._sharing: dict[str, set[str]] = {}
+        for record in trials:
+            self._sharing.setdefault(record.trace, set()).add(record.trial)
+        self._kept: OrderedDict[str, pa.Table] = OrderedDict()
+        self._kept_rows = 0
+        self._columns: OrderedDict[tuple[str, str], pa.ChunkedArray] = OrderedDict()
+        self._open: dict[StoragePath, pq.ParquetFile] = {}
+
+    def __getitem__(self, trial: str) -> pa.Table:
+        if trial in self._kept:
+            self._kept.move_to_end(trial)
+            return self._kept[trial]
+        parts = list(self._parts(self._records[trial], SCHEMA.names))
+        table = self._kept[trial] = pa.concat_tables([SCHEMA.empty_table(), *parts]).combine_chunks()
+        self._kept_rows += len(table)
+        while len(self._kept) > 1 and self._kept_rows > KEPT_ROWS:
+            self._kept_rows -= len(self._kept.popitem(last=False)[1])
+        return table
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._records)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def column(self, trial: str, name: str) -> pa.ChunkedArray:
+        """A column of a trace.
+
+        Raises:
+            Trouble: The trace is damaged.
+        """
+        if self._records[trial].rows <= KEPT_ROWS:
+            return self[trial][name]
+        key = (trial, name)
+        if key not in self._columns:
+            parts = list(self._parts(self._records[trial], [name]))
+            self._columns[key] = pa.concat_tables(parts)[name]
+            while len(self._columns) > 1 and sum(kept.nbytes for kept in self._columns.values()) > KEPT_BYTES:
+                self._columns.popitem(last=False)
+        self._columns.move_to_end(key)
+        return self._columns[key]
+
+    def check(self, trial: str) -> None:
+        """Reads all of a trace once.
+
+        Raises:
+            Trouble: It is damaged.
+        """
+        if self._records[trial].rows <= KEPT_ROWS:
+            self[trial]
+        else:
+            for _ in self._parts(self._records[trial], SCHEMA.names):
+                pass
+
+    def _parts(self, record: TrialRecord, names: Sequence[str]) -> Iterator[pa.Table]:
+        """Some columns of a trace, a row group after the other.
+
+        Raises:
+            Trouble: It is damaged; it is not whole where the step is among the columns.
+        """
+        path = self._directory / "traces" / record.trace
+        if not record.rows and not storage.exists(path):
+            return
+        file = self._open.get(path) or self._open.setdefault(path, open_parquet(path))
+        alone = len(self._sharing[record.trace]) == 1
+        wanted = list(dict.fromkeys(["trial", *names]))
+        rows = 0
+        for group in range(file.num_row_groups) if alone else _row_groups(file, record.trial):
+            with reading(path):
+                read = file.read_row_group(group, columns=wanted)
+            table = cast(path, read, pa.schema([SCHEMA.field(name) for name in wanted], SCHEMA.metadata))
+            if set(table["trial"].unique().to_pylist()) - self._sharing[record.trace]:
+                raise Trouble(f"{path} is damaged: it holds rows of other trials than {record.trial}.")
+            if not alone:
+                table = table.filter(pc.equal(table["trial"], record.trial))
+            if "step" in names and table["step"].to_pylist() != list(range(rows, rows + len(table))):
+                raise Trouble(f"{path} is damaged: its steps are not 0, 1, 2 and so on.")
+            rows += len(table)
+            yield table.select(names)
+        if rows != record.rows:
+            raise Trouble(f"{path} is damaged: it has {rows} of {record.rows} rows.")
+
+
+def read_columns(traces: Mapping[str, pa.Table], trial: str, names: Sequence[str]) -> pa.Table:
+    """Some columns of a trial's trace.
+
+    Raises:
+        Trouble: The trace is damaged.
+    """
+    if isinstance(traces, Traces):
+        return pa.table({name: traces.column(trial, name) for name in names})
+    return traces[trial].select(names)
+
+
+def trace_file(index: int, trials: Sequence[str]) -> str:
+    """Name of a trial's file in traces/; unique by the number of the first trial in it, readable by that one's name.
+
+    Args:
+        index: Of the trial.
+        trials: Names of all; of many, several share a file.
+    """
+    share = -(-len(trials) // MOST_TRACE_FILES)
+    first = index // share * share
+    readable = re.sub(r"[^A-Za-z0-9@.-]", "_", trials[first])[:MOST_LETTERS]
+    return f"{first:04d}-{readable}.parquet"
+
+
+class TraceWriter:
+    """Traces on their way to a file: each row group is written as it comes, the file has its name once it is whole."""
+
+    def __init__(self, path: StoragePath) -> None:
+        self._path = path
+        self._placing = contextlib.ExitStack()
+        self._writer: pq.ParquetWriter | None = None
+
+    def append(self, chunk: pa.Table) -> None:
+        """Writes some rows of one trial behind the others.
+
+        Raises:
+            Trouble: It cannot be written.
+        """
+        with writing(self._path):
+            if self._writer is None:
+                beside = self._placing.enter_context(storage.written_beside(self._path))
+                self._writer = pq.ParquetWriter(beside, SCHEMA, compression="zstd", write_page_checksum=True)
+            self._writer.write_table(chunk)
+
+    def close(self) -> None:
+        """Makes the file whole, and gives it its name.
+
+        Raises:
+            Trouble: It cannot be written.
+        """
+        with writing(self._path), self._placing:
+            assert self._writer is not None, "a trace without a chunk has no file"
+            self._writer.close()
+
+
+def _row_groups(file: pq.ParquetFile, trial: str) -> list[int]:
+    """Those that may hold rows of a trial."""
+    column = file.schema_arrow.get_field_index("trial")
+    found = []
+    for number in range(file.num_row_groups):
+        statistics = file.metadata.row_group(number).column(column).statistics
+        if not statistics or not statistics.has_min_max or statistics.min <= trial <= statistics.max:
+            found.append(number)
+    return found

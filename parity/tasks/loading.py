@@ -1,0 +1,94 @@
+"""Tasks loaded, and the data of a user's own."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from parity.ground.errors import Trouble
+from parity.plan.task_spec import TASKS
+from parity.plan.user_code import CodeSpec, load_code
+from parity.tasks import Task, mnist
+
+PROTOCOL = ("data", "model", "optimizer", "batch", "forward", "loss")
+
+
+def load_task(spec: CodeSpec) -> Task:
+    """Imports or runs the task (and imports torch).
+
+    Raises:
+        Trouble: It does not have the functions of the protocol.
+        Exception: Whatever the user's code raises.
+    """
+    if spec.shipped:
+        module = importlib.import_module(TASKS[spec.name])
+        return Task(module.model, module.optimizer, module.batch, module.forward, module.LOSSES, module.FLOAT64_FORMS)
+    functions = _protocol(spec)
+    named = {name: functions[name] for name in ("model", "optimizer", "batch", "forward")}
+    return Task(**named, losses={"builtin": lambda: functions["loss"]}, float64_forms={})
+
+
+def load_task_data(task: CodeSpec, root: Path | None) -> dict[str, np.ndarray]:
+    """The task's data as read-only arrays.
+
+    Raises:
+        Trouble: It is not there, or not as the protocol wants it.
+    """
+    if task.shipped:
+        return mnist.load_torchvision(root) if root else mnist.load()
+    if root:
+        raise Trouble(
+            f"--data {root} is a place for MNIST, and the task {task.name} has data of its own. Leave it out."
+        )
+    try:
+        return load_data(task)
+    except Trouble:
+        raise
+    except (Exception, SystemExit) as error:
+        raise Trouble(f"Task {task.name}: loading its data raised {type(error).__name__}: {error}") from error
+
+
+def load_data(spec: CodeSpec) -> dict[str, np.ndarray]:
+    """The data of a user's task, as read-only arrays of one length.
+
+    Raises:
+        Trouble: The task, or what its `data` returned, is not what the protocol wants.
+        Exception: Whatever the user's code raises.
+    """
+    data = _protocol(spec)["data"]()
+    wanted = "the protocol wants a dict of arrays or tensors that all have the same number of rows"
+    if not isinstance(data, Mapping) or not data:
+        raise Trouble(f"Task {spec.name}: data() returned {_described(data)}; {wanted}.")
+    arrays = {str(name): _array(values) for name, values in data.items()}
+    rows = {name: len(values) if values.ndim else None for name, values in arrays.items()}
+    if len(set(rows.values())) > 1 or not all(rows.values()):
+        found = ", ".join(f"{name}: {'no' if count is None else count} rows" for name, count in rows.items())
+        raise Trouble(f"Task {spec.name}: data() returned {found}; {wanted}, and at least one.")
+    return arrays
+
+
+def _protocol(spec: CodeSpec) -> dict[str, Callable[..., Any]]:
+    found = load_code(spec)
+    task = found() if isinstance(found, type) else found
+    missing = [name for name in PROTOCOL if not callable(getattr(task, name, None))]
+    if missing:
+        raise Trouble(
+            f"Task {spec.name} has no {', '.join(f'{name}()' for name in missing)}. "
+            f"A task is a class or object with the functions {', '.join(PROTOCOL)}."
+        )
+    return {name: getattr(task, name) for name in PROTOCOL}
+
+
+def _array(values: Any) -> np.ndarray:
+    """A read-only view of an array or a tensor."""
+    array: np.ndarray = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values).view()
+    array.flags.writeable = False
+    return array
+
+
+def _described(value: object) -> str:
+    return "an empty dict" if value == {} else type(value).__name__

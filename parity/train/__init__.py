@@ -1,0 +1,1 @@
+"""One trial, from its first step to its last event, in the process that calls it."""

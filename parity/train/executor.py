@@ -1,0 +1,41 @@
+"""Where trials run: the calling process, or the workers of a Ray cluster."""
+
+from collections.abc import Generator, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from parity.plan.trial import Trial
+from parity.store.events import Event
+from parity.store.position import Past
+
+
+class Executor(Protocol):
+    """Trains trials. `inline.Inline` does so in the calling process, `cluster.workers.Cluster` on Ray."""
+
+    def accelerators(self) -> list[str]:
+        """Kinds of accelerator that trials can run on: "cuda" or "mps"; empty where there is none."""
+
+    def check(self, trials: Sequence[Trial]) -> None:
+        """Makes sure that the trials can run here, before anything is stored.
+
+        Raises:
+            Trouble: One of them cannot.
+        """
+
+    def train(
+        self, trials: Sequence[Trial], data: dict[str, np.ndarray], past: Past | None = None
+    ) -> Generator[list[Event], None, None]:
+        """Trains the trials to their ends.
+
+        Args:
+            trials: Those that have not ended.
+            data: The task's data; dtype[rows, ...] by name.
+            past: What these trials, and those that they take shared steps from, reported before.
+
+        Yields:
+            What some trials report, each trial's events in their order. It must be stored before more is asked for.
+
+        Raises:
+            Trouble: A trial could not be started as it was asked for, or the cluster fails. The other trials are ended.
+        """

@@ -1,0 +1,56 @@
+"""Trials in the calling process, without Ray: what `--inline` and `parity.check` do."""
+
+import os
+from collections.abc import Generator, Sequence
+
+import numpy as np
+
+from parity.ground.errors import Trouble
+from parity.plan.device import environment
+from parity.plan.trial import Trial
+from parity.store.events import Event
+from parity.store.position import NoPast, Past
+from parity.train.perform import perform
+
+
+class Inline:
+    """The calling process as an `Executor`: one trial after the other."""
+
+    def accelerators(self) -> list[str]:
+        """Kinds of accelerator that torch can use in this process."""
+        from parity.train.switches import available_accelerators  # imports torch, which a cluster's driver does without
+
+        return available_accelerators()
+
+    def check(self, trials: Sequence[Trial]) -> None:
+        """Sets the environment variables that the trials' devices need before torch is imported.
+
+        Raises:
+            Trouble: The trials need different ones, which one process cannot have.
+        """
+        # `switches.prepare` sets the threads by value, so they may differ; the instruction set may not.
+        isas = {trial.device.isa for trial in trials if trial.device.kind == "cpu"}
+        if len(isas) > 1:
+            names = ", ".join(sorted({trial.device.name for trial in trials if trial.device.kind == "cpu"}))
+            raise Trouble(
+                f"--inline trains in this process, which can have only one instruction set; found {names}. "
+                "Leave out --inline, or give one isa=."
+            )
+        needs_gpu = any(trial.device.kind != "cpu" for trial in trials)
+        for trial in trials:
+            for name, value in environment(trial.device).items():
+                if name != "CUDA_VISIBLE_DEVICES" or not needs_gpu:
+                    os.environ[name] = value
+
+    def train(
+        self, trials: Sequence[Trial], data: dict[str, np.ndarray], past: Past | None = None
+    ) -> Generator[list[Event], None, None]:
+        """Trains the trials one after the other; as `Executor.train`, one event at a time."""
+        past = past or NoPast()
+        for trial in trials:
+            shared = past.shared(trial.shared_from) if trial.shared_from else None
+            events = perform(trial, data, shared, past.position(trial.name))
+            while event := next(events, None):
+                yield [event]
+                if past.void(trial.name):
+                    events = perform(trial, data, shared, past.position(trial.name))

@@ -1,0 +1,59 @@
+"""Faults planted on purpose, to see parity find them: `--device cpu cpu:plant=bfloat16`.
+
+bfloat16, tf32    matrix products and convolutions whose factors are rounded to that precision
+noise             products that come out a little different each time (relative 2**-20), whatever the seed
+element-K         one wrong element in one parameter gradient, at step K
+flip-K, flip-K-rR one bit of the largest element of one parameter gradient flipped, at step K (of replica R alone)
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from parity.observe.low_precision import PRODUCTS, ROUNDINGS, RoundedProducts
+
+NOISE = 2.0**-20
+# Of a float32: the lowest of the exponent, so that a flip doubles or halves the number.
+FLIPPED_BIT = 23
+
+
+class _NoisyProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._generator = torch.Generator()
+        self._generator.seed()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func in PRODUCTS and isinstance(result, torch.Tensor):
+            result = result * (1 + NOISE * torch.randn(result.shape, generator=self._generator))
+        return result
+
+
+@contextlib.contextmanager
+def planted(plant: str | None) -> Iterator[None]:
+    """The arithmetic of a device with that fault."""
+    with contextlib.ExitStack() as modes:
+        if plant in ROUNDINGS:
+            modes.enter_context(RoundedProducts(ROUNDINGS[plant]))
+        elif plant == "noise":
+            modes.enter_context(_NoisyProducts())
+        yield
+
+
+def spoil_gradient(plant: str | None, step: int, model: torch.nn.Module, *, replica: int = 0) -> None:
+    """Makes one element of one parameter's gradient wrong, if the fault, the step and the replica say so."""
+    if plant not in (f"element-{step}", f"flip-{step}", f"flip-{step}-r{replica}"):
+        return
+    parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
+    grad = parameters[len(parameters) // 2].grad
+    assert grad is not None
+    if plant == f"element-{step}":
+        grad.view(-1)[0] += grad.norm()
+    else:
+        grad.view(torch.int32).view(-1)[int(grad.abs().argmax())] ^= 1 << FLIPPED_BIT

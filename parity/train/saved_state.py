@@ -1,0 +1,43 @@
+"""States of a training as bytes, for another process to go on from; read back without running any code of them."""
+
+from __future__ import annotations
+
+import io
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+
+from parity.train.state import on_cpu
+
+
+class StateNotPortable(Exception):  # noqa: N818 - names what it reports
+    """The state holds something that cannot be read back without running code."""
+
+
+def pack(state: Any) -> bytes:
+    """The state, its tensors moved to the CPU.
+
+    Args:
+        state: Tensors, numbers, strings, None, and dicts, lists and tuples of them.
+
+    Raises:
+        StateNotPortable: It holds something else.
+    """
+    sink = io.BytesIO()
+    torch.save(on_cpu({"state": state}), sink)
+    packed = sink.getvalue()
+    unpack(packed)
+    return packed
+
+
+def unpack(packed: bytes) -> Any:
+    """What was packed, on the CPU.
+
+    Raises:
+        StateNotPortable: It holds something that `pack` would refuse.
+    """
+    try:
+        return torch.load(io.BytesIO(packed), weights_only=True, map_location="cpu")["state"]
+    except (UnpicklingError, RuntimeError, KeyError, EOFError) as error:
+        raise StateNotPortable((str(error).splitlines() or ["it is cut short"])[0]) from error

@@ -1,0 +1,64 @@
+"""Where a training stands between two steps: parameters, buffers, optimizer state and random generators."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from parity.observe.generators import restore_generators, take_generators
+
+
+def take_state(next_step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """A copy of all that the next steps depend on."""
+    return {
+        "step": next_step,
+        "model": {name: tensor.clone() for name, tensor in model.state_dict().items()},
+        "optimizer": copy.deepcopy(optimizer.state_dict()),
+        "generators": take_generators(),
+    }
+
+
+def restore_state(state: dict[str, Any], model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Puts a model, its optimizer and this process's generators where they stood; on any device."""
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+    restore_generators(state["generators"])
+
+
+def parameter_norms(model: torch.nn.Module) -> list[float]:
+    """L2 norm of each parameter tensor, summed in float64 on the CPU, in the model's order."""
+    return [float(parameter.detach().cpu().double().norm()) for parameter in model.parameters()]
+
+
+def optimizer_settings(optimizers: Sequence[torch.optim.Optimizer]) -> str | None:
+    """Classes and settings in words, as in "Adam(lr=0.001, ...)"; None where there is no optimizer."""
+    told = []
+    for optimizer in optimizers:
+        groups = [
+            {name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups
+        ]
+        each = [", ".join(f"{name}={_setting(value)}" for name, value in sorted(group.items())) for group in groups]
+        told.append(f"{type(optimizer).__name__}({'; '.join(dict.fromkeys(each))})")
+    return ", ".join(told) or None
+
+
+def _setting(value: Any) -> Any:
+    return value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
+
+
+def on_cpu(state: dict[str, Any]) -> dict[str, Any]:
+    """The state with its tensors on the CPU, so that it can go to a process without the device."""
+    return {name: _moved(value) for name, value in state.items()}
+
+
+def _moved(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.cpu()
+    if isinstance(value, dict):
+        return {name: _moved(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_moved(item) for item in value)
+    return value

@@ -1,0 +1,209 @@
+"""One optimizer step of a trial: forward, loss, backward and update, with the user's code held to its promises."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from parity.ground.errors import TrialFailed, Trouble
+from parity.observe.audit import Oracle, make_oracle
+from parity.observe.generators import seed_generators
+from parity.observe.observer import Observer
+from parity.plan.trial import Trial
+from parity.tasks import Task
+from parity.tasks.loading import load_task
+from parity.tasks.losses import Loss, load_loss
+from parity.train.planted import planted, spoil_gradient
+from parity.train.rounding_noise import round_randomly
+from parity.train.switches import prepare
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a trial trains, made and standing on its device."""
+
+    trial: Trial
+    task: Task
+    loss: Loss
+    baseline: Loss
+    oracle: Oracle
+    device: torch.device
+    model: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+
+
+@dataclass(frozen=True)
+class StepValues:
+    """What a step computed; gradients and parameters are the model's."""
+
+    output: torch.Tensor
+    target: torch.Tensor
+    loss: torch.Tensor
+    output_grad: torch.Tensor
+
+
+def begin(trial: Trial) -> Training:
+    """Loads a trial's code, seeds the generators, makes model and optimizer.
+
+    Raises:
+        TrialFailed: The user's code raised, or made nothing that can be trained.
+        Trouble: The machine lacks the device, or a loss is nothing that can be called.
+    """
+    with blamed(None, "loading the task"):
+        task = load_task(trial.settings.task)
+    with blamed(None, "loading the loss"):
+        loss, baseline = load_loss(trial.loss, task), load_loss(trial.oracle, task)
+        oracle = make_oracle(trial.oracle, task)
+    device = prepare(trial.device)  # after the user's code is loaded, so that this has the last word
+    seed_generators(trial.seed)
+    with blamed(None, "the task's model"):
+        model = task.model()
+    _check_model(model)
+    model = model.to(device)
+    with blamed(None, "the task's optimizer"):
+        optimizer = task.optimizer(model.parameters(), trial.settings.lr)
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise TrialFailed(
+            None, f"the task's optimizer() returned {_type(optimizer)}, a torch.optim.Optimizer is needed"
+        )
+    return Training(trial, task, loss, baseline, oracle, device, model, optimizer)
+
+
+def make_batch(training: Training, data: Mapping[str, np.ndarray], step: int) -> tuple[torch.Tensor, ...]:
+    """The step's batch, on the device.
+
+    Raises:
+        TrialFailed: The task's `batch` raised, or returned something else than a tuple of tensors.
+    """
+    with blamed(step, "the task's batch"):
+        batch = training.task.batch(data, *training.trial.settings.row_range(step))
+    if not isinstance(batch, tuple) or not all(isinstance(tensor, torch.Tensor) for tensor in batch):
+        raise TrialFailed(step, f"the task's batch() returned {_type(batch)}, a tuple of tensors is needed")
+    return tuple(tensor.to(training.device) for tensor in batch)
+
+
+def forward(training: Training, batch: tuple[torch.Tensor, ...], step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Output and target of the batch.
+
+    Raises:
+        TrialFailed: The model raised, or gave no floating output with a gradient and a target.
+    """
+    with blamed(step, "the model"):
+        pair = training.task.forward(training.model, batch)
+    if not isinstance(pair, tuple) or len(pair) != 2:
+        raise TrialFailed(step, f"the task's forward() returned {_type(pair)}, a pair (output, target) is needed")
+    output, target = pair
+    for name, value in (("output", output), ("target", target)):
+        if not isinstance(value, torch.Tensor):
+            raise TrialFailed(step, f"the task's forward() gave a {_type(value)} as {name}, one tensor is needed")
+    if not output.is_floating_point():
+        raise TrialFailed(step, f"the task's forward() gave an output of {output.dtype}, a floating dtype is needed")
+    if not output.numel():
+        raise TrialFailed(step, f"the task's forward() gave an output of shape {list(output.shape)}, which is empty")
+    if not output.requires_grad:
+        raise TrialFailed(step, "the task's forward() gave an output that does not depend on the model's parameters")
+    return output, target
+
+
+def take_step(
+    training: Training, data: Mapping[str, np.ndarray], step: int, observer: Observer | None = None
+) -> StepValues:
+    """Takes one optimizer step and records it; the observer's work is not in the step's time.
+
+    Raises:
+        TrialFailed: The loss or the task raised, or broke its protocol.
+    """
+    trial, model, optimizer = training.trial, training.model, training.optimizer
+    plant = trial.device.plant
+    batch = make_batch(training, data, step)
+    clock = _Stopwatch(training.device)
+    with clock, planted(plant):
+        optimizer.zero_grad()
+        output, target = forward(training, batch, step)
+    if observer:
+        observed = observer.forward(trial.settings.place(step), batch, output, target)
+    with blamed(step, "the loss"), clock:
+        loss = training.loss(output, target)
+    _check_loss(step, loss, output)
+    # loss.backward() in two halves, with the same bits: the gradient between loss and model is what the audit judges.
+    with blamed(step, "the loss's backward"), clock:
+        (output_grad,) = torch.autograd.grad(loss, output, allow_unused=True)
+    if output_grad is None:
+        raise TrialFailed(step, "loss has no gradient for its output, which it must depend on", kind="detached")
+    if trial.noise:
+        output_grad = round_randomly(output_grad, seed=(trial.seed, trial.noise, step))
+    if observer:
+        observer.loss(observed, output, target, loss=loss, output_grad=output_grad)
+    with blamed(step, "the model's backward"), clock, planted(plant):
+        output.backward(output_grad)  # type: ignore[no-untyped-call]
+    spoil_gradient(plant, step, model, replica=trial.replica)
+    if observer:
+        observer.backward()
+    with blamed(step, "the optimizer"), clock:
+        optimizer.step()
+    if observer:
+        observer.update(step_s=clock.elapsed_s, step_grad_norm=observer.param_grad_norm)
+    return StepValues(output, target, loss, output_grad)
+
+
+@contextlib.contextmanager
+def blamed(step: int | None, phase: str) -> Iterator[None]:
+    """Turns whatever the user's code raises, `sys.exit` included, into `TrialFailed`."""
+    try:
+        yield
+    except (Trouble, TrialFailed):
+        raise
+    except (Exception, SystemExit) as error:
+        raise TrialFailed(step, f"{phase} raised {type(error).__name__}: {error}") from error
+
+
+def _check_model(model: object) -> None:
+    if not isinstance(model, torch.nn.Module):
+        raise TrialFailed(None, f"the task's model() returned {_type(model)}, a torch.nn.Module is needed")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise TrialFailed(None, f"the task's model() has no parameters to train; {_type(model)} has none")
+
+
+def _check_loss(step: int, loss: object, output: torch.Tensor) -> None:
+    """Raises `TrialFailed` unless the loss is a scalar with a gradient, of the output's dtype and on its device."""
+    if not isinstance(loss, torch.Tensor):
+        raise TrialFailed(step, f"loss returned {_type(loss)}, a tensor is needed", kind="result")
+    if loss.shape != ():
+        raise TrialFailed(step, f"loss returned shape {list(loss.shape)}, a scalar is needed", kind="result")
+    if loss.dtype != output.dtype:
+        raise TrialFailed(step, f"loss returned {loss.dtype}, the output's {output.dtype} is needed", kind="result")
+    if loss.device != output.device:
+        raise TrialFailed(
+            step, f"loss returned a tensor on {loss.device}, the output's {output.device} is needed", kind="result"
+        )
+    if not loss.requires_grad:
+        raise TrialFailed(
+            step,
+            "loss returned a tensor without a gradient; a detour through NumPy needs a torch.autograd.Function",
+            kind="detached",
+        )
+
+
+class _Stopwatch:
+    """Adds up the time spent inside its `with` blocks, the device's work included."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._waits = device.type != "cpu"
+        self.elapsed_s = 0.0
+
+    def __enter__(self) -> None:
+        self._began = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        if self._waits:
+            torch.accelerator.synchronize()
+        self.elapsed_s += time.perf_counter() - self._began
+
+
+def _type(value: object) -> str:
+    return type(value).__name__

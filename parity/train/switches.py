@@ -1,0 +1,72 @@
+"""Torch's switches: what a device asks of the process that trains on it, set and verified.
+
+The environment variables that must be set before torch is imported are in `plan.device`.
+"""
+
+import platform
+from pathlib import Path
+
+import torch
+
+from parity.ground.errors import Trouble
+from parity.plan.device import Device
+
+# Flags of /proc/cpuinfo that ATen's kernels of that name are compiled for: pytorch, cmake/Codegen.cmake.
+_ISA_FLAGS = {
+    "default": set(),
+    "avx2": {"avx2", "fma"},
+    "avx512": {"avx512f", "avx512dq", "avx512vl", "avx512bw", "fma"},
+}
+
+
+def prepare(device: Device) -> torch.device:
+    """Sets torch's switches in this process and verifies that the device is what its name says.
+
+    Raises:
+        Trouble: The machine lacks the device, or a setting did not take effect.
+    """
+    _require(device)
+    torch.set_num_threads(device.threads)
+    if torch.get_num_threads() != device.threads:
+        raise Trouble(f"Device {device.name}: torch runs {torch.get_num_threads()} threads, not {device.threads}.")
+    if device.isa is not None:
+        capability = torch.backends.cpu.get_cpu_capability()
+        if capability != device.isa.upper():
+            raise Trouble(
+                f"Device {device.name}: torch runs its {capability} kernels; the setting did not take effect. "
+                "It must stand before torch is imported: leave out --inline, or set "
+                f"ATEN_CPU_CAPABILITY={device.isa} before you start Python."
+            )
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = device.tf32
+    torch.backends.cuda.matmul.allow_tf32 = device.tf32
+    # A CUDA worker has just its own GPU in sight, so the index is always 0.
+    return torch.device("cuda:0" if device.kind == "cuda" else device.kind)
+
+
+def available_accelerators() -> list[str]:
+    """Kinds of accelerator that torch can use in this process."""
+    usable = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    return [kind for kind, available in usable.items() if available]
+
+
+def _require(device: Device) -> None:
+    if device.kind != "cpu" and device.kind not in available_accelerators():
+        raise Trouble(
+            f"Device {device.name}: torch {torch.__version__} sees no {device.kind} on this machine. Use --device cpu."
+        )
+    missing = _ISA_FLAGS.get(device.isa or "default", set()) - _cpu_flags() if device.isa else set()
+    if missing and platform.system() == "Linux":
+        raise Trouble(
+            f"Device {device.name}: this CPU lacks {', '.join(sorted(missing))}. Use another isa= or leave it out."
+        )
+
+
+def _cpu_flags() -> set[str]:
+    """Instruction set flags of this machine's first CPU; empty where there is no /proc/cpuinfo to read them from."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except FileNotFoundError:
+        return set()
+    return next((set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), set())

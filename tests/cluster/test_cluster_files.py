@@ -1,0 +1,303 @@
+"""cluster.yaml and jobs/rayjob.yaml are what Ray and KubeRay take, and are safe as they are; all without a network."""
+
+import copy
+import re
+import shlex
+
+import jsonschema
+import pytest
+import yaml
+
+from parity.cluster.ray_job import check_out
+from parity.plan.options import make_parser
+
+from conftest import ROOT
+
+CLUSTER = yaml.safe_load((ROOT / "cluster.yaml").read_text(encoding="utf-8"))
+RAYJOB = yaml.safe_load((ROOT / "jobs" / "rayjob.yaml").read_text(encoding="utf-8"))
+
+
+def start_options(command):
+    """The options of the `ray start` in a shell command, parsed by Ray's own parser."""
+    from ray.scripts.scripts import start
+
+    words = shlex.split(command.split("ray start", 1)[1])
+    return start.make_context("ray start", words, resilient_parsing=False).params
+
+
+def check_start(options, *, head):
+    assert options["disable_usage_stats"], "usage statistics are off"
+    if head:
+        assert options["dashboard_host"] in ("127.0.0.1", "localhost"), "the dashboard listens on loopback"
+
+
+def check_image(image):
+    tag = image.rpartition("/")[2].partition(":")[2]
+    assert re.fullmatch(r"\d+\.\d+\.\d+-py3\d+(-cpu|-gpu)?", tag), f"{image} is pinned"
+
+
+def check_cluster(config):
+    """What Ray's launcher checks, and what it does not."""
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    validate_config(prepare_config(copy.deepcopy(config)))
+    check_image(config["docker"]["image"])
+    assert config["provider"]["cache_stopped_nodes"] is False
+    assert any(local.endswith("auth_token") for local in config["file_mounts"].values()), "the token is sent"
+    assert any("chmod 600 ~/.ray/auth_token" in command for command in config["setup_commands"])
+    types = config["available_node_types"]
+    head = types[config["head_node_type"]]
+    assert head["resources"] == {"CPU": 0}, "no trial trains beside the head"
+    workers = {name: each for name, each in types.items() if each is not head}
+    assert {bool(each["resources"].get("GPU")) for each in workers.values()} == {True, False}
+    for name, each in workers.items():
+        assert each["min_workers"] == 0 and each["max_workers"] > 0, name
+        assert "InstanceMarketOptions" not in each["node_config"], f"{name} is on demand"
+    assert sum(each["max_workers"] for each in workers.values()) <= config["max_workers"]
+    assert all(each["labels"] for each in types.values())
+    for name, is_head in (("head_start_ray_commands", True), ("worker_start_ray_commands", False)):
+        (command,) = (each for each in config[name] if "ray start" in each)
+        assert "RAY_AUTH_MODE=token" in command and "RAY_USAGE_STATS_ENABLED=0" in command
+        options = start_options(command)
+        assert options["head"] is is_head
+        check_start(options, head=is_head)
+
+
+def exact(properties, *, optional=()):
+    """A JSON schema of an object with these fields and no others."""
+    return {
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": False,
+        "required": [name for name in properties if name not in optional],
+    }
+
+
+TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
+COUNT = {"type": "integer", "minimum": 0}
+POD = exact(
+    {
+        "metadata": exact({"labels": TEXTS}),
+        "spec": exact(
+            {
+                "containers": {
+                    "type": "array",
+                    "minItems": 1,
+                    "items": exact(
+                        {
+                            "name": {"type": "string"},
+                            "image": {"type": "string"},
+                            "env": {
+                                "type": "array",
+                                "items": exact({"name": {"type": "string"}, "value": {"type": "string"}}),
+                            },
+                            "resources": exact({"requests": TEXTS, "limits": TEXTS}),
+                            "volumeMounts": {
+                                "type": "array",
+                                "items": exact({"name": {"type": "string"}, "mountPath": {"type": "string"}}),
+                            },
+                        },
+                        optional=["volumeMounts"],
+                    ),
+                },
+                "volumes": {
+                    "type": "array",
+                    "items": exact(
+                        {
+                            "name": {"type": "string"},
+                            "persistentVolumeClaim": exact({"claimName": {"type": "string"}}),
+                        }
+                    ),
+                },
+            },
+            optional=["volumes"],
+        ),
+    }
+)
+# The fields in use of KubeRay's ray.io/v1: ray-operator/apis/ray/v1/rayjob_types.go and raycluster_types.go.
+RAYJOB_SCHEMA = exact(
+    {
+        "apiVersion": {"const": "ray.io/v1"},
+        "kind": {"const": "RayJob"},
+        "metadata": exact({"name": {"type": "string"}, "labels": TEXTS}),
+        "spec": exact(
+            {
+                "entrypoint": {"type": "string"},
+                "runtimeEnvYAML": {"type": "string"},
+                "shutdownAfterJobFinishes": {"type": "boolean"},
+                "ttlSecondsAfterFinished": COUNT,
+                "activeDeadlineSeconds": {"type": "integer", "minimum": 1},
+                "backoffLimit": COUNT,
+                "rayClusterSpec": exact(
+                    {
+                        "rayVersion": {"type": "string"},
+                        "authOptions": exact({"mode": {"enum": ["disabled", "token"]}}),
+                        "enableInTreeAutoscaling": {"type": "boolean"},
+                        "autoscalerOptions": exact({"idleTimeoutSeconds": COUNT}),
+                        "headGroupSpec": exact(
+                            {
+                                "serviceType": {"enum": ["ClusterIP", "NodePort", "LoadBalancer"]},
+                                "rayStartParams": TEXTS,
+                                "template": POD,
+                            }
+                        ),
+                        "workerGroupSpecs": {
+                            "type": "array",
+                            "items": exact(
+                                {
+                                    "groupName": {"type": "string"},
+                                    "replicas": COUNT,
+                                    "minReplicas": COUNT,
+                                    "maxReplicas": COUNT,
+                                    "rayStartParams": TEXTS,
+                                    "template": POD,
+                                }
+                            ),
+                        },
+                    }
+                ),
+            }
+        ),
+    }
+)
+
+
+def group_start_options(group, *, head):
+    """What KubeRay makes of rayStartParams: of "true" a flag, of others --name=value."""
+    words = [f"--{name}" if value == "true" else f"--{name}={value}" for name, value in group["rayStartParams"].items()]
+    return start_options(shlex.join(["ray", "start", *(["--head"] if head else ["--address=HEAD:6379"]), *words]))
+
+
+def check_rayjob(manifest):
+    """The fields that KubeRay knows, what Ray and parity make of their contents, and our own defaults."""
+    from ray.runtime_env import RuntimeEnv
+
+    jsonschema.validate(manifest, RAYJOB_SCHEMA)
+    spec = manifest["spec"]
+    program, flag, module, *arguments = shlex.split(spec["entrypoint"])
+    assert (program, flag, module) == ("python", "-m", "parity.run")
+    options = make_parser().parse_args(arguments)
+    check_out(options.out)
+    assert not options.inline and not options.address
+    RuntimeEnv(**yaml.safe_load(spec["runtimeEnvYAML"]))
+    assert spec["shutdownAfterJobFinishes"] and spec["backoffLimit"] == 0
+    cluster = spec["rayClusterSpec"]
+    assert cluster["authOptions"]["mode"] == "token"
+    head = cluster["headGroupSpec"]
+    assert head["serviceType"] == "ClusterIP", "the head is not reached from outside"
+    assert head["rayStartParams"]["num-cpus"] == "0"
+    assert head["rayStartParams"].get("dashboard-host") != "0.0.0.0"
+    mounts = [mount["mountPath"] for mount in head["template"]["spec"]["containers"][0]["volumeMounts"]]
+    assert any(options.out.startswith(f"{mount}/") for mount in mounts), "--out is on a volume"
+    for group in cluster["workerGroupSpecs"]:
+        assert group["minReplicas"] == 0 < group["maxReplicas"]
+    for group in (head, *cluster["workerGroupSpecs"]):
+        check_start(group_start_options(group, head=group is head), head=False)
+        (container,) = group["template"]["spec"]["containers"]
+        check_image(container["image"])
+        assert f":{cluster['rayVersion']}-" in container["image"]
+        assert {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"} in container["env"]
+    assert {
+        "nvidia.com/gpu" in group["template"]["spec"]["containers"][0]["resources"]["limits"]
+        for group in cluster["workerGroupSpecs"]
+    } == {True, False}
+
+
+def test_the_cluster_file_is_valid_and_safe():
+    check_cluster(CLUSTER)
+
+
+def test_the_rayjob_is_valid_and_safe():
+    check_rayjob(RAYJOB)
+
+
+def test_both_files_are_of_the_ray_that_is_tested():
+    import ray
+
+    assert RAYJOB["spec"]["rayClusterSpec"]["rayVersion"] == "2.60.0"
+    assert f":{RAYJOB['spec']['rayClusterSpec']['rayVersion']}-" in CLUSTER["docker"]["image"]
+    assert tuple(map(int, ray.__version__.split(".")[:2])) >= (2, 59)
+
+
+def planted(parsed, path, value):
+    """A copy with one value changed."""
+    changed = copy.deepcopy(parsed)
+    *ways, last = path
+    place = changed
+    for way in ways:
+        place = place[way]
+    place[last] = value
+    return changed
+
+
+BAD_START = "ray start --head --dashboard-host=127.0.0.1 --disable-usage-stats"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "told"),
+    [
+        (["clustername"], "x", "Additional properties"),
+        (["available_node_types", "cpu", "resources", "CPU"], "8", "not of type 'integer'"),
+        (["head_node_type"], "nobody", "head_node_type"),
+        (["max_workers"], -1, "-1"),
+        (["max_workers"], 1, "assert"),
+        (["available_node_types", "head", "resources"], {"CPU": 2}, "no trial trains beside the head"),
+        (["available_node_types", "gpu", "min_workers"], 1, "gpu"),
+        (["available_node_types", "cpu", "node_config", "InstanceMarketOptions"], {"MarketType": "spot"}, "on demand"),
+        (["docker", "image"], "rayproject/ray:latest", "is pinned"),
+        (["file_mounts"], {}, "the token is sent"),
+        (["provider", "cache_stopped_nodes"], True, "assert"),
+        (["head_start_ray_commands", 1], BAD_START, "RAY_AUTH_MODE"),
+        (
+            ["head_start_ray_commands", 1],
+            f"RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 {BAD_START.replace('127.0.0.1', '0.0.0.0')}",
+            "listens on loopback",
+        ),
+        (
+            ["worker_start_ray_commands", 1],
+            "RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 ray start --address=x --no-such-option",
+            "No such option",
+        ),
+        (
+            ["worker_start_ray_commands", 1],
+            "RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 ray start --address=x",
+            "usage statistics are off",
+        ),
+    ],
+)
+def test_a_mistake_in_the_cluster_file_is_found(path, value, told):
+    with pytest.raises(Exception) as found:
+        check_cluster(planted(CLUSTER, path, value))
+    assert told.lower() in f"{type(found.value).__name__}: {found.value} {getattr(found.value, 'message', '')}".lower()
+
+
+HEAD = ["spec", "rayClusterSpec", "headGroupSpec"]
+GPU = ["spec", "rayClusterSpec", "workerGroupSpecs", 1]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "told"),
+    [
+        (["spec", "entryPoint"], "x", "Additional properties"),
+        (["spec", "backofflimit"], 0, "Additional properties"),
+        (["spec", "activeDeadlineSeconds"], "7200", "not of type 'integer'"),
+        ([*GPU, "rayStartParams", "num-gpus"], 1, "not of type 'string'"),
+        ([*GPU, "rayStartParams", "num-gpu"], "1", "No such option"),
+        ([*GPU, "minReplicas"], 1, "assert"),
+        ([*GPU, "rayStartParams"], {}, "usage statistics are off"),
+        ([*GPU, "template", "spec", "containers", 0, "env"], [], "RAY_USAGE_STATS_ENABLED"),
+        ([*GPU, "template", "spec", "containers", 0, "image"], "rayproject/ray:latest", "is pinned"),
+        ([*HEAD, "rayStartParams", "num-cpus"], "2", "assert"),
+        ([*HEAD, "rayStartParams", "dashboard-host"], "0.0.0.0", "0.0.0.0"),
+        ([*HEAD, "serviceType"], "LoadBalancer", "not reached from outside"),
+        (["spec", "rayClusterSpec", "authOptions", "mode"], "disabled", "disabled"),
+        (["spec", "runtimeEnvYAML"], "working_dir: [1]", "working_dir"),
+        (["spec", "entrypoint"], "python -m parity.run --stepz 3 --out /runs/x", "SystemExit: 2"),
+        (["spec", "entrypoint"], "python -m parity.run --out runs/x", "--out runs/x is relative"),
+        (["spec", "entrypoint"], "python -m parity.run --out /tmp/x", "is on a volume"),
+    ],
+)
+def test_a_mistake_in_the_rayjob_is_found(path, value, told):
+    with pytest.raises((Exception, SystemExit)) as found:
+        check_rayjob(planted(RAYJOB, path, value))
+    assert told.lower() in f"{type(found.value).__name__}: {found.value} {getattr(found.value, 'message', '')}".lower()

@@ -1,0 +1,155 @@
+"""Where trials may run: from what `ray.nodes()` returns, without Ray."""
+
+import pytest
+
+from parity.cluster.nodes import Node, alive
+from parity.cluster.placement import Placement, check, equals, expand
+from parity.ground.errors import Trouble
+from parity.plan.device import parse_device, parse_devices
+
+
+def raw(number, name="", host="host", cpus=2, gpus=0, is_alive=True):
+    resources = {kind: float(count) for kind, count in (("CPU", cpus), ("GPU", gpus)) if count}
+    return {
+        "NodeID": f"{number:056x}",
+        "NodeName": name or "10.0.0.1",
+        "NodeManagerAddress": "10.0.0.1",
+        "NodeManagerHostname": host,
+        "Alive": is_alive,
+        "Resources": resources,
+    }
+
+
+def node(name, cpus=2, gpus=0, **facts):
+    return Node(id=f"id-{name}", name=name, cpus=cpus, gpus=gpus, facts=facts)
+
+
+def names(devices):
+    return [device.name for device in devices]
+
+
+def test_nodes_go_by_their_given_name_else_by_their_host():
+    found = alive([raw(2, "b"), raw(1), raw(3, "gone", is_alive=False)])
+    assert [each.name for each in found] == ["b", "host"]
+
+
+def test_nodes_of_one_name_are_told_apart_by_their_number():
+    found = alive([raw(0x1234567890 << 184, host="h"), raw(0xABCDEF0123 << 184, host="h")])
+    assert len({each.name for each in found}) == 2
+    assert all(each.name == f"h-{each.id[:8]}" for each in found)
+
+
+def test_each_node_is_each_that_has_a_cpu_to_give_out():
+    nodes = [node("head", cpus=0), node("a"), node("b")]
+    assert names(expand(parse_devices(["cpu"]), "node", nodes)) == ["cpu@a", "cpu@b"]
+    assert names(expand(parse_devices(["cpu", "cpu:threads=2"]), "node", nodes)) == [
+        "cpu@a",
+        "cpu:threads=2@a",
+        "cpu@b",
+        "cpu:threads=2@b",
+    ]
+
+
+def test_each_gpu_has_its_number():
+    gpus = [{"gpu_index": number, "gpu_name": "H200", "gpu_driver": "580"} for number in (0, 1, 2, 3)]
+    nodes = [node("a", gpus=2), node("b"), Node("id-c", "c", 8, 2, {"gpus": gpus})]
+    found = names(expand(parse_devices(["cuda"]), "gpu", nodes))
+    assert found == ["cuda@a#0", "cuda@a#1", "cuda@c#0", "cuda@c#1"]
+
+
+def test_a_planted_fault_takes_the_place_of_the_device_on_its_node():
+    nodes = [node("a"), node("b"), node("c")]
+    wanted = parse_devices(["cpu", "cpu:plant=flip-100@b"])
+    assert names(expand(wanted, "node", nodes)) == ["cpu@a", "cpu:plant=flip-100@b", "cpu@c"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "each", "message"),
+    [
+        (
+            ["cuda"],
+            "gpu",
+            "--each gpu: no node of this cluster has a GPU; it has a, b. Use --each node, or add a GPU node type.",
+        ),
+        (["cuda"], "node", "--each node places devices of kind cpu, not cuda. Leave them out."),
+        (["cpu"], "gpu", "--each gpu places devices of kind cuda, not cpu. Leave them out."),
+        (
+            ["cpu@x"],
+            None,
+            "Device cpu@x: this cluster has no node 'x'; it has a, b. python -m parity.devices lists them.",
+        ),
+        (["cuda@a#1"], None, "Device cuda@a#1: node a has no GPU, not 1."),
+    ],
+)
+def test_what_cannot_be_placed_is_told(wanted, each, message):
+    with pytest.raises(Trouble) as trouble:
+        expand(parse_devices(wanted), each, [node("a"), node("b")])
+    assert str(trouble.value) == message
+
+
+def test_a_head_without_cpus_alone_is_told():
+    with pytest.raises(Trouble) as trouble:
+        expand(parse_devices(["cpu"]), "node", [node("head", cpus=0)])
+    assert str(trouble.value) == "--each node: no node of this cluster has a CPU to give out; it has head. Add a node."
+
+
+def test_a_trial_that_its_own_node_cannot_take_is_told(make_trials):
+    (trial,) = make_trials("numpy", device="cpu:threads=4@a")
+    with pytest.raises(Trouble) as trouble:
+        check([trial], [node("a"), node("b", cpus=8)])
+    assert str(trouble.value) == (
+        "Trial numpy@cpu:threads=4@a-s0 needs 4 CPUs on one node, and node a has 2. "
+        "Use fewer threads, or add a larger node type."
+    )
+
+
+def test_a_placed_device_runs_on_its_node_and_when_that_leaves_in_its_class():
+    nodes = [node("a", cpu_model="x"), node("b", cpu_model="y"), node("c", cpu_model="x")]
+    placement = Placement(nodes)
+    device = parse_device("cpu@a")
+    assert placement.nodes_for(device) == (nodes[0],)
+    placement.renew(nodes[1:])
+    assert placement.nodes_for(device) == (nodes[2],)
+    placement.renew(nodes[1:2])
+    assert placement.nodes_for(device) == ()
+
+
+def test_what_is_known_of_a_node_outlives_a_look_at_the_cluster():
+    placement = Placement([node("a", cpu_model="x")])
+    placement.renew([Node("id-a", "a", 2, 0), Node("id-new", "new", 2, 0)])
+    assert placement.by_id["id-a"].facts == {"cpu_model": "x"}
+    assert placement.by_id["id-new"].facts == {}
+
+
+def test_an_unplaced_device_stays_within_the_class_with_the_most_room():
+    nodes = [node("a", cpu_model="x"), node("b", cpus=4, cpu_model="y"), node("c", cpus=4, cpu_model="y")]
+    assert Placement(nodes).nodes_for(parse_device("cpu")) == (nodes[1], nodes[2])
+    assert Placement(nodes).nodes_for(parse_device("cpu"), hardware=nodes[0].hardware) == (nodes[0],)
+
+
+def test_there_is_room_for_as_many_as_a_node_has_cpus():
+    placement = Placement([node("a"), node("b")])
+    a, b = (parse_device(f"cpu@{name}") for name in "ab")
+    for _ in range(2):
+        assert placement.room(a, placement.nodes_for(a))
+        placement.take(a, placement.nodes_for(a))
+    assert not placement.room(a, placement.nodes_for(a))
+    assert placement.room(b, placement.nodes_for(b))
+    placement.take(a, placement.nodes_for(a), amount=-1)
+    assert placement.room(a, placement.nodes_for(a))
+
+
+def test_unplaced_trials_fill_the_cluster():
+    placement = Placement([node("a"), node("b")])
+    device = parse_device("cpu")
+    for _ in range(4):
+        assert placement.room(device, placement.nodes_for(device))
+        placement.take(device, placement.nodes_for(device))
+    assert not placement.room(device, placement.nodes_for(device))
+
+
+def test_devices_owe_each_other_equal_bits_on_equal_nodes_with_equal_settings():
+    nodes = [node("a", torch="2.15"), node("b", torch="2.15"), node("c", torch="2.14")]
+    a, b, c, plain, wide = map(parse_device, ("cpu@a", "cpu:plant=tf32@b", "cpu@c", "cpu", "cpu:threads=2@a"))
+    assert equals(a, nodes) == equals(b, nodes)
+    assert len({equals(device, nodes) for device in (a, c, plain, wide)}) == 4

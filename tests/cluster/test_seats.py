@@ -1,0 +1,133 @@
+"""One worker for each GPU, and each worker its own GPU. Ray is told of GPUs that are not there."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+import pytest
+
+from conftest import ROOT
+
+# A node with two GPUs to give out; each trial tells what it sees, in the place of training.
+SCRIPT = """
+import itertools, json, os, sys, tempfile
+from dataclasses import replace
+
+from parity.plan.device import parse_devices
+
+from parity.cluster import placement
+
+from parity.cluster import workers
+from parity.store.events import Began, Ended
+from parity.ground.errors import Trouble
+from parity.plan.loss_spec import parse_losses
+from parity.plan.task_spec import parse_task, SHIPPED_LOSSES
+from parity.plan.planning import make_settings, plan
+
+
+class Seeing:
+    def __init__(self, environment):
+        os.environ.update(environment)
+
+    def start(self, trial, data, shared, position):
+        import ray
+        self.events = iter([
+            Began(trial.name, {"gpu": os.environ["CUDA_VISIBLE_DEVICES"]}),
+            Ended(trial.name, status="complete"),
+        ])
+        return ray.get_runtime_context().get_node_id(), None
+
+    def advance(self):
+        return next(self.events)
+
+
+class Holding:
+    def where(self):
+        import ray
+        return int(ray.get_gpu_ids()[0])
+
+
+import ray
+
+ray.init(
+    "local", num_cpus=4, num_gpus=2, _node_name="a", include_dashboard=False, object_store_memory=150 * 2**20,
+    log_to_driver=False, logging_level="ERROR",
+)
+settings = make_settings(
+    task=parse_task("mnist-autoencoder"), rows=60000, batch_size=256, epochs=1, steps=2, lr=1e-3, audit_every=0
+)
+cluster = workers.Cluster(ray, Seeing)
+if sys.argv[1] == "held":
+    workers.SEAT_S = 4.0
+    holder = ray.remote(num_gpus=1, num_cpus=0)(Holding).remote()
+    held = ray.get(holder.where.remote())
+placed = placement.expand(parse_devices(["cuda"]), "gpu", cluster.nodes)
+trials = plan(
+    parse_losses(["builtin"], shipped=SHIPPED_LOSSES), placed, seeds=[0], replicas=3, settings=settings,
+    equals=lambda device: placement.equals(device, cluster.nodes), quick=True,
+)
+seen = {}
+try:
+    for event in itertools.chain.from_iterable(cluster.train(trials, {})):
+        if isinstance(event, Began):
+            seen[event.trial] = event.facts["gpu"]
+    result = {"seen": seen, "free": ray.available_resources().get("GPU")}
+except Trouble as error:
+    result = {"trouble": str(error), "held": held}
+print(json.dumps(result), flush=True)
+ray.shutdown()
+"""
+
+
+@pytest.fixture
+def short_folder():
+    """For Ray, whose sockets' paths have to be short."""
+    with tempfile.TemporaryDirectory(prefix="seats-", ignore_cleanup_errors=True) as folder:
+        yield folder
+
+
+@pytest.fixture
+def on_two_gpus(tmp_path, short_folder):
+    """What the trials see, or why they cannot begin."""
+    (tmp_path / "seeing.py").write_text(SCRIPT)
+
+    def run(how):
+        # Ray starts no node with GPUs for one whose environment hides them, as the CI's machine may do.
+        inherited = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+        environment = {
+            "RAY_TMPDIR": short_folder,
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": "planted-token-of-two-gpus-0123456789",
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_worker_niceness": "0",
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}",
+        }
+        ended = subprocess.run(
+            [sys.executable, tmp_path / "seeing.py", how],
+            cwd=ROOT,
+            env={**inherited, **environment},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert ended.returncode == 0, ended.stderr
+        return json.loads(ended.stdout.splitlines()[-1])
+
+    return run
+
+
+def test_each_trial_sees_the_one_gpu_that_its_name_says(on_two_gpus):
+    found = on_two_gpus("free")["seen"]
+    names = {f"builtin@cuda@a#{index}-s0{replica}": index for index in "01" for replica in ("", "-r1", "-r2")}
+    assert found == names
+
+
+def test_a_gpu_that_somebody_else_holds_is_told(on_two_gpus):
+    found = on_two_gpus("held")
+    assert found["trouble"] == (
+        f"cuda@a#{found['held']}: somebody else has the GPU, or it does not answer within 4 s. "
+        "Wait until it is free, or leave it out."
+    )

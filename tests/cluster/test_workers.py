@@ -1,0 +1,447 @@
+"""Real Ray, on this machine: each test that starts a cluster pays some seconds for it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+
+from parity.cluster import workers
+from parity.cluster.connection import connect
+from parity.cluster.last_words import WITHOUT_A_WORD
+from parity.cluster.waiting import Running
+from parity.cluster.workers import Cluster, Worker
+from parity.ground.errors import Trouble
+from parity.plan.device import environment, parse_device
+from parity.store.events import Ended, Restarted
+
+from conftest import ROOT, command
+
+WRONG = "tests/wrong_losses.py"
+
+
+def run(out, *arguments, **environment):
+    return command("-m", "parity.run", "--out", out, *arguments, **environment)
+
+
+def traces(directory):
+    return pd.read_parquet(directory / "traces").drop(columns="step_s")
+
+
+def parity_folders():
+    return set(Path(tempfile.gettempdir()).glob("parity-*"))
+
+
+@pytest.fixture(scope="module")
+def ray_run(tmp_path_factory):
+    """A short run on Ray, on two devices: good losses, one that kills its process, one that raises, one not to load."""
+    folder = tmp_path_factory.mktemp("ray")
+    out = folder / "run"
+    (folder / "mine.py").write_text("import not_on_the_workers\n\n\ndef lacking(output, target): ...\n")
+    before = parity_folders()
+    losses = ["builtin", "numpy", f"{WRONG}:killing", f"{WRONG}:raising_at_30", f"{folder / 'mine.py'}:lacking"]
+    ended = run(out, "--steps", 32, "--device", "cpu", "cpu:threads=2", "--loss", *losses)
+    return out, ended, parity_folders() - before
+
+
+def test_worker_trace_equals_plain_call(ray_run, tmp_path):
+    out, _, _ = ray_run
+    inline = tmp_path / "inline"
+    command("-m", "parity.run", "--inline", "--steps", 32, "--device", "cpu", "cpu:threads=2", "--out", inline)
+    expected = traces(inline)
+    found = traces(out)
+    for trial in ("builtin@cpu-s0", "numpy@cpu-s0", "builtin@cpu:threads=2-s0", "numpy@cpu:threads=2-s0"):
+        left, right = (
+            table[table.trial == trial].reset_index(drop=True).astype({"trial": str, "loss_name": str})
+            for table in (found, expected)
+        )
+        assert len(left) == 32
+        pd.testing.assert_frame_equal(left, right, check_exact=True, check_categorical=False)
+
+
+def test_one_loss_failing_takes_no_other_trial_with_it(ray_run):
+    out, ended, _ = ray_run
+    assert ended.status == 1
+    trials = pd.read_parquet(out / "trials.parquet").set_index("trial")
+    assert trials.status.to_dict() == {
+        f"{loss}@{device}-s0": "failed" if loss in ("killing", "raising_at_30", "lacking") else "complete"
+        for loss in ("builtin", "numpy", "killing", "raising_at_30", "lacking")
+        for device in ("cpu", "cpu:threads=2")
+    }
+    killed = trials.loc["killing@cpu-s0"]
+    assert killed.attempts == 2
+    assert killed.error == f"its worker process ended {WITHOUT_A_WORD}; a worker of it was lost before"
+    lacking = trials.loc["lacking@cpu-s0"]
+    assert lacking.attempts == 1
+    assert lacking.error == "loading the loss raised ModuleNotFoundError: No module named 'not_on_the_workers'"
+
+
+def test_ray_prints_nothing(ray_run):
+    _, ended, _ = ray_run
+    lines = [line for line in ended.stderr.splitlines() if not line.split(" s: ")[0].isdigit()]
+    assert [line for line in lines if "begins again: its worker process ended" not in line] == []
+
+
+def test_temporary_files_are_removed(ray_run):
+    assert ray_run[2] == set()
+
+
+def test_threads_are_what_the_device_says(ray_run):
+    trials = pd.read_parquet(ray_run[0] / "trials.parquet").query("status == 'complete'")
+    assert trials.groupby("device").threads.unique().map(list).to_dict() == {"cpu": [1], "cpu:threads=2": [2]}
+
+
+def test_a_pair_of_devices_reports_where_it_parts(ray_run):
+    summary = json.loads((ray_run[0] / "summary.json").read_text())
+    pairs = [pair for pair in summary["pairs"] if pair["axis"] == "device" and pair["candidate_loss"] == "builtin"]
+    (pair,) = pairs
+    assert pair["verdict"] in ("identical", "rounding")
+    if pair["verdict"] == "rounding":
+        assert pair["first"]["quantity"] in ("output", "loss", "output_grad", "param_grad")
+
+
+def test_an_isa_is_set_in_the_worker_before_torch(tmp_path):
+    ended = run(tmp_path / "run", "--steps", 1, "--loss", "builtin", "--device", "cpu:isa=default")
+    assert ended.status == 3, ended.stderr
+    assert list(pd.read_parquet(tmp_path / "run" / "trials.parquet").cpu_capability) == ["DEFAULT"]
+
+
+STRANGER = """
+import ray, sys
+context = ray.init(address="local", include_dashboard=False, num_cpus=2, _temp_dir=sys.argv[1], log_to_driver=False)
+print(context.address_info["gcs_address"], flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def stranger(tmp_path_factory):
+    """Somebody else's cluster on this machine: its address and the environment to join it with."""
+    environment = {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": "planted-token-of-a-stranger-0123456789",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    }
+    with (
+        tempfile.TemporaryDirectory(prefix="stranger-", ignore_cleanup_errors=True) as folder,
+        subprocess.Popen(
+            [sys.executable, "-c", STRANGER, folder],
+            env={**os.environ, **environment},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        ) as process,
+    ):
+        yield process.stdout.readline().strip(), environment
+        process.stdin.close()
+        process.wait(timeout=30)
+
+
+@pytest.mark.parametrize("how", ["--address", "RAY_ADDRESS"])
+def test_a_running_cluster_is_joined_when_it_is_asked_for(stranger, tmp_path, how):
+    address, environment = stranger
+    arguments = ["--address", address] if how == "--address" else []
+    environment = environment | ({"RAY_ADDRESS": address} if how == "RAY_ADDRESS" else {})
+    ended = run(tmp_path / "run", "--steps", 2, *arguments, **environment)
+    assert ended.status == 0, ended.stderr
+    # On a busy machine it may say how far it is.
+    assert [line for line in ended.stderr.splitlines() if " trials ended" not in line] == []
+    assert len(traces(tmp_path / "run")) == 4
+
+
+@pytest.fixture
+def running(tmp_path):
+    """A long run that has begun to train, as a process of its own, and its directory."""
+    out = tmp_path / "run"
+    arguments = ["-m", "parity.run", "--epochs", "500", "--out", str(out)]
+    with subprocess.Popen(
+        [sys.executable, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        yield process, out
+        if process.poll() is None:
+            process.kill()
+
+
+def wait_for(condition, *, limit_s=90):
+    end = time.monotonic() + limit_s
+    while not (found := condition()):
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.2)
+    return found
+
+
+def is_training(process):
+    """Whether both trials' workers run, and have had the time for some steps."""
+    busy = [child for child in descendants(process) if "Worker.advance" in name_of(child)]
+    return len(busy) == 2 and min(sum(child.cpu_times()[:2]) for child in busy) > 8
+
+
+def descendants(process):
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def name_of(child):
+    try:
+        return " ".join(child.cmdline())
+    except psutil.Error:
+        return ""
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_keeps_its_rows_and_leaves_nothing_behind(running, sent):
+    process, out = running
+    before = parity_folders()
+    wait_for(lambda: is_training(process))
+    listening = [
+        connection
+        for child in [psutil.Process(process.pid), *descendants(process)]
+        for connection in child.net_connections(kind="inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert listening, "Ray listens somewhere"
+    assert {connection.laddr.ip for connection in listening} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+    children = descendants(process)
+    process.send_signal(sent)
+    stdout, stderr = process.communicate(timeout=150)
+    assert process.returncode == 2, stderr
+    partial = "This run is partial: builtin@cpu-s0, numpy@cpu-s0 did not end. What is stored is judged."
+    assert " ".join(stdout.split()).startswith(partial)
+    assert "Traceback" not in stderr
+    again = command("-m", "parity.report", out)
+    assert again.status == 3 and again.stdout in stdout
+    assert psutil.wait_procs(children, timeout=20)[1] == []
+    assert parity_folders() - before == set()
+
+
+def test_a_request_that_no_node_can_satisfy_is_told_at_once(tmp_path):
+    began = time.monotonic()
+    ended = run(tmp_path / "run", "--device", "cpu:threads=4096")
+    assert ended.status == 2
+    assert ended.stderr == (
+        "parity: Trial builtin@cpu:threads=4096-s0 needs 4096 CPUs on one node, and the largest of this cluster has "
+        f"{len(os.sched_getaffinity(0))}. Use fewer threads, or add a larger node type.\n"
+    )
+    assert time.monotonic() - began < 60
+    assert not (tmp_path / "run").exists()
+
+
+class FakeRay:
+    """As much of Ray as the placing of trials looks at."""
+
+    class exceptions:  # noqa: N801 - as Ray has it
+        class RayError(Exception):
+            pass
+
+        class ActorDiedError(RayError):
+            pass
+
+        class ActorUnavailableError(RayError):
+            pass
+
+        class ObjectLostError(RayError):
+            pass
+
+        class OutOfMemoryError(RayError):
+            pass
+
+    def __init__(self, *nodes):
+        self.there = [
+            {
+                "Alive": True,
+                "NodeID": f"id-{name}",
+                "NodeName": name,
+                "NodeManagerAddress": "10.0.0.1",
+                "Resources": resources,
+            }
+            for name, resources in zip("abc", nodes, strict=False)
+        ]
+
+    def nodes(self):
+        return self.there
+
+
+def test_a_gpu_that_no_node_has_is_told(make_trials):
+    cluster = Cluster(FakeRay({"CPU": 8.0}))
+    with pytest.raises(Trouble) as trouble:
+        cluster.check(make_trials("numpy", device="cuda"))
+    assert str(trouble.value) == (
+        "Trial numpy@cuda-s0 needs 1 GPU, and no node of this cluster has one. "
+        "Use --device cpu, or add a GPU node type."
+    )
+
+
+def test_a_trial_has_to_fit_one_node(make_trials):
+    nodes = FakeRay({"CPU": 2.0}, {"CPU": 2.0, "GPU": 1.0})
+    Cluster(nodes).check([*make_trials(device="cuda"), *make_trials(device="cpu:threads=2")])
+    with pytest.raises(Trouble, match="needs 3 CPUs on one node, and the largest of this cluster has 2"):
+        Cluster(nodes).check(make_trials(device="cpu:threads=3"))
+    assert Cluster(nodes).accelerators() == ["mps" if sys.platform == "darwin" else "cuda"]
+    assert Cluster(FakeRay({"CPU": 2.0})).accelerators() == []
+
+
+def test_a_loss_that_cannot_be_called_is_told_without_rays_words(tmp_path):
+    ended = run(tmp_path / "run", "--loss", "builtin", f"{WRONG}:not_a_loss", "--steps", 1)
+    assert ended.status == 2
+    assert ended.stderr == (
+        f"parity: {ROOT / WRONG}:not_a_loss is of type float. "
+        "A loss is a function, an nn.Module (class or instance) or an autograd.Function subclass.\n"
+    )
+
+
+def test_ray_client_is_refused_with_the_reason():
+    with pytest.raises(Trouble) as trouble, connect("ray://127.0.0.1:10001", data_bytes=0):
+        pass
+    assert str(trouble.value) == (
+        "Address ray://127.0.0.1:10001 is one of Ray Client, which drops a run after 30 s without contact. Give the "
+        "cluster's own address (HOST:6379) from one of its machines, or submit a Ray job."
+    )
+
+
+def test_an_address_where_nothing_is_is_told(tmp_path):
+    ended = run(tmp_path / "run", "--address", "127.0.0.1:9")
+    assert ended.status == 2
+    assert ended.stderr == (
+        "parity: The Ray cluster at 127.0.0.1:9 cannot be reached ([Errno 111] Connection refused). "
+        "Give the HOST:PORT that ray start printed; to do without Ray, use --inline.\n"
+    )
+
+
+def test_a_worker_that_already_has_torch_is_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", object())
+    with pytest.raises(RuntimeError) as error:
+        Worker(environment(parse_device("cpu")))
+    assert str(error.value) == "torch is imported before the environment is set"
+
+
+# As Ray has it.
+DIED = """The actor died unexpectedly before finishing this task.
+\tclass_name: Worker
+The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: {}
+"""
+END_OF_FILE = DIED.format("Worker unexpectedly exits with a connection error code 2. End of file. Some common causes")
+
+
+def lost(cluster, entry, text, kind=FakeRay.exceptions.ActorDiedError, **noted):
+    return cluster._lost(entry, kind(text), **noted)
+
+
+@pytest.mark.parametrize(
+    ("text", "noted", "how"),
+    [
+        (END_OF_FILE, "SIGSEGV", "died of SIGSEGV"),
+        (END_OF_FILE, "exit code 3", "ended with exit code 3"),
+        (END_OF_FILE, WITHOUT_A_WORD, f"ended {WITHOUT_A_WORD}"),
+        (DIED.format("Worker exits unexpectedly. Worker exits with an exit code 4."), None, "ended with exit code 4"),
+        (
+            END_OF_FILE,
+            None,
+            "died, and by what cannot be looked up (Worker unexpectedly exits with a connection error code 2)",
+        ),
+    ],
+)
+def test_a_worker_that_died_is_replaced_once(make_trials, text, noted, how):
+    cluster = Cluster(FakeRay({"CPU": 1.0}))
+    (trial,) = make_trials()
+    entry = Running(trial, nodes=cluster.nodes, node=cluster.nodes[0])
+    assert lost(cluster, entry, text, noted=noted) == Restarted("builtin@cpu-s0", f"its worker process {how}")
+    entry.node = cluster.nodes[0]
+    assert lost(cluster, entry, text, noted=noted) == Ended(
+        "builtin@cpu-s0",
+        status="failed",
+        failure="died",
+        error=f"its worker process {how}; a worker of it was lost before",
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("ActorDiedError", "The actor is dead because its node has died. Node Id: 814b"),
+        ("ActorDiedError", "The actor is dead because it was killed by `ray.kill`."),
+        ("ActorDiedError", DIED.format("x").replace("SYSTEM_ERROR", "INTENDED_SYSTEM_EXIT")),
+        ("ActorUnavailableError", "The actor df62 is unavailable: Socket closed rpc_code: 14."),
+        ("ObjectLostError", "Failed to retrieve object 16310a."),
+    ],
+)
+def test_what_the_platform_does_is_not_held_against_the_trial(make_trials, kind, text):
+    """It is tried again as often as a node is, and then nobody's fault."""
+    cluster = Cluster(FakeRay({"CPU": 1.0}))
+    (trial,) = make_trials()
+    entry = Running(trial)
+    events = []
+    for _ in range(workers.MOVES):
+        entry.nodes, entry.node = cluster.nodes, cluster.nodes[0]
+        events.append(lost(cluster, entry, text, getattr(FakeRay.exceptions, kind)))
+    assert entry.deaths == 0
+    assert [type(event) for event in events] == [Restarted] * (workers.MOVES - 1) + [Ended]
+    assert events[-1].failure == "node" and events[-1].error.endswith(f", {workers.MOVES} times in a row")
+
+
+def test_a_lost_call_is_told_in_short(make_trials):
+    cluster = Cluster(FakeRay({"CPU": 1.0}))
+    (trial,) = make_trials()
+    entry = Running(trial, nodes=cluster.nodes, node=cluster.nodes[0])
+    text = "The actor df62 is unavailable: The actor is temporarily unavailable: RpcError: Socket closed rpc_code: 14."
+    assert lost(cluster, entry, text, FakeRay.exceptions.ActorUnavailableError) == Restarted(
+        "builtin@cpu-s0", "node a did not answer for its worker (RpcError: Socket closed rpc_code: 14.)"
+    )
+
+
+def test_a_trial_whose_node_left_goes_on_in_its_class_or_fails_with_that_reason(make_trials):
+    ray = FakeRay({"CPU": 1.0}, {"CPU": 1.0})
+    cluster = Cluster(ray)
+    (trial,) = make_trials(device="cpu@b")
+    b = cluster.nodes[1]
+    entry = Running(trial, nodes=(b,), node=b)
+    del ray.there[1]
+    assert lost(cluster, entry, "x") == Restarted("builtin@cpu@b-s0", "node b left the cluster")
+    assert entry.deaths == 0
+    entry.node = b
+    ray.there.clear()
+    assert lost(cluster, entry, "x") == Ended(
+        "builtin@cpu@b-s0",
+        status="failed",
+        failure="node",
+        error="node b left the cluster while it trained, and its class has no other node",
+    )
+
+
+def test_a_node_that_cannot_run_the_worker_is_given_up_in_the_end(make_trials):
+    cluster = Cluster(FakeRay({"CPU": 1.0}))
+    (trial,) = make_trials()
+    entry = Running(trial, nodes=cluster.nodes)
+    events = [lost(cluster, entry, "The runtime is broken\n") for _ in range(workers.MOVES)]
+    reason = "node a could not run its worker (The runtime is broken)"
+    assert events[:-1] == [Restarted("builtin@cpu-s0", reason)] * (workers.MOVES - 1)
+    assert events[-1] == Ended(
+        "builtin@cpu-s0", status="failed", failure="node", error=f"{reason}, {workers.MOVES} times in a row"
+    )
+
+
+def test_a_process_that_dies_before_it_has_begun_has_run_no_code_of_the_trial(make_trials):
+    cluster = Cluster(FakeRay({"CPU": 1.0}))
+    (trial,) = make_trials()
+    entry = Running(trial, nodes=cluster.nodes)
+    reason = "node a could not run its worker (the process died of SIGILL)"
+    assert lost(cluster, entry, END_OF_FILE, noted="SIGILL") == Restarted("builtin@cpu-s0", reason)
+    assert (entry.deaths, entry.moves) == (0, 1)
+
+
+def test_a_node_that_lacks_a_module_fails_its_trial_at_once(make_trials):
+    cluster = Cluster(FakeRay({"CPU": 1.0}))
+    (trial,) = make_trials()
+    text = "The actor died\nTraceback\nModuleNotFoundError: No module named 'parity'\n"
+    assert lost(cluster, Running(trial, nodes=cluster.nodes), text) == Ended(
+        "builtin@cpu-s0",
+        status="failed",
+        failure="node",
+        error="node a could not run its worker (ModuleNotFoundError: No module named 'parity')",
+    )

@@ -1,0 +1,139 @@
+"""The first Ctrl-C or SIGTERM ends in order, the second at once, in processes of their own."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from parity.ground import interrupt
+
+from conftest import ROOT
+
+# Says "ready", and does what is given; it ends as a command does.
+COMMAND = """
+import hashlib, sys, time
+from parity.ground import interrupt
+from parity import report
+from parity.ground.temporary import temporary_folder
+
+def ready():
+    print("ready", flush=True)
+
+def busy():  # in one call, in which Python runs no handler
+    ready()
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 100_000_000)
+
+def command():
+{code}
+
+sys.exit(report.guarded(command))
+"""
+SIGNALS = [signal.SIGINT, signal.SIGTERM]
+
+
+@pytest.fixture
+def started(tmp_path):
+    """Starts such a command; its temporary folders are in the test's."""
+    processes = []
+
+    def start(*code):
+        process = subprocess.Popen(
+            [sys.executable, "-c", COMMAND.format(code="\n".join(f"    {line}" for line in code))],
+            cwd=ROOT,
+            env={**os.environ, "TMPDIR": os.fspath(tmp_path)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        processes.append(process)
+        assert process.stdout.readline() == "ready\n"
+        return process
+
+    yield start
+    for process in processes:
+        with process:
+            process.kill()
+
+
+def ended(process, *, limit_s=30):
+    out, err = process.communicate(timeout=limit_s)
+    return process.returncode, out, err
+
+
+@pytest.mark.parametrize("sent", SIGNALS)
+def test_the_first_ends_in_order(started, sent):
+    process = started("interrupt.keep('runs/x')", "try: ready(); time.sleep(60)", "finally: print('in order')")
+    process.send_signal(sent)
+    told = "parity: interrupted. What was trained is kept: go on with it by --resume runs/x.\n"
+    assert ended(process) == (2, "in order\n", told)
+
+
+@pytest.mark.parametrize("sent", SIGNALS)
+def test_the_second_ends_at_once_and_leaves_nothing(started, tmp_path, sent):
+    """Even in the midst of a long call; what was started goes too."""
+    process = started(
+        "import subprocess",
+        "interrupt.keep('runs/x')",
+        "with temporary_folder():",
+        "    child = subprocess.Popen(['sleep', '1000'])",
+        "    try: busy()",
+        "    finally: print('never told')",
+    )
+    assert list(tmp_path.glob("parity-*"))
+    process.send_signal(sent)
+    time.sleep(interrupt.ONCE_S + 1.0)  # from when it is noticed, which a busy machine delays
+    began = time.monotonic()
+    process.send_signal(sent)
+    told = "parity: interrupted again, and ended at once. What was trained is kept: go on with it by --resume runs/x.\n"
+    assert ended(process) == (2, "", told)  # its output is at an end only once the child's is
+    assert time.monotonic() - began < 5
+    assert not list(tmp_path.glob("parity-*"))
+
+
+def test_one_that_comes_twice_at_the_same_time_is_one(started):
+    process = started("try: ready(); time.sleep(60)", "finally: time.sleep(interrupt.ONCE_S); print('in order')")
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    assert ended(process) == (2, "in order\n", "parity: interrupted.\n")
+
+
+def test_what_is_held_is_not_broken_off(started):
+    process = started(
+        "with interrupt.held():", "    ready(); time.sleep(0.5); print('whole')", "print('and no further')"
+    )
+    process.send_signal(signal.SIGINT)
+    assert ended(process) == (2, "whole\n", "parity: interrupted.\n")
+
+
+def test_what_is_let_through_while_others_are_held_is_interrupted(started):
+    process = started(
+        "with interrupt.held():",
+        "    with interrupt.let_through():",
+        "        ready(); time.sleep(60)",
+    )
+    process.send_signal(signal.SIGINT)
+    assert ended(process) == (2, "", "parity: interrupted.\n")
+
+
+def test_a_background_job_of_a_shell_goes_on_ignoring_ctrl_c():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with interrupt.interruptible():
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_afterwards_all_is_as_before():
+    before = [signal.getsignal(each) for each in SIGNALS]
+    open_files = psutil.Process().num_fds()
+    with interrupt.interruptible():
+        assert psutil.Process().num_fds() > open_files
+    assert [signal.getsignal(each) for each in SIGNALS] == before
+    assert psutil.Process().num_fds() == open_files
+    assert signal.set_wakeup_fd(-1) == -1

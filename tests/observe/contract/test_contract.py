@@ -1,0 +1,675 @@
+import contextlib
+import random
+import re
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from corpus.catalog import entries
+
+from parity.ground.errors import OracleUnavailable
+from parity.observe.audit import make_oracle
+from parity.observe.contract import checking as contract
+from parity.observe.contract.checking import ITEMS, STATUSES, check_contract
+from parity.plan.loss_spec import parse_losses
+from parity.plan.task_spec import SHIPPED_LOSSES, parse_task
+from parity.tasks.loading import load_task
+from parity.tasks.losses import load_loss
+from parity.train.step import begin, forward, make_batch
+
+from conftest import ROOT
+
+TASKS = {"mse": "mnist-autoencoder", "cross_entropy": "mnist-classifier"}
+CORPUS = ROOT / "tests" / "corpus"
+
+
+def loaded(short, text="builtin"):
+    (spec,) = parse_losses([text], shipped=SHIPPED_LOSSES)
+    return load_loss(spec, load_task(parse_task(TASKS[short])))
+
+
+def oracle_of(short):
+    (spec,) = parse_losses(["builtin"], shipped=SHIPPED_LOSSES)
+    return make_oracle(spec, load_task(parse_task(TASKS[short])))
+
+
+def tensors(short="mse"):
+    """Output and target: float32[8, 5] twice, or logits float32[8, 4] and labels int64[8]."""
+    generator = torch.Generator().manual_seed(3)
+    if short == "mse":
+        return torch.rand(8, 5, generator=generator), torch.rand(8, 5, generator=generator)
+    return torch.randn(8, 4, generator=generator), torch.randint(4, (8,), generator=generator)
+
+
+def held(candidate, short="mse", *, baseline=None, oracle=None, pair=None):
+    """What came of each item, by name."""
+    output, target = pair or tensors(short)
+    items = check_contract(candidate, baseline or loaded(short), oracle or oracle_of(short), output, target)
+    assert tuple(item.name for item in items) == ITEMS
+    assert all(item.status in STATUSES and (item.status == "passed") == (item.reason == "") for item in items)
+    return {item.name: item for item in items}
+
+
+def having(status, items):
+    return {name for name, item in items.items() if item.status == status}
+
+
+def says(item, reason):
+    """Whether an item begins with this reason, in which "…" stands for anything."""
+    return re.match(".*".join(map(re.escape, reason.split("…"))), item.reason) is not None
+
+
+# Wrong losses, each of which breaks one item
+
+
+class _MSE(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, output, target):
+        ctx.save_for_backward(output, target)
+        return (output - target).square().mean()
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        return grad_output * _right(ctx), -grad_output * _right(ctx)
+
+
+def _right(ctx):
+    output, target = ctx.saved_tensors
+    return 2 * (output - target) / output.numel()
+
+
+def mse_with(backward, forward=_MSE.forward):
+    """The loss of a Function with a backward of its own."""
+    methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    return type("Planted", (torch.autograd.Function,), methods).apply
+
+
+def per_row(output, target):
+    return (output - target).square().mean(dim=1)
+
+
+def widened(output, target):
+    return F.mse_loss(output.double(), target.double())
+
+
+def moved(output, target):
+    return F.mse_loss(output, target).to("meta")
+
+
+def without_graph(output, target):
+    return F.mse_loss(output.detach(), target)
+
+
+def with_nan_gradient(output, target):
+    return F.mse_loss(output, target) + (0 * output).sqrt().sum()
+
+
+def doubled(output, target):
+    return 2 * F.mse_loss(output, target)
+
+
+grad_output_ignored = mse_with(lambda ctx, grad_output: (_right(ctx), -_right(ctx)))
+
+
+def _noisy(ctx, grad_output, generator=torch.Generator().manual_seed(0)):  # noqa: B008 - one for all calls
+    noise = torch.randint(2, (), generator=generator) * torch.finfo(grad_output.dtype).eps
+    return grad_output * _right(ctx) * (1 + 2 * noise), -grad_output * _right(ctx)
+
+
+def seen_before(output, target, seen=[]):  # noqa: B006 - kept from call to call
+    """What it returns is that of the call before, if the shapes are alike."""
+    loss = F.mse_loss(output, target)
+    seen.append(loss.detach())
+    return loss + (seen[-2] - loss.detach() if len(seen) > 1 else 0)
+
+
+def changes_target(output, target):
+    loss = F.mse_loss(output, target.clone())
+    with torch.no_grad():
+        target.add_(1)
+    return loss
+
+
+def changes_output(output, target):
+    loss = F.mse_loss(output.clone(), target)
+    output.data.zero_()
+    return loss
+
+
+def _changing_in_backward(ctx, grad_output):
+    gradient = _right(ctx)
+    ctx.saved_tensors[1].numpy()[...] = 0
+    return grad_output * gradient, None
+
+
+def squeezes_target(output, target):
+    loss = F.mse_loss(output, target.clone())
+    target.unsqueeze_(0)
+    return loss
+
+
+def draws_from_torch(output, target):
+    return F.mse_loss(output, target) + 0 * torch.rand(())
+
+
+def draws_from_numpy(output, target):
+    return F.mse_loss(output, target) + 0 * np.random.rand()
+
+
+def draws_from_python(output, target):
+    return F.mse_loss(output, target) + 0 * random.random()
+
+
+def seeds_torch(output, target):
+    torch.manual_seed(1)
+    return F.mse_loss(output, target)
+
+
+def row_stride_assumed(output, target):
+    if output.stride(-1) != 1:
+        output = output.contiguous()
+    return F.mse_loss(output.as_strided(output.shape, (output.shape[1], 1), output.storage_offset()), target)
+
+
+def viewed(output, target):
+    return F.mse_loss(output.view(-1), target.reshape(-1)) if output.stride(-1) == 1 else F.mse_loss(output, target)
+
+
+def read_by_rows(output, target):
+    if output.stride(0) == 1 and len(output) > 1:
+        output = output.t().reshape(output.shape)
+    return F.mse_loss(output, target)
+
+
+def both_strides_of_output(output, target):
+    if target.stride(0) == 1 and len(target) > 1:
+        target = target.t().reshape(target.shape)
+    return F.mse_loss(output, target)
+
+
+def squeezed(output, target):
+    features = output.shape[1]
+    output, target = output.squeeze(), target.squeeze()
+    return (output - target).square().sum() / features / len(output)
+
+
+def in_float32(output, target):
+    return F.mse_loss(output.float(), target.float()).to(output.dtype)
+
+
+def never_float64(output, target):
+    return F.mse_loss(output.float(), target.float()) if output.dtype == torch.float64 else F.mse_loss(output, target)
+
+
+def doubled_in_float64(output, target):
+    return F.mse_loss(output, target) * (2 if output.dtype == torch.float64 else 1)
+
+
+def _in_place(ctx, grad_output):
+    if not hasattr(ctx, "gradient"):
+        ctx.gradient = _right(ctx).detach()
+    gradient = ctx.gradient.mul_(grad_output).clone()
+    return gradient, -gradient
+
+
+def powers_of_two(output, target):
+    return ((output - target) * 4096).square().sum() / 2**24 / output.numel()
+
+
+def float32_of_float16(output, target):
+    return F.mse_loss(output.float(), target.float()) if output.dtype == torch.float16 else F.mse_loss(output, target)
+
+
+def doubled_in_bfloat16(output, target):
+    return F.mse_loss(output, target) * (2 if output.dtype == torch.bfloat16 else 1)
+
+
+def divided_by_output(output, target):
+    return (output - target).square().sum() / output.numel()
+
+
+def without_nan(output, target):
+    return F.mse_loss(torch.where(output.isnan(), 0, output), target)
+
+
+def without_nan_targets(output, target):
+    return torch.where(target.isnan(), 0, output - target).square().mean()
+
+
+def without_nan_gradient(output, target):
+    loss = F.mse_loss(torch.where(output.isnan(), 0, output), target)
+    return loss + (F.mse_loss(output, target) - loss).detach()
+
+
+def saturated(output, target):
+    return F.mse_loss(torch.where(output.isinf(), 100, output), target)
+
+
+def _target_sign(ctx, grad_output):
+    return grad_output * _right(ctx), grad_output * _right(ctx)
+
+
+class _SavedOnClass(torch.autograd.Function):
+    saved = ()
+
+    @staticmethod
+    def forward(ctx, output, target):
+        type(ctx)._forward_cls.saved = (output, target)
+        return (output - target).square().mean()
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        output, target = _SavedOnClass.saved
+        gradient = grad_output * 2 * (output - target) / output.numel()
+        return gradient, -gradient
+
+
+def _without_second(ctx, grad_output):
+    gradient = (grad_output * _right(ctx)).detach()
+    return gradient, -gradient
+
+
+def _raising(when, error=None):
+    def loss(output, target):
+        if when(output, target):
+            raise error or ValueError("planted")
+        return F.mse_loss(output, target)
+
+    return loss
+
+
+PLANTED = [
+    ("scalar", per_row, "returned shape [8], a scalar is needed"),
+    ("scalar", lambda output, target: F.mse_loss(output, target).item(), "returned float, a tensor is needed"),
+    ("scalar", _raising(lambda output, target: True), "raised ValueError: planted"),
+    ("scalar", _raising(lambda output, target: True, SystemExit(3)), "raised SystemExit: 3"),
+    ("dtype and device", widened, "returned torch.float64, the output's torch.float32 is needed"),
+    ("gradient", without_graph, "the loss has no gradient; a detour through NumPy needs a torch.autograd.Function"),
+    (
+        "gradient",
+        lambda output, target: without_graph(output, target).requires_grad_(),
+        "the loss has no gradient for its output, which it must depend on",
+    ),
+    ("gradient", with_nan_gradient, "40 of 40 gradient elements are not finite"),
+    ("gradient", mse_with(lambda ctx, grad_output: 1 / 0), "raised ZeroDivisionError: division by zero"),
+    ("gradient", mse_with(lambda ctx, grad_output: sys.exit("planted")), "raised SystemExit: planted"),
+    ("repeatable", mse_with(_noisy), "the gradient of equal tensors differs from call to call, by … u"),
+    ("value", doubled, "the gradient is off by 1.678e+07 u, … are allowed; ratio 2"),
+    (
+        "grad_output",
+        grad_output_ignored,
+        "grad_output is ignored: with 3 the gradient is the same as with 1",
+    ),
+    (
+        "grad_output",
+        mse_with(lambda ctx, grad_output: (grad_output * grad_output * _right(ctx), None)),
+        "with a grad_output of 3 the gradient is 9 times the one with 1",
+    ),
+    (
+        "grad_output",
+        mse_with(lambda ctx, grad_output: ((grad_output if grad_output else 1) * _right(ctx), None)),
+        "with a grad_output of 0 the gradient is not zero",
+    ),
+    ("mutation", changes_target, "changes its target in place; work on a copy, target.clone()"),
+    ("mutation", changes_output, "changes its output in place; work on a copy, output.clone()"),
+    ("mutation", squeezes_target, "changes its target in place; work on a copy, target.clone()"),
+    ("random generators", draws_from_torch, "draws from or seeds torch's global generator"),
+    ("random generators", draws_from_numpy, "draws from or seeds NumPy's global generator"),
+    ("random generators", draws_from_python, "draws from or seeds Python's global generator"),
+    ("random generators", seeds_torch, "draws from or seeds torch's global generator"),
+    ("non-contiguous", row_stride_assumed, "with strided rows the loss is nan in place of 0."),
+    ("non-contiguous", viewed, "raised RuntimeError: view size is not compatible with input tensor's size and stride"),
+    ("transposed", read_by_rows, "with a transposed output the loss is 0.… in place of 0."),
+    (
+        "transposed",
+        both_strides_of_output,
+        "with output and target transposed the loss is 0.… in place of 0.",
+    ),
+    ("one row", squeezed, "the gradient is off by 1.342e+07 u, … are allowed; ratio 0.2"),
+    ("one row", _raising(lambda output, target: len(output) == 1), "raised ValueError: planted"),
+    ("float64", doubled_in_float64, "the gradient is off by 9.007e+15 u, … are allowed; ratio 2"),
+    (
+        "gradcheck",
+        mse_with(_in_place),
+        "a second backward through the same graph gives another gradient",
+    ),
+    ("float16", powers_of_two, "the gradient is off by … u, … are allowed"),
+    ("bfloat16", doubled_in_bfloat16, "the gradient is off by 256.… u, … are allowed; ratio 2.0"),
+    ("NaN", without_nan, "hides a NaN in the output: the loss is 0.…, the baseline's nan"),
+    ("NaN", without_nan_targets, "hides a NaN in the target: the loss is 0.…, the baseline's nan"),
+    ("NaN", without_nan_gradient, "hides a NaN in the output: all of the gradient is finite, the baseline's is not"),
+    ("NaN", _raising(lambda output, target: output.isnan().any(), SystemExit("no")), "raised SystemExit: no"),
+    ("inf", saturated, "hides an infinity in the output: the loss is …, the baseline's inf"),
+    (
+        "target gradient",
+        mse_with(_target_sign),
+        "of the target the gradient is 3.355e+07 u away, … are allowed, from the baseline's",
+    ),
+    (
+        "two calls before backward",
+        _SavedOnClass.apply,
+        "of the first of two calls the gradient is … u away, … are allowed",
+    ),
+]
+LIMITED = [
+    ("float64", in_float32, "computes in float32 inside: … u of float32 off in float64"),
+    ("float64", never_float64, "for float64 tensors it returns torch.float32"),
+    ("float64", _raising(lambda output, target: output.dtype == torch.float64), "raised ValueError: planted"),
+    ("float16", float32_of_float16, "for torch.float16 tensors it returns torch.float32"),
+    ("float16", _raising(lambda output, target: output.dtype == torch.float16), "raised ValueError: planted"),
+    ("bfloat16", _raising(lambda output, target: output.dtype == torch.bfloat16), "raised ValueError: planted"),
+    ("broadcast", divided_by_output, "for shapes [8, 1] and [8] the loss is 1.…, the baseline's 0."),
+    ("broadcast", _raising(lambda output, target: target.dim() == 1), "raised ValueError: planted"),
+    (
+        "NaN",
+        lambda output, target: torch.linalg.vector_norm(output - target).square() / output.numel(),
+        "40 gradient elements are not finite with a NaN in the output, of the baseline's 1",
+    ),
+    (
+        "target gradient",
+        lambda output, target: F.mse_loss(output, target.detach()),
+        "no gradient for the target",
+    ),
+    (
+        "target gradient",
+        _raising(lambda output, target: target.requires_grad),
+        "with a target that requires a gradient it raised ValueError: planted",
+    ),
+    ("second derivative", mse_with(_without_second), "no second derivative: the gradient has no graph"),
+]
+
+
+@pytest.mark.parametrize(("item", "loss", "reason"), PLANTED, ids=[item for item, *_ in PLANTED])
+def test_a_planted_fault_fails_its_item_and_no_other(item, loss, reason):
+    items = held(loss)
+    assert having("failed", items) == {item}
+    assert says(items[item], reason)
+
+
+@pytest.mark.parametrize(("item", "loss", "reason"), LIMITED, ids=[item for item, *_ in LIMITED])
+def test_what_cannot_touch_the_training_is_a_limit_of_its_item(item, loss, reason):
+    items = held(loss)
+    assert not having("failed", items)
+    assert item in having("limited", items)
+    assert says(items[item], reason)
+
+
+def test_each_item_has_a_planted_fault():
+    assert {item for item, *_ in PLANTED + LIMITED} == set(ITEMS)
+    assert {item for item, *_ in PLANTED} >= set(ITEMS) - {"broadcast", "second derivative"}
+
+
+def test_a_loss_on_another_device_fails_and_does_not_stop_the_contract():
+    items = held(moved)
+    assert items["dtype and device"].status == "failed"
+    assert items["dtype and device"].reason == "returned a tensor on meta, the output's cpu is needed"
+    assert items["value"].reason == 'needs "dtype and device", which failed'
+
+
+@pytest.mark.parametrize("candidate", [lambda output, target: torch.complex(output, target).sum(), print, seen_before])
+def test_whatever_a_loss_returns_it_is_an_item_that_fails(candidate):
+    assert having("failed", held(candidate))
+
+
+def test_a_loss_that_keeps_the_number_of_the_call_before_is_not_repeatable():
+    items = held(seen_before)
+    assert items["repeatable"].status == "failed"
+    assert items["repeatable"].reason.startswith("the loss of equal tensors differs from call to call, by ")
+
+
+def test_what_follows_from_a_failed_item_is_not_asked_for_again():
+    items = held(grad_output_ignored)
+    assert (items["float16"].status, items["float16"].reason) == (
+        "not applicable",
+        'needs "grad_output", which failed',
+    )
+
+
+def test_a_target_that_is_changed_in_the_backward_is_a_mutation():
+    items = held(mse_with(_changing_in_backward))
+    assert items["mutation"].status == "failed"
+    assert items["mutation"].reason == "changes its target in place; work on a copy, target.clone()"
+
+
+def test_a_right_number_with_a_wrong_slope_fails_both_value_and_gradcheck():
+    items = held(mse_with(lambda ctx, grad_output: (grad_output * _right(ctx) / 2, None)))
+    assert having("failed", items) == {"value", "gradcheck"}
+    assert items["gradcheck"].reason.startswith("the gradient is not the slope of the loss: Jacobian mismatch")
+
+
+def test_a_gradient_of_the_slope_of_a_wrong_number_passes_gradcheck():
+    assert held(doubled)["gradcheck"].status == "passed"
+
+
+def test_a_target_that_learns_in_this_training_needs_its_gradient():
+    output, target = tensors()
+    items = held(lambda output, target: F.mse_loss(output, target.detach()), pair=(output, target.requires_grad_()))
+    assert having("failed", items) == {"target gradient"}
+    assert items["target gradient"].reason == "no gradient for the target, which requires one here"
+
+
+# Shipped losses
+
+
+def test_the_baseline_itself_passes_every_item():
+    assert having("passed", held(loaded("mse"))) == set(ITEMS)
+    assert having("passed", held(loaded("cross_entropy"), "cross_entropy")) == set(ITEMS) - {
+        "broadcast",
+        "target gradient",
+    }
+
+
+def test_the_numpy_mse_passes_with_its_limits_named():
+    items = held(loaded("mse", "numpy"))
+    assert {name: item.reason for name, item in items.items() if item.status != "passed"} == {
+        "bfloat16": "raised TypeError: Got unsupported ScalarType BFloat16",
+        "broadcast": "for shapes [8, 1] and [8] the gradient is 8 times as long as the baseline's",
+        "target gradient": "no gradient for the target",
+    }
+    assert having("limited", items) == {"bfloat16", "broadcast", "target gradient"}
+
+
+def test_the_numpy_cross_entropy_passes_with_its_limits_named():
+    items = held(loaded("cross_entropy", "numpy"), "cross_entropy")
+    assert {name: item.reason for name, item in items.items() if item.status == "limited"} == {
+        "bfloat16": "raised TypeError: Got unsupported ScalarType BFloat16",
+        "second derivative": "no second derivative: the gradient has no graph",
+    }
+    assert {name: item.reason for name, item in items.items() if item.status == "not applicable"} == {
+        "broadcast": "the target is not of the output's shape and floating",
+        "target gradient": "the target is torch.int64, which has no gradient",
+    }
+    assert not having("failed", items)
+
+
+# The corpus
+
+
+@pytest.fixture(scope="module")
+def first_rows(data):
+    """By task, output and target of the first 8 rows of a training; they are never written to."""
+    from parity.plan.device import parse_devices
+    from parity.plan.planning import make_settings, plan
+
+    def pair(task):
+        settings = make_settings(
+            task=parse_task(task), rows=60_000, batch_size=8, epochs=1, steps=1, lr=1e-3, audit_every=1
+        )
+        specs = parse_losses(["builtin"], shipped=SHIPPED_LOSSES)
+        (trial,) = plan(specs, parse_devices(["cpu"]), seeds=[0], replicas=1, settings=settings)
+        training = begin(trial)
+        return forward(training, make_batch(training, data, 0), 0)
+
+    return {short: pair(task) for short, task in TASKS.items()}
+
+
+def corpus(kind):
+    return [
+        pytest.param(short, entry, id=f"{short}-{entry.name}")
+        for short in TASKS
+        for entry in entries(CORPUS / f"{kind}_{short}.py")
+    ]
+
+
+@pytest.mark.parametrize(("short", "entry"), corpus("right"))
+def test_no_right_loss_has_a_failed_item(short, entry, first_rows):
+    items = held(loaded(short, f"{entry.path}:{entry.name}"), short, pair=first_rows[short])
+    assert {name: items[name].reason for name in having("failed", items)} == {}
+
+
+# By kind of fault, the item that names it; of "contract" it is in the entry's text. The rest is the audit's to find.
+NAMING = {"random": "repeatable", "mutates": "mutation", "grad_output": "grad_output", "detached": "gradient"}
+
+
+@pytest.mark.parametrize(
+    ("short", "entry"), [param for param in corpus("wrong") if param.values[1].kind in (*NAMING, "contract")]
+)
+def test_a_wrong_loss_fails_the_item_that_names_its_fault(short, entry, first_rows):
+    items = held(loaded(short, f"{entry.path}:{entry.name}"), short, pair=first_rows[short])
+    assert items[NAMING.get(entry.kind, entry.text)].status == "failed"
+
+
+# What is left behind
+
+
+@pytest.mark.parametrize(
+    "candidate", [draws_from_torch, draws_from_numpy, draws_from_python, seeds_torch, F.mse_loss, per_row]
+)
+def test_the_global_generators_are_left_as_they_were(candidate):
+    torch.manual_seed(5), np.random.seed(5), random.seed(5)
+    expected = float(torch.rand(())), np.random.rand(), random.random()
+    torch.manual_seed(5), np.random.seed(5), random.seed(5)
+    held(candidate)
+    assert (float(torch.rand(())), np.random.rand(), random.random()) == expected
+
+
+@pytest.mark.parametrize("candidate", [changes_target, changes_output, squeezes_target, F.mse_loss])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_given_tensors_are_untouched(candidate, dtype):
+    output, target = (side.to(dtype).requires_grad_() for side in tensors())
+    before = output.detach().clone(), target.detach().clone()
+    held(candidate, pair=(output, target))
+    assert torch.equal(output, before[0]) and torch.equal(target, before[1])
+    assert output.grad is None and target.grad is None and output.is_leaf and target.shape == (8, 5)
+
+
+def test_labels_survive_a_baseline_that_writes_to_them():
+    output, target = tensors("cross_entropy")
+
+    def writing(output, target):
+        loss = F.cross_entropy(output, target.clone())
+        target.zero_()
+        return loss
+
+    def oracle(output, target):
+        writing(output, target)
+        return oracle_of("cross_entropy")(output, target)
+
+    kept = target.clone()
+    items = held(F.cross_entropy, "cross_entropy", baseline=writing, oracle=oracle, pair=(output, target))
+    assert torch.equal(target, kept)
+    assert items["mutation"].reason.startswith("the baseline itself does not do it: changes its target in place")
+
+
+def test_a_loss_that_leaves_gradients_off_does_not_disable_the_contract():
+    def switching(output, target):
+        loss = F.mse_loss(output, target)
+        torch.set_grad_enabled(False)
+        return loss
+
+    with contextlib.ExitStack() as stack:
+        stack.callback(torch.set_grad_enabled, torch.is_grad_enabled())
+        assert having("passed", held(switching)) == set(ITEMS)
+        assert torch.is_grad_enabled()
+
+
+# What the baseline does not do
+
+
+float16_refused = _raising(lambda output, target: output.dtype == torch.float16)
+
+
+@pytest.mark.parametrize(
+    ("item", "baseline", "reason"),
+    [
+        ("float16", float16_refused, "raised ValueError: planted"),
+        ("gradient", without_graph, "the loss has no gradient; a detour through NumPy needs"),
+        ("mutation", changes_target, "changes its target in place"),
+        ("random generators", draws_from_numpy, "draws from or seeds NumPy's global generator"),
+        ("repeatable", mse_with(_noisy), "the gradient of equal tensors differs from call to call"),
+        ("grad_output", grad_output_ignored, "grad_output is ignored"),
+        ("target gradient", lambda output, target: F.mse_loss(output, target.detach()), "no gradient for the target"),
+        ("second derivative", mse_with(_without_second), "no second derivative"),
+    ],
+)
+def test_what_the_baseline_does_not_do_is_asked_of_nobody(item, baseline, reason):
+    items = held(F.mse_loss, baseline=baseline)
+    assert items[item].status == "not applicable"
+    assert items[item].reason.startswith(f"the baseline itself does not do it: {reason}")
+    assert not having("failed", items)
+
+
+def test_a_nan_that_the_baseline_hides_may_be_hidden():
+    items = held(without_nan, baseline=without_nan)
+    assert items["NaN"].status in ("passed", "not applicable")
+    assert not having("failed", items)
+
+
+@pytest.mark.parametrize(
+    "error", [OracleUnavailable("in float64 it raised ValueError: planted"), SystemExit("planted")]
+)
+def test_a_baseline_without_float64_form_leaves_the_value_unjudged(error):
+    def oracle(output, target):
+        raise error
+
+    items = held(doubled, oracle=oracle)
+    assert items["value"].status == "not applicable"
+    assert items["value"].reason.startswith("the baseline has no float64 form: in float64 it raised ")
+    assert {"scalar", "gradient", "grad_output", "mutation"} <= having("passed", items)
+
+
+# Limits
+
+
+def test_once_the_time_is_spent_no_item_is_begun(monkeypatch):
+    monkeypatch.setattr(contract, "BUDGET_S", -1.0)
+    items = held(F.mse_loss)
+    assert having("not applicable", items) == set(ITEMS)
+    assert items["scalar"].reason == "not looked at: the items before it took -1 s, which is all there is"
+
+
+def test_what_is_compiled_runs_as_it_is_written():
+    calls = []
+
+    def backend(graph, inputs):
+        calls.append(graph)
+        return graph.forward
+
+    loss = torch.compile(lambda output, target: (output - target).square().mean(), backend=backend)
+    assert not having("failed", held(loss))
+    assert calls == []
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e3])
+@pytest.mark.parametrize("short", TASKS)
+def test_outputs_of_any_size_fail_no_shipped_loss(short, scale):
+    output, target = tensors(short)
+    pair = (output * scale, target * scale if short == "mse" else target)
+    for name in SHIPPED_LOSSES:
+        items = held(loaded(short, name), short, pair=pair)
+        assert {name: items[name].reason for name in having("failed", items)} == {}
+
+
+def test_a_flat_output_and_a_column_of_outputs_are_held_to_the_contract_too():
+    output, target = tensors()
+    assert not having("failed", held(F.mse_loss, pair=(output[:, 0], target[:, 0])))
+    assert held(F.mse_loss, pair=(output[:, 0], target[:, 0]))["transposed"].reason == "the output has one dimension"
+    assert not having("failed", held(F.mse_loss, pair=(output[:, :1], target[:, :1])))
+
+
+def test_an_output_that_equals_its_target_is_no_trouble():
+    output, _ = tensors()
+    items = held(loaded("mse", "numpy"), pair=(output, output.clone()))
+    assert not having("failed", items)

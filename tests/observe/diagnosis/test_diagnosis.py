@@ -1,0 +1,67 @@
+"""The rules, each on a gradient with that fault planted; and a right gradient, which has none."""
+
+import pytest
+import torch
+
+from parity.observe.audit import make_oracle
+from parity.observe.diagnosis.rules import diagnose
+from parity.plan.task_spec import parse_task
+from parity.plan.user_code import CodeSpec
+from parity.tasks.loading import load_task
+from parity.tasks.losses import load_loss
+
+
+@pytest.fixture(scope="module")
+def case():
+    task = load_task(parse_task("mnist-autoencoder"))
+    spec = CodeSpec(name="builtin", attr="builtin")
+    generator = torch.Generator().manual_seed(0)
+    output, target = torch.rand(12, 20, generator=generator), torch.rand(12, 20, generator=generator)
+    return output, target, load_loss(spec, task), make_oracle(spec, task)
+
+
+def found(case, spoil):
+    output, target, baseline, oracle = case
+    grad = 2 * (output - target) / output.numel()
+    return diagnose(7, output, target, spoil(grad.clone()), baseline=baseline, oracle=oracle)
+
+
+def _zeroed(*index):
+    def spoil(grad):
+        grad[index] = 0
+        return grad
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("spoil", "kind", "detail"),
+    [
+        (lambda grad: grad * 3, "scaled", ""),
+        (lambda grad: -grad, "scaled", ""),
+        (lambda grad: grad * 0, "zero", ""),
+        (lambda grad: grad / 0, "nan", "240 of 240"),
+        (lambda grad: grad + 1e-3, "offset", ""),
+        (lambda grad: grad.flip(0), "permuted", "rows in reverse"),
+        (lambda grad: grad.roll(1, 1), "permuted", "columns shifted by 1"),
+        (lambda grad: grad.bfloat16().float(), "precision", "bfloat16"),
+        (lambda grad: grad.sign() / grad.numel(), "other loss", "L1"),
+        (_zeroed(3), "rows", "rows 3 of 12 (zero)"),
+        (_zeroed(slice(None), slice(5, 7)), "columns", "columns 5 to 6 of 20 (zero)"),
+        (_zeroed(3, 5), "elements", "1 of 240 elements, the first [3, 5] (zero)"),
+        (lambda grad: grad + 1e-2 * torch.rand(12, 20), "unknown", "cosine"),
+    ],
+)
+def test_a_planted_fault_is_recognised(case, spoil, kind, detail):
+    finding = found(case, spoil)
+    assert (finding.step, finding.kind) == (7, kind)
+    assert detail in finding.detail
+
+
+def test_a_right_gradient_has_no_fault(case):
+    assert found(case, lambda grad: grad) is None
+
+
+def test_the_factor_and_the_offset_are_measured(case):
+    assert found(case, lambda grad: grad * 3).value == pytest.approx(3, rel=1e-6)
+    assert found(case, lambda grad: grad + 1e-3).value == pytest.approx(1e-3, rel=1e-3)

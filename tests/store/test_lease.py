@@ -1,0 +1,126 @@
+"""The lease of a run on an object store: one holder, and one that is gone is followed by another."""
+
+import json
+import subprocess
+import sys
+import threading
+
+import pytest
+from upath import UPath
+
+from parity.ground.errors import Trouble
+from parity.store import lease as module
+from parity.store.lease import lease
+
+HOLD = """
+from parity.store import lease
+print(lease._encode({"driver": "other", "process": lease._process(), "host": "there", "beat": 0}).decode())
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return UPath(f"memory://{tmp_path.name}/lock")
+
+
+def numbers(folder):
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    for name, seconds in (("BEAT_S", 0.05), ("GONE_S", 1.0), ("LOOK_S", 0.02)):
+        monkeypatch.setattr(module, name, seconds)
+
+
+def test_one_that_is_held_is_refused_and_then_free(folder):
+    with lease(folder):
+        with pytest.raises(Trouble) as caught, lease(folder):
+            pass
+        host = json.loads((folder / "0").read_bytes())["host"]
+        told = f"{folder.parent} is in use by another driver, on {host}. Wait until that has ended, or end it."
+        assert str(caught.value) == told
+    assert numbers(folder) == []
+    with lease(folder):
+        assert numbers(folder) == ["0"]
+
+
+def test_one_whose_holder_beats_no_more_is_taken_over(folder):
+    far = {"driver": "gone", "process": ["another machine"], "host": "far", "beat": 3}
+    (folder / "7").write_bytes(json.dumps(far).encode())
+    with lease(folder):
+        assert numbers(folder) == ["7", "8"]
+    assert numbers(folder) == []
+
+
+def test_a_holder_of_this_machine_that_has_ended_is_not_waited_for(folder, monkeypatch):
+    monkeypatch.setattr(module, "GONE_S", 1e9)
+    printed = subprocess.run([sys.executable, "-c", HOLD], capture_output=True, text=True, check=True).stdout
+    (folder / "0").write_text(printed)
+    with lease(folder):
+        pass
+
+
+def test_one_that_is_no_json_is_waited_for_as_any(folder):
+    (folder / "0").write_bytes(b"\xff")
+    with lease(folder):
+        pass
+
+
+def test_one_that_is_let_go_of_while_it_is_watched_is_free(folder, monkeypatch):
+    (folder / "3").write_bytes(b"{}")
+    monkeypatch.setattr(module, "GONE_S", 1e9)
+    threading.Timer(0.2, (folder / "3").unlink).start()
+    with lease(folder):
+        assert numbers(folder) == ["0"]
+
+
+def test_who_looked_away_while_it_was_taken_over_and_let_go_of_does_not_hold_it(folder, monkeypatch):
+    """Between finding the holder gone and following it, another does both, and a third begins anew."""
+    (folder / "3").write_bytes(b"{}")
+
+    def gone(path):
+        monkeypatch.undo()
+        path.unlink()
+        (folder / "0").write_bytes(b'{"beat": 1}')
+        threading.Timer(0.2, (folder / "0").write_bytes, [b'{"beat": 2}']).start()
+        return True
+
+    monkeypatch.setattr(module, "_gone", gone)
+    with pytest.raises(Trouble), lease(folder):
+        pass
+    assert numbers(folder) == ["0"]
+
+
+def test_of_many_that_want_one_of_a_holder_that_is_gone_one_gets_it(folder):
+    (folder / "0").write_bytes(b"{}")
+    got, refused, ended = [], [], threading.Event()
+
+    def want(number):
+        try:
+            with lease(folder):
+                got.append(number)
+                ended.wait(30)
+        except Trouble:
+            refused.append(number)
+
+    threads = [threading.Thread(target=want, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    while len(got) + len(refused) < 4:
+        assert any(thread.is_alive() for thread in threads)
+        threading.Event().wait(0.02)
+    ended.set()
+    for thread in threads:
+        thread.join()
+    assert (len(got), len(refused)) == (1, 3)
+
+
+def test_one_that_was_taken_over_is_renewed_no_more(folder):
+    with lease(folder):
+        (folder / "1").write_bytes(b"{}")
+        threading.Event().wait(0.2)
+        before = (folder / "0").read_bytes()
+        threading.Event().wait(0.2)
+        assert (folder / "0").read_bytes() == before
+    assert numbers(folder) == ["1"]

@@ -1,0 +1,180 @@
+"""--resume: refused where it is not the same run, judged again where it is whole, trained on where it is not."""
+
+import json
+import os
+import shutil
+
+import pandas as pd
+import pytest
+
+from parity import run
+from parity.store import resume
+from parity.store.directory import hold
+from parity.store.gather import Gatherer
+from parity.version import __version__
+
+from conftest import bits
+
+LOSS = """
+from torch.nn import functional
+
+
+def mine(output, target):
+    return functional.mse_loss(output, target)
+"""
+
+
+def inline_run(out, *arguments):
+    return run.main(["--inline", "--device", "cpu", "--steps", "12", "--out", str(out), *map(str, arguments)])
+
+
+@pytest.fixture
+def loss(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(LOSS)
+    return path
+
+
+@pytest.fixture
+def interrupted(tmp_path, loss, monkeypatch):
+    """A run of two losses, stopped by Ctrl-C once the first has ended."""
+    out = tmp_path / "run"
+    genuine = Gatherer.take
+
+    def stop(gatherer, events):
+        genuine(gatherer, events)
+        if len(gatherer.unfinished) == 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Gatherer, "take", stop)
+        assert inline_run(out, "--loss", "builtin", f"{loss}:mine") == 2
+    return out
+
+
+def resumed(out, *arguments):
+    return run.main(["--resume", str(out), *map(str, arguments)])
+
+
+def test_only_what_is_missing_is_trained(interrupted, tmp_path, loss):
+    before = pd.read_parquet(interrupted / "trials.parquet")
+    assert list(before.status) == ["complete", "planned"]
+    assert resumed(interrupted) == 0
+    after = pd.read_parquet(interrupted / "trials.parquet")
+    assert list(after.status) == ["complete", "complete"]
+    assert after.ended[0] == before.ended[0]
+    assert inline_run(tmp_path / "undisturbed", "--loss", "builtin", f"{loss}:mine") == 0
+    pd.testing.assert_frame_equal(bits(interrupted), bits(tmp_path / "undisturbed"), check_exact=True)
+    assert json.loads((interrupted / "run.json").read_text())["state"] == "complete"
+    names = {path.name for path in interrupted.iterdir()}
+    assert names == {path.name for path in (tmp_path / "undisturbed").iterdir()}
+    assert not {"journal", "states", "lock"} & names
+
+
+def test_a_whole_run_is_judged_again_and_not_trained(interrupted, monkeypatch, capsys):
+    assert resumed(interrupted) == 0
+    first = (interrupted / "summary.json").read_bytes()
+    (interrupted / "summary.json").unlink()
+    monkeypatch.setattr("parity.train.inline.Inline.train", None)
+    capsys.readouterr()
+    assert resumed(interrupted) == 0
+    assert (interrupted / "summary.json").read_bytes() == first
+    assert "identical" in capsys.readouterr().out
+
+
+def test_another_code_of_a_loss_is_refused(interrupted, loss, capsys):
+    loss.write_text(LOSS.replace("mse_loss", "l1_loss"))
+    whole = {path: path.read_bytes() for path in interrupted.rglob("*") if path.is_file()}
+    assert resumed(interrupted) == 2
+    told = capsys.readouterr().err
+    assert "not what the run was started with: the code of the loss mine (" in told
+    assert {path: path.read_bytes() for path in interrupted.rglob("*") if path.is_file()} == whole
+
+
+def test_other_data_are_refused(interrupted, monkeypatch, capsys):
+    genuine = run.load_task_data
+
+    def other(task, root):
+        data = dict(genuine(task, root))
+        name = next(iter(data))
+        data[name] = data[name].copy()
+        data[name].reshape(-1)[-1] += 1
+        return data
+
+    monkeypatch.setattr(run, "load_task_data", other)
+    assert resumed(interrupted) == 2
+    assert "not what the run was started with: the data (" in capsys.readouterr().err
+
+
+def test_another_version_is_refused(interrupted, monkeypatch, capsys):
+    monkeypatch.setattr("parity.store.run_info.__version__", "99")
+    assert resumed(interrupted) == 2
+    assert f"the version of training-parity ({__version__} then, 99 now)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--steps", 13], "was started with --steps 12, not 13. Leave --steps out"),
+        (["--loss", "numpy"], "not numpy. Leave --loss out"),
+        (["--out", "elsewhere"], "goes on in that directory, not in --out elsewhere. Leave --out out."),
+    ],
+)
+def test_other_options_are_refused(interrupted, capsys, arguments, told):
+    assert resumed(interrupted, *arguments) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_options_that_are_repeated_are_taken(interrupted):
+    assert resumed(interrupted, "--steps", 12, "--inline", "--save-every", 3) == 0
+
+
+def test_a_run_in_the_hands_of_a_driver_is_refused(interrupted, capsys):
+    with hold(interrupted):
+        assert resumed(interrupted) == 2
+    assert f"{interrupted} is in use by another driver." in capsys.readouterr().err
+    assert resumed(interrupted) == 0
+
+
+def test_what_is_no_run_is_told(tmp_path, capsys):
+    assert resumed(tmp_path / "nowhere") == 2
+    assert "is no run directory: it has no run.json" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_journal_is_told_and_nothing_is_lost(interrupted, capsys):
+    path = interrupted / "journal"
+    whole = path.read_bytes()
+    damaged = bytearray(whole)
+    damaged[len(whole) // 2] ^= 1
+    path.write_bytes(damaged)
+    assert resumed(interrupted) == 2
+    assert f"{path} is damaged at byte " in capsys.readouterr().err
+    assert path.read_bytes() == damaged
+    path.write_bytes(whole)
+    assert resumed(interrupted) == 0
+
+
+def test_a_missing_journal_is_told(interrupted, capsys):
+    """The tables of an interrupted run are there, but what they were made from is not: nothing is written over them."""
+    (interrupted / "journal").unlink()
+    before = (interrupted / "trials.parquet").read_bytes()
+    assert resumed(interrupted) == 2
+    assert f"{interrupted / 'journal'} is missing" in capsys.readouterr().err
+    assert (interrupted / "trials.parquet").read_bytes() == before
+
+
+def test_a_fingerprint_sees_dtype_shape_and_each_byte(make_trials, data):
+    trials = make_trials()
+    first = resume.fingerprint(trials, data)["data_xxh3"]
+    name, array = next(iter(data.items()))
+    others = [array.reshape(-1), array.view("int8"), array.copy()]
+    others[2].reshape(-1)[-1] ^= 1
+    assert len({first, *(resume.fingerprint(trials, data | {name: other})["data_xxh3"] for other in others)}) == 4
+
+
+def test_a_run_of_another_folder_is_gone_on_with(interrupted, tmp_path, monkeypatch):
+    """Losses that were given by absolute path are found from anywhere."""
+    os.chdir(tmp_path)
+    moved = shutil.move(interrupted, tmp_path / "moved")
+    assert resumed(moved) == 0
