@@ -17,8 +17,9 @@ from rich.console import Console
 
 from parity.driver import begun, judge_run, repeat_odd_trials, seal_run, train, write_page
 from parity.ground.errors import Trouble
-from parity.judge import VERDICTS, Judgement, PairVerdict, differences_tables
+from parity.judge import Judgement, PairVerdict, differences_tables
 from parity.judge.differences import SCHEMA as DIFFERENCES
+from parity.judge.verdict import rank
 from parity.plan.device import parse_devices
 from parity.plan.loss_spec import parse_losses
 from parity.plan.planning import make_settings, plan
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
     from parity.judge.causes import Cause
     from parity.judge.differences import Difference
     from parity.judge.verdict import Onset
-
-PASSING = ("identical", "report-only", "rounding")
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class CheckResult:
     @property
     def passed(self) -> bool:
         """Whether the verdict is identical, report-only or rounding, and nothing kept parity from an answer."""
-        return self.verdict in PASSING and self.judgement.trouble is None
+        return self.judgement.meaning.passing and self.judgement.trouble is None
 
     @property
     def pairs(self) -> tuple[PairVerdict, ...]:
@@ -73,7 +72,7 @@ class CheckResult:
     @property
     def worst(self) -> PairVerdict:
         """The pair that the verdict comes from."""
-        return max(self.judgement.pairs, key=lambda pair: VERDICTS.index(pair.verdict))
+        return max(self.judgement.pairs, key=lambda pair: rank(pair.verdict))
 
     @property
     def first(self) -> Difference | None:

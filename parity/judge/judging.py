@@ -19,7 +19,7 @@ from parity.judge.fleet import Fleet
 from parity.judge.onset import find_onset, find_onset_between, find_unequal_onset, first_true, one_sided_nan
 from parity.judge.pairs import Pair, make_pairs
 from parity.judge.replicas import Replicas, group_of
-from parity.judge.verdict import VERDICTS, Judgement, Largest, Onset, PairVerdict, exit_status_of
+from parity.judge.verdict import VERDICTS, Judgement, Largest, Onset, PairVerdict, rank
 from parity.store.stored_run import StoredRun
 from parity.store.trials import TrialRecord
 
@@ -44,8 +44,8 @@ def judge(run: StoredRun, pairs: tuple[Pair, ...] | None = None) -> Judgement:
         _judge_pair(run, pair, comparison, replicas, fleet) for pair, comparison in zip(pairs, comparisons, strict=True)
     )
     trouble = _failed_baseline(run.trials, pairs)
-    worst = max((verdict.verdict for verdict in verdicts), key=VERDICTS.index, default="inconclusive")
-    return Judgement(worst, 2 if trouble else exit_status_of(worst), trouble, verdicts, fleet)
+    worst = max((verdict.verdict for verdict in verdicts), key=rank, default="inconclusive")
+    return Judgement(worst, 2 if trouble else VERDICTS[worst].exit_status, trouble, verdicts, fleet)
 
 
 def differences_tables(judgement: Judgement) -> Iterator[pa.Table]:

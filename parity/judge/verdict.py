@@ -1,6 +1,7 @@
 """Verdicts: the words, what each means, and what was found of a pair and of a run."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from parity.judge.causes import Cause
 from parity.judge.decide_device import DeviceAudit
@@ -10,8 +11,70 @@ from parity.judge.fleet import Fleet
 from parity.judge.pairs import Pair
 from parity.judge.permutation_test import SpreadTest
 
-# From the best to the worst: the verdict of a run is the worst of its pairs.
-VERDICTS = ("identical", "report-only", "rounding", "inconclusive", "diverged", "failed")
+
+@dataclass(frozen=True)
+class Meaning:
+    """What a verdict means, to scripts and to people; every renderer reads it here.
+
+    Attributes:
+        exit_status: The exit status of a run whose worst pair has it.
+        tone: "good", "doubt" or "bad": the colour that it has on a terminal and in the page.
+        symbol: One character that stands for it in the page.
+        sentence: What was found of a pair, in one sentence about `{candidate}` and `{baseline}`.
+        of_all: The sentence of a run of which all `{count}` pairs have it; None where the worst pair's is the answer.
+        explained: Whether the cause adds to the sentence; else only the sentence is shown.
+    """
+
+    exit_status: int
+    tone: Literal["good", "doubt", "bad"]
+    symbol: str
+    sentence: str
+    of_all: str | None = None
+    explained: bool = True
+
+    @property
+    def passing(self) -> bool:
+        """Whether nothing was found wrong."""
+        return self.exit_status == 0
+
+
+# By word, from the best to the worst: the verdict of a run is the worst of its pairs.
+VERDICTS: dict[str, Meaning] = {
+    "identical": Meaning(
+        0,
+        "good",
+        "=",
+        "{candidate} trains exactly as {baseline}: equal to the bit at every step.",
+        of_all="All {count} pairs train the same to the bit.",
+        explained=False,
+    ),
+    "report-only": Meaning(
+        0,
+        "good",
+        "=",
+        "{candidate} trains exactly as {baseline}; only the loss that it reports differs.",
+        explained=False,
+    ),
+    "rounding": Meaning(
+        0,
+        "good",
+        "≈",
+        "{candidate} trains as {baseline}: they differ by rounding only.",
+        of_all="All {count} pairs train the same but for rounding.",
+    ),
+    "inconclusive": Meaning(3, "doubt", "?", "It could not be decided whether {candidate} trains as {baseline}."),
+    "diverged": Meaning(1, "bad", "≠", "{candidate} does not train as {baseline}."),
+    "failed": Meaning(1, "bad", "✕", "{candidate} breaks what {baseline} keeps to: it failed its contract."),
+}
+
+
+def rank(word: str) -> int:
+    """The place of a verdict among all, from 0 for the best.
+
+    >>> rank("identical") < rank("rounding") < rank("diverged")
+    True
+    """
+    return list(VERDICTS).index(word)
 
 
 @dataclass(frozen=True)
@@ -71,6 +134,11 @@ class PairVerdict:
     both_nan: int | None
     comparison: Comparison
 
+    @property
+    def meaning(self) -> Meaning:
+        """What the verdict means."""
+        return VERDICTS[self.verdict]
+
 
 @dataclass(frozen=True)
 class Judgement:
@@ -90,6 +158,7 @@ class Judgement:
     pairs: tuple[PairVerdict, ...]
     fleet: Fleet
 
-
-def exit_status_of(worst: str) -> int:
-    return {"failed": 1, "diverged": 1, "inconclusive": 3}.get(worst, 0)
+    @property
+    def meaning(self) -> Meaning:
+        """What the verdict of the run means."""
+        return VERDICTS[self.verdict]

@@ -13,8 +13,6 @@ from parity.judge.verdict import Judgement, PairVerdict
 from parity.render.wrapping import WIDTH, flat, wrap
 from parity.store.stored_run import StoredRun
 
-# Verdicts that a line of one device may stand for all that are equal to it.
-_QUIET = ("identical", "report-only", "rounding")
 # Groups of a class without a majority that are told one by one.
 _GROUPS = 4
 
@@ -78,7 +76,7 @@ def alike_pairs(judgement: Judgement) -> list[list[PairVerdict]]:
         candidate = verdict.pair.candidate
         each = judgement.fleet.of(candidate)
         odd = any(unit.device == candidate.unit for unit in each.odd)
-        equal = verdict.verdict in _QUIET and not odd
+        equal = verdict.meaning.passing and not odd
         place = each.label if equal else candidate.unit
         key = (verdict.pair.axis, candidate.loss_name, place, verdict.verdict, None if equal else verdict.cause)
         several = len(each.devices) > 1

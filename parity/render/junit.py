@@ -21,7 +21,8 @@ from parity.render.wrapping import clip, flat
 from parity.store.stored_run import StoredRun
 from parity.store.trials import TrialRecord
 
-_OUTCOMES = {"diverged": "failure", "failed": "failure", "inconclusive": "error"}
+# By exit status.
+_OUTCOMES = {1: "failure", 3: "error"}
 # Characters of a message, which is shown as a title.
 _MESSAGE = 500
 _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -79,7 +80,7 @@ def _add_pair(suite: ET.Element, task: str, verdict: PairVerdict) -> None:
         f"parity.{task}.{pair.axis}",
         f"{pair.baseline.trial} {pair.candidate.trial}",
         _wall_s(pair.candidate),
-        _OUTCOMES.get(verdict.verdict),
+        _OUTCOMES.get(verdict.meaning.exit_status),
         verdict.verdict,
         clip(f"{story.pair_headline(verdict)} {story.reason(verdict) or ''}", _MESSAGE),
         told,

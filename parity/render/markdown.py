@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from parity.judge.verdict import VERDICTS, Judgement, PairVerdict
+from parity.judge.verdict import Judgement, PairVerdict, rank
 from parity.render import fleet, story, tables
 from parity.render.facts import named, pair_facts
 from parity.render.markdown_text import code, details, fenced, prose, table
@@ -16,8 +16,6 @@ MOST_CHARACTERS = 65_536
 _MATRIX, _PAIRS, _DETAILS, _LINES = 9_000, 22_000, 5_000, 3_000
 # Notes, odd devices and contracts that are told one by one, and columns of the matrix.
 _MOST_LINES, _MOST_CONTRACTS, _MOST_DEVICES = 5, 3, 12
-# Verdicts that are set in bold.
-_LOUD = ("inconclusive", "diverged", "failed")
 
 
 def render(run: StoredRun, judgement: Judgement) -> str:
@@ -74,7 +72,7 @@ def _next(advice: list[Advice]) -> str:
 def _matrix(matrix: Matrix) -> str:
     """Losses x devices; of many devices those with the worst verdicts."""
     columns = [[cells[place] for cells in matrix.rows.values()] for place in range(len(matrix.devices))]
-    badness = [max((VERDICTS.index(cell.pair.verdict) for cell in cells if cell.pair), default=-1) for cells in columns]
+    badness = [max((rank(cell.pair.verdict) for cell in cells if cell.pair), default=-1) for cells in columns]
     kept = sorted(sorted(range(len(badness)), key=lambda place: -badness[place])[:_MOST_DEVICES])
     rows = [
         [code(loss, most=60), *(_loud(cells[place].text, cells[place].pair) for place in kept)]
@@ -86,7 +84,7 @@ def _matrix(matrix: Matrix) -> str:
 
 
 def _loud(text: str, verdict: PairVerdict | None) -> str:
-    return f"**{text}**" if verdict and verdict.verdict in _LOUD else text
+    return f"**{text}**" if verdict and not verdict.meaning.passing else text
 
 
 def _fleet(run: StoredRun, judgement: Judgement) -> Iterator[str]:

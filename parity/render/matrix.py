@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from parity.judge.verdict import VERDICTS, Judgement, PairVerdict
+from parity.judge.verdict import Judgement, PairVerdict, rank
 from parity.render import fleet
 from parity.store.stored_run import StoredRun
 
@@ -52,6 +52,6 @@ def _cell(pairs: Sequence[PairVerdict]) -> Cell:
     for axis in dict.fromkeys(("loss", "device", *(verdict.pair.axis for verdict in pairs), "replica")):
         found = [verdict for verdict in pairs if verdict.pair.axis == axis != "noise"]
         if found:
-            worst = max(found, key=lambda verdict: VERDICTS.index(verdict.verdict))
+            worst = max(found, key=lambda verdict: rank(verdict.verdict))
             return Cell(worst.verdict if axis == "loss" else f"{worst.verdict} (by {axis})", worst)
     return Cell("baseline", None)

@@ -4,7 +4,7 @@ import shlex
 from dataclasses import dataclass
 
 from parity.judge.fleet import OddUnit
-from parity.judge.verdict import VERDICTS, Judgement, PairVerdict
+from parity.judge.verdict import Judgement, PairVerdict, rank
 from parity.store.stored_run import StoredRun
 
 # Odd devices that are told one by one.
@@ -65,16 +65,16 @@ def next_steps(run: StoredRun, judgement: Judgement, *, where: str = "below") ->
     odd = [unit for each in judgement.fleet.classes for unit in each.odd]
     if odd:
         return [Advice(f"Look at {unit.device}, or take it out of use. {_often(unit)}") for unit in odd[:MOST_ODD]]
-    worst = max(pairs, key=lambda verdict: VERDICTS.index(verdict.verdict))
-    if worst.verdict in ("diverged", "failed"):
+    worst = max(pairs, key=lambda verdict: rank(verdict.verdict))
+    if worst.meaning.tone == "bad":
         return _mending(run, worst, where)
     if (
-        worst.verdict == "inconclusive"
+        worst.meaning.tone == "doubt"
         and not worst.pair.between
         and any(record.status in ("interrupted", "planned") for record in run.trials)
     ):
         return [Advice("Go on with what did not end:", shlex.join(["python", *_RESUME, str(run.directory)]))]
-    if worst.verdict == "inconclusive":
+    if worst.meaning.tone == "doubt":
         return [Advice("Remove the doubt that is told above, and run again.")]
     first = run.trials[0]
     told = [Advice("Nothing has to be mended.")]

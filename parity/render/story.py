@@ -6,6 +6,7 @@ import numpy as np
 
 from parity.judge.fleet import software_differences
 from parity.judge.verdict import VERDICTS, Judgement, PairVerdict
+from parity.judge.verdict import rank as rank_of
 from parity.plan.device import parse_device
 from parity.store.stored_run import StoredRun
 from parity.store.trace import NORMED_QUANTITIES, QUANTITIES
@@ -48,7 +49,7 @@ def moved_lines(run: StoredRun) -> list[str]:
 
 def rank(verdict: PairVerdict) -> tuple[bool, int]:
     """A key to sort pairs by: the worst first, and noise last."""
-    return verdict.pair.axis == "noise", -VERDICTS.index(verdict.verdict)
+    return verdict.pair.axis == "noise", -rank_of(verdict.verdict)
 
 
 def headline(judgement: Judgement) -> str:
@@ -64,36 +65,25 @@ def headline(judgement: Judgement) -> str:
         named = _listed([unit.device for unit in odd])
         told = "does not compute what its" if len(odd) == 1 else "do not compute what their"
         return f"{len(odd)} of {len(devices)} devices {told} equals compute: {named}."
-    worst = max(pairs, key=lambda verdict: VERDICTS.index(verdict.verdict))
+    worst = max(pairs, key=lambda verdict: rank_of(verdict.verdict))
     alike = [verdict for verdict in pairs if verdict.verdict == worst.verdict]
-    if len(alike) == len(pairs) and len(pairs) > 1 and worst.verdict in ("identical", "rounding"):
-        extent = "to the bit" if worst.verdict == "identical" else "but for rounding"
-        return f"All {len(pairs)} pairs train the same {extent}."
+    if len(alike) == len(pairs) > 1 and worst.meaning.of_all:
+        return worst.meaning.of_all.format(count=len(pairs))
     return pair_headline(worst)
 
 
 def pair_headline(verdict: PairVerdict) -> str:
     """What was found of a pair, in one sentence."""
     candidate, baseline = subjects(verdict)
-    if verdict.verdict == "identical":
-        return f"{candidate} trains exactly as {baseline}: equal to the bit at every step."
-    if verdict.verdict == "report-only":
-        return f"{candidate} trains exactly as {baseline}; only the loss that it reports differs."
-    if verdict.verdict == "rounding":
-        return f"{candidate} trains as {baseline}: they differ by rounding only."
-    if verdict.verdict == "diverged" and verdict.onset and (role := _nan_side(verdict)):
+    if verdict.onset and (role := _nan_side(verdict)):
         who, other = (candidate, baseline) if role == "candidate" else (baseline, candidate)
         where = f"at step {verdict.onset.step} the {verdict.onset.quantity} of {who} is NaN, that of {other} is not"
         return f"{candidate} does not train as {baseline}: {where}."
-    if verdict.verdict == "diverged" and verdict.onset:
+    if verdict.onset:
         return f"{candidate} does not train as {baseline}: from step {verdict.onset.step} on they part beyond rounding."
     if verdict.verdict == "failed" and verdict.pair.candidate.status == "failed":
         return f"{candidate} failed{_at(verdict.pair.candidate)}: {verdict.pair.candidate.error}."
-    if verdict.verdict == "failed":
-        return f"{candidate} breaks what {baseline} keeps to: it failed its contract."
-    if verdict.verdict == "diverged":
-        return f"{candidate} does not train as {baseline}."
-    return f"It could not be decided whether {candidate} trains as {baseline}."
+    return verdict.meaning.sentence.format(candidate=candidate, baseline=baseline)
 
 
 def _nan_side(verdict: PairVerdict) -> str | None:
@@ -118,7 +108,7 @@ def subjects(verdict: PairVerdict) -> tuple[str, str]:
 
 def reason(verdict: PairVerdict) -> str | None:
     """Why, in a sentence; None where the headline says it all."""
-    if verdict.verdict in ("identical", "report-only") or not verdict.cause:
+    if not verdict.meaning.explained or not verdict.cause:
         return None
     if verdict.pair.candidate.status == "failed" and verdict.verdict == "failed":
         return None

@@ -25,14 +25,8 @@ _LABEL_WIDTH = 10
 # Characters of the verdict in a sentence: the error of a failed trial may be long, and its pair has all of it.
 _SENTENCE = 300
 
-_STYLES = {
-    "identical": "green",
-    "report-only": "green",
-    "rounding": "green",
-    "inconclusive": "yellow",
-    "diverged": "bold red",
-    "failed": "bold red",
-}
+# By tone.
+_STYLES = {"good": "green", "doubt": "yellow", "bad": "bold red"}
 
 
 def render(run: StoredRun, judgement: Judgement, console: Console) -> None:
@@ -147,7 +141,7 @@ def _labelled(label: str, text: str, width: int) -> Iterator[str]:
 
 def _trials_and_verdict(verdict: PairVerdict) -> Text:
     trials = f"{flat(verdict.pair.baseline.trial)} {flat(verdict.pair.candidate.trial)}"
-    return Text.assemble(f"{trials}  ", (verdict.verdict, _STYLES[verdict.verdict]))
+    return Text.assemble(f"{trials}  ", (verdict.verdict, _STYLES[verdict.meaning.tone]))
 
 
 def _headline(verdict: PairVerdict, width: int) -> list[Text]:
@@ -156,7 +150,7 @@ def _headline(verdict: PairVerdict, width: int) -> list[Text]:
     if line.cell_len <= width:
         return [line]
     *lines, last = map(Text, wrap(line.plain, width=width, then="  "))
-    last.stylize(_STYLES[verdict.verdict], len(last) - len(verdict.verdict))
+    last.stylize(_STYLES[verdict.meaning.tone], len(last) - len(verdict.verdict))
     return [*lines, last]
 
 
@@ -194,7 +188,7 @@ def _matrices(matrix: Matrix, width: int) -> Iterator[Table]:
             shown += 1
         for number, loss in enumerate(matrix.rows):
             row = [cells[number] for _, cells in columns[:shown]]
-            styles = (_STYLES[cell.pair.verdict] if cell.pair else "dim" for cell in row)
+            styles = (_STYLES[cell.pair.meaning.tone] if cell.pair else "dim" for cell in row)
             table.add_row(
                 Text(flat(loss)), *(Text(cell.text, style=style) for cell, style in zip(row, styles, strict=True))
             )

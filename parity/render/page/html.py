@@ -9,7 +9,7 @@ from importlib import resources
 from typing import Any
 
 from parity.judge.decide_loss import LossAudit
-from parity.judge.verdict import Judgement, PairVerdict
+from parity.judge.verdict import VERDICTS, Judgement, PairVerdict
 from parity.render import fleet, story, tables
 from parity.render.differing import make_rows
 from parity.render.matrix import make_matrix
@@ -32,15 +32,6 @@ _POINT_BYTES = 16
 # Series of a pair: losses, differences, noise, errors.
 _SERIES = 14
 _LEAST_POINTS, _MOST_POINTS = 120, 3000
-
-_SYMBOLS = {
-    "identical": "=",
-    "report-only": "=",
-    "rounding": "≈",
-    "inconclusive": "?",
-    "diverged": "≠",
-    "failed": "✕",
-}
 
 
 @dataclass(frozen=True)
@@ -92,7 +83,7 @@ def render(run: StoredRun, judgement: Judgement) -> str:
     page: str = _template().render(
         run=run,
         judgement=judgement,
-        symbols=_SYMBOLS,
+        verdicts=VERDICTS,
         headline=story.headline(judgement),
         reason=_worst_reason(sections),
         tally=story.tally(judgement),
