@@ -1,0 +1,118 @@
+"""What a model gives and a loss takes: a tensor, or a tree of tensors (tuples, lists and dicts, nested as they like).
+
+The *parts* of a tree are its floating-point tensors, in the order of the tree: a loss has a gradient for each of them.
+Other tensors (labels, masks) and leaves that are not tensors belong to the tree, and have no gradient.
+
+Source:
+    torch.utils._pytree, which torch.func, torch.export and transformers' ModelOutput use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch.utils import _pytree as pytree
+
+# A torch.Tensor, or a tree of them.
+Outputs: TypeAlias = Any
+
+
+def is_tree(outputs: Outputs) -> bool:
+    """Whether the outputs are a tree rather than one tensor."""
+    return not isinstance(outputs, torch.Tensor)
+
+
+def tensors(outputs: Outputs) -> list[torch.Tensor]:
+    """All tensors, in the order of the tree."""
+    if isinstance(outputs, torch.Tensor):
+        return [outputs]
+    return [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, torch.Tensor)]
+
+
+def parts(outputs: Outputs) -> list[torch.Tensor]:
+    """The floating-point tensors, in the order of the tree."""
+    return [tensor for tensor in tensors(outputs) if tensor.is_floating_point()]
+
+
+def part_names(outputs: Outputs) -> list[str | None]:
+    """The name of each part: None for one tensor, else its path in the tree.
+
+    >>> part_names({"reconstruction": torch.zeros(2), "heads": (torch.zeros(1), torch.zeros(1))})
+    ['reconstruction', 'heads.0', 'heads.1']
+    """
+    if isinstance(outputs, torch.Tensor):
+        return [None]
+    leaves, _ = pytree.tree_flatten_with_path(outputs)
+    return [".".join(map(_key, path)) for path, leaf in leaves if _is_part(leaf)]
+
+
+def map_tensors(function: Callable[[torch.Tensor], torch.Tensor], outputs: Outputs) -> Outputs:
+    """The same tree with the function applied to each tensor; leaves that are not tensors stay as they are."""
+    if isinstance(outputs, torch.Tensor):
+        return function(outputs)
+    return pytree.tree_map(lambda leaf: function(leaf) if isinstance(leaf, torch.Tensor) else leaf, outputs)
+
+
+def with_parts(outputs: Outputs, replacements: Sequence[torch.Tensor]) -> Outputs:
+    """The same tree with its parts replaced, in order.
+
+    Raises:
+        ValueError: The tree has another number of parts.
+    """
+    leaves, shape = pytree.tree_flatten(outputs)
+    places = [index for index, leaf in enumerate(leaves) if _is_part(leaf)]
+    for index, replacement in zip(places, replacements, strict=True):
+        leaves[index] = replacement
+    return pytree.tree_unflatten(leaves, shape)
+
+
+def rows_of(outputs: Outputs) -> int:
+    """Number of rows of the first tensor; 1 where it has no dimension."""
+    first = tensors(outputs)[0]
+    return len(first) if first.dim() else 1
+
+
+def elements_of(outputs: Outputs) -> int:
+    """Number of elements of all parts."""
+    return sum(part.numel() for part in parts(outputs))
+
+
+def separated(outputs: Outputs) -> Outputs:
+    """The outputs as a loss gets them, so that it has one gradient for each part.
+
+    The parts of a model's tree may depend on each other: a reconstruction is computed from its code. Each part of a tree
+    is therefore cut off the graph of the others, and the gradients that the loss has for the parts are sent back through
+    the model together. One tensor stays as it is.
+    """
+    if isinstance(outputs, torch.Tensor):
+        return outputs
+    return with_parts(outputs, [part.detach().requires_grad_() for part in parts(outputs)])
+
+
+def describe(outputs: Outputs) -> str:
+    """Types and shapes in words, for messages.
+
+    >>> describe((torch.zeros(2, 3), None))
+    '(float32[2, 3], NoneType)'
+    """
+    if isinstance(outputs, torch.Tensor):
+        return f"{str(outputs.dtype).removeprefix('torch.')}{list(outputs.shape)}"
+    if isinstance(outputs, dict):
+        return "{" + ", ".join(f"{key}: {describe(value)}" for key, value in outputs.items()) + "}"
+    if isinstance(outputs, tuple | list):
+        return "(" + ", ".join(map(describe, outputs)) + ")"
+    return type(outputs).__name__
+
+
+def _is_part(leaf: object) -> bool:
+    return isinstance(leaf, torch.Tensor) and leaf.is_floating_point()
+
+
+def _key(entry: Any) -> str:
+    """One step of a path: an index of a sequence, a key of a mapping, or the name of an attribute."""
+    for name in ("idx", "key", "name"):
+        if hasattr(entry, name):
+            return str(getattr(entry, name))
+    return str(entry)
