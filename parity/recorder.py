@@ -10,29 +10,28 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
 import torch
-from torch.nn.parallel import DistributedDataParallel
 
 from parity.driver import begun, gathering, recorded_trial, seal_run
-from parity.ground.errors import OracleUnavailable, Trouble
+from parity.ground.errors import OracleUnavailable
 from parity.observe.audit import oracle_of
-from parity.observe.float64_step import (
-    StepError,
-    Values,
-    on_host,
-    relative_errors,
-    spread_of,
-    step_errors,
-    strange,
-    unit_of,
+from parity.observe.batch import Batch
+from parity.observe.measured_steps import MeasuredSteps
+from parity.observe.observer import CAPACITY, Observer, unscaled
+from parity.observe.user_loop import (
+    dependence,
+    device_of,
+    inner_optimizer,
+    name_of,
+    only_lr,
+    ordinal_of,
+    tensors_of,
+    unwrapped,
 )
-from parity.observe.observer import CAPACITY, Batch, Observer, unscaled
-from parity.observe.recorded_step import RecordedStep
 from parity.plan.device import Device
 from parity.plan.trial import Place
 from parity.store.events import Advanced, Began, Ended, Event, Found
@@ -40,37 +39,43 @@ from parity.store.files import write_json
 from parity.store.run_info import describe
 from parity.store.storage import StoragePath, parse_path
 from parity.tasks.losses import Loss
+from parity.tasks.outputs import Outputs, map_tensors, parts, rows_of
 from parity.train import machine
 from parity.train.state import optimizer_settings, parameter_norms
 
-# The rows of a chunk are durable after so long, or when the observer's buffers are full.
+# The rows of a chunk are stored after this many seconds, or when the observer's buffers are full.
 CHUNK_S = 0.5
 NO_CRITERION = "the Recorder was given no criterion"
 
 
 @dataclass
 class _Pending:
-    """A batch whose gradient is still to come, or has come and is still to be looked at.
+    """A batch whose gradient has not arrived yet, or has arrived and is still to be observed.
 
     Attributes:
-        batch: What was observed of it.
-        output: What the loss got, outside of the graph.
-        target: What the loss got.
+        batch: What was observed of it so far.
+        output: What the loss was given, outside of the graph.
+        target: What the loss was given.
         loss: What it returned, outside of the graph.
-        factor: What the loss goes into the step with.
-        output_grad: Of the output; None until backward has come by.
+        factor: What the loss is multiplied by before it enters the step.
+        grads: The gradient for each part of the output, by its number, as backward has brought it.
     """
 
     batch: Batch
-    output: torch.Tensor
-    target: torch.Tensor
+    output: Outputs
+    target: Outputs
     loss: torch.Tensor
     factor: float
-    output_grad: torch.Tensor | None = None
+    grads: dict[int, torch.Tensor] = field(default_factory=dict)
 
-    def take(self, grad: torch.Tensor) -> None:
-        """Keeps a gradient for the output: a hook, so it returns nothing."""
-        self.output_grad = grad.detach() if self.output_grad is None else self.output_grad + grad.detach()
+    def watch(self, number: int, part: torch.Tensor) -> None:
+        """Keeps the gradient for a part of the output when backward brings it."""
+
+        def keep(grad: torch.Tensor) -> None:
+            before = self.grads.get(number)
+            self.grads[number] = grad.detach() if before is None else before + grad.detach()
+
+        part.register_hook(keep)  # type: ignore[no-untyped-call]
 
 
 class Recorder:
@@ -108,56 +113,50 @@ class Recorder:
 
         Args:
             out: A new directory, or a URI.
-            model: Whose parameters are traced, compiled or wrapped for `torch.distributed` or as it is; of several
-                models a `torch.nn.ModuleDict`.
-            name: Of what the loop tries, as it is to stand in the report: the loss's name, say.
-            optimizers: One or several: their settings are stored, and gradients that change between backward and step
-                (clipping) are told from the gradients of backward.
-            criterion: The loss (output, target) -> scalar that is right: each step's loss and gradient are held against
-                it in float64, which is what tells rounding from a bug. None leaves that out.
-            scaler: Of `torch.amp`, whose scale is taken out of what is recorded.
-            steps_per_epoch: So that the report names epoch and batch; None is one epoch without an end.
-            audit_every: The audit takes every step that this divides, and partial batches.
-            seed: Of the loop's generators, as the trial is named; it seeds nothing.
+            model: The model whose parameters are traced, also if it is compiled or wrapped for `torch.distributed`; for
+                several models a `torch.nn.ModuleDict`.
+            name: What the report calls the loop, for example the name of its loss.
+            optimizers: One optimizer or several: their settings are stored, and gradients that change between backward
+                and step (clipping) are told apart from the gradients of backward.
+            criterion: The loss (output, target) -> scalar that is right: each step's loss and gradient are compared
+                with it in float64, which is what separates rounding from a bug. None leaves that out.
+            scaler: The `torch.amp` scaler of the loop; its scale is divided out of what is recorded.
+            steps_per_epoch: Number of steps in an epoch, so that the report names epoch and batch; None is one epoch
+                without an end.
+            audit_every: The audit takes every step whose number this divides, and partial batches.
+            seed: The seed of the loop's generators, which names the trial; the Recorder seeds nothing.
             replica: 0, or the number of the repeat.
 
         Raises:
-            Trouble: The directory is there already, or cannot be made.
+            Trouble: The directory exists already, or cannot be made; or the model has no parameters.
         """
-        self._model = _unwrapped(model)
+        self._model = unwrapped(model)
         several = [optimizers] if isinstance(optimizers, torch.optim.Optimizer) else list(optimizers)
-        self._optimizers = [_inner(optimizer) for optimizer in several]
+        self._optimizers = [inner_optimizer(optimizer) for optimizer in several]
         self._scaler = scaler
         self._steps_per_epoch = steps_per_epoch
         self._audit_every = audit_every if criterion else 0
-        device = _device(self._model)
+        device = device_of(self._model)
         self._asked = {
             "name": name,
-            "oracle": _name_of(criterion) if criterion else "",
+            "oracle": name_of(criterion) if criterion else "",
             "device": vars(device),
             "seed": seed,
             "replica": replica,
             "audit_every": self._audit_every,
         }
         self._trial = recorded_trial(self._asked)
-        self._oracle = oracle_of(criterion) if criterion else None
+        oracle = oracle_of(criterion) if criterion else None
         self._observer = Observer(
-            self._trial,
-            self._model,
-            oracle=self._oracle or _no_oracle,
-            baseline=criterion or _no_oracle,
+            self._trial, self._model, oracle=oracle or _no_oracle, baseline=criterion or _no_oracle
         )
+        self._measured = MeasuredSteps(self._model, self._optimizers, oracle)
         self._step = 0
         self._batch_rows: int | None = None
         self._pending: list[_Pending] = []
         self._scale = 1.0
         self._saw_backward = False
         self._step_grad_norm: torch.Tensor | None = None
-        self._exact: RecordedStep | None = None
-        self._own: Values = {}
-        self._errors: list[StepError] = []
-        self._missing: str | None = None
-        self._saw_partial = False
         self._closed = False
         self._held = ExitStack()
         self._directory = _directory(out)
@@ -184,10 +183,10 @@ class Recorder:
             "param_names": [name.replace("_orig_mod.", "") for name, _ in self._model.named_parameters()],
             "initial_norms": parameter_norms(self._model),
             "optimizer": optimizer_settings(self._optimizers),
-            "lr": _only_lr(self._optimizers),
+            "lr": only_lr(self._optimizers),
             "batches": self._steps_per_epoch,
         }
-        self._tell(Began(self._trial.name, machine.facts(device, ordinal=_ordinal(self._model))))
+        self._send(Began(self._trial.name, machine.facts(device, ordinal=ordinal_of(self._model))))
         for optimizer in self._optimizers:
             self._held.callback(optimizer.register_step_pre_hook(self._before_step).remove)
 
@@ -195,8 +194,8 @@ class Recorder:
         self,
         inputs: torch.Tensor | Sequence[torch.Tensor] | Mapping[str, torch.Tensor],
         *,
-        output: torch.Tensor,
-        target: torch.Tensor,
+        output: Outputs,
+        target: Outputs,
         loss: torch.Tensor,
         factor: float = 1.0,
     ) -> None:
@@ -205,38 +204,44 @@ class Recorder:
         Under gradient accumulation call it for each batch, with the factor that you multiply the loss by.
 
         Args:
-            inputs: What the model got.
-            output: What it gave and the loss gets, dtype[...], with its graph.
-            target: What the loss gets.
-            loss: What it returned, of one element, with its graph; neither scaled nor divided.
-            factor: What you multiply it by before backward: 1 / k under accumulation over k batches.
+            inputs: What the model was given.
+            output: What the model returned and the loss was given, with its graph; dtype[...], or a tree of tensors.
+            target: What the loss was given as the target.
+            loss: What the loss returned, of one element, with its graph; neither scaled nor divided.
+            factor: What you multiply the loss by before backward: 1 / k under accumulation over k batches.
 
         Raises:
-            ValueError: The output or the loss has no graph, or the loss is no scalar.
+            ValueError: The output or the loss has no graph, or the loss is not a scalar.
             RuntimeError: `step` is missing since the last `backward`, or the recorder is closed.
         """
         began = time.perf_counter()
         self._check_open()
         if self._saw_backward:
             raise RuntimeError("Recorder.forward() after backward(): call step() after the optimizer's step first.")
-        for what, tensor in (("output", output), ("loss", loss)):
-            if not tensor.requires_grad:
+        floating = parts(output)
+        for what, found in (("output", floating), ("loss", [loss])):
+            if not found or not all(tensor.requires_grad for tensor in found):
                 raise ValueError(
-                    f"Recorder.forward(): the {what} has no graph, so no gradient can come by. Give it as is."
+                    f"Recorder.forward(): the {what} has no graph, so no gradient can be observed. Give it undetached."
                 )
         if loss.numel() != 1:
             raise ValueError(f"Recorder.forward(): the loss has shape {list(loss.shape)}, one element is needed.")
         self._settle()
         self._scale = float(self._scaler.get_scale()) if self._scaler else 1.0
-        tensors = _tensors(inputs)
-        rows = len(tensors[0]) if tensors and tensors[0].dim() else 1
+        tensors = tensors_of(inputs)
+        rows = rows_of(tensors) if tensors else 1
         self._batch_rows = self._batch_rows or rows
         place = self._place(rows)
-        if self._measured(place) and factor == self._scale == 1.0 and not self._observer.batches:
-            self._take_exact(tensors, target)
-        batch = self._observer.forward(place, tensors, output.detach(), target)
-        pending = _Pending(batch, output.detach(), target, loss.detach().reshape(()), factor)
-        output.register_hook(pending.take)  # type: ignore[no-untyped-call]
+        if self._step == 0 and self._audit_every:
+            self._observer.audit_error = self._observer.audit_error or dependence(output)
+        # A step of one batch alone is taken in float64, and only while nothing has scaled its gradient.
+        if self._measured.due(place) and factor == self._scale == 1.0 and not self._observer.batches:
+            self._measured.forward(tensors, target)
+        detached = map_tensors(torch.Tensor.detach, output)
+        batch = self._observer.forward(place, tensors, detached, target)
+        pending = _Pending(batch, detached, target, loss.detach().reshape(()), factor)
+        for number, part in enumerate(floating):
+            pending.watch(number, part)
         self._pending.append(pending)
         self._own_s += time.perf_counter() - began
 
@@ -244,7 +249,7 @@ class Recorder:
         """Records the gradients: call it after the last backward of a step, before unscaling and clipping.
 
         Raises:
-            RuntimeError: `forward` is missing, backward has not come by the output, or the recorder is closed.
+            RuntimeError: `forward` is missing, backward did not pass the output, or the recorder is closed.
         """
         began = time.perf_counter()
         self._check_open()
@@ -252,8 +257,7 @@ class Recorder:
             raise RuntimeError("Recorder.backward() without forward(): call that between the loss and its backward.")
         self._settle()
         self._observer.backward(scale=self._scale)
-        if self._exact:
-            self._own["param_grad"] = [on_host(parameter.grad) for parameter in self._model.parameters()]
+        self._measured.backward()
         self._saw_backward = True
         self._own_s += time.perf_counter() - began
 
@@ -270,7 +274,7 @@ class Recorder:
             raise RuntimeError("Recorder.step() without backward(): call that after loss.backward(), before clipping.")
         self._own_s += time.perf_counter() - began
         self._observer.update(step_s=began - self._step_began - self._own_s, step_grad_norm=self._step_grad_norm)
-        self._tell_exact()
+        self._measured.after_update(self._step)
         self._step += 1
         self._saw_backward, self._step_grad_norm = False, None
         now = time.perf_counter()
@@ -308,7 +312,7 @@ class Recorder:
         with self._held:
             self._flush()
             if status != "interrupted":
-                self._tell(self._ended(status, error))
+                self._send(self._ended(status, error))
             self._gatherer.write_tables()
             seal_run(self._directory, self._info | {"steps": self._step})
 
@@ -333,70 +337,34 @@ class Recorder:
         return Place(self._step, epoch, batch, rows, partial=partial_batch, audited=audited)
 
     def _settle(self) -> None:
-        """Looks at the batches whose gradients have come by."""
+        """Observes the batches whose gradients have arrived."""
         pending, self._pending = self._pending, []
         for each in pending:
-            if each.output_grad is None:
+            if not each.grads:
                 raise RuntimeError(
-                    "Recorder: backward has not come by the output that forward() got. Give the tensor that the loss "
-                    "was computed from; torch.compile may have the model, but not model and loss in one graph."
+                    "Recorder: backward has not passed the output that forward() was given. Give the tensor that the "
+                    "loss was computed from; torch.compile may have the model, but not model and loss in one graph."
                 )
-            grad = each.output_grad if self._scale == 1.0 else unscaled(each.output_grad, self._scale)
-            if self._exact:
-                own = {"output": each.output, "loss": each.loss, "output_grad": grad}
-                self._own = {quantity: [on_host(tensor)] for quantity, tensor in own.items()}
+            found = [
+                each.grads[number] if number in each.grads else torch.zeros_like(part)  # the loss does not use the part
+                for number, part in enumerate(parts(each.output))
+            ]
+            grads = found if self._scale == 1.0 else [unscaled(grad, self._scale) for grad in found]
+            self._measured.loss(each.output, each.loss, grads)
             self._observer.loss(
-                each.batch, each.output, each.target, loss=each.loss, output_grad=grad, factor=each.factor
+                each.batch, each.output, each.target, loss=each.loss, output_grad=grads, factor=each.factor
             )
 
     def _before_step(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
-        """What the optimizer gets: a hook of it."""
+        """Observes what the optimizer is given: a hook of the optimizer."""
         if self._saw_backward:
             began = time.perf_counter()
             norm = self._observer.gradient_norm()
-            scale = getattr(optimizer, "grad_scale", None)  # of a fused optimizer, which takes it out by itself
+            scale = getattr(optimizer, "grad_scale", None)  # of a fused optimizer, which divides by it inside
             self._step_grad_norm = norm if scale is None else norm / scale
-            if self._exact and "param" not in self._exact.values and torch.equal(norm, self._observer.param_grad_norm):
-                try:
-                    self._exact.update(self._optimizers, self._model)
-                except OracleUnavailable as error:
-                    self._missing = str(error)
+            if self._measured.awaits_update and torch.equal(norm, self._observer.param_grad_norm):
+                self._measured.before_update()
             self._own_s += time.perf_counter() - began
-
-    def _measured(self, place: Place) -> bool:
-        """Whether the step is to be held against float64: the first, one soon after, the first of a partial batch."""
-        first_partial = place.partial and not self._saw_partial
-        self._saw_partial |= place.partial
-        return self._oracle is not None and (place.step in (0, 10) or first_partial)
-
-    def _take_exact(self, inputs: Sequence[torch.Tensor], target: torch.Tensor) -> None:
-        assert self._oracle is not None, "measured with a criterion only"
-        try:
-            self._exact = RecordedStep(self._model, inputs, target, self._oracle)
-        except OracleUnavailable as error:
-            self._missing = str(error)
-
-    def _tell_exact(self) -> None:
-        """Stores how far the step is from the step in float64."""
-        exact, self._exact = self._exact, None
-        if exact is None:
-            return
-        if "param" in exact.values:
-            self._own["param"] = [on_host(parameter) for parameter in self._model.parameters()]
-        try:
-            errors = relative_errors(self._own, exact.values)
-        except ValueError as error:  # of other shapes
-            self._missing = f"the model in float64 gives another output: {error}"
-            return
-        if missing := strange(errors):
-            self._missing = missing
-            return
-        names = self._facts["param_names"]
-        spread = partial(spread_of, exact.take, exact.values, unit=unit_of(self._model))
-        try:
-            self._errors += step_errors(self._step, names, errors, exact.values, spread)
-        except OracleUnavailable as error:
-            self._missing = str(error)
 
     def _flush(self) -> None:
         if self._observer.rows:
@@ -406,16 +374,15 @@ class Recorder:
                 "steps": self._step,
                 "batch_size": self._batch_rows,
             }
-            self._tell(Advanced(self._trial.name, self._observer.flush(), facts))
-            if self._errors or self._missing:
-                rows = tuple(vars(error) for error in self._errors)
-                self._tell(Found(self._trial.name, "step_errors", rows, self._missing))
-                self._errors, self._missing = [], None
+            self._send(Advanced(self._trial.name, self._observer.flush(), facts))
+            errors, missing = self._measured.take()
+            if errors or missing:
+                self._send(Found(self._trial.name, "step_errors", tuple(vars(error) for error in errors), missing))
             findings = self._observer.take_findings()
             if findings:
-                self._tell(Found(self._trial.name, "findings", tuple(vars(finding) for finding in findings)))
+                self._send(Found(self._trial.name, "findings", tuple(vars(finding) for finding in findings)))
 
-    def _tell(self, event: Event) -> None:
+    def _send(self, event: Event) -> None:
         self._gatherer.take([event])
 
     def _check_open(self) -> None:
@@ -424,7 +391,7 @@ class Recorder:
 
 
 def _directory(out: str | os.PathLike[str]) -> StoragePath:
-    """Of the run; of each rank one of its own."""
+    """The run directory; under `torch.distributed` that of this rank."""
     path = parse_path(os.fspath(out))
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     if distributed and torch.distributed.get_world_size() > 1:
@@ -432,51 +399,5 @@ def _directory(out: str | os.PathLike[str]) -> StoragePath:
     return path
 
 
-def _unwrapped(model: torch.nn.Module) -> torch.nn.Module:
-    """The model itself, whose parameters have the same names however it is compiled or distributed."""
-    inner = model.module if isinstance(model, DistributedDataParallel) else getattr(model, "_orig_mod", None)
-    return _unwrapped(inner) if isinstance(inner, torch.nn.Module) else model
-
-
-def _inner(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """The optimizer itself, which a library may have wrapped."""
-    inner = getattr(optimizer, "optimizer", None)
-    return _inner(inner) if isinstance(inner, torch.optim.Optimizer) else optimizer
-
-
-def _device(model: torch.nn.Module) -> Device:
-    """The device that the model is on, with the settings that change its bits."""
-    parameter = next(model.parameters(), None)
-    if parameter is None:
-        raise Trouble("parity.Recorder: the model has no parameters to trace.")
-    kind = parameter.device.type
-    if kind == "cpu":
-        return Device(kind, threads=torch.get_num_threads())
-    return Device(kind, tf32=kind == "cuda" and torch.backends.cuda.matmul.allow_tf32)
-
-
-def _ordinal(model: torch.nn.Module) -> int:
-    """Number of the GPU in this process."""
-    return next(model.parameters()).device.index or 0
-
-
-def _only_lr(optimizers: Sequence[torch.optim.Optimizer]) -> float | None:
-    """The learning rate at the beginning, where there is one."""
-    rates = {float(group["lr"]) for optimizer in optimizers for group in optimizer.param_groups if "lr" in group}
-    return rates.pop() if len(rates) == 1 else None
-
-
-def _name_of(criterion: Loss) -> str:
-    return getattr(criterion, "__name__", type(criterion).__name__)
-
-
-def _no_oracle(*_: torch.Tensor) -> Any:
+def _no_oracle(*_: Outputs) -> Any:
     raise OracleUnavailable(NO_CRITERION)
-
-
-def _tensors(inputs: torch.Tensor | Sequence[torch.Tensor] | Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
-    """The tensors of a batch, in its order."""
-    if isinstance(inputs, torch.Tensor):
-        return [inputs]
-    values = inputs.values() if isinstance(inputs, Mapping) else inputs
-    return [value for value in values if isinstance(value, torch.Tensor)]

@@ -465,7 +465,7 @@ class RaisingInBackward(nn.Sequential):
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
-        (Dropping, "so not of the same step"),
+        (Dropping, "so it is not the same step"),
         (OfFloat32, "gave no tensor of float64 with a graph"),
         (Raising, "the step raised in float64: ArithmeticError: float32 only"),
         (RaisingInBackward, "the step raised in float64: ZeroDivisionError: division by zero"),
@@ -583,7 +583,7 @@ def test_calls_out_of_order_are_told(tmp_path):
     with pytest.raises(ValueError, match=r"the loss has shape \[8, 2\]"):
         recorder.forward(inputs, output=output, target=target, loss=(output - target) ** 2)
     recorder.forward(inputs, output=output, target=target, loss=loss)
-    with pytest.raises(RuntimeError, match="backward has not come by the output"):
+    with pytest.raises(RuntimeError, match="backward has not passed the output"):
         recorder.backward()
     recorder.forward(inputs, output=output, target=target, loss=loss)
     loss.backward()

@@ -1,16 +1,17 @@
 """The audit: how far a loss and its output gradient are from the baseline's loss in float64, the oracle.
 
-Oracle and candidate see the same output and target, so nothing that happened before the step matters. It all runs on
-the CPU: a device that computes wrongly cannot vouch for itself, and not every device has float64.
+Oracle and candidate get the same output and target, so nothing that happened before the step matters. Everything here
+runs on the CPU: a device that computes wrongly cannot vouch for itself, and not every device has float64.
 
-Shapes: the output is dtype[...], of any shape; `u` is the unit roundoff of its dtype (2**-24 for float32).
+Shapes: the output is dtype[...], of any shape, or a tree of such tensors; `u` is the unit roundoff of a tensor's dtype
+(2**-24 for float32).
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -20,9 +21,12 @@ from parity.ground.errors import OracleUnavailable
 from parity.plan.user_code import CodeSpec
 from parity.tasks import Task
 from parity.tasks.losses import Loss, load_loss, mse_float64
+from parity.tasks.outputs import Outputs, is_tree, map_tensors, parts, with_parts
 
-# (output, target), both on the CPU -> loss, and gradient for the output as float64[...].
-Oracle = Callable[[torch.Tensor, torch.Tensor], tuple[float, np.ndarray]]
+# The gradient for the output: one array, or an array for each part of a tree; float64[...].
+Gradient = np.ndarray | list[np.ndarray]
+# (output, target), both on the CPU -> loss, and gradient for the output.
+Oracle = Callable[[Outputs, Outputs], tuple[float, Gradient]]
 
 
 def make_oracle(baseline: CodeSpec, task: Task) -> Oracle:
@@ -39,72 +43,104 @@ def make_oracle(baseline: CodeSpec, task: Task) -> Oracle:
 
 
 def oracle_of(criterion: Loss) -> Oracle:
-    """The float64 form of a loss that is at hand: of `nn.MSELoss` written out, else itself on float64 tensors."""
+    """Returns the float64 form of a loss object: of `nn.MSELoss` written out, else the loss on float64 tensors."""
     if type(criterion) is nn.MSELoss and criterion.reduction == "mean":
         return lambda output, target: mse_float64(_array(output), _array(target))
     return _widened(criterion)
 
 
+def gradients(found: Gradient) -> list[np.ndarray]:
+    """An oracle's gradient as one array for each part of the output; float64[...]."""
+    return found if isinstance(found, list) else [found]
+
+
 def errors(
-    oracle: Oracle, output: torch.Tensor, target: torch.Tensor, *, loss: torch.Tensor, output_grad: torch.Tensor
+    oracle: Oracle,
+    output: Outputs,
+    target: Outputs,
+    *,
+    loss: torch.Tensor,
+    output_grad: torch.Tensor | Sequence[torch.Tensor],
 ) -> tuple[float, float, float]:
     """Measures one step.
 
     Args:
-        oracle: Of `make_oracle`.
-        output: What the loss got; dtype[...].
-        target: What the loss got.
-        loss: What it returned; dtype[].
-        output_grad: What its backward gave; of the output's shape and dtype.
+        oracle: The baseline in float64, from `make_oracle` or `oracle_of`.
+        output: What the loss was given; dtype[...], or a tree.
+        target: What the loss was given.
+        loss: What the loss returned; dtype[].
+        output_grad: What its backward returned, of the output's shape and dtype; for a tree one tensor for each part.
 
     Returns:
         In the order of `trace.AUDIT_COLUMNS`: ||g - g64|| / (u ||g64||); |loss - loss64| / (u |loss64|); and
-        <g, g64> / <g64, g64>, which is 1 for a right gradient and c for one that is c times too large. An error is 0
-        where both sides are equal, and inf where only one is finite or only the oracle is zero; where both have the
-        same NaNs and infinities, the finite elements decide.
+        <g, g64> / <g64, g64>, which is 1 for a right gradient and c for one that is c times too large. For a tree the
+        gradient's numbers are those of the part with the largest error. An error is 0 where both sides are equal, and
+        inf where only one is finite or only the oracle is zero; where both have the same NaNs and infinities, the
+        finite elements decide.
 
     Raises:
         OracleUnavailable: The baseline's loss raised in float64, or does not compute in float64.
     """
-    unit = torch.finfo(output.dtype).eps / 2
-    loss64, grad64 = oracle(output.detach(), target.detach())
-    loss_error = _relative_error(float(loss.detach()), loss64, unit)
-    grad = _array(output_grad)
+    units = [torch.finfo(part.dtype).eps / 2 for part in parts(output)]
+    loss64, found = oracle(map_tensors(torch.Tensor.detach, output), map_tensors(torch.Tensor.detach, target))
+    loss_error = _relative_error(float(loss.detach()), loss64, max(units))
+    grads = [output_grad] if isinstance(output_grad, torch.Tensor) else list(output_grad)
+    grads64 = gradients(found)
+    whole = math.sqrt(sum(_dots(each, each)[0] for each in grads64)) if len(grads64) > 1 else 0.0
+    measured = [
+        # A part whose gradient is nothing but rounding beside the whole is measured beside the whole.
+        _gradient_error(_array(grad), grad64, unit, least=unit * whole)
+        for grad, grad64, unit in zip(grads, grads64, units, strict=True)
+    ]
+    grad_error, ratio = max(measured, key=lambda each: math.inf if math.isnan(each[0]) else each[0])
+    return grad_error, loss_error, ratio
+
+
+def _gradient_error(grad: np.ndarray, grad64: np.ndarray, unit: float, *, least: float) -> tuple[float, float]:
+    """||g - g64|| / (u ||g64||), with ||g64|| counting for at least `least`, and <g, g64> / <g64, g64>."""
     with np.errstate(invalid="ignore"):  # inf - inf; looked at below
         difference = np.subtract(grad, grad64, dtype=np.float64)
     squared_error, product, squared_size = _dots(difference, grad64)
     if not math.isfinite(squared_error + squared_size):
         if not _same_nonfinite(grad, grad64.astype(grad.dtype)):
-            return math.inf, loss_error, math.nan
+            return math.inf, math.nan
         finite = np.isfinite(grad64)
         squared_error, product, squared_size = _dots(difference[finite], grad64[finite])
     return (
-        _ratio(math.sqrt(squared_error), unit * math.sqrt(squared_size)),
-        loss_error,
+        _ratio(math.sqrt(squared_error), unit * max(least, math.sqrt(squared_size))),
         1 + product / squared_size if squared_size else math.nan,  # <g, g64> = <g - g64, g64> + <g64, g64>
     )
 
 
 def _widened(loss_function: Loss) -> Oracle:
-    """An oracle that evaluates the loss on float64 tensors."""
+    """Returns an oracle that evaluates the loss on float64 tensors."""
     wide = copy.deepcopy(loss_function).double() if isinstance(loss_function, nn.Module) else loss_function
 
-    def oracle(output: torch.Tensor, target: torch.Tensor) -> tuple[float, np.ndarray]:
-        leaf = output.double().requires_grad_()
+    def oracle(output: Outputs, target: Outputs) -> tuple[float, Gradient]:
+        leaves = [part.double().requires_grad_() for part in parts(output)]
         try:
-            loss = wide(leaf, target.double() if target.is_floating_point() else target)
-            (grad,) = torch.autograd.grad(loss, leaf)
-        except Exception as error:  # a baseline of the user's own may raise anything
+            loss = wide(with_parts(output, leaves), map_tensors(_wide, target))
+            # A loss need not depend on each part of a tree, but on the only tensor it must.
+            grads = torch.autograd.grad(loss, leaves, allow_unused=is_tree(output))
+        except Exception as error:  # a user's baseline may raise anything
             raise OracleUnavailable(f"in float64 it raised {type(error).__name__}: {error}") from error
         if loss.dtype != torch.float64:
             raise OracleUnavailable(f"for float64 tensors it returned {loss.dtype}")
-        return float(loss.detach()), grad.numpy()
+        arrays = [
+            np.zeros(tuple(leaf.shape)) if grad is None else grad.numpy()
+            for leaf, grad in zip(leaves, grads, strict=True)
+        ]
+        return float(loss.detach()), arrays if is_tree(output) else arrays[0]
 
     return oracle
 
 
+def _wide(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
 def _array(tensor: torch.Tensor) -> np.ndarray:
-    """The tensor as an array; bfloat16, which NumPy lacks, as float32."""
+    """The tensor as an array; bfloat16, which NumPy does not have, as float32."""
     host = tensor.detach()
     return (host.float() if host.dtype == torch.bfloat16 else host).numpy()
 
@@ -116,7 +152,7 @@ def _dots(difference: np.ndarray, grad64: np.ndarray) -> tuple[float, float, flo
 
 
 def _same_nonfinite(left: np.ndarray, right: np.ndarray) -> bool:
-    """Whether NaNs and infinities stand at the same places, the infinities with the same sign."""
+    """Whether NaNs and infinities are at the same places, the infinities with the same sign."""
     left, right = (np.where(np.isfinite(side), 0, side) for side in (left, right))
     return np.array_equal(left, right, equal_nan=True)
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import xxhash
 
-# Stands for a tensor that is not there (a parameter that got no gradient).
+# The digest of a missing tensor (a parameter without a gradient).
 MISSING = 0
 
 _NOT_IN_NUMPY = {torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2}
@@ -16,7 +16,7 @@ def digest(tensor: torch.Tensor | None) -> int:
     """XXH3 (64 bits) of the elements' bytes in C order, seeded with dtype and shape; uint64.
 
     A tensor of an accelerator is copied to the host first, so the digest of the same numbers is the same everywhere.
-    It tells -0.0 from 0.0, one NaN from another, and any order of the elements from any other.
+    It distinguishes -0.0 from 0.0, one NaN from another, and any order of the elements from any other.
 
     Source:
         github.com/Cyan4973/xxHash, doc/xxhash_spec.md.
@@ -32,8 +32,8 @@ def combine(digests: np.ndarray) -> int:
 
 
 def _elements(tensor: torch.Tensor) -> np.ndarray:
-    """The elements in C order, on the host; no copy for a contiguous tensor of the CPU."""
-    # A step digests some 40 tensors: the two questions cost less than the calls that they save.
+    """The elements in C order, on the host; a contiguous tensor of the CPU is not copied."""
+    # A step digests some 40 tensors: the two checks cost less than the calls that they save.
     host = tensor.detach() if tensor.requires_grad else tensor
     host = host if host.is_cpu else host.cpu()
     if host.dtype in _NOT_IN_NUMPY:

@@ -1,6 +1,7 @@
-"""A step's tensors held against the same step in float64: errors, and what rounding alone may do to them.
+"""A step's tensors beside the same step in float64: errors, and what rounding alone can do to them.
 
-Letters: P parameter tensors of the model; u is the unit roundoff of the model's dtype (2**-24 for float32).
+Letters: P parameter tensors of the model; T parts of the output, 1 unless it is a tree; u is the unit roundoff of the
+model's dtype (2**-24 for float32).
 """
 
 from __future__ import annotations
@@ -13,31 +14,40 @@ import numpy as np
 import torch
 
 from parity.plan import lines
-from parity.store.trace import QUANTITIES, TENSOR_QUANTITIES
+from parity.store.trace import QUANTITIES
+from parity.tasks.outputs import Outputs, part_names
 
-# The tensors of a step by quantity, on the CPU: one, or P of param_grad and param (None for a missing gradient).
+# The tensors of a step by quantity, on the CPU: T of output and output_grad, one of loss, P of param_grad and param
+# (None for a missing gradient).
 Values = dict[str, list[np.ndarray | None]]
 # Errors in the same order.
 Errors = dict[str, list[float]]
+# The names of the tensors in the same order; None for a quantity of one tensor.
+TensorNames = Mapping[str, Sequence[str | None]]
 # Moves a parameter.
 Perturb = Callable[[torch.Tensor], torch.Tensor]
 
+# Every quantity but the input, which is the same on both sides.
 COMPARED = QUANTITIES[1:]
-# float64 steps from slightly moved parameters, to see what rounding alone may do where a ReLU is near its kink.
+# A step is repeated in float64 from slightly moved parameters, since near the kink of a ReLU rounding alone decides
+# which side an activation is on, and with it a whole path of the gradient. The largest of six distances is exceeded by
+# a seventh in one case of seven, well inside the factor of `lines.DEVICE`.
 PERTURBED_STEPS = 6
+# Standard deviation of the moves, relative to each parameter: a dot product of some hundred terms, rounded in each, is
+# off by a few u of its result (DESIGN.md, section 6: outputs at 0.7 to 2.4 u).
 PERTURBATION_U = 4.0
 
 
 @dataclass(frozen=True)
 class StepError:
-    """A row of step_errors.parquet: one tensor of one step, held against the step in float64 from the same state.
+    """A row of step_errors.parquet: one tensor of one step beside the step in float64 from the same state.
 
     Attributes:
-        step: From 0.
-        quantity: Of `trace.QUANTITIES`.
-        tensor: Name of the parameter, or None.
+        step: Number of the step, from 0.
+        quantity: One of `trace.QUANTITIES`.
+        tensor: Name of the parameter or of the part of the output; None for a quantity of one tensor.
         error_u: ||b - x|| / (u ||x||), x in float64.
-        spread_u: The same between float64 steps from slightly moved parameters; None where nobody had to look.
+        spread_u: The same between float64 steps from slightly moved parameters; None where it was not measured.
         exact_norm: ||x||; NaN where there is no such tensor.
     """
 
@@ -49,8 +59,21 @@ class StepError:
     exact_norm: float
 
 
+def tensor_names(model: torch.nn.Module, output: Outputs) -> TensorNames:
+    """The names of a step's tensors by quantity, in the order of `Values`."""
+    parameters = [name for name, _ in model.named_parameters()]
+    outputs = part_names(output)
+    return {
+        "output": outputs,
+        "loss": [None],
+        "output_grad": outputs,
+        "param_grad": parameters,
+        "param": parameters,
+    }
+
+
 def relative_errors(values: Values, exact: Values) -> Errors:
-    """||x - x64|| / (u ||x64||) of each tensor, in u of the values' dtype; inf for one that one side lacks."""
+    """||x - x64|| / (u ||x64||) of each tensor, in u of the output's dtype; inf for a tensor that one side lacks."""
     unit = float(np.finfo(values["output"][0].dtype).eps) / 2  # type: ignore[union-attr]
     return {
         quantity: [_error(value, right, unit) for value, right in zip(values[quantity], rights, strict=True)]
@@ -59,26 +82,27 @@ def relative_errors(values: Values, exact: Values) -> Errors:
 
 
 def strange(errors: Errors) -> str | None:
-    """Why the float64 run is not of the same step, or None where it may be."""
-    if not errors["output"][0] > lines.STRANGE.value:
+    """Why the float64 run cannot be the same step, or None where it may be."""
+    largest = max(errors["output"])
+    if not largest > lines.STRANGE.value:
         return None
-    return f"the output in float64 is {errors['output'][0]:.3g} u from the baseline's own, so not of the same step"
+    return f"the output in float64 is {largest:.3g} u from the baseline's, so it is not the same step"
 
 
 def step_errors(
-    step: int, names: Sequence[str], errors: Errors, exact: Values, spread: Callable[[], Errors]
+    step: int, names: TensorNames, errors: Errors, exact: Values, spread: Callable[[], Errors]
 ) -> list[StepError]:
     """The rows of a step.
 
     Args:
-        step: From 0.
-        names: Of the parameters.
-        errors: Of the step.
+        step: Number of the step, from 0.
+        names: The names of its tensors.
+        errors: The errors of its tensors.
         exact: The step in float64.
-        spread: Looks what rounding alone may do; is asked only where an error may be beyond a line.
+        spread: Measures what rounding alone can do; called only where an error may be beyond a line.
     """
-    looked = any(error > lines.DEVICE.value * lines.LEAST_ERROR.value for each in errors.values() for error in each)
-    spreads = spread() if looked else None
+    suspicious = any(error > lines.DEVICE.value * lines.LEAST_ERROR.value for each in errors.values() for error in each)
+    spreads = spread() if suspicious else None
     rows = []
     for quantity, tensor, index, error in each_error(names, errors):
         value = exact[quantity][index]
@@ -88,16 +112,16 @@ def step_errors(
 
 
 def each_error(
-    names: Sequence[str], errors: Mapping[str, Sequence[float]]
+    names: TensorNames, errors: Mapping[str, Sequence[float]]
 ) -> Iterator[tuple[str, str | None, int, float]]:
-    """Quantity, tensor (None for a quantity of one), its number and the error, in the order of computation."""
+    """Yields quantity, name of the tensor, its number and its error, in the order of computation."""
     for quantity in (quantity for quantity in COMPARED if quantity in errors):
-        for index, error in enumerate(errors[quantity]):
-            yield quantity, names[index] if quantity in TENSOR_QUANTITIES else None, index, error
+        for index, (name, error) in enumerate(zip(names[quantity], errors[quantity], strict=True)):
+            yield quantity, name, index, error
 
 
 def spread_of(take: Callable[[Perturb], Values], exact: Values, *, unit: float) -> Errors:
-    """The largest distance, in u, of float64 steps from slightly moved parameters; by quantity, of each tensor.
+    """The largest distance, in u, of float64 steps from slightly moved parameters; by quantity, for each tensor.
 
     Args:
         take: Takes the step with each parameter moved.
@@ -125,7 +149,7 @@ def unit_of(model: torch.nn.Module) -> float:
 
 
 def on_host(tensor: torch.Tensor | None) -> np.ndarray | None:
-    """A copy, since the model goes on; bfloat16, which NumPy lacks, as float32."""
+    """A copy of the tensor as an array, since the training goes on; bfloat16, which NumPy does not have, as float32."""
     if tensor is None:
         return None
     host = tensor.detach().cpu()
@@ -133,7 +157,7 @@ def on_host(tensor: torch.Tensor | None) -> np.ndarray | None:
 
 
 def widened(tensor: torch.Tensor) -> torch.Tensor:
-    """In float64, if it holds floats."""
+    """The tensor in float64, if it holds floating-point numbers."""
     return tensor.double() if tensor.is_floating_point() else tensor
 
 

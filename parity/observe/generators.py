@@ -1,44 +1,91 @@
-"""Random generators: the global ones of Python, NumPy, torch and its accelerators, taken and put back."""
+"""Random generators: the global ones of Python, NumPy, torch and its accelerators, read and written in one place."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 
+@dataclass(frozen=True)
+class GlobalGenerator:
+    """A generator that all code of a process shares.
+
+    Attributes:
+        whose: Its name in a sentence, as in "draws from NumPy's global generator".
+        take: Returns its state; None where this process has no such generator.
+        restore: Writes a state that `take` returned.
+    """
+
+    whose: str
+    take: Callable[[], Any]
+    restore: Callable[[Any], None]
+
+
+def _take_numpy() -> tuple[Any, ...]:
+    """NumPy's state without an array, so that it can be stored as plain values."""
+    state: Any = np.random.get_state()
+    name, keys, *rest = state
+    return (name, keys.tolist(), *rest)
+
+
+def _take_cuda() -> list[torch.Tensor]:
+    """A state for each GPU; empty where nothing has used CUDA yet, since asking would create a context."""
+    return torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+
+
+def _restore_cuda(states: list[torch.Tensor]) -> None:
+    """Writes the states where this process sees as many GPUs as the one that took them."""
+    if states and torch.cuda.is_available() and len(states) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(states)
+
+
+def _take_mps() -> torch.Tensor | None:
+    return torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+
+
+def _restore_mps(state: torch.Tensor | None) -> None:
+    if state is not None and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(state)
+
+
+# By the names that stored states use.
+GENERATORS: dict[str, GlobalGenerator] = {
+    "torch": GlobalGenerator("torch's", torch.get_rng_state, torch.set_rng_state),
+    "numpy": GlobalGenerator("NumPy's", _take_numpy, np.random.set_state),
+    "python": GlobalGenerator("Python's", random.getstate, random.setstate),
+    "cuda": GlobalGenerator("CUDA's", _take_cuda, _restore_cuda),
+    "mps": GlobalGenerator("MPS's", _take_mps, _restore_mps),
+}
+
+
 def seed_generators(seed: int) -> None:
-    """Seeds Python's, NumPy's and torch's generators."""
+    """Seeds Python's, NumPy's and torch's generators; torch seeds those of its accelerators as well."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
 
 
 def take_generators() -> dict[str, Any]:
-    """The states of the global generators."""
-    return {
-        "python": random.getstate(),
-        "numpy": _plain(np.random.get_state()),
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "mps": torch.mps.get_rng_state() if torch.backends.mps.is_available() else None,
-    }
+    """The states of the global generators, by name."""
+    return {name: generator.take() for name, generator in GENERATORS.items()}
 
 
 def restore_generators(states: dict[str, Any]) -> None:
-    """Puts the global generators where they stood; those of accelerators only where this process has as many."""
-    random.setstate(states["python"])
-    np.random.set_state(states["numpy"])
-    torch.set_rng_state(states["torch"])
-    if states["cuda"] and torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(states["cuda"])
-    if states["mps"] is not None and torch.backends.mps.is_available():
-        torch.mps.set_rng_state(states["mps"])
+    """Writes the states that `take_generators` returned; those of accelerators only where this process has as many."""
+    for name, generator in GENERATORS.items():
+        generator.restore(states[name])
 
 
-def _plain(state: Any) -> tuple[Any, ...]:
-    """NumPy's state without an array, so that it can be stored."""
-    name, keys, *rest = state
-    return (name, keys.tolist(), *rest)
+def drew(before: dict[str, Any], after: dict[str, Any]) -> bool:
+    """Whether something drew from a generator of torch between two calls of `take_generators`.
+
+    A generator of CUDA that did not exist before has been used.
+    """
+    if not torch.equal(before["torch"], after["torch"]) or len(before["cuda"]) != len(after["cuda"]):
+        return True
+    return any(not torch.equal(left, right) for left, right in zip(before["cuda"], after["cuda"], strict=True))

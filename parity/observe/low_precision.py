@@ -40,7 +40,7 @@ ROUNDINGS = {"bfloat16": round_to_bfloat16, "tf32": round_to_tf32}
 
 
 class RoundedProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """While it is entered, the factors of matrix products go through a rounding first."""
+    """Within its `with` block, the factors of matrix products are rounded first."""
 
     def __init__(self, rounding: Callable[[torch.Tensor], torch.Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""A step of a recorded loop, taken again in float64 on the CPU; the loop does not notice.
+"""A step of a recorded loop, taken again in float64 on the CPU without an effect on the loop.
 
 Letters: P parameter tensors of the model.
 """
@@ -14,14 +14,16 @@ import numpy as np
 import torch
 
 from parity.ground.errors import OracleUnavailable
-from parity.observe.audit import Oracle
+from parity.observe.audit import Oracle, gradients
 from parity.observe.float64_step import Perturb, Values, on_host, widened
 from parity.observe.generators import restore_generators, take_generators
+from parity.tasks.outputs import Outputs, map_tensors, parts
 
-# Of larger models a copy in float64, and a step of it on a CPU, is too dear to take unasked.
+# A copy of a larger model in float64, and a step of it on a CPU, costs too much to be taken without being asked for:
+# 20 million elements are 160 MB, and their step takes about a second.
 MOST_ELEMENTS = 20_000_000
 NO_OPTIMIZER = "the optimizer cannot be copied in float64"
-# Settings of optimizers that choose an implementation, not what is computed.
+# Settings of optimizers that choose an implementation rather than what is computed.
 _IMPLEMENTATIONS = {"foreach": False, "fused": False, "capturable": False}
 
 
@@ -29,46 +31,44 @@ class RecordedStep:
     """A step in float64: made before the loop's own backward, and updated when the optimizers are about to step.
 
     Attributes:
-        values: Its tensors by quantity, one or P; "param" once `update` has been called.
+        values: Its tensors by quantity; "param" once `update` has been called.
     """
 
-    def __init__(
-        self, model: torch.nn.Module, inputs: Sequence[torch.Tensor], target: torch.Tensor, oracle: Oracle
-    ) -> None:
+    def __init__(self, model: torch.nn.Module, inputs: Sequence[torch.Tensor], target: Outputs, oracle: Oracle) -> None:
         """Takes the step as far as the gradients.
 
         Args:
-            model: Of the loop, as it stands before the step.
+            model: The loop's model, as it is before the step.
             inputs: What it is called with.
-            target: What the loss gets.
+            target: What the loss is given.
             oracle: The loss in float64.
 
         Raises:
-            OracleUnavailable: The model is too large, or does not do this in float64.
+            OracleUnavailable: The model is too large, or cannot take the step in float64.
         """
         elements = sum(parameter.numel() for parameter in model.parameters())
         if elements > MOST_ELEMENTS:
             raise OracleUnavailable(f"the model has {elements:,} elements, and {MOST_ELEMENTS:,} are the most")
         self._oracle = oracle
         self._optimizers: list[Callable[[Sequence[torch.nn.Parameter]], torch.optim.Optimizer]] = []
-        with _told("the model cannot be copied"):
+        with _explained("the model cannot be copied"):
             self._model = copy.deepcopy(model).cpu().double()
         self._inputs = [widened(tensor.detach().cpu()) for tensor in inputs]
-        self._target = widened(target.detach().cpu())
+        self._target = map_tensors(lambda tensor: widened(tensor.detach().cpu()), target)
         self.values = self.take()
 
     def update(self, optimizers: Sequence[torch.optim.Optimizer], model: torch.nn.Module) -> None:
         """Takes the optimizers' steps too.
 
         Args:
-            optimizers: Of the loop, before their steps.
-            model: Of the loop.
+            optimizers: The loop's optimizers, before their steps.
+            model: The loop's model.
 
         Raises:
-            OracleUnavailable: They cannot be copied; the values are what they were.
+            OracleUnavailable: They cannot be copied; `values` stays as it was.
         """
         places = {parameter: index for index, parameter in enumerate(model.parameters())}
-        with _told(NO_OPTIMIZER):
+        with _explained(NO_OPTIMIZER):
             self._optimizers = [_recipe(optimizer, places) for optimizer in optimizers]
             try:
                 self.values = self.take()
@@ -77,14 +77,14 @@ class RecordedStep:
                 raise
 
     def take(self, perturb: Perturb | None = None) -> Values:
-        """Takes the step, after each parameter has been moved.
+        """Takes the step, with each parameter moved first if `perturb` is given.
 
         Raises:
-            OracleUnavailable: The model does not do this in float64.
+            OracleUnavailable: The model cannot take the step in float64.
         """
         generators = take_generators()
         try:
-            with _told("the step raised in float64"), torch.enable_grad():
+            with _explained("the step raised in float64"), torch.enable_grad():
                 return self._take(perturb)
         finally:
             restore_generators(generators)
@@ -98,20 +98,22 @@ class RecordedStep:
                 for parameter in parameters:
                     parameter.copy_(perturb(parameter))
         output = model(*self._inputs)
-        if not isinstance(output, torch.Tensor) or output.dtype != torch.float64 or not output.requires_grad:
+        floating = parts(output)
+        if not floating or any(part.dtype != torch.float64 or not part.requires_grad for part in floating):
             raise OracleUnavailable(
-                "the model, called with the inputs in float64, gave no tensor of float64 with a graph"
+                "the model, called with the inputs in float64, gave no float64 tensor, or one without a graph"
             )
-        loss, grad = self._oracle(output, self._target)
-        output.backward(torch.from_numpy(np.array(grad)).to(output.dtype))  # type: ignore[no-untyped-call]
+        loss, found = self._oracle(map_tensors(torch.Tensor.detach, output), self._target)
+        grads = [np.asarray(grad) for grad in gradients(found)]
+        torch.autograd.backward(floating, [torch.from_numpy(np.array(grad)) for grad in grads])
         values: Values = {
-            "output": [on_host(output)],
+            "output": [on_host(part) for part in floating],
             "loss": [np.array(loss)],
-            "output_grad": [np.asarray(grad)],
+            "output_grad": [*grads],
             "param_grad": [on_host(parameter.grad) for parameter in parameters],
         }
         for make in self._optimizers:
-            with _told(NO_OPTIMIZER):
+            with _explained(NO_OPTIMIZER):
                 optimizer = make(parameters)
             optimizer.step()
         if self._optimizers:
@@ -120,7 +122,7 @@ class RecordedStep:
 
 
 @contextlib.contextmanager
-def _told(what: str) -> Iterator[None]:
+def _explained(what: str) -> Iterator[None]:
     """Turns whatever the user's code raises into the reason why there is no such step."""
     try:
         yield
@@ -133,7 +135,7 @@ def _told(what: str) -> Iterator[None]:
 def _recipe(
     optimizer: torch.optim.Optimizer, places: dict[torch.nn.Parameter, int]
 ) -> Callable[[Sequence[torch.nn.Parameter]], torch.optim.Optimizer]:
-    """What makes the optimizer again, as it stands, for other parameters."""
+    """Returns a function that makes the optimizer again, as it is now, for other parameters."""
     kind, state = type(optimizer), copy.deepcopy(optimizer.state_dict())
     groups: list[tuple[dict[str, Any], list[int]]] = [
         ({name: value for name, value in group.items() if name not in ("params", "param_names")} | _plain(group),

@@ -9,6 +9,9 @@ from parity.plan.user_code import CodeSpec
 EPOCHS = 2
 # Rounding is least at the start, and grows with the logarithm of the steps rather than with the steps.
 EARLY_SHARED = (0, 1, 10, 100)
+# Steps that every trial compares with float64: the first, where runs of different days still have equal states, and one
+# that follows soon, when the optimizer has a state of its own.
+MEASURED_STEPS = (0, 10)
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ class Settings:
 
     def measured(self, step: int) -> bool:
         """Whether this step is held against float64 in each trial: the first, one soon after, a partial batch."""
-        return step in {0, 10, self._partial}
+        return step in {*MEASURED_STEPS, self._partial}
 
     @property
     def _partial(self) -> int:

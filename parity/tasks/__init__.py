@@ -23,7 +23,9 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-    Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    from parity.tasks.outputs import Outputs
+
+    Loss = Callable[[Outputs, Outputs], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,6 @@ class Task:
     model: Callable[[], torch.nn.Module]
     optimizer: Callable[[Iterable[torch.nn.Parameter], float], torch.optim.Optimizer]
     batch: Callable[[Mapping[str, np.ndarray], int, int], tuple[torch.Tensor, ...]]
-    forward: Callable[[torch.nn.Module, tuple[torch.Tensor, ...]], tuple[torch.Tensor, torch.Tensor]]
+    forward: Callable[[torch.nn.Module, tuple[torch.Tensor, ...]], tuple[Outputs, Outputs]]
     losses: Mapping[str, Callable[[], Loss]]
     float64_forms: Mapping[str, Callable[[np.ndarray, np.ndarray], tuple[float, np.ndarray]]]

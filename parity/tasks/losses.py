@@ -15,8 +15,10 @@ from torch import nn
 from parity.ground.errors import Trouble
 from parity.plan.user_code import CodeSpec, load_code
 from parity.tasks import Task
+from parity.tasks.outputs import Outputs
 
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+# (output, target) -> scalar tensor; either is a tensor or a tree of tensors.
+Loss = Callable[[Outputs, Outputs], torch.Tensor]
 
 
 class NumpyMSE(torch.autograd.Function):

@@ -82,8 +82,8 @@ def elements_of(outputs: Outputs) -> int:
 def separated(outputs: Outputs) -> Outputs:
     """The outputs as a loss gets them, so that it has one gradient for each part.
 
-    The parts of a model's tree may depend on each other: a reconstruction is computed from its code. Each part of a tree
-    is therefore cut off the graph of the others, and the gradients that the loss has for the parts are sent back through
+    The parts of a tree may depend on each other: a reconstruction is computed from its code. Each part of a tree is
+    therefore cut off the graph of the others, and the gradients that the loss has for the parts are sent back through
     the model together. One tensor stays as it is.
     """
     if isinstance(outputs, torch.Tensor):

@@ -1,4 +1,4 @@
-"""One trial's training, as a plain call that knows nothing of Ray; yields the trace in chunks, resumes from any."""
+"""One trial's training, as a plain call that knows nothing of Ray; yields the trace in chunks, and resumes from any."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from parity.observe.observer import CAPACITY, Observer
 from parity.plan.trial import Trial
 from parity.train.shared_step import SharedStep, own_errors, take_shared_step
 from parity.train.state import optimizer_settings, parameter_norms, restore_state, take_state
-from parity.train.step import begin, take_step
+from parity.train.step import Training, begin, take_step
 
-# A chunk is as long as this, or as many steps as the observer holds: often enough for a live progress bar.
+# A chunk lasts this long, or has as many steps as the observer holds: often enough for a live progress bar.
 CHUNK_S = 0.5
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some steps of a trial, and where it stands after them.
+    """Some steps of a trial, and its state after them.
 
     Attributes:
         table: A row per step, in the columns of `trace.SCHEMA`.
         take_state: Copies what `train` resumes from: next step, parameters, optimizer, generators, the loss's own state
             if it is an `nn.Module`, and how far the audit has looked. It raises RuntimeError once the next chunk has
             been asked for.
-        facts: Of the trial: "loss_dtype", "param_names", "optimizer", "audit_error" (why there is none, or None); and
-            "initial_norms" if it began with step 0.
-        began_s: When its first step began, in seconds since 1970.
+        facts: Facts of the trial: "loss_dtype", "param_names", "optimizer", "audit_error" (why there is no audit, or
+            None); and "initial_norms" if the trial began with step 0.
+        began_s: When the first step of the chunk began, in seconds since 1970.
         shared: The steps that other devices are to take from the same state.
-        errors: Of the steps that were held against float64.
+        errors: Errors of the steps that were compared with float64.
         findings: What was found wrong with the gradient.
     """
 
@@ -60,73 +60,98 @@ def train(
 ) -> Iterator[Chunk]:
     """Trains one trial.
 
-    Python's, NumPy's and torch's generators are seeded, and stand at the trial's disposal until it ends.
+    Python's, NumPy's and torch's generators are seeded, and belong to the trial until it ends.
 
     Args:
-        trial: What to train, where.
-        data: The task's data; never written to.
-        state: Of an earlier chunk of an equal trial, to go on from there with bit-identical results.
+        trial: What to train, and where.
+        data: The task's data; dtype[rows, ...] by name, never written to.
+        state: State that a chunk of an equal trial took, to continue from there with bit-identical results.
         chunk_s: Seconds after which a chunk ends.
-        chunk_steps: Steps after which it ends, at most `CAPACITY`.
+        chunk_steps: Steps after which a chunk ends, at most `CAPACITY`.
 
     Yields:
         The chunks in order; together they have every step.
 
     Raises:
-        TrialFailed: The loss (or the task) raised, or returned something that is no scalar with a gradient. The steps
+        TrialFailed: The loss (or the task) raised, or returned something other than a scalar with a gradient. The steps
             before have been yielded.
-        Trouble: The machine lacks the device, or a loss is nothing that can be called.
+        Trouble: The machine does not have the device, or a loss cannot be called.
     """
-    training = begin(trial)
-    model, optimizer = training.model, training.optimizer
-    observer = Observer(trial, model, oracle=training.oracle, baseline=training.baseline)
-    module = training.loss if isinstance(training.loss, torch.nn.Module) else None
-    if state is not None:
-        if module:
-            module.load_state_dict(state["loss"])
-        observer.restore(state["observer"])
-        restore_state(state, model, optimizer)
-    begun: dict[str, Any] = {"param_names": [name for name, _ in model.named_parameters()]}
-    begun |= {"optimizer": optimizer_settings([optimizer])}
-    if state is None:
-        begun |= {"initial_norms": parameter_norms(model)}
-    shared: list[SharedStep] = []
-    errors: list[StepError] = []
-
-    at_step = -1  # where the trial stands still, so that its state can be taken
-
-    def chunk(next_step: int) -> Chunk:
-        nonlocal at_step
-        at_step = next_step
-
-        def take() -> dict[str, Any]:
-            if at_step != next_step:
-                raise RuntimeError("The training has gone on; take a chunk's state before you ask for the next chunk.")
-            loss = {name: tensor.clone() for name, tensor in module.state_dict().items()} if module else {}
-            return take_state(next_step, model, optimizer) | {"loss": loss, "observer": observer.state()}
-
-        dtype = str(observer.loss_dtype).removeprefix("torch.")
-        facts = begun | {"loss_dtype": dtype, "audit_error": observer.audit_error}
-        told = (tuple(shared), tuple(errors))
-        shared.clear()
-        errors.clear()
-        return Chunk(observer.flush(), take, facts, began_s, *told, observer.take_findings())
-
-    began_s, due_s = time.time(), time.monotonic() + chunk_s
+    chunks = _Chunks(begin(trial), state)
+    chunks.began_s, due_s = time.time(), time.monotonic() + chunk_s
     for step in range(state["step"] if state else 0, trial.settings.steps):
         try:
-            shares = trial.shares and trial.settings.shared(step)
-            if shares or (trial.measured and trial.settings.measured(step)):
-                taken = take_shared_step(training, data, step, observer)
-                shared += [taken] if shares else []
-                errors += own_errors(training, data, taken) if trial.measured else []
-            else:
-                take_step(training, data, step, observer)
+            chunks.take(step, data)
         except TrialFailed:
-            if observer.rows:
-                yield chunk(step)
+            if chunks.rows:
+                yield chunks.make(step)
             raise
-        if observer.rows == chunk_steps or step == trial.settings.steps - 1 or time.monotonic() > due_s:
-            yield chunk(step + 1)
-            at_step = -1
-            began_s, due_s = time.time(), time.monotonic() + chunk_s
+        if chunks.rows == chunk_steps or step == trial.settings.steps - 1 or time.monotonic() > due_s:
+            yield chunks.make(step + 1)
+            chunks.standing_at = None
+            chunks.began_s, due_s = time.time(), time.monotonic() + chunk_s
+
+
+class _Chunks:
+    """A training, and the chunk that it is filling.
+
+    Attributes:
+        began_s: When the first step of the chunk began, in seconds since 1970.
+        standing_at: The next step while the training pauses, so that its state can be taken; None while it runs.
+    """
+
+    def __init__(self, training: Training, state: dict[str, Any] | None) -> None:
+        self._training = training
+        model, optimizer = training.model, training.optimizer
+        self._observer = Observer(training.trial, model, oracle=training.oracle, baseline=training.baseline)
+        self._module = training.loss if isinstance(training.loss, torch.nn.Module) else None
+        if state is not None:
+            if self._module:
+                self._module.load_state_dict(state["loss"])
+            self._observer.restore(state["observer"])
+            restore_state(state, model, optimizer)
+        self._facts: dict[str, Any] = {
+            "param_names": [name for name, _ in model.named_parameters()],
+            "optimizer": optimizer_settings([optimizer]),
+        }
+        if state is None:
+            self._facts["initial_norms"] = parameter_norms(model)
+        self._shared: list[SharedStep] = []
+        self._errors: list[StepError] = []
+        self.began_s = 0.0
+        self.standing_at: int | None = None
+
+    @property
+    def rows(self) -> int:
+        """Number of steps in the chunk so far."""
+        return self._observer.rows
+
+    def take(self, step: int, data: dict[str, np.ndarray]) -> None:
+        """Takes a step; of some, what other devices and later runs are compared with as well."""
+        trial, settings = self._training.trial, self._training.trial.settings
+        shares = trial.shares and settings.shared(step)
+        if not shares and not (trial.measured and settings.measured(step)):
+            take_step(self._training, data, step, self._observer)
+            return
+        taken = take_shared_step(self._training, data, step, self._observer)
+        self._shared += [taken] if shares else []
+        self._errors += own_errors(self._training, data, taken) if trial.measured else []
+
+    def make(self, next_step: int) -> Chunk:
+        """The chunk; the next one begins empty."""
+        self.standing_at = next_step
+
+        def take() -> dict[str, Any]:
+            if self.standing_at != next_step:
+                raise RuntimeError("The training has gone on; take a chunk's state before you ask for the next chunk.")
+            module = self._module
+            loss = {name: tensor.clone() for name, tensor in module.state_dict().items()} if module else {}
+            state = take_state(next_step, self._training.model, self._training.optimizer)
+            return state | {"loss": loss, "observer": self._observer.state()}
+
+        dtype = str(self._observer.loss_dtype).removeprefix("torch.")
+        facts = self._facts | {"loss_dtype": dtype, "audit_error": self._observer.audit_error}
+        shared, errors = tuple(self._shared), tuple(self._errors)
+        self._shared.clear()
+        self._errors.clear()
+        return Chunk(self._observer.flush(), take, facts, self.began_s, shared, errors, self._observer.take_findings())

@@ -1,4 +1,8 @@
-"""One trial from its first event to its last: contract, training, steps from shared states."""
+"""One trial from its first event to its last: contract, training, steps from shared states.
+
+Torch is imported inside the functions: a Ray worker imports this module before its environment is set, and the driver,
+which only sends trials to workers, does without torch.
+"""
 
 import math
 import time
@@ -16,90 +20,114 @@ from parity.store.events import Advanced, Began, Captured, Ended, Event, Found, 
 from parity.store.position import Position, SharedSteps
 from parity.store.trace import DIGESTS, first_difference
 
+# Rows that the loss is checked on: few, since it is called some 300 times, and more than one, so that it shows if rows
+# are mixed up.
 CONTRACT_ROWS = 8
-# Saving a training's state takes no more than one in so many seconds.
+# Saving the state takes at most one second in this many.
 SAVE_SHARE = 50.0
 
 
 def perform(
     trial: Trial, data: dict[str, np.ndarray], shared: SharedSteps | None = None, position: Position | None = None
 ) -> Iterator[Event]:
-    """Holds the trial's loss to its contract, trains to the end, and takes the baseline device's steps.
+    """Checks the trial's loss against its contract, trains to the end, and takes the baseline device's steps.
 
     Args:
         trial: What to train.
-        data: The task's.
-        shared: Of the trial that it has its shared steps from.
-        position: Where it goes on from, or None.
+        data: The task's data; dtype[rows, ...] by name.
+        shared: What the trial that it has its shared steps from left, or None.
+        position: Where it continues, or None.
 
     Raises:
-        Trouble: As `train`: the trial could not be begun as it was asked for.
+        Trouble: As `loop.train`: the trial could not be started as it was asked for.
     """
-    from parity.train import machine  # these import torch: only now is the environment set
-    from parity.train.loop import train
+    from parity.train import machine
     from parity.train.replay import capture
-    from parity.train.saved_state import StateNotPortable, pack, unpack
-    from parity.train.shared_step import pack_step
     from parity.train.switches import prepare
 
-    began = saved = time.monotonic()
-    if position:
-        began -= position.wall_s
-    state = unpack(position.state) if position else None
+    began = time.monotonic() - (position.wall_s if position else 0.0)
     prepare(trial.device)
     yield Began(trial.name, machine.facts(trial.device))
-    first_s = position.began_s if position else None
-    last_s: float | None = None
-    failure: TrialFailed | None = None
-    tables: list[pa.Table] = [position.digests] if position else []
-    save_every_s = trial.settings.save_every_s
+    clock = _Clock(began, first_s=position.began_s if position else None)
     try:
         if trial.capture:
             yield Captured(trial.name, trial.capture, capture(trial, data))
             return
         if trial.contract and not position:
             yield Found(trial.name, "contract", _contract(trial, data))
-        for chunk in train(trial, data, state=state):
-            last_s = time.time()
-            first_s = chunk.began_s if first_s is None else first_s
-            if shared:
-                tables.append(chunk.table.select(DIGESTS))
-            yield Advanced(trial.name, chunk.table, chunk.facts, tuple(map(pack_step, chunk.shared)))
-            if chunk.errors:
-                yield Found(trial.name, "step_errors", tuple(asdict(error) for error in chunk.errors))
-            if chunk.findings:
-                yield Found(trial.name, "findings", tuple(asdict(finding) for finding in chunk.findings))
-            now = time.monotonic()
-            if now - saved >= save_every_s:
-                next_step = int(chunk.table["step"][-1].as_py()) + 1
-                try:
-                    packed = pack(chunk.take_state())
-                except StateNotPortable:  # such a trial can begin again, but not go on
-                    save_every_s = math.inf
-                    continue
-                # A state that is slow to copy is saved less often.
-                saved = time.monotonic()
-                save_every_s = max(save_every_s, SAVE_SHARE * (saved - now))
-                yield Saved(trial.name, next_step, saved - began, packed, first_s)
-        if shared and tables:
-            yield _shared(trial, data, shared, pa.concat_tables(tables))
-    except TrialFailed as error:
-        failure = error
-    yield Ended(
-        trial.name,
-        status="failed" if failure else "complete",
-        failed_step=failure.step if failure else None,
-        failure=failure.kind if failure else None,
-        error=failure.reason if failure else None,
-        traceback="".join(traceback.format_exception(failure.__cause__)) if failure and failure.__cause__ else None,
-        wall_s=time.monotonic() - began,
-        began_s=first_s,
-        ended_s=last_s,
-    )
+        yield from _train(trial, data, shared, position, clock)
+    except TrialFailed as failure:
+        cause = failure.__cause__
+        yield clock.ended(
+            trial,
+            status="failed",
+            failed_step=failure.step,
+            failure=failure.kind,
+            error=failure.reason,
+            traceback="".join(traceback.format_exception(cause)) if cause else None,
+        )
+    else:
+        yield clock.ended(trial, status="complete")
+
+
+class _Clock:
+    """When the training of a trial began and ended.
+
+    Attributes:
+        began: When the trial was loaded, on the monotonic clock; earlier by what it had trained before it continued.
+        first_s: When its first step began, in seconds since 1970, or None.
+        last_s: When its last step ended, in seconds since 1970, or None.
+    """
+
+    def __init__(self, began: float, *, first_s: float | None) -> None:
+        self.began = began
+        self.first_s = first_s
+        self.last_s: float | None = None
+
+    def ended(self, trial: Trial, **how: Any) -> Ended:
+        """The last event of the trial."""
+        wall_s = time.monotonic() - self.began
+        return Ended(trial.name, wall_s=wall_s, began_s=self.first_s, ended_s=self.last_s, **how)
+
+
+def _train(
+    trial: Trial, data: dict[str, np.ndarray], shared: SharedSteps | None, position: Position | None, clock: _Clock
+) -> Iterator[Event]:
+    """The events of the training, and of the steps from shared states after it."""
+    from parity.train.loop import train
+    from parity.train.saved_state import StateNotPortable, pack, unpack
+    from parity.train.shared_step import pack_step
+
+    saved, save_every_s = time.monotonic(), trial.settings.save_every_s
+    tables: list[pa.Table] = [position.digests] if position else []
+    for chunk in train(trial, data, state=unpack(position.state) if position else None):
+        clock.last_s = time.time()
+        clock.first_s = chunk.began_s if clock.first_s is None else clock.first_s
+        if shared:
+            tables.append(chunk.table.select(DIGESTS))
+        yield Advanced(trial.name, chunk.table, chunk.facts, tuple(map(pack_step, chunk.shared)))
+        if chunk.errors:
+            yield Found(trial.name, "step_errors", tuple(asdict(error) for error in chunk.errors))
+        if chunk.findings:
+            yield Found(trial.name, "findings", tuple(asdict(finding) for finding in chunk.findings))
+        now = time.monotonic()
+        if now - saved >= save_every_s:
+            next_step = int(chunk.table["step"][-1].as_py()) + 1
+            try:
+                packed = pack(chunk.take_state())
+            except StateNotPortable:  # such a trial can begin again, but cannot continue
+                save_every_s = math.inf
+                continue
+            # A state that is slow to copy is saved less often.
+            saved = time.monotonic()
+            save_every_s = max(save_every_s, SAVE_SHARE * (saved - now))
+            yield Saved(trial.name, next_step, saved - clock.began, packed, clock.first_s)
+    if shared and tables:
+        yield _shared(trial, data, shared, pa.concat_tables(tables))
 
 
 def _contract(trial: Trial, data: dict[str, np.ndarray]) -> tuple[dict[str, Any], ...]:
-    """The items of the contract, on a few rows; from a loss and a model that the training does not see.
+    """The items of the contract, on a few rows; with a loss and a model of their own, apart from the training.
 
     Raises:
         TrialFailed: The training could not begin either.
@@ -115,11 +143,13 @@ def _contract(trial: Trial, data: dict[str, np.ndarray]) -> tuple[dict[str, Any]
 
 
 def _shared(trial: Trial, data: dict[str, np.ndarray], shared: SharedSteps, trace: pa.Table) -> Found:
-    from parity.train.shared_step import take_shared_steps, unpack_step
+    """The baseline's steps taken on this device, and the first step that differs."""
+    from parity.train.candidate_step import take_shared_steps
+    from parity.train.shared_step import unpack_step
 
     if not shared.steps:
         return Found(trial.name, "shared_steps", (), "the baseline's trial left no steps to take")
     steps = [unpack_step(packed) for packed in shared.steps]
-    parting = first_difference(pa.concat_tables(shared.tables), trace)
-    errors, reason = take_shared_steps(trial, data, steps, parting=parting, trace=trace)
+    differs_at = first_difference(pa.concat_tables(shared.tables), trace)
+    errors, reason = take_shared_steps(trial, data, steps, differs_at=differs_at, trace=trace)
     return Found(trial.name, "shared_steps", tuple(asdict(error) for error in errors), reason)

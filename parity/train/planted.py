@@ -1,7 +1,7 @@
-"""Faults planted on purpose, to see parity find them: `--device cpu cpu:plant=bfloat16`.
+"""Faults planted on purpose, to see whether parity finds them: `--device cpu cpu:plant=bfloat16`.
 
 bfloat16, tf32    matrix products and convolutions whose factors are rounded to that precision
-noise             products that come out a little different each time (relative 2**-20), whatever the seed
+noise             matrix products that differ a little each time (relative 2**-20), whatever the seed
 element-K         one wrong element in one parameter gradient, at step K
 flip-K, flip-K-rR one bit of the largest element of one parameter gradient flipped, at step K (of replica R alone)
 """
@@ -17,8 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from parity.observe.low_precision import PRODUCTS, ROUNDINGS, RoundedProducts
 
+# Relative size of the noise: 16 u of float32, as large as a difference between devices may be.
 NOISE = 2.0**-20
-# Of a float32: the lowest of the exponent, so that a flip doubles or halves the number.
+# The lowest bit of a float32's exponent: a flip doubles or halves the number.
 FLIPPED_BIT = 23
 
 
@@ -37,7 +38,7 @@ class _NoisyProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @contextlib.contextmanager
 def planted(plant: str | None) -> Iterator[None]:
-    """The arithmetic of a device with that fault."""
+    """Within the block, arithmetic is that of a device with the fault."""
     with contextlib.ExitStack() as modes:
         if plant in ROUNDINGS:
             modes.enter_context(RoundedProducts(ROUNDINGS[plant]))
@@ -47,7 +48,7 @@ def planted(plant: str | None) -> Iterator[None]:
 
 
 def spoil_gradient(plant: str | None, step: int, model: torch.nn.Module, *, replica: int = 0) -> None:
-    """Makes one element of one parameter's gradient wrong, if the fault, the step and the replica say so."""
+    """Makes one element of one parameter's gradient wrong, if the fault is planted at this step of this replica."""
     if plant not in (f"element-{step}", f"flip-{step}", f"flip-{step}-r{replica}"):
         return
     parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]

@@ -1,13 +1,14 @@
-"""A trial repeated up to the step where it parted, for the one tensor that tells which elements and bits are wrong."""
+"""A trial repeated up to the step at which it differed, for the one tensor that shows which elements and bits do."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 
 from parity.plan.trial import Trial
+from parity.tasks.outputs import parts
 from parity.train.step import begin, make_batch, take_step
 
 
@@ -16,11 +17,11 @@ def capture(trial: Trial, data: Mapping[str, np.ndarray]) -> np.ndarray | None:
 
     Args:
         trial: Its capture is a step, a quantity of `trace.QUANTITIES`, and the name of a parameter or None.
-        data: The task's.
+        data: The task's data.
 
     Returns:
-        dtype[...] of the tensor (of bfloat16, which NumPy lacks, as float32), of the input the batch's first; None for
-        a parameter without a gradient.
+        dtype[...] of the tensor (bfloat16, which NumPy does not have, as float32; for the input, of the batch's first
+        tensor); None for a parameter without a gradient.
 
     Raises:
         TrialFailed: As `step.take_step`.
@@ -34,10 +35,17 @@ def capture(trial: Trial, data: Mapping[str, np.ndarray]) -> np.ndarray | None:
     if quantity == "input":
         return _on_host(make_batch(training, data, last)[0])
     values = take_step(training, data, last)
-    if quantity in ("output", "loss", "output_grad"):
-        return _on_host(getattr(values, quantity))
+    if quantity == "loss":
+        return _on_host(values.loss)
+    if quantity in ("output", "output_grad"):
+        return _on_host(_in_one(parts(values.output) if quantity == "output" else values.output_grad))
     parameter = dict(training.model.named_parameters())[name or ""]
     return _on_host(parameter.grad if quantity == "param_grad" else parameter)
+
+
+def _in_one(found: Sequence[torch.Tensor]) -> torch.Tensor:
+    """One tensor as it is; the parts of a tree one after the other, flat."""
+    return found[0] if len(found) == 1 else torch.cat([part.detach().reshape(-1) for part in found])
 
 
 def _on_host(tensor: torch.Tensor | None) -> np.ndarray | None:

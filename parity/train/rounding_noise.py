@@ -1,4 +1,4 @@
-"""The noise of `--noise`: an output gradient whose elements move by one ulp each, as rounding might."""
+"""The noise of `--noise`: an output gradient whose elements are each moved by one ulp, as rounding could."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def round_randomly(grad: torch.Tensor, *, seed: tuple[int, ...]) -> torch.Tensor
 
     Args:
         grad: dtype[...], on any device.
-        seed: Of generators of its own, so that no draw of the training is disturbed and every step can be repeated.
+        seed: Seeds a generator of its own, so that the training's draws stay the same and every step can be repeated.
 
     Returns:
         dtype[...], on the same device.
@@ -22,7 +22,7 @@ def round_randomly(grad: torch.Tensor, *, seed: tuple[int, ...]) -> torch.Tensor
     generator = torch.Generator().manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1))
     up = torch.randint(0, 2, grad.shape, generator=generator, dtype=torch.bool).to(grad.device)
     infinity = torch.full((), torch.inf, dtype=grad.dtype, device=grad.device)
-    if grad.dtype == torch.float16:  # which torch has no nextafter for
+    if grad.dtype == torch.float16:  # torch has no nextafter for it
         host = grad.cpu().numpy()
         towards = np.where(up.cpu().numpy(), np.float16(np.inf), np.float16(-np.inf))
         moved = torch.from_numpy(np.nextafter(host, towards)).to(grad.device)

@@ -1,4 +1,4 @@
-"""States of a training as bytes, for another process to go on from; read back without running any code of them."""
+"""States of a training as bytes, from which another process can continue; read back without running code in them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class StateNotPortable(Exception):  # noqa: N818 - names what it reports
 
 
 def pack(state: Any) -> bytes:
-    """The state, its tensors moved to the CPU.
+    """The state as bytes, its tensors moved to the CPU.
 
     Args:
         state: Tensors, numbers, strings, None, and dicts, lists and tuples of them.
@@ -32,7 +32,7 @@ def pack(state: Any) -> bytes:
 
 
 def unpack(packed: bytes) -> Any:
-    """What was packed, on the CPU.
+    """The state that was packed, on the CPU.
 
     Raises:
         StateNotPortable: It holds something that `pack` would refuse.

@@ -1,4 +1,4 @@
-"""Where a training stands between two steps: parameters, buffers, optimizer state and random generators."""
+"""The state of a training between two steps: parameters, buffers, optimizer state and random generators."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from parity.observe.generators import restore_generators, take_generators
 
 
 def take_state(next_step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """A copy of all that the next steps depend on."""
+    """A copy of everything that the next steps depend on."""
     return {
         "step": next_step,
         "model": {name: tensor.clone() for name, tensor in model.state_dict().items()},
@@ -22,7 +22,7 @@ def take_state(next_step: int, model: torch.nn.Module, optimizer: torch.optim.Op
 
 
 def restore_state(state: dict[str, Any], model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Puts a model, its optimizer and this process's generators where they stood; on any device."""
+    """Gives a model, its optimizer and this process's generators back the state; on any device."""
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
     restore_generators(state["generators"])
@@ -35,14 +35,14 @@ def parameter_norms(model: torch.nn.Module) -> list[float]:
 
 def optimizer_settings(optimizers: Sequence[torch.optim.Optimizer]) -> str | None:
     """Classes and settings in words, as in "Adam(lr=0.001, ...)"; None where there is no optimizer."""
-    told = []
+    described = []
     for optimizer in optimizers:
         groups = [
             {name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups
         ]
         each = [", ".join(f"{name}={_setting(value)}" for name, value in sorted(group.items())) for group in groups]
-        told.append(f"{type(optimizer).__name__}({'; '.join(dict.fromkeys(each))})")
-    return ", ".join(told) or None
+        described.append(f"{type(optimizer).__name__}({'; '.join(dict.fromkeys(each))})")
+    return ", ".join(described) or None
 
 
 def _setting(value: Any) -> Any:
@@ -50,7 +50,7 @@ def _setting(value: Any) -> Any:
 
 
 def on_cpu(state: dict[str, Any]) -> dict[str, Any]:
-    """The state with its tensors on the CPU, so that it can go to a process without the device."""
+    """The state with its tensors on the CPU, so that it can be sent to a process without the device."""
     return {name: _moved(value) for name, value in state.items()}
 
 

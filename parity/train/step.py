@@ -1,10 +1,10 @@
-"""One optimizer step of a trial: forward, loss, backward and update, with the user's code held to its promises."""
+"""One optimizer step of a trial: forward, loss, backward and update, with the user's code checked at each boundary."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from parity.plan.trial import Trial
 from parity.tasks import Task
 from parity.tasks.loading import load_task
 from parity.tasks.losses import Loss, load_loss
+from parity.tasks.outputs import Outputs, describe, parts, separated, tensors
 from parity.train.planted import planted, spoil_gradient
 from parity.train.rounding_noise import round_randomly
 from parity.train.switches import prepare
@@ -25,7 +26,18 @@ from parity.train.switches import prepare
 
 @dataclass(frozen=True)
 class Training:
-    """What a trial trains, made and standing on its device."""
+    """Everything that a trial trains with, made and moved to its device.
+
+    Attributes:
+        trial: Description of the trial.
+        task: What is trained.
+        loss: The trial's loss.
+        baseline: The loss that it is compared with.
+        oracle: The baseline in float64.
+        device: Where the model is.
+        model: The model.
+        optimizer: The optimizer of its parameters.
+    """
 
     trial: Trial
     task: Task
@@ -39,27 +51,34 @@ class Training:
 
 @dataclass(frozen=True)
 class StepValues:
-    """What a step computed; gradients and parameters are the model's."""
+    """What a step computed; gradients and parameters are the model's.
 
-    output: torch.Tensor
-    target: torch.Tensor
+    Attributes:
+        output: What the loss was given; dtype[...], or a tree.
+        target: What the loss was given.
+        loss: What it returned; dtype[].
+        output_grad: Its gradient for each part of the output.
+    """
+
+    output: Outputs
+    target: Outputs
     loss: torch.Tensor
-    output_grad: torch.Tensor
+    output_grad: Sequence[torch.Tensor]
 
 
 def begin(trial: Trial) -> Training:
-    """Loads a trial's code, seeds the generators, makes model and optimizer.
+    """Loads a trial's code, seeds the generators, and makes model and optimizer.
 
     Raises:
         TrialFailed: The user's code raised, or made nothing that can be trained.
-        Trouble: The machine lacks the device, or a loss is nothing that can be called.
+        Trouble: The machine does not have the device, or a loss cannot be called.
     """
     with blamed(None, "loading the task"):
         task = load_task(trial.settings.task)
     with blamed(None, "loading the loss"):
         loss, baseline = load_loss(trial.loss, task), load_loss(trial.oracle, task)
         oracle = make_oracle(trial.oracle, task)
-    device = prepare(trial.device)  # after the user's code is loaded, so that this has the last word
+    device = prepare(trial.device)  # after the user's code is loaded, whose import may have set other switches
     seed_generators(trial.seed)
     with blamed(None, "the task's model"):
         model = task.model()
@@ -78,7 +97,7 @@ def make_batch(training: Training, data: Mapping[str, np.ndarray], step: int) ->
     """The step's batch, on the device.
 
     Raises:
-        TrialFailed: The task's `batch` raised, or returned something else than a tuple of tensors.
+        TrialFailed: The task's `batch` raised, or returned something other than a tuple of tensors.
     """
     with blamed(step, "the task's batch"):
         batch = training.task.batch(data, *training.trial.settings.row_range(step))
@@ -87,11 +106,12 @@ def make_batch(training: Training, data: Mapping[str, np.ndarray], step: int) ->
     return tuple(tensor.to(training.device) for tensor in batch)
 
 
-def forward(training: Training, batch: tuple[torch.Tensor, ...], step: int) -> tuple[torch.Tensor, torch.Tensor]:
+def forward(training: Training, batch: tuple[torch.Tensor, ...], step: int) -> tuple[Outputs, Outputs]:
     """Output and target of the batch.
 
     Raises:
-        TrialFailed: The model raised, or gave no floating output with a gradient and a target.
+        TrialFailed: The model raised, or returned something other than a pair of an output with a floating-point part
+            that depends on the parameters, and a target.
     """
     with blamed(step, "the model"):
         pair = training.task.forward(training.model, batch)
@@ -99,13 +119,18 @@ def forward(training: Training, batch: tuple[torch.Tensor, ...], step: int) -> t
         raise TrialFailed(step, f"the task's forward() returned {_type(pair)}, a pair (output, target) is needed")
     output, target = pair
     for name, value in (("output", output), ("target", target)):
-        if not isinstance(value, torch.Tensor):
-            raise TrialFailed(step, f"the task's forward() gave a {_type(value)} as {name}, one tensor is needed")
-    if not output.is_floating_point():
-        raise TrialFailed(step, f"the task's forward() gave an output of {output.dtype}, a floating dtype is needed")
-    if not output.numel():
-        raise TrialFailed(step, f"the task's forward() gave an output of shape {list(output.shape)}, which is empty")
-    if not output.requires_grad:
+        if not tensors(value):
+            raise TrialFailed(
+                step, f"the task's forward() gave {describe(value)} as {name}, a tensor or a tree of tensors is needed"
+            )
+    floating = parts(output)
+    if not floating:
+        found = str(output.dtype) if isinstance(output, torch.Tensor) else describe(output)
+        raise TrialFailed(step, f"the task's forward() gave an output of {found}, a floating dtype is needed")
+    empty = next((part for part in floating if not part.numel()), None)
+    if empty is not None:
+        raise TrialFailed(step, f"the task's forward() gave an output of shape {list(empty.shape)}, which is empty")
+    if not any(part.requires_grad for part in floating):
         raise TrialFailed(step, "the task's forward() gave an output that does not depend on the model's parameters")
     return output, target
 
@@ -125,22 +150,24 @@ def take_step(
     with clock, planted(plant):
         optimizer.zero_grad()
         output, target = forward(training, batch, step)
+    given = separated(output)
     if observer:
-        observed = observer.forward(trial.settings.place(step), batch, output, target)
+        observed = observer.forward(trial.settings.place(step), batch, given, target)
     with blamed(step, "the loss"), clock:
-        loss = training.loss(output, target)
-    _check_loss(step, loss, output)
-    # loss.backward() in two halves, with the same bits: the gradient between loss and model is what the audit judges.
+        loss = training.loss(given, target)
+    _check_loss(step, loss, given)
+    # loss.backward() in two halves, with the same bits: the audit judges the gradient between loss and model.
     with blamed(step, "the loss's backward"), clock:
-        (output_grad,) = torch.autograd.grad(loss, output, allow_unused=True)
-    if output_grad is None:
-        raise TrialFailed(step, "loss has no gradient for its output, which it must depend on", kind="detached")
+        output_grad = _gradients(step, loss, given)
     if trial.noise:
-        output_grad = round_randomly(output_grad, seed=(trial.seed, trial.noise, step))
+        seed = (trial.seed, trial.noise, step)
+        output_grad = [
+            round_randomly(grad, seed=(*seed, number) if number else seed) for number, grad in enumerate(output_grad)
+        ]
     if observer:
-        observer.loss(observed, output, target, loss=loss, output_grad=output_grad)
+        observer.loss(observed, given, target, loss=loss, output_grad=output_grad)
     with blamed(step, "the model's backward"), clock, planted(plant):
-        output.backward(output_grad)  # type: ignore[no-untyped-call]
+        send_back(output, output_grad)
     spoil_gradient(plant, step, model, replica=trial.replica)
     if observer:
         observer.backward()
@@ -148,7 +175,13 @@ def take_step(
         optimizer.step()
     if observer:
         observer.update(step_s=clock.elapsed_s, step_grad_norm=observer.param_grad_norm)
-    return StepValues(output, target, loss, output_grad)
+    return StepValues(given, target, loss, output_grad)
+
+
+def send_back(output: Outputs, output_grad: Sequence[torch.Tensor]) -> None:
+    """Adds the gradient for the parameters, from the gradient for each part of the output."""
+    learning = [(part, grad) for part, grad in zip(parts(output), output_grad, strict=True) if part.requires_grad]
+    torch.autograd.backward([part for part, _ in learning], [grad for _, grad in learning])
 
 
 @contextlib.contextmanager
@@ -162,6 +195,19 @@ def blamed(step: int | None, phase: str) -> Iterator[None]:
         raise TrialFailed(step, f"{phase} raised {type(error).__name__}: {error}") from error
 
 
+def _gradients(step: int, loss: torch.Tensor, given: Outputs) -> list[torch.Tensor]:
+    """The loss's gradient for each part of the output; zeros for a part of a tree that it does not use.
+
+    Raises:
+        TrialFailed: The loss does not depend on the output.
+    """
+    floating = parts(given)
+    grads = torch.autograd.grad(loss, floating, allow_unused=True)
+    if all(grad is None for grad in grads):
+        raise TrialFailed(step, "loss has no gradient for its output, which it must depend on", kind="detached")
+    return [torch.zeros_like(part) if grad is None else grad for part, grad in zip(floating, grads, strict=True)]
+
+
 def _check_model(model: object) -> None:
     if not isinstance(model, torch.nn.Module):
         raise TrialFailed(None, f"the task's model() returned {_type(model)}, a torch.nn.Module is needed")
@@ -169,17 +215,21 @@ def _check_model(model: object) -> None:
         raise TrialFailed(None, f"the task's model() has no parameters to train; {_type(model)} has none")
 
 
-def _check_loss(step: int, loss: object, output: torch.Tensor) -> None:
+def _check_loss(step: int, loss: object, output: Outputs) -> None:
     """Raises `TrialFailed` unless the loss is a scalar with a gradient, of the output's dtype and on its device."""
     if not isinstance(loss, torch.Tensor):
         raise TrialFailed(step, f"loss returned {_type(loss)}, a tensor is needed", kind="result")
     if loss.shape != ():
         raise TrialFailed(step, f"loss returned shape {list(loss.shape)}, a scalar is needed", kind="result")
-    if loss.dtype != output.dtype:
-        raise TrialFailed(step, f"loss returned {loss.dtype}, the output's {output.dtype} is needed", kind="result")
-    if loss.device != output.device:
+    dtypes = list(dict.fromkeys(str(part.dtype) for part in parts(output)))
+    if str(loss.dtype) not in dtypes:
         raise TrialFailed(
-            step, f"loss returned a tensor on {loss.device}, the output's {output.device} is needed", kind="result"
+            step, f"loss returned {loss.dtype}, the output's {' or '.join(dtypes)} is needed", kind="result"
+        )
+    device = parts(output)[0].device
+    if loss.device != device:
+        raise TrialFailed(
+            step, f"loss returned a tensor on {loss.device}, the output's {device} is needed", kind="result"
         )
     if not loss.requires_grad:
         raise TrialFailed(

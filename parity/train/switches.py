@@ -1,4 +1,4 @@
-"""Torch's switches: what a device asks of the process that trains on it, set and verified.
+"""Torch's switches: what a device needs in the process that trains on it, set and verified.
 
 The environment variables that must be set before torch is imported are in `plan.device`.
 """
@@ -23,7 +23,7 @@ def prepare(device: Device) -> torch.device:
     """Sets torch's switches in this process and verifies that the device is what its name says.
 
     Raises:
-        Trouble: The machine lacks the device, or a setting did not take effect.
+        Trouble: The machine does not have the device, or a setting did not take effect.
     """
     _require(device)
     torch.set_num_threads(device.threads)
@@ -34,14 +34,14 @@ def prepare(device: Device) -> torch.device:
         if capability != device.isa.upper():
             raise Trouble(
                 f"Device {device.name}: torch runs its {capability} kernels; the setting did not take effect. "
-                "It must stand before torch is imported: leave out --inline, or set "
+                "It must be set before torch is imported: leave out --inline, or set "
                 f"ATEN_CPU_CAPABILITY={device.isa} before you start Python."
             )
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = device.tf32
     torch.backends.cuda.matmul.allow_tf32 = device.tf32
-    # A CUDA worker has just its own GPU in sight, so the index is always 0.
+    # A CUDA worker sees only its own GPU, so the index is always 0.
     return torch.device("cuda:0" if device.kind == "cuda" else device.kind)
 
 

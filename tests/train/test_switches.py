@@ -30,7 +30,7 @@ def test_an_isa_that_did_not_take_effect_is_told(monkeypatch):
     with pytest.raises(Trouble) as trouble:
         prepare(parse_device("cpu:isa=default"))
     assert str(trouble.value) == (
-        "Device cpu:isa=default: torch runs its AVX2 kernels; the setting did not take effect. It must stand before "
+        "Device cpu:isa=default: torch runs its AVX2 kernels; the setting did not take effect. It must be set before "
         "torch is imported: leave out --inline, or set ATEN_CPU_CAPABILITY=default before you start Python."
     )
 

@@ -1,0 +1,96 @@
+"""What a user's training loop is made of: model and optimizers inside their wrappers, device, inputs, outputs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from parity.ground.errors import Trouble
+from parity.plan.device import Device
+from parity.tasks.losses import Loss
+from parity.tasks.outputs import Outputs, part_names, parts
+
+
+def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
+    """The model itself, whose parameters have the same names whether it is compiled, distributed or neither."""
+    inner = model.module if isinstance(model, DistributedDataParallel) else getattr(model, "_orig_mod", None)
+    return unwrapped(inner) if isinstance(inner, torch.nn.Module) else model
+
+
+def inner_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The optimizer itself, which a library may have wrapped."""
+    inner = getattr(optimizer, "optimizer", None)
+    return inner_optimizer(inner) if isinstance(inner, torch.optim.Optimizer) else optimizer
+
+
+def device_of(model: torch.nn.Module) -> Device:
+    """The device that the model is on, with the settings that change its bits.
+
+    Raises:
+        Trouble: The model has no parameters.
+    """
+    parameter = next(model.parameters(), None)
+    if parameter is None:
+        raise Trouble("parity.Recorder: the model has no parameters to trace.")
+    kind = parameter.device.type
+    if kind == "cpu":
+        return Device(kind, threads=torch.get_num_threads())
+    return Device(kind, tf32=kind == "cuda" and torch.backends.cuda.matmul.allow_tf32)
+
+
+def ordinal_of(model: torch.nn.Module) -> int:
+    """Number of the model's GPU among those that this process sees; 0 on a CPU."""
+    return next(model.parameters()).device.index or 0
+
+
+def only_lr(optimizers: Sequence[torch.optim.Optimizer]) -> float | None:
+    """The learning rate at the beginning; None where groups of parameters have different ones."""
+    rates = {float(group["lr"]) for optimizer in optimizers for group in optimizer.param_groups if "lr" in group}
+    return rates.pop() if len(rates) == 1 else None
+
+
+def name_of(criterion: Loss) -> str:
+    """The name of a criterion: of a function its own, of an object that of its class."""
+    return getattr(criterion, "__name__", type(criterion).__name__)
+
+
+def tensors_of(inputs: torch.Tensor | Sequence[torch.Tensor] | Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
+    """The tensors of a batch, in its order."""
+    if isinstance(inputs, torch.Tensor):
+        return [inputs]
+    values = inputs.values() if isinstance(inputs, Mapping) else inputs
+    return [value for value in values if isinstance(value, torch.Tensor)]
+
+
+def dependence(output: Outputs) -> str | None:
+    """Why the gradient of the loss alone cannot be observed for some part of an output tree, or None.
+
+    Where one part is computed from another (a reconstruction from its code), the gradient that arrives at the other is
+    that of the loss and of the path through the first together.
+    """
+    named = {part.grad_fn: name for name, part in zip(part_names(output), parts(output), strict=True) if part.grad_fn}
+    if len(named) < 2:
+        return None
+    for later, name in named.items():
+        found = next((each for each in _before(later) if each in named), None)
+        if found is not None:
+            return (
+                f"the output's part {name} is computed from its part {named[found]}, so the gradient of the loss for "
+                f"{named[found]} cannot be told apart from that of the path through {name}"
+            )
+    return None
+
+
+def _before(node: torch.autograd.graph.Node) -> list[torch.autograd.graph.Node]:
+    """The nodes of the graph that a node's value is computed from."""
+    found: dict[torch.autograd.graph.Node, None] = {}
+    waiting = [node]
+    while waiting:
+        for before in itertools.chain(each for each, _ in waiting.pop().next_functions if each is not None):
+            if before not in found:
+                found[before] = None
+                waiting.append(before)
+    return list(found)

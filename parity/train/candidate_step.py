@@ -1,0 +1,171 @@
+"""The baseline's shared steps taken on a candidate's device, each beside the same step in float64.
+
+u is the unit roundoff of the model's dtype (2**-24 for float32).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+
+from parity.ground.errors import OracleUnavailable
+from parity.observe.float64_step import COMPARED, Values, each_error, relative_errors, tensor_names
+from parity.observe.low_precision import ROUNDINGS
+from parity.observe.observer import Observer
+from parity.plan import lines
+from parity.plan.trial import Trial
+from parity.store.trace import DIGESTS
+from parity.train.exact_step import exact_spread, exact_step, step_values
+from parity.train.shared_step import SharedStep
+from parity.train.state import on_cpu, restore_state, take_state
+from parity.train.step import StepValues, Training, begin, take_step
+
+
+@dataclass(frozen=True)
+class SharedError:
+    """A row of shared_steps.parquet: one tensor of one shared step, on the candidate's device.
+
+    Attributes:
+        step: Number of the step, from 0.
+        quantity: One of `trace.QUANTITIES`.
+        tensor: Name of the parameter or of the part of the output; None for a quantity of one tensor.
+        baseline_error_u: ||b - x|| / (u ||x||) of the baseline, x in float64. For a step that only the candidate took
+            (the first that differs), the largest over the steps that both took.
+        candidate_error_u: ||c - x|| / (u ||x||) of the candidate.
+        spread_u: The same between float64 steps from slightly moved parameters; None where it was not measured.
+        repeated: Whether the candidate's step gave the bits of its own training; None where it was another step.
+        rounding: The rounding of the factors of matrix products that explains the error, or None.
+    """
+
+    step: int
+    quantity: str
+    tensor: str | None
+    baseline_error_u: float
+    candidate_error_u: float
+    spread_u: float | None
+    repeated: bool | None
+    rounding: str | None
+
+
+def take_shared_steps(
+    trial: Trial,
+    data: Mapping[str, np.ndarray],
+    shared: Sequence[SharedStep],
+    *,
+    differs_at: int | None,
+    trace: pa.Table,
+) -> tuple[list[SharedError], str | None]:
+    """Takes the baseline's steps on this device, and once more the first step at which this trial's training differed.
+
+    Args:
+        trial: The candidate, which has been trained in this process.
+        data: The task's data.
+        shared: The baseline's steps.
+        differs_at: The first step at which the two traces differ, or None; the states before it are equal to the bit.
+        trace: The candidate's own trace, in the columns of `trace.DIGESTS`.
+
+    Returns:
+        What was found, and why some of it is missing, or None.
+    """
+    training = begin(replace(trial, settings=replace(trial.settings, audit_every=0)))
+    usable = [entry for entry in shared if entry.exact is not None]
+    reason = next((entry.unavailable for entry in shared if entry.unavailable), None)
+    kind = trial.device.kind
+    if any(entry.draws for entry in usable) and kind != "cpu":
+        return [], f"the model draws random numbers, and a {kind} device draws others than the CPU"
+    found: list[SharedError] = []
+    for entry in usable:
+        restore_state(entry.state, training.model, training.optimizer)
+        values = take_step(training, data, entry.step)
+        found += _errors(training, data, entry, values, repeated=None)
+    if differs_at is not None and usable:
+        found += _take_differing_step(training, data, usable, differs_at=differs_at, trace=trace)
+    return found, reason
+
+
+def _take_differing_step(
+    training: Training,
+    data: Mapping[str, np.ndarray],
+    usable: Sequence[SharedStep],
+    *,
+    differs_at: int,
+    trace: pa.Table,
+) -> list[SharedError]:
+    """Trains from the last shared state before the first differing step up to it, and takes that step, observed."""
+    start = max((entry for entry in usable if entry.step <= differs_at), key=lambda entry: entry.step)
+    if start.step == 0:  # its own initial parameters, whose last bits depend on the instruction set
+        training = begin(training.trial)
+    else:
+        restore_state(start.state, training.model, training.optimizer)
+    observer = Observer(training.trial, training.model, oracle=training.oracle, baseline=training.baseline)
+    for step in range(start.step, differs_at):
+        take_step(training, data, step)
+    state = on_cpu(take_state(differs_at, training.model, training.optimizer))
+    values = take_step(training, data, differs_at, observer)
+    repeated = _same_digests(observer.flush(), trace.slice(differs_at, 1))
+    largest = {
+        quantity: [max(errors) for errors in zip(*(entry.errors[quantity] for entry in usable), strict=True)]
+        for quantity in COMPARED
+    }
+    try:
+        exact = exact_step(training, data, state)
+    except OracleUnavailable:
+        return []
+    again = SharedStep(differs_at, state, exact, largest, start.names, draws=False, unavailable=None)
+    return _errors(training, data, again, values, repeated=repeated)
+
+
+def _errors(
+    training: Training,
+    data: Mapping[str, np.ndarray],
+    shared: SharedStep,
+    values: StepValues,
+    *,
+    repeated: bool | None,
+) -> list[SharedError]:
+    assert shared.exact is not None, "only steps with a float64 run are taken"
+    host = step_values(values, training.model)
+    errors = relative_errors(host, shared.exact)
+    suspicious = any(
+        error > lines.SUSPICIOUS_DEVICE.value * max(lines.LEAST_ERROR.value, baseline)
+        for quantity in COMPARED
+        for error, baseline in zip(errors[quantity], shared.errors[quantity], strict=True)
+    )
+    spread = exact_spread(training, data, shared.state, shared.exact) if suspicious else None
+    rounding = _explain(training, data, shared, host) if suspicious else None
+    return [
+        SharedError(
+            step=shared.step,
+            quantity=quantity,
+            tensor=tensor,
+            baseline_error_u=shared.errors[quantity][index],
+            candidate_error_u=error,
+            spread_u=spread[quantity][index] if spread else None,
+            repeated=repeated,
+            rounding=rounding,
+        )
+        for quantity, tensor, index, error in each_error(tensor_names(training.model, values.output), errors)
+    ]
+
+
+def _explain(training: Training, data: Mapping[str, np.ndarray], shared: SharedStep, values: Values) -> str | None:
+    """The rounding of the factors of matrix products that moves the output to where the candidate has it, or None."""
+    assert shared.exact is not None, "only steps with a float64 run are taken"
+    error = _output_error(values, shared.exact)
+    for name, rounding in ROUNDINGS.items():
+        rounded = exact_step(training, data, shared.state, rounding=rounding)
+        if _output_error(values, rounded) < error / 4:
+            return name
+    return None
+
+
+def _output_error(values: Values, exact: Values) -> float:
+    """The largest error of a part of the output, in u."""
+    return max(relative_errors(values, {"output": exact["output"]})["output"])
+
+
+def _same_digests(again: pa.Table, before: pa.Table) -> bool:
+    return bool(again.select(DIGESTS).to_pylist() == before.select(DIGESTS).to_pylist())
