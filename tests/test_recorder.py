@@ -466,7 +466,7 @@ class RaisingInBackward(nn.Sequential):
     ("kind", "reason"),
     [
         (Dropping, "so it is not the same step"),
-        (OfFloat32, "gave no tensor of float64 with a graph"),
+        (OfFloat32, "gave no float64 tensor, or one without a graph"),
         (Raising, "the step raised in float64: ArithmeticError: float32 only"),
         (RaisingInBackward, "the step raised in float64: ZeroDivisionError: division by zero"),
     ],
