@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,6 +80,16 @@ def restore_generators(states: dict[str, Any]) -> None:
     """Writes the states that `take_generators` returned; those of accelerators only where this process has as many."""
     for name, generator in GENERATORS.items():
         generator.restore(states[name])
+
+
+@contextlib.contextmanager
+def generators_restored() -> Iterator[None]:
+    """Gives the global generators back the states that they had before the block."""
+    states = take_generators()
+    try:
+        yield
+    finally:
+        restore_generators(states)
 
 
 def drew(before: dict[str, Any], after: dict[str, Any]) -> bool:

@@ -3,7 +3,9 @@
 The environment variables that must be set before torch is imported are in `plan.device`.
 """
 
+import contextlib
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -17,6 +19,9 @@ _ISA_FLAGS = {
     "avx2": {"avx2", "fma"},
     "avx512": {"avx512f", "avx512dq", "avx512vl", "avx512bw", "fma"},
 }
+
+# Whether torch can use a kind of accelerator in this process.
+_USABLE = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
 
 
 def prepare(device: Device) -> torch.device:
@@ -41,14 +46,26 @@ def prepare(device: Device) -> torch.device:
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = device.tf32
     torch.backends.cuda.matmul.allow_tf32 = device.tf32
-    # A CUDA worker sees only its own GPU, so the index is always 0.
-    return torch.device("cuda:0" if device.kind == "cuda" else device.kind)
+    # A worker sees only its own accelerator, so the index is always 0.
+    return torch.device(device.kind) if device.kind == "cpu" else torch.device(device.kind, 0)
 
 
 def available_accelerators() -> list[str]:
     """Kinds of accelerator that torch can use in this process."""
-    usable = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    return [kind for kind, available in usable.items() if available]
+    return [kind for kind, usable in _USABLE.items() if usable()]
+
+
+@contextlib.contextmanager
+def switches_restored() -> Iterator[None]:
+    """Gives threads and switches back the values that they had before the block."""
+    threads = torch.get_num_threads()
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = (cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32)
+    try:
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = before
+        torch.set_num_threads(threads)
 
 
 def _require(device: Device) -> None:
