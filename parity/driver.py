@@ -111,7 +111,7 @@ def train(
         except Trouble as trouble:
             if not (resumable and gatherer.rows):
                 raise
-            raise Trouble(f"{trouble} What was trained is kept: go on with it by --resume {out}.") from trouble
+            raise Trouble(f"{trouble} What was trained is kept: continue it with --resume {out}.") from trouble
         gatherer.write_tables()
     return interrupted
 

@@ -354,7 +354,7 @@ def test_a_job_trains_prints_and_ends_as_parity_does(job):
     told = " ".join(ended.stdout.split())
     assert "builtin@cpu-s0 mine@cpu-s0 diverged cause the gradient is scaled by 2; " in told
     assert "onset beyond rounding from step 0 (epoch 0, batch 0) on, " in told
-    stored = f"Stored in {folder}/run; to look at: {folder}/run/report.html"
+    stored = f"Stored in {folder}/run; report: {folder}/run/report.html"
     assert told.endswith(f"{stored} Fetched to {folder}/fetched")
     assert "/scaling.py\n" in ended.stderr, "what is sent is listed"
     statuses = [line.rpartition(" ")[2] for line in ended.stderr.splitlines() if line.startswith("parity: job ")]
