@@ -113,7 +113,7 @@ def test_an_existing_out_is_refused(equal_pair, capsys):
     assert {path: path.read_bytes() for path in equal_pair.rglob("*") if path.is_file()} == before
 
 
-def test_a_uri_of_no_filesystem_is_told(capsys):
+def test_a_uri_of_no_filesystem_is_reported(capsys):
     assert inline_run("nix://bucket/run") == 2
     assert capsys.readouterr().err == (
         "parity: nix://bucket/run cannot be used (Unsupported filesystem: 'nix'). "

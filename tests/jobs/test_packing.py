@@ -122,7 +122,7 @@ def test_credentials_are_never_sent(project, name, found, given):
     assert f"may hold a credential ({found}), and such are never sent" in told and str(project / "extra") in told
 
 
-def test_a_module_is_no_private_key(project):
+def test_a_module_is_not_a_private_key(project):
     (project / "id_map.py").write_text("")
     assert packed(include=["id_map.py"])[0] == {"id_map.py"}
 
@@ -144,7 +144,7 @@ def test_a_link_inside_is_sent_as_the_file(project):
     assert "losses/same.py" in packed(include=["losses"])[0]
 
 
-def test_a_missing_file_is_told(project):
+def test_a_missing_file_is_reported(project):
     assert refused("--loss", "gone.py:x") == f"gone.py is not there (looked in {project}). Check the path."
     assert refused(include=["gone"]) == f"--include gone is not there (looked in {project}). Check the path."
     (project / "wrong.py").write_text("def")

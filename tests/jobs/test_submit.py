@@ -56,7 +56,7 @@ def test_a_relative_or_missing_out_is_refused_inside_a_job(monkeypatch, capsys):
     assert capsys.readouterr().err == f"parity: --out is missing{VANISHES}\n"
 
 
-def test_storage_that_cannot_be_written_is_told_before_training(tmp_path, monkeypatch, capsys):
+def test_storage_that_cannot_be_written_is_reported_before_training(tmp_path, monkeypatch, capsys):
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(run.Inline, "train", None)  # would be called
     monkeypatch.setattr(run, "connect", None)
@@ -174,7 +174,7 @@ def test_a_run_comes_back_as_it_was(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["back", "run"]
 
 
-def test_a_damaged_log_is_told(tmp_path):
+def test_a_damaged_log_is_reported(tmp_path):
     (tmp_path / "run.json").write_text("{}")
     text = pack_run.encode(tmp_path)
     with pytest.raises(ValueError, match="no whole run"):
@@ -207,7 +207,7 @@ def test_a_run_that_is_too_large_is_left_where_it_is(tmp_path, monkeypatch):
         pack_run.encode(tmp_path / "gone")
 
 
-def test_a_token_that_travels_in_clear_is_told(capsys):
+def test_a_token_that_travels_in_clear_is_reported(capsys):
     for address in (LOOPBACK, "https://head", "http://[::1]:8265"):
         warn_of_plain_http(address)
     assert capsys.readouterr().err == ""
@@ -236,7 +236,7 @@ class FakeCluster:
         return self.stopped
 
 
-def test_an_interrupted_follower_leaves_the_job_unless_it_is_told_to_stop_it(monkeypatch, capsys):
+def test_an_interrupted_follower_leaves_the_job_unless_it_is_reported_to_stop_it(monkeypatch, capsys):
     cluster = FakeCluster()
     assert submit._interrupted(cluster, LOOPBACK, "known") == 2
     assert cluster.asked_to_stop == []
@@ -247,7 +247,7 @@ def test_an_interrupted_follower_leaves_the_job_unless_it_is_told_to_stop_it(mon
     assert capsys.readouterr().err == "parity: job known is STOPPED\n"
 
 
-def test_a_job_is_told_and_stopped_by_its_id(capsys):
+def test_a_job_is_reported_and_stopped_by_its_id(capsys):
     cluster = FakeCluster()
     assert submit._tell_or_stop(cluster, "known", stop=False) == 0
     assert submit._tell_or_stop(cluster, "known", stop=True) == 0
@@ -280,7 +280,7 @@ def test_a_dry_run_lists_and_sends_nothing():
         ("127.0.0.1:8265", "parity: --address 127.0.0.1:8265 is no URL of a Ray dashboard."),
     ],
 )
-def test_an_address_where_no_cluster_is_is_told(address, told):
+def test_an_address_where_no_cluster_is_is_reported(address, told):
     ended = submitted("--address", address, "--out", "/x", timeout_s=30)
     assert ended.status == 2 and ended.stderr.startswith(told)
 
@@ -395,7 +395,7 @@ def test_a_fetch_leaves_no_job_behind(job, head):
     assert f"has no job {job_id}-fetch" in ended.stderr
 
 
-def test_a_wrong_or_missing_token_is_told(head, tmp_path):
+def test_a_wrong_or_missing_token_is_reported(head, tmp_path):
     wrong = head.environment | {"RAY_AUTH_TOKEN": "wrong"}
     ended = submitted("--address", head.address, "--out", "/x", timeout_s=30, **wrong)
     assert ended.status == 2

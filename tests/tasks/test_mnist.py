@@ -62,7 +62,7 @@ def test_torchvision_root_gives_the_same_data(root, data):
     assert not found["images"].flags.writeable
 
 
-def test_a_closed_network_is_told(tmp_path, monkeypatch):
+def test_a_closed_network_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])
     with pytest.raises(Trouble) as trouble:
         mnist.load_torchvision(tmp_path)
@@ -73,7 +73,7 @@ def test_a_closed_network_is_told(tmp_path, monkeypatch):
     )
 
 
-def test_a_damaged_torchvision_root_is_told(root, tmp_path):
+def test_a_damaged_torchvision_root_is_reported(root, tmp_path):
     damaged = shutil.copytree(root, tmp_path / "damaged")
     path = damaged / "MNIST" / "raw" / "train-images-idx3-ubyte"
     path.write_bytes(path.read_bytes()[:-1])
@@ -83,14 +83,14 @@ def test_a_damaged_torchvision_root_is_told(root, tmp_path):
     assert str(trouble.value).endswith("Delete its MNIST/raw folder.")
 
 
-def test_a_missing_file_is_told(tmp_path):
+def test_a_missing_file_is_reported(tmp_path):
     with pytest.raises(Trouble) as trouble:
         mnist.load(folder=tmp_path)
     path = tmp_path / "train-images-idx3-ubyte.zst"
     assert str(trouble.value) == f"{path} cannot be read (No such file or directory). Install parity again."
 
 
-def test_a_damaged_file_is_told(tmp_path):
+def test_a_damaged_file_is_reported(tmp_path):
     name = "train-images-idx3-ubyte"
     packed = bytearray((mnist.FOLDER / f"{name}.zst").read_bytes())
     packed[len(packed) // 2] ^= 1
@@ -99,7 +99,7 @@ def test_a_damaged_file_is_told(tmp_path):
         mnist.load(folder=tmp_path)
 
 
-def test_content_with_another_sum_is_told():
+def test_content_with_another_sum_is_reported():
     with pytest.raises(Trouble) as trouble:
         mnist.verify("t10k-labels-idx1-ubyte", b"other", origin="here")
     assert str(trouble.value) == (
