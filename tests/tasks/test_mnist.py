@@ -67,7 +67,7 @@ def test_a_closed_network_is_reported(tmp_path, monkeypatch):
     with pytest.raises(Trouble) as trouble:
         mnist.load_torchvision(tmp_path)
     text = str(trouble.value)
-    assert text.startswith(f"--data {tmp_path} holds no MNIST, and it could not be downloaded (")
+    assert text.startswith(f"--data {tmp_path} does not contain MNIST, which could not be downloaded (")
     assert text.endswith(
         "Put the four IDX files into its MNIST/raw folder, or leave out --data to use the embedded MNIST."
     )
@@ -79,7 +79,7 @@ def test_a_damaged_torchvision_root_is_reported(root, tmp_path):
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(Trouble) as trouble:
         mnist.load_torchvision(damaged)
-    assert str(trouble.value).startswith(f"--data {damaged} holds a damaged MNIST (")
+    assert str(trouble.value).startswith(f"--data {damaged} has a damaged MNIST (")
     assert str(trouble.value).endswith("Delete its MNIST/raw folder.")
 
 
