@@ -76,16 +76,15 @@ def plan(
         quick: Whether to leave out everything but the training itself: no contract, no shared steps.
 
     Returns:
-        The trials, sorted by device, seed, replica and loss, each in the order given, so that a loss is trained on the
-        baseline device before the others; then the trials under random rounding.
+        The trials by device, seed, replica and loss, each in the order given, then those under random rounding. A
+        loss comes on the baseline device before the others, which take its shared steps.
 
     Raises:
         Trouble: A seed is given twice.
     """
     if len(set(seeds)) < len(seeds):
         raise Trouble(f"--seed {' '.join(map(str, seeds))} names a seed twice. To repeat trials, use --replicas.")
-    # The contract of a loss depends on neither seed nor replica, so one trial of the loss checks it for each
-    # device; the baseline is what the contract compares with. What is measured of replica 0 holds for the others.
+    # A contract depends on neither seed nor replica, and compares with the baseline, which has none itself.
     trials = [
         Trial(
             loss=loss,
