@@ -72,7 +72,8 @@ def make_submit_parser() -> argparse.ArgumentParser:
         prog="python jobs/submit.py",
         description="Runs parity as a Ray job: sends the files that the run needs, follows the job,\n"
         "and ends with its exit status. All other options are those of\n"
-        "python -m parity.run; --out must be an absolute path on the cluster's storage, or a URI.",
+        "python -m parity.run; --out must be an absolute path on the cluster's storage,\n"
+        "or a URI.",
         epilog=f"{EXIT_STATUSES}\nA job that does not run to its end counts as trouble (2).\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

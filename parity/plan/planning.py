@@ -84,7 +84,7 @@ def plan(
     """
     if len(set(seeds)) < len(seeds):
         raise Trouble(f"--seed {' '.join(map(str, seeds))} names a seed twice. To repeat trials, use --replicas.")
-    # A contract depends on neither seed nor replica, and compares with the baseline, which has none itself.
+    # The contract of a loss depends on neither seed nor replica; it compares the loss with the baseline.
     trials = [
         Trial(
             loss=loss,
