@@ -10,9 +10,10 @@ A task is a class or any other object (`file.py:attr`, `module:attr`) with these
     loss(output, target) -> scalar Tensor                 the baseline, which `--loss builtin` names
 
 `forward` returns a pair. The output is a tensor, or a tree (tuple, list or dict, nested as needed) of tensors, such as
-`(reconstruction, code)` or `{"logits": ..., "features": ...}`; so is the target. The loss is given both as they are. At
-least one tensor of the output is of a floating dtype and depends on the model's parameters; each such tensor has a
-gradient of its own, which is traced, audited and diagnosed under its path in the tree.
+`(reconstruction, code)` or `{"logits": ..., "features": ...}`; the target likewise. The loss is called with both. The
+floating-point tensors of the output are its parts (`outputs.parts`). At least one of them must depend on the model's
+parameters. The loss has a gradient for each part, the audit checks each of them, and they are sent back through the
+model together.
 
 `data` is called once, in the process that plans the run. The other functions are called in the process that trains, and
 get the data as read-only NumPy arrays.
