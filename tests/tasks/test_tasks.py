@@ -65,7 +65,7 @@ def test_random_draws_and_buffers_are_part_of_the_state():
         ("optimizer", lambda self, parameters, lr: None, "a torch.optim.Optimizer is needed"),
         ("batch", lambda self, data, start, stop: [1], "batch() returned list, a tuple of tensors is needed"),
         ("forward", lambda self, model, batch: model(batch[0]), "a pair (output, target) is needed"),
-        ("forward", lambda self, model, batch: ((model(batch[0]),), batch[2]), "gave a tuple as output"),
+        ("forward", lambda self, model, batch: ([], batch[2]), "as output, a tensor or a tree of tensors is needed"),
         ("forward", lambda self, model, batch: (model(batch[0]).long(), batch[2]), "a floating dtype is needed"),
         ("forward", lambda self, model, batch: (batch[0], batch[2]), "does not depend on the model's parameters"),
         ("loss", lambda self, output, target: output.sum(dim=1), "returned shape [16], a scalar is needed"),
