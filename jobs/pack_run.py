@@ -2,8 +2,8 @@
 
     python jobs/pack_run.py RUN
 
-A Ray job's log is all that the Jobs API brings back, so the run travels in it: a gzipped tar archive in base64 between
-two marks, with its SHA-256. Standard library only.
+The Jobs API returns nothing of a Ray job but its log, so the run travels in the log: a gzipped tar archive in base64
+between two marks, preceded by its SHA-256. Standard library only, since it runs in the job.
 """
 
 import base64
@@ -17,22 +17,24 @@ from pathlib import Path
 
 BEGIN = "-----BEGIN PARITY RUN-----"
 END = "-----END PARITY RUN-----"
+# Largest run that is fetched. Chosen: the text is a third longer and is held in memory on both sides several times.
 LARGEST_BYTES = 256 * 2**20
+# Bytes of the archive in each line, a multiple of 3 so that only the last line is padded: lines of 1,520 characters.
 LINE_BYTES = 57 * 20
 
 
 def encode(run: Path) -> str:
-    """The text of a run directory.
+    """Packs a run directory into text.
 
     Raises:
-        ValueError: It is not there, or too large.
+        ValueError: The directory does not exist, or is too large.
     """
     if not run.is_dir():
-        raise ValueError(f"{run} is not there")
+        raise ValueError(f"{run} does not exist")
     size_bytes = sum(path.stat().st_size for path in run.rglob("*") if path.is_file())
     if size_bytes > LARGEST_BYTES:
         raise ValueError(
-            f"{run} has {size_bytes:,} bytes, and at most {LARGEST_BYTES:,} are fetched; copy it from there"
+            f"{run} has {size_bytes:,} bytes, and at most {LARGEST_BYTES:,} can be fetched; copy it from there instead"
         )
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
@@ -43,28 +45,28 @@ def encode(run: Path) -> str:
 
 
 def decode(text: str) -> bytes:
-    """The archive in a job's log, verified.
+    """Finds the archive in a job's log and verifies it.
 
     Raises:
-        ValueError: There is none, or it is damaged.
+        ValueError: The log does not contain a whole archive, or the archive is damaged.
     """
     _, begun, rest = text.partition(f"{BEGIN}\n")
     body, ended, _ = rest.partition(f"\n{END}")
     if not (begun and ended):
-        raise ValueError("the log holds no whole run")
+        raise ValueError("the log does not contain a whole run")
     digest, *lines = body.split("\n")
     content = b"".join(base64.b64decode(line, validate=True) for line in lines)
     if hashlib.sha256(content).hexdigest() != digest:
-        raise ValueError("the SHA-256 of what came is not that of what was sent")
+        raise ValueError("the run was damaged on the way: its SHA-256 is not the one that was sent")
     return content
 
 
 def extract(content: bytes, out: Path) -> None:
-    """Extracts an archive to a new folder, whole or not at all.
+    """Extracts an archive to a new folder, completely or not at all.
 
     Raises:
-        ValueError: It holds anything but plain files and folders of its own.
-        OSError: The folder is there already, or cannot be made.
+        ValueError: The archive contains anything but files and folders inside itself.
+        OSError: The folder exists already, or cannot be made.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.fetching-", dir=out.parent))
@@ -73,8 +75,8 @@ def extract(content: bytes, out: Path) -> None:
             for member in archive.getmembers():
                 parts = Path(member.name).parts
                 if not (member.isfile() or member.isdir()) or member.name.startswith("/") or ".." in parts:
-                    raise ValueError(f"{member.name!r} is no file or folder of a run")
-            # Python before 3.10.12 has no filters; what they would refuse was refused above.
+                    raise ValueError(f"{member.name!r} is not a file or folder of a run")
+            # Python before 3.10.12 has no filters; what they would refuse has been refused above.
             if hasattr(tarfile, "data_filter"):
                 archive.extractall(beside, filter="data")
             else:

@@ -1,4 +1,4 @@
-"""What a Ray job is sent: parity itself, the user's losses and task with what they import, and what was asked for."""
+"""Collects the files that a Ray job needs: parity itself, the user's losses and task, and the modules they import."""
 
 import argparse
 import ast
@@ -13,8 +13,9 @@ from pathlib import Path, PurePosixPath
 import parity
 from parity.ground.errors import Trouble
 
-# Of a folder: made by tools, or read by Ray as what to leave out of the listed files.
+# Files and folders that are not sent: tools make them, or Ray would read them as lists of what to leave out.
 SKIPPED_NAMES = {"__pycache__", ".git", ".hg", ".svn", ".venv", "venv", ".gitignore", ".rayignore", ".DS_Store"}
+# Names that may hold secrets, compared in lower case; a file under one of them is never sent.
 CREDENTIAL_FOLDERS = {".ssh", ".aws", ".azure", ".config/gcloud", ".docker", ".gnupg", ".kube"}
 CREDENTIAL_FILES = (
     ".env",
@@ -31,16 +32,19 @@ CREDENTIAL_FILES = (
     "*credentials*",
     "id_*",
 )
-# Ray takes 500 MiB in all.
+# Where the module that `--fetch` runs in the job is placed in its working directory.
+_JOBS = PurePosixPath("jobs")
+# Ray refuses a working directory that, zipped, is larger than a gRPC message of 512 MiB
+# (ray/_private/runtime_env/packaging.py); this leaves room for files that do not compress.
 LARGEST_BYTES = 400 * 2**20
 
 
 @dataclass
 class Packing:
-    """What will be sent; grows file by file.
+    """The files that will be sent.
 
     Attributes:
-        files: Path in the job's working directory -> the file here.
+        files: For each path in the job's working directory, the file on this machine.
     """
 
     files: dict[PurePosixPath, Path] = field(default_factory=dict)
@@ -50,11 +54,11 @@ class Packing:
 
         Args:
             path: The file.
-            root: The folder that it may not lead out of.
+            root: The folder that the file must be in, after links have been followed.
             under: The root's path in the job's working directory.
 
         Raises:
-            Trouble: It may hold a credential, leads outside, cannot be read, or would replace another file.
+            Trouble: The file may hold a credential, leads out of the root, cannot be read, or would replace another.
         """
         _check_link(path, root)
         relative = path.relative_to(root)
@@ -69,10 +73,15 @@ class Packing:
         return packed
 
     def add_folder(self, folder: Path, *, under: PurePosixPath, pattern: str = "*") -> None:
-        """Adds a folder's files, those in its folders too.
+        """Adds the files of a folder and of all folders in it.
+
+        Args:
+            folder: The folder.
+            under: Its path in the job's working directory.
+            pattern: Pattern that the names of the files must match.
 
         Raises:
-            Trouble: The folder holds the home folder, or a file may not be sent.
+            Trouble: The folder contains the home folder or a link to a folder, or a file may not be sent.
         """
         _check_folder(folder)
         for directory, folders, names in os.walk(folder):
@@ -89,16 +98,16 @@ class Packing:
                     self.add(Path(directory) / name, folder, under=under)
 
     def total_bytes(self) -> int:
-        """Size of all files."""
+        """The size of all files together."""
         return sum(path.stat().st_size for path in self.files.values())
 
     def listing(self) -> str:
-        """The files with their sizes, and the total."""
+        """A line for each file with its size, and one with the total."""
         rows = [f"{path.stat().st_size:>12,}  {packed}" for packed, path in sorted(self.files.items())]
         return "\n".join([*rows, f"{self.total_bytes():>12,}  bytes in {len(self.files)} files"])
 
     def digest(self) -> str:
-        """SHA-256 of the paths and contents, in hexadecimal."""
+        """The SHA-256 of all paths and contents, in hexadecimal."""
         total = hashlib.sha256()
         for packed, path in sorted(self.files.items()):
             content = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -106,7 +115,7 @@ class Packing:
         return total.hexdigest()
 
     def write(self, folder: Path) -> None:
-        """Copies the files to the folder."""
+        """Copies the files into the folder."""
         for packed, path in self.files.items():
             target = folder / packed
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -114,18 +123,18 @@ class Packing:
 
 
 def pack(options: argparse.Namespace, given: Sequence[str], include: Sequence[Path]) -> tuple[Packing, list[str]]:
-    """Collects what the job needs.
+    """Collects the files that the job needs.
 
     Args:
-        options: The options of parity.run, parsed.
-        given: The same, as given.
-        include: Files and folders to send beside.
+        options: The parsed options of parity.run.
+        given: The arguments that they were parsed from.
+        include: Other files and folders to send.
 
     Returns:
-        What will be sent, and the arguments with the paths that the files have in the job.
+        The files, and the arguments with the paths that the files have in the job.
 
     Raises:
-        Trouble: Something is not there, or may not be sent.
+        Trouble: A file does not exist, or may not be sent.
     """
     packing = Packing()
     _add_parity(packing)
@@ -138,7 +147,7 @@ def pack(options: argparse.Namespace, given: Sequence[str], include: Sequence[Pa
             _add_module(packing, origin)
     for path in include:
         if not path.exists():
-            raise Trouble(f"--include {path} is not there (looked in {Path.cwd()}). Check the path.")
+            raise Trouble(f"--include {path} does not exist (looked in {Path.cwd()}). Check the path.")
         root = Path.cwd()
         here = _absolute(path)
         under = _packed_folder(here if here.is_dir() else here.parent, root)
@@ -148,13 +157,14 @@ def pack(options: argparse.Namespace, given: Sequence[str], include: Sequence[Pa
             packing.add(here, here.parent, under=under)
     if packing.total_bytes() > LARGEST_BYTES:
         raise Trouble(
-            f"{packing.total_bytes():,} bytes would be sent, and Ray takes {LARGEST_BYTES:,}. "
+            f"{packing.total_bytes():,} bytes would be sent, and the limit is {LARGEST_BYTES:,}. "
             "Put large data on the cluster's storage, and give its path there."
         )
     return packing, [_rewritten(text, sent) for text in given]
 
 
 def _rewritten(text: str, sent: dict[str, str]) -> str:
+    """The argument with the path that its file has in the job; also in the form --loss=PATH."""
     option, equals, value = text.partition("=")
     if equals and option in ("--loss", "--task"):
         return f"{option}={sent.get(value, value)}"
@@ -162,6 +172,7 @@ def _rewritten(text: str, sent: dict[str, str]) -> str:
 
 
 def _add_parity(packing: Packing) -> None:
+    """Adds this parity, so that the job runs the version that was asked, and the module that `--fetch` runs there."""
     package = Path(parity.__file__).resolve().parent
     for path in sorted(package.rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts and not path.name.startswith("."):
@@ -169,13 +180,10 @@ def _add_parity(packing: Packing) -> None:
     packing.add(Path(__file__).resolve().with_name("pack_run.py"), Path(__file__).resolve().parent, under=_JOBS)
 
 
-_JOBS = PurePosixPath("jobs")
-
-
 def _add_file(packing: Packing, path: Path) -> PurePosixPath:
-    """Adds a file and what it imports from beside itself; returns the file's path in the job."""
+    """Adds a file and what it imports from its own folder; returns the file's path in the job."""
     if not path.is_file():
-        raise Trouble(f"{path} is not there (looked in {Path.cwd()}). Check the path.")
+        raise Trouble(f"{path} does not exist (looked in {Path.cwd()}). Check the path.")
     folder = _absolute(path).parent
     under = _packed_folder(folder, Path.cwd())
     packed = packing.add(folder / path.name, folder, under=under)
@@ -184,7 +192,7 @@ def _add_file(packing: Packing, path: Path) -> PurePosixPath:
 
 
 def _add_module(packing: Packing, module: str) -> None:
-    """Adds a module of the current folder and what it imports from there; what is installed the cluster has to have."""
+    """Adds a module of the current folder and what it imports from there; installed packages must be on the cluster."""
     top = module.partition(".")[0]
     if top not in ("parity", "jobs"):
         _add_neighbour(packing, top, Path.cwd(), under=PurePosixPath())
@@ -197,11 +205,11 @@ def _add_imports(packing: Packing, path: Path, folder: Path, *, under: PurePosix
 
 
 def _add_neighbour(packing: Packing, name: str, folder: Path, *, under: PurePosixPath) -> None:
-    """Adds the module or package of that name which lies in the folder, if one does, and what it imports."""
+    """Adds the module or package of that name and what it imports, if the folder contains one."""
     module, package = folder / f"{name}.py", folder / name
     if package.is_dir() and any(package.rglob("*.py")):
         if any(under / name in packed.parents for packed in packing.files):
-            return  # it is there, or on its way
+            return  # it has been added, or is being added
         packing.add_folder(package, under=under / name, pattern="*.py")
         for path in [path for path in list(packing.files.values()) if package in path.parents]:
             _add_imports(packing, path, folder, under=under)
@@ -211,7 +219,11 @@ def _add_neighbour(packing: Packing, name: str, folder: Path, *, under: PurePosi
 
 
 def _imported(path: Path) -> Iterator[str]:
-    """Yields the first part of each module that a file imports, wherever in it."""
+    """Yields the top-level name of each module that a file imports, in any of its statements.
+
+    Raises:
+        Trouble: The file is not valid Python.
+    """
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except (SyntaxError, UnicodeDecodeError) as error:
@@ -224,39 +236,41 @@ def _imported(path: Path) -> Iterator[str]:
 
 
 def _absolute(path: Path) -> Path:
-    """Absolute, with no `..`; links are kept, so that they are seen."""
-    return Path(os.path.abspath(path))  # noqa: PTH100 - resolve() follows links
+    """The absolute path without `..`; links are kept, so that they can be checked."""
+    return Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links
 
 
 def _packed_folder(folder: Path, root: Path) -> PurePosixPath:
-    """A folder's path in the job: as it is below the current folder; one of another place by a digest of its path."""
+    """A folder's path in the job: as it is below the current folder, or made of a digest and its name elsewhere."""
     if folder.is_relative_to(root):
         return PurePosixPath(*folder.relative_to(root).parts)
     return PurePosixPath("outside") / f"{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}-{folder.name}"
 
 
 def _check_folder(folder: Path) -> None:
+    """Raises `Trouble` for the home folder and any folder around it."""
     home = Path.home().resolve()
     if home.is_relative_to(folder.resolve()):
-        raise Trouble(f"{folder} holds your home folder, which is never sent. Name the files or folders that it needs.")
+        raise Trouble(f"{folder} contains your home folder, which is never sent. Name the files or folders to send.")
 
 
 def _check_link(path: Path, root: Path) -> None:
+    """Raises `Trouble` for a link that leads out of the root."""
     target = path.resolve()
     if not target.is_relative_to(root.resolve()):
         raise Trouble(f"{path} is a link that leads outside, to {target}. Name that file itself, or copy it here.")
 
 
 def _check_credentials(path: Path, relative: Path) -> None:
-    """Raises `Trouble` for what is known to hold secrets, by its names and by those of what it links to."""
+    """Raises `Trouble` for a name that is known to hold secrets: the path's own, or that of the file it links to."""
     whole = [f"/{each.as_posix().strip('/').lower()}/" for each in (path, path.resolve())]
     folders = [name for name in sorted(CREDENTIAL_FOLDERS) if any(f"/{name}/" in each for each in whole)]
     names = {part.lower() for part in (*relative.parts, path.resolve().name)}
     files = sorted(name for name in names if any(fnmatch.fnmatch(name, known) for known in CREDENTIAL_FILES))
-    # A module may be called id_map.py; a private key is not.
+    # Private keys are named id_rsa, id_ed25519 and so on, but a module may be named id_map.py.
     files = [name for name in files if not (name.startswith("id_") and name.endswith(".py"))]
     if folders or files:
         raise Trouble(
-            f"{path} may hold a credential ({', '.join([*folders, *files])}), and such are never sent. "
+            f"{path} may hold a credential ({', '.join([*folders, *files])}), and credentials are never sent. "
             "Leave it out, or rename it if it holds none."
         )

@@ -1,8 +1,8 @@
-"""Runs parity as a Ray job: sends what the run needs, follows it, and brings the run back.
+"""Runs parity as a Ray job: sends the files that the run needs, follows the job, and brings the run back.
 
     python jobs/submit.py --address http://127.0.0.1:8265 --out /shared/runs/first [options of both commands]
 
-The id of a job is made of what it is sent, so the same command again meets the same job: it is never run twice.
+The id of a job is a digest of what it is sent, so the same command finds the same job again and never runs it twice.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Of the clone that this file lies in, whether or not parity is installed.
+# The parity of the clone that this file is in goes before an installed one.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import yaml
@@ -29,19 +29,20 @@ from parity.ground.errors import Trouble
 from parity.plan.options import EXIT_STATUSES, make_parser
 from parity.version import __version__
 
-# Ray kills a job 3 s after it asked it to end; what was trained is still to be judged and stored.
+# Ray kills a job 3 s after asking it to end, unless the job sets another wait: what has been trained must still be
+# judged and stored. Chosen with room; the run can be continued from its stored states if it takes longer.
 STOP_WAIT_S = 60
 
 
 @dataclass(frozen=True)
 class Submission:
-    """A job, as it will be sent.
+    """A job that is ready to be sent.
 
     Attributes:
-        job_id: Of what is sent, or as given.
-        entrypoint: The command that it runs.
+        job_id: The id given with `--id`, or one made from what is sent.
+        entrypoint: The command that the job runs.
         packing: The files of its working directory.
-        runtime_env: Without the working directory.
+        runtime_env: Its runtime environment, without the working directory.
         out: Where the run will be stored.
     """
 
@@ -61,55 +62,85 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"parity: {trouble}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("parity: interrupted; the same command again finds the job, if it was sent", file=sys.stderr)
+        print("parity: interrupted; the same command finds the job again, if it was sent", file=sys.stderr)
         return 2
 
 
 def make_submit_parser() -> argparse.ArgumentParser:
-    """The command's own options; all others are those of parity.run."""
+    """Makes the parser of this command's own options; all other options are those of parity.run."""
     parser = argparse.ArgumentParser(
         prog="python jobs/submit.py",
-        description="Runs parity as a Ray job. All other options are those of python -m parity.run; --out has to be "
-        "an absolute path on the cluster's storage, or a URI.",
-        epilog=f"{EXIT_STATUSES}     (also: the job did not run to its end)\n",
+        description="Runs parity as a Ray job: sends the files that the run needs, follows the job,\n"
+        "and ends with its exit status. All other options are those of\n"
+        "python -m parity.run; --out must be an absolute path on the cluster's storage,\n"
+        "or a URI.",
+        epilog=f"{EXIT_STATUSES}\nA job that does not run to its end counts as trouble (2).\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--address", required=True, metavar="URL", help="of the cluster's dashboard, such as http://127.0.0.1:8265")
-    add("--id", metavar="ID", help="of the job (default: parity- and a digest of what is sent)")
-    add("--runtime-env", type=Path, metavar="FILE", help="a runtime environment of Ray, in YAML")
-    add("--include", type=Path, nargs="+", action="extend", default=[], metavar="PATH", help="more files to send")
-    add("--python", metavar="COMMAND", help="the interpreter there (default: python; on this machine, this one)")
-    add("--fetch", type=Path, metavar="DIR", help="bring the run here when it has ended, to a new directory")
-    add("--yes", action="store_true", help="send without asking")
-    add("--dry-run", action="store_true", help="show what would be sent, and send nothing")
-    add("--status", action="store_true", help="print the job's status, and do nothing else")
+    add(
+        "--address",
+        required=True,
+        metavar="URL",
+        help="address of the cluster's dashboard, such as http://127.0.0.1:8265",
+    )
+    add("--id", metavar="ID", help="id of the job (default: parity- followed by a digest of what is sent)")
+    add(
+        "--runtime-env",
+        type=Path,
+        metavar="FILE",
+        help="a YAML file with a Ray runtime environment for the job, without working_dir",
+    )
+    add(
+        "--include",
+        type=Path,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="PATH",
+        help="other files and folders to send, beside the losses, the task and what they import from their own folder",
+    )
+    add(
+        "--python",
+        metavar="COMMAND",
+        help="the Python interpreter on the cluster (default: python, or the one running now if the address is this "
+        "machine)",
+    )
+    add(
+        "--fetch",
+        type=Path,
+        metavar="DIR",
+        help="copy the run to this new directory on this machine when the job has ended",
+    )
+    add("--yes", action="store_true", help="send without asking for confirmation")
+    add("--dry-run", action="store_true", help="print what would be sent, and send nothing")
+    add("--status", action="store_true", help="print the status of the job, and do nothing else")
     add("--stop", action="store_true", help="stop the job, and do nothing else")
     return parser
 
 
 def prepare(options: argparse.Namespace, given: Sequence[str]) -> Submission:
-    """Checks what was asked for and collects what has to be sent, without any cluster.
+    """Checks the options and collects the files to send; needs no cluster.
 
     Args:
-        options: Of this command.
-        given: The options of parity.run, as given.
+        options: The parsed options of this command.
+        given: The arguments for parity.run.
 
     Raises:
-        Trouble: Something is wrong or may not be sent.
+        Trouble: An option is wrong, or a file does not exist or may not be sent.
         SystemExit: An option is unknown.
     """
     asked = make_parser().parse_args(given)
     if asked.inline or asked.address:
         name = "--inline" if asked.inline else "--address"
         raise Trouble(
-            f"{name} of parity.run has no place in a job, which trains on the cluster it runs on. Leave it out."
+            f"{name} of parity.run cannot be used in a job, which trains on the cluster that it runs on. Leave it out."
         )
     check_out(asked.out)
     if options.fetch and "://" in asked.out:
         raise Trouble(
-            f"--fetch brings directories, and --out is {asked.out}. Copy it from there with the storage's tool."
+            f"--fetch can copy a directory only, and --out is {asked.out}. Copy it with the tools of that storage."
         )
     if options.fetch and options.fetch.exists():
         raise Trouble(f"--fetch {options.fetch} already exists. Choose a new directory.")
@@ -123,16 +154,16 @@ def prepare(options: argparse.Namespace, given: Sequence[str]) -> Submission:
 
 
 def make_id(sent: Sequence[str], digest: str, runtime_env: dict[str, Any]) -> str:
-    """The id of a job: the same for the same arguments, files and runtime environment."""
+    """Makes the id of a job, which is the same for the same arguments, files and runtime environment."""
     text = json.dumps([list(sent), digest, runtime_env], sort_keys=True)
     return f"parity-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def read_runtime_env(path: Path | None) -> dict[str, Any]:
-    """The runtime environment of the job, but for its working directory.
+    """Reads the runtime environment of the job, which must not have a working directory.
 
     Raises:
-        Trouble: The file cannot be read, or says what is parity's to say.
+        Trouble: The file cannot be read, is not a runtime environment, or sets the working directory.
     """
     content: Any = {}
     if path:
@@ -141,42 +172,38 @@ def read_runtime_env(path: Path | None) -> dict[str, Any]:
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise Trouble(f"--runtime-env {path} cannot be read ({' '.join(str(error).split())}).") from error
     if not isinstance(content, dict) or not isinstance(content.get("env_vars", {}), dict):
-        raise Trouble(f"--runtime-env {path} is no runtime environment: a mapping is needed, env_vars being one too.")
+        raise Trouble(f"--runtime-env {path} is not a runtime environment. Give a mapping whose env_vars is one too.")
     if "working_dir" in content:
         raise Trouble(
-            f"--runtime-env {path} sets working_dir, which parity makes itself. Send more files with --include."
+            f"--runtime-env {path} sets working_dir, which parity sets itself. Send other files with --include."
         )
     variables = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)}
-    if os.environ.get("RAY_AUTH_MODE", "token").lower() == "disabled":  # in the job it has to be as explicit as here
+    if os.environ.get("RAY_AUTH_MODE", "token").lower() == "disabled":  # the job does not inherit it
         variables["RAY_AUTH_MODE"] = "disabled"
     variables |= {name: str(value) for name, value in content.get("env_vars", {}).items()}
     return {**content, "env_vars": variables}
 
 
 def _run(options: argparse.Namespace, given: list[str]) -> int:
+    """Does what the options ask for; returns the exit status."""
     if (options.status or options.stop) and options.id:
-        return _tell_or_stop(connect_jobs(options.address), options.id, stop=options.stop)
+        return _show_or_stop(connect_jobs(options.address), options.id, stop=options.stop)
     submission = prepare(options, given)
     if options.dry_run:
         print(f"{submission.packing.listing()}\nWould submit {submission.job_id}: {submission.entrypoint}")
         return 0
     cluster = connect_jobs(options.address)
     if options.status or options.stop:
-        return _tell_or_stop(cluster, submission.job_id, stop=options.stop)
+        return _show_or_stop(cluster, submission.job_id, stop=options.stop)
     with tempfile.TemporaryDirectory(prefix="parity-job-") as folder:
         submission.packing.write(Path(folder))
         runtime_env = submission.runtime_env | {"working_dir": folder}
         job = cluster.job(submission.job_id)
-        if job is None:
-            print(submission.packing.listing(), file=sys.stderr)
-            if not (options.yes or _agreed(f"Send this to {options.address}?", default=True)):
-                print("parity: nothing was sent", file=sys.stderr)
-                return 2
-            metadata = {"out": submission.out, "parity": __version__}
-            cluster.submit(submission.job_id, submission.entrypoint, runtime_env=runtime_env, metadata=metadata)
-            print(f"parity: submitted {submission.job_id}: {submission.entrypoint}", file=sys.stderr)
-        else:
+        if job is not None:
             print(f"parity: {_already(submission.job_id, job)}", file=sys.stderr)
+        elif not _submit(cluster, submission, runtime_env, options):
+            print("parity: nothing was sent", file=sys.stderr)
+            return 2
         if job is None or job.status not in ENDED:
             try:
                 job = cluster.follow(submission.job_id)
@@ -193,47 +220,65 @@ def _run(options: argparse.Namespace, given: list[str]) -> int:
         return status
 
 
+def _submit(cluster: Cluster, submission: Submission, runtime_env: dict[str, Any], options: argparse.Namespace) -> bool:
+    """Lists the files, asks for confirmation and submits the job; returns whether it was submitted."""
+    print(submission.packing.listing(), file=sys.stderr)
+    if not (options.yes or _agreed(f"Send this to {options.address}?", default=True)):
+        return False
+    metadata = {"out": submission.out, "parity": __version__}
+    cluster.submit(submission.job_id, submission.entrypoint, runtime_env=runtime_env, metadata=metadata)
+    print(f"parity: submitted {submission.job_id}: {submission.entrypoint}", file=sys.stderr)
+    return True
+
+
 def exit_status(job: Job | None, log: str, *, out: str) -> int:
     """The exit status of parity.run in the job.
 
-    Python itself ends with 1 where it does not find a module, so 1 is believed only of a run that was stored.
+    Python itself exits with 1 if it does not find a module, so 1 counts only if the log says that the run was stored.
+
+    Args:
+        job: The job, or None if the cluster does not know it any more.
+        log: What the job printed.
+        out: Where the run was to be stored.
 
     Raises:
-        Trouble: It did not run to its end.
+        Trouble: The job did not run to its end.
     """
     if job is None:
-        raise Trouble("The job is gone from the cluster.")
+        raise Trouble(f"The cluster does not know the job any more. Look for the run at {out}.")
     if job.exit_status in (0, 2, 3) or (job.exit_status == 1 and f"Stored in {out}" in log):
         return job.exit_status
-    told = " ".join(job.message.split())[:500]
-    raise Trouble(f"The job is {job.status}, without a result of parity: {told or 'it said nothing'}")
+    message = " ".join(job.message.split())[:500]
+    raise Trouble(f"The job is {job.status} without a result from parity: {message or 'Ray gave no reason'}")
 
 
 def _already(job_id: str, job: Job) -> str:
-    told = f"job {job_id} exists already and is {job.status}; it is not run again"
-    return told if job.status in ENDED else f"{told}, its log follows"
+    """Says that a job was submitted before."""
+    message = f"job {job_id} exists already and is {job.status}; it is not run again"
+    return message if job.status in ENDED else f"{message}, and its log follows"
 
 
-def _tell_or_stop(cluster: Cluster, job_id: str, *, stop: bool) -> int:
+def _show_or_stop(cluster: Cluster, job_id: str, *, stop: bool) -> int:
+    """Prints the status of a job, after stopping it if asked; returns the exit status of this command."""
     job = cluster.job(job_id)
     if job is None:
         raise Trouble(f"The cluster at {cluster.address} has no job {job_id}. Check the id, or the arguments.")
     if stop and job.status not in ENDED:
         job = cluster.stop(job_id) or job
     exit_part = "" if job.exit_status is None else f" with exit status {job.exit_status}"
-    print(f"{job_id} {job.status}{exit_part}; the run is at {job.metadata.get('out', 'a place of its own')}")
+    print(f"{job_id} {job.status}{exit_part}; the run is at {job.metadata.get('out', 'an unknown place')}")
     return 0
 
 
 def _interrupted(cluster: Cluster, address: str, job_id: str) -> int:
-    """After Ctrl-C: asks whether the job is to go on without us."""
+    """After Ctrl-C: asks whether to stop the job, and otherwise says how to follow it; returns the exit status."""
     if _agreed("Stop the job?", default=False):
         job = cluster.stop(job_id)
         print(f"parity: job {job_id} is {job.status if job else 'gone'}", file=sys.stderr)
     else:
         command = f"python jobs/submit.py --address {address} --id {job_id}"
         print(
-            f"parity: job {job_id} goes on. Follow it with the same command again, ask for it with\n"
+            f"parity: job {job_id} keeps running. Run the same command again to follow it. See its status with\n"
             f"  {command} --status\nand stop it with\n  {command} --stop",
             file=sys.stderr,
         )
@@ -241,7 +286,7 @@ def _interrupted(cluster: Cluster, address: str, job_id: str) -> int:
 
 
 def _agreed(question: str, *, default: bool) -> bool:
-    """Asks on the terminal; without one, the default."""
+    """Asks a question on the terminal; returns the default if there is none."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return default
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)

@@ -1,4 +1,13 @@
-"""Are these training runs the same? If not: where do they part, how far, and is it rounding or a bug?"""
+"""Are these training runs the same? If not: where do they first differ, by how much, and is it rounding or a bug?
+
+    import parity
+
+    result = parity.check("my_losses.py:mse", steps=20)
+    assert result.passed, result.line
+
+`parity.check` compares a loss or a device from Python, and `parity.Recorder` records a training loop of your own.
+`python -m parity` lists the commands.
+"""
 
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +21,7 @@ __all__ = ["CheckResult", "Recorder", "check"]
 
 
 def __getattr__(name: str) -> Any:
-    """Loads what is asked for, and torch with it: the commands do without."""
+    """Imports a public name when it is first used, since torch comes with it and the commands do not need torch."""
     if name == "Recorder":
         from parity.recorder import Recorder
 

@@ -1,4 +1,4 @@
-"""`parity.check`: a loss or a device checked from Python, in the calling process, without Ray."""
+"""`parity.check`: checks a loss or a device from Python, in the calling process and without Ray."""
 
 from __future__ import annotations
 
@@ -44,11 +44,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What `check` found.
+    """What `parity.check` found. `print(result.report)` shows it as the command does.
+
+        result = parity.check("my_losses.py:mse", steps=20)
+        assert result.passed, result.line
+        print(result.verdict, result.onset, result.causes)
+        result.traces[["trial", "step", "loss"]]
 
     Attributes:
-        run: As it was stored: trials, traces, contract and findings, as Arrow tables.
-        judgement: Every pair's verdict.
+        run: The stored run: trials, traces, contract and findings as Arrow tables.
+        judgement: The verdict on each pair.
     """
 
     run: StoredRun
@@ -56,17 +61,17 @@ class CheckResult:
 
     @property
     def verdict(self) -> str:
-        """The worst of the pairs': one of `judge.VERDICTS`."""
+        """The worst verdict of all pairs: identical, report-only, rounding, inconclusive, diverged or failed."""
         return self.judgement.verdict
 
     @property
     def passed(self) -> bool:
-        """Whether the verdict is identical, report-only or rounding, and nothing kept parity from an answer."""
+        """Whether the verdict is identical, report-only or rounding, and the baseline itself did not fail."""
         return self.judgement.meaning.passing and self.judgement.trouble is None
 
     @property
     def pairs(self) -> tuple[PairVerdict, ...]:
-        """Each pair and what was found of it."""
+        """Each pair of trials and what was found about it."""
         return self.judgement.pairs
 
     @property
@@ -76,59 +81,59 @@ class CheckResult:
 
     @property
     def first(self) -> Difference | None:
-        """The worst pair's first difference of any size."""
+        """The worst pair's first difference of any size, or None if all bits are equal."""
         return self.worst.first
 
     @property
     def onset(self) -> Onset | None:
-        """The worst pair's first difference beyond rounding, or None."""
+        """The worst pair's first difference that rounding cannot explain, or None if there is none."""
         return self.worst.onset
 
     @property
     def causes(self) -> tuple[Cause, ...]:
-        """What is wrong with the worst pair's candidate, the gravest first."""
+        """What is wrong with the worst pair's candidate, the most serious cause first."""
         return self.worst.causes
 
     @property
     def line(self) -> str:
-        """The worst pair in a line, as the report has it."""
+        """One line on the worst pair, as in the report; or why there is no answer."""
         return self.judgement.trouble or terminal.pair_line(self.worst).plain
 
     @property
     def report(self) -> str:
-        """The report as the command prints it."""
+        """The report as the command prints it, 120 columns wide."""
         console = Console(file=io.StringIO(), width=120)
         terminal.render(self.run, self.judgement, console)
         return str(console.file.getvalue())  # type: ignore[attr-defined]  # it is the StringIO above
 
     @property
     def summary(self) -> dict[str, Any]:
-        """The content of summary.json."""
+        """The content of summary.json, as the command would write it."""
         return summarize(self.judgement)
 
     @property
     def contract(self) -> pd.DataFrame:
-        """A row per item of the loss contract: trial, item, status, reason."""
+        """The loss contract, with a row for each item: trial, item, status, reason."""
         return self.run.evidence["contract"].to_pandas()
 
     @property
     def findings(self) -> pd.DataFrame:
-        """A row per step whose gradient was looked into: trial, step, kind, value, detail."""
+        """The diagnosis, with a row for each step whose gradient was examined: trial, step, kind, value, detail."""
         return self.run.evidence["findings"].to_pandas()
 
     @property
     def shared_steps(self) -> pd.DataFrame:
-        """A row per tensor of each step that a device took from the first device's state."""
+        """The shared steps, with a row for each tensor of a step that a device took from the first device's state."""
         return self.run.evidence["shared_steps"].to_pandas()
 
     @property
     def differences(self) -> pd.DataFrame:
-        """A row per pair and step: how far apart, and which quantities differ."""
+        """The differences, with a row for each pair and step: how large they are, and which quantities differ."""
         return pa.concat_tables([DIFFERENCES.empty_table(), *differences_tables(self.judgement)]).to_pandas()
 
     @property
     def traces(self) -> pd.DataFrame:
-        """A row per trial and step: loss, norms, digests, audit errors, step time."""
+        """The traces, with a row for each trial and step: loss, norms, digests, audit errors, step time."""
         import pandas as pd
 
         return pd.concat([table.to_pandas() for table in self.run.traces.values()], ignore_index=True)
@@ -157,24 +162,37 @@ def check(
 
     The process's random generators, thread count and torch switches are left as they were.
 
+        import parity
+
+        def mse(output, target):
+            return ((output - target) ** 2).mean()
+
+        result = parity.check(mse, steps=20)
+        assert result.passed, result.line
+
     Args:
-        candidate: A loss `(output, target) -> scalar`: a function, an `nn.Module` (class or instance), an
-            `autograd.Function` subclass, or what `--loss` takes; several in a list; none to compare devices only.
-        baseline: As the candidate.
-        task: What `--task` takes, or the class or object itself.
-        device: What `--device` takes, but for auto; the first of several is the baseline.
-        steps: Optimizer steps in all, at most `epochs` passes.
-        seed: Of the generators, one or several.
-        replicas: Repeats of each trial.
-        noise: Baseline trials under random rounding.
-        epochs: Passes over the data.
-        batch_size: Rows of a batch.
+        candidate: A loss `(output, target) -> scalar tensor`: a function, an `nn.Module` (class or instance), an
+            `autograd.Function` subclass, or a text as for `--loss`. A list has several candidates; with none, only
+            devices or replicas are compared.
+        baseline: The loss to compare with, in the same form as a candidate.
+        task: What to train: a text as for `--task`, or the class or object itself.
+        device: A device as for `--device`, except auto; the first of several is the baseline.
+        steps: Number of optimizer steps, at most `epochs` passes over the data.
+        seed: The seed of the random generators, or several.
+        replicas: Number of times that each trial is trained.
+        noise: Number of additional baseline trials under random rounding.
+        epochs: Number of passes over the data.
+        batch_size: Number of rows in a batch.
         lr: Learning rate.
-        audit_every: The audit takes every step that this divides.
-        out: A new directory to keep the run in, with its report.html; by default nothing is kept.
+        audit_every: The audit checks every step that this divides; 0 turns it off.
+        out: A new directory in which to keep the run and its report.html; by default nothing is kept.
+
+    Returns:
+        The verdict, its causes, and the tables behind it.
 
     Raises:
-        Trouble: Something keeps parity from an answer; the message says what to do.
+        Trouble: There is no answer: an argument is wrong, there is nothing to compare, or the device is not available.
+            The message says what to do.
     """
     task_spec = parse_task(task) if isinstance(task, str) else _given(task)
     shipped = shipped_losses(task_spec)
@@ -210,16 +228,16 @@ def check(
 
 
 def run_trials(trials: Sequence[Trial], data: dict[str, np.ndarray], out: Path, *, title: str) -> CheckResult:
-    """Trains in this process, stores and judges.
+    """Trains in this process, stores the run and judges it.
 
     Args:
-        trials: Of `planning.plan`.
-        data: The task's.
+        trials: The trials that `planning.plan` made.
+        data: The task's data; dtype[rows, ...] by name.
         out: A new directory.
-        title: What run.json has as the command.
+        title: What run.json gives as the command.
 
     Raises:
-        Trouble: The directory is there already, or a device is not.
+        Trouble: The directory exists already, or a device is not available.
     """
     executor = Inline()
     with begun(out):
@@ -228,12 +246,12 @@ def run_trials(trials: Sequence[Trial], data: dict[str, np.ndarray], out: Path, 
         train(trials, executor, data, out, resumable=False, quiet=True)
         stored, _ = repeat_odd_trials(read_run(out), trials, executor, data)
         seal_run(out, info)
-        stored = replace(stored, traces=dict(stored.traces))  # the directory may go before the result does
+        stored = replace(stored, traces=dict(stored.traces))  # read now, since the directory may be temporary
         return CheckResult(stored, judge_run(stored))
 
 
 def _parse_losses(given: Sequence[str | Callable[..., Any]], shipped: Sequence[str]) -> tuple[CodeSpec, ...]:
-    """The losses in their order, each with a name of its own."""
+    """Parses the losses, keeps their order, and gives each a name of its own, such as "mse-2" for a second "mse"."""
     texts = [loss for loss in given if isinstance(loss, str)]
     parsed = iter(parse_losses(texts, shipped=shipped))
     specs = [next(parsed) if isinstance(loss, str) else _given(loss) for loss in given]
@@ -247,13 +265,14 @@ def _parse_losses(given: Sequence[str | Callable[..., Any]], shipped: Sequence[s
 
 
 def _given(value: object) -> CodeSpec:
+    """The spec of an object that the caller passed."""
     name = getattr(value, "__name__", type(value).__name__)
     return CodeSpec(name=name, attr=name, given=value)
 
 
 @contextlib.contextmanager
 def _process_restored() -> Iterator[None]:
-    """Leaves generators, threads and torch's switches as they were, whatever the training sets them to."""
+    """Restores random generators, thread count and torch's switches when the block ends."""
     import torch
 
     from parity.observe.generators import restore_generators, take_generators

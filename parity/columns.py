@@ -1,4 +1,4 @@
-"""python -m parity.columns: what each column of the stored tables is, as Markdown; loads neither torch nor Ray."""
+"""python -m parity.columns: prints what each column of the stored tables means; needs neither torch nor Ray."""
 
 import argparse
 import sys
@@ -12,7 +12,7 @@ from parity.store.tables import EVIDENCE
 from parity.store.trace import SCHEMA
 from parity.store.trials import TRIALS
 
-# By file of the run directory.
+# The schema of each file in the run directory.
 TABLES: Mapping[str, pa.Schema] = {
     "trials.parquet": TRIALS,
     "traces/*.parquet": SCHEMA,
@@ -25,23 +25,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m parity.columns",
-        description="Prints type, unit and meaning of each column of a run's Parquet files, as Markdown. The files "
-        "themselves have the same in their schemas.",
+        description="Prints the type, unit and meaning of each column of a run's Parquet files, as Markdown. The "
+        "schemas of the files contain the same texts.",
     )
     parser.parse_args(arguments)
     return guarded(_print_tables)
 
 
 def markdown(file: str, schema: pa.Schema) -> str:
-    """One table, folded.
+    """Formats the columns of one file as a folded Markdown table.
 
     Args:
-        file: Its name in the run directory.
-        schema: Of `trace.describe_table`.
+        file: Name of the file in the run directory, or a pattern of names.
+        schema: The file's schema, with the metadata that `schema.describe_table` adds.
+
+    Returns:
+        A `<details>` element with a row for each column.
     """
     row = schema.metadata[b"parity.row"].decode()
     lines = [
-        f"| `{field.name}` | {_kind(field.type)} | {_told(field, 'unit')} | {_told(field, 'meaning')} |"
+        f"| `{field.name}` | {_kind(field.type)} | {_text(field, 'unit')} | {_text(field, 'meaning')} |"
         for field in schema
     ]
     return "\n".join(
@@ -58,20 +61,21 @@ def markdown(file: str, schema: pa.Schema) -> str:
 
 
 def _print_tables() -> int:
+    """Prints all tables; returns the exit status."""
     print("\n".join(markdown(file, schema) for file, schema in TABLES.items()))
     return 0
 
 
 def _kind(kind: pa.DataType) -> str:
-    """The type as Arrow names it, but for names and lists, whose own are long."""
+    """The type as Arrow names it, or a shorter name for dictionaries and lists."""
     if pa.types.is_dictionary(kind):
         return "name"
     return f"list of {kind.value_type}" if pa.types.is_list(kind) else str(kind)
 
 
-def _told(field: pa.Field, what: str) -> str:
-    """A text of the column's metadata, as Markdown has to have it."""
-    text: str = field.metadata[what.encode()].decode()
+def _text(field: pa.Field, key: str) -> str:
+    """A text of the column's metadata, escaped for a cell of a Markdown table."""
+    text: str = field.metadata[key.encode()].decode()
     return text.replace("|", "\\|").replace("<", "&lt;")
 
 

@@ -1,4 +1,4 @@
-"""python -m parity.devices: what a cluster has, a line for each node and each of its GPUs."""
+"""python -m parity.devices: lists the devices of a cluster, one line for each node and each GPU."""
 
 import argparse
 import os
@@ -15,7 +15,7 @@ from parity.ground.command import guarded
 from parity.ground.errors import Trouble
 from parity.judge.fleet import class_label
 
-# Facts of a node in a line, by heading.
+# For each heading of the table of nodes, the fact that the column shows.
 _COLUMNS = {
     "CPU": "cpu_model",
     "instruction set": "cpu_capability",
@@ -33,21 +33,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m parity.devices",
-        description="Lists the devices of a Ray cluster (or of this machine), as --device takes them, and which are of "
-        "equal hardware and software. Exit status 2 is trouble: an unreachable cluster, a node that does not answer.",
+        description="Lists the devices of a Ray cluster, or of this machine, in the form that --device takes. Nodes in "
+        "the same class have equal hardware and software. The exit status is 0, or 2 if the cluster cannot be reached "
+        "or a node does not answer.",
     )
     parser.add_argument(
-        "--address", metavar="ADDR", help="a running Ray cluster (default: RAY_ADDRESS if it is set, else this machine)"
+        "--address",
+        metavar="ADDR",
+        help="address of a running Ray cluster (default: RAY_ADDRESS if it is set, otherwise this machine)",
     )
     address = parser.parse_args(arguments).address or os.environ.get("RAY_ADDRESS") or "local"
     return guarded(lambda: list_devices(address))
 
 
 def list_devices(address: str) -> int:
-    """Prints the inventory of the cluster; returns the exit status.
+    """Prints the devices of the cluster; returns the exit status.
+
+    Args:
+        address: Address of a running cluster, or "local" for this machine.
 
     Raises:
-        Trouble: The cluster cannot be reached, or a node did not answer.
+        Trouble: The cluster cannot be reached, or a node did not report its hardware.
     """
     from parity.cluster.connection import connect
 
@@ -57,12 +63,12 @@ def list_devices(address: str) -> int:
     render(nodes, Console())
     silent = [f"{node.name} ({node.problem})" for node in nodes if node.problem]
     if silent:
-        raise Trouble(f"{len(silent)} of {len(nodes)} nodes did not say what they are: {'; '.join(silent)}.")
+        raise Trouble(f"{len(silent)} of {len(nodes)} nodes did not report their hardware: {'; '.join(silent)}.")
     return 0
 
 
 def render(nodes: Sequence[Node], console: Console) -> None:
-    """Prints the nodes, and below them their GPUs."""
+    """Prints a table of the nodes, and one of their GPUs."""
     labels: dict[object, str] = {}
     for node in nodes:
         labels.setdefault(node.hardware, class_label(len(labels)))

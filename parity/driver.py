@@ -32,13 +32,13 @@ from parity.store.stored_run import StoredRun, read_info
 from parity.store.tables import REPLAYS
 from parity.train.executor import Executor
 
-# What run.json and trials.parquet name as the task of a recorded loop.
+# The name of the task in run.json and trials.parquet for a recorded loop.
 RECORDED_TASK = "recorded"
 
 
 @contextlib.contextmanager
 def begun(out: StoragePath) -> Iterator[None]:
-    """Makes a run directory, and keeps other drivers off it until the block ends.
+    """Makes a run directory and locks it until the block ends, so that no other process uses it.
 
     Raises:
         Trouble: The directory exists already, or cannot be made.
@@ -50,12 +50,15 @@ def begun(out: StoragePath) -> Iterator[None]:
 
 @contextlib.contextmanager
 def gathering(trials: Sequence[Trial], out: StoragePath, *, quiet: bool = False) -> Iterator[Gatherer]:
-    """Opens the journal of a run, to be filled or continued, and shows how far its trials are.
+    """Opens the journal of a run, new or existing, and shows the progress of its trials.
 
     Args:
         trials: The trials of the plan.
         out: The run directory.
-        quiet: Whether to show nothing.
+        quiet: Whether to show no progress.
+
+    Yields:
+        What collects the events of the trials and writes them to the journal.
 
     Raises:
         Trouble: The journal is damaged, or cannot be written.
@@ -78,15 +81,15 @@ def train(
     resumable: bool = True,
     quiet: bool = False,
 ) -> bool:
-    """Trains the trials that have not ended, and stores what they report as tables.
+    """Trains the trials that have not ended, and stores their events as tables.
 
     Args:
         trials: The trials of the plan.
         executor: Where they run.
         data: The task's data; dtype[rows, ...] by name.
         out: The run directory.
-        resumable: Whether what was trained can be continued later: an interruption then ends the training in order,
-            and errors name the way to continue. Otherwise both pass through.
+        resumable: Whether the training can be continued later. An interruption then ends it in good order, and the
+            message of an error says how to continue. Otherwise both are raised as they are.
         quiet: Whether to show no progress.
 
     Returns:
@@ -111,7 +114,7 @@ def train(
         except Trouble as trouble:
             if not (resumable and gatherer.rows):
                 raise
-            raise Trouble(f"{trouble} What was trained is kept: go on with it by --resume {out}.") from trouble
+            raise Trouble(f"{trouble} What was trained is kept: continue it with --resume {out}.") from trouble
         gatherer.write_tables()
     return interrupted
 
@@ -121,13 +124,22 @@ def repeat_odd_trials(
 ) -> tuple[StoredRun, bool]:
     """Repeats the trials that differ from those of their class, and stores which elements differ.
 
+    Args:
+        stored: The run as it was trained.
+        trials: The trials of the plan.
+        executor: Where they run.
+        data: The task's data; dtype[rows, ...] by name.
+
     Returns:
-        The run with what was found, and whether the repeating was interrupted.
+        The run with the table of differing elements, and whether the repetition was interrupted.
+
+    Raises:
+        Trouble: A trial could not be started, the cluster fails, or the table cannot be written.
     """
     replays = odd_elements.plan_replays(stored, trials)
     if not replays:
         return stored, False
-    print(f"{len(replays)} odd: repeated up to where they part, to see which elements differ", file=sys.stderr)
+    print(f"{len(replays)} odd: repeated up to the first differing step, to see which elements differ", file=sys.stderr)
     events: Generator[list[Event], None, None] = executor.train(odd_elements.to_train(replays), data)
     try:
         with contextlib.closing(events):
@@ -140,7 +152,7 @@ def repeat_odd_trials(
 
 
 def seal_run(out: StoragePath, info: Mapping[str, Any]) -> None:
-    """Says in run.json that the run is complete, and removes its journal.
+    """Marks the run as complete in run.json, and removes its journal.
 
     Raises:
         Trouble: run.json cannot be written.
@@ -150,7 +162,7 @@ def seal_run(out: StoragePath, info: Mapping[str, Any]) -> None:
 
 
 def judge_run(stored: StoredRun) -> Judgement:
-    """Judges a stored run, and stores the verdicts: differences.parquet and summary.json.
+    """Judges a stored run, and stores the verdicts in differences.parquet and summary.json.
 
     Raises:
         Trouble: A trace is damaged, or a file cannot be written.
@@ -165,7 +177,7 @@ def write_page(stored: StoredRun, judgement: Judgement) -> StoragePath:
     """Writes report.html; returns its path.
 
     Raises:
-        Trouble: It cannot be written.
+        Trouble: The page cannot be written.
     """
     page = stored.directory / "report.html"
     write_text(page, html.render(stored, judgement))
@@ -173,10 +185,10 @@ def write_page(stored: StoredRun, judgement: Judgement) -> StoragePath:
 
 
 def recorded_trial(asked: Mapping[str, Any]) -> Trial:
-    """What is known of a recorded loop before its first step.
+    """The trial of a recorded loop, as far as it is known before the first step.
 
     Args:
-        asked: The part "recorded" of run.json.
+        asked: The value of "recorded" in run.json.
     """
     settings = Settings(
         task=CodeSpec(name=RECORDED_TASK, attr=RECORDED_TASK),
@@ -194,10 +206,10 @@ def recorded_trial(asked: Mapping[str, Any]) -> Trial:
 
 
 def finish_recording(directory: StoragePath) -> None:
-    """Makes the tables of a recording whose process was killed, from its journal; its trial counts as interrupted.
+    """Makes the tables of a recording whose process was killed from its journal; its trial counts as interrupted.
 
     Raises:
-        Trouble: The recording is in use, or damaged.
+        Trouble: The recording is in use by another process, or damaged.
     """
     with hold(directory):
         info = read_info(directory)

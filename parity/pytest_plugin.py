@@ -1,4 +1,4 @@
-"""The pytest plugin: `assert_parity(MyLoss, steps=30)` keeps a loss honest in its own repository's tests."""
+"""The pytest plugin: a test that calls `assert_parity(MyLoss, steps=30)` fails once the loss is wrong."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,14 +8,18 @@ import pytest
 
 @pytest.fixture(scope="session")
 def assert_parity() -> Callable[..., Any]:
-    """Calls `parity.check`, and fails with its one-line result unless the verdict is a passing one.
+    """A function that calls `parity.check` and fails the test unless the verdict passes.
 
-    The call takes the arguments of `parity.check` and returns its result. An inconclusive verdict fails too.
+    It takes the arguments of `parity.check`, returns its `CheckResult`, and fails with the result's one line. An
+    inconclusive verdict fails too.
+
+        def test_my_loss(assert_parity):
+            assert_parity(MyLoss, steps=30)
     """
 
     def assert_parity(*arguments: Any, **options: Any) -> Any:
         __tracebackhide__ = True
-        import parity  # torch comes with it, which tests that do not ask need not wait for
+        import parity  # here, so that tests without this fixture need not wait for torch
 
         result = parity.check(*arguments, **options)
         if not result.passed:

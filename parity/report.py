@@ -1,4 +1,4 @@
-"""python -m parity.report DIR: judges a stored run again and prints the report; needs neither torch nor Ray."""
+"""python -m parity.report DIR: judges stored runs again and prints the report; needs neither torch nor Ray."""
 
 import argparse
 import sys
@@ -20,8 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m parity.report",
-        description="Judges a stored run again, or several runs against the first, and prints the report. "
-        "Writes nothing but what --html names.",
+        description="Judges a stored run again, or compares several runs with the first, and prints\n"
+        "the report. Writes no file except the one that --html names.",
         epilog=EXIT_STATUSES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -29,10 +29,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "directories",
         metavar="DIR",
         nargs="+",
-        help="the --out of a run: a folder, or a URI; of several the trials are held against those of the first",
+        help="the --out of a run: a folder or a URI. If there are several, the trials of each are compared with those "
+        "of the first",
     )
-    parser.add_argument("--across", action="store_true", help="compare runs of different hardware too")
-    parser.add_argument("--html", metavar="FILE", type=Path, help="write the page too, as DIR/report.html")
+    parser.add_argument(
+        "--across", action="store_true", help="also compare runs that were trained on different hardware"
+    )
+    parser.add_argument(
+        "--html", metavar="FILE", type=Path, help="also write the report as a web page, like the report.html of a run"
+    )
     add_format(parser)
     options = parser.parse_args(arguments)
     directories = [parse_path(text) for text in options.directories]
@@ -42,17 +47,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def report(
     directories: Sequence[StoragePath], *, across: bool = False, page: Path | None = None, form: str = "text"
 ) -> int:
-    """Judges a run, or several against the first, and prints the report; returns the exit status.
+    """Judges a run, or several compared with the first, and prints the report; returns the exit status.
 
     Args:
-        directories: Of the runs, the baseline's first.
-        across: Whether to compare runs of different hardware.
-        page: Where to write the page, or None.
-        form: Of what is printed; one of `formats.FORMATS`.
+        directories: The run directories, the baseline's first.
+        across: Whether to compare runs that were trained on different hardware.
+        page: File to write the web page to, or None.
+        form: Format of the printed report, one of `options.FORMATS`.
 
     Raises:
-        Trouble: A directory is no run, or damaged; there is nothing to compare in several, or their hardware is not the
-            same; or the page cannot be written.
+        Trouble: A directory is not a run directory or is damaged; several runs have nothing to compare, or were trained
+            on different hardware; or the page cannot be written.
     """
     ranks = read_ranks(directories[0])
     if len(directories) == 1 and "" in ranks:

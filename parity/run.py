@@ -6,8 +6,12 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from parity.cluster import placement, ray_job
 from parity.cluster.connection import connect
@@ -22,6 +26,8 @@ from parity.plan.loss_spec import parse_losses
 from parity.plan.options import make_parser
 from parity.plan.planning import make_settings, plan
 from parity.plan.task_spec import parse_task, shipped_losses
+from parity.plan.trial import Settings, Trial
+from parity.plan.user_code import CodeSpec
 from parity.render.formats import print_report
 from parity.render.wrapping import WIDTH
 from parity.store.directory import discard
@@ -36,6 +42,23 @@ from parity.train.executor import Executor
 from parity.train.inline import Inline
 
 
+@dataclass(frozen=True)
+class _Request:
+    """What the options ask for, parsed and checked before anything is started.
+
+    Attributes:
+        losses: The baseline first.
+        devices: Values of `--device`, the baseline first; "auto" is replaced once it is known which devices there are.
+        data: The task's data; dtype[rows, ...] by name.
+        settings: What all trials share.
+    """
+
+    losses: tuple[CodeSpec, ...]
+    devices: tuple[str, ...]
+    data: dict[str, np.ndarray]
+    settings: Settings
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -47,28 +70,28 @@ def run(options: argparse.Namespace, given: Sequence[str]) -> int:
     """Plans, trains, stores, judges and reports; returns the exit status.
 
     Args:
-        options: As `options.make_parser` parses them.
-        given: What they were parsed from.
+        options: The parsed options of `options.make_parser`.
+        given: The arguments that they were parsed from.
 
     Raises:
-        Trouble: Something keeps it from an answer.
+        Trouble: There is no answer: an argument is wrong, a trial cannot run, or the run cannot be stored or read.
     """
     _check_text(given)
     if options.resume and read_info(parse_path(options.resume)).get("recorded"):
         finish_recording(parse_path(options.resume))
-        return _judge(read_run(parse_path(options.resume)), interrupted=False, form=options.format)
+        return _report(read_run(parse_path(options.resume)), interrupted=False, form=options.format)
     with contextlib.ExitStack() as held:
         started = held.enter_context(reopen(options, make_parser())) if options.resume else None
         if started:
             interrupt.keep(started.directory)
         if started and started.complete:
             forget_journal(started.directory)
-            return _judge(read_run(started.directory), interrupted=False, form=options.format)
-        # What a loss prints has no place in a document.
+            return _report(read_run(started.directory), interrupted=False, form=options.format)
+        # What a loss prints must not end up in a document.
         aside = contextlib.nullcontext() if options.format == "text" else contextlib.redirect_stdout(sys.stderr)
         with aside:
             stored, interrupted = _measure(started.options if started else options, given, started, held)
-        return _judge(stored, interrupted=interrupted, form=options.format)
+        return _report(stored, interrupted=interrupted, form=options.format)
 
 
 def _measure(
@@ -77,21 +100,52 @@ def _measure(
     """Plans, trains and stores.
 
     Args:
-        options: Of the run.
-        given: What the command was called with.
-        started: What to go on with, or None.
-        held: Is given what keeps other drivers off a new run.
+        options: The parsed options.
+        given: The arguments of the command.
+        started: The run to continue, or None.
+        held: Is given the lock of a new run directory, which the caller holds until the run is judged.
 
     Returns:
-        The run, and whether it was interrupted.
+        The stored run, and whether it was interrupted.
+    """
+    request = _parse_request(options)
+    out = started.directory if started else _choose_out(options.out)
+    with contextlib.ExitStack() as cleanup:
+        unused = cleanup.enter_context(contextlib.ExitStack())
+        if not started:
+            held.enter_context(begun(out))
+            unused.callback(discard, out)
+        executor, nodes = cleanup.enter_context(_executor(options, request.data))
+        trials = _plan_trials(options, request, executor, nodes)
+        info = _describe(options, given, trials, request.data)
+        if started:
+            check_same(started, info)
+            info = started.info
+        else:
+            write_json(out / "run.json", info)
+        unused.pop_all()  # from here on the directory holds something worth keeping
+        interrupt.keep(out)
+        interrupted = train(trials, executor, request.data, out)
+        stored = read_run(out)
+        if not interrupted:
+            stored, interrupted = repeat_odd_trials(stored, trials, executor, request.data)
+    if not interrupted:
+        seal_run(out, info)
+    return stored, interrupted
+
+
+def _parse_request(options: argparse.Namespace) -> _Request:
+    """Parses and checks what the options ask for, and loads the task's data; starts nothing.
+
+    Raises:
+        Trouble: A task, loss, device or option is wrong, or the data cannot be loaded.
     """
     task = parse_task(options.task)
     shipped = shipped_losses(task)
     losses = parse_losses(options.loss or (shipped[:1] if options.quick else shipped), shipped=shipped)
-    wanted = options.device or [{"node": "cpu", "gpu": "cuda"}.get(options.each, "auto")]
-    # Tell a wrong one before anything is started.
-    named = parse_devices([text for text in wanted if text != "auto"])
-    _check_cluster_options(options, named)
+    devices = options.device or [{"node": "cpu", "gpu": "cuda"}.get(options.each, "auto")]
+    # A wrong device is reported now, before a cluster is started or waited for.
+    _check_cluster_options(options, parse_devices([text for text in devices if text != "auto"]))
     data = load_task_data(task, options.data)
     settings = make_settings(
         task=task,
@@ -103,49 +157,17 @@ def _measure(
         audit_every=0 if options.quick else options.audit_every,
         save_every_s=options.save_every,
     )
-    out = started.directory if started else _choose_out(options.out)
-    with contextlib.ExitStack() as cleanup:
-        unused = cleanup.enter_context(contextlib.ExitStack())
-        if not started:
-            held.enter_context(begun(out))
-            unused.callback(discard, out)
-        executor: Executor = Inline()
-        nodes: tuple[Node, ...] = ()
-        if not options.inline:
-            data_bytes = sum(array.nbytes for array in data.values())
-            executor = cluster = cleanup.enter_context(_connected(options, data_bytes))
-            nodes = cluster.nodes
-        chosen = parse_devices(_expand_auto(wanted, executor.accelerators))
-        if not options.inline:
-            chosen = placement.expand(chosen, options.each, nodes)
-        trials = plan(
-            losses,
-            chosen,
-            seeds=options.seed or [0],
-            replicas=options.replicas,
-            settings=settings,
-            noise=options.noise,
-            equals=lambda device: placement.equals(device, nodes),
-            quick=options.quick,
-        )
-        executor.check(trials)
-        command = shlex.join(["python", "-m", "parity.run", *given])
-        info = describe(command, trials, data=options.data) | {"quick": options.quick, "arguments": [*given]}
-        info |= fingerprint(trials, data)
-        if started:
-            check_same(started, info)
-            info = started.info
-        else:
-            write_json(out / "run.json", info)
-        unused.pop_all()  # from here on there is something to keep
-        interrupt.keep(out)
-        interrupted = train(trials, executor, data, out)
-        stored = read_run(out)
-        if not interrupted:
-            stored, interrupted = repeat_odd_trials(stored, trials, executor, data)
-    if not interrupted:
-        seal_run(out, info)
-    return stored, interrupted
+    return _Request(losses, tuple(devices), data, settings)
+
+
+@contextlib.contextmanager
+def _executor(options: argparse.Namespace, data: dict[str, np.ndarray]) -> Iterator[tuple[Executor, tuple[Node, ...]]]:
+    """Where the trials will run: this process (`--inline`), or a Ray cluster; and the nodes of that cluster."""
+    if options.inline:
+        yield Inline(), ()
+        return
+    with _connected(options, sum(array.nbytes for array in data.values())) as cluster:
+        yield cluster, cluster.nodes
 
 
 @contextlib.contextmanager
@@ -160,42 +182,77 @@ def _connected(options: argparse.Namespace, data_bytes: int) -> Iterator[Cluster
         yield cluster
 
 
-def _judge(stored: StoredRun, *, interrupted: bool, form: str) -> int:
-    """Judges what was stored, stores the verdicts, prints them and makes the page; returns the exit status."""
+def _plan_trials(
+    options: argparse.Namespace, request: _Request, executor: Executor, nodes: tuple[Node, ...]
+) -> tuple[Trial, ...]:
+    """The trials of the run, on devices that there are.
+
+    Raises:
+        Trouble: A trial cannot run there.
+    """
+    devices = parse_devices(_expand_auto(request.devices, executor.accelerators))
+    if not options.inline:
+        devices = placement.expand(devices, options.each, nodes)
+    trials = plan(
+        request.losses,
+        devices,
+        seeds=options.seed or [0],
+        replicas=options.replicas,
+        settings=request.settings,
+        noise=options.noise,
+        equals=lambda device: placement.equals(device, nodes),
+        quick=options.quick,
+    )
+    executor.check(trials)
+    return trials
+
+
+def _describe(
+    options: argparse.Namespace, given: Sequence[str], trials: Sequence[Trial], data: dict[str, np.ndarray]
+) -> dict[str, Any]:
+    """The content of run.json: what was asked for, and what a run must share with this one to be continued."""
+    command = shlex.join(["python", "-m", "parity.run", *given])
+    asked = describe(command, trials, data=options.data) | {"quick": options.quick, "arguments": [*given]}
+    return asked | fingerprint(trials, data)
+
+
+def _report(stored: StoredRun, *, interrupted: bool, form: str) -> int:
+    """Judges what was stored, stores the verdicts, prints them and writes the page; returns the exit status."""
     out = stored.directory
     judgement = judge_run(stored)
     print_report(stored, judgement, form=form)
     page = write_page(stored, judgement)
-    told = f"Stored in {out}; to look at: {page}"
+    message = f"Stored in {out}; report: {page}"
     if interrupted:
-        told = f"Interrupted. What was trained is kept: go on with it by\n  python -m parity.run --resume {out}"
-    elif len(told) > WIDTH:
-        told = f"Stored in {out}; to look at:\n  {page}"
+        message = f"Interrupted. What was trained is kept: continue it with\n  python -m parity.run --resume {out}"
+    elif len(message) > WIDTH:
+        message = f"Stored in {out}; report:\n  {page}"
     if form == "text":
-        print(f"\n{told}")
+        print(f"\n{message}")
     else:
-        print(told, file=sys.stderr)
+        print(message, file=sys.stderr)
     return 2 if interrupted else judgement.exit_status
 
 
-def _check_cluster_options(options: argparse.Namespace, given: Sequence[Device]) -> None:
-    """Raises `Trouble` for options that need a cluster where there is none."""
+def _check_cluster_options(options: argparse.Namespace, devices: Sequence[Device]) -> None:
+    """Raises `Trouble` if an option needs a cluster and `--inline` rules it out."""
     needs = [f"--{name.replace('_', '-')}" for name in ("each", "wait_for_nodes") if getattr(options, name)]
-    needs += [f"--device {device.name}" for device in given if device.node]
+    needs += [f"--device {device.name}" for device in devices if device.node]
     if options.inline and needs:
         raise Trouble(f"{needs[0]} needs a Ray cluster, and --inline trains in this process. Leave out one of them.")
 
 
 def _check_text(given: Sequence[str]) -> None:
-    """Raises `Trouble` for what cannot be stored as text: names of files that are no UTF-8."""
+    """Raises `Trouble` for an argument that run.json cannot store: a file name that is not valid UTF-8."""
     for text in given:
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise Trouble(f"{text!r} is no text in UTF-8, and could not be stored. Rename it.") from error
+            raise Trouble(f"{text!r} is not valid UTF-8, so it cannot be stored. Rename the file.") from error
 
 
 def _choose_out(given: str | None) -> StoragePath:
+    """The new run directory: `--out`, or a folder below runs/ named after the time in UTC."""
     if ray_job.inside_job():
         ray_job.check_out(given)
     if given is None:
@@ -203,10 +260,10 @@ def _choose_out(given: str | None) -> StoragePath:
     return parse_path(given)
 
 
-def _expand_auto(wanted: Sequence[str], accelerators: Callable[[], list[str]]) -> list[str]:
-    """Puts the CPU and each kind of accelerator that is there in the place of "auto"."""
-    expanded = [device for text in wanted for device in (["cpu", *accelerators()] if text == "auto" else [text])]
-    return list(dict.fromkeys(expanded)) if "auto" in wanted else expanded
+def _expand_auto(devices: Sequence[str], accelerators: Callable[[], list[str]]) -> list[str]:
+    """Replaces "auto" with the CPU and each kind of accelerator that there is; each device then appears once."""
+    expanded = [device for text in devices for device in (["cpu", *accelerators()] if text == "auto" else [text])]
+    return list(dict.fromkeys(expanded)) if "auto" in devices else expanded
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
 """The version of parity."""
 
-# Here rather than in the metadata of a package: as a Ray job, parity runs from a folder without being installed.
+# Declared here and not read from the package's metadata, since a Ray job runs parity from a folder, uninstalled.
 __version__ = "0.1.0"

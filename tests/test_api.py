@@ -16,7 +16,7 @@ def doubled(output, target):
     return 2 * ((output - target) ** 2).mean()
 
 
-def test_a_wrong_loss_is_told_with_cause_and_tables():
+def test_a_wrong_loss_is_reported_with_cause_and_tables():
     result = parity.check(doubled, steps=3)
     assert (result.verdict, result.passed, result.onset.step) == ("diverged", False, 0)
     assert result.causes[0].kind == "scaled" and "scaled by 2" in result.causes[0].text

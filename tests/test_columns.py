@@ -80,9 +80,9 @@ def test_readers_that_know_nothing_of_arrow_see_it_too(reference):
     for metadata in (dict(rows), pl.read_parquet_metadata(path)):
         assert metadata["parity.schema"] == "1"
         assert metadata["parity.row"] == "a step that both trials of a pair have"
-        told = json.loads(metadata["parity.columns"])
-        assert list(told) == TABLES["differences.parquet"].names
-        assert told["loss_ulp"]["unit"] == "ulp"
+        columns_json = json.loads(metadata["parity.columns"])
+        assert list(columns_json) == TABLES["differences.parquet"].names
+        assert columns_json["loss_ulp"]["unit"] == "ulp"
 
 
 def exact(reference):

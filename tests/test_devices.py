@@ -98,13 +98,13 @@ def cluster(monkeypatch):
     return make
 
 
-def test_a_node_that_does_not_answer_is_listed_and_told(cluster, capsys):
+def test_a_node_that_does_not_answer_is_listed_and_reported(cluster, capsys):
     cluster(node("a"), node("b", problem="ModuleNotFoundError: No module named 'parity'"))
     assert inventory.main(["--address", "10.0.0.1:6379"]) == 2
     shown = capsys.readouterr()
     assert "cpu@a" in shown.out and "cpu@b" in shown.out
     assert shown.err == (
-        "parity: 1 of 2 nodes did not say what they are: b (ModuleNotFoundError: No module named 'parity').\n"
+        "parity: 1 of 2 nodes did not report their hardware: b (ModuleNotFoundError: No module named 'parity').\n"
     )
 
 

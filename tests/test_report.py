@@ -102,7 +102,7 @@ def test_ctrl_c_exits_with_2(capsys):
     assert capsys.readouterr().err == "parity: interrupted.\n"
 
 
-def test_a_reader_that_goes_away_is_no_error():
+def test_a_reader_that_goes_away_is_not_an_error():
     code = "from parity import report; import sys; sys.exit(report.guarded(lambda: print('x' * 200_000) or 0))"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()

@@ -113,7 +113,7 @@ def test_an_existing_out_is_refused(equal_pair, capsys):
     assert {path: path.read_bytes() for path in equal_pair.rglob("*") if path.is_file()} == before
 
 
-def test_a_uri_of_no_filesystem_is_told(capsys):
+def test_a_uri_of_no_filesystem_is_reported(capsys):
     assert inline_run("nix://bucket/run") == 2
     assert capsys.readouterr().err == (
         "parity: nix://bucket/run cannot be used (Unsupported filesystem: 'nix'). "
@@ -142,12 +142,12 @@ def test_trouble_before_the_first_step_leaves_no_folder(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--steps", "0"], "argument --steps: 0 is too small: a whole number from 1 up is needed"),
-        (["--batch-size", "-1"], "argument --batch-size: '-1' is no whole number from 0 up"),
-        (["--replicas", "many"], "argument --replicas: 'many' is no whole number from 0 up"),
-        (["--lr", "0"], "argument --lr: '0' is no number above 0"),
-        (["--lr", "nan"], "argument --lr: 'nan' is no number above 0"),
-        (["--seed", "x"], "argument --seed: 'x' is no whole number from 0 up"),
+        (["--steps", "0"], "argument --steps: '0' is not a whole number of at least 1"),
+        (["--batch-size", "-1"], "argument --batch-size: '-1' is not a whole number of at least 1"),
+        (["--replicas", "many"], "argument --replicas: 'many' is not a whole number of at least 1"),
+        (["--lr", "0"], "argument --lr: '0' is not a number greater than 0"),
+        (["--lr", "nan"], "argument --lr: 'nan' is not a number greater than 0"),
+        (["--seed", "x"], "argument --seed: 'x' is not a whole number of at least 0"),
         (["--speed", "9"], "unrecognized arguments: --speed 9"),
     ],
 )
@@ -194,7 +194,7 @@ def test_ctrl_c_keeps_what_was_trained(tmp_path, monkeypatch, capsys):
     out = capsys.readouterr().out
     assert out.startswith("This run is partial: numpy@cpu-s0 did not end. What is stored is judged.\n")
     assert out.endswith(
-        "\nInterrupted. What was trained is kept: go on with it by\n"
+        "\nInterrupted. What was trained is kept: continue it with\n"
         f"  python -m parity.run --resume {tmp_path / 'run'}\n"
     )
     (pair,) = pairs(tmp_path / "run").values()
@@ -207,7 +207,7 @@ def test_ctrl_c_keeps_what_was_trained(tmp_path, monkeypatch, capsys):
 def test_auto_is_the_cpu_and_each_accelerator_once():
     assert run._expand_auto(["auto"], lambda: ["cuda"]) == ["cpu", "cuda"]
     assert run._expand_auto(["auto", "cpu:threads=2", "cpu"], list) == ["cpu", "cpu:threads=2"]
-    assert run._expand_auto(["cpu", "cpu"], list) == ["cpu", "cpu"], "a repeat that was typed is told, not dropped"
+    assert run._expand_auto(["cpu", "cpu"], list) == ["cpu", "cpu"], "a repeat that was typed is reported, not dropped"
 
 
 def test_inline_pins_an_isa_before_torch_is_imported(tmp_path):
@@ -217,7 +217,7 @@ def test_inline_pins_an_isa_before_torch_is_imported(tmp_path):
     assert set(pd.read_parquet(out / "trials.parquet")["cpu_capability"]) == {"DEFAULT"}
 
 
-def test_inline_tells_an_isa_that_comes_too_late(make_trials, data):
+def test_inline_reports_an_isa_that_comes_too_late(make_trials, data):
     with pytest.raises(Trouble, match=r"the setting did not take effect|this CPU lacks"):
         for capability in ("default", "avx2", "avx512"):
             (trial,) = make_trials(device=f"cpu:isa={capability}")
@@ -227,3 +227,10 @@ def test_inline_tells_an_isa_that_comes_too_late(make_trials, data):
 def test_every_option_has_help():
     for action in make_parser()._actions:
         assert action.help
+
+
+def test_the_help_fits_a_terminal_of_80_columns(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    text = make_parser().format_help()
+    assert [line for line in text.splitlines() if len(line) > 80] == []
+    assert "(default: 256)" in text and "%(" not in text

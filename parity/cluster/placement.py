@@ -108,7 +108,7 @@ def _unplaceable(trial: Trial, needs: Mapping[str, int], nodes: Sequence[Node]) 
 def equals(device: Device, nodes: Sequence[Node]) -> object:
     """What a device has in common with those that owe it equal bits: its settings, and the hardware of its node."""
     node = next((node for node in nodes if node.name == device.node), None)
-    return (device.unplaced, node.hardware) if node else device
+    return (device.without_location, node.hardware) if node else device
 
 
 class Placement:

@@ -89,4 +89,4 @@ class Waiting:
 
 
 def _queue(trial: Trial) -> str:
-    return trial.device.place or trial.device.name
+    return trial.device.location or trial.device.name

@@ -170,7 +170,8 @@ def class_of(record: TrialRecord) -> HardwareClass:
     """The class of a trial's device."""
     facts = [getattr(record, name) for name in (*HARDWARE, *SOFTWARE)]
     known = any(fact is not None for fact in facts)
-    return HardwareClass(parse_device(record.device).unplaced.name, tuple(facts) if known else (record.device,))
+    name = parse_device(record.device).without_location.name
+    return HardwareClass(name, tuple(facts) if known else (record.device,))
 
 
 def same_hardware(left: TrialRecord, right: TrialRecord) -> bool:

@@ -1,9 +1,9 @@
-"""The device grammar, and what a device asks for: environment variables and resources.
+"""The device grammar, and what a device needs: environment variables and resources.
 
     cpu    cpu:threads=2    cpu:isa=avx2    cpu:threads=2,isa=default    cuda    cuda:tf32=on    mps
-    cpu@NODE    cpu:threads=2@NODE    cuda@NODE#INDEX    on that node of a Ray cluster, that GPU of it
+    cpu@NODE    cpu:threads=2@NODE    cuda@NODE#INDEX    on one node of a Ray cluster, and one GPU of that node
 
-`python -m parity.devices` lists what there is.
+`python -m parity.devices` lists the nodes and GPUs of a cluster.
 """
 
 from __future__ import annotations
@@ -14,11 +14,14 @@ from dataclasses import dataclass, replace
 
 from parity.ground.errors import Trouble
 
+# Values of `--each`.
+EACH = ("node", "gpu")
+# Instruction sets for which ATen compiles its CPU kernels, as ATEN_CPU_CAPABILITY names them (see `environment`).
 ISAS = ("default", "avx2", "avx512")
 GRAMMAR = (
     "cpu, cpu:threads=N, cpu:isa=default|avx2|avx512, cuda, cuda:tf32=on|off, mps, auto; cpu@NODE, cuda@NODE#INDEX"
 )
-# Faults to plant in a CPU, so that one may see them found; `planted` says what they do.
+# Faults that can be planted in a CPU device, to see parity find them; `train.planted` describes each.
 PLANTS = r"bfloat16|tf32|noise|element-\d+|flip-\d+(-r\d+)?"
 
 
@@ -28,12 +31,13 @@ class Device:
 
     Attributes:
         kind: "cpu", "cuda" or "mps".
-        threads: Of ATen, OpenMP and MKL within an operation.
-        isa: ATen's kernels: "default", "avx2" or "avx512"; None leaves the choice to ATen. The BLAS chooses for itself.
+        threads: Number of threads that ATen, OpenMP and MKL use within one operation.
+        isa: Instruction set of ATen's kernels, one of `ISAS`; None leaves the choice to ATen. The BLAS library chooses
+            its own.
         tf32: Whether a CUDA device may round the factors of matrix products and convolutions to TF32.
-        plant: A fault planted on purpose, see `planted`, or None.
-        node: Name of the node of a Ray cluster that it is on, or None for any that fits.
-        index: Of the GPU on that node, or None.
+        plant: Fault planted on purpose (see `train.planted`), or None.
+        node: Name of the node of a Ray cluster that the device is on, or None for any node that fits.
+        index: Index of the GPU on that node, or None.
     """
 
     kind: str
@@ -45,13 +49,13 @@ class Device:
     index: int | None = None
 
     @property
-    def unplaced(self) -> Device:
-        """The same settings on any node; a planted fault is one of the unit, and stays behind."""
+    def without_location(self) -> Device:
+        """The same settings on any node, without a planted fault: that belongs to one physical device."""
         return replace(self, node=None, index=None, plant=None) if self.node else self
 
     @property
-    def place(self) -> str:
-        """As in "@node", "@node#0", or empty."""
+    def location(self) -> str:
+        """The node and GPU as the grammar writes them: "@node", "@node#0", or empty for a device on any node."""
         index = "" if self.index is None else f"#{self.index}"
         return f"@{self.node}{index}" if self.node else ""
 
@@ -67,14 +71,14 @@ class Device:
             options.append("tf32=on")
         if self.plant is not None:
             options.append(f"plant={self.plant}")
-        return (f"{self.kind}:{','.join(options)}" if options else self.kind) + self.place
+        return (f"{self.kind}:{','.join(options)}" if options else self.kind) + self.location
 
 
 def parse_devices(texts: Sequence[str]) -> tuple[Device, ...]:
-    """Parses the values of `--device` ("auto" has been replaced before); the first is the baseline.
+    """Parses the values of `--device`, in which "auto" has been replaced already; the first is the baseline.
 
     Raises:
-        Trouble: A device is unknown, an option does not fit, or a device is given twice.
+        Trouble: A device is unknown, an option does not fit its kind, or a device is given twice.
     """
     devices = tuple(parse_device(text) for text in texts)
     for index, device in enumerate(devices):
@@ -92,9 +96,9 @@ def parse_device(text: str) -> Device:
     'rack 1'
 
     Raises:
-        Trouble: The device is unknown, or an option does not fit.
+        Trouble: The device is unknown, an option does not fit its kind, or the location is not complete.
     """
-    settings, at, place = text.partition("@")
+    settings, at, location = text.partition("@")
     kind, colon, rest = settings.partition(":")
     pairs = [option.partition("=")[::2] for option in rest.split(",")] if colon else []
     options = dict(pairs)
@@ -103,7 +107,7 @@ def parse_device(text: str) -> Device:
         raise Trouble(f"Unknown device {text!r}. Known devices: {GRAMMAR}.")
     threads = options.get("threads", "1")
     if not (threads.isascii() and threads.isdigit()) or int(threads) < 1:
-        raise Trouble(f"Device {text!r}: threads={threads} is no whole number from 1 up.")
+        raise Trouble(f"Device {text!r}: threads={threads} is not a whole number of at least 1.")
     isa = options.get("isa")
     if isa is not None and isa not in ISAS:
         raise Trouble(f"Device {text!r}: isa={isa} is unknown. Known: {', '.join(ISAS)}.")
@@ -116,31 +120,42 @@ def parse_device(text: str) -> Device:
             f"Device {text!r}: plant={plant} is unknown. Known: bfloat16, tf32, noise, element-STEP, flip-STEP."
         )
     device = Device(kind=kind, threads=int(threads), isa=isa, tf32=tf32 == "on", plant=plant)
-    return _placed(device, place, text=text) if at else device
+    return _located(device, location, text=text) if at else device
 
 
-def _placed(device: Device, place: str, *, text: str) -> Device:
-    node, mark, index = place.rpartition("#") if device.kind == "cuda" else (place, "", "")
+def _located(device: Device, location: str, *, text: str) -> Device:
+    """The device on the node, and for CUDA the GPU, that follow its "@".
+
+    Args:
+        device: The device without a location.
+        location: What follows the "@"; a node's name may contain "#".
+        text: The whole device as given, for messages.
+
+    Raises:
+        Trouble: The node or the GPU is missing, or the index is not a number.
+    """
+    node, mark, index = location.rpartition("#") if device.kind == "cuda" else (location, "", "")
     if not mark:
-        node, index = place, ""
+        node, index = location, ""
     if not node or (mark and not (index.isascii() and index.isdigit())):
         raise Trouble(
-            f"Device {text!r}: {place!r} is no place. Give {device.kind}@NODE"
-            f"{'#INDEX' if device.kind == 'cuda' else ''} as python -m parity.devices lists them."
+            f"Device {text!r}: {location!r} does not name a node{' and a GPU' if device.kind == 'cuda' else ''}. "
+            f"Give {device.kind}@NODE{'#INDEX' if device.kind == 'cuda' else ''} as python -m parity.devices lists it."
         )
     if device.kind == "cuda" and not mark:
-        raise Trouble(f"Device {text!r} names no GPU of its node. Give cuda@NODE#INDEX, or --each gpu for all of them.")
+        raise Trouble(f"Device {text!r} does not name a GPU of its node. Give cuda@NODE#INDEX, or use --each gpu.")
     return replace(device, node=node, index=int(index) if mark else None)
 
 
 def environment(device: Device) -> dict[str, str]:
-    """Environment variables that must stand before torch is imported.
+    """The environment variables that must be set before torch is imported.
 
     Source:
         OMP_NUM_THREADS, MKL_NUM_THREADS: docs.pytorch.org/docs/stable/notes/cpu_threading_torchscript_inference.html.
         ATEN_CPU_CAPABILITY: pytorch, aten/src/ATen/native/DispatchStub.cpp.
-        CUBLAS_WORKSPACE_CONFIG: docs.pytorch.org/docs/stable/notes/randomness.html.
-        CUDA_VISIBLE_DEVICES: since Ray 2.56 a worker that asks for no GPU sees all of them.
+        CUBLAS_WORKSPACE_CONFIG: docs.pytorch.org/docs/stable/notes/randomness.html; ":4096:8" is one of the two values
+        that make cuBLAS deterministic.
+        CUDA_VISIBLE_DEVICES: since Ray 2.56 a worker that asks for no GPU sees all of them, so they are hidden here.
     """
     variables = {"OMP_NUM_THREADS": str(device.threads), "MKL_NUM_THREADS": str(device.threads)}
     if device.isa is not None:
@@ -155,8 +170,5 @@ def environment(device: Device) -> dict[str, str]:
 
 
 def resources(device: Device) -> dict[str, int]:
-    """What the trial's worker occupies, in Ray's words: a CPU for each thread, and a whole GPU."""
+    """The Ray resources that the trial's worker occupies: one CPU for each thread, and a whole GPU if it uses one."""
     return {"CPU": device.threads, "GPU": 0 if device.kind == "cpu" else 1}
-
-
-EACH = ("node", "gpu")

@@ -1,4 +1,4 @@
-"""What `--loss` names, parsed and checked without importing torch or running the user's code."""
+"""Parses and checks the values of `--loss`, without importing torch or running the user's code."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,14 +12,15 @@ from parity.plan.user_code import CodeSpec, parse_code
 def parse_losses(texts: Sequence[str], *, shipped: Sequence[str]) -> tuple[CodeSpec, ...]:
     """Parses the values of `--loss`; the first is the baseline.
 
-    A loss of a module or file is named by its attribute; where two would share a name, by file or module and attribute.
+    The name of a loss from a module or file is its attribute; if two losses would have the same name, the names also
+    contain the file or module, as in "old.mse" and "new.mse".
 
     Args:
-        texts: As given.
-        shipped: Names of the losses that the task ships.
+        texts: The values as given.
+        shipped: Names of the losses that come with the task.
 
     Raises:
-        Trouble: A loss is unknown, its file, module or attribute is not there, or it is given twice.
+        Trouble: A loss is unknown, its file, module or attribute does not exist, or it is given twice.
     """
     specs = [_parse(text, shipped) for text in texts]
     names = Counter(spec.name for spec in specs)

@@ -1,22 +1,28 @@
-"""What a factor may stand for: the batch size, the number of features, 2, 1/2, and so on."""
+"""Names for the factor by which a gradient is wrong: the batch size, the number of features, 2, 1/2, and so on."""
 
 from collections.abc import Sequence
 
 from parity.plan import lines
 
+# Plain numbers that a loss may be wrong by. Chosen, not measured: small factors and their inverses, and the range of
+# a pixel.
 PLAIN = {2.0: "2", 0.5: "1/2", 4.0: "4", 0.25: "1/4", 3.0: "3", 10.0: "10", 255.0: "255", 1 / 255.0: "1/255"}
 
 
 def name_constant(factors: Sequence[float], *, rows: Sequence[int], elements: Sequence[int]) -> str | None:
-    """Names what all of the factors are, or None.
+    """Names the constant that the factors of several steps have in common.
 
     Args:
-        factors: Of some steps, above 0.
-        rows: Of each step's batch.
-        elements: Of each step's output.
+        factors: One factor of each step, greater than 0.
+        rows: Number of rows in each step's batch.
+        elements: Number of elements in each step's output.
 
     Returns:
-        As in "the batch size", "1/numel", "2"; of several that fit the first, so that a size goes before a number.
+        The name, such as "the batch size", "1/batch size" or "2", or None if no constant fits all steps. If several
+        fit, a size goes before a plain number.
+
+    >>> name_constant([256.0, 96.0], rows=[256, 96], elements=[512, 192])
+    'the batch size'
     """
     sizes = {
         "the batch size": [float(count) for count in rows],
@@ -35,4 +41,5 @@ def name_constant(factors: Sequence[float], *, rows: Sequence[int], elements: Se
 
 
 def _near(factor: float, value: float) -> bool:
+    """Whether a measured factor is the constant, but for rounding."""
     return abs(factor - value) <= lines.CONSTANT_FIT.value * value

@@ -2,41 +2,55 @@
 
 import argparse
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 from parity.plan.device import EACH, GRAMMAR
 from parity.plan.task_spec import TASKS
 from parity.plan.trial import EPOCHS
 
-# What `--format` names; `render.formats` makes the documents.
+_Add: TypeAlias = Callable[..., argparse.Action]
+
+# Values of `--format`; `render.formats` makes the documents.
 FORMATS = ("text", "markdown", "json", "junit")
 
 EXIT_STATUSES = """exit status:
   0  every pair is identical, report-only or rounding
-  1  some pair diverged, or a candidate failed by its own doing
-  2  trouble: bad arguments, the baseline failed, nowhere to place a trial, damaged files, interrupted
-  3  none diverged, some inconclusive
+  1  a pair diverged, or a candidate failed through its own fault
+  2  trouble: wrong arguments, a failed baseline, nowhere to run a trial,
+     damaged files, an interruption
+  3  no pair diverged, and at least one is inconclusive
 """
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The command's options."""
+    """Makes the parser of the options of `python -m parity.run`."""
     parser = argparse.ArgumentParser(
         prog="python -m parity.run",
-        description="Trains the same seeded model once for each loss and device, and reports where the runs differ, "
-        "how far, and whether that is rounding or a bug.",
+        description="Trains the same seeded model once for each loss and device, and reports where\n"
+        "the runs differ, by how much, and whether that is rounding or a bug.",
         epilog=EXIT_STATUSES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = parser.add_argument
+    _add_trials(parser.add_argument_group("what to compare").add_argument)
+    _add_training(parser.add_argument_group("training").add_argument)
+    _add_machines(parser.add_argument_group("where to train").add_argument)
+    results = parser.add_argument_group("results")
+    _add_storage(results.add_argument)
+    add_format(results)
+    return parser
+
+
+def _add_trials(add: _Add) -> None:
     add(
         "--loss",
         nargs="+",
         action="extend",
         metavar="LOSS",
-        help="builtin, numpy, package.module:attr or path/to/file.py:attr; a function, an nn.Module (class or "
-        "instance) or an autograd.Function subclass; the first is the baseline (default: builtin numpy; of a task of "
-        "yours builtin, which is its own)",
+        help="the losses to compare; the first is the baseline. Each is builtin, numpy, package.module:attr or "
+        "path/to/file.py:attr, where attr is a function, an nn.Module (class or instance) or an autograd.Function "
+        "subclass (default: builtin numpy; for a task of yours builtin, which is its own loss)",
     )
     add(
         "--task",
@@ -48,128 +62,170 @@ def make_parser() -> argparse.ArgumentParser:
         nargs="+",
         action="extend",
         metavar="DEVICE",
-        help=f"{GRAMMAR}; options are joined by commas; cpu is one thread; the first is the baseline "
-        "(default: auto, the CPU and each kind of accelerator that is there)",
+        help=f"the devices to compare; the first is the baseline. Each is one of {GRAMMAR}; options are joined by "
+        "commas, and a cpu has one thread unless threads= says otherwise (default: auto, which is the CPU and each "
+        "kind of accelerator that is available)",
     )
-    add("--seed", nargs="+", action="extend", type=_whole, metavar="N", help="seeds, each for all trials (default: 0)")
-    add("--replicas", type=_positive, default=1, metavar="N", help="train each trial N times (default: 1)")
+    add(
+        "--seed",
+        nargs="+",
+        action="extend",
+        type=_whole,
+        metavar="N",
+        help="the seeds; every trial is trained with each of them (default: 0)",
+    )
+    add(
+        "--replicas",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="train each trial N times, to see whether it repeats itself (default: %(default)s)",
+    )
     add(
         "--noise",
         type=_whole,
         default=0,
         metavar="N",
-        help="train the baseline N more times, its output gradient randomly rounded by 1 ulp at each step: how fast "
-        "rounding alone grows (default: 0)",
+        help="train the baseline N more times with its output gradient randomly rounded by 1 ulp at each step, to see "
+        "how fast rounding alone grows (default: %(default)s)",
     )
-    add("--epochs", type=_positive, default=EPOCHS, metavar="N", help="passes over the data (default: %(default)s)")
-    add("--steps", type=_positive, metavar="N", help="stop after N steps in all")
-    add("--batch-size", type=_positive, default=256, metavar="N", help="rows of a batch (default: %(default)s)")
+    add(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="a torchvision root to read MNIST from; it is downloaded there if it is missing (default: the copy that "
+        "comes with parity)",
+    )
+
+
+def _add_training(add: _Add) -> None:
+    add(
+        "--epochs",
+        type=_positive,
+        default=EPOCHS,
+        metavar="N",
+        help="number of passes over the data (default: %(default)s)",
+    )
+    add("--steps", type=_positive, metavar="N", help="stop after N optimizer steps in all (default: train every epoch)")
+    add(
+        "--batch-size",
+        type=_positive,
+        default=256,
+        metavar="N",
+        help="number of rows in a batch (default: %(default)s)",
+    )
     add("--lr", type=_rate, default=1e-3, metavar="X", help="learning rate (default: %(default)s)")
     add(
         "--audit-every",
         type=_whole,
         default=1,
         metavar="N",
-        help="hold the loss and its gradient against float64 at every Nth step, the first, the last and the partial "
-        "batches; 0 is never, and leaves differences undecided (default: %(default)s)",
-    )
-    add("--data", type=Path, metavar="DIR", help="a torchvision root to read MNIST from, instead of the embedded copy")
-    add("--inline", action="store_true", help="train in this process, without Ray: a debugger works in a loss of yours")
-    add(
-        "--address",
-        metavar="ADDR",
-        help="a running Ray cluster (default: RAY_ADDRESS if it is set, else one is started here for the run)",
-    )
-    add(
-        "--each",
-        choices=EACH,
-        help="train each trial on every node of the cluster, or on every GPU; devices of equal hardware and software "
-        "must agree to the bit, and the odd one out is named; without --device: cpu, or cuda",
+        help="check the loss and its gradient against a float64 reference at every Nth step, at the first and the last "
+        "step and at partial batches; 0 turns the check off and leaves differences undecided (default: %(default)s)",
     )
     add(
         "--quick",
         action="store_true",
-        help="screen many devices in the time of one trial: the baseline loss alone (unless --loss), no audit, no "
-        "contract, and no comparison between classes of hardware",
+        help="screen many devices in the time of one trial: train the baseline loss alone (unless --loss is given), "
+        "without the audit, the contract or comparisons between classes of hardware",
+    )
+
+
+def _add_machines(add: _Add) -> None:
+    add(
+        "--inline",
+        action="store_true",
+        help="train in this process, without Ray; a debugger then stops in your loss",
+    )
+    add(
+        "--address",
+        metavar="ADDR",
+        help="address of a running Ray cluster (default: RAY_ADDRESS if it is set, otherwise Ray is started on this "
+        "machine for the run)",
+    )
+    add(
+        "--each",
+        choices=EACH,
+        help="train each trial on every node of the cluster, or on every GPU. Devices with equal hardware and software "
+        "must agree to the bit, and the odd one out is named (default device with node: cpu; with gpu: cuda)",
     )
     add(
         "--wait-for-nodes",
         type=_positive,
         metavar="N",
-        help="wait until the cluster has N nodes with a CPU (with --each gpu, a GPU) that is free; its autoscaler is "
-        "asked to bring them",
+        help="wait until N nodes of the cluster have a free CPU (with --each gpu, a free GPU), and ask its autoscaler "
+        "for them (default: do not wait)",
     )
     add(
         "--wait-limit",
         type=_rate,
         default=600.0,
         metavar="SECONDS",
-        help="how long to wait for nodes at most (default: %(default).0f)",
+        help="longest time to wait for the nodes (default: %(default).0f)",
     )
     add(
         "--step-timeout",
         type=_rate,
         default=600.0,
         metavar="SECONDS",
-        help="a worker that finishes no step for so long is ended, and its trial goes on in a new one, once "
-        "(default: %(default).0f; --inline waits for ever)",
+        help="stop a worker that has finished no step for this long, and continue its trial in a new worker, once "
+        "(default: %(default).0f; with --inline there is no limit)",
     )
+
+
+def _add_storage(add: _Add) -> None:
     add(
         "--out",
         type=str,
         metavar="DIR",
-        help="where the run is stored: a new directory, or a URI such as s3://BUCKET/DIR of any filesystem that fsspec "
-        "has a package for (default: runs/<UTC time>)",
+        help="where to store the run: a new directory, or a URI such as s3://BUCKET/DIR of any filesystem that fsspec "
+        "supports (default: runs/<UTC time>)",
     )
     add(
         "--resume",
         metavar="DIR",
-        help="go on with a run that was interrupted or killed: only what is missing is trained, from where each trial "
-        "was saved last; refused when options, code, data or versions are not those that it was started with",
+        help="continue a run that was interrupted or killed: only what is missing is trained, each trial from its last "
+        "saved state. Refused if options, code, data or versions differ from those that the run was started with",
     )
     add(
         "--save-every",
         type=_rate,
         default=10.0,
         metavar="SECONDS",
-        help="how often the state of a trial is stored, to go on from (default: %(default).0f)",
+        help="how often to store the state that a trial can be continued from (default: %(default).0f)",
     )
-    add_format(parser)
-    return parser
 
 
-def add_format(parser: argparse.ArgumentParser) -> None:
-    """Adds the option that both commands have."""
+def add_format(parser: argparse._ActionsContainer) -> None:
+    """Adds the option `--format`, which `parity.run` and `parity.report` share."""
     parser.add_argument(
         "--format",
         choices=FORMATS,
         default="text",
-        help="what to print: text of 80 columns; markdown, for the summary of a CI job; json, which is summary.json; "
-        "junit, the XML of test reports (default: %(default)s)",
+        help="what to print: text, 80 columns wide; markdown, for the summary of a CI job; json, the content of "
+        "summary.json; or junit, the XML of test reports (default: %(default)s)",
     )
 
 
 def _positive(text: str) -> int:
-    """A whole number from 1 up."""
-    number = _whole(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is too small: a whole number from 1 up is needed")
-    return number
+    """Parses a whole number of at least 1."""
+    return _whole(text, least=1)
 
 
-def _whole(text: str) -> int:
-    """A whole number from 0 up."""
-    if not (text.isascii() and text.isdigit()):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 up")
+def _whole(text: str, *, least: int = 0) -> int:
+    """Parses a whole number of at least `least`."""
+    # `int` alone would also take "1_000", " 1" and the digits of other scripts.
+    if not (text.isascii() and text.isdigit()) or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
     return int(text)
 
 
 def _rate(text: str) -> float:
-    """A finite number above 0."""
+    """Parses a finite number greater than 0."""
     try:
         number = float(text)
     except ValueError:
         number = math.nan
     if not (math.isfinite(number) and number > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number greater than 0")
     return number

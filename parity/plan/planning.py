@@ -1,4 +1,4 @@
-"""The plan of a run: devices x seeds x replicas x losses."""
+"""The plan of a run: one trial for each device, seed, replica and loss."""
 
 import math
 from collections.abc import Callable, Collection, Hashable, Sequence
@@ -21,7 +21,17 @@ def make_settings(
     audit_every: int,
     save_every_s: float = 10.0,
 ) -> Settings:
-    """Settles the number of steps.
+    """Makes the settings of a run: what `epochs`, `batch_size` and `steps` amount to, checked against the data.
+
+    Args:
+        task: What is trained.
+        rows: Number of rows in the data.
+        batch_size: Number of rows in a batch.
+        epochs: Most passes over the data.
+        steps: Most optimizer steps, or None for whole passes.
+        lr: Learning rate.
+        audit_every: Audit every step that this divides; 0 turns the audit off.
+        save_every_s: Seconds of training between two stored states.
 
     Raises:
         Trouble: The batch is larger than the data.
@@ -53,23 +63,28 @@ def plan(
     equals: Callable[[Device], Hashable] = lambda device: device,
     quick: bool = False,
 ) -> tuple[Trial, ...]:
-    """Makes the trials, the baseline's first, and of each loss those of the first device before the others.
+    """Makes the trials of a run.
 
     Args:
-        losses: The baseline first.
-        devices: The baseline first.
-        seeds: Each for all trials.
-        replicas: Repeats of each.
+        losses: The losses, the baseline first.
+        devices: The devices, the baseline first.
+        seeds: The seeds; each trial is trained with each of them.
+        replicas: Number of times that each trial is trained.
         settings: What all trials share.
-        noise: Baseline trials under random rounding.
-        equals: What a device has in common with those that owe it equal bits: they need no shared steps.
-        quick: Whether there is nothing but the training itself: no contract, no shared steps.
+        noise: Number of additional baseline trials under random rounding.
+        equals: Gives a key that is equal for devices which must agree to the bit; those need no shared steps.
+        quick: Whether to leave out everything but the training itself: no contract, no shared steps.
+
+    Returns:
+        The trials by device, seed, replica and loss, each in the order given, then those under random rounding. A
+        loss comes on the baseline device before the others, which take its shared steps.
 
     Raises:
         Trouble: A seed is given twice.
     """
     if len(set(seeds)) < len(seeds):
         raise Trouble(f"--seed {' '.join(map(str, seeds))} names a seed twice. To repeat trials, use --replicas.")
+    # The contract of a loss depends on neither seed nor replica; it compares the loss with the baseline.
     trials = [
         Trial(
             loss=loss,
@@ -86,6 +101,7 @@ def plan(
         for replica in range(replicas)
         for loss in losses
     ]
+    # Devices that must agree to the bit with the first are compared digest by digest, which needs no shared steps.
     others = {device for device in devices if equals(device) != equals(devices[0])}
     if others and not quick:
         trials = [_with_shared_steps(trial, devices[0], others) for trial in trials]
@@ -99,6 +115,7 @@ def plan(
 
 
 def _with_shared_steps(trial: Trial, first: Device, others: Collection[Device]) -> Trial:
+    """The trial as one that leaves shared steps (on the first device) or takes them (on the others)."""
     if trial.device == first:
         return replace(trial, shares=True)
     return replace(trial, shared_from=replace(trial, device=first).name) if trial.device in others else trial

@@ -1,17 +1,17 @@
-"""What `--task` names, parsed and checked without importing torch or running the user's code."""
+"""Parses and checks the value of `--task`, without importing torch or running the user's code."""
 
 from parity.plan.user_code import CodeSpec, parse_code
 
-# The shipped tasks: their modules, which have `LOSSES` of the names beside in place of `loss`.
+# The shipped tasks and their modules. In place of the function `loss`, each has a dict `LOSSES` with these names.
 TASKS = {"mnist-autoencoder": "parity.tasks.mnist_autoencoder", "mnist-classifier": "parity.tasks.mnist_classifier"}
 SHIPPED_LOSSES = ("builtin", "numpy")
 
 
 def parse_task(text: str) -> CodeSpec:
-    """Parses the value of `--task`, without importing torch or running the user's code.
+    """Parses the value of `--task`.
 
     Raises:
-        Trouble: The task is unknown, or its file, module or attribute is not there.
+        Trouble: The task is unknown, or its file, module or attribute does not exist.
     """
     if text in TASKS:
         return CodeSpec(name=text, attr=text)
@@ -20,5 +20,5 @@ def parse_task(text: str) -> CodeSpec:
 
 
 def shipped_losses(spec: CodeSpec) -> tuple[str, ...]:
-    """Names of the losses that the task brings; the first is the default baseline."""
+    """The names of the losses that come with the task; the first is the default baseline."""
     return SHIPPED_LOSSES if spec.shipped else ("builtin",)

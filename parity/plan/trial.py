@@ -1,4 +1,4 @@
-"""A trial, and the plan: devices x seeds x replicas x losses."""
+"""A trial: the frozen description of one training run, and which of its steps are looked at more closely."""
 
 import math
 from dataclasses import dataclass
@@ -6,11 +6,15 @@ from dataclasses import dataclass
 from parity.plan.device import Device
 from parity.plan.user_code import CodeSpec
 
+# Passes over the data unless --epochs says otherwise. Chosen: with two, the step after the end of an epoch is trained.
 EPOCHS = 2
-# Rounding is least at the start, and grows with the logarithm of the steps rather than with the steps.
+# Steps that other devices take from the baseline's state, beside a partial batch, the middle and the last step. Chosen,
+# not measured: steps 0 and 1 are before and after the first update, and one step a decade then covers a training of any
+# length at the price of a few steps, each of which stores a whole state of the baseline and is taken by every device.
 EARLY_SHARED = (0, 1, 10, 100)
-# Steps that every trial compares with float64: the first, where runs of different days still have equal states, and one
-# that follows soon, when the optimizer has a state of its own.
+# Steps that each trial also takes in float64, beside a partial batch, so that later runs can be compared with this one.
+# Chosen, not measured: step 0 starts from the initial parameters, which two runs share to the bit or nearly so, and
+# at step 10 the optimizer has a state. Each costs a step in float64, so there are no more.
 MEASURED_STEPS = (0, 10)
 
 
@@ -19,12 +23,12 @@ class Place:
     """Where a step stands in a training.
 
     Attributes:
-        step: Optimizer step, from 0.
-        epoch: From 0.
-        batch: Of the epoch, from 0.
-        rows: Of the batch.
-        partial: Whether it has fewer rows than the others.
-        audited: Whether the float64 audit takes the step.
+        step: Number of the optimizer step, from 0.
+        epoch: Number of the epoch, from 0.
+        batch: Number of the batch within the epoch, from 0.
+        rows: Number of rows in the batch.
+        partial: Whether the batch has fewer rows than the others.
+        audited: Whether the step is audited in float64.
     """
 
     step: int
@@ -41,13 +45,13 @@ class Settings:
 
     Attributes:
         task: What is trained.
-        rows: Of the data.
-        batch_size: Rows of a batch; the last of an epoch has what is left.
-        steps: Optimizer steps in all.
+        rows: Number of rows in the data.
+        batch_size: Number of rows in a batch; the last batch of an epoch has the rows that are left.
+        steps: Number of optimizer steps in all.
         lr: Learning rate.
-        audit_every: The float64 audit takes every step whose number this divides, the first, the last and the partial
-            batches; 0 is never.
-        save_every_s: Seconds of training after which the state is stored, to go on from.
+        audit_every: Every step whose number this divides is audited in float64, and so are the first step, the last and
+            the partial batches; 0 turns the audit off.
+        save_every_s: Seconds of training between two stored states, from which an interrupted trial continues.
     """
 
     task: CodeSpec
@@ -60,39 +64,39 @@ class Settings:
 
     @property
     def batches(self) -> int:
-        """Of an epoch."""
+        """Number of batches in an epoch."""
         return math.ceil(self.rows / self.batch_size)
 
     def row_range(self, step: int) -> tuple[int, int]:
-        """First row of the step's batch, and the one after its last."""
+        """The first row of the step's batch, and the row after its last."""
         start = step % self.batches * self.batch_size
         return start, min(start + self.batch_size, self.rows)
 
     def place(self, step: int) -> Place:
-        """Where the step stands."""
+        """Where the step stands in the training."""
         epoch, batch = divmod(step, self.batches)
         start, stop = self.row_range(step)
         rows = stop - start
         return Place(step, epoch, batch, rows, partial=rows < self.batch_size, audited=self.audited(step))
 
     def audited(self, step: int) -> bool:
-        """Whether the audit takes this step."""
+        """Whether the step is audited: every `audit_every`-th, the last, and each partial batch."""
         if self.audit_every == 0:
             return False
         start, stop = self.row_range(step)
         return step % self.audit_every == 0 or step == self.steps - 1 or stop - start < self.batch_size
 
     def shared(self, step: int) -> bool:
-        """Whether other devices take this step from the baseline's state: some early, a partial batch, the last."""
+        """Whether other devices take this step from the baseline's state: see `EARLY_SHARED`."""
         return step in {*EARLY_SHARED, self._partial, self.steps // 2, self.steps - 1}
 
     def measured(self, step: int) -> bool:
-        """Whether this step is held against float64 in each trial: the first, one soon after, a partial batch."""
+        """Whether each measured trial also takes this step in float64: see `MEASURED_STEPS`."""
         return step in {*MEASURED_STEPS, self._partial}
 
     @property
     def _partial(self) -> int:
-        """The first step of a partial batch; 0 where there is none."""
+        """The first step whose batch is partial; 0 if there is none."""
         return self.batches - 1 if self.rows % self.batch_size else 0
 
 
@@ -101,18 +105,20 @@ class Trial:
     """Description of one training run.
 
     Attributes:
-        loss: What it trains with.
+        loss: The loss that it trains with.
         oracle: The loss that the audit evaluates in float64: the baseline's.
-        device: Where it runs.
-        seed: Of Python's, NumPy's and torch's generators.
+        device: The device that it runs on.
+        seed: Seed of Python's, NumPy's and torch's generators.
         replica: 0, or the number of the repeat.
+        settings: What all trials of the run share.
         noise: 0, or the number of a baseline trial whose output gradient is randomly rounded by 1 ulp at each step.
-        contract: Whether the loss is held to its contract before the training.
-        measured: Whether some of its steps are held against float64, for runs to come to be compared with.
+        contract: Whether the loss contract is checked before the training.
+        measured: Whether some steps are also taken in float64 (`Settings.measured`), so that later runs can be
+            compared with this one.
         shares: Whether other devices take steps from this trial's states.
         shared_from: Name of the trial from whose states this one takes steps, or None.
-        capture: Not a whole training, but the tensor of that step, quantity and parameter alone; or None.
-        settings: What all trials of the run share.
+        capture: Step, quantity and parameter (or None) of the one tensor that this trial is trained for, or None for a
+            whole training.
     """
 
     loss: CodeSpec
@@ -130,6 +136,6 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """As in `numpy@cpu-s0`, `numpy@cpu-s0-r1` for a replica, `builtin@cpu-s0-n1` for a noisy baseline."""
+        """`numpy@cpu-s0`; `numpy@cpu-s0-r1` for a replica; `builtin@cpu-s0-n1` for a baseline under random rounding."""
         suffix = f"-r{self.replica}" if self.replica else f"-n{self.noise}" if self.noise else ""
         return f"{self.loss.name}@{self.device.name}-s{self.seed}{suffix}"

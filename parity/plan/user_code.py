@@ -1,4 +1,4 @@
-"""What `module:attr` and `file.py:attr` name: checked without running it, and loaded anew where it is needed."""
+"""The user's code behind `module:attr` and `file.py:attr`: checked without running it, loaded afresh for each trial."""
 
 import ast
 import copy
@@ -17,16 +17,16 @@ from parity.ground.errors import Trouble
 
 @dataclass(frozen=True)
 class CodeSpec:
-    """A loss or a task, as the plan knows it.
+    """Where a loss or a task comes from.
 
     Attributes:
-        name: What trials are named by.
-        attr: The name that it has in its module or file; the shipped name of what ships with parity.
-        module: Importable module, or None.
+        name: The name that trials and reports use.
+        attr: The attribute of the module or file; the shipped name of a loss or task that ships with parity.
+        module: Name of the importable module, or None.
         path: Absolute path of the file, or None.
-        source: Text of the file, or None: a worker on another machine runs this, not the path.
-        sha256: Of the file's bytes, in hexadecimal, or None.
-        given: The object itself, where a Python caller gave one; never leaves the process.
+        source: Text of the file, or None. A worker on another machine runs this text and does not need the file.
+        sha256: SHA-256 of the file's bytes, in hexadecimal, or None.
+        given: The object itself, if a Python caller gave one; it never leaves the process.
     """
 
     name: str
@@ -39,12 +39,12 @@ class CodeSpec:
 
     @property
     def shipped(self) -> bool:
-        """Whether it ships with parity, or with the task."""
+        """Whether it ships with parity or comes with the task."""
         return self.path is None and self.module is None and self.given is None
 
     @property
     def origin(self) -> str | None:
-        """File or module, None for a shipped one."""
+        """The file or module, or None if it is shipped or was given as an object."""
         return self.path or self.module
 
 
@@ -52,12 +52,12 @@ def parse_code(text: str, *, kind: str, unknown: str) -> CodeSpec:
     """Parses `module:attr` or `file.py:attr`.
 
     Args:
-        text: What was given.
-        kind: "loss" or "task", for the messages.
-        unknown: The message for what is neither.
+        text: The value as given.
+        kind: "loss" or "task", for messages.
+        unknown: The message for a text of neither form.
 
     Raises:
-        Trouble: The file, module or attribute is not there, or the text is neither.
+        Trouble: The file, module or attribute does not exist, or the text has neither form.
     """
     origin, colon, attr = text.rpartition(":")
     if not colon or not origin or not attr.isidentifier():
@@ -69,10 +69,10 @@ def load_code(spec: CodeSpec) -> object:
     """Imports the module, or runs the file's text as a new module, and returns the attribute.
 
     Raises:
-        Trouble: The attribute is not there.
+        Trouble: The attribute does not exist.
         Exception: Whatever the user's code raises.
     """
-    if spec.given is not None:  # a module has state, which no trial is to have from another
+    if spec.given is not None:  # the state of a module must not pass from one trial to the next
         return copy.deepcopy(spec.given) if hasattr(spec.given, "state_dict") else spec.given
     module = importlib.import_module(spec.module) if spec.module else _run_file(spec)
     if not hasattr(module, spec.attr):
@@ -81,12 +81,13 @@ def load_code(spec: CodeSpec) -> object:
 
 
 def _parse_file(path: Path, attr: str, *, kind: str) -> CodeSpec:
+    """Reads the file, so that the run trains with this text even if the file is changed meanwhile."""
     subject = f"{kind.capitalize()} file {str(path)!r}"
     try:
         content = path.read_bytes()
         source = content.decode()
     except FileNotFoundError as error:
-        raise Trouble(f"{subject} is not there (looked in {Path.cwd()}). Check the path.") from error
+        raise Trouble(f"{subject} does not exist (looked in {Path.cwd()}). Check the path.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise Trouble(f"{subject} cannot be read ({error}). Give a Python file in UTF-8.") from error
     _check_attribute(source, attr, origin=subject)
@@ -96,14 +97,15 @@ def _parse_file(path: Path, attr: str, *, kind: str) -> CodeSpec:
 
 
 def _parse_module(module: str, attr: str) -> CodeSpec:
+    """Looks a module up; imports its parent packages, as `find_spec` does, but not the module itself."""
     try:
         found = importlib.util.find_spec(module)
-    except (ImportError, ValueError):  # the parent package is missing, or `module` is no module's name
+    except (ImportError, ValueError):  # the parent package is missing, or `module` is not a valid name
         found = None
     if found is None:
         raise Trouble(
-            f"Module {module!r} is not found. Python looks in the current folder and in what is installed; "
-            "for a file, give path/to/file.py:attr."
+            f"Module {module!r} was not found in the current folder or among the installed packages. "
+            "Check the name; for a file, give path/to/file.py:attr."
         )
     if found.origin and found.origin.endswith(".py"):
         _check_attribute(Path(found.origin).read_text(encoding="utf-8"), attr, origin=f"Module {module!r}")
@@ -111,18 +113,19 @@ def _parse_module(module: str, attr: str) -> CodeSpec:
 
 
 def _check_attribute(source: str, attr: str, *, origin: str) -> None:
+    """Raises `Trouble` if the text is not valid Python, or certainly does not define the attribute."""
     try:
         tree = ast.parse(source)
     except SyntaxError as error:
         raise Trouble(f"{origin} is not valid Python (line {error.lineno}: {error.msg}). Correct it.") from error
     names = set(_bound_names(tree.body))
-    if attr not in names and "*" not in names and "__getattr__" not in names:
+    if attr not in names and "*" not in names and "__getattr__" not in names:  # these two may define anything
         public = sorted(name for name in names if not name.startswith("_"))
         raise Trouble(f"{origin} has no attribute {attr!r}. It has: {', '.join(public) or 'nothing'}.")
 
 
 def _bound_names(body: Sequence[ast.stmt]) -> Iterator[str]:
-    """Yields the names that a module's statements bind, "*" for a star import; not those inside functions."""
+    """Yields the names that a module's statements bind at module level, and "*" for a star import."""
     for statement in body:
         if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield statement.name
@@ -140,16 +143,16 @@ def _bound_names(body: Sequence[ast.stmt]) -> Iterator[str]:
 
 
 def _run_file(spec: CodeSpec) -> types.ModuleType:
-    """Runs the file's text as a new module, so that no trial sees the globals of another."""
+    """Runs the file's text as a new module, so that trials do not share its globals."""
     assert spec.path is not None and spec.source is not None
     name = f"parity_code_{spec.sha256}"
     module = types.ModuleType(name)
     module.__file__ = spec.path
-    # For tracebacks and debuggers where the file itself is not: on a worker of another machine.
+    # Tracebacks and debuggers show source lines from this cache where the file does not exist: on another machine.
     linecache.cache[spec.path] = (len(spec.source), None, spec.source.splitlines(keepends=True), spec.path)
     folder = str(Path(spec.path).parent)
     if folder not in sys.path:
-        sys.path.append(folder)  # last, so that the file's neighbours never hide an installed module
-    sys.modules[name] = module  # dataclasses and torch.compile look their module up
+        sys.path.append(folder)  # last, so that files in that folder never hide an installed module
+    sys.modules[name] = module  # dataclasses and torch.compile look their module up there
     exec(compile(spec.source, spec.path, "exec"), module.__dict__)
     return module

@@ -1,4 +1,4 @@
-"""Tasks loaded, and the data of a user's own."""
+"""Loads tasks and their data, shipped ones and those of users."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from parity.plan.task_spec import TASKS
 from parity.plan.user_code import CodeSpec, load_code
 from parity.tasks import Task, mnist
 
+# The functions of a task; the docstring of `parity.tasks` describes them.
 PROTOCOL = ("data", "model", "optimizer", "batch", "forward", "loss")
 
 
 def load_task(spec: CodeSpec) -> Task:
-    """Imports or runs the task (and imports torch).
+    """Imports the task's module or runs its file, which imports torch.
 
     Raises:
-        Trouble: It does not have the functions of the protocol.
+        Trouble: The task lacks a function of the protocol.
         Exception: Whatever the user's code raises.
     """
     if spec.shipped:
@@ -33,16 +34,24 @@ def load_task(spec: CodeSpec) -> Task:
 
 
 def load_task_data(task: CodeSpec, root: Path | None) -> dict[str, np.ndarray]:
-    """The task's data as read-only arrays.
+    """Loads the task's data.
+
+    Args:
+        task: A shipped task, or one of a user.
+        root: The torchvision root to read MNIST from (`--data`), or None for the embedded copy.
+
+    Returns:
+        Read-only arrays dtype[rows, ...] by name, in the order of training.
 
     Raises:
-        Trouble: It is not there, or not as the protocol wants it.
+        Trouble: The data cannot be loaded or does not follow the protocol, or a root is given for a task with its own
+            data.
     """
     if task.shipped:
         return mnist.load_torchvision(root) if root else mnist.load()
     if root:
         raise Trouble(
-            f"--data {root} is a place for MNIST, and the task {task.name} has data of its own. Leave it out."
+            f"--data {root} says where to read MNIST from, and the task {task.name} has its own data. Leave out --data."
         )
     try:
         return load_data(task)
@@ -53,32 +62,40 @@ def load_task_data(task: CodeSpec, root: Path | None) -> dict[str, np.ndarray]:
 
 
 def load_data(spec: CodeSpec) -> dict[str, np.ndarray]:
-    """The data of a user's task, as read-only arrays of one length.
+    """Loads the data of a user's task.
+
+    Returns:
+        Read-only arrays dtype[rows, ...] by name, all with the same number of rows.
 
     Raises:
-        Trouble: The task, or what its `data` returned, is not what the protocol wants.
+        Trouble: The task, or what its `data` returned, does not follow the protocol.
         Exception: Whatever the user's code raises.
     """
     data = _protocol(spec)["data"]()
-    wanted = "the protocol wants a dict of arrays or tensors that all have the same number of rows"
+    needed = "a dict of arrays or tensors is needed that all have the same number of rows"
     if not isinstance(data, Mapping) or not data:
-        raise Trouble(f"Task {spec.name}: data() returned {_described(data)}; {wanted}.")
+        raise Trouble(f"Task {spec.name}: data() returned {_described(data)}; {needed}.")
     arrays = {str(name): _array(values) for name, values in data.items()}
     rows = {name: len(values) if values.ndim else None for name, values in arrays.items()}
     if len(set(rows.values())) > 1 or not all(rows.values()):
         found = ", ".join(f"{name}: {'no' if count is None else count} rows" for name, count in rows.items())
-        raise Trouble(f"Task {spec.name}: data() returned {found}; {wanted}, and at least one.")
+        raise Trouble(f"Task {spec.name}: data() returned {found}; {needed}, and at least one.")
     return arrays
 
 
 def _protocol(spec: CodeSpec) -> dict[str, Callable[..., Any]]:
+    """The functions of a user's task by name; makes an instance of a class.
+
+    Raises:
+        Trouble: A function is missing.
+    """
     found = load_code(spec)
     task = found() if isinstance(found, type) else found
     missing = [name for name in PROTOCOL if not callable(getattr(task, name, None))]
     if missing:
         raise Trouble(
             f"Task {spec.name} has no {', '.join(f'{name}()' for name in missing)}. "
-            f"A task is a class or object with the functions {', '.join(PROTOCOL)}."
+            f"A task is a class or an object with the functions {', '.join(PROTOCOL)}."
         )
     return {name: getattr(task, name) for name in PROTOCOL}
 

@@ -1,4 +1,4 @@
-"""The shipped losses, and the loading of a user's own.
+"""The shipped losses, and the loading of a user's loss.
 
 Shapes: B rows of a batch, F features, C classes.
 """
@@ -22,7 +22,7 @@ Loss = Callable[[Outputs, Outputs], torch.Tensor]
 
 
 class NumpyMSE(torch.autograd.Function):
-    """Mean squared error whose forward runs in NumPy on the CPU, with the gradient written out.
+    """Mean squared error computed in NumPy on the CPU, with its gradient written out.
 
     Source:
         d/do mean((o - t)**2) = 2 (o - t) / numel; docs.pytorch.org/docs/stable/notes/extending.html.
@@ -37,34 +37,37 @@ class NumpyMSE(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor, None]:
-        """Gradient for the output, dtype[B, F]; none for the target."""
+        """Gradient with respect to the output, dtype[B, F]; None for the target."""
         output, target = ctx.saved_tensors
         return grad_outputs[0] * 2 * (output - target) / output.numel(), None
 
 
 def mse_float64(output: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray]:
-    """Mean squared error and its gradient for the output, in float64 from the first operation on.
+    """Computes the mean squared error and its gradient in float64 from the first operation on.
 
     Args:
         output: float[B, F], of any width.
-        target: As the output.
+        target: float[B, F], of any width.
 
     Returns:
-        The loss, and the gradient as float64[B, F].
+        The loss, and its gradient with respect to the output, float64[B, F].
+
+    >>> mse_float64(np.array([[1.0, 3.0]]), np.array([[0.0, 1.0]]))
+    (2.5, array([[1., 2.]]))
     """
     gradient = np.subtract(output, target, dtype=np.float64)
     flat = torch.from_numpy(gradient).reshape(-1)
-    loss = float(torch.dot(flat, flat)) / output.size  # torch's threads are pinned, NumPy's BLAS has its own
+    loss = float(torch.dot(flat, flat)) / output.size  # torch's thread count is pinned, that of NumPy's BLAS is not
     gradient *= 2 / output.size
     return loss, gradient
 
 
 class NumpyCrossEntropy(torch.autograd.Function):
-    """Mean cross-entropy of logits and integer labels in NumPy on the CPU, log-sum-exp and gradient written out.
+    """Mean cross-entropy of logits and integer labels in NumPy on the CPU; log-sum-exp and gradient are written out.
 
     Source:
-        -log softmax(o)[t] = logsumexp(o) - o[t], and d/do of it is softmax(o) - onehot(t). The largest logit is taken
-        out of the sum, as in P. Blanchard, D. J. Higham, N. J. Higham, "Accurately computing the log-sum-exp and
+        -log softmax(o)[t] = logsumexp(o) - o[t], and its derivative d/do is softmax(o) - onehot(t). The largest logit
+        is subtracted first, as in P. Blanchard, D. J. Higham, N. J. Higham, "Accurately computing the log-sum-exp and
         softmax functions", 2021.
     """
 
@@ -83,20 +86,20 @@ class NumpyCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor, None]:
-        """Gradient for the output, dtype[B, C]; none for the labels."""
+        """Gradient with respect to the output, dtype[B, C]; None for the labels."""
         (gradient,) = ctx.saved_tensors
         return grad_outputs[0] * gradient / len(gradient), None
 
 
 def load_loss(spec: CodeSpec, task: Task) -> Loss:
-    """Loads a loss, importing its module or running its file anew.
+    """Loads a loss: imports its module, or runs its file as a new module.
 
     Returns:
-        A call (output, target) -> scalar: of an `autograd.Function` subclass its `apply`, of an `nn.Module` class an
-        instance.
+        A callable (output, target) -> scalar tensor: the `apply` of an `autograd.Function` subclass, an instance of an
+        `nn.Module` class, or the object itself.
 
     Raises:
-        Trouble: The attribute is not there, or is nothing that can be called.
+        Trouble: The attribute does not exist, or is not a loss.
         Exception: Whatever the user's code raises.
     """
     if spec.shipped:

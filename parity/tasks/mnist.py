@@ -1,4 +1,4 @@
-"""MNIST: the embedded copy, or a torchvision root.
+"""Reads MNIST, from the embedded copy or from a torchvision root.
 
 Shapes: N images of 28 x 28 = 784 pixels.
 """
@@ -21,7 +21,7 @@ SHA256 = {
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
 
-# Bytes of each original file, uncompressed: the decompressor has to be told.
+# Size of each original file, uncompressed, in bytes. pyarrow's decompressor needs it in advance.
 SIZE_BYTES = {
     "train-images-idx3-ubyte": 47_040_016,
     "train-labels-idx1-ubyte": 60_008,
@@ -35,7 +35,7 @@ def load(part: str = "train", *, folder: Path = FOLDER) -> dict[str, np.ndarray]
 
     Args:
         part: "train" (N = 60,000) or "t10k" (N = 10,000).
-        folder: Where the `.zst` files are.
+        folder: The folder with the `.zst` files.
 
     Returns:
         Read-only arrays in file order: "images" uint8[N, 784] and "labels" uint8[N].
@@ -53,16 +53,16 @@ def load(part: str = "train", *, folder: Path = FOLDER) -> dict[str, np.ndarray]
 
 
 def load_torchvision(root: Path) -> dict[str, np.ndarray]:
-    """Reads the training part from a torchvision root, downloading it there if it is not there yet.
+    """Reads the training part from a torchvision root, and downloads MNIST into it first if a file is missing.
 
     Args:
         root: The `root` of `torchvision.datasets.MNIST`.
 
     Returns:
-        As `load`.
+        Read-only arrays in file order: "images" uint8[N, 784] and "labels" uint8[N].
 
     Raises:
-        Trouble: The data is not there and cannot be downloaded, or is damaged.
+        Trouble: The data is missing and cannot be downloaded, or is damaged.
     """
     from torchvision import datasets  # slow (it imports torch), and rarely needed
 
@@ -71,9 +71,9 @@ def load_torchvision(root: Path) -> dict[str, np.ndarray]:
         dataset = datasets.MNIST(str(root), train=True, download=missing)
     except (RuntimeError, ValueError, OSError) as error:
         if not missing:
-            raise Trouble(f"--data {root} holds a damaged MNIST ({error}). Delete its MNIST/raw folder.") from error
+            raise Trouble(f"--data {root} has a damaged MNIST ({error}). Delete its MNIST/raw folder.") from error
         raise Trouble(
-            f"--data {root} holds no MNIST, and it could not be downloaded ({error}). "
+            f"--data {root} does not contain MNIST, which could not be downloaded ({error}). "
             "Put the four IDX files into its MNIST/raw folder, or leave out --data to use the embedded MNIST."
         ) from error
     images = dataset.data.numpy().reshape(len(dataset), -1)
@@ -92,6 +92,11 @@ def verify(name: str, content: bytes, *, origin: str) -> None:
 
 
 def _read(name: str, folder: Path) -> bytes:
+    """Decompresses one of the four files and verifies its SHA-256.
+
+    Raises:
+        Trouble: The file is missing or damaged.
+    """
     path = folder / f"{name}.zst"
     try:
         packed = path.read_bytes()

@@ -1,4 +1,6 @@
-"""A small classifier of MNIST's digits: 784-64-10 with ReLU, cross-entropy on integer labels, in file order.
+"""A small classifier of MNIST's digits: layers 784-64-10 with ReLU, and cross-entropy on integer labels.
+
+Images are taken in file order.
 
 Shapes: B rows of a batch.
 """
@@ -17,21 +19,21 @@ FLOAT64_FORMS: dict[str, None] = {}  # autograd in float64 is quick enough for B
 
 
 def model() -> nn.Module:
-    """A multilayer perceptron in PyTorch's initialisation; [B, 784] -> logits [B, 10]."""
+    """A multilayer perceptron, initialised by PyTorch; [B, 784] -> logits [B, 10]."""
     return nn.Sequential(nn.Linear(784, 64), nn.ReLU(), nn.Linear(64, 10))
 
 
 def optimizer(parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
-    """Adam with PyTorch's defaults but for the learning rate."""
+    """Adam with PyTorch's defaults, except for the learning rate."""
     return torch.optim.Adam(parameters, lr=lr)
 
 
 def batch(data: Mapping[str, np.ndarray], start: int, stop: int) -> tuple[torch.Tensor, ...]:
-    """Images as float32[B, 784] in [0, 1], and labels as int64[B]."""
+    """The images as float32[B, 784] in [0, 1], and the labels as int64[B]."""
     return images(data, start, stop), torch.from_numpy(data["labels"][start:stop].astype(np.int64))
 
 
 def forward(model: nn.Module, batch: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits float32[B, 10], and labels int64[B]."""
+    """The logits, float32[B, 10], and the labels, int64[B]."""
     pixels, labels = batch
     return model(pixels), labels

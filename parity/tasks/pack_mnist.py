@@ -1,6 +1,6 @@
-"""Packs the four original MNIST files for shipping: each compressed with Zstandard at its highest level.
+"""Packs the four original MNIST files for shipping: compresses each with Zstandard at its highest level.
 
-python -m parity.tasks.pack_mnist DIR      DIR holds train-images-idx3-ubyte.gz and the other three
+python -m parity.tasks.pack_mnist DIR      DIR has train-images-idx3-ubyte.gz and the three other files
 """
 
 import argparse
@@ -11,6 +11,7 @@ import pyarrow
 
 from parity.tasks import mnist
 
+# The highest level of Zstandard: packing is done once, so its time does not matter.
 LEVEL = 22
 
 
@@ -30,5 +31,5 @@ def pack(folder: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", metavar="DIR", type=Path, help="the folder with the four original files")
     pack(parser.parse_args().folder)

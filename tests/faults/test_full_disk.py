@@ -46,7 +46,7 @@ def test_what_was_told_before_the_disk_was_full_is_kept(undisturbed, tmp_path, s
     assert ended.returncode == 2
     assert ended.stderr.splitlines()[-1].startswith(f"parity: {out / full}")
     assert "File too large" in ended.stderr and "Traceback" not in ended.stderr
-    assert f"What was trained is kept: go on with it by --resume {out}." in ended.stderr
+    assert f"What was trained is kept: continue it with --resume {out}." in ended.stderr
     assert run.main(["--resume", str(out)]) == 0
     pd.testing.assert_frame_equal(bits(out), bits(undisturbed), check_exact=True)
     assert {path.name for path in out.iterdir()} == {path.name for path in undisturbed.iterdir()}

@@ -43,7 +43,7 @@ def test_a_loss_in_a_file_of_any_name_is_trained_stored_and_told(tmp_path, capsy
     assert len(set(names)) == 2 and all(name.endswith(".損失") for name in names)
     assert set(pd.read_parquet(out / "traces")["loss_name"]) == {"builtin", *names}
     assert report([str(out)]) == 0
-    told = f"{capsys.readouterr().out} Stored in {out}; to look at: {out}/report.html"
+    told = f"{capsys.readouterr().out} Stored in {out}; report: {out}/report.html"
     assert told.split() == printed.split()
     for name in names:
         assert "".join(name.split()) in "".join(printed.split())
@@ -62,7 +62,7 @@ def test_an_exception_whose_words_are_no_unicode_is_stored_and_told(tmp_path, ca
 
 def test_a_path_that_is_no_utf_8_is_told(tmp_path, capsys):
     assert run.main(["--inline", "--out", str(tmp_path / "caf\udce9")]) == 2
-    assert "caf\\udce9' is no text in UTF-8, and could not be stored. Rename it." in capsys.readouterr().err
+    assert "caf\\udce9' is not valid UTF-8, so it cannot be stored. Rename the file." in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -82,7 +82,7 @@ def test_a_driver_that_is_killed_is_followed_by_another(bucket, undisturbed, cap
     assert " step 0:" not in restart and "the driver was ended" in restart
     printed = capsys.readouterr().out
     assert report([str(out)]) == 0
-    told = f"{capsys.readouterr().out} Stored in {out}; to look at: {out}/report.html"
+    told = f"{capsys.readouterr().out} Stored in {out}; report: {out}/report.html"
     assert printed.split() == told.split()
 
 
@@ -129,7 +129,7 @@ def test_what_was_told_before_the_store_was_gone_is_kept(bucket, server, undistu
         assert run.main([*RUN, "--out", str(out)]) == 2
     told = capsys.readouterr().err.splitlines()[-1]
     assert told.startswith(f"parity: {out}/") and "cannot be written" in told
-    assert told.endswith(f"What was trained is kept: go on with it by --resume {out}.")
+    assert told.endswith(f"What was trained is kept: continue it with --resume {out}.")
     server.faults.gone = False
     monkeypatch.setattr(lease, "GONE_S", 1.0)  # it could not be let go of, and this process goes on
     assert run.main(["--resume", str(out)]) == 0

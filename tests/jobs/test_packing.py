@@ -94,7 +94,7 @@ def test_included_files_and_folders_are_sent(project):
 @pytest.mark.parametrize("folder", ["..", "/", "../home"])
 def test_the_home_folder_is_never_sent(project, folder):
     (project.parent / "home").mkdir()
-    assert "holds your home folder, which is never sent" in refused(include=[folder])
+    assert "contains your home folder, which is never sent" in refused(include=[folder])
 
 
 @pytest.mark.parametrize(
@@ -118,11 +118,14 @@ def test_credentials_are_never_sent(project, name, found, given):
     path = project / "extra" / name
     path.parent.mkdir(parents=True)
     path.write_text("secret")
-    told = refused(include=["extra" if given == "folder" else f"extra/{name}"])
-    assert f"may hold a credential ({found}), and such are never sent" in told and str(project / "extra") in told
+    message = refused(include=["extra" if given == "folder" else f"extra/{name}"])
+    assert (
+        f"may hold a credential ({found}), and credentials are never sent" in message
+        and str(project / "extra") in message
+    )
 
 
-def test_a_module_is_no_private_key(project):
+def test_a_module_is_not_a_private_key(project):
     (project / "id_map.py").write_text("")
     assert packed(include=["id_map.py"])[0] == {"id_map.py"}
 
@@ -144,16 +147,16 @@ def test_a_link_inside_is_sent_as_the_file(project):
     assert "losses/same.py" in packed(include=["losses"])[0]
 
 
-def test_a_missing_file_is_told(project):
-    assert refused("--loss", "gone.py:x") == f"gone.py is not there (looked in {project}). Check the path."
-    assert refused(include=["gone"]) == f"--include gone is not there (looked in {project}). Check the path."
+def test_a_missing_file_is_reported(project):
+    assert refused("--loss", "gone.py:x") == f"gone.py does not exist (looked in {project}). Check the path."
+    assert refused(include=["gone"]) == f"--include gone does not exist (looked in {project}). Check the path."
     (project / "wrong.py").write_text("def")
     assert "wrong.py is not valid Python" in refused("--loss", "wrong.py:x")
 
 
 def test_too_much_is_refused(project, monkeypatch):
     monkeypatch.setattr(packing_module, "LARGEST_BYTES", 1000)
-    assert "bytes would be sent, and Ray takes 1,000" in refused()
+    assert "bytes would be sent, and the limit is 1,000" in refused()
 
 
 def test_two_files_for_one_place_are_refused(project):

@@ -56,7 +56,7 @@ def test_a_relative_or_missing_out_is_refused_inside_a_job(monkeypatch, capsys):
     assert capsys.readouterr().err == f"parity: --out is missing{VANISHES}\n"
 
 
-def test_storage_that_cannot_be_written_is_told_before_training(tmp_path, monkeypatch, capsys):
+def test_storage_that_cannot_be_written_is_reported_before_training(tmp_path, monkeypatch, capsys):
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(run.Inline, "train", None)  # would be called
     monkeypatch.setattr(run, "connect", None)
@@ -67,12 +67,12 @@ def test_storage_that_cannot_be_written_is_told_before_training(tmp_path, monkey
 
 
 @pytest.mark.parametrize("option", [["--inline"], ["--address", "HOST:6379"]])
-def test_options_that_have_no_place_in_a_job_are_refused(option):
+def test_options_that_cannot_be_used_in_a_job_are_refused(option):
     options = submit.make_submit_parser().parse_args(["--address", LOOPBACK])
     with pytest.raises(Trouble) as trouble:
         submit.prepare(options, [*option, "--out", "/runs/x"])
     assert str(trouble.value) == (
-        f"{option[0]} of parity.run has no place in a job, which trains on the cluster it runs on. Leave it out."
+        f"{option[0]} of parity.run cannot be used in a job, which trains on the cluster that it runs on. Leave it out."
     )
 
 
@@ -81,6 +81,13 @@ def test_an_unknown_option_is_refused(capsys):
         prepare("--address", LOOPBACK, "--out", "/runs/x", "--stepz", "3")
     assert exit_.value.code == 2
     assert "unrecognized arguments: --stepz 3" in capsys.readouterr().err
+
+
+def test_every_option_has_help_that_fits_a_terminal_of_80_columns(monkeypatch):
+    parser = submit.make_submit_parser()
+    monkeypatch.setenv("COLUMNS", "80")
+    assert all(action.help for action in parser._actions)
+    assert [line for line in parser.format_help().splitlines() if len(line) > 80] == []
 
 
 def test_no_option_is_of_both_commands():
@@ -93,7 +100,7 @@ def test_no_option_is_of_both_commands():
 
 def test_a_fetch_that_cannot_be_is_refused(tmp_path):
     assert "already exists" in refused("--address", LOOPBACK, "--out", "/runs/x", "--fetch", tmp_path)
-    assert "--fetch brings directories" in refused(
+    assert "--fetch can copy a directory only" in refused(
         "--address", LOOPBACK, "--out", "s3://bucket/x", "--fetch", tmp_path / "x"
     )
 
@@ -133,11 +140,11 @@ def test_a_runtime_environment_is_read_but_for_its_working_directory(tmp_path):
     path.write_text("env_vars: {A: 1}\npip: [x]\n")
     assert submit.read_runtime_env(path) == {"env_vars": {"A": "1", "RAY_JOB_STOP_WAIT_TIME_S": "60"}, "pip": ["x"]}
     path.write_text("working_dir: .\n")
-    with pytest.raises(Trouble, match="sets working_dir, which parity makes itself"):
+    with pytest.raises(Trouble, match="sets working_dir, which parity sets itself"):
         submit.read_runtime_env(path)
     for text in ("[1]", "env_vars: 1"):
         path.write_text(text)
-        with pytest.raises(Trouble, match="is no runtime environment"):
+        with pytest.raises(Trouble, match="is not a runtime environment"):
             submit.read_runtime_env(path)
     path.write_text("{")
     with pytest.raises(Trouble, match="cannot be read"):
@@ -157,9 +164,9 @@ def test_the_exit_status_is_that_of_parity_and_1_only_of_a_stored_run():
 
     assert [ended(code) for code in (0, 1, 2, 3)] == [0, 1, 2, 3]
     for code, log in ((1, "No module named parity"), (127, ""), (None, "")):
-        with pytest.raises(Trouble, match="The job is FAILED, without a result of parity: why"):
+        with pytest.raises(Trouble, match="The job is FAILED without a result from parity: why"):
             ended(code, log)
-    with pytest.raises(Trouble, match="is gone"):
+    with pytest.raises(Trouble, match="does not know the job any more"):
         submit.exit_status(None, "", out="/x")
 
 
@@ -174,10 +181,10 @@ def test_a_run_comes_back_as_it_was(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["back", "run"]
 
 
-def test_a_damaged_log_is_told(tmp_path):
+def test_a_damaged_log_is_reported(tmp_path):
     (tmp_path / "run.json").write_text("{}")
     text = pack_run.encode(tmp_path)
-    with pytest.raises(ValueError, match="no whole run"):
+    with pytest.raises(ValueError, match="the log does not contain a whole run"):
         pack_run.decode(text[:-10])
     lines = text.split("\n")
     other = base64.b64encode(b"other").decode()
@@ -193,7 +200,7 @@ def test_an_archive_that_leads_outside_is_refused(tmp_path, kind):
         if kind == "link":
             member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
         archive.addfile(member)
-    with pytest.raises(ValueError, match="is no file or folder of a run"):
+    with pytest.raises(ValueError, match="is not a file or folder of a run"):
         pack_run.extract(buffer.getvalue(), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
@@ -201,13 +208,13 @@ def test_an_archive_that_leads_outside_is_refused(tmp_path, kind):
 def test_a_run_that_is_too_large_is_left_where_it_is(tmp_path, monkeypatch):
     (tmp_path / "x").write_bytes(b"12345")
     monkeypatch.setattr(pack_run, "LARGEST_BYTES", 4)
-    with pytest.raises(ValueError, match="has 5 bytes, and at most 4 are fetched; copy it from there"):
+    with pytest.raises(ValueError, match="has 5 bytes, and at most 4 can be fetched; copy it from there instead"):
         pack_run.encode(tmp_path)
-    with pytest.raises(ValueError, match="is not there"):
+    with pytest.raises(ValueError, match="does not exist"):
         pack_run.encode(tmp_path / "gone")
 
 
-def test_a_token_that_travels_in_clear_is_told(capsys):
+def test_a_token_that_travels_in_clear_is_reported(capsys):
     for address in (LOOPBACK, "https://head", "http://[::1]:8265"):
         warn_of_plain_http(address)
     assert capsys.readouterr().err == ""
@@ -236,7 +243,7 @@ class FakeCluster:
         return self.stopped
 
 
-def test_an_interrupted_follower_leaves_the_job_unless_it_is_told_to_stop_it(monkeypatch, capsys):
+def test_an_interrupted_follower_leaves_the_job_unless_it_is_asked_to_stop_it(monkeypatch, capsys):
     cluster = FakeCluster()
     assert submit._interrupted(cluster, LOOPBACK, "known") == 2
     assert cluster.asked_to_stop == []
@@ -247,14 +254,14 @@ def test_an_interrupted_follower_leaves_the_job_unless_it_is_told_to_stop_it(mon
     assert capsys.readouterr().err == "parity: job known is STOPPED\n"
 
 
-def test_a_job_is_told_and_stopped_by_its_id(capsys):
+def test_a_job_is_shown_and_stopped_by_its_id(capsys):
     cluster = FakeCluster()
-    assert submit._tell_or_stop(cluster, "known", stop=False) == 0
-    assert submit._tell_or_stop(cluster, "known", stop=True) == 0
+    assert submit._show_or_stop(cluster, "known", stop=False) == 0
+    assert submit._show_or_stop(cluster, "known", stop=True) == 0
     assert capsys.readouterr().out == ("known RUNNING; the run is at /runs/x\nknown STOPPED; the run is at /runs/x\n")
     assert cluster.asked_to_stop == ["known"]
     with pytest.raises(Trouble) as trouble:
-        submit._tell_or_stop(cluster, "other", stop=True)
+        submit._show_or_stop(cluster, "other", stop=True)
     assert str(trouble.value) == f"The cluster at {LOOPBACK} has no job other. Check the id, or the arguments."
 
 
@@ -271,7 +278,7 @@ def test_a_dry_run_lists_and_sends_nothing():
 
 
 @pytest.mark.parametrize(
-    ("address", "told"),
+    ("address", "message"),
     [
         (
             "http://127.0.0.1:9",
@@ -280,13 +287,13 @@ def test_a_dry_run_lists_and_sends_nothing():
         ("127.0.0.1:8265", "parity: --address 127.0.0.1:8265 is no URL of a Ray dashboard."),
     ],
 )
-def test_an_address_where_no_cluster_is_is_told(address, told):
+def test_an_address_where_no_cluster_is_is_reported(address, message):
     ended = submitted("--address", address, "--out", "/x", timeout_s=30)
-    assert ended.status == 2 and ended.stderr.startswith(told)
+    assert ended.status == 2 and ended.stderr.startswith(message)
 
 
 # Beside other clusters on one machine: ray.init has no option for the port of the node's agent, and a cluster that
-# finds the default one taken runs no jobs; and a job is told any cluster's address unless this one's is written down,
+# finds the default one taken runs no jobs; and a job gets any cluster's address unless this one's is written down,
 # as `ray start` does.
 HEAD = """
 import functools, ray, ray._private.parameter, sys
@@ -351,11 +358,11 @@ def job(head, tmp_path_factory):
 def test_a_job_trains_prints_and_ends_as_parity_does(job):
     folder, _, ended = job
     assert ended.status == 1, ended.stderr
-    told = " ".join(ended.stdout.split())
-    assert "builtin@cpu-s0 mine@cpu-s0 diverged cause the gradient is scaled by 2; " in told
-    assert "onset beyond rounding from step 0 (epoch 0, batch 0) on, " in told
-    stored = f"Stored in {folder}/run; to look at: {folder}/run/report.html"
-    assert told.endswith(f"{stored} Fetched to {folder}/fetched")
+    printed = " ".join(ended.stdout.split())
+    assert "builtin@cpu-s0 mine@cpu-s0 diverged cause the gradient is scaled by 2; " in printed
+    assert "onset beyond rounding from step 0 (epoch 0, batch 0) on, " in printed
+    stored = f"Stored in {folder}/run; report: {folder}/run/report.html"
+    assert printed.endswith(f"{stored} Fetched to {folder}/fetched")
     assert "/scaling.py\n" in ended.stderr, "what is sent is listed"
     statuses = [line.rpartition(" ")[2] for line in ended.stderr.splitlines() if line.startswith("parity: job ")]
     assert statuses[-2:] == ["RUNNING", "FAILED"]
@@ -395,7 +402,7 @@ def test_a_fetch_leaves_no_job_behind(job, head):
     assert f"has no job {job_id}-fetch" in ended.stderr
 
 
-def test_a_wrong_or_missing_token_is_told(head, tmp_path):
+def test_a_wrong_or_missing_token_is_reported(head, tmp_path):
     wrong = head.environment | {"RAY_AUTH_TOKEN": "wrong"}
     ended = submitted("--address", head.address, "--out", "/x", timeout_s=30, **wrong)
     assert ended.status == 2

@@ -37,7 +37,7 @@ UNKNOWN = (
 
 
 @pytest.mark.parametrize("text", ["gpu", "", "cpu:", "cpu:threads=1,threads=2", "cuda:threads=2", "mps:tf32=on", "CPU"])
-def test_an_unknown_device_is_told(text):
+def test_an_unknown_device_is_reported(text):
     with pytest.raises(Trouble) as trouble:
         parse_device(text)
     assert str(trouble.value) == UNKNOWN.format(text)
@@ -46,20 +46,31 @@ def test_an_unknown_device_is_told(text):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("cpu:threads=0", "Device 'cpu:threads=0': threads=0 is no whole number from 1 up."),
-        ("cpu:threads=-1", "Device 'cpu:threads=-1': threads=-1 is no whole number from 1 up."),
-        ("cpu:threads=²", "Device 'cpu:threads=²': threads=² is no whole number from 1 up."),
+        ("cpu:threads=0", "Device 'cpu:threads=0': threads=0 is not a whole number of at least 1."),
+        ("cpu:threads=-1", "Device 'cpu:threads=-1': threads=-1 is not a whole number of at least 1."),
+        ("cpu:threads=²", "Device 'cpu:threads=²': threads=² is not a whole number of at least 1."),
         ("cpu:isa=sse", "Device 'cpu:isa=sse': isa=sse is unknown. Known: default, avx2, avx512."),
         ("cuda:tf32=yes", "Device 'cuda:tf32=yes': tf32=yes is unknown. Known: on, off."),
+        (
+            "cpu:plant=x",
+            "Device 'cpu:plant=x': plant=x is unknown. Known: bfloat16, tf32, noise, element-STEP, flip-STEP.",
+        ),
+        ("cpu@", "Device 'cpu@': '' does not name a node. Give cpu@NODE as python -m parity.devices lists it."),
+        (
+            "cuda@a#x",
+            "Device 'cuda@a#x': 'a#x' does not name a node and a GPU. "
+            "Give cuda@NODE#INDEX as python -m parity.devices lists it.",
+        ),
+        ("cuda@a", "Device 'cuda@a' does not name a GPU of its node. Give cuda@NODE#INDEX, or use --each gpu."),
     ],
 )
-def test_a_wrong_option_is_told(text, message):
+def test_a_wrong_option_is_reported(text, message):
     with pytest.raises(Trouble) as trouble:
         parse_device(text)
     assert str(trouble.value) == message
 
 
-def test_a_device_given_twice_is_told():
+def test_a_device_given_twice_is_reported():
     with pytest.raises(Trouble) as trouble:
         parse_devices(["cpu", "cpu:threads=1"])
     assert str(trouble.value) == "Device 'cpu' is given twice. Give each once; to repeat trials, use --replicas."

@@ -31,7 +31,7 @@ def test_a_file_travels_by_content():
     assert spec.sha256 == hashlib.sha256(content).hexdigest()
 
 
-def test_losses_of_one_name_are_told_apart_by_file(tmp_path):
+def test_losses_of_one_name_are_distinguished_by_file(tmp_path):
     for name in ("old", "new"):
         (tmp_path / f"{name}.py").write_text("def mse(output, target): ...\n")
     specs = parse_losses(["builtin", f"{tmp_path}/old.py:mse", f"{tmp_path}/new.py:mse"])
@@ -39,30 +39,30 @@ def test_losses_of_one_name_are_told_apart_by_file(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["mse2", ":", "a.py:", ":mse", "torch.nn:not an identifier"])
-def test_an_unknown_loss_is_told(text):
+def test_an_unknown_loss_is_reported(text):
     assert trouble("builtin", text) == (
         f"Unknown loss {text!r}. Known losses: builtin, numpy; or give module:attr or file.py:attr."
     )
 
 
-def test_a_missing_file_is_told():
+def test_a_missing_file_is_reported():
     assert trouble("nowhere/mine.py:mse") == (
-        f"Loss file 'nowhere/mine.py' is not there (looked in {Path.cwd()}). Check the path."
+        f"Loss file 'nowhere/mine.py' does not exist (looked in {Path.cwd()}). Check the path."
     )
 
 
-def test_a_folder_is_no_file(tmp_path):
+def test_a_folder_is_not_a_file(tmp_path):
     (tmp_path / "folder.py").mkdir()
     assert trouble(f"{tmp_path}/folder.py:mse").startswith(f"Loss file '{tmp_path}/folder.py' cannot be read (")
 
 
-def test_a_file_that_is_no_python_is_told(tmp_path):
+def test_a_file_that_is_not_python_is_reported(tmp_path):
     path = tmp_path / "broken.py"
     path.write_text("x = 1\ndef mse(:\n")
     assert trouble(f"{path}:mse") == f"Loss file '{path}' is not valid Python (line 2: invalid syntax). Correct it."
 
 
-def test_a_missing_attribute_is_told(tmp_path):
+def test_a_missing_attribute_is_reported(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text("import math as m\nif m:\n    class Mse: ...\nhuber = _private = 1\n")
     assert trouble(f"{path}:mse") == f"Loss file '{path}' has no attribute 'mse'. It has: Mse, huber, m."
@@ -89,18 +89,18 @@ def test_a_module_is_found_without_running_it():
     assert (spec.name, spec.module, spec.path) == ("functional", "tests.right_losses", None)
 
 
-def test_a_missing_module_is_told():
+def test_a_missing_module_is_reported():
     assert trouble("nowhere.mine:mse") == (
-        "Module 'nowhere.mine' is not found. Python looks in the current folder and in what is installed; "
-        "for a file, give path/to/file.py:attr."
+        "Module 'nowhere.mine' was not found in the current folder or among the installed packages. "
+        "Check the name; for a file, give path/to/file.py:attr."
     )
 
 
-def test_a_module_without_the_attribute_is_told():
+def test_a_module_without_the_attribute_is_reported():
     assert trouble("tests.right_losses:mse").startswith("Module 'tests.right_losses' has no attribute 'mse'. It has: ")
 
 
-def test_a_loss_given_twice_is_told():
+def test_a_loss_given_twice_is_reported():
     assert trouble("builtin", "builtin") == (
         "Loss 'builtin' is given 2 times. Give each once; to repeat trials, use --replicas."
     )

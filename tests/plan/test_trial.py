@@ -31,7 +31,7 @@ def test_steps_stop_the_run_early_but_do_not_lengthen_it():
     assert settings(steps=1000).steps == 470
 
 
-def test_a_batch_larger_than_the_data_is_told():
+def test_a_batch_larger_than_the_data_is_reported():
     assert settings(batch_size=60_000).steps == 2
     with pytest.raises(Trouble) as trouble:
         settings(batch_size=60_001)
@@ -61,13 +61,13 @@ def test_trials_are_named_by_loss_device_seed_and_replica(make_trials):
     assert {trial.oracle.name for trial in trials} == {"builtin"}
 
 
-def test_a_seed_given_twice_is_told(make_trials):
+def test_a_seed_given_twice_is_reported(make_trials):
     with pytest.raises(Trouble) as trouble:
         make_trials(seeds=(1, 1))
     assert str(trouble.value) == "--seed 1 1 names a seed twice. To repeat trials, use --replicas."
 
 
-def test_an_unknown_task_is_told():
+def test_an_unknown_task_is_reported():
     with pytest.raises(Trouble) as trouble:
         parse_task("cifar")
     assert str(trouble.value) == (

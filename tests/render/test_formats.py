@@ -56,7 +56,7 @@ def test_a_run_prints_the_document_alone_whatever_its_loss_prints(tmp_path, caps
     told = capsys.readouterr()
     assert report.main([str(out), "--format", form]) == 1
     assert told.out == capsys.readouterr().out
-    assert "<a loss that talks>\n" in told.err and f"Stored in {out}; to look at:" in told.err
+    assert "<a loss that talks>\n" in told.err and f"Stored in {out}; report:" in told.err
     if form == "junit":
         assert ET.fromstring(told.out).get("failures") == "1"
     if form == "json":

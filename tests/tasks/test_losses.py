@@ -56,7 +56,7 @@ def test_a_function_a_module_an_instance_and_a_function_subclass_are_losses(name
     assert torch.allclose(load(f"tests.right_losses:{name}")(output, target), load("builtin")(output, target))
 
 
-def test_what_cannot_be_called_is_told():
+def test_what_cannot_be_called_is_reported():
     (spec,) = parse_losses(["tests/wrong_losses.py:not_a_loss"], shipped=SHIPPED_LOSSES)
     with pytest.raises(Trouble) as trouble:
         load("tests/wrong_losses.py:not_a_loss")
@@ -66,13 +66,13 @@ def test_what_cannot_be_called_is_told():
     )
 
 
-def test_a_class_of_another_kind_is_told(tmp_path):
+def test_a_class_of_another_kind_is_reported(tmp_path):
     (tmp_path / "mine.py").write_text("class Mse: ...\n")
     with pytest.raises(Trouble, match=r"mine\.py:Mse is the class Mse\. A loss is"):
         load(f"{tmp_path}/mine.py:Mse")
 
 
-def test_an_attribute_that_only_the_module_itself_can_deny_is_told():
+def test_an_attribute_that_only_the_module_itself_can_deny_is_reported():
     with pytest.raises(Trouble) as trouble:
         load_loss(
             CodeSpec(name="mse", attr="mse", module="tests.right_losses"), load_task(parse_task("mnist-autoencoder"))

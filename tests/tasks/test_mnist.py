@@ -62,35 +62,35 @@ def test_torchvision_root_gives_the_same_data(root, data):
     assert not found["images"].flags.writeable
 
 
-def test_a_closed_network_is_told(tmp_path, monkeypatch):
+def test_a_closed_network_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])
     with pytest.raises(Trouble) as trouble:
         mnist.load_torchvision(tmp_path)
     text = str(trouble.value)
-    assert text.startswith(f"--data {tmp_path} holds no MNIST, and it could not be downloaded (")
+    assert text.startswith(f"--data {tmp_path} does not contain MNIST, which could not be downloaded (")
     assert text.endswith(
         "Put the four IDX files into its MNIST/raw folder, or leave out --data to use the embedded MNIST."
     )
 
 
-def test_a_damaged_torchvision_root_is_told(root, tmp_path):
+def test_a_damaged_torchvision_root_is_reported(root, tmp_path):
     damaged = shutil.copytree(root, tmp_path / "damaged")
     path = damaged / "MNIST" / "raw" / "train-images-idx3-ubyte"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(Trouble) as trouble:
         mnist.load_torchvision(damaged)
-    assert str(trouble.value).startswith(f"--data {damaged} holds a damaged MNIST (")
+    assert str(trouble.value).startswith(f"--data {damaged} has a damaged MNIST (")
     assert str(trouble.value).endswith("Delete its MNIST/raw folder.")
 
 
-def test_a_missing_file_is_told(tmp_path):
+def test_a_missing_file_is_reported(tmp_path):
     with pytest.raises(Trouble) as trouble:
         mnist.load(folder=tmp_path)
     path = tmp_path / "train-images-idx3-ubyte.zst"
     assert str(trouble.value) == f"{path} cannot be read (No such file or directory). Install parity again."
 
 
-def test_a_damaged_file_is_told(tmp_path):
+def test_a_damaged_file_is_reported(tmp_path):
     name = "train-images-idx3-ubyte"
     packed = bytearray((mnist.FOLDER / f"{name}.zst").read_bytes())
     packed[len(packed) // 2] ^= 1
@@ -99,7 +99,7 @@ def test_a_damaged_file_is_told(tmp_path):
         mnist.load(folder=tmp_path)
 
 
-def test_content_with_another_sum_is_told():
+def test_content_with_another_sum_is_reported():
     with pytest.raises(Trouble) as trouble:
         mnist.verify("t10k-labels-idx1-ubyte", b"other", origin="here")
     assert str(trouble.value) == (

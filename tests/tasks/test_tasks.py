@@ -1,4 +1,6 @@
-"""A task of the user's: what fits trains, dropout and batch norm included, and what does not is told what is wanted."""
+"""A user's task: one that follows the protocol trains, dropout and batch norm included; others are refused and why."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import parity
 from parity.ground.errors import Trouble
 from parity.plan.task_spec import parse_task
 from parity.plan.user_code import CodeSpec
-from parity.tasks.loading import load_data
+from parity.tasks.loading import load_data, load_task_data
 
 
 class Task:
@@ -56,28 +58,28 @@ def test_random_draws_and_buffers_are_part_of_the_state():
 
 
 @pytest.mark.parametrize(
-    ("name", "function", "told"),
+    ("name", "function", "message"),
     [
         ("model", lambda self: 3, "model() returned int, a torch.nn.Module is needed"),
         ("model", lambda self: nn.ReLU(), "has no parameters to train"),
         ("optimizer", lambda self, parameters, lr: None, "a torch.optim.Optimizer is needed"),
         ("batch", lambda self, data, start, stop: [1], "batch() returned list, a tuple of tensors is needed"),
         ("forward", lambda self, model, batch: model(batch[0]), "a pair (output, target) is needed"),
-        ("forward", lambda self, model, batch: ((model(batch[0]),), batch[2]), "gave a tuple as output"),
+        ("forward", lambda self, model, batch: ([], batch[2]), "as output, a tensor or a tree of tensors is needed"),
         ("forward", lambda self, model, batch: (model(batch[0]).long(), batch[2]), "a floating dtype is needed"),
         ("forward", lambda self, model, batch: (batch[0], batch[2]), "does not depend on the model's parameters"),
         ("loss", lambda self, output, target: output.sum(dim=1), "returned shape [16], a scalar is needed"),
     ],
 )
-def test_what_does_not_fit_is_told_what_is_wanted(name, function, told):
+def test_a_function_that_breaks_the_protocol_is_refused_with_what_is_needed(name, function, message):
     task = type("Broken", (Task,), {name: function})
     result = check(task)
-    assert told in result.line and not result.passed
+    assert message in result.line and not result.passed
     assert result.judgement.exit_status == 2  # the baseline cannot train
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "message"),
     [
         ([1, 2], "data() returned list"),
         ({}, "data() returned an empty dict"),
@@ -85,16 +87,24 @@ def test_what_does_not_fit_is_told_what_is_wanted(name, function, told):
         ({"x": np.zeros(())}, "x: no rows"),
     ],
 )
-def test_data_that_does_not_fit_is_told_what_is_wanted(data, told):
+def test_data_that_breaks_the_protocol_is_refused_with_what_is_needed(data, message):
     task = type("Broken", (Task,), {"data": lambda self: data})
     with pytest.raises(Trouble) as caught:
         load_data(CodeSpec(name="Broken", attr="Broken", given=task))
-    assert told in str(caught.value) and "the protocol wants a dict" in str(caught.value)
+    assert message in str(caught.value) and "a dict of arrays or tensors is needed" in str(caught.value)
 
 
-def test_a_task_without_its_functions_is_told_which():
+def test_missing_functions_of_a_task_are_named():
     with pytest.raises(Trouble, match=r"has no batch\(\), forward\(\)"):
         check(type("Broken", (Task,), {"batch": None, "forward": None}))
+
+
+def test_a_place_for_mnist_is_refused_with_a_task_that_has_its_own_data():
+    with pytest.raises(Trouble) as caught:
+        load_task_data(CodeSpec(name="Task", attr="Task", given=Task), Path("mnist"))
+    assert str(caught.value) == (
+        "--data mnist says where to read MNIST from, and the task Task has its own data. Leave out --data."
+    )
 
 
 def test_an_unknown_task_names_the_known_ones():
