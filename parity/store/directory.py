@@ -16,6 +16,7 @@ from parity.store import storage
 from parity.store.files import write_json
 from parity.store.lease import lease
 from parity.store.seal import seal
+from parity.store.statuses import RunState
 from parity.store.storage import StoragePath, name_beside
 
 # What a driver holds a run by.
@@ -97,4 +98,5 @@ def complete(directory: StoragePath, info: Mapping[str, Any]) -> None:
     Raises:
         Trouble: It cannot be written.
     """
-    write_json(directory / "run.json", seal({**info, "state": "complete"}, directory))
+    state: RunState = "complete"
+    write_json(directory / "run.json", seal({**info, "state": state}, directory))

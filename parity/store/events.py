@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from parity.store.statuses import EndStatus, Failure
+
 
 @dataclass(frozen=True)
 class Began:
@@ -92,9 +94,9 @@ class Ended:
     """
 
     trial: str
-    status: str
+    status: EndStatus
     failed_step: int | None = None
-    failure: str | None = None
+    failure: Failure | None = None
     error: str | None = None
     traceback: str | None = None
     wall_s: float | None = None

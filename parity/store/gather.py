@@ -17,6 +17,7 @@ from parity.store.journal import JOURNAL, Journal
 from parity.store.parquet import write_table
 from parity.store.position import Position, SharedSteps
 from parity.store.states import read_state, remove_state, write_state
+from parity.store.statuses import TrialStatus
 from parity.store.storage import StoragePath
 from parity.store.tables import EVIDENCE
 from parity.store.trace import DIGESTS, first_difference
@@ -299,7 +300,7 @@ class Gatherer:
 
     def _final(self, kept: _Kept) -> TrialRecord:
         begun = kept.record.status == "planned" and kept.chunks
-        status = "interrupted" if begun else kept.record.status
+        status: TrialStatus = "interrupted" if begun else kept.record.status
         return replace(kept.record, status=status, rows=kept.rows)
 
     def _index(self, name: str) -> int:

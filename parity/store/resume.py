@@ -15,6 +15,7 @@ from parity.plan.trial import Trial
 from parity.plan.user_code import CodeSpec
 from parity.store.directory import hold
 from parity.store.journal import JOURNAL
+from parity.store.statuses import run_state
 from parity.store.storage import StoragePath, exists, parse_path
 from parity.store.stored_run import read_info
 
@@ -39,7 +40,7 @@ class Started:
     @property
     def complete(self) -> bool:
         """Whether all of it was trained and stored."""
-        return bool(self.info["state"] == "complete")
+        return run_state(self.info) == "complete"
 
 
 @contextlib.contextmanager
@@ -52,7 +53,7 @@ def reopen(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Iter
     directory = parse_path(options.resume)
     read_info(directory)
     with hold(directory):
-        if read_info(directory)["state"] != "complete" and exists(directory / "trials.parquet"):
+        if run_state(read_info(directory)) != "complete" and exists(directory / "trials.parquet"):
             path = directory / JOURNAL
             if not exists(path):
                 raise Trouble(f"{path} is missing: the run directory is damaged. Restore it, or train anew.")

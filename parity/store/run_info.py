@@ -9,6 +9,7 @@ from typing import Any
 
 from parity.plan.trial import Trial
 from parity.store.schema import SCHEMA_NUMBER
+from parity.store.statuses import RunState
 from parity.version import __version__
 
 # Packages whose versions are stored, and must be the same when a run is resumed.
@@ -24,9 +25,10 @@ def describe(command: str, trials: Sequence[Trial], *, data: Path | None) -> dic
         data: The folder that MNIST came from, or None.
     """
     settings = trials[0].settings
+    state: RunState = "running"
     return {
         "schema": SCHEMA_NUMBER,
-        "state": "running",
+        "state": state,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": command,
         "folder": str(Path.cwd()),

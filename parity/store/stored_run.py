@@ -12,6 +12,7 @@ from parity.store import storage
 from parity.store.parquet import read_table, reading
 from parity.store.schema import SCHEMA_NUMBER
 from parity.store.seal import altered
+from parity.store.statuses import run_state
 from parity.store.storage import StoragePath
 from parity.store.tables import EVIDENCE
 from parity.store.traces import Traces
@@ -48,7 +49,7 @@ def read_run(directory: StoragePath) -> StoredRun:
         Trouble: It is no run directory, of another schema, or damaged; the message names the file.
     """
     info = read_info(directory)
-    if info.get("state") == "running" and not storage.exists(directory / "trials.parquet"):
+    if run_state(info) == "running" and not storage.exists(directory / "trials.parquet"):
         raise Trouble(
             f"{directory} has no tables yet: its driver trains, or was killed. What the trials told is in its journal; "
             f"go on with it by --resume {directory}."

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from parity.store.parquet import write_table
 from parity.store.schema import NAME, Column, describe_record
+from parity.store.statuses import Failure, TrialStatus
 from parity.store.storage import StoragePath
 
 
@@ -43,11 +44,12 @@ class TrialRecord:
     ]
     audit_every: Annotated[int, Column(pa.int64(), "the audit takes the steps that this divides; 0 is never")]
     trace: Annotated[str, Column(pa.string(), "file of the trace, in traces/")]
-    status: Annotated[str, Column(NAME, "planned, complete, failed or interrupted")] = "planned"
+    status: Annotated[TrialStatus, Column(NAME, "planned, complete, failed or interrupted")] = "planned"
     rows: Annotated[int, Column(pa.int64(), "steps that its trace has")] = 0
     failed_step: Annotated[int | None, Column(pa.int64(), "the step that failed, null where it is not known")] = None
     failure: Annotated[
-        str | None, Column(NAME, "raised, result, detached, mutates, died, hung, memory or node; null if it did not")
+        Failure | None,
+        Column(NAME, "raised, result, detached, mutates, died, hung, memory or node; null if it did not"),
     ] = None
     error: Annotated[str | None, Column(pa.string(), "why it failed, null if it did not")] = None
     traceback: Annotated[str | None, Column(pa.string(), "of the user's code that raised, else null")] = None

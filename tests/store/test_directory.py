@@ -1,6 +1,8 @@
 import io
 import json
+import re
 from dataclasses import fields
+from typing import get_args
 
 import pandas as pd
 import pyarrow as pa
@@ -17,6 +19,7 @@ from parity.render.summary import summarize
 from parity.store.directory import complete, create, discard, hold
 from parity.store.files import write_json
 from parity.store.parquet import write_table
+from parity.store.statuses import Failure, TrialStatus
 from parity.store.stored_run import read_info, read_run
 from parity.store.trace import SCHEMA
 from parity.store.traces import trace_file
@@ -38,6 +41,13 @@ def test_a_record_has_the_columns_of_the_table():
 def test_every_column_explains_itself():
     for field in (*TRIALS, *SCHEMA):
         assert field.metadata[b"meaning"]
+
+
+@pytest.mark.parametrize(("column", "kind"), [("status", TrialStatus), ("failure", Failure)])
+def test_a_column_of_words_names_each_of_them(column, kind):
+    meaning = TRIALS.field(column).metadata[b"meaning"].decode()
+    for word in (word for words in get_args(kind) for word in get_args(words)):
+        assert re.search(rf"\b{word}\b", meaning)
 
 
 def test_a_run_directory_holds_every_file(reference):
