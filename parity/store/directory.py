@@ -45,6 +45,8 @@ def create(out: StoragePath) -> None:
         raise Trouble(
             f"--out {out} cannot be made ({error.strerror or error}). Choose a folder that you can write to."
         ) from error
+    except ValueError as error:  # of the store's library: an address that is none, as AWS_ENDPOINT_URL may be
+        raise Trouble(f"--out {out} cannot be made ({error}). Check the settings of the store.") from error
 
 
 def _left_before_planned(out: Path) -> bool:

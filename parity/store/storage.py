@@ -8,12 +8,12 @@ import contextlib
 import os
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import NoReturn, TypeAlias, TypeVar
 
 import pyarrow as pa
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_delay, wait_exponential
 from upath import UPath
 
 from parity.ground.errors import Trouble
@@ -27,9 +27,27 @@ Result = TypeVar("Result")
 PATIENCE_S = 60.0
 # And before a run has begun: who mistyped an address wants to know.
 FIRST_PATIENCE_S = 3.0
+# Pauses between two tries double from the first to the longest.
+FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 10.0
-# Asking again would bring the same.
+# Asking again would bring the same answer.
 FINAL = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
+# Errors of a store that does not answer, or not in full, which are not OSErrors: the base classes that the libraries
+# behind fsspec raise. By name, since a library that is not installed cannot be imported, and raises nothing.
+STORE_ERRORS = frozenset(
+    {
+        "asyncio.exceptions.TimeoutError",  # of fsspec itself; an OSError only since Python 3.11
+        "http.client.HTTPException",
+        "aiohttp.client_exceptions.ClientError",
+        "botocore.exceptions.BotoCoreError",  # s3fs passes on what has no response: no connection, no answer in time
+        "botocore.exceptions.ClientError",
+        "botocore.parsers.ResponseParserError",
+        "gcsfs.retry.ChecksumError",
+        "gcsfs.retry.HttpError",
+        "google.auth.exceptions.GoogleAuthError",
+        "azure.core.exceptions.AzureError",
+    }
+)
 
 
 def parse_path(text: str) -> StoragePath:
@@ -201,27 +219,50 @@ def remove_folder(path: StoragePath) -> None:
 
 
 def patiently(path: UPath, call: Callable[[], Result], *, patience_s: float | None = None) -> Result:
-    """Asks an object store again and again, for a while; returns what it answers.
+    """Asks an object store, again and again while it does not answer; returns what it answers.
+
+    Errors that neither the operating system nor the store's library raises are ours, and pass through at once.
 
     Args:
-        path: To tell of.
-        call: What asks; may be called several times.
-        patience_s: `PATIENCE_S` if it is None.
+        path: The object, for messages.
+        call: Asks the store; may be called several times.
+        patience_s: How long to ask; None means `PATIENCE_S`.
 
     Raises:
-        OSError: It did not answer, or refused.
+        OSError: The store did not answer, or refused.
     """
-    end = time.monotonic() + (PATIENCE_S if patience_s is None else patience_s)
-    pause_s = 0.5
-    while True:
-        try:
-            return call()
-        except FINAL:
-            raise
-        except Exception as error:  # each store's library has exceptions of its own
-            told = (str(error).splitlines() or [""])[0] or type(error).__name__
-            if time.monotonic() + pause_s > end:
-                raise OSError(told) from error
-            print(f"{path}: {told}; tried again in {pause_s:g} s", file=sys.stderr)
-        time.sleep(pause_s)
-        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    def report(state: RetryCallState) -> None:
+        print(f"{path}: {_first_line(_error(state))}; trying again in {state.upcoming_sleep:g} s", file=sys.stderr)
+
+    def give_up(state: RetryCallState) -> NoReturn:
+        error = _error(state)
+        raise OSError(_first_line(error)) from error
+
+    retrying = Retrying(
+        retry=retry_if_exception(_may_pass),
+        wait=wait_exponential(multiplier=FIRST_PAUSE_S, max=LONGEST_PAUSE_S),
+        stop=stop_before_delay(PATIENCE_S if patience_s is None else patience_s),
+        before_sleep=report,
+        retry_error_callback=give_up,
+    )
+    return retrying(call)
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether the error is one of a store that may answer when it is asked again."""
+    if isinstance(error, FINAL):
+        return False
+    return isinstance(error, OSError) or any(
+        f"{kind.__module__}.{kind.__qualname__}" in STORE_ERRORS for kind in type(error).__mro__
+    )
+
+
+def _error(state: RetryCallState) -> BaseException:
+    error = state.outcome.exception() if state.outcome else None
+    assert error is not None, "only a call that failed is repeated"
+    return error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [""])[0] or type(error).__name__

@@ -8,6 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import s3fs
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
@@ -20,6 +21,7 @@ from parity.store.directory import complete, create, discard, hold
 from parity.store.files import write_json
 from parity.store.parquet import write_table
 from parity.store.statuses import Failure, TrialStatus
+from parity.store.storage import parse_path
 from parity.store.stored_run import read_info, read_run
 from parity.store.trace import SCHEMA
 from parity.store.traces import trace_file
@@ -136,6 +138,16 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path):
     with pytest.raises(Trouble) as caught:
         create(out)
     assert str(caught.value) == f"--out {out} cannot be made (Not a directory). Choose a folder that you can write to."
+
+
+def test_an_endpoint_that_is_not_an_address_is_reported(monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "nonsense")
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(Trouble) as caught:
+        create(parse_path("s3://bucket/run"))
+    s3fs.S3FileSystem.clear_instance_cache()
+    message = "--out s3://bucket/run cannot be made (Invalid endpoint: nonsense). Check the settings of the store."
+    assert str(caught.value) == message
 
 
 def test_an_unused_folder_is_removed(tmp_path):

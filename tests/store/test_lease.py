@@ -6,6 +6,7 @@ import sys
 import threading
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from upath import UPath
 
 from parity.ground.errors import Trouble
@@ -16,6 +17,20 @@ HOLD = """
 from parity.store import lease
 print(lease._encode({"driver": "other", "process": lease._process(), "host": "there", "beat": 0}).decode())
 """
+
+
+@pytest.fixture(autouse=True)
+def _one_at_a_time(monkeypatch):
+    """As a real store does, and fsspec's store in memory, whose listing looks up what it has seen, does not."""
+    lock = threading.RLock()
+    for name in ("ls", "exists", "pipe_file", "cat_file", "rm"):
+        genuine = getattr(MemoryFileSystem, name)
+
+        def call(*arguments, genuine=genuine, **options):
+            with lock:
+                return genuine(*arguments, **options)
+
+        monkeypatch.setattr(MemoryFileSystem, name, call)
 
 
 @pytest.fixture
