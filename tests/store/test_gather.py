@@ -178,7 +178,7 @@ def test_a_trial_that_goes_on_otherwise_than_before_begins_again_and_is_not_save
     run = read_run(out)
     assert run.traces[trial.name].equals(advanced.table.combine_chunks())
     (record,) = run.trials
-    assert "step 0: step 3 is not what it was before" in record.restarts[-1]
+    assert "step 0: step 3 differs from what it was before" in record.restarts[-1]
 
 
 def test_a_trial_does_not_go_on_in_another_class(started, events):
