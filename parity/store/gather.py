@@ -90,7 +90,7 @@ class Gatherer:
         for event in events:
             kept = self._kept[event.trial]
             if isinstance(event, Saved):
-                if not kept.portable:
+                if not kept.portable:  # a state that must not be used is not stored
                     continue
                 assert event.state is not None
                 write_state(self._out, self._index(event.trial), event.step, event.state)
@@ -100,8 +100,10 @@ class Gatherer:
                 event = replace(event, step=self.step(event.trial), at_s=time.time())
             elif reason := self._contradiction(kept, event):
                 self._void.add(event.trial)
+                # Another class of hardware says nothing against states: those saved on it can be used later.
                 event = Restarted(event.trial, reason, 0, time.time(), portable=isinstance(event, Began))
             self._apply(event, self._journal.add(event))
+        # Once for all events: syncing is what costs time.
         self._journal.sync()
         # Only now: until the journal says that the newer state counts, a killed driver needs the older one.
         for name, step in older:

@@ -96,6 +96,7 @@ class KeptTrial:
     def _roll_back(self, event: Restarted) -> None:
         """Drops what the trial reported since it was saved."""
         self.portable &= event.portable
+        # The journal is in the order of time: what is at a larger offset than the state was reported after it.
         if event.step:
             self.rolled_back += [steps for steps in self.steps if steps.offset > self.saved_at]
         else:  # nothing is continued, so nothing has to be reproduced

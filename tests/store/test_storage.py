@@ -1,4 +1,4 @@
-"""Files of runs, on the local disk and on an object store: whole or not there, and each failure told in words."""
+"""Files of runs, on the local disk and on an object store: whole or not at all, and each failure reported."""
 
 import http.client
 import importlib
@@ -20,7 +20,7 @@ def folder(request, tmp_path):
 
 
 class Failing:
-    """Fails so often, then answers."""
+    """Fails a number of times, then answers."""
 
     def __init__(self, times, error=None):
         self.times, self.error = times, error or ConnectionError("the store is away\nfor a while")
@@ -162,17 +162,17 @@ def test_one_that_stays_away_is_an_error_of_the_disk():
         ),
         (
             "gs://bucket/run",
-            "gs://bucket/run: gs needs a package that is not here. Please install gcsfs to access Google Storage.",
+            "gs://bucket/run: gs needs a package that is not installed. Please install gcsfs to access Google Storage.",
         ),
     ],
 )
-def test_a_uri_that_cannot_be_used_is_told(text, message):
+def test_a_uri_that_cannot_be_used_is_reported(text, message):
     with pytest.raises(Trouble) as caught:
         storage.parse_path(text)
     assert str(caught.value) == message
 
 
-def test_paths_and_uris_are_told_apart(tmp_path):
+def test_paths_and_uris_are_distinguished(tmp_path):
     assert storage.parse_path("runs/first") == storage.Path("runs/first")
     assert storage.parse_path(f"file://{tmp_path}/run") == tmp_path / "run"
     assert str(storage.parse_path("memory://bucket/run/")) == "memory://bucket/run"
