@@ -98,10 +98,11 @@ def generate(out: Path, rows: int) -> dict[tuple[str, str], Place | None]:
     from parity.plan.planning import make_settings, plan
     from parity.plan.task_spec import parse_task, shipped_losses
     from parity.run import describe
-    from parity.store import gather
     from parity.store.directory import complete, create
     from parity.store.files import write_json
+    from parity.store.kept_trial import planned_record
     from parity.store.parquet import write_table
+    from parity.store.run_tables import GROUP_ROWS
     from parity.store.tables import EVIDENCE
     from parity.store.traces import TraceWriter
     from parity.store.trials import write_trials
@@ -118,13 +119,13 @@ def generate(out: Path, rows: int) -> dict[tuple[str, str], Place | None]:
     info = describe("benchmarks/judging.py", planned, data=None) | {"arguments": []}
     write_json(out / "run.json", info)
     told = FACTS | {"status": "complete", "rows": steps, "loss_dtype": "float32", "param_names": LAYERS}
-    records = [replace(gather._record(index, planned), **told) for index in range(len(planned))]
-    planted = {record.trial: faults_of(record.loss_name, record.device, steps, gather.GROUP_ROWS) for record in records}
+    records = [replace(planned_record(index, planned), **told) for index in range(len(planned))]
+    planted = {record.trial: faults_of(record.loss_name, record.device, steps, GROUP_ROWS) for record in records}
     for record in records:
         writer = TraceWriter(out / "traces" / record.trace)
         names = {"trial": record.trial, "loss_name": record.loss_name, "device": record.device}
-        for start in range(0, steps, gather.GROUP_ROWS):
-            writer.append(_rows(start, min(start + gather.GROUP_ROWS, steps), names, planted[record.trial]))
+        for start in range(0, steps, GROUP_ROWS):
+            writer.append(_rows(start, min(start + GROUP_ROWS, steps), names, planted[record.trial]))
         writer.close()
     for name, schema in EVIDENCE.items():
         write_table(out / f"{name}.parquet", schema.empty_table())

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -37,6 +37,7 @@ from parity.plan.trial import Place
 from parity.store.events import Advanced, Began, Ended, Event, Found
 from parity.store.files import write_json
 from parity.store.run_info import describe
+from parity.store.statuses import EndStatus
 from parity.store.storage import StoragePath, parse_path
 from parity.tasks.losses import Loss
 from parity.tasks.outputs import Outputs, map_tensors, parts, rows_of
@@ -305,7 +306,7 @@ class Recorder:
         else:  # Ctrl-C, sys.exit
             self._end("interrupted")
 
-    def _end(self, status: str, error: BaseException | None = None) -> None:
+    def _end(self, status: EndStatus | Literal["interrupted"], error: BaseException | None = None) -> None:
         if self._closed:
             return
         self._closed = True
@@ -316,7 +317,7 @@ class Recorder:
             self._gatherer.write_tables()
             seal_run(self._directory, self._info | {"steps": self._step})
 
-    def _ended(self, status: str, error: BaseException | None) -> Ended:
+    def _ended(self, status: EndStatus, error: BaseException | None) -> Ended:
         return Ended(
             self._trial.name,
             status=status,

@@ -75,7 +75,7 @@ def test_one_flipped_bit_of_a_stored_value_is_found_where_it_is(equal_pair, copy
 def test_a_foreign_folder_exits_with_2(tmp_path, capsys):
     assert report.main([str(tmp_path)]) == 2
     assert capsys.readouterr().err == (
-        f"parity: {tmp_path} is no run directory: it has no run.json. Give the --out of a run.\n"
+        f"parity: {tmp_path} is not a run directory: it has no run.json. Give the --out of a run.\n"
     )
 
 

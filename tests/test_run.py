@@ -108,7 +108,7 @@ def test_an_existing_out_is_refused(equal_pair, capsys):
     before = {path: path.read_bytes() for path in equal_pair.rglob("*") if path.is_file()}
     assert inline_run(equal_pair) == 2
     assert capsys.readouterr().err == (
-        f"parity: {equal_pair} already holds a run. Choose another --out, or go on with it by --resume {equal_pair}.\n"
+        f"parity: {equal_pair} already holds a run. Choose another --out, or continue it with --resume {equal_pair}.\n"
     )
     assert {path: path.read_bytes() for path in equal_pair.rglob("*") if path.is_file()} == before
 

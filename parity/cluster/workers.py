@@ -27,6 +27,7 @@ from parity.plan.device import environment, resources
 from parity.plan.trial import Trial
 from parity.store.events import Began, Captured, Ended, Event, Restarted, Saved
 from parity.store.position import NoPast, Past, Position, SharedSteps
+from parity.store.statuses import Failure
 from parity.train.perform import perform
 
 # A worker that dies may have been killed by the system: its trial is begun once more before it is judged.
@@ -370,7 +371,7 @@ class Cluster:
             return Ended(name, status="failed", failure="node", error=f"{reason}, {MOVES} times in a row")
         return Restarted(name, reason)
 
-    def _died(self, entry: Running, reason: str, failure: str) -> Restarted | Ended:
+    def _died(self, entry: Running, reason: str, failure: Failure) -> Restarted | Ended:
         """What becomes of a trial whose worker is lost by what may be the trial's own doing: it goes on once."""
         name = entry.trial.name
         entry.deaths += 1

@@ -1,4 +1,4 @@
-"""How each command ends: by its own exit status, or with a message and exit status 2."""
+"""How each command ends: with its own exit status, or with a message and exit status 2."""
 
 import sys
 import traceback
@@ -9,17 +9,21 @@ from parity.ground.errors import Trouble
 
 
 def guarded(command: Callable[[], int]) -> int:
-    """Runs a command; turns whatever it raises into a message and exit status 2, since Python's own would be 1."""
+    """Runs a command; returns its exit status.
+
+    Whatever the command raises becomes a message on stderr and exit status 2. Python itself would exit with 1, which
+    says that a pair diverged.
+    """
     with interrupt.interruptible():
         try:
             return command()
         except Trouble as trouble:
             print(f"parity: {trouble}", file=sys.stderr)
         except BrokenPipeError:
-            sys.stderr.close()  # whoever read the output has gone; nothing more to tell anybody
+            sys.stderr.close()  # the reader of the output has gone, and Python would complain again at exit
         except KeyboardInterrupt:
             print(f"parity: interrupted.{interrupt.how_to_go_on()}", file=sys.stderr)
-        except Exception:  # noqa: BLE001 - printed in full; exit status 1 would say that a pair diverged
+        except Exception:  # noqa: BLE001 - printed in full
             traceback.print_exc()
             print("parity: the error above is a bug of parity; please report it.", file=sys.stderr)
     return 2

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first ends a command in order, a second one at once, whatever it is doing."""
+"""Ctrl-C and SIGTERM: the first ends a command in order, a second one ends it at once, whatever it is doing."""
 
 import contextlib
 import os
@@ -16,19 +16,20 @@ import psutil
 from parity.ground import temporary
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# One Ctrl-C may come twice: from the terminal, and from a program that passes it on.
+# One Ctrl-C may arrive twice: from the terminal, and from a program that passes it on. Two within this time count as
+# one; it is shorter than a person takes to press the keys again.
 ONCE_S = 0.2
 
 
 @dataclass
 class _State:
-    """Of this process.
+    """The interruption of this process.
 
     Attributes:
-        came: Whether there was an interruption.
-        due: Whether it is still to be raised.
-        held: Whether it has to wait.
-        place: Of the run that can be gone on with; empty while there is nothing to keep.
+        came: Whether an interruption has come.
+        due: Whether it has still to be raised.
+        held: Whether raising it has to wait.
+        place: Directory of the run that can be continued; empty if there is none.
     """
 
     came: bool = False
@@ -44,17 +45,17 @@ _state = _State()
 def interruptible() -> Iterator[None]:
     """Within the block, the first SIGINT or SIGTERM raises KeyboardInterrupt, and the second ends the process.
 
-    The second is seen by a thread of its own, since the main one may be in the midst of a long call. In any thread but
-    the main one, where no handler can be set, the block changes nothing.
+    A thread of its own watches for the second, since the main thread may be in the middle of a long call. Outside the
+    main thread no handler can be set, and the block changes nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    vars(_state).update(vars(_State()))
-    # A shell's background job ignores Ctrl-C, and so do we then.
+    vars(_state).update(vars(_State()))  # of an earlier block in this process nothing counts
+    # A background job of a shell ignores Ctrl-C, and has to keep ignoring it.
     before = {each: signal.getsignal(each) for each in SIGNALS if signal.getsignal(each) is not signal.SIG_IGN}
     read, write = os.pipe()
-    os.set_blocking(write, False)
+    os.set_blocking(write, False)  # as `signal.set_wakeup_fd` demands
     watcher = threading.Thread(target=_watch, args=(read,), name="parity-interrupt", daemon=True)
     watcher.start()
     woken = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
@@ -66,7 +67,7 @@ def interruptible() -> Iterator[None]:
         for each, handler in before.items():
             signal.signal(each, handler)
         signal.set_wakeup_fd(woken)
-        os.close(write)
+        os.close(write)  # ends the watcher, whose read then returns nothing
         watcher.join()
         os.close(read)
 
@@ -84,10 +85,13 @@ def _raise_due() -> None:
 
 
 def _watch(read: int) -> None:
-    """Ends the process with the second signal.
+    """Ends the process at the second signal.
+
+    Args:
+        read: File descriptor to which the number of each signal is written.
 
     Source:
-        The number of each signal comes by `signal.set_wakeup_fd`, at once, whatever Python is doing.
+        `signal.set_wakeup_fd`: the number is written at once, whatever Python is doing.
     """
     first_s: float | None = None
     while number := os.read(read, 1):
@@ -95,12 +99,12 @@ def _watch(read: int) -> None:
             if first_s is None:
                 first_s = time.monotonic()
             elif time.monotonic() - first_s > ONCE_S:
-                end_at_once("interrupted again, and ended at once.")
+                end_at_once("interrupted again, and stopped at once.")
 
 
 @contextlib.contextmanager
 def held() -> Iterator[None]:
-    """Lets no first interruption break off the block; it is raised at its end."""
+    """Runs the block without a first interruption, which is raised at its end instead."""
     before, _state.held = _state.held, True
     try:
         yield
@@ -111,7 +115,7 @@ def held() -> Iterator[None]:
 
 @contextlib.contextmanager
 def let_through() -> Iterator[None]:
-    """Within `held`, a block that may be interrupted after all."""
+    """Runs a block within `held` that may be interrupted after all."""
     before, _state.held = _state.held, False
     try:
         _raise_due()
@@ -121,23 +125,28 @@ def let_through() -> Iterator[None]:
 
 
 def keep(place: object) -> None:
-    """Takes note of where there is a run to be gone on with."""
+    """Records the directory of a run that can be continued after an interruption."""
     _state.place = str(place)
 
 
 def how_to_go_on() -> str:
-    """What to say behind the reason of an end that came too early."""
-    return f" What was trained is kept: go on with it by --resume {_state.place}." if _state.place else ""
+    """A sentence on how to continue the run, to append to the reason why it ended early; empty if there is none."""
+    return f" What was trained is kept: continue it with --resume {_state.place}." if _state.place else ""
 
 
 def end_at_once(reason: str) -> NoReturn:
-    """Ends the process with status 2, and what it started with it: no more than a killing does, but with a word."""
+    """Ends the process with exit status 2, and its children with it: like a kill, but with a message.
+
+    Args:
+        reason: What to print, without "parity: ".
+    """
+    # Reversed, so that children end before their parents, which might start them again.
     for child in reversed(psutil.Process().children(recursive=True)):
         with contextlib.suppress(psutil.Error):
             child.kill()
     for folder in temporary.mine:
         shutil.rmtree(folder, ignore_errors=True)
-    shown = b"\x1b[?25h" if os.isatty(2) else b""  # a live bar hides the cursor
+    shown = b"\x1b[?25h" if os.isatty(2) else b""  # shows the cursor, which a live bar hides
     with contextlib.suppress(OSError):
         os.write(2, shown + f"parity: {reason}{how_to_go_on()}\n".encode())
-    os._exit(2)
+    os._exit(2)  # without cleaning up, which could wait for what was interrupted

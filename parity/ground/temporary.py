@@ -1,4 +1,4 @@
-"""Temporary folders of local Ray clusters: a driver that was killed leaves its own, and the next one removes it."""
+"""Temporary folders: a process that is killed leaves its folder behind, and the next one removes it."""
 
 import contextlib
 import shutil
@@ -11,17 +11,18 @@ from filelock import FileLock, Timeout
 
 PREFIX = "parity-"
 LOCK = "held"
-# A folder is made and then held; one as young as this may be between the two.
+# A folder is made first and locked then. One younger than this may be between the two, and is left alone.
 YOUNG_S = 60.0
-# Those that this process holds.
+# The folders that this process holds.
 mine: set[Path] = set()
 
 
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A new folder that only this user can read, held until the block or the process ends, and removed with the block.
+    """A new folder that only this user can read; locked until the block or the process ends, removed after the block.
 
-    Short, since Ray's socket names have to fit into 107 bytes; ours, since Ray never removes its own.
+    Its path is short, since the names of Ray's sockets in it have to fit into 107 bytes. It is used in place of Ray's
+    own folder, which Ray never removes.
     """
     remove_left()
     folder = Path(tempfile.mkdtemp(prefix=PREFIX))
@@ -35,9 +36,9 @@ def temporary_folder() -> Iterator[Path]:
 
 
 def remove_left() -> None:
-    """Removes the folders that drivers left which were killed; those of others cannot be, and are left alone."""
+    """Removes the folders that killed processes left; folders of other users cannot be removed, and are left alone."""
     for lock in Path(tempfile.gettempdir()).glob(f"{PREFIX}*/{LOCK}"):
-        with contextlib.suppress(OSError, Timeout):  # somebody else's, in use, or removed meanwhile
+        with contextlib.suppress(OSError, Timeout):  # of another user, in use, or removed meanwhile
             if time.time() - lock.stat().st_mtime > YOUNG_S:
                 with FileLock(lock, timeout=0):
                     shutil.rmtree(lock.parent, ignore_errors=True)

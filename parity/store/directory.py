@@ -1,4 +1,4 @@
-"""The run directory, local or on an object store: each file whole or not there; read back with every doubt spoken out.
+"""The run directory, local or on an object store: making it, locking it, and marking it complete.
 
 run.json  trials.parquet  traces/*.parquet  shared_steps.parquet  step_errors.parquet  contract.parquet
 findings.parquet  replays.parquet  differences.parquet  summary.json  report.html
@@ -16,9 +16,10 @@ from parity.store import storage
 from parity.store.files import write_json
 from parity.store.lease import lease
 from parity.store.seal import seal
+from parity.store.statuses import RunState
 from parity.store.storage import StoragePath, name_beside
 
-# What a driver holds a run by.
+# While a driver uses the run: a file on a local disk, a folder of leases on an object store.
 LOCK = "lock"
 
 
@@ -26,17 +27,19 @@ def create(out: StoragePath) -> None:
     """Makes the run directory.
 
     Raises:
-        Trouble: It is there already, or cannot be made.
+        Trouble: It exists already, or cannot be made.
     """
     try:
         if storage.exists(out / "run.json", patience_s=storage.FIRST_PATIENCE_S):
-            raise Trouble(f"{out} already holds a run. Choose another --out, or go on with it by --resume {out}.")
+            raise Trouble(f"{out} already holds a run. Choose another --out, or continue it with --resume {out}.")
         if isinstance(out, Path):
             out.mkdir(parents=True)
             (out / "traces").mkdir()
+        # An object store has no folders to make. The lock may be left by a driver that was killed before it wrote more.
         elif set(storage.names(out, patience_s=storage.FIRST_PATIENCE_S)) - {LOCK}:
             raise FileExistsError
     except FileExistsError as error:
+        # Such a folder holds nothing yet, and whoever starts the same command again must not be sent elsewhere.
         if isinstance(out, Path) and out.is_dir() and _left_before_planned(out):
             return
         raise Trouble(f"{out} already exists. Choose another --out, a new directory.") from error
@@ -44,10 +47,12 @@ def create(out: StoragePath) -> None:
         raise Trouble(
             f"--out {out} cannot be made ({error.strerror or error}). Choose a folder that you can write to."
         ) from error
+    except ValueError as error:  # from the store's library: its endpoint is not an address
+        raise Trouble(f"--out {out} cannot be made ({error}). Check the settings of the store.") from error
 
 
 def _left_before_planned(out: Path) -> bool:
-    """Whether a driver was killed here before it had written what the run is."""
+    """Whether a driver was killed in this directory before it had written run.json."""
     names = {path.name for path in out.iterdir()}
     planned = {"traces", LOCK, name_beside(out / "run.json").name}
     return "traces" in names and names <= planned and not any((out / "traces").iterdir())
@@ -55,7 +60,7 @@ def _left_before_planned(out: Path) -> bool:
 
 @contextlib.contextmanager
 def hold(directory: StoragePath) -> Iterator[None]:
-    """Keeps other drivers off a run directory, until the block or the process ends, however it does.
+    """Keeps other drivers off a run directory until the block or the process ends, even if it is killed.
 
     Raises:
         Trouble: Another driver holds it, or it cannot be written to.
@@ -65,7 +70,7 @@ def hold(directory: StoragePath) -> Iterator[None]:
         try:
             held.enter_context(_lock(path) if isinstance(path, Path) else lease(path))
         except Timeout as error:
-            raise Trouble(f"{directory} is in use by another driver. Wait until that has ended, or end it.") from error
+            raise Trouble(f"{directory} is in use by another driver. Wait until it has ended, or stop it.") from error
         except OSError as error:
             raise Trouble(f"{path} cannot be written ({error.strerror or error}).") from error
         yield
@@ -78,12 +83,13 @@ def _lock(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        # Before the release: after it the file may already be the lock of another driver.
         path.unlink(missing_ok=True)
         lock.release()
 
 
 def discard(out: StoragePath) -> None:
-    """Removes a run directory into which nothing was written."""
+    """Removes a run directory in which nothing was stored."""
     storage.remove(out / LOCK)
     if isinstance(out, Path):
         name_beside(out / "run.json").unlink(missing_ok=True)
@@ -92,9 +98,14 @@ def discard(out: StoragePath) -> None:
 
 
 def complete(directory: StoragePath, info: Mapping[str, Any]) -> None:
-    """Notes in run.json that all is trained and stored, and what the files are.
+    """Marks the run complete in run.json, with the digest of each file.
+
+    Args:
+        directory: The run directory.
+        info: The content of run.json so far.
 
     Raises:
-        Trouble: It cannot be written.
+        Trouble: run.json cannot be written.
     """
-    write_json(directory / "run.json", seal({**info, "state": "complete"}, directory))
+    state: RunState = "complete"
+    write_json(directory / "run.json", seal({**info, "state": state}, directory))

@@ -1,4 +1,7 @@
-"""Events as bytes and back: JSON, then the table as an Arrow stream and other bytes. Nothing is pickled."""
+"""Encodes events as bytes: a head in JSON, then the event's table as an Arrow stream, then its other bytes.
+
+Nothing is pickled: a journal from elsewhere must not be able to run code when it is read.
+"""
 
 import io
 import json
@@ -10,12 +13,14 @@ import pyarrow as pa
 
 from parity.store.events import Advanced, Began, Ended, Event, Found, Restarted, Saved
 
+# Length of the head in bytes.
 _LENGTH = struct.Struct("<Q")
 _KINDS = {kind.__name__: kind for kind in (Began, Advanced, Restarted, Saved, Found, Ended)}
 
 
 def encode(event: Event) -> bytes:
-    """The event in bytes."""
+    """The event as bytes."""
+    # Not `asdict`, which would copy tables and states.
     values: dict[str, Any] = {field.name: getattr(event, field.name) for field in fields(event)}
     blobs: list[bytes] = []
     if isinstance(event, Advanced):
@@ -25,7 +30,7 @@ def encode(event: Event) -> bytes:
 
 
 def decode(payload: bytes) -> Event:
-    """The event of these bytes."""
+    """The event that `encode` made these bytes from."""
     start = _LENGTH.size + _LENGTH.unpack_from(payload)[0]
     head = json.loads(payload[_LENGTH.size : start])
     blobs = []
@@ -35,7 +40,7 @@ def decode(payload: bytes) -> Event:
     values = head["values"]
     if blobs:
         values |= {"table": pa.ipc.open_stream(blobs[0]).read_all(), "shared": tuple(blobs[1:])}
-    if "rows" in values:
+    if "rows" in values:  # JSON has no tuples
         values["rows"] = tuple(values["rows"])
     event: Event = _KINDS[head["kind"]](**values)
     return event

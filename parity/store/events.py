@@ -1,4 +1,4 @@
-"""What a trial tells the driver while it trains, from a Ray worker or from the same process."""
+"""What a trial reports to the driver while it trains, from a Ray worker or from the same process."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,14 +6,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from parity.store.statuses import EndStatus, Failure
+
 
 @dataclass(frozen=True)
 class Began:
-    """The trial has a process, and begins.
+    """A process has taken the trial and begins to train it.
 
     Attributes:
         trial: Name of the trial.
-        facts: Of the machine, as `machine.facts` gives them.
+        facts: Facts of the machine, from `machine.facts`; fields of `TrialRecord`.
     """
 
     trial: str
@@ -22,13 +24,13 @@ class Began:
 
 @dataclass(frozen=True)
 class Advanced:
-    """Some more steps are done.
+    """More steps are done.
 
     Attributes:
         trial: Name of the trial.
         table: A row per step, in the columns of `trace.SCHEMA`.
-        facts: Of the trial, as `train.Chunk` has them.
-        shared: Steps that other devices are to take from this trial's state, each as `saved_state.pack` gives it.
+        facts: Facts of the trial, from `train.Chunk`; fields of `TrialRecord`.
+        shared: Steps that other devices are to take from this trial's state, each packed by `saved_state.pack`.
     """
 
     trial: str
@@ -39,13 +41,13 @@ class Advanced:
 
 @dataclass(frozen=True)
 class Saved:
-    """The trial stands between two steps, and can go on from here.
+    """The trial is between two steps, and can be continued from this state.
 
     Attributes:
         trial: Name of the trial.
         step: The next step.
-        wall_s: Since the loading of the loss.
-        state: As `saved_state.pack` gives it; None once it is stored.
+        wall_s: Seconds since the loss was loaded.
+        state: The state, packed by `saved_state.pack`; None once it is stored in a file of its own.
         began_s: When the first step began, in seconds since 1970.
     """
 
@@ -58,14 +60,14 @@ class Saved:
 
 @dataclass(frozen=True)
 class Restarted:
-    """The trial goes on in a new worker from where it was saved last, or begins again; what it told since is void.
+    """The trial continues in a new worker from its last saved state, or begins again; what it reported since is void.
 
     Attributes:
         trial: Name of the trial.
         reason: What happened to the worker, or to the driver.
-        step: From which it goes on; set by who keeps the events.
-        at_s: When, in seconds since 1970; set by who keeps them.
-        portable: False once going on from a state gave other results than before: then none is saved any more.
+        step: The step at which it continues, 0 if it begins again; set by the `Gatherer`.
+        at_s: When, in seconds since 1970; set by the `Gatherer`.
+        portable: False if continuing from a state gave other results than before. No state is saved from then on.
     """
 
     trial: str
@@ -77,24 +79,24 @@ class Restarted:
 
 @dataclass(frozen=True)
 class Ended:
-    """The trial is over.
+    """The trial has ended.
 
     Attributes:
         trial: Name of the trial.
-        status: "complete" or "failed".
-        failed_step: The step that failed; None when none did, or when it is not known.
-        failure: As in `observer.TrialFailed`, or "died", "hung" or "memory" of its process; None when it did not fail.
+        status: Whether it completed or failed.
+        failed_step: The step that failed; None if none did, or if it is not known.
+        failure: What ended it; None if it did not fail.
         error: Why it failed, or None.
-        traceback: Of the user's code, or None.
-        wall_s: From the loading of the loss to the end.
+        traceback: The traceback of the user's code, or None.
+        wall_s: Seconds from the loading of the loss to the end.
         began_s: When the first step began, in seconds since 1970, or None.
         ended_s: When the last step ended, in seconds since 1970, or None.
     """
 
     trial: str
-    status: str
+    status: EndStatus
     failed_step: int | None = None
-    failure: str | None = None
+    failure: Failure | None = None
     error: str | None = None
     traceback: str | None = None
     wall_s: float | None = None
@@ -104,13 +106,13 @@ class Ended:
 
 @dataclass(frozen=True)
 class Found:
-    """There is something to keep beside the trace.
+    """The trial found something to keep beside its trace.
 
     Attributes:
         trial: Name of the trial.
-        table: One of `evidence.EVIDENCE`.
-        rows: Of that table, without the trial's name.
-        missing: Why there are no steps from the baseline device's states, or fewer than there should be, or None.
+        table: Name of the table in `tables.EVIDENCE`.
+        rows: Rows of that table, without the trial's name.
+        missing: Why there are no steps from the baseline device's states, or fewer than planned; else None.
     """
 
     trial: str
@@ -121,12 +123,12 @@ class Found:
 
 @dataclass(frozen=True)
 class Captured:
-    """The one tensor that the trial was repeated for.
+    """The one tensor for which the trial was repeated.
 
     Attributes:
         trial: Name of the trial.
-        capture: Step, quantity and parameter, as the trial has them.
-        values: dtype[...], None where the quantity has no such tensor.
+        capture: Step, quantity and parameter name; `Trial.capture`.
+        values: The tensor, dtype[...]; None if the quantity has no such tensor.
     """
 
     trial: str

@@ -1,4 +1,4 @@
-"""Text and JSON files: each is whole or not there."""
+"""Writes text and JSON files, each whole or not at all."""
 
 import contextlib
 import json
@@ -13,31 +13,41 @@ from parity.store.storage import StoragePath
 
 
 def write_json(path: StoragePath, content: Mapping[str, Any]) -> None:
-    """Writes strict JSON, whole or not at all; replaces what was there.
+    """Writes strict JSON, whole or not at all; replaces an existing file.
 
     Raises:
         ValueError: A number is not finite.
-        Trouble: It cannot be written.
+        Trouble: The file cannot be written.
     """
     write_text(path, json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def write_text(path: StoragePath, text: str) -> None:
-    """Writes text in UTF-8, whole or not at all; replaces what was there.
+    """Writes text in UTF-8, whole or not at all; replaces an existing file.
 
     Raises:
-        Trouble: It cannot be written.
+        Trouble: The file cannot be written.
     """
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: StoragePath, content: bytes | pa.Buffer) -> None:
+    """Writes bytes, whole or not at all; replaces an existing file.
+
+    Raises:
+        Trouble: The file cannot be written.
+    """
     with writing(path):
         storage.write_whole(path, content)
 
 
 @contextlib.contextmanager
 def writing(path: StoragePath) -> Iterator[None]:
+    """Within the block, an OSError is one of writing the file.
+
+    Raises:
+        Trouble: The block raised an OSError.
+    """
     try:
         yield
     except OSError as error:

@@ -1,4 +1,7 @@
-"""Frames: a payload behind its length and digests, so that a torn or damaged one is recognised."""
+"""Frames: a payload preceded by its length and digests, so that a torn or damaged one is recognised.
+
+The digests are XXH3, which detect damage and not intent: whoever can write the file can write matching digests.
+"""
 
 import io
 import struct
@@ -6,19 +9,21 @@ from typing import BinaryIO
 
 import xxhash
 
+# Length of the payload in bytes, and its digest.
 _HEADER = struct.Struct("<QQ")
+# The digest of the header itself: a damaged length must not be taken for a torn end.
 _CHECK = struct.Struct("<Q")
 FRONT_BYTES = _HEADER.size + _CHECK.size
 
 
 def frame(payload: bytes) -> bytes:
-    """The payload behind its length and digests."""
+    """The payload, preceded by its length and digests."""
     header = _HEADER.pack(len(payload), xxhash.xxh3_64_intdigest(payload))
     return header + _CHECK.pack(xxhash.xxh3_64_intdigest(header)) + payload
 
 
 def unframe(file: io.FileIO | BinaryIO) -> bytes | None:
-    """The payload of the frame that begins where the file stands, None where it is not whole."""
+    """The payload of the frame at the file's position; None if the frame is incomplete or damaged."""
     front = file.read(FRONT_BYTES)
     length = payload_length(front)
     if length is None:
@@ -29,7 +34,7 @@ def unframe(file: io.FileIO | BinaryIO) -> bytes | None:
 
 
 def payload_length(front: bytes) -> int | None:
-    """Of the payload behind what a frame begins with; None where that is damaged or not all there."""
+    """Bytes of the payload that follows a frame's first bytes; None if these are damaged or too few."""
     if len(front) < FRONT_BYTES:
         return None
     header, (check,) = front[: _HEADER.size], _CHECK.unpack_from(front, _HEADER.size)

@@ -1,9 +1,9 @@
-"""What the trials tell, in one file that only grows: durable before more is asked for, the truth until a run is whole.
+"""The journal: the events of all trials in one file that only grows, which a run is restored from until it is complete.
 
-On an object store, which appends to nothing, it is a folder of segments; the driver writes and reads a local copy.
+Events are durable before the trials are asked for more. On an object store, where nothing can be appended to, the
+journal is a folder of segments, and the driver reads and writes a local copy.
 
-A frame is the length of its payload, the payload's XXH3 and that of these two (little-endian uint64), then the payload:
-an event as JSON, behind it the event's table as an Arrow stream and its other bytes. Nothing is pickled.
+Each event is a frame (see `frames`) whose payload is the encoded event (see `event_codec`).
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from parity.store.events import Event
 from parity.store.frames import FRONT_BYTES, frame, payload_length, unframe
 from parity.store.storage import StoragePath
 
-# Its name in the run directory.
+# Name in the run directory.
 JOURNAL = "journal"
 
 
@@ -29,26 +29,26 @@ class Journal:
     def __init__(self, path: StoragePath) -> None:
         self._path = path
         self._open = contextlib.ExitStack()
-        with _told(path), contextlib.ExitStack() as opened:
+        with _accessing(path), contextlib.ExitStack() as opened:
             if isinstance(path, Path):
-                # Unbuffered, so that nothing is left to be written when it is closed.
+                # Unbuffered, so that closing it writes nothing.
                 self._file = opened.enter_context(path.open("r+b" if path.exists() else "x+b", buffering=0))
             else:
-                # Without a name, so that a driver that is killed leaves nothing.
+                # A file without a name, so that a killed driver leaves nothing behind.
                 self._file = opened.enter_context(tempfile.TemporaryFile(buffering=0))
                 segments.fetch(path, self._file)
             self._end = self._durable = self._file.seek(0, os.SEEK_END)
             self._open = opened.pop_all()
-        self.left_out = 0  # bytes of an unfinished end, as `replay` finds them
+        self.left_out = 0  # bytes of an incomplete end that `replay` has cut off
 
     def add(self, event: Event) -> int:
-        """Writes an event behind the others, and returns where it begins.
+        """Appends an event; returns its offset in bytes. It is durable only after `sync`.
 
         Raises:
             Trouble: It cannot be written.
         """
         began, written = self._end, frame(encode(event))
-        with _told(self._path):
+        with _accessing(self._path):
             self._file.seek(began)
             left = memoryview(written)
             while left:
@@ -57,12 +57,12 @@ class Journal:
         return began
 
     def sync(self) -> None:
-        """Makes what was added durable.
+        """Makes the added events durable.
 
         Raises:
-            Trouble: It cannot be written.
+            Trouble: They cannot be written, or another driver has written to the journal.
         """
-        with _told(self._path):
+        with _accessing(self._path):
             if isinstance(self._path, Path):
                 os.fdatasync(self._file.fileno())
             elif self._durable < self._end:
@@ -71,12 +71,12 @@ class Journal:
         self._durable = self._end
 
     def read(self, offset: int) -> Event:
-        """The event that begins there.
+        """The event at an offset in bytes.
 
         Raises:
             Trouble: It is damaged.
         """
-        with _told(self._path):
+        with _accessing(self._path):
             self._file.seek(offset)
             payload = unframe(self._file)
         if payload is None:
@@ -84,14 +84,14 @@ class Journal:
         return decode(payload)
 
     def replay(self) -> Iterator[tuple[int, Event]]:
-        """The events from the first on, each with where it begins; an unfinished last one is cut off.
+        """All events in their order, each with its offset in bytes; an incomplete last one is cut off.
 
         Raises:
-            Trouble: One before the last is damaged.
+            Trouble: An event before the last is damaged.
         """
         size, offset = self._end, 0
         while offset < size:
-            with _told(self._path):
+            with _accessing(self._path):
                 self._file.seek(offset)
                 payload = unframe(self._file)
                 after = self._file.tell()
@@ -106,28 +106,32 @@ class Journal:
         self._open.close()
 
     def _cut(self, offset: int, size: int) -> None:
-        """Cuts off what a driver that was killed left unfinished: the last frame, which nothing was built upon.
+        """Cuts off an incomplete last frame, which was not durable, so nothing was built on it.
 
         Raises:
-            Trouble: It is not the last.
+            Trouble: The frame is not the last, so the journal is damaged.
         """
-        with _told(self._path):
+        with _accessing(self._path):
             self._file.seek(offset)
             rest = self._file.read()
             length = payload_length(rest[:FRONT_BYTES])
+            # The last frame has too few bytes for a front, only zeros (the file was lengthened and not filled), or a
+            # sound front whose payload reaches to the end of the file or would reach further.
             last = (
                 len(rest) < FRONT_BYTES or not any(rest) or (length is not None and FRONT_BYTES + length >= len(rest))
             )
-            if not (last and isinstance(self._path, Path)):  # no segment is ever torn
+            if not (last and isinstance(self._path, Path)):  # segments are written whole
                 raise Trouble(
-                    f"{self._path} is damaged at byte {offset}. Restore it, or train anew with another --out."
+                    f"{self._path} is damaged at byte {offset}. "
+                    "Restore it from a copy, or train again with another --out."
                 )
             self._file.truncate(offset)
         self._end, self.left_out = offset, size - offset
 
 
 @contextlib.contextmanager
-def _told(path: StoragePath) -> Iterator[None]:
+def _accessing(path: StoragePath) -> Iterator[None]:
+    """Within the block, an OSError is one of reading or writing the journal; it becomes Trouble."""
     try:
         yield
     except OSError as error:

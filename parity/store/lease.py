@@ -1,7 +1,8 @@
-"""Keeps other drivers off a run on an object store: a holder renews its object, and who sees it renewed stays away.
+"""The lease of a run on an object store, which keeps other drivers off it.
 
-The objects are numbered, and each is made by one driver alone; who holds the largest number holds the run. Two drivers
-that both believe so do no harm even then: one of them cannot write on in the journal, see `segments`.
+A driver creates a numbered object and renews it; the largest number holds the run. A driver that sees the object being
+renewed stays away; one that sees it unchanged for long enough takes the run over with the next number. If two
+drivers both believe that they hold the run, no harm is done: only one can append to the journal, see `segments`.
 """
 
 import contextlib
@@ -21,19 +22,24 @@ from upath import UPath
 from parity.ground.errors import Trouble
 from parity.store import storage
 
-# How often it is renewed, and how long not before its holder counts as gone.
+# A lease is renewed once a beat. After four beats without a change its holder is presumed gone: one renewal may fail
+# and be repeated for some time.
 BEAT_S = 5.0
 GONE_S = 4 * BEAT_S
+# How often a lease is looked at while its holder may be gone.
 LOOK_S = 1.0
 
 
 @contextlib.contextmanager
 def lease(folder: UPath) -> Iterator[None]:
-    """Holds a folder of such objects until the block ends; of a holder that is gone it is taken over.
+    """Holds the lease until the block ends; takes it over from a holder that is gone.
+
+    Args:
+        folder: The folder of the numbered objects.
 
     Raises:
-        Trouble: Another driver holds it.
-        OSError: It cannot be written.
+        Trouble: Another driver holds the lease.
+        OSError: The lease cannot be written.
     """
     own = {"process": _process(), "host": platform.node(), "driver": uuid.uuid4().hex, "beat": 0}
     number = _acquire(folder, own)
@@ -45,33 +51,35 @@ def lease(folder: UPath) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-        with contextlib.suppress(OSError):  # what cannot be removed is renewed no more, and taken over
+        with contextlib.suppress(OSError):  # an object that stays is not renewed, and can be taken over
             for each in [each for each in _numbers(folder) if each <= number]:
                 storage.remove(folder / str(each), patience_s=0)
 
 
 def _acquire(folder: UPath, own: dict[str, Any]) -> int:
-    """Makes the next object; returns its number."""
+    """Creates the next object; returns its number."""
     while True:
         last = max(_numbers(folder), default=None)
         if last is not None and not _gone(folder / str(last)):
-            continue  # it was let go of, and somebody may have taken it since
+            continue  # it was released, and another driver may have taken it since
         number = 0 if last is None else last + 1
         try:
             storage.write_new(folder / str(number), _encode(own), patience_s=storage.FIRST_PATIENCE_S)
         except FileExistsError:
             continue
+        # If the object of the previous holder is still there, nobody has released the run since it was looked at.
         if last is None or last in _numbers(folder):
             return number
-        storage.remove(folder / str(number))  # the run was taken over, and let go of, while this driver looked away
+        storage.remove(folder / str(number))  # the run was taken over and released meanwhile: start again
 
 
 def _gone(path: UPath) -> bool:
-    """Whether the holder counts as gone; False if it let go.
+    """Whether the holder is presumed gone; False if it released the lease. May wait for `GONE_S`.
 
     Raises:
-        Trouble: It is there.
+        Trouble: The holder has renewed the lease.
     """
+    # Only changes are observed: clocks of two machines cannot be compared.
     first = _look(path)
     end = time.monotonic() + GONE_S
     while first is not None and not _ended_here(first) and time.monotonic() < end:
@@ -82,38 +90,41 @@ def _gone(path: UPath) -> bool:
         if now != first:
             raise Trouble(
                 f"{path.parent.parent} is in use by another driver, on {now.get('host', 'an unknown host')}. "
-                "Wait until that has ended, or end it."
+                "Wait until it has ended, or stop it."
             )
     return first is not None
 
 
 def _renew(folder: UPath, number: int, own: dict[str, Any], ended: threading.Event) -> None:
+    """Renews the lease each beat, until the event is set or another driver has taken over."""
     beat = 0
     while not ended.wait(BEAT_S):
         beat += 1
-        # A store that does not answer now may do so at the next beat; if it does not, the journal tells.
+        # A store that does not answer now may do so at the next beat. If it never does, the journal reports it.
         with contextlib.suppress(OSError):
             if max(_numbers(folder), default=number) != number:
-                return  # taken over: the journal will refuse what this driver writes
+                return  # taken over: this driver can no longer append to the journal
             storage.write_whole(folder / str(number), _encode({**own, "beat": beat}))
 
 
 def _numbers(folder: UPath) -> list[int]:
+    """The numbers of the existing objects."""
     return [int(name) for name in storage.names(folder, patience_s=storage.FIRST_PATIENCE_S) if name.isdigit()]
 
 
 def _process() -> list[Any]:
-    """This process, told from every other of any machine; empty where that cannot be known."""
+    """Identifies this process among all processes of all machines; empty where the system gives no such identity."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         namespace = str(Path("/proc/self/ns/pid").readlink())
     except OSError:
         return []
+    # A process number is used again, and means something else in another container or after a restart.
     return [boot, namespace, os.getpid(), psutil.Process().create_time()]
 
 
 def _ended_here(holder: dict[str, Any]) -> bool:
-    """Whether the holder was a process of this machine that is there no more: then there is nothing to wait for."""
+    """Whether the holder was a process of this machine that has ended, so that there is nothing to wait for."""
     own, other = _process(), holder.get("process") or []
     if not own or other[:2] != own[:2]:
         return False
@@ -124,6 +135,7 @@ def _ended_here(holder: dict[str, Any]) -> bool:
 
 
 def _look(path: UPath) -> dict[str, Any] | None:
+    """The content of a lease; None if it does not exist, empty if it is not JSON."""
     try:
         found = json.loads(storage.read(path))
     except FileNotFoundError:

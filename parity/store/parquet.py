@@ -1,4 +1,4 @@
-"""Parquet files: each is whole or not there, and what is read is checked against its schema."""
+"""Writes Parquet files whole or not at all, and checks what is read against its schema."""
 
 import contextlib
 from collections.abc import Iterable, Iterator
@@ -12,15 +12,15 @@ from parity.store.files import write_bytes, writing
 from parity.store.schema import SCHEMA_NUMBER
 from parity.store.storage import StoragePath
 
-# Columns that runs stored before them lack; there they are null.
+# Columns added after the first release: older runs lack them, and are read with nulls.
 LATER_COLUMNS = frozenset({"step_grad_norm", "optimizer", "initial_norms"})
 
 
 def write_table(path: StoragePath, table: pa.Table) -> None:
-    """Writes Parquet with a checksum for each page, whole or not at all; replaces what was there.
+    """Writes a Parquet file with a checksum for each page, whole or not at all; replaces an existing file.
 
     Raises:
-        Trouble: It cannot be written.
+        Trouble: The file cannot be written.
     """
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
@@ -28,10 +28,10 @@ def write_table(path: StoragePath, table: pa.Table) -> None:
 
 
 def write_tables(path: StoragePath, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
-    """Writes the rows of several tables as `write_table` does, holding one of them at a time.
+    """Writes the rows of several tables as `write_table` does, with one of them in memory at a time.
 
     Raises:
-        Trouble: It cannot be written.
+        Trouble: The file cannot be written.
     """
     with (
         writing(path),
@@ -43,32 +43,57 @@ def write_tables(path: StoragePath, schema: pa.Schema, tables: Iterable[pa.Table
 
 
 def open_parquet(path: StoragePath) -> pq.ParquetFile:
+    """Opens a Parquet file; a page whose checksum is wrong raises an error when it is read.
+
+    Raises:
+        Trouble: The file does not exist, or is damaged.
+    """
     with reading(path), storage.on_disk(path) as copy:
         return pq.ParquetFile(copy, page_checksum_verification=True)
 
 
 def read_table(path: StoragePath, schema: pa.Schema) -> pa.Table:
+    """Reads a Parquet file as a table of the schema.
+
+    Raises:
+        Trouble: The file does not exist, is damaged, or has other columns.
+    """
     with reading(path), open_parquet(path) as file:
         return cast(path, file.read(), schema)
 
 
 @contextlib.contextmanager
 def reading(path: StoragePath) -> Iterator[None]:
+    """Within the block, an error is one of reading the file.
+
+    Raises:
+        Trouble: The block raised an error of the system, of Arrow, or of a value.
+    """
     try:
         yield
     except FileNotFoundError as error:
         raise Trouble(f"{path} is missing: the run directory is damaged.") from error
-    except (OSError, ValueError, OverflowError, pa.ArrowException) as error:  # names that are no UTF-8 are a ValueError
+    except (OSError, ValueError, OverflowError, pa.ArrowException) as error:  # ValueError: a name is not UTF-8
         raise Trouble(f"{path} is damaged ({(str(error).splitlines() or [type(error).__name__])[0]}).") from error
 
 
 def cast(path: StoragePath, table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table in the types of the schema, with nulls in the `LATER_COLUMNS` that it lacks.
+
+    Args:
+        path: The file that it was read from, for messages.
+        table: The table.
+        schema: The schema.
+
+    Raises:
+        Trouble: The columns are not those of the schema.
+    """
     missing = {*schema.names} - {*table.column_names}
     if missing <= LATER_COLUMNS and len(table.column_names) + len(missing) == len(schema):
         for name in (name for name in schema.names if name in missing):
             place = schema.get_field_index(name)
             table = table.add_column(place, schema.field(name), pa.nulls(len(table), schema.field(name).type))
-    try:  # what pandas writes back has the same values in types of its own
+    try:  # pandas writes the same values back in types of its own
         return table if table.schema.equals(schema) else table.cast(schema)
     except (ValueError, pa.ArrowException) as error:
         raise Trouble(f"{path} is damaged: its columns are not those of schema {SCHEMA_NUMBER}.") from error

@@ -1,4 +1,4 @@
-"""What trials told before: where one goes on from, and the steps that it left for other devices."""
+"""What a run knows of its trials when they start: where each continues, and the steps left for other devices."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pyarrow as pa
 
 @dataclass(frozen=True)
 class Position:
-    """Where a trial was saved last.
+    """Where a trial continues.
 
     Attributes:
         step: The next step.
-        state: Of the training, as `saved_state.pack` gives it.
-        digests: Those of the steps before, in the columns of `SharedSteps.tables`.
-        wall_s: That the trial had taken by then.
+        state: State of the training, packed by `saved_state.pack`.
+        digests: Digests of the steps before, in the columns `trace.DIGESTS`.
+        wall_s: Seconds that the trial had taken by then.
         began_s: When its first step began, in seconds since 1970, or None.
     """
 
@@ -29,11 +29,11 @@ class Position:
 
 @dataclass
 class SharedSteps:
-    """What a trial of the first device leaves for the others.
+    """What a trial on the first device leaves for the same trial on other devices.
 
     Attributes:
-        steps: The shared steps, as `shared_step.pack_step` gives them.
-        tables: The digests of its trace, to find where the others part from it.
+        steps: The shared steps, each packed by `shared_step.pack_step`.
+        tables: The digests of its trace, in which the others find where they first differ from it.
     """
 
     steps: list[bytes] = field(default_factory=list)
@@ -41,29 +41,29 @@ class SharedSteps:
 
 
 class Past(Protocol):
-    """Where the events of the trials are kept."""
+    """Answers what earlier events say about a trial; `gather.Gatherer` is one."""
 
     def position(self, trial: str) -> Position | None:
-        """Where the trial goes on from; None if it begins with step 0."""
+        """Where the trial continues; None if it begins with step 0."""
 
     def shared(self, trial: str) -> SharedSteps:
-        """What the trial, which has ended, left for others."""
+        """What the trial, which has ended, left for other devices."""
 
     def void(self, trial: str) -> bool:
-        """Whether the trial's worker is to be ended, and the trial to begin again; told once."""
+        """Whether the trial's worker has to be stopped, and the trial has to begin again; True only once."""
 
 
 class NoPast:
-    """Of trials that nobody keeps anything of."""
+    """The `Past` of trials whose events are not kept."""
 
     def position(self, trial: str) -> Position | None:  # noqa: ARG002 - as in `Past`
         """None: the trial begins with step 0."""
         return None
 
     def shared(self, trial: str) -> SharedSteps:  # noqa: ARG002 - as in `Past`
-        """Nothing."""
+        """Nothing: no trial left steps."""
         return SharedSteps()
 
     def void(self, trial: str) -> bool:  # noqa: ARG002 - as in `Past`
-        """No."""
+        """False: there is nothing to contradict."""
         return False

@@ -1,4 +1,4 @@
-"""--resume: what a run was started with, and whether that is what there is now."""
+"""--resume: what a run was started with, and whether that is still the case."""
 
 import argparse
 import contextlib
@@ -15,10 +15,11 @@ from parity.plan.trial import Trial
 from parity.plan.user_code import CodeSpec
 from parity.store.directory import hold
 from parity.store.journal import JOURNAL
+from parity.store.statuses import run_state
 from parity.store.storage import StoragePath, exists, parse_path
 from parity.store.stored_run import read_info
 
-# Options that say how to go on, not what the run is.
+# Options that say how to continue, not what the run is: they may differ each time.
 FREE = ("resume", "out", "address", "wait_for_nodes", "wait_limit", "save_every", "step_timeout", "format")
 
 
@@ -27,9 +28,9 @@ class Started:
     """A run that was started before.
 
     Attributes:
-        directory: Of the run.
-        info: Of its run.json.
-        options: What it was started with, but for the free ones, which are those given now.
+        directory: The run directory.
+        info: The content of run.json.
+        options: The options that it was started with; of those in `FREE`, the ones given now.
     """
 
     directory: StoragePath
@@ -38,39 +39,44 @@ class Started:
 
     @property
     def complete(self) -> bool:
-        """Whether all of it was trained and stored."""
-        return bool(self.info["state"] == "complete")
+        """Whether the run is complete: all trials have ended, and the tables are stored."""
+        return run_state(self.info) == "complete"
 
 
 @contextlib.contextmanager
 def reopen(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Iterator[Started]:
-    """Reads what the run in `options.resume` was started with, and keeps other drivers off it.
+    """Reads what the run in `options.resume` was started with, and keeps other drivers off it within the block.
+
+    Args:
+        options: The options given now.
+        parser: The parser of the command, which also reads the stored arguments.
 
     Raises:
-        Trouble: It is no run, is in use, or was started with other options than are given now.
+        Trouble: It is not a run, is in use, or was started with other options than are given now.
     """
     directory = parse_path(options.resume)
+    # Once before the lock, which must not be created in a folder that is not a run, and again after it.
     read_info(directory)
     with hold(directory):
-        if read_info(directory)["state"] != "complete" and exists(directory / "trials.parquet"):
+        if run_state(read_info(directory)) != "complete" and exists(directory / "trials.parquet"):
             path = directory / JOURNAL
-            if not exists(path):
-                raise Trouble(f"{path} is missing: the run directory is damaged. Restore it, or train anew.")
+            if not exists(path):  # the tables would be written over, from nothing
+                raise Trouble(f"{path} is missing: the run directory is damaged. Restore it, or train again.")
         yield Started(directory, info := read_info(directory), _options(info, directory, options, parser))
 
 
 def _options(
     info: Mapping[str, Any], directory: StoragePath, options: argparse.Namespace, parser: argparse.ArgumentParser
 ) -> argparse.Namespace:
-    """What the run was started with, but for the free options.
+    """The options that the run was started with; of those in `FREE`, the ones given now.
 
     Raises:
         Trouble: Other options are given now.
     """
     if options.out is not None and parse_path(options.out) != directory:
-        raise Trouble(f"--resume {directory} goes on in that directory, not in --out {options.out}. Leave --out out.")
+        raise Trouble(f"--resume {directory} continues in that directory, not in --out {options.out}. Leave --out out.")
     if "arguments" not in info:
-        raise Trouble(f"{directory} was not made by python -m parity.run, and cannot be gone on with.")
+        raise Trouble(f"{directory} was not made by python -m parity.run, and cannot be resumed.")
     before = parser.parse_args(info["arguments"])
     for name, value in vars(options).items():
         if name in FREE:
@@ -78,22 +84,23 @@ def _options(
         elif value not in (parser.get_default(name), getattr(before, name)):
             option = f"--{name.replace('_', '-')}"
             raise Trouble(
-                f"--resume {directory}: the run was started with {option} {_told(getattr(before, name))}, "
-                f"not {_told(value)}. Leave {option} out, or start a run of its own."
+                f"--resume {directory}: the run was started with {option} {_words(getattr(before, name))}, "
+                f"not {_words(value)}. Leave {option} out, or start another run."
             )
     return before
 
 
 def fingerprint(trials: Sequence[Trial], data: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """What a run must have in common with itself to be gone on with: for run.json.
+    """What has to be the same when a run is resumed, for run.json: digests of the code and of the data.
 
     Args:
-        trials: Of the plan.
-        data: The task's arrays.
+        trials: The trials of the plan.
+        data: The task's arrays by name, dtype[...].
     """
     losses = {trial.loss.name: _code(trial.loss) for trial in trials}
     digest = xxhash.xxh3_128()
     for name, array in sorted(data.items()):
+        # The bytes alone would be the same for another shape or dtype.
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return {"losses": losses, "task_code": _code(trials[0].settings.task), "data_xxh3": digest.hexdigest()}
@@ -104,11 +111,12 @@ def check_same(started: Started, info: Mapping[str, Any]) -> None:
 
     Args:
         started: The run.
-        info: As `run.describe` gives it now.
+        info: The content that run.json would have now, from `run_info.describe` and `fingerprint`.
 
     Raises:
-        Trouble: They differ; it names what.
+        Trouble: They differ; the message names in what.
     """
+    # Through JSON, since what was stored has lists in place of tuples.
     before, now = (json.loads(json.dumps(each)) for each in (started.info, dict(info)))
     compared = [("the code of the task", before["task_code"], now["task_code"])]
     compared += [("the data", before["data_xxh3"], now["data_xxh3"])]
@@ -117,12 +125,12 @@ def check_same(started: Started, info: Mapping[str, Any]) -> None:
     found = [f"{what} ({_shown(left)} then, {_shown(right)} now)" for what, left, right in compared if left != right]
     missing = [name for name in before["trials"] if name not in now["trials"]]
     added = [name for name in now["trials"] if name not in before["trials"]]
-    found += [f"the trial {name} is not there now" for name in missing[:1]]
-    found += [f"the trial {name} was not there then" for name in added[:1]]
+    found += [f"the trial {name} no longer exists" for name in missing[:1]]
+    found += [f"the trial {name} did not exist then" for name in added[:1]]
     if found:
         raise Trouble(
             f"--resume {started.directory}: not what the run was started with: {'; '.join(found)}. "
-            "Bring that back, or start a run of its own."
+            "Restore that, or start another run."
         )
 
 
@@ -130,11 +138,13 @@ def _code(spec: CodeSpec) -> dict[str, str | None]:
     return {"origin": spec.origin, "sha256": spec.sha256}
 
 
-def _told(value: object) -> str:
+def _words(value: object) -> str:
+    """The value of an option, as it is written on the command line."""
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _shown(value: object) -> str:
+    """A version, a digest, or the origin and digest of a file, for a message."""
     if isinstance(value, dict):
         return str(value["origin"] or "shipped") + (f", SHA-256 {value['sha256'][:12]}…" if value["sha256"] else "")
     return "none" if value is None else str(value)

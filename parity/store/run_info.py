@@ -1,4 +1,4 @@
-"""run.json while a run is under way: what was asked for, and with which versions."""
+"""The content of run.json while a run is in progress: what was asked for, and with which versions."""
 
 import importlib.metadata
 import platform
@@ -9,24 +9,26 @@ from typing import Any
 
 from parity.plan.trial import Trial
 from parity.store.schema import SCHEMA_NUMBER
+from parity.store.statuses import RunState
 from parity.version import __version__
 
-# Packages whose versions are stored, and must be the same when a run is resumed.
+# Packages whose versions are stored, and must be the same when a run is resumed: another version may give other bits.
 PACKAGES = ("numpy", "pandas", "pyarrow", "ray", "torch")
 
 
 def describe(command: str, trials: Sequence[Trial], *, data: Path | None) -> dict[str, Any]:
-    """The content of run.json while the run is under way.
+    """The content of run.json while the run is in progress.
 
     Args:
-        command: What was asked for.
+        command: The command line, or the call, that asked for the run.
         trials: The trials of the run.
         data: The folder that MNIST came from, or None.
     """
     settings = trials[0].settings
+    state: RunState = "running"
     return {
         "schema": SCHEMA_NUMBER,
-        "state": "running",
+        "state": state,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": command,
         "folder": str(Path.cwd()),

@@ -1,4 +1,7 @@
-"""What the files of a run were when it was complete: run.json has the XXH3 of each, and one of itself."""
+"""The seal of a complete run: run.json holds the XXH3 digest of each file and of itself.
+
+It detects damage and careless changes, not intent: whoever can write the files can seal them again.
+"""
 
 import json
 from collections.abc import Mapping
@@ -8,6 +11,7 @@ import xxhash
 
 from parity.store.storage import StoragePath, exists, find, on_disk
 
+# Files are read in pieces of this size; a table may be larger than memory.
 PIECE_BYTES = 2**20
 
 
@@ -16,27 +20,28 @@ def seal(info: Mapping[str, Any], directory: StoragePath) -> dict[str, Any]:
 
     Args:
         info: The content without them.
-        directory: Of the run, whose tables are all there.
+        directory: The run directory, with all its tables.
     """
     files = {name: _digest(directory / name) for name in find(directory, ".parquet")}
-    files.pop("differences.parquet", None)  # is written again by each judging, and never read
+    files.pop("differences.parquet", None)  # written again by each judging, and never read
     content = {**info, "files": files}
+    # Of all other values, so that a change of any of them is seen.
     return content | {"seal": _digest_of(content)}
 
 
 def altered(info: Mapping[str, Any], directory: StoragePath) -> tuple[str, ...]:
-    """The files that are not what they were; none of a run that is not sealed.
+    """The files that have changed since the run was sealed; none if it is not sealed.
 
     Args:
-        info: Of run.json.
-        directory: Of the run.
+        info: The content of run.json.
+        directory: The run directory.
     """
     if "seal" not in info and "files" not in info:
         return ()
     content = {name: value for name, value in info.items() if name != "seal"}
     own = ("run.json",) if info.get("seal") != _digest_of(content) else ()
     files = info.get("files")
-    if not isinstance(files, dict):
+    if not isinstance(files, dict):  # removed or replaced, which the seal of run.json has found
         return own
     return own + tuple(name for name, digest in files.items() if digest != _digest(directory / name))
 
@@ -46,6 +51,7 @@ def _digest_of(content: Mapping[str, Any]) -> str:
 
 
 def _digest(path: StoragePath) -> str | None:
+    """The digest of a file; None if it does not exist."""
     if not exists(path):
         return None
     digest = xxhash.xxh3_128()

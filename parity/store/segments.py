@@ -1,6 +1,6 @@
-"""What only grows, on an object store: a folder of segments, each named by the offset that it begins at.
+"""A file that only grows, on an object store: a folder of segments, each named by the offset at which it begins.
 
-A segment is written once. So of two drivers that go on from the same end one succeeds, and the other is told.
+A segment is written once. Of two drivers that append at the same offset one succeeds, and the other gets an error.
 """
 
 from typing import BinaryIO
@@ -10,17 +10,18 @@ from upath import UPath
 from parity.ground.errors import Trouble
 from parity.store import storage
 
+# Enough for any 64-bit offset; with leading zeros the names sort by offset.
 DIGITS = 20
-# How many are asked for at once.
+# Segments requested at once: enough to hide the time of a request, few enough to hold in memory.
 FETCHED = 64
 
 
 def fetch(folder: UPath, into: BinaryIO) -> None:
-    """Writes all segments one behind the other.
+    """Writes the content of all segments to a file, in their order.
 
     Raises:
-        Trouble: One is missing.
-        OSError: They cannot be read.
+        Trouble: A segment is missing.
+        OSError: The segments cannot be read.
     """
     names, offset = storage.names(folder), 0
     for start in range(0, len(names), FETCHED):
@@ -28,22 +29,20 @@ def fetch(folder: UPath, into: BinaryIO) -> None:
         for name, content in zip(names[start : start + FETCHED], contents, strict=True):
             if name != f"{offset:0{DIGITS}d}":
                 raise Trouble(
-                    f"{folder} is damaged: its segment {offset:0{DIGITS}d} is missing. Restore it, or train anew."
+                    f"{folder} is damaged: its segment {offset:0{DIGITS}d} is missing. Restore it, or train again."
                 )
             into.write(content)
             offset += len(content)
 
 
 def append(folder: UPath, offset: int, content: bytes) -> None:
-    """Writes the segment that begins at the offset.
+    """Writes the segment that begins at an offset in bytes.
 
     Raises:
-        Trouble: Another driver has.
+        Trouble: Another driver has written one there.
         OSError: It cannot be written.
     """
     try:
         storage.write_new(folder / f"{offset:0{DIGITS}d}", content)
     except FileExistsError as error:
-        raise Trouble(
-            f"{folder} was written by another driver, which goes on with the run. This one has ended."
-        ) from error
+        raise Trouble(f"{folder} was written by another driver, which continues the run. This one stops.") from error

@@ -1,4 +1,4 @@
-"""States of trials between two steps, from which another process can continue."""
+"""Files with the state of a trial between two steps, from which another process can continue it."""
 
 from pathlib import Path
 
@@ -13,32 +13,33 @@ def write_state(directory: StoragePath, index: int, step: int, state: bytes) -> 
     """Writes the state of a trial before a step, whole or not at all.
 
     Args:
-        directory: Of the run.
-        index: Of the trial in the plan.
-        step: That it stands before.
-        state: As `saved_state.pack` gives it.
+        directory: The run directory.
+        index: Position of the trial in the plan.
+        step: The next step.
+        state: The state, packed by `saved_state.pack`.
 
     Raises:
-        Trouble: It cannot be written.
+        Trouble: The file cannot be written.
     """
     path = _state_path(directory, index, step)
     if isinstance(path, Path):
+        # On first use: a run whose trials are too short to be saved has no such folder.
         with writing(path):
             path.parent.mkdir(exist_ok=True)
     write_bytes(path, frame(state))
 
 
 def read_state(directory: StoragePath, index: int, step: int) -> bytes:
-    """Reads what `write_state` wrote.
+    """Reads the state that `write_state` wrote.
 
     Raises:
-        Trouble: It is missing or damaged.
+        Trouble: The file is missing or damaged.
     """
     path = _state_path(directory, index, step)
     try:
         with storage.on_disk(path) as copy, copy.open("rb") as file:
             state = unframe(file)
-            whole = not file.read(1)
+            whole = not file.read(1)  # nothing follows the frame
     except FileNotFoundError as error:
         raise Trouble(f"{path} is missing.") from error
     except OSError as error:
@@ -49,7 +50,7 @@ def read_state(directory: StoragePath, index: int, step: int) -> bytes:
 
 
 def remove_state(directory: StoragePath, index: int, step: int) -> None:
-    """Removes what `write_state` wrote.
+    """Removes the file that `write_state` wrote.
 
     Raises:
         Trouble: It cannot be removed.

@@ -1,58 +1,78 @@
-"""Where runs are stored: local folders, and object stores by URI. Each file is there whole, or not at all.
+"""Files in local folders and on object stores (by URI): each exists whole, or not at all.
 
-On an object store nothing is renamed or appended to: an object is there once all of it has come. What such a store's
-own library raises becomes an OSError here, as on a local disk.
+On an object store nothing is renamed or appended to: an object exists once all of it has arrived. The errors that a
+store's library raises become OSErrors here, as on a local disk.
 """
 
 import contextlib
 import os
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import NoReturn, TypeAlias, TypeVar
 
 import pyarrow as pa
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_delay, wait_exponential
 from upath import UPath
 
 from parity.ground.errors import Trouble
 from parity.ground.temporary import temporary_folder
 
-# Of a run directory or a file in it.
+# The path of a run directory, or of a file in it.
 StoragePath: TypeAlias = Path | UPath
 Result = TypeVar("Result")
 
-# How long an object store may not answer before a run is ended for it; its library has tried again by itself before.
+# How long an object store may not answer before the run is stopped, on top of the tries of its library. Chosen to
+# outlast a restart of a server or a network that is briefly down.
 PATIENCE_S = 60.0
-# And before a run has begun: who mistyped an address wants to know.
+# The same before a run has begun, where a mistyped address is likelier than an outage.
 FIRST_PATIENCE_S = 3.0
+# Pauses between two tries double from the first to the longest.
+FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 10.0
-# Asking again would bring the same.
+# Asking again would bring the same answer.
 FINAL = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
+# Errors of a store that does not answer, or not in full, which are not OSErrors: the base classes that the libraries
+# behind fsspec raise. By name, since a library that is not installed cannot be imported, and raises nothing.
+STORE_ERRORS = frozenset(
+    {
+        "asyncio.exceptions.TimeoutError",  # of fsspec itself; an OSError only since Python 3.11
+        "http.client.HTTPException",
+        "aiohttp.client_exceptions.ClientError",
+        "botocore.exceptions.BotoCoreError",  # s3fs passes on what has no response: no connection, no answer in time
+        "botocore.exceptions.ClientError",
+        "botocore.parsers.ResponseParserError",
+        "gcsfs.retry.ChecksumError",
+        "gcsfs.retry.HttpError",
+        "google.auth.exceptions.GoogleAuthError",
+        "azure.core.exceptions.AzureError",
+    }
+)
 
 
 def parse_path(text: str) -> StoragePath:
     """A local path, or the URI of any filesystem that fsspec knows.
 
     Raises:
-        Trouble: It knows none of that name, or needs a package that is not installed.
+        Trouble: fsspec knows no such filesystem, or needs a package that is not installed.
     """
     if "://" not in text:
         return Path(text)
     protocol = text.partition("://")[0]
     try:
-        path = UPath(text.rstrip("/"), use_listings_cache=False)  # another driver may write there too
+        # A cached listing would hide what another driver writes.
+        path = UPath(text.rstrip("/"), use_listings_cache=False)
         filesystem = path.fs
     except ImportError as error:
-        raise Trouble(f"{text}: {protocol} needs a package that is not here. {error}.") from error
+        raise Trouble(f"{text}: {protocol} needs a package that is not installed. {error}.") from error
     except (ValueError, OSError) as error:
         raise Trouble(f"{text} cannot be used ({error}). Give a path, or a URI as s3://BUCKET/DIR.") from error
     return Path(filesystem._strip_protocol(text)) if protocol in ("file", "local") else path
 
 
 def write_whole(path: StoragePath, content: bytes | pa.Buffer) -> None:
-    """Writes a file, whole or not at all, and durably; replaces what was there.
+    """Writes a file, whole or not at all, and durably; replaces an existing one.
 
     Raises:
         OSError: It cannot be written.
@@ -65,22 +85,22 @@ def write_whole(path: StoragePath, content: bytes | pa.Buffer) -> None:
 
 
 def write_new(path: UPath, content: bytes, *, patience_s: float | None = None) -> None:
-    """Writes an object that is not there yet, whole or not at all; of several writers one succeeds.
+    """Writes an object that does not exist yet, whole or not at all; of several writers one succeeds.
 
     Raises:
-        FileExistsError: It is there already, with other content.
+        FileExistsError: It exists already, with other content.
         OSError: It cannot be written.
     """
     try:
         patiently(path, lambda: path.fs.pipe_file(path.path, content, mode="create"), patience_s=patience_s)
     except FileExistsError:
-        if read(path) != content:  # else an earlier try had come through, and its answer had not
+        if read(path) != content:  # else an earlier try succeeded, and only its answer was lost
             raise
 
 
 @contextlib.contextmanager
 def written_beside(path: StoragePath) -> Iterator[Path]:
-    """A local file to write, which becomes the one at the path, durably, if the block ends well.
+    """A local file to write, which becomes the file at the path, durably, if the block raises nothing.
 
     Raises:
         OSError: It cannot be written.
@@ -88,6 +108,7 @@ def written_beside(path: StoragePath) -> Iterator[Path]:
     if isinstance(path, Path):
         beside = name_beside(path)
         yield beside
+        # The content has to be on the disk before the name is, or a power failure leaves an empty file of that name.
         with beside.open("rb") as file:
             os.fsync(file.fileno())
         beside.replace(path)
@@ -99,7 +120,8 @@ def written_beside(path: StoragePath) -> Iterator[Path]:
 
 
 def name_beside(path: Path) -> Path:
-    """Where a local file is written before it has its name."""
+    """The path where a local file is written before it gets its name."""
+    # In the same folder, since only within a file system a rename is atomic; hidden, so that no reader takes it up.
     return path.with_name(f".{path.name}.writing")
 
 
@@ -113,10 +135,10 @@ def read(path: StoragePath) -> bytes:
 
 
 def find(folder: StoragePath, suffix: str) -> list[str]:
-    """The files of a folder and of those in it whose names end so, as paths from the folder, in their order.
+    """The files in a folder and its subfolders whose names end with the suffix: sorted paths relative to the folder.
 
     Raises:
-        OSError: They cannot be told.
+        OSError: They cannot be listed.
     """
     if isinstance(folder, Path):
         files = (path for path in folder.rglob(f"*{suffix}") if path.is_file())
@@ -127,19 +149,20 @@ def find(folder: StoragePath, suffix: str) -> list[str]:
 
 
 def read_several(paths: Sequence[UPath]) -> list[bytes]:
-    """The contents of objects of one store, asked for at once.
+    """The contents of objects of one store, requested at once.
 
     Raises:
-        OSError: One cannot be read.
+        OSError: An object cannot be read.
     """
     filesystem, wanted = paths[0].fs, [path.path for path in paths]
+    # The store's library answers by its own form of the paths.
     contents = patiently(paths[0], lambda: filesystem.cat(wanted))
     return [contents[filesystem._strip_protocol(path)] for path in wanted]
 
 
 @contextlib.contextmanager
 def on_disk(path: StoragePath) -> Iterator[Path]:
-    """The file on the local disk: of an object a copy, which has no name after the block, but stays readable if open.
+    """The file on the local disk: of an object a copy, which is removed after the block, but stays readable while open.
 
     Raises:
         OSError: It cannot be read.
@@ -154,19 +177,19 @@ def on_disk(path: StoragePath) -> Iterator[Path]:
 
 
 def exists(path: StoragePath, *, patience_s: float | None = None) -> bool:
-    """Whether there is a file, or a folder with something in it.
+    """Whether a file exists, or a folder that is not empty.
 
     Raises:
-        OSError: It cannot be told.
+        OSError: The store does not answer, or refuses.
     """
     return path.exists() if isinstance(path, Path) else bool(patiently(path, path.exists, patience_s=patience_s))
 
 
 def names(folder: UPath, *, patience_s: float | None = None) -> list[str]:
-    """Names of what is in a folder of an object store, in their order; none of a folder that is not there.
+    """The sorted names in a folder of an object store; none if the folder does not exist.
 
     Raises:
-        OSError: They cannot be told.
+        OSError: They cannot be listed.
     """
     try:
         found = patiently(folder, lambda: folder.fs.ls(folder.path, detail=False), patience_s=patience_s)
@@ -176,7 +199,7 @@ def names(folder: UPath, *, patience_s: float | None = None) -> list[str]:
 
 
 def remove(path: StoragePath, *, patience_s: float | None = None) -> None:
-    """Removes a file, if it is there.
+    """Removes a file, if it exists.
 
     Raises:
         OSError: It cannot be removed.
@@ -188,7 +211,7 @@ def remove(path: StoragePath, *, patience_s: float | None = None) -> None:
 
 
 def remove_folder(path: StoragePath) -> None:
-    """Removes a folder and all in it, if it is there.
+    """Removes a folder and all that is in it, if it exists.
 
     Raises:
         OSError: It cannot be removed.
@@ -201,27 +224,50 @@ def remove_folder(path: StoragePath) -> None:
 
 
 def patiently(path: UPath, call: Callable[[], Result], *, patience_s: float | None = None) -> Result:
-    """Asks an object store again and again, for a while; returns what it answers.
+    """Calls an object store, again and again while it does not answer; returns its answer.
+
+    Errors that neither the operating system nor the store's library raises are bugs of ours, and pass through at once.
 
     Args:
-        path: To tell of.
-        call: What asks; may be called several times.
-        patience_s: `PATIENCE_S` if it is None.
+        path: The object, for messages.
+        call: The call; may be made several times.
+        patience_s: For how long to try; None means `PATIENCE_S`.
 
     Raises:
-        OSError: It did not answer, or refused.
+        OSError: The store did not answer, or refused.
     """
-    end = time.monotonic() + (PATIENCE_S if patience_s is None else patience_s)
-    pause_s = 0.5
-    while True:
-        try:
-            return call()
-        except FINAL:
-            raise
-        except Exception as error:  # each store's library has exceptions of its own
-            told = (str(error).splitlines() or [""])[0] or type(error).__name__
-            if time.monotonic() + pause_s > end:
-                raise OSError(told) from error
-            print(f"{path}: {told}; tried again in {pause_s:g} s", file=sys.stderr)
-        time.sleep(pause_s)
-        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    def report(state: RetryCallState) -> None:
+        print(f"{path}: {_first_line(_error(state))}; trying again in {state.upcoming_sleep:g} s", file=sys.stderr)
+
+    def give_up(state: RetryCallState) -> NoReturn:
+        error = _error(state)
+        raise OSError(_first_line(error)) from error
+
+    retrying = Retrying(
+        retry=retry_if_exception(_may_pass),
+        wait=wait_exponential(multiplier=FIRST_PAUSE_S, max=LONGEST_PAUSE_S),
+        stop=stop_before_delay(PATIENCE_S if patience_s is None else patience_s),
+        before_sleep=report,
+        retry_error_callback=give_up,
+    )
+    return retrying(call)
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether the error is one of a store that may answer when it is asked again."""
+    if isinstance(error, FINAL):
+        return False
+    return isinstance(error, OSError) or any(
+        f"{kind.__module__}.{kind.__qualname__}" in STORE_ERRORS for kind in type(error).__mro__
+    )
+
+
+def _error(state: RetryCallState) -> BaseException:
+    error = state.outcome.exception() if state.outcome else None
+    assert error is not None, "only a call that failed is repeated"
+    return error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [""])[0] or type(error).__name__

@@ -1,4 +1,4 @@
-"""A run as it is read back from its directory, checked to be whole."""
+"""Reads a run back from its directory, and checks that it is complete and undamaged."""
 
 import json
 from collections.abc import Mapping
@@ -12,25 +12,27 @@ from parity.store import storage
 from parity.store.parquet import read_table, reading
 from parity.store.schema import SCHEMA_NUMBER
 from parity.store.seal import altered
+from parity.store.statuses import run_state
 from parity.store.storage import StoragePath
 from parity.store.tables import EVIDENCE
 from parity.store.traces import Traces
 from parity.store.trials import TRIALS, TrialRecord
 
+# Tables added after the first release: older runs lack them, and are read with empty ones.
 LATER_TABLES = frozenset({"step_errors"})
 
 
 @dataclass(frozen=True)
 class StoredRun:
-    """A run as it was read back.
+    """A run as read from its directory.
 
     Attributes:
-        directory: Where it is.
-        info: Of run.json.
-        trials: In the order of the plan.
-        traces: By trial name, read when they are asked for; of a trial that stored none, an empty table.
-        evidence: The tables of `evidence.EVIDENCE`, by name.
-        altered: Files that are not what they were when the run was complete.
+        directory: The run directory.
+        info: The content of run.json.
+        trials: The records of the trials, in the order of the plan.
+        traces: The traces by trial name, each read when it is asked for; empty for a trial that stored no step.
+        evidence: The tables of `tables.EVIDENCE`, by name.
+        altered: Files that have changed since the run was sealed.
     """
 
     directory: StoragePath
@@ -42,16 +44,16 @@ class StoredRun:
 
 
 def read_run(directory: StoragePath) -> StoredRun:
-    """Reads a run directory and checks that it is whole.
+    """Reads a run directory and checks that it is complete and undamaged.
 
     Raises:
-        Trouble: It is no run directory, of another schema, or damaged; the message names the file.
+        Trouble: It is not a run directory, of another schema, or damaged; the message names the file.
     """
     info = read_info(directory)
-    if info.get("state") == "running" and not storage.exists(directory / "trials.parquet"):
+    if run_state(info) == "running" and not storage.exists(directory / "trials.parquet"):
         raise Trouble(
-            f"{directory} has no tables yet: its driver trains, or was killed. What the trials told is in its journal; "
-            f"go on with it by --resume {directory}."
+            f"{directory} has no tables yet: its driver is still training, or was killed. What was trained is in its "
+            f"journal; continue it with --resume {directory}."
         )
     path = directory / "trials.parquet"
     table = read_table(path, TRIALS)
@@ -60,7 +62,7 @@ def read_run(directory: StoragePath) -> StoredRun:
     if [record.trial for record in trials] != info.get("trials"):
         raise Trouble(f"{directory / 'trials.parquet'} is damaged: its trials are not those of run.json.")
     traces = Traces(directory, trials)
-    for record in trials:  # damage is to be told before anything is judged
+    for record in trials:  # report damage before anything is judged
         traces.check(record.trial)
     evidence = {name: _read_evidence(info, directory, name, schema) for name, schema in EVIDENCE.items()}
     return StoredRun(directory, info, trials, traces, evidence, altered(info, directory))
@@ -70,17 +72,17 @@ def read_info(directory: StoragePath) -> dict[str, Any]:
     """Reads run.json.
 
     Raises:
-        Trouble: It is no run directory, of another schema, or damaged.
+        Trouble: It is not a run directory, of another schema, or damaged.
     """
     path = directory / "run.json"
     try:
         info = json.loads(storage.read(path))
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise Trouble(f"{directory} is no run directory: it has no run.json. Give the --out of a run.") from error
+        raise Trouble(f"{directory} is not a run directory: it has no run.json. Give the --out of a run.") from error
     except (OSError, ValueError) as error:
         raise Trouble(f"{path} is damaged ({error}).") from error
     if not isinstance(info, dict) or "schema" not in info:
-        raise Trouble(f"{path} is not of parity: it has no schema number. Give the --out of a run.")
+        raise Trouble(f"{path} was not written by parity: it has no schema number. Give the --out of a run.")
     if info["schema"] != SCHEMA_NUMBER:
         raise Trouble(
             f"{directory} has schema {info['schema']!r}, and this parity reads schema {SCHEMA_NUMBER}. "
@@ -90,7 +92,7 @@ def read_info(directory: StoragePath) -> dict[str, Any]:
 
 
 def _read_evidence(info: Mapping[str, Any], directory: StoragePath, name: str, schema: pa.Schema) -> pa.Table:
-    """The table; empty where the run was complete before there were tables of that name."""
+    """The table; empty if the run was completed before such tables existed."""
     sealed = info.get("files")
     if name in LATER_TABLES and isinstance(sealed, dict) and f"{name}.parquet" not in sealed:
         return schema.empty_table()

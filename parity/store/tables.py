@@ -1,94 +1,114 @@
-"""What a trial leaves beside its trace: a table of each kind for the whole run, in a Parquet file of that name."""
+"""What trials leave beside their traces: for each kind one table of the whole run, in a Parquet file of that name."""
 
 import pyarrow as pa
 
 from parity.store.schema import NAME, column, describe_table
 
-# Steps that a device takes from the states of the first one, held against float64.
+# Steps that a device takes from the states of the first device, checked against a float64 reference.
 SHARED_STEPS = describe_table(
     "a tensor of a step that a device took from the first device's state",
     [
         column("trial", NAME, "name of the candidate's trial"),
         column("step", pa.int64(), "optimizer step, from 0"),
-        column("quantity", NAME, "what is held against float64"),
-        column("tensor", NAME, "name of the parameter, null for a quantity of one tensor"),
-        column("baseline_error_u", pa.float64(), "||b - x|| / (u ||x||) of the first device, x in float64", unit="u"),
-        column("candidate_error_u", pa.float64(), "||c - x|| / (u ||x||) of the candidate", unit="u"),
+        column("quantity", NAME, "the quantity that was checked against float64"),
+        column("tensor", NAME, "name of the parameter; null for a quantity that is one tensor"),
+        column(
+            "baseline_error_u",
+            pa.float64(),
+            "error of the first device: ||b - x|| / (u ||x||), with x from float64",
+            unit="u",
+        ),
+        column(
+            "candidate_error_u",
+            pa.float64(),
+            "error of the candidate: ||c - x|| / (u ||x||), with x from float64",
+            unit="u",
+        ),
         column(
             "spread_u",
             pa.float64(),
-            "the same between float64 steps from slightly moved parameters; null where not looked at",
+            "the same distance between float64 steps from slightly moved parameters; null if not computed",
             unit="u",
         ),
         column(
             "repeated",
             pa.bool_(),
-            "whether the candidate came to the bits of its own training; null where it was not the same step",
+            "whether the candidate reproduced the bits of its own training; null if it was not the same step",
         ),
-        column("rounding", NAME, "rounding of the factors of matrix products that explains the error, else null"),
+        column(
+            "rounding",
+            NAME,
+            "the rounding of the factors of matrix products that explains the error; null if none does",
+        ),
     ],
 )
 
-# Steps of a trial held against the same steps in float64, from the trial's own state.
+# Steps of a trial checked against the same steps in float64, from the trial's own state.
 STEP_ERRORS = describe_table(
-    "a tensor of a step that was held against float64",
+    "a tensor of a step that was checked against float64",
     [
         column("trial", NAME, "name of the trial"),
         column("step", pa.int64(), "optimizer step, from 0"),
-        column("quantity", NAME, "what is held against float64"),
-        column("tensor", NAME, "name of the parameter, null for a quantity of one tensor"),
-        column("error_u", pa.float64(), "||b - x|| / (u ||x||), x in float64 from the same state", unit="u"),
+        column("quantity", NAME, "the quantity that was checked against float64"),
+        column("tensor", NAME, "name of the parameter; null for a quantity that is one tensor"),
+        column(
+            "error_u",
+            pa.float64(),
+            "error of the trial: ||b - x|| / (u ||x||), with x from float64 and the same state",
+            unit="u",
+        ),
         column(
             "spread_u",
             pa.float64(),
-            "the same between float64 steps from slightly moved parameters; null where not looked at",
+            "the same distance between float64 steps from slightly moved parameters; null if not computed",
             unit="u",
         ),
-        column("exact_norm", pa.float64(), "||x||, x in float64; NaN where there is no such tensor"),
+        column("exact_norm", pa.float64(), "||x||, with x from float64; NaN if there is no such tensor"),
     ],
 )
 
 # What the loss did on a few rows before the training.
 CONTRACT = describe_table(
-    "an item of the loss contract, of a trial",
+    "an item of the loss contract, checked for a trial",
     [
         column("trial", NAME, "name of the trial"),
-        column("item", NAME, "what the loss has to do, since the baseline does"),
+        column("item", NAME, "the requirement, which the baseline meets"),
         column("status", NAME, "passed, limited, not applicable or failed"),
-        column("reason", pa.string(), "what was found; empty when passed"),
+        column("reason", pa.string(), "what was found; empty if passed"),
     ],
 )
 
-# What fits a gradient that is beyond rounding, at some of the steps.
+# The explanations that fit gradients that differ by more than rounding can explain, at some of the steps.
 FINDINGS = describe_table(
-    "a step whose gradient is beyond rounding and was looked into",
+    "a step whose gradient error is larger than rounding can explain, and was diagnosed",
     [
         column("trial", NAME, "name of the trial"),
         column("step", pa.int64(), "optimizer step, from 0"),
         column("kind", NAME, "the rule that fits the output gradient, or unknown"),
-        column("value", pa.float64(), "of a scaled gradient the factor, of an offset what is added, else null"),
-        column("detail", pa.string(), "which rows, which loss, ..."),
+        column("value", pa.float64(), "the factor of a scaled gradient, or the offset that is added; else null"),
+        column("detail", pa.string(), "more about it: which rows, which loss, ..."),
     ],
 )
 
-# Odd devices' trials repeated up to where they part from their class: which elements and bits.
+# Repeats of odd devices' trials up to the first step that differs from their class: which elements and bits differ.
 REPLAYS = describe_table(
-    "an odd device whose trial was repeated up to where it parts",
+    "a trial of an odd device, repeated up to the first step that differs",
     [
         column("trial", NAME, "name of the odd device's trial"),
-        column("reference", NAME, "name of the trial of the same class that it was held against"),
-        column("step", pa.int64(), "optimizer step at which the traces part, from 0"),
-        column("quantity", NAME, "the quantity that parts"),
-        column("tensor", NAME, "name of the parameter, null for a quantity of one tensor"),
-        column("elements", pa.int64(), "elements of the tensor"),
-        column("differing", pa.int64(), "of them, those whose bits differ; 0 where it did not recur"),
-        column("bits", pa.list_(pa.int32()), "positions of the bits that differ in any element, 0 is the lowest"),
-        column("element", pa.int64(), "the first that differs, in C order"),
+        column("reference", NAME, "name of the trial of the same class that it was compared with"),
+        column("step", pa.int64(), "first optimizer step at which the traces differ, from 0"),
+        column("quantity", NAME, "the first quantity that differs"),
+        column("tensor", NAME, "name of the parameter; null for a quantity that is one tensor"),
+        column("elements", pa.int64(), "number of elements of the tensor"),
+        column("differing", pa.int64(), "number of elements whose bits differ; 0 if the difference did not recur"),
+        column("bits", pa.list_(pa.int32()), "positions of the bits that differ in any element; 0 is the lowest"),
+        column("element", pa.int64(), "index of the first element that differs, in C order"),
         column("baseline", pa.float64(), "its value in the reference"),
         column("candidate", pa.float64(), "its value on the odd device"),
     ],
 )
 
+# By name of the table, which is that of its file.
 EVIDENCE = {
     "shared_steps": SHARED_STEPS,
     "step_errors": STEP_ERRORS,

@@ -1,4 +1,4 @@
-"""The trace: its quantities and columns, their units and meaning; and how each stored table explains itself.
+"""The trace: its quantities, and its columns with their units and meanings.
 
 Letters: P parameter tensors of the model.
 """
@@ -12,76 +12,86 @@ from parity.store.schema import NAME, column, describe_table
 
 # What is compared in a step, in the order in which it is computed.
 QUANTITIES = ("input", "output", "loss", "output_grad", "param_grad", "param")
-# Columns that tell where two traces part.
+# Columns that show where two traces first differ.
 DIGESTS = [f"{quantity}_digest" for quantity in QUANTITIES]
-# Quantities of one value for each parameter tensor, whose digests are stored one by one.
+# Quantities with one tensor for each parameter, whose digests are also stored one by one.
 TENSOR_QUANTITIES = ("param_grad", "param")
 # Quantities of which the L2 norm is stored.
 NORMED_QUANTITIES = ("output_grad", "param_grad")
 # What the audit measures, in the order in which `audit.errors` returns it; null where a step was not audited.
 AUDIT_COLUMNS = ("grad_error_u", "loss_error_u", "grad_ratio")
-# Numbers that not every step has.
+# Columns that may be null.
 _NULLABLE = (*AUDIT_COLUMNS, "step_grad_norm")
 SCHEMA = describe_table(
     "an optimizer step of a trial",
     [
         column("trial", NAME, "name of the trial"),
-        column("loss_name", NAME, "name of the loss that it trains with"),
-        column("device", NAME, "device that it runs on"),
+        column("loss_name", NAME, "name of the loss"),
+        column("device", NAME, "name of the device"),
         column("seed", pa.int64(), "seed of the generators"),
-        column("replica", pa.int32(), "0, or the number of the repeat"),
+        column("replica", pa.int32(), "number of the repeat; 0 for the first run"),
         column("step", pa.int64(), "optimizer step, from 0"),
         column("epoch", pa.int32(), "epoch, from 0"),
-        column("batch", pa.int32(), "batch of the epoch, from 0"),
-        column("rows", pa.int32(), "rows of the batch"),
-        column("elements", pa.int64(), "elements of the output"),
-        column("output_grad_strided", pa.bool_(), "whether the output gradient has other strides than the output"),
-        column("loss", pa.float64(), "the loss, exact: each value of a narrower dtype is one of float64"),
-        column("output_grad_norm", pa.float64(), "L2 norm of the loss's gradient for the output"),
-        column("param_grad_norm", pa.float64(), "L2 norm of the gradient for all parameters"),
+        column("batch", pa.int32(), "number of the batch in its epoch, from 0"),
+        column("rows", pa.int32(), "number of rows in the batch"),
+        column("elements", pa.int64(), "number of elements of the output"),
+        column(
+            "output_grad_strided",
+            pa.bool_(),
+            "whether the strides of the output gradient differ from those of the output",
+        ),
+        column("loss", pa.float64(), "the loss, exactly: every value of a narrower dtype is also a float64"),
+        column("output_grad_norm", pa.float64(), "L2 norm of the gradient of the loss with respect to the output"),
+        column("param_grad_norm", pa.float64(), "L2 norm of the gradient of all parameters together"),
         column(
             "step_grad_norm",
             pa.float64(),
-            "L2 norm of the gradient that the optimizer got, clipped perhaps; null where nobody looked",
+            "L2 norm of the gradient that the optimizer received, after any clipping; null if not observed",
         ),
-        column("input_digest", pa.uint64(), "XXH3 of the batch and the target"),
-        column("output_digest", pa.uint64(), "XXH3 of the output"),
-        column("loss_digest", pa.uint64(), "XXH3 of the loss"),
-        column("output_grad_digest", pa.uint64(), "XXH3 of the loss's gradient for the output"),
-        column("param_grad_digest", pa.uint64(), "XXH3 of param_grad_digests"),
-        column("param_digest", pa.uint64(), "XXH3 of param_digests"),
-        column("param_grad_digests", pa.list_(pa.uint64()), "XXH3 of each parameter's gradient, in the model's order"),
-        column("param_digests", pa.list_(pa.uint64()), "XXH3 of each parameter after the step, in the model's order"),
+        column("input_digest", pa.uint64(), "XXH3 digest of the batch and the target"),
+        column("output_digest", pa.uint64(), "XXH3 digest of the output"),
+        column("loss_digest", pa.uint64(), "XXH3 digest of the loss"),
+        column("output_grad_digest", pa.uint64(), "XXH3 digest of the gradient of the loss with respect to the output"),
+        column("param_grad_digest", pa.uint64(), "XXH3 digest of param_grad_digests"),
+        column("param_digest", pa.uint64(), "XXH3 digest of param_digests"),
+        column(
+            "param_grad_digests",
+            pa.list_(pa.uint64()),
+            "XXH3 digest of each parameter's gradient, in the model's order",
+        ),
+        column(
+            "param_digests", pa.list_(pa.uint64()), "XXH3 digest of each parameter after the step, in the model's order"
+        ),
         column(
             "grad_error_u",
             pa.float64(),
-            "||g - g64|| / (u ||g64||): output gradient against float64; null where not audited",
+            "error of the output gradient: ||g - g64|| / (u ||g64||); null if not audited",
             unit="u",
         ),
         column(
             "loss_error_u",
             pa.float64(),
-            "|loss - loss64| / (u |loss64|): loss against float64; null where not audited",
+            "error of the loss: |loss - loss64| / (u |loss64|); null if not audited",
             unit="u",
         ),
         column(
             "grad_ratio",
             pa.float64(),
-            "<g, g64> / <g64, g64>: 1 is right, 2 is twice too large; null where not audited",
+            "<g, g64> / <g64, g64>: 1 is right, 2 is twice too large; null if not audited",
         ),
-        column("step_s", pa.float64(), "wall time of forward, loss, backward and optimizer", unit="s"),
+        column("step_s", pa.float64(), "wall time of forward, loss, backward and optimizer step", unit="s"),
     ],
 )
 
 
 def make_table(columns: Mapping[str, np.ndarray], *, names: Mapping[str, str], rows: int) -> pa.Table:
-    """Builds a trace.
+    """Builds a trace from arrays.
 
     Args:
-        columns: Numbers, dtype[rows]; of a list column uint64[rows, P]. A column that may be null may be left out, and
-            its NaNs become nulls.
+        columns: Values by column: dtype[rows], or uint64[rows, P] for a list column. A nullable column may be missing,
+            and its NaNs become nulls.
         names: The one value of each column of names.
-        rows: How many steps.
+        rows: Number of steps.
 
     Returns:
         A row per step, in the columns of `SCHEMA`.
@@ -96,16 +106,18 @@ def make_table(columns: Mapping[str, np.ndarray], *, names: Mapping[str, str], r
             arrays.append(_array(columns[field.name], field.type, valid=~np.isnan(columns[field.name])))
         else:
             arrays.append(_array(columns[field.name], field.type))
-    # What a file says of itself is not sent with each part of a trace.
+    # The meanings of the columns are stored once in a file, and not sent with each chunk of a trace.
     return pa.Table.from_arrays(arrays, schema=SCHEMA.remove_metadata())
 
 
 def _array(values: np.ndarray, kind: pa.DataType, *, valid: np.ndarray | None = None) -> pa.Array:
+    """An Arrow array on the values' own memory: `pa.array` converts value by value, which is slow for lists."""
     if pa.types.is_list(kind):
         rows, width = values.shape
         offsets = np.arange(0, rows * width + 1, width, dtype=np.int32) if width else np.zeros(rows + 1, np.int32)
         child = _array(np.ascontiguousarray(values).reshape(-1), kind.value_type)
         return pa.Array.from_buffers(kind, rows, [None, pa.py_buffer(offsets)], children=[child])
+    # Arrow keeps validity and booleans as bits, the first in the lowest.
     values = np.ascontiguousarray(values, dtype=kind.to_pandas_dtype())
     validity = None if valid is None else pa.py_buffer(np.packbits(valid, bitorder="little"))
     content = np.packbits(values, bitorder="little") if pa.types.is_boolean(kind) else values
@@ -113,6 +125,7 @@ def _array(values: np.ndarray, kind: pa.DataType, *, valid: np.ndarray | None = 
 
 
 def _constant(name: str, rows: int) -> pa.Array:
+    """A column of names that has the same name in each row."""
     text = name.encode()
     offsets = np.array([0, len(text)], np.int32)
     dictionary = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(offsets), pa.py_buffer(text)])
@@ -120,7 +133,7 @@ def _constant(name: str, rows: int) -> pa.Array:
 
 
 def first_difference(baseline: pa.Table, candidate: pa.Table) -> int | None:
-    """The first row in which a digest of two traces, or of two parts of them, differs; None if none does."""
+    """The first row in which a digest of two traces, or of two slices of them, differs; None if none does."""
     steps = min(len(baseline), len(candidate))
     differs = np.zeros(steps, bool)
     for name in DIGESTS:

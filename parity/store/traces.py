@@ -1,4 +1,4 @@
-"""Traces: written row group by row group, and read back when they are asked for."""
+"""Traces: written row group by row group, and read back on demand."""
 
 import contextlib
 import re
@@ -17,19 +17,20 @@ from parity.store.storage import StoragePath
 from parity.store.trace import SCHEMA
 from parity.store.trials import TrialRecord
 
-# Of the traces that were read, so many rows stay in memory, some 600 bytes each; of longer ones, so much of columns.
+# Of the traces that were read, at most so many rows stay in memory, some 600 bytes each, and of longer traces at most
+# so many bytes of single columns.
 KEPT_ROWS = 100_000
 KEPT_BYTES = 256 * 2**20
-# Of a run, however many trials it has.
+# Most trace files of a run, however many trials it has.
 MOST_TRACE_FILES = 16
-# Of a trial's name in that of a file, whose length file systems limit.
+# Most characters of a trial's name used in a file name, since file systems limit its length (often to 255 bytes).
 MOST_LETTERS = 150
 
 
 class Traces(Mapping[str, pa.Table]):
-    """The traces of a run by trial name, read from storage when they are asked for; the last few stay in memory.
+    """The traces of a run by trial name, read from storage on demand; those used last stay in memory.
 
-    Of a trace of more than `KEPT_ROWS` ask for columns, by `read_columns`: all of it may not fit into memory.
+    For a trace of more than `KEPT_ROWS` ask for columns, with `read_columns`: all of it may not fit into memory.
     """
 
     def __init__(self, directory: StoragePath, trials: Sequence[TrialRecord]) -> None:
@@ -81,25 +82,27 @@ class Traces(Mapping[str, pa.Table]):
         """Reads all of a trace once.
 
         Raises:
-            Trouble: It is damaged.
+            Trouble: The trace is damaged.
         """
         if self._records[trial].rows <= KEPT_ROWS:
-            self[trial]
+            self[trial]  # reading it checks it, and keeps it for the judge
         else:
             for _ in self._parts(self._records[trial], SCHEMA.names):
                 pass
 
     def _parts(self, record: TrialRecord, names: Sequence[str]) -> Iterator[pa.Table]:
-        """Some columns of a trace, a row group after the other.
+        """Some columns of a trace, one row group after the other.
 
         Raises:
-            Trouble: It is damaged; it is not whole where the step is among the columns.
+            Trouble: The trace is damaged; or, if "step" is among the columns, its steps are not complete.
         """
         path = self._directory / "traces" / record.trace
         if not record.rows and not storage.exists(path):
             return
         file = self._open.get(path) or self._open.setdefault(path, open_parquet(path))
+        # A file that several trials share is read only where the statistics of a row group allow the trial.
         alone = len(self._sharing[record.trace]) == 1
+        # "trial" too, to notice rows that belong elsewhere; each column once.
         wanted = list(dict.fromkeys(["trial", *names]))
         rows = 0
         for group in range(file.num_row_groups) if alone else _row_groups(file, record.trial):
@@ -119,7 +122,7 @@ class Traces(Mapping[str, pa.Table]):
 
 
 def read_columns(traces: Mapping[str, pa.Table], trial: str, names: Sequence[str]) -> pa.Table:
-    """Some columns of a trial's trace.
+    """Some columns of the trace of a trial.
 
     Raises:
         Trouble: The trace is damaged.
@@ -130,12 +133,13 @@ def read_columns(traces: Mapping[str, pa.Table], trial: str, names: Sequence[str
 
 
 def trace_file(index: int, trials: Sequence[str]) -> str:
-    """Name of a trial's file in traces/; unique by the number of the first trial in it, readable by that one's name.
+    """Name of a trial's file in traces/: the number and the name of the first trial in it.
 
     Args:
-        index: Of the trial.
-        trials: Names of all; of many, several share a file.
+        index: Position of the trial in the plan.
+        trials: Names of all trials; if there are many, several share a file.
     """
+    # Rounded up; consecutive trials share a file, so that each is written in the order of the plan.
     share = -(-len(trials) // MOST_TRACE_FILES)
     first = index // share * share
     readable = re.sub(r"[^A-Za-z0-9@.-]", "_", trials[first])[:MOST_LETTERS]
@@ -143,7 +147,7 @@ def trace_file(index: int, trials: Sequence[str]) -> str:
 
 
 class TraceWriter:
-    """Traces on their way to a file: each row group is written as it comes, the file has its name once it is whole."""
+    """Writes a file of traces row group by row group; the file gets its name once it is complete."""
 
     def __init__(self, path: StoragePath) -> None:
         self._path = path
@@ -151,10 +155,10 @@ class TraceWriter:
         self._writer: pq.ParquetWriter | None = None
 
     def append(self, chunk: pa.Table) -> None:
-        """Writes some rows of one trial behind the others.
+        """Appends rows of one trial.
 
         Raises:
-            Trouble: It cannot be written.
+            Trouble: They cannot be written.
         """
         with writing(self._path):
             if self._writer is None:
@@ -163,7 +167,7 @@ class TraceWriter:
             self._writer.write_table(chunk)
 
     def close(self) -> None:
-        """Makes the file whole, and gives it its name.
+        """Completes the file, and gives it its name.
 
         Raises:
             Trouble: It cannot be written.
@@ -174,7 +178,7 @@ class TraceWriter:
 
 
 def _row_groups(file: pq.ParquetFile, trial: str) -> list[int]:
-    """Those that may hold rows of a trial."""
+    """The row groups that may hold rows of a trial, by their statistics."""
     column = file.schema_arrow.get_field_index("trial")
     found = []
     for number in range(file.num_row_groups):

@@ -109,7 +109,7 @@ def test_a_store_that_errs_loses_answers_and_is_silent_changes_no_bit(bucket, se
     assert run.main([*RUN, "--out", str(bucket / "erring")]) == 0
     server.faults.share = 0.0
     assert set(server.faults.failed - failed) == {"refused", "answer lost", "silent"}
-    assert "tried again in 0.5 s" in capsys.readouterr().err
+    assert "trying again in 0.5 s" in capsys.readouterr().err
     assert_same(bucket / "erring", undisturbed)
 
 

@@ -1,4 +1,4 @@
-"""The first Ctrl-C or SIGTERM ends in order, the second at once, in processes of their own."""
+"""The first Ctrl-C or SIGTERM ends a command in order, the second at once; each test starts a process."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from parity.ground import interrupt
 
 from conftest import ROOT
 
-# Says "ready", and does what is given; it ends as a command does.
+# Prints "ready", and runs the given code; ends as a command does.
 COMMAND = """
 import hashlib, sys, time
 from parity.ground import interrupt
@@ -68,28 +68,30 @@ def ended(process, *, limit_s=30):
 def test_the_first_ends_in_order(started, sent):
     process = started("interrupt.keep('runs/x')", "try: ready(); time.sleep(60)", "finally: print('in order')")
     process.send_signal(sent)
-    told = "parity: interrupted. What was trained is kept: go on with it by --resume runs/x.\n"
-    assert ended(process) == (2, "in order\n", told)
+    message = "parity: interrupted. What was trained is kept: continue it with --resume runs/x.\n"
+    assert ended(process) == (2, "in order\n", message)
 
 
 @pytest.mark.parametrize("sent", SIGNALS)
 def test_the_second_ends_at_once_and_leaves_nothing(started, tmp_path, sent):
-    """Even in the midst of a long call; what was started goes too."""
+    """Even in the middle of a long call; the processes that it started end too."""
     process = started(
         "import subprocess",
         "interrupt.keep('runs/x')",
         "with temporary_folder():",
         "    child = subprocess.Popen(['sleep', '1000'])",
         "    try: busy()",
-        "    finally: print('never told')",
+        "    finally: print('never printed')",
     )
     assert list(tmp_path.glob("parity-*"))
     process.send_signal(sent)
     time.sleep(interrupt.ONCE_S + 1.0)  # from when it is noticed, which a busy machine delays
     began = time.monotonic()
     process.send_signal(sent)
-    told = "parity: interrupted again, and ended at once. What was trained is kept: go on with it by --resume runs/x.\n"
-    assert ended(process) == (2, "", told)  # its output is at an end only once the child's is
+    message = (
+        "parity: interrupted again, and stopped at once. What was trained is kept: continue it with --resume runs/x.\n"
+    )
+    assert ended(process) == (2, "", message)  # its output is at an end only once the child's is
     assert time.monotonic() - began < 5
     assert not list(tmp_path.glob("parity-*"))
 
@@ -119,7 +121,7 @@ def test_what_is_let_through_while_others_are_held_is_interrupted(started):
     assert ended(process) == (2, "", "parity: interrupted.\n")
 
 
-def test_a_background_job_of_a_shell_goes_on_ignoring_ctrl_c():
+def test_a_background_job_of_a_shell_keeps_ignoring_ctrl_c():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with interrupt.interruptible():

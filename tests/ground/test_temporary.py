@@ -1,4 +1,4 @@
-"""What a killed driver leaves in the temporary folder is removed by the next, and nothing else is."""
+"""What a killed driver leaves in the temporary folder is removed by the next driver, and nothing else is."""
 
 import os
 import subprocess

@@ -1,11 +1,14 @@
 import io
 import json
+import re
 from dataclasses import fields
+from typing import get_args
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import s3fs
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
@@ -17,6 +20,8 @@ from parity.render.summary import summarize
 from parity.store.directory import complete, create, discard, hold
 from parity.store.files import write_json
 from parity.store.parquet import write_table
+from parity.store.statuses import Failure, TrialStatus
+from parity.store.storage import parse_path
 from parity.store.stored_run import read_info, read_run
 from parity.store.trace import SCHEMA
 from parity.store.traces import trace_file
@@ -38,6 +43,13 @@ def test_a_record_has_the_columns_of_the_table():
 def test_every_column_explains_itself():
     for field in (*TRIALS, *SCHEMA):
         assert field.metadata[b"meaning"]
+
+
+@pytest.mark.parametrize(("column", "kind"), [("status", TrialStatus), ("failure", Failure)])
+def test_a_column_of_words_names_each_of_them(column, kind):
+    meaning = TRIALS.field(column).metadata[b"meaning"].decode()
+    for word in (word for words in get_args(kind) for word in get_args(words)):
+        assert re.search(rf"\b{word}\b", meaning)
 
 
 def test_a_run_directory_holds_every_file(reference):
@@ -90,7 +102,7 @@ def test_a_trace_that_pandas_wrote_back_is_read(equal_pair, copy_of):
 
 
 def test_a_run_of_plain_strings_without_metadata_is_read(reference, copy_of):
-    """As the first versions stored names, but for those of traces."""
+    """The first versions stored names so, except those of traces."""
     directory = copy_of(reference)
     for path in directory.rglob("*.parquet"):
         table = pq.read_table(path)
@@ -110,7 +122,7 @@ def test_an_existing_run_is_not_overwritten(equal_pair):
         create(equal_pair)
     assert (
         str(caught.value)
-        == f"{equal_pair} already holds a run. Choose another --out, or go on with it by --resume {equal_pair}."
+        == f"{equal_pair} already holds a run. Choose another --out, or continue it with --resume {equal_pair}."
     )
 
 
@@ -120,12 +132,22 @@ def test_an_existing_folder_is_not_filled(tmp_path):
     assert str(caught.value) == f"{tmp_path} already exists. Choose another --out, a new directory."
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+def test_a_folder_that_cannot_be_made_is_reported(tmp_path):
     (tmp_path / "file").write_text("")
     out = tmp_path / "file" / "run"
     with pytest.raises(Trouble) as caught:
         create(out)
     assert str(caught.value) == f"--out {out} cannot be made (Not a directory). Choose a folder that you can write to."
+
+
+def test_an_endpoint_that_is_not_an_address_is_reported(monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "nonsense")
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(Trouble) as caught:
+        create(parse_path("s3://bucket/run"))
+    s3fs.S3FileSystem.clear_instance_cache()
+    message = "--out s3://bucket/run cannot be made (Invalid endpoint: nonsense). Check the settings of the store."
+    assert str(caught.value) == message
 
 
 def test_an_unused_folder_is_removed(tmp_path):
@@ -148,11 +170,11 @@ def test_many_trials_share_few_trace_files(count):
     assert files[0] == "0000-builtin@cpu-s0.parquet"
 
 
-def test_a_directory_is_held_by_one_driver(tmp_path):
+def test_a_directory_is_used_by_one_driver(tmp_path):
     with hold(tmp_path):
         with pytest.raises(Trouble) as caught, hold(tmp_path):
             pass
-        assert str(caught.value) == f"{tmp_path} is in use by another driver. Wait until that has ended, or end it."
+        assert str(caught.value) == f"{tmp_path} is in use by another driver. Wait until it has ended, or stop it."
     with hold(tmp_path):
         pass
     assert list(tmp_path.iterdir()) == []
@@ -178,20 +200,20 @@ def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
     assert json.loads(path.read_text()) == {"a": 1}
 
 
-def test_a_foreign_folder_is_told(tmp_path):
-    assert trouble(tmp_path) == f"{tmp_path} is no run directory: it has no run.json. Give the --out of a run."
+def test_a_foreign_folder_is_reported(tmp_path):
+    assert trouble(tmp_path) == f"{tmp_path} is not a run directory: it has no run.json. Give the --out of a run."
     assert trouble(tmp_path / "nowhere").endswith("it has no run.json. Give the --out of a run.")
 
 
-def test_a_foreign_run_json_is_told(tmp_path):
+def test_a_foreign_run_json_is_reported(tmp_path):
     for text in ("{}", "[1]"):
         (tmp_path / "run.json").write_text(text)
         assert trouble(tmp_path) == (
-            f"{tmp_path}/run.json is not of parity: it has no schema number. Give the --out of a run."
+            f"{tmp_path}/run.json was not written by parity: it has no schema number. Give the --out of a run."
         )
 
 
-def test_another_schema_is_told(equal_pair, copy_of):
+def test_another_schema_is_reported(equal_pair, copy_of):
     directory = copy_of(equal_pair)
     path = directory / "run.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 99}))
@@ -200,7 +222,7 @@ def test_another_schema_is_told(equal_pair, copy_of):
     )
 
 
-def test_a_truncated_run_json_is_told(equal_pair, copy_of):
+def test_a_truncated_run_json_is_reported(equal_pair, copy_of):
     directory = copy_of(equal_pair)
     path = directory / "run.json"
     path.write_text(path.read_text()[:20])
@@ -208,22 +230,22 @@ def test_a_truncated_run_json_is_told(equal_pair, copy_of):
 
 
 @pytest.mark.parametrize("name", ["trials.parquet", "traces/0001-functional@cpu-s0.parquet"])
-def test_a_missing_file_is_told(equal_pair, copy_of, name):
+def test_a_missing_file_is_reported(equal_pair, copy_of, name):
     directory = copy_of(equal_pair)
     (directory / name).unlink()
     assert trouble(directory) == f"{directory / name} is missing: the run directory is damaged."
 
 
 @pytest.mark.parametrize("name", ["trials.parquet", "traces/0001-functional@cpu-s0.parquet"])
-def test_a_truncated_file_is_told(equal_pair, copy_of, name):
+def test_a_truncated_file_is_reported(equal_pair, copy_of, name):
     directory = copy_of(equal_pair)
     path = directory / name
     path.write_bytes(path.read_bytes()[:-100])
     assert trouble(directory).startswith(f"{path} is damaged (")
 
 
-def test_a_flipped_bit_in_the_bytes_of_a_trace_is_told(equal_pair, copy_of):
-    """Wherever it is in the pages: their checksums see it."""
+def test_a_flipped_bit_in_the_bytes_of_a_trace_is_reported(equal_pair, copy_of):
+    """Wherever it is: the checksums of the pages detect it."""
     directory = copy_of(equal_pair)
     path = directory / "traces" / "0001-functional@cpu-s0.parquet"
     whole = path.read_bytes()
@@ -237,14 +259,14 @@ def test_a_flipped_bit_in_the_bytes_of_a_trace_is_told(equal_pair, copy_of):
         assert trouble(directory).startswith(f"{path} is damaged ("), column.path_in_schema
 
 
-def test_missing_columns_are_told(equal_pair, copy_of):
+def test_missing_columns_are_reported(equal_pair, copy_of):
     directory = copy_of(equal_pair)
     path = directory / "traces" / "0001-functional@cpu-s0.parquet"
     write_table(path, pq.read_table(path).drop_columns(["loss"]))
     assert trouble(directory) == f"{path} is damaged: its columns are not those of schema 1."
 
 
-def test_missing_rows_are_told(equal_pair, copy_of):
+def test_missing_rows_are_reported(equal_pair, copy_of):
     directory = copy_of(equal_pair)
     path = directory / "traces" / "0001-functional@cpu-s0.parquet"
     table = pq.read_table(path)
@@ -254,14 +276,14 @@ def test_missing_rows_are_told(equal_pair, copy_of):
     assert trouble(directory) == f"{path} is damaged: its steps are not 0, 1, 2 and so on."
 
 
-def test_rows_of_another_trial_are_told(equal_pair, copy_of):
+def test_rows_of_another_trial_are_reported(equal_pair, copy_of):
     directory = copy_of(equal_pair)
     path = directory / "traces" / "0001-functional@cpu-s0.parquet"
     path.write_bytes((directory / "traces" / "0000-builtin@cpu-s0.parquet").read_bytes())
     assert trouble(directory) == f"{path} is damaged: it holds rows of other trials than functional@cpu-s0."
 
 
-def test_other_trials_than_planned_are_told(equal_pair, copy_of):
+def test_other_trials_than_planned_are_reported(equal_pair, copy_of):
     directory = copy_of(equal_pair)
     path = directory / "trials.parquet"
     write_table(path, pq.read_table(path).slice(0, 1))
@@ -269,7 +291,7 @@ def test_other_trials_than_planned_are_told(equal_pair, copy_of):
 
 
 @pytest.mark.parametrize("other", ["contract", "findings", "step_errors", "replays", "differences", "trials"])
-def test_a_trace_that_is_another_table_is_told(equal_pair, copy_of, other):
+def test_a_trace_that_is_another_table_is_reported(equal_pair, copy_of, other):
     directory = copy_of(equal_pair)
     path = sorted((directory / "traces").iterdir())[0]
     path.write_bytes((directory / f"{other}.parquet").read_bytes())
@@ -277,7 +299,7 @@ def test_a_trace_that_is_another_table_is_told(equal_pair, copy_of, other):
 
 
 def judged(directory):
-    """All that is told of a run."""
+    """Everything that is reported about a run: the printed report, the summary and the differences."""
     run = read_run(directory)
     judgement = judge(run)
     console = Console(file=io.StringIO(), width=200)
@@ -298,17 +320,17 @@ def test_a_record_is_read_back_to_the_bit(tmp_path_factory, name, text, number, 
 
 @pytest.fixture
 def _long(monkeypatch):
-    """As if each trace were a long one, of which columns are read."""
+    """Makes each trace count as a long one, which is read by columns."""
     monkeypatch.setattr("parity.store.traces.KEPT_ROWS", 3)
     monkeypatch.setattr("parity.store.traces.KEPT_BYTES", 100)
 
 
 def in_groups(path, rows):
-    """Writes the file again, in row groups of so many rows."""
+    """Writes the file again, in row groups of a given number of rows."""
     pq.write_table(pq.read_table(path), path, row_group_size=rows, write_page_checksum=True)
 
 
-def test_of_long_traces_the_same_is_told(reference, copy_of, request):
+def test_long_traces_give_the_same_report(reference, copy_of, request):
     directory = copy_of(reference)
     for path in (directory / "traces").iterdir():
         in_groups(path, 100)
@@ -333,7 +355,7 @@ def test_a_difference_is_found_at_every_edge_of_a_row_group(equal_pair, copy_of,
 
 
 @pytest.mark.usefixtures("_long")
-def test_a_damaged_row_group_of_a_long_trace_is_told(equal_pair, copy_of):
+def test_a_damaged_row_group_of_a_long_trace_is_reported(equal_pair, copy_of):
     directory = copy_of(equal_pair)
     path = directory / "traces" / "0001-functional@cpu-s0.parquet"
     in_groups(path, 3)
@@ -345,5 +367,5 @@ def test_a_damaged_row_group_of_a_long_trace_is_told(equal_pair, copy_of):
 
 
 @pytest.mark.usefixtures("_long")
-def test_rows_that_a_long_trace_lacks_are_told(equal_pair, copy_of):
-    test_missing_rows_are_told(equal_pair, copy_of)
+def test_rows_that_a_long_trace_lacks_are_reported(equal_pair, copy_of):
+    test_missing_rows_are_reported(equal_pair, copy_of)

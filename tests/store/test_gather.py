@@ -1,4 +1,4 @@
-"""What trials tell is on storage as it comes; a trial that begins again leaves nothing of its first attempt."""
+"""What trials report is stored as it comes; a trial that begins again leaves nothing of its first attempt."""
 
 import pyarrow as pa
 import pytest
@@ -26,15 +26,22 @@ def started(make_trials, tmp_path):
 
 @pytest.fixture(scope="module")
 def events(data):
-    """What a trial tells, by name of the trial."""
-    told = {}
+    """The events of a trial; each trial is trained once."""
+    reported = {}
 
-    def tell(trial):
-        if trial.name not in told:
-            told[trial.name] = list(perform(trial, data, None))
-        return told[trial.name]
+    def train(trial):
+        if trial.name not in reported:
+            reported[trial.name] = list(perform(trial, data, None))
+        return reported[trial.name]
 
-    return tell
+    return train
+
+
+def in_one(events):
+    """All steps in one event; on a busy machine there are several."""
+    found = [event for event in events if isinstance(event, Advanced)]
+    facts = {name: value for event in found for name, value in event.facts.items()}
+    return Advanced(found[0].trial, pa.concat_tables([event.table for event in found]).combine_chunks(), facts)
 
 
 def chunks(table):
@@ -42,7 +49,7 @@ def chunks(table):
 
 
 def reopened(gatherer, trial, out):
-    """The same run in the hands of another driver."""
+    """The same run, continued by another driver."""
     gatherer.write_tables()
     gatherer.close()
     return Gatherer([trial], out, TrialProgress([trial.name], steps=4, quiet=True))
@@ -50,7 +57,7 @@ def reopened(gatherer, trial, out):
 
 def test_a_chunk_is_on_storage_before_the_next_is_asked_for(started, events):
     gatherer, trial, out = started
-    (advanced,) = [event for event in events(trial) if isinstance(event, Advanced)]
+    advanced = in_one(events(trial))
     sizes = []
     for chunk in chunks(advanced.table):
         gatherer.take([Advanced(trial.name, chunk, advanced.facts)])
@@ -66,7 +73,7 @@ def test_a_chunk_is_on_storage_before_the_next_is_asked_for(started, events):
 
 def test_the_driver_holds_no_chunk_that_is_stored(started, events):
     gatherer, trial, _ = started
-    (advanced,) = [event for event in events(trial) if isinstance(event, Advanced)]
+    advanced = in_one(events(trial))
     held = []
     for _ in range(20):
         # Memory of its own, so that only the gatherer could keep it.
@@ -87,7 +94,7 @@ def serialized(table):
 
 def test_a_trial_that_begins_again_keeps_nothing_of_its_first_attempt(started, events):
     gatherer, trial, out = started
-    (advanced,) = [event for event in events(trial) if isinstance(event, Advanced)]
+    advanced = in_one(events(trial))
     row = {"item": "grad", "status": "failed", "reason": "planted"}
     gatherer.take([Began(trial.name, {"host": "first"})])
     gatherer.take([Found(trial.name, "contract", (row,))])
@@ -106,9 +113,9 @@ def test_a_trial_that_begins_again_keeps_nothing_of_its_first_attempt(started, e
     assert len(run.evidence["contract"]) == 0
 
 
-def test_what_an_interrupted_trial_told_is_kept(started, events):
+def test_what_an_interrupted_trial_reported_is_kept(started, events):
     gatherer, trial, out = started
-    (advanced,) = [event for event in events(trial) if isinstance(event, Advanced)]
+    advanced = in_one(events(trial))
     gatherer.take([Advanced(trial.name, chunks(advanced.table)[0], advanced.facts)])
     gatherer.write_tables()
     gatherer.close()
@@ -121,9 +128,9 @@ def saved(trial, step):
     return Saved(trial.name, step, 1.0, b"state", 1000.0)
 
 
-def test_another_driver_goes_on_from_the_state_that_was_saved_last(started, events):
+def test_another_driver_continues_from_the_state_that_was_saved_last(started, events):
     gatherer, trial, out = started
-    (advanced,) = [event for event in events(trial) if isinstance(event, Advanced)]
+    advanced = in_one(events(trial))
     first, second = chunks(advanced.table)
     row = {"step": 1, "kind": "planted"}
     gatherer.take([Began(trial.name, {"host": "first"})])
@@ -143,7 +150,7 @@ def test_another_driver_goes_on_from_the_state_that_was_saved_last(started, even
     gatherer.close()
     run = read_run(out)
     assert run.traces[trial.name].equals(advanced.table.combine_chunks())
-    assert len(run.evidence["findings"]) == 0  # what was found behind the state would be found again
+    assert len(run.evidence["findings"]) == 0  # found after the state, so it would be found again
     (record,) = run.trials
     assert record.attempts == 2
     assert [reason[20:] for reason in record.restarts] == [" step 2: the driver was ended"]
@@ -157,17 +164,17 @@ def changed(table, row):
     return table.set_column(index, table.schema.field(index), pa.array(digests, pa.uint64()))
 
 
-def test_a_trial_that_goes_on_otherwise_than_before_begins_again_and_is_not_saved_any_more(started, events):
-    """As one does whose loss counts its calls in a global variable: the state has not all that it depends on."""
+def test_a_trial_that_is_not_reproduced_begins_again_and_is_no_longer_saved(started, events):
+    """As with a loss that counts its calls in a global variable, which the state does not hold."""
     gatherer, trial, out = started
-    (advanced,) = [event for event in events(trial) if isinstance(event, Advanced)]
+    advanced = in_one(events(trial))
     first, second = chunks(advanced.table)
     gatherer.take([Advanced(trial.name, first, advanced.facts), saved(trial, 2)])
     gatherer.take([Advanced(trial.name, second, advanced.facts)])
     gatherer.take([Restarted(trial.name, "its worker process died", 2)])
     gatherer.take([Advanced(trial.name, changed(second, 1), advanced.facts)])
     assert gatherer.void(trial.name)
-    assert not gatherer.void(trial.name)  # told once
+    assert not gatherer.void(trial.name)  # only once
     assert gatherer.position(trial.name) is None
     gatherer = reopened(gatherer, trial, out)
     gatherer.take([Advanced(trial.name, first, advanced.facts), saved(trial, 2)])
@@ -178,12 +185,12 @@ def test_a_trial_that_goes_on_otherwise_than_before_begins_again_and_is_not_save
     run = read_run(out)
     assert run.traces[trial.name].equals(advanced.table.combine_chunks())
     (record,) = run.trials
-    assert "step 0: step 3 is not what it was before" in record.restarts[-1]
+    assert "step 0: step 3 differs from what it was before" in record.restarts[-1]
 
 
-def test_a_trial_does_not_go_on_in_another_class(started, events):
+def test_a_trial_is_not_continued_in_another_class(started, events):
     gatherer, trial, out = started
-    (advanced,) = [event for event in events(trial) if isinstance(event, Advanced)]
+    advanced = in_one(events(trial))
     first = chunks(advanced.table)[0]
     gatherer.take([Began(trial.name, {"cpu_model": "a"})])
     gatherer.take([Advanced(trial.name, first, advanced.facts), saved(trial, 2)])
@@ -206,7 +213,7 @@ def test_a_trial_does_not_go_on_in_another_class(started, events):
 )
 def test_a_trial_whose_state_is_damaged_begins_again(started, events, damage):
     gatherer, trial, out = started
-    (advanced,) = [event for event in events(trial) if isinstance(event, Advanced)]
+    advanced = in_one(events(trial))
     gatherer.take([Advanced(trial.name, chunks(advanced.table)[0], advanced.facts), saved(trial, 2)])
     (state,) = (out / "states").iterdir()
     state.write_bytes(damage(state.read_bytes()))
@@ -221,7 +228,7 @@ def test_a_trial_whose_state_is_damaged_begins_again(started, events, damage):
 
 def test_one_state_of_a_trial_is_kept(started, events):
     gatherer, trial, out = started
-    (advanced,) = [event for event in events(trial) if isinstance(event, Advanced)]
+    advanced = in_one(events(trial))
     for step, chunk in zip((2, 4), chunks(advanced.table), strict=True):
         gatherer.take([Advanced(trial.name, chunk, advanced.facts), saved(trial, step)])
     assert [path.name for path in (out / "states").iterdir()] == ["0000-4.state"]

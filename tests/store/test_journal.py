@@ -40,7 +40,7 @@ def replayed(path):
 
 
 @given(st.text(), st.none() | st.text(), st.floats(allow_nan=False), st.none() | st.integers(0, 2**62))
-def test_whatever_an_event_tells_is_read_back(name, error, wall_s, step):
+def test_whatever_an_event_holds_is_read_back(name, error, wall_s, step):
     for event in (
         Ended(name, "failed", failed_step=step, error=error, traceback=error, wall_s=wall_s),
         Began(name, {"host": error, "cores": step}),

@@ -1,4 +1,4 @@
-"""The lease of a run on an object store: one holder, and one that is gone is followed by another."""
+"""The lease of a run on an object store has one holder; another driver takes it over when that is gone."""
 
 import json
 import subprocess
@@ -6,6 +6,7 @@ import sys
 import threading
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from upath import UPath
 
 from parity.ground.errors import Trouble
@@ -16,6 +17,20 @@ HOLD = """
 from parity.store import lease
 print(lease._encode({"driver": "other", "process": lease._process(), "host": "there", "beat": 0}).decode())
 """
+
+
+@pytest.fixture(autouse=True)
+def _one_at_a_time(monkeypatch):
+    """A real store lists its objects at one moment. fsspec's store in memory looks each up again, and may miss one."""
+    lock = threading.RLock()
+    for name in ("ls", "exists", "pipe_file", "cat_file", "rm"):
+        genuine = getattr(MemoryFileSystem, name)
+
+        def call(*arguments, genuine=genuine, **options):
+            with lock:
+                return genuine(*arguments, **options)
+
+        monkeypatch.setattr(MemoryFileSystem, name, call)
 
 
 @pytest.fixture
@@ -38,14 +53,14 @@ def test_one_that_is_held_is_refused_and_then_free(folder):
         with pytest.raises(Trouble) as caught, lease(folder):
             pass
         host = json.loads((folder / "0").read_bytes())["host"]
-        told = f"{folder.parent} is in use by another driver, on {host}. Wait until that has ended, or end it."
-        assert str(caught.value) == told
+        message = f"{folder.parent} is in use by another driver, on {host}. Wait until it has ended, or stop it."
+        assert str(caught.value) == message
     assert numbers(folder) == []
     with lease(folder):
         assert numbers(folder) == ["0"]
 
 
-def test_one_whose_holder_beats_no_more_is_taken_over(folder):
+def test_one_whose_holder_stops_renewing_is_taken_over(folder):
     far = {"driver": "gone", "process": ["another machine"], "host": "far", "beat": 3}
     (folder / "7").write_bytes(json.dumps(far).encode())
     with lease(folder):
@@ -61,13 +76,13 @@ def test_a_holder_of_this_machine_that_has_ended_is_not_waited_for(folder, monke
         pass
 
 
-def test_one_that_is_no_json_is_waited_for_as_any(folder):
+def test_one_that_is_not_json_is_waited_for_as_any(folder):
     (folder / "0").write_bytes(b"\xff")
     with lease(folder):
         pass
 
 
-def test_one_that_is_let_go_of_while_it_is_watched_is_free(folder, monkeypatch):
+def test_one_that_is_released_while_it_is_watched_is_free(folder, monkeypatch):
     (folder / "3").write_bytes(b"{}")
     monkeypatch.setattr(module, "GONE_S", 1e9)
     threading.Timer(0.2, (folder / "3").unlink).start()
@@ -75,8 +90,8 @@ def test_one_that_is_let_go_of_while_it_is_watched_is_free(folder, monkeypatch):
         assert numbers(folder) == ["0"]
 
 
-def test_who_looked_away_while_it_was_taken_over_and_let_go_of_does_not_hold_it(folder, monkeypatch):
-    """Between finding the holder gone and following it, another does both, and a third begins anew."""
+def test_a_driver_that_missed_a_takeover_and_release_does_not_hold_it(folder, monkeypatch):
+    """Between finding the holder gone and taking over, another driver does both, and a third starts again."""
     (folder / "3").write_bytes(b"{}")
 
     def gone(path):
@@ -92,7 +107,7 @@ def test_who_looked_away_while_it_was_taken_over_and_let_go_of_does_not_hold_it(
     assert numbers(folder) == ["0"]
 
 
-def test_of_many_that_want_one_of_a_holder_that_is_gone_one_gets_it(folder):
+def test_of_many_drivers_one_takes_over(folder):
     (folder / "0").write_bytes(b"{}")
     got, refused, ended = [], [], threading.Event()
 
@@ -116,7 +131,7 @@ def test_of_many_that_want_one_of_a_holder_that_is_gone_one_gets_it(folder):
     assert (len(got), len(refused)) == (1, 3)
 
 
-def test_one_that_was_taken_over_is_renewed_no_more(folder):
+def test_one_that_was_taken_over_is_no_longer_renewed(folder):
     with lease(folder):
         (folder / "1").write_bytes(b"{}")
         threading.Event().wait(0.2)

@@ -1,4 +1,4 @@
-"""--resume: refused where it is not the same run, judged again where it is whole, trained on where it is not."""
+"""--resume: refused if it is not the same run, judged again if it is complete, continued if it is not."""
 
 import json
 import os
@@ -71,7 +71,7 @@ def test_only_what_is_missing_is_trained(interrupted, tmp_path, loss):
     assert not {"journal", "states", "lock"} & names
 
 
-def test_a_whole_run_is_judged_again_and_not_trained(interrupted, monkeypatch, capsys):
+def test_a_complete_run_is_judged_again_and_not_trained(interrupted, monkeypatch, capsys):
     assert resumed(interrupted) == 0
     first = (interrupted / "summary.json").read_bytes()
     (interrupted / "summary.json").unlink()
@@ -86,8 +86,7 @@ def test_another_code_of_a_loss_is_refused(interrupted, loss, capsys):
     loss.write_text(LOSS.replace("mse_loss", "l1_loss"))
     whole = {path: path.read_bytes() for path in interrupted.rglob("*") if path.is_file()}
     assert resumed(interrupted) == 2
-    told = capsys.readouterr().err
-    assert "not what the run was started with: the code of the loss mine (" in told
+    assert "not what the run was started with: the code of the loss mine (" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in interrupted.rglob("*") if path.is_file()} == whole
 
 
@@ -113,36 +112,36 @@ def test_another_version_is_refused(interrupted, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--steps", 13], "was started with --steps 12, not 13. Leave --steps out"),
         (["--loss", "numpy"], "not numpy. Leave --loss out"),
-        (["--out", "elsewhere"], "goes on in that directory, not in --out elsewhere. Leave --out out."),
+        (["--out", "elsewhere"], "continues in that directory, not in --out elsewhere. Leave --out out."),
     ],
 )
-def test_other_options_are_refused(interrupted, capsys, arguments, told):
+def test_other_options_are_refused(interrupted, capsys, arguments, message):
     assert resumed(interrupted, *arguments) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_options_that_are_repeated_are_taken(interrupted):
     assert resumed(interrupted, "--steps", 12, "--inline", "--save-every", 3) == 0
 
 
-def test_a_run_in_the_hands_of_a_driver_is_refused(interrupted, capsys):
+def test_a_run_that_another_driver_uses_is_refused(interrupted, capsys):
     with hold(interrupted):
         assert resumed(interrupted) == 2
     assert f"{interrupted} is in use by another driver." in capsys.readouterr().err
     assert resumed(interrupted) == 0
 
 
-def test_what_is_no_run_is_told(tmp_path, capsys):
+def test_what_is_not_a_run_is_reported(tmp_path, capsys):
     assert resumed(tmp_path / "nowhere") == 2
-    assert "is no run directory: it has no run.json" in capsys.readouterr().err
+    assert "is not a run directory: it has no run.json" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_damaged_journal_is_told_and_nothing_is_lost(interrupted, capsys):
+def test_a_damaged_journal_is_reported_and_nothing_is_lost(interrupted, capsys):
     path = interrupted / "journal"
     whole = path.read_bytes()
     damaged = bytearray(whole)
@@ -155,8 +154,8 @@ def test_a_damaged_journal_is_told_and_nothing_is_lost(interrupted, capsys):
     assert resumed(interrupted) == 0
 
 
-def test_a_missing_journal_is_told(interrupted, capsys):
-    """The tables of an interrupted run are there, but what they were made from is not: nothing is written over them."""
+def test_a_missing_journal_is_reported(interrupted, capsys):
+    """The tables of an interrupted run exist, but not what they were made from: nothing is written over them."""
     (interrupted / "journal").unlink()
     before = (interrupted / "trials.parquet").read_bytes()
     assert resumed(interrupted) == 2
@@ -173,7 +172,7 @@ def test_a_fingerprint_sees_dtype_shape_and_each_byte(make_trials, data):
     assert len({first, *(resume.fingerprint(trials, data | {name: other})["data_xxh3"] for other in others)}) == 4
 
 
-def test_a_run_of_another_folder_is_gone_on_with(interrupted, tmp_path, monkeypatch):
+def test_a_run_that_was_moved_is_resumed(interrupted, tmp_path, monkeypatch):
     """Losses that were given by absolute path are found from anywhere."""
     os.chdir(tmp_path)
     moved = shutil.move(interrupted, tmp_path / "moved")

@@ -1,4 +1,4 @@
-"""A file of a complete run that is not what it was is named, and judged as it is now."""
+"""A file that changed after the run was complete is named, and judged as it is now."""
 
 import json
 
@@ -12,7 +12,7 @@ from parity.store.stored_run import read_run
 from conftest import plant
 
 
-def test_what_is_as_it_was_is_not_accused(equal_pair):
+def test_an_unchanged_file_is_not_named(equal_pair):
     info = json.loads((equal_pair / "run.json").read_text())
     assert read_run(equal_pair).altered == ()
     assert set(info["files"]) == {
@@ -20,14 +20,14 @@ def test_what_is_as_it_was_is_not_accused(equal_pair):
     }
 
 
-def test_a_trace_that_was_written_anew_is_named_and_judged(equal_pair, copy_of, capsys):
+def test_a_trace_that_was_changed_is_named_and_judged(equal_pair, copy_of, capsys):
     directory = copy_of(equal_pair)
     plant(directory, "functional", "loss_digest", 3, lambda value: value ^ 1)
     assert read_run(directory).altered == ("traces/0001-functional@cpu-s0.parquet",)
     report.main([str(directory)])
-    told = capsys.readouterr().out
-    assert told.startswith("Altered since the run was stored: traces/0001-functional@cpu-s0.parquet.")
-    assert "identical" not in told.split("\n")[1]
+    printed = capsys.readouterr().out
+    assert printed.startswith("Altered since the run was stored: traces/0001-functional@cpu-s0.parquet.")
+    assert "identical" not in printed.split("\n")[1]
 
 
 @pytest.mark.parametrize("name", ["contract", "findings", "shared_steps", "replays", "trials"])

@@ -1,4 +1,4 @@
-"""Segments: one file in pieces; a piece that is missing, or that another has written, is told."""
+"""Segments: one file in pieces; a piece that is missing, or that another driver has written, is reported."""
 
 import io
 
@@ -16,7 +16,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def written(folder):
-    """Many, of 1 to 300 bytes, and all of them in one."""
+    """Writes segments of 1 to 300 bytes; returns all of them in one."""
     whole = b""
     for length in range(1, 301):
         segments.append(folder, len(whole), bytes([length % 251]) * length)
@@ -34,25 +34,23 @@ def test_what_was_appended_is_fetched(folder, written):
     assert fetched(folder) == written
 
 
-def test_of_nothing_nothing_is_fetched(folder):
+def test_an_empty_folder_gives_nothing(folder):
     assert fetched(folder) == b""
 
 
 @pytest.mark.parametrize("which", [0, 63, 64, 150, 298])
-def test_one_that_is_missing_is_told(folder, written, which):
+def test_one_that_is_missing_is_reported(folder, written, which):
     names = sorted(path.name for path in folder.iterdir())
     (folder / names[which]).unlink()
     with pytest.raises(Trouble) as caught:
         fetched(folder)
-    told = f"{folder} is damaged: its segment {names[which]} is missing. Restore it, or train anew."
-    assert str(caught.value) == told
+    message = f"{folder} is damaged: its segment {names[which]} is missing. Restore it, or train again."
+    assert str(caught.value) == message
 
 
-def test_of_two_drivers_one_goes_on(folder, written):
+def test_of_two_drivers_one_continues(folder, written):
     segments.append(folder, len(written), b"first")
     with pytest.raises(Trouble) as caught:
         segments.append(folder, len(written), b"second")
-    assert (
-        str(caught.value) == f"{folder} was written by another driver, which goes on with the run. This one has ended."
-    )
+    assert str(caught.value) == f"{folder} was written by another driver, which continues the run. This one stops."
     assert fetched(folder) == written + b"first"

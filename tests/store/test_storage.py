@@ -1,6 +1,13 @@
-"""Files of runs, on the local disk and on an object store: whole or not there, and each failure told in words."""
+"""Files of runs, on the local disk and on an object store: whole or not at all, and each failure reported."""
 
+import http.client
+import importlib
+
+import aiohttp
+import botocore.exceptions
+import botocore.parsers
 import pytest
+from fsspec.exceptions import FSTimeoutError
 from upath import UPath
 
 from parity.ground.errors import Trouble
@@ -13,10 +20,10 @@ def folder(request, tmp_path):
 
 
 class Failing:
-    """Fails so often, then answers."""
+    """Fails a number of times, then answers."""
 
     def __init__(self, times, error=None):
-        self.times, self.error = times, error or ValueError("the store is away\nfor a while")
+        self.times, self.error = times, error or ConnectionError("the store is away\nfor a while")
 
     def __call__(self):
         self.times -= 1
@@ -27,7 +34,7 @@ class Failing:
 
 @pytest.fixture
 def _no_pauses(monkeypatch):
-    monkeypatch.setattr(storage.time, "sleep", lambda _: None)
+    monkeypatch.setattr("time.sleep", lambda _: None)
 
 
 def test_what_is_written_is_read(folder):
@@ -86,8 +93,54 @@ def test_of_two_writers_of_a_new_object_one_succeeds(tmp_path):
 def test_a_store_that_is_away_for_a_while_is_asked_again(capsys):
     path = UPath("memory://store/file")
     assert storage.patiently(path, Failing(3)) == "answer"
-    told = capsys.readouterr().err.splitlines()
-    assert told[0] == "memory://store/file: the store is away; tried again in 0.5 s" and len(told) == 3
+    lines = capsys.readouterr().err.splitlines()
+    pauses = ["0.5", "1", "2"]
+    assert lines == [f"memory://store/file: the store is away; trying again in {pause} s" for pause in pauses]
+
+
+NO_ANSWER = [
+    TimeoutError("no answer"),
+    FSTimeoutError("no answer"),
+    http.client.IncompleteRead(b""),
+    aiohttp.ClientPayloadError("no answer"),
+    botocore.exceptions.EndpointConnectionError(endpoint_url="s3://store"),
+    botocore.exceptions.ReadTimeoutError(endpoint_url="s3://store"),
+    botocore.exceptions.ClientError({"Error": {"Code": "SlowDown"}}, "PutObject"),
+    botocore.parsers.ResponseParserError("no answer"),
+]
+
+
+@pytest.mark.usefixtures("_no_pauses")
+@pytest.mark.parametrize("error", NO_ANSWER, ids=lambda error: type(error).__name__)
+def test_what_a_library_raises_for_a_store_that_does_not_answer_is_retried(error):
+    path = UPath("memory://store/file")
+    assert storage.patiently(path, Failing(1, error)) == "answer"
+    with pytest.raises(OSError) as caught:
+        storage.patiently(path, Failing(1, error), patience_s=0)
+    assert type(caught.value) is OSError and caught.value.__cause__ is error
+
+
+OURS = [TypeError, KeyError, AttributeError, ValueError, AssertionError, RuntimeError, KeyboardInterrupt]
+
+
+@pytest.mark.parametrize("kind", OURS)
+def test_a_bug_of_ours_is_raised_at_once(kind, capsys):
+    failing = Failing(1, error := kind("planted"))
+    with pytest.raises(kind) as caught:
+        storage.patiently(UPath("memory://store/file"), failing)
+    assert caught.value is error and failing.times == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_every_named_error_is_one_that_an_installed_library_has():
+    for name in storage.STORE_ERRORS:
+        module, _, kind = name.rpartition(".")
+        try:
+            errors = importlib.import_module(module)
+        except ModuleNotFoundError:
+            assert module.startswith(("azure.", "gcsfs.", "google."))  # the test extra has no use for them
+            continue
+        assert issubclass(getattr(errors, kind), Exception)
 
 
 @pytest.mark.usefixtures("_no_pauses")
@@ -109,17 +162,17 @@ def test_one_that_stays_away_is_an_error_of_the_disk():
         ),
         (
             "gs://bucket/run",
-            "gs://bucket/run: gs needs a package that is not here. Please install gcsfs to access Google Storage.",
+            "gs://bucket/run: gs needs a package that is not installed. Please install gcsfs to access Google Storage.",
         ),
     ],
 )
-def test_a_uri_that_cannot_be_used_is_told(text, message):
+def test_a_uri_that_cannot_be_used_is_reported(text, message):
     with pytest.raises(Trouble) as caught:
         storage.parse_path(text)
     assert str(caught.value) == message
 
 
-def test_paths_and_uris_are_told_apart(tmp_path):
+def test_paths_and_uris_are_distinguished(tmp_path):
     assert storage.parse_path("runs/first") == storage.Path("runs/first")
     assert storage.parse_path(f"file://{tmp_path}/run") == tmp_path / "run"
     assert str(storage.parse_path("memory://bucket/run/")) == "memory://bucket/run"
@@ -140,4 +193,4 @@ def test_a_folder_whose_removal_was_not_answered_is_removed(tmp_path, monkeypatc
     monkeypatch.setattr(type(folder.fs), "rm", lossy)
     storage.remove_folder(folder)
     assert len(calls) == 2 and not storage.exists(folder / "one")
-    assert "tried again" in capsys.readouterr().err
+    assert "trying again" in capsys.readouterr().err
