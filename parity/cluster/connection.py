@@ -17,7 +17,8 @@ from typing import Any
 import psutil
 
 from parity.cluster import authentication, outage
-from parity.cluster.workers import Cluster, _node_id
+from parity.cluster.nodes import this_node
+from parity.cluster.workers import Cluster
 from parity.ground import interrupt
 from parity.ground.errors import Trouble
 from parity.ground.temporary import temporary_folder
@@ -98,7 +99,7 @@ def _own_sigterm() -> Iterator[None]:
 
 def _raylet(ray: Any) -> psutil.Process | None:
     """The process that Ray has on this machine for all that the driver does."""
-    here = _node_id()
+    here = this_node()
     name = next((node["RayletSocketName"] for node in ray.nodes() if node["NodeID"] == here), None)
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):

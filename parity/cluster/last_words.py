@@ -28,7 +28,7 @@ FATAL = {
     "Bus error": "SIGBUS",
     "Illegal instruction": "SIGILL",
 }
-WITHOUT_A_WORD = "without a word, as SIGKILL ends it (the system's when memory runs out, or somebody's)"
+NOTHING_NOTED = "without a message, as after SIGKILL (sent by the system when memory runs out, or by a user)"
 # Of a log, from its end.
 MOST_BYTES = 2**16
 

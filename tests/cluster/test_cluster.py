@@ -143,7 +143,7 @@ def test_the_inventory_lists_every_node(nodes):
         ),
         (
             ["--wait-for-nodes", "4", "--wait-limit", "2"],
-            "--wait-for-nodes 4: after 2 s the cluster has 3 nodes with CPUs to give out (a, b, c) that are free. "
+            "--wait-for-nodes 4: after 2 s fewer nodes have a free CPU. Nodes with CPUs, busy or not: a, b, c. "
             "Wait longer with --wait-limit, or raise the maximum of the node type.",
         ),
     ],
