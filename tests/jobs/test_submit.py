@@ -213,7 +213,7 @@ def test_a_token_that_travels_in_clear_is_told(capsys):
     assert capsys.readouterr().err == ""
     warn_of_plain_http("http://head:8265")
     assert capsys.readouterr().err == (
-        "parity: to head the token and the files travel in clear. Over a network that others use, open a tunnel "
+        "parity: the token and the files travel to head unencrypted. On a network that others use, open a tunnel "
         "(ssh -L 8265:localhost:8265 head) and give --address http://127.0.0.1:8265.\n"
     )
 
@@ -277,7 +277,7 @@ def test_a_dry_run_lists_and_sends_nothing():
             "http://127.0.0.1:9",
             "parity: No Ray cluster answers at http://127.0.0.1:9 ([Errno 111] Connection refused).",
         ),
-        ("127.0.0.1:8265", "parity: --address 127.0.0.1:8265 is no URL of a Ray dashboard."),
+        ("127.0.0.1:8265", "parity: --address 127.0.0.1:8265 is not a URL of a Ray dashboard."),
     ],
 )
 def test_an_address_where_no_cluster_is_is_told(address, told):
