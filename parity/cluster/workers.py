@@ -244,7 +244,7 @@ class Cluster:
     def _end_worker(self, entry: Running) -> None:
         """Ends the trial's worker, and frees its room."""
         self._ray.kill(entry.actor)
-        self._placement.take(entry.trial.device, entry.nodes, amount=-1)
+        self._placement.free(entry.trial.device, entry.nodes)
         if entry.index is not None:
             self._seats.free(entry.nodes[0], entry.index)
 
