@@ -24,7 +24,7 @@ from jobs import pack_run
 from parity.cluster import authentication
 from parity.ground.errors import Trouble
 
-# How long the cluster may take to accept a connection. Chosen: a tunnel over a slow line answers well within it.
+# How long the cluster may take to accept a connection. Chosen: enough for a tunnel over a slow line.
 KNOCK_S = 10.0
 # Time between two questions for a job's status. Chosen: half of the second that Ray itself takes to notice a change
 # (JOB_MONITOR_LOOP_PERIOD_S of ray, dashboard/modules/job/job_manager.py).

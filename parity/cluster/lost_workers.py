@@ -23,7 +23,7 @@ from parity.store.events import Ended, Restarted
 ATTEMPTS = 2
 # Chosen, not measured: enough for a node to come back, too few for a trial that no node can run to take long.
 MOVES = 5
-# Parts of Ray's message of an `ActorDiedError`. The first stands there when the process ended; without it the message
+# Phrases of Ray's message of an `ActorDiedError`. The first stands there when the process ended; without it the message
 # is about a node or a call of `ray.kill`. With the second begin the exit types that Ray itself decided on.
 # Source: ray, src/ray/gcs (the text) and src/ray/protobuf/common.proto (WorkerExitType), seen in 2.60.
 _PROCESS_DIED = "worker process has died"

@@ -1,4 +1,4 @@
-"""One worker for each GPU, and each worker its own GPU. Ray is told of GPUs that are not there."""
+"""One worker for each GPU, and each worker its own GPU. Ray is started with GPUs that do not exist."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import pytest
 
 from conftest import ROOT
 
-# A node with two GPUs to give out; each trial tells what it sees, in the place of training.
+# A node with two GPUs to give out; each trial reports what it sees instead of training.
 SCRIPT = """
 import itertools, json, os, sys, tempfile
 from dataclasses import replace
@@ -123,7 +123,7 @@ def test_each_trial_sees_the_one_gpu_that_its_name_says(on_two_gpus):
     assert found == names
 
 
-def test_a_gpu_that_somebody_else_holds_is_told(on_two_gpus):
+def test_a_gpu_that_another_program_holds_is_reported(on_two_gpus):
     found = on_two_gpus("held")
     assert found["trouble"] == (
         f"cuda@a#{found['held']}: in use by another program on the cluster, or not answering within 4 s. "

@@ -99,7 +99,7 @@ def test_threads_are_what_the_device_says(ray_run):
     assert trials.groupby("device").threads.unique().map(list).to_dict() == {"cpu": [1], "cpu:threads=2": [2]}
 
 
-def test_a_pair_of_devices_reports_where_it_parts(ray_run):
+def test_a_pair_of_devices_reports_where_it_first_differs(ray_run):
     summary = json.loads((ray_run[0] / "summary.json").read_text())
     pairs = [pair for pair in summary["pairs"] if pair["axis"] == "device" and pair["candidate_loss"] == "builtin"]
     (pair,) = pairs
@@ -124,7 +124,7 @@ sys.stdin.read()
 
 @pytest.fixture
 def stranger(tmp_path_factory):
-    """Somebody else's cluster on this machine: its address and the environment to join it with."""
+    """Another user's cluster on this machine: its address, and the environment to join it with."""
     environment = {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": "planted-token-of-a-stranger-0123456789",
@@ -174,7 +174,7 @@ def running(tmp_path):
 def wait_for(condition, *, limit_s=90):
     end = time.monotonic() + limit_s
     while not (found := condition()):
-        assert time.monotonic() < end, "it did not come about"
+        assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.2)
     return found
 
@@ -222,13 +222,13 @@ def test_an_interrupted_run_keeps_its_rows_and_leaves_nothing_behind(running, se
     assert parity_folders() - before == set()
 
 
-def test_a_request_that_no_node_can_satisfy_is_told_at_once(tmp_path):
+def test_a_request_that_no_node_can_satisfy_is_reported_at_once(tmp_path):
     began = time.monotonic()
     ended = run(tmp_path / "run", "--device", "cpu:threads=4096")
     assert ended.status == 2
     assert ended.stderr == (
-        "parity: Trial builtin@cpu:threads=4096-s0 needs 4096 CPUs on one node, and the largest of this cluster has "
-        f"{len(os.sched_getaffinity(0))}. Use fewer threads, or add a larger node type.\n"
+        "parity: Trial builtin@cpu:threads=4096-s0 needs 4096 CPUs on one node, and the largest node of this cluster "
+        f"has {len(os.sched_getaffinity(0))}. Use fewer threads, or add a larger node type.\n"
     )
     assert time.monotonic() - began < 60
     assert not (tmp_path / "run").exists()
@@ -269,7 +269,7 @@ class FakeRay:
         return self.there
 
 
-def test_a_gpu_that_no_node_has_is_told(make_trials):
+def test_a_gpu_that_no_node_has_is_reported(make_trials):
     cluster = Cluster(FakeRay({"CPU": 8.0}))
     with pytest.raises(Trouble) as trouble:
         cluster.check(make_trials("numpy", device="cuda"))
@@ -282,13 +282,13 @@ def test_a_gpu_that_no_node_has_is_told(make_trials):
 def test_a_trial_has_to_fit_one_node(make_trials):
     nodes = FakeRay({"CPU": 2.0}, {"CPU": 2.0, "GPU": 1.0})
     Cluster(nodes).check([*make_trials(device="cuda"), *make_trials(device="cpu:threads=2")])
-    with pytest.raises(Trouble, match="needs 3 CPUs on one node, and the largest of this cluster has 2"):
+    with pytest.raises(Trouble, match="needs 3 CPUs on one node, and the largest node of this cluster has 2"):
         Cluster(nodes).check(make_trials(device="cpu:threads=3"))
     assert Cluster(nodes).accelerators() == ["mps" if sys.platform == "darwin" else "cuda"]
     assert Cluster(FakeRay({"CPU": 2.0})).accelerators() == []
 
 
-def test_a_loss_that_cannot_be_called_is_told_without_rays_words(tmp_path):
+def test_a_loss_that_cannot_be_called_is_reported_without_rays_words(tmp_path):
     ended = run(tmp_path / "run", "--loss", "builtin", f"{WRONG}:not_a_loss", "--steps", 1)
     assert ended.status == 2
     assert ended.stderr == (
@@ -301,17 +301,17 @@ def test_ray_client_is_refused_with_the_reason():
     with pytest.raises(Trouble) as trouble, connect("ray://127.0.0.1:10001", data_bytes=0):
         pass
     assert str(trouble.value) == (
-        "Address ray://127.0.0.1:10001 is one of Ray Client, which drops a run after 30 s without contact. Give the "
-        "cluster's own address (HOST:6379) from one of its machines, or submit a Ray job."
+        "Address ray://127.0.0.1:10001 is for Ray Client, which drops a run after 30 s without contact. "
+        "On a machine of the cluster give its own address (HOST:6379), or submit a Ray job."
     )
 
 
-def test_an_address_where_nothing_is_is_told(tmp_path):
+def test_an_address_where_nothing_listens_is_reported(tmp_path):
     ended = run(tmp_path / "run", "--address", "127.0.0.1:9")
     assert ended.status == 2
     assert ended.stderr == (
         "parity: The Ray cluster at 127.0.0.1:9 cannot be reached ([Errno 111] Connection refused). "
-        "Give the HOST:PORT that ray start printed; to do without Ray, use --inline.\n"
+        "Give the HOST:PORT that ray start printed; to train without Ray, use --inline.\n"
     )
 
 

@@ -399,8 +399,8 @@ def test_a_wrong_or_missing_token_is_told(head, tmp_path):
     wrong = head.environment | {"RAY_AUTH_TOKEN": "wrong"}
     ended = submitted("--address", head.address, "--out", "/x", timeout_s=30, **wrong)
     assert ended.status == 2
-    assert f"The Ray cluster at {head.address} refused the token of RAY_AUTH_TOKEN: " in ended.stderr
+    assert f"The Ray cluster at {head.address} refused the token from RAY_AUTH_TOKEN. " in ended.stderr
     missing = head.environment | {"RAY_AUTH_TOKEN_PATH": str(tmp_path / "gone")}
     ended = submitted("--address", head.address, "--out", "/x", timeout_s=30, **missing)
     assert ended.status == 2
-    assert f"There is no token for the Ray cluster: {tmp_path}/gone is not there." in ended.stderr
+    assert f"There is no token for the Ray cluster: {tmp_path}/gone does not exist." in ended.stderr
