@@ -45,6 +45,7 @@ def require_token(environment: Environment, folder: Path) -> None:
         return
     folder.chmod(0o700)
     path = folder / "auth_token"
+    # Created with its final mode: a chmod afterwards would leave a moment in which others can read it.
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(_own_token())
@@ -110,6 +111,7 @@ def _own_token() -> str:
 
 
 def _set_common(environment: Environment) -> None:
+    # Without it Ray sends no token to a cluster that is joined by its address.
     environment.setdefault("RAY_AUTH_MODE", "token")
     environment.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 

@@ -53,6 +53,7 @@ def expand(wanted: Sequence[Device], each: str | None, nodes: Sequence[Node]) ->
     placed = [
         replace(device, node=name, index=index) for name, index in locations for device in wanted if not device.node
     ]
+    # By what it is without its fault, which is what it takes the place of.
     given = {replace(device, plant=None): device for device in wanted if device.node}
     expanded = [given.pop(device, device) for device in placed]
     return (*expanded, *given.values())
@@ -138,6 +139,7 @@ class Placement:
         self.nodes = tuple(before.get(node.id, node) for node in nodes)
         self.by_id = {node.id: node for node in self.nodes}
         self._known |= {node.name: node for node in self.nodes}
+        # The nodes chosen for a device, until the nodes change: its trials must not spread over several classes.
         self._homes: dict[Device, tuple[Node, ...]] = {}
 
     def nodes_for(self, device: Device, *, hardware: tuple[object, ...] | None = None) -> tuple[Node, ...]:
@@ -159,6 +161,7 @@ class Placement:
             return self._homes[device]
         classes: dict[tuple[object, ...], list[Node]] = defaultdict(list)
         for node in self.nodes:
+            # A node that is too small even when idle would never run the trial, and Ray would wait silently.
             if node.has(resources(device)):
                 classes[node.hardware].append(node)
         if hardware is not None:
@@ -173,6 +176,7 @@ class Placement:
         for kind in ("CPU", "GPU"):
             total = sum(node.cpus if kind == "CPU" else node.gpus for node in nodes)
             used = sum(self._used[node.id, kind] for node in nodes) + self._used[_group(nodes), kind]
+            # Where nothing runs there is nothing to wait for, so the trial starts even on nodes that have shrunk.
             if needs[kind] and used and used + needs[kind] > total:
                 return False
         return True

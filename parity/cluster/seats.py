@@ -60,10 +60,11 @@ class Seats:
         end = time.monotonic() + HOLD_S
         while asked and missing:
             done, _ = ray.wait(list(asked), num_returns=1, timeout=max(0.0, end - time.monotonic()))
-            if not done:
+            if not done:  # the time is up
                 break
             number, seat = asked.pop(done[0])
             key = (number, ray.get(done[0]))
+            # GPUs that no trial names go back at once: others may wait for them.
             if key in missing:
                 missing.discard(key)
                 self._held[key] = seat

@@ -78,6 +78,7 @@ class Waiting:
     """The trials that have no worker, in one queue for each place, so that a full node does not hold up the others."""
 
     def __init__(self, trials: Sequence[Trial] = ()) -> None:
+        # By the id of the entry, since a trial is removed from the middle of its queue and entries do not hash.
         self._queues: dict[str, dict[int, Running]] = {}
         for trial in trials:
             entry = Running(trial)
@@ -111,7 +112,7 @@ class Waiting:
         del self._queues[_queue(entry.trial)][id(entry)]
 
     def put_back(self, entry: Running) -> None:
-        """Puts a trial back at the head of its queue."""
+        """Puts a trial back at the head of its queue, since others may wait for its shared steps."""
         name = _queue(entry.trial)
         self._queues[name] = {id(entry): entry} | self._queues[name]
 

@@ -20,6 +20,7 @@ class Worker:
     """One trial, advanced call by call."""
 
     def __init__(self, environment: dict[str, str]) -> None:
+        # torch reads OMP_NUM_THREADS and ATEN_CPU_CAPABILITY once, at its import. Ray can be set to preload it.
         if "torch" in sys.modules:
             raise RuntimeError("torch is imported before the environment is set")
         os.environ.update(environment)

@@ -150,6 +150,7 @@ class Cluster:
         device = replace(entry.trial.device, index=entry.index)
         needs = resources(device)
         gpus = needs["GPU"] if entry.index is None else 0  # its seat holds the GPU
+        # No restarts by Ray: it would repeat the trial from its first step, and we continue from the last saved state.
         options: dict[str, Any] = {"num_cpus": needs["CPU"], "num_gpus": gpus, "max_restarts": 0}
         if len(self.nodes) > 1:
             options["label_selector"] = on_nodes(*(node.id for node in entry.nodes))
@@ -168,6 +169,7 @@ class Cluster:
         ray = self._ray
         overdue_at_s = min(entry.overdue_at_s(self._step_timeout_s) for entry in self._running.values())
         timeout = None if overdue_at_s == math.inf else max(0.0, overdue_at_s - time.monotonic())
+        # The first call waits for one answer, the second takes all that have come, in one batch for the store.
         ray.wait(list(self._running), num_returns=1, timeout=timeout)
         ready, silent = ray.wait(list(self._running), num_returns=len(self._running), timeout=0)
         reports: list[tuple[Running, Event]] = []
@@ -223,11 +225,8 @@ class Cluster:
         return event
 
     def _follow_up(self, entry: Running, event: Event) -> bool:
-        """Asks the worker for its next event, or ends it.
-
-        Returns:
-            Whether its room has become free.
-        """
+        """Asks the worker for its next event, or ends it; returns whether its room has become free."""
+        # The store may find that a continued trial does not repeat its steps; then it has to begin again.
         again = self._past.void(entry.trial.name) or isinstance(event, Restarted)
         if isinstance(event, Saved):
             entry.attempts.saved()
