@@ -119,6 +119,7 @@ class Cluster:
             for entry in self._running.values():
                 self._ray.kill(entry.actor)
             self._seats.give_back()
+            self._data = None  # gives the object store its room back
 
     def _startable(self) -> Iterator[Running]:
         """Removes from the queues the trials that have room and whose shared steps are complete."""
