@@ -1,6 +1,6 @@
-"""A cluster's Jobs API: submitting, following, stopping, and bringing a run back. Knows nothing of options or packing.
+"""A cluster's Jobs API: submits, follows and stops jobs, and fetches runs. Knows nothing of options or packing.
 
-Ray is imported by `connect_jobs`, after the environment is set that it reads at its import.
+`connect_jobs` imports Ray, after it has set the environment that Ray reads at its import.
 """
 
 import asyncio
@@ -18,29 +18,34 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import tenacity
+
 from jobs import pack_run
 from parity.cluster import authentication
 from parity.ground.errors import Trouble
 
-# How long the cluster may take to answer, and how often a job's status is asked for.
+# How long the cluster may take to accept a connection. Chosen: enough for a tunnel over a slow line.
 KNOCK_S = 10.0
+# Time between two questions for a job's status. Chosen: half of the second that Ray itself takes to notice a change
+# (JOB_MONITOR_LOOP_PERIOD_S of ray, dashboard/modules/job/job_manager.py).
 POLL_S = 0.5
-# How long Ray goes on watching a job that has ended.
+# Ray's own watch of a job sees that it has ended up to 1 s later, and then writes the job's record anew.
 SETTLE_S = 1.5
-# How long a cluster that has just started may take to run jobs.
+# How long a cluster that has just started may take until its agents run jobs; one on this machine needs a few seconds.
 AGENT_WAIT_S = 30.0
+# Statuses of a job that has ended.
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job as the cluster tells it.
+    """A job, as the cluster reports it.
 
     Attributes:
         status: PENDING, RUNNING or one of `ENDED`.
-        message: The cluster's words for it.
-        exit_status: Of the command, None if it did not end by itself.
-        metadata: As it was submitted with.
+        message: The cluster's explanation of the status.
+        exit_status: Exit status of the command, or None if it has not ended by itself.
+        metadata: The metadata that it was submitted with.
     """
 
     status: str
@@ -59,21 +64,26 @@ def is_loopback(address: str) -> bool:
 
 
 def connect_jobs(address: str) -> "Cluster":
-    """The Jobs API at an address, the token shown and taken.
+    """Connects to the Jobs API at an address, with the user's token.
 
     Args:
         address: http://HOST:PORT or https://HOST:PORT of the cluster's dashboard.
 
     Raises:
-        Trouble: It is no such address, nobody is there, it is no Ray cluster, or it refuses the token.
+        Trouble: The address is not such a URL, nothing answers there, what answers is not a Ray cluster, or it refuses
+            the token.
     """
     parts = urlsplit(address)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise Trouble(f"--address {address} is no URL of a Ray dashboard. Give http://HOST:8265, or https://HOST.")
-    _knock(address, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80))
+    try:
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError:  # not a number, or too large
+        port = 0
+    if parts.scheme not in ("http", "https") or not parts.hostname or not port:
+        raise Trouble(f"--address {address} is not a URL of a Ray dashboard. Give http://HOST:8265, or https://HOST.")
+    _knock(address, parts.hostname, port)
     authentication.present_token(os.environ)
     warn_of_plain_http(address)
-    # Ray would follow these in place of the address that was given, and leave out files that were listed.
+    # Ray would use these addresses in place of the one that was given, and leave out files that were listed.
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
         os.environ.pop(name, None)
     os.environ["RAY_RUNTIME_ENV_IGNORE_GITIGNORE"] = "1"
@@ -82,18 +92,21 @@ def connect_jobs(address: str) -> "Cluster":
     for name in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
         logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)
     cluster = Cluster(address)
-    with cluster.told():
-        cluster.client = JobSubmissionClient(address)
-        cluster.client.list_jobs()  # the version is told without a token
+    with cluster.reporting_trouble():
+        try:
+            cluster.client = JobSubmissionClient(address)
+        except (LookupError, TypeError, ValueError) as error:  # Ray takes any answer to be its version, unchecked
+            raise Trouble(f"What answers at {address} is not a Ray dashboard. Give http://HOST:8265.") from error
+        cluster.client.list_jobs()  # the version, which the constructor asks for, is sent without a token
     return cluster
 
 
 def warn_of_plain_http(address: str) -> None:
-    """Says on stderr that the token travels in clear, where it leaves this machine."""
+    """Warns on stderr if the token leaves this machine unencrypted."""
     parts = urlsplit(address)
     if parts.scheme == "http" and not is_loopback(address):
         print(
-            f"parity: to {parts.hostname} the token and the files travel in clear. Over a network that others use, "
+            f"parity: the token and the files travel to {parts.hostname} unencrypted. On a network that others use, "
             f"open a tunnel (ssh -L 8265:localhost:8265 {parts.hostname}) and give --address http://127.0.0.1:8265.",
             file=sys.stderr,
         )
@@ -105,7 +118,8 @@ def _knock(address: str, host: str, port: int) -> None:
     except (OSError, OverflowError) as error:
         raise Trouble(
             f"No Ray cluster answers at {address} ({error}). Give the address of its dashboard; "
-            "if it listens on its head's loopback only, open a tunnel: ssh -L 8265:localhost:8265 HEAD."
+            "if that listens only on the loopback interface of the head node, open a tunnel: "
+            "ssh -L 8265:localhost:8265 HEAD."
         ) from error
 
 
@@ -117,21 +131,24 @@ class Cluster:
         self.client: Any = None
 
     @contextlib.contextmanager
-    def told(self) -> Iterator[None]:
-        """Turns the errors of Ray and of the connection into `Trouble`."""
+    def reporting_trouble(self) -> Iterator[None]:
+        """Turns the errors of Ray and of the connection into `Trouble`; any other is a bug of ours, and passes."""
+        import aiohttp
+        from ray.exceptions import RayError
+
         try:
             yield
-        except Trouble:
-            raise
-        except Exception as error:
+        # Ray's client raises RuntimeError for what the cluster refuses. The errors of requests are OSErrors.
+        # asyncio's TimeoutError is one of them only since Python 3.11.
+        except (RuntimeError, OSError, asyncio.TimeoutError, aiohttp.ClientError, RayError) as error:
             if authentication.refused(error):
                 raise Trouble(authentication.refusal(self.address, os.environ)) from error
-            told = " ".join(str(error).split())[:500]
-            raise Trouble(f"The Ray cluster at {self.address} answered with {type(error).__name__}: {told}") from error
+            text = " ".join(str(error).split())[:500]
+            raise Trouble(f"The Ray cluster at {self.address} answered with {type(error).__name__}: {text}") from error
 
     def job(self, job_id: str) -> Job | None:
-        """The job of that id, None if there is none."""
-        with self.told():
+        """The job with that id, or None if there is none."""
+        with self.reporting_trouble():
             try:
                 info = self.client.get_job_info(job_id)
             except RuntimeError as error:
@@ -144,23 +161,38 @@ class Cluster:
     def submit(
         self, job_id: str, entrypoint: str, *, runtime_env: dict[str, Any], metadata: dict[str, str] | None = None
     ) -> None:
-        """Uploads the working directory and submits the job."""
-        asked = {"submission_id": job_id, "entrypoint": entrypoint, "metadata": metadata or {}}
-        last = time.monotonic() + AGENT_WAIT_S
-        with self.told():
-            while True:
-                try:
-                    # A copy, since Ray puts what it uploaded in the place of the folder.
-                    self.client.submit_job(**asked, runtime_env=dict(runtime_env))
-                    return
-                except RuntimeError as error:  # a cluster answers before its agents do
-                    if "No available agent" not in str(error) or time.monotonic() > last:
-                        raise
-                time.sleep(POLL_S)
+        """Uploads the working directory and submits the job.
+
+        Args:
+            job_id: Id of the new job.
+            entrypoint: The command that it runs, for a shell.
+            runtime_env: Its runtime environment, with a local folder as working directory.
+            metadata: What to keep with the job.
+
+        Raises:
+            Trouble: Ray does not accept the runtime environment, or the cluster does not accept the job.
+        """
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(_agents_are_starting),
+            stop=tenacity.stop_after_delay(AGENT_WAIT_S),
+            wait=tenacity.wait_fixed(POLL_S),
+            reraise=True,
+        )
+        with self.reporting_trouble():
+            _check_runtime_env(runtime_env)
+            for attempt in retrying:
+                with attempt:
+                    # A copy, since Ray replaces the folder in it by what it has uploaded.
+                    self.client.submit_job(
+                        submission_id=job_id,
+                        entrypoint=entrypoint,
+                        metadata=dict(metadata or {}),
+                        runtime_env=dict(runtime_env),
+                    )
 
     def stop(self, job_id: str) -> Job | None:
-        """Asks the job to end, and waits until it has."""
-        with self.told():
+        """Asks the job to end, and waits until it has ended."""
+        with self.reporting_trouble():
             self.client.stop_job(job_id)
         return self.wait(job_id)
 
@@ -171,18 +203,18 @@ class Cluster:
         return job
 
     def log(self, job_id: str) -> str:
-        """All that the job printed."""
-        with self.told():
+        """Everything that the job has printed."""
+        with self.reporting_trouble():
             return str(self.client.get_job_logs(job_id))
 
     def follow(self, job_id: str) -> Job | None:
         """Prints the job's log as it grows, and its status to stderr as it changes, until it has ended."""
-        with self.told():
+        with self.reporting_trouble():
             asyncio.run(self._follow(job_id))
         return self.wait(job_id)
 
     async def _follow(self, job_id: str) -> None:
-        statuses = asyncio.create_task(self._tell_statuses(job_id))
+        statuses = asyncio.create_task(self._print_statuses(job_id))
         try:
             async for text in self.client.tail_job_logs(job_id):
                 print(text, end="", flush=True)
@@ -190,7 +222,7 @@ class Cluster:
         finally:
             statuses.cancel()
 
-    async def _tell_statuses(self, job_id: str) -> None:
+    async def _print_statuses(self, job_id: str) -> None:
         before = ""
         while before not in ENDED:
             job = await asyncio.to_thread(self.job, job_id)
@@ -202,17 +234,17 @@ class Cluster:
             await asyncio.sleep(POLL_S)
 
     def fetch(self, job_id: str, run: str, out: Path, *, runtime_env: dict[str, Any], python: str) -> None:
-        """Brings a run directory of the cluster here, by a second job that prints it.
+        """Copies a run directory from the cluster to this machine, by a second job that prints it.
 
         Args:
-            job_id: Of the job that made the run.
-            run: Its directory, where the head of the cluster has it.
-            out: A new directory here.
-            runtime_env: Of the job that made the run.
-            python: The interpreter there.
+            job_id: Id of the job that made the run.
+            run: The run's directory, as the head node of the cluster sees it.
+            out: A new directory on this machine.
+            runtime_env: Runtime environment of the job that made the run.
+            python: The interpreter on the cluster.
 
         Raises:
-            Trouble: It did not come, or not whole.
+            Trouble: The run did not arrive, or not in one piece.
         """
         fetching = f"{job_id}-fetch"
         if self.job(fetching):  # left by a fetch that was interrupted
@@ -225,18 +257,36 @@ class Cluster:
         finally:
             self._delete(fetching)
         if job is None or job.exit_status != 0:
-            told = next((line[8:] for line in text.splitlines() if line.startswith("parity: ")), None)
-            raise Trouble(f"The run cannot be fetched: {told or (job and job.message) or 'its job is gone'}.")
+            reason = next((line[8:] for line in text.splitlines() if line.startswith("parity: ")), None)
+            raise Trouble(f"The run could not be fetched: {reason or (job and job.message) or 'its job is gone'}.")
         try:
             pack_run.extract(pack_run.decode(text), out)
         except (ValueError, OSError) as error:
-            raise Trouble(f"The run cannot be fetched ({error}). It is at {run} on the cluster's storage.") from error
+            raise Trouble(
+                f"The run could not be fetched ({error}). It is at {run} on the cluster's storage."
+            ) from error
 
     def _delete(self, job_id: str) -> None:
-        """Deletes a job that has ended; once more if Ray's own watch of it has written it anew."""
+        """Deletes a job that has ended; again if Ray's own watch of it has written its record anew."""
         for _ in range(3):
-            with contextlib.suppress(RuntimeError):  # it has not ended: it was interrupted, and the next fetch does it
+            # Refused while it has not ended: then we were interrupted, and the next fetch deletes it.
+            with contextlib.suppress(RuntimeError):
                 self.client.delete_job(job_id)
             time.sleep(SETTLE_S)
             if self.job(job_id) is None:
                 return
+
+
+def _agents_are_starting(error: BaseException) -> bool:
+    """Whether a cluster refused a job only because its agents, which run jobs, have not started yet."""
+    return isinstance(error, RuntimeError) and "No available agent" in str(error)
+
+
+def _check_runtime_env(runtime_env: dict[str, Any]) -> None:
+    """Raises `Trouble` for a runtime environment, the user's for the most part, that Ray does not accept."""
+    from ray.runtime_env import RuntimeEnv
+
+    try:
+        RuntimeEnv(**runtime_env)
+    except (TypeError, ValueError) as error:
+        raise Trouble(f"Ray does not accept the runtime environment: {' '.join(str(error).split())}") from error

@@ -12,6 +12,7 @@ import os
 import shlex
 import sys
 import tempfile
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print("parity: interrupted; the same command finds the job again, if it was sent", file=sys.stderr)
+        return 2
+    except Exception:  # noqa: BLE001 - printed in full; Python's own exit status, 1, would say that a pair diverged
+        traceback.print_exc()
+        print("parity: the error above is a bug of parity; please report it.", file=sys.stderr)
         return 2
 
 

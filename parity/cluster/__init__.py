@@ -1,1 +1,1 @@
-"""Trials on Ray: the only package that imports it."""
+"""Trials on Ray: the only package that imports it, and only once the environment is set."""

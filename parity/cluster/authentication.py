@@ -1,6 +1,6 @@
-"""Tokens: a cluster that is started for a run asks for a new one, and a cluster that is joined is shown the user's.
+"""Tokens: a cluster that is started for a run requires a new one, and a cluster that is joined is sent the user's.
 
-Standard library only, and to be called before Ray is imported: Ray reads these variables once, at its import.
+Uses the standard library only, and has to be called before Ray is imported: Ray reads these variables once, then.
 
 Source:
     docs.ray.io/en/latest/ray-security/token-auth.html.
@@ -18,33 +18,34 @@ from parity.ground.errors import Trouble
 
 Environment = MutableMapping[str, str]
 
-# Ray asks a cluster that refuses it once a second, 20 times; a wrong token does not get right by waiting.
+# Ray tries a cluster that refuses its token once a second, 20 times; but waiting does not make a token right.
 CONNECT_ATTEMPTS = 3
-# How Ray's errors name a refused token, over gRPC and over HTTP.
+# Words for a refused token in Ray's errors, over gRPC and over HTTP.
 _REFUSALS = ("InvalidAuthToken", "AuthenticationError", "Unauthenticated", "Authentication failed")
 
 
 def require_token(environment: Environment, folder: Path) -> None:
-    """Makes a local cluster ask for a token, which lies in a file that only this user can read.
+    """Makes a local cluster require a token, and stores the token in a file that only this user can read.
 
-    A token that the user has set is left as it is. Where the file is goes into the environment, not what it holds:
-    the environment of a process is shown by more tools than its files are.
+    A token that the user has set is used as it is. The environment gets the path of the file rather than the token,
+    because more tools show a process's environment than its files.
 
     Args:
-        environment: That Ray will be imported in.
-        folder: The run's own temporary folder; made accessible to this user only.
+        environment: Environment in which Ray will be imported.
+        folder: Temporary folder of the run; its mode is set to 0700.
 
     Raises:
-        Trouble: The user's RAY_AUTH_TOKEN_PATH names no token.
+        Trouble: RAY_AUTH_TOKEN_PATH is set, and that file does not hold a token.
     """
     _set_common(environment)
-    if not _asks_for_token(environment):
+    if not _requires_token(environment):
         return
     if environment.get("RAY_AUTH_TOKEN") or environment.get("RAY_AUTH_TOKEN_PATH"):
         present_token(environment)
         return
     folder.chmod(0o700)
     path = folder / "auth_token"
+    # Created with its final mode: a chmod afterwards would leave a moment in which others can read it.
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(_own_token())
@@ -52,26 +53,26 @@ def require_token(environment: Environment, folder: Path) -> None:
 
 
 def forget_token(environment: Environment, folder: Path) -> None:
-    """Takes back what `require_token` said about a folder that is going to be removed."""
+    """Removes from the environment the path that `require_token` put there, before the folder is removed."""
     if environment.get("RAY_AUTH_TOKEN_PATH") == str(folder / "auth_token"):
         del environment["RAY_AUTH_TOKEN_PATH"]
 
 
 def present_token(environment: Environment) -> None:
-    """Makes sure that there is a token to show to a cluster that is joined, where Ray looks for it.
+    """Makes sure that Ray will find a token to send to a cluster that is joined.
 
     Raises:
-        Trouble: There is none, or it cannot be read.
+        Trouble: There is no token, or it cannot be read.
     """
     _set_common(environment)
-    if not _asks_for_token(environment) or environment.get("RAY_AUTH_TOKEN", "").strip():
+    if not _requires_token(environment) or environment.get("RAY_AUTH_TOKEN", "").strip():
         return
     path = Path(environment.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
     try:
         token = path.read_text(encoding="utf-8").strip()
         mode = stat.S_IMODE(path.stat().st_mode)
     except FileNotFoundError as error:
-        raise Trouble(_no_token(f"{path} is not there")) from error
+        raise Trouble(_no_token(f"{path} does not exist")) from error
     except (OSError, UnicodeDecodeError) as error:
         raise Trouble(_no_token(f"{path} cannot be read ({error})")) from error
     if not token:
@@ -81,7 +82,7 @@ def present_token(environment: Environment) -> None:
 
 
 def refused(error: BaseException) -> bool:
-    """Whether an error of Ray, or one that led to it, says that the token is not the cluster's."""
+    """Whether an error of Ray, or one of its causes, says that the cluster refused the token."""
     cause: BaseException | None = error
     while cause is not None:
         if any(word in f"{type(cause).__name__}: {cause}" for word in _REFUSALS):
@@ -91,30 +92,31 @@ def refused(error: BaseException) -> bool:
 
 
 def refusal(address: str, environment: Environment) -> str:
-    """What to say about a cluster that refused the token."""
-    if not _asks_for_token(environment):
+    """The message about a cluster that refused the token."""
+    if not _requires_token(environment):
         return (
-            f"The Ray cluster at {address} asks for a token, and RAY_AUTH_MODE={environment['RAY_AUTH_MODE']} "
-            "shows none. Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH."
+            f"The Ray cluster at {address} requires a token, and with RAY_AUTH_MODE={environment['RAY_AUTH_MODE']} "
+            "none is sent. Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH."
         )
     return (
-        f"The Ray cluster at {address} refused the token of {_origin(environment)}: most likely it is another "
-        "cluster's. Set RAY_AUTH_TOKEN_PATH to a file with the token that the cluster was started with."
+        f"The Ray cluster at {address} refused the token from {_origin(environment)}. Most likely it belongs to "
+        "another cluster. Set RAY_AUTH_TOKEN_PATH to a file with the token that the cluster was started with."
     )
 
 
 @functools.cache
 def _own_token() -> str:
-    """The token of the clusters that this process starts: Ray reads it once for each process."""
+    """The token of all clusters that this process starts, since Ray reads a token once for each process."""
     return secrets.token_hex(32)
 
 
 def _set_common(environment: Environment) -> None:
+    # Without it Ray sends no token to a cluster that is joined by its address.
     environment.setdefault("RAY_AUTH_MODE", "token")
     environment.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 
-def _asks_for_token(environment: Environment) -> bool:
+def _requires_token(environment: Environment) -> bool:
     return environment["RAY_AUTH_MODE"].lower() == "token"
 
 
@@ -127,17 +129,17 @@ def _origin(environment: Environment) -> str:
 def _no_token(found: str) -> str:
     return (
         f"There is no token for the Ray cluster: {found}. A token is expected in RAY_AUTH_TOKEN, in the file that "
-        "RAY_AUTH_TOKEN_PATH names or in ~/.ray/auth_token. A cluster without authentication is joined only with "
-        "RAY_AUTH_MODE=disabled set explicitly."
+        "RAY_AUTH_TOKEN_PATH names, or in ~/.ray/auth_token. To join a cluster without authentication, "
+        "set RAY_AUTH_MODE=disabled."
     )
 
 
 def _protect(path: Path, mode: int) -> None:
-    """Takes the token's file away from group and others: `ray get-auth-token --generate` makes it 0644."""
+    """Makes the token's file private; `ray get-auth-token --generate` creates it with mode 0644."""
     try:
         path.chmod(0o600)
     except OSError as error:
-        told = f"and cannot be made 0600 ({error.strerror})"
+        result = f"could not be changed to 0600 ({error.strerror})"
     else:
-        told = "and is 0600 now"
-    print(f"parity: {path} could be read by other users (mode {mode:04o}), {told}.", file=sys.stderr)
+        result = "is 0600 now"
+    print(f"parity: {path} was readable by other users (mode {mode:04o}); its mode {result}.", file=sys.stderr)

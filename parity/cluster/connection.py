@@ -1,4 +1,4 @@
-"""Connecting to a Ray cluster, or starting one on this machine for the time of a run."""
+"""Connects to a Ray cluster, or starts one on this machine for the duration of a run."""
 
 from __future__ import annotations
 
@@ -17,33 +17,35 @@ from typing import Any
 import psutil
 
 from parity.cluster import authentication, outage
-from parity.cluster.workers import Cluster, _node_id
+from parity.cluster.nodes import this_node
+from parity.cluster.workers import Cluster
 from parity.ground import interrupt
 from parity.ground.errors import Trouble
 from parity.ground.temporary import temporary_folder
 
-# How long a cluster's address may take to answer.
+# How long a cluster's address may take to accept a connection. Chosen: enough for a tunnel over a slow line.
 KNOCK_S = 10.0
-# Of a local cluster, beside the data. Traces are small enough to travel in Ray's replies.
+# Size of a local cluster's object store, in addition to the data. Ray refuses less than 75 MiB; traces need none of it,
+# since they are small enough to travel in Ray's replies.
 OBJECT_STORE_BYTES = 128 * 2**20
 
 
 @contextlib.contextmanager
 def connect(address: str, *, data_bytes: int, step_timeout_s: float = math.inf) -> Iterator[Cluster]:
-    """Connects to a cluster, or starts one on this machine that listens on loopback only, and ends that at the end.
+    """Connects to a cluster, or starts one that listens on loopback only and ends with the block.
 
     Args:
-        address: Of a running cluster; "local" starts one.
-        data_bytes: Size of what will be put into the object store.
-        step_timeout_s: As `Cluster` takes it.
+        address: Address of a running cluster; "local" starts one on this machine.
+        data_bytes: Size of the data that will be put into the object store.
+        step_timeout_s: Longest time from one event of a trial to the next; see `Cluster`.
 
     Raises:
-        Trouble: The address is one of Ray Client, or the cluster cannot be reached or started.
+        Trouble: The address is for Ray Client, or the cluster cannot be reached or started.
     """
     if address.startswith("ray://"):
         raise Trouble(
-            f"Address {address} is one of Ray Client, which drops a run after 30 s without contact. "
-            "Give the cluster's own address (HOST:6379) from one of its machines, or submit a Ray job."
+            f"Address {address} is for Ray Client, which drops a run after 30 s without contact. "
+            "On a machine of the cluster give its own address (HOST:6379), or submit a Ray job."
         )
     _knock(address)
     local = address == "local"
@@ -56,7 +58,7 @@ def connect(address: str, *, data_bytes: int, step_timeout_s: float = math.inf) 
             options = {
                 "include_dashboard": False,
                 "object_store_memory": OBJECT_STORE_BYTES + data_bytes,
-                # One deeper, since Ray opens its own folder to everybody (0777); nobody gets there through ours.
+                # One level deeper, since Ray opens its own folder to everybody (0777), and ours is private.
                 "_temp_dir": str(temporary / "ray"),
             }
         else:
@@ -64,7 +66,7 @@ def connect(address: str, *, data_bytes: int, step_timeout_s: float = math.inf) 
             os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", str(authentication.CONNECT_ATTEMPTS))
         import ray
 
-        # Neither Ray's start nor its end is broken off in the midst, or processes would be left.
+        # An interruption waits until Ray has started, or ended; otherwise it would leave processes behind.
         cleanup.enter_context(interrupt.held())
         if local:
             cleanup.callback(_end_left, temporary)
@@ -83,7 +85,7 @@ def connect(address: str, *, data_bytes: int, step_timeout_s: float = math.inf) 
 
 @contextlib.contextmanager
 def _own_sigterm() -> Iterator[None]:
-    """Takes back the handler of SIGTERM that `ray.init` sets: it would end the process with status 1."""
+    """Restores the handler of SIGTERM that `ray.init` replaces: Ray's ends the process with status 1."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -97,8 +99,8 @@ def _own_sigterm() -> Iterator[None]:
 
 
 def _raylet(ray: Any) -> psutil.Process | None:
-    """The process that Ray has on this machine for all that the driver does."""
-    here = _node_id()
+    """Ray's process on this machine, through which the driver does everything; None if it is not found."""
+    here = this_node()
     name = next((node["RayletSocketName"] for node in ray.nodes() if node["NodeID"] == here), None)
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
@@ -108,64 +110,66 @@ def _raylet(ray: Any) -> psutil.Process | None:
 
 
 def _head(ray: Any) -> tuple[str, int] | None:
-    """Where the cluster's head listens."""
+    """Host and port of the cluster's head (the GCS), or None."""
     host, _, port = str(ray.get_runtime_context().gcs_address).rpartition(":")
     return (host.strip("[]"), int(port)) if host and port.isdigit() else None
 
 
 def _end_left(temporary: Path) -> None:
-    """Ends what a start of Ray that was broken off has left, which its own shutdown does not know of."""
+    """Kills the processes left by an interrupted start of Ray, which its own shutdown does not know of."""
     for child in psutil.Process().children():
         with contextlib.suppress(psutil.Error):
-            if any(str(temporary) in part for part in child.cmdline()):
+            if any(str(temporary) in argument for argument in child.cmdline()):
                 child.kill()
 
 
 def _knock(address: str) -> None:
-    """Raises `Trouble` unless somebody listens at HOST:PORT; Ray itself would knock for minutes, and print a lot."""
+    """Raises `Trouble` if nothing listens at HOST:PORT; Ray itself would try for minutes, and print a lot."""
     host, _, port = address.rpartition(":")
     if not (host and port.isdigit()):
-        return  # "auto" and the like, which Ray resolves
+        return  # "auto" and others that Ray resolves
     try:
         socket.create_connection((host, int(port)), timeout=KNOCK_S).close()
     except (OSError, OverflowError) as error:
         raise Trouble(
             f"The Ray cluster at {address} cannot be reached ({error}). "
-            "Give the HOST:PORT that ray start printed; to do without Ray, use --inline."
+            "Give the HOST:PORT that ray start printed; to train without Ray, use --inline."
         ) from error
 
 
 def _not_joined(address: str, error: Exception) -> str:
-    """What to say about a cluster that Ray did not start or join."""
+    """The message about a cluster that Ray could not start or join."""
     if authentication.refused(error):
         return authentication.refusal(address, os.environ)
-    told = " ".join(str(error).split())
-    if "Version mismatch" in told:
-        found = re.search(r"with: Ray: (\S+) Python: (\S+) .*with: Ray: (\S+) Python: (\S+)", told)
-        versions = "Ray {} and Python {}, and this is Ray {} and Python {}".format(*found.groups()) if found else told
+    text = " ".join(str(error).split())
+    if "Version mismatch" in text:
+        found = re.search(r"with: Ray: (\S+) Python: (\S+) .*with: Ray: (\S+) Python: (\S+)", text)
+        versions = "Ray {} and Python {}, this process Ray {} and Python {}".format(*found.groups()) if found else text
         return (
             f"The Ray cluster at {address} runs {versions}. "
-            "Both have to be equal: run parity in the cluster's image, or submit it as a Ray job."
+            "They have to be the same: run parity in the cluster's image, or submit it as a Ray job."
         )
-    where = "Ray cannot be started here" if address == "local" else f"The Ray cluster at {address} cannot be joined"
-    return f"{where} ({told}). To do without Ray, use --inline."
+    what = "Ray cannot be started here" if address == "local" else f"The Ray cluster at {address} cannot be joined"
+    return f"{what} ({text}). To train without Ray, use --inline."
 
 
 def _set_environment(temporary: Path) -> None:
-    """Makes a local cluster ask for a token and listen on loopback; to be set before Ray is imported.
+    """Makes a local cluster require a token and listen on loopback; has to be called before Ray is imported.
 
     Source:
-        The first switch is what makes Ray listen on loopback on macOS and Windows.
+        RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER: "0", the default on macOS and Windows, makes Ray listen on 127.0.0.1 only;
+        measured on Linux with Ray 2.60, where the default listens on all interfaces. Ray does not document it.
+        RAY_worker_niceness: Ray starts workers at nice 15; but the trials are what this machine is for now.
     """
     authentication.require_token(os.environ, temporary)
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    os.environ.setdefault("RAY_worker_niceness", "0")  # the trials are what this machine is there for now
+    os.environ.setdefault("RAY_worker_niceness", "0")
 
 
 def _end_monitor() -> None:
-    """Ends the local cluster's autoscaler: it has nothing to scale, and Ray's shutdown would wait a second for it."""
+    """Kills the local cluster's autoscaler: it has nothing to scale, and Ray's shutdown would wait a second for it."""
     for child in psutil.Process().children():
-        with contextlib.suppress(psutil.Error):  # it has ended by itself
-            if any(part.endswith("autoscaler/_private/monitor.py") for part in child.cmdline()):
+        with contextlib.suppress(psutil.Error):  # it may end by itself meanwhile
+            if any(argument.endswith("autoscaler/_private/monitor.py") for argument in child.cmdline()):
                 child.kill()

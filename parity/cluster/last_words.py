@@ -1,8 +1,8 @@
 """What ended a worker's process: noted in its log as it ends, and looked up there afterwards.
 
-Nobody else can say: the worker's parent is Ray's raylet, which asks no process what it ended with. A signal that can
-be caught is noted by a handler, the exit code of `os._exit` by a wrapper. SIGKILL ends a process without a word; so
-does `_exit` called in C, which is why nobody is told more than that.
+There is no other source: the worker's parent is Ray's raylet, which does not ask for the status of a child. A signal
+that can be caught is noted by a handler, the exit code of `os._exit` by a wrapper. SIGKILL cannot be noted, and neither
+can a call of `_exit` in C; both are reported as `NOTHING_NOTED`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ import sys
 from pathlib import Path
 from types import FrameType
 
+# Begins the line that a process writes to its log as it ends.
 MARK = "parity: this process ends by "
-# What end a process that does nothing about them; SIGINT is kept from Ray's workers.
+# Signals that end a process unless it handles them; Ray keeps SIGINT from its workers. Source: signal(7).
 NAMES = "SIGHUP SIGQUIT SIGTRAP SIGUSR1 SIGUSR2 SIGALRM SIGSTKFLT SIGXCPU SIGVTALRM SIGPROF SIGIO SIGPWR SIGSYS"
-# How the interpreter tells the ones after which no Python code can run.
+# Signals after which no Python code can run, by the words in which faulthandler reports them.
+# Source: cpython, Modules/faulthandler.c; the third is the older spelling.
 FATAL = {
     "Segmentation fault": "SIGSEGV",
     "Floating-point exception": "SIGFPE",
@@ -28,8 +30,8 @@ FATAL = {
     "Bus error": "SIGBUS",
     "Illegal instruction": "SIGILL",
 }
-WITHOUT_A_WORD = "without a word, as SIGKILL ends it (the system's when memory runs out, or somebody's)"
-# Of a log, from its end.
+NOTHING_NOTED = "without a message, as after SIGKILL (sent by the system when memory runs out, or by a user)"
+# How much of a log is read, from its end: a traceback of faulthandler has a few KB.
 MOST_BYTES = 2**16
 
 _exit = os._exit
@@ -39,7 +41,7 @@ def note() -> str | None:
     """Makes this process note what ends it.
 
     Returns:
-        The file that it is noted in, None where stderr is none.
+        Path of the file that it will be noted in; None if stderr does not go to a file.
     """
     path = _stderr()
     if path is None:
@@ -49,12 +51,12 @@ def note() -> str | None:
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _by_signal)
-    # Ray's handler raises SystemExit wherever the process is: in the loss, which would be blamed for it.
+    # Ray's handler raises SystemExit wherever the process happens to be: in the loss, which would be blamed for it.
     signal.signal(signal.SIGTERM, _by_signal)
     owner = os.getpid()
 
     def noted_exit(status: int) -> None:
-        if os.getpid() == owner:  # and not of a process that the loss has forked
+        if os.getpid() == owner:  # not in a process that the loss has forked
             _write(f"exit code {status}")
         _exit(status)
 
@@ -75,7 +77,7 @@ def _write(what: str) -> None:
 
 
 def _forget() -> None:
-    """A process that the loss has forked ends as it likes."""
+    """Undoes `note` in a process that the loss has forked: its end is not the worker's."""
     faulthandler.disable()
     for name in (*NAMES.split(), "SIGTERM"):
         number = getattr(signal, name, None)
@@ -84,7 +86,7 @@ def _forget() -> None:
 
 
 def _stderr() -> str | None:
-    """The file that this process's stderr goes to."""
+    """Path of the file that this process's stderr goes to, or None."""
     with contextlib.suppress(OSError):
         if sys.platform == "darwin":
             import fcntl
@@ -98,7 +100,7 @@ def _stderr() -> str | None:
 
 
 def look_up(path: str) -> str | None:
-    """What ended the process that noted it there: the name of a signal or an exit code; None if it noted nothing.
+    """What ended the process whose log this is: the name of a signal, or "exit code N"; None if it noted nothing.
 
     Raises:
         OSError: The file cannot be read.
@@ -106,8 +108,8 @@ def look_up(path: str) -> str | None:
     with Path(path).open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - MOST_BYTES))
         text = file.read().decode(errors="replace")
-    said = re.findall(rf"^(?:Fatal Python error: ({'|'.join(FATAL)})|{MARK}(.+))$", text, re.MULTILINE)
-    if not said:
+    lines = re.findall(rf"^(?:Fatal Python error: ({'|'.join(FATAL)})|{MARK}(.+))$", text, re.MULTILINE)
+    if not lines:
         return None
-    fatal, noted = said[-1]
+    fatal, noted = lines[-1]
     return FATAL.get(fatal) or noted

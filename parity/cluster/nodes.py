@@ -1,13 +1,21 @@
-"""The nodes of a cluster, and what each has to give out."""
+"""The nodes of a cluster: what each has to give out, and what its machine is."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from parity.ground.errors import Trouble
 from parity.store.trials import HARDWARE, SOFTWARE
+
+# How long a node may take to report its facts: a new process has to import torch there, which takes seconds when idle
+# and ten times as long on a busy machine.
+PROBE_S = 60.0
+# The label that Ray itself puts on every node.
+# Source: docs.ray.io/en/latest/ray-core/scheduling/labels.html.
+_NODE_LABEL = "ray.io/node-id"
 
 
 @dataclass(frozen=True)
@@ -15,11 +23,12 @@ class Node:
     """A node of a cluster.
 
     Attributes:
-        id: Ray's number.
-        name: What devices on it are named by; of equal names each has its number added.
-        cpus: That Ray may give out; a head node often has none.
-        gpus: Likewise.
-        facts: Of its machine, as `machine.node_facts` gives them; empty where nobody looked or it did not answer.
+        id: Ray's id of the node.
+        name: Its name in the names of devices; where several nodes share a name, with the start of the id appended.
+        cpus: Number of CPUs that Ray may give out; often 0 on a head node.
+        gpus: Number of GPUs that Ray may give out.
+        facts: Facts of its machine, as `machine.node_facts` returns them; empty if the node was not asked or did not
+            answer.
         problem: Why there are no facts, or None.
     """
 
@@ -32,7 +41,7 @@ class Node:
 
     @property
     def hardware(self) -> tuple[object, ...]:
-        """What it has in common with the nodes that owe it equal bits."""
+        """Its class: the facts of hardware and software that nodes share which have to produce equal bits."""
         names = [str(gpu["gpu_name"]) for gpu in self.facts.get("gpus", [])]
         drivers = [str(gpu["gpu_driver"]) for gpu in self.facts.get("gpus", [])]
         shared = {"gpu_name": tuple(sorted(set(names))), "gpu_driver": tuple(sorted(set(drivers)))}
@@ -40,17 +49,25 @@ class Node:
 
     @property
     def gpu_indices(self) -> tuple[int, ...]:
-        """Of the GPUs that Ray may give out."""
+        """Numbers of the GPUs that Ray may give out."""
         found = [int(gpu["gpu_index"]) for gpu in self.facts.get("gpus", [])]
         return tuple(found[: self.gpus]) if found else tuple(range(self.gpus))
 
     def has(self, needs: Mapping[str, int]) -> bool:
-        """Whether it could take a trial with these needs, if it had nothing else to do."""
+        """Whether the node, when idle, has the resources that a trial needs.
+
+        Args:
+            needs: Number of "CPU" and of "GPU".
+        """
         return self.cpus >= needs["CPU"] and self.gpus >= needs["GPU"]
 
 
 def alive(raw: Iterable[Mapping[str, Any]]) -> tuple[Node, ...]:
-    """The nodes that are alive by name, each with one of its own, from what `ray.nodes()` returns."""
+    """The nodes that are alive, each with a name of its own, in the order of their names.
+
+    Args:
+        raw: What `ray.nodes()` returns.
+    """
     found = sorted((node for node in raw if node["Alive"]), key=lambda node: (_name(node), node["NodeID"]))
     names = [_name(node) for node in found]
     count = Counter(names)
@@ -66,6 +83,74 @@ def alive(raw: Iterable[Mapping[str, Any]]) -> tuple[Node, ...]:
 
 
 def _name(node: Mapping[str, Any]) -> str:
-    """What its starter called it, else its host."""
+    """The name that the node was started with, else its host name; Ray gives an unnamed node its address as name."""
     given, address = node.get("NodeName"), node.get("NodeManagerAddress")
     return str(given if given and given != address else node.get("NodeManagerHostname") or address)
+
+
+def on_nodes(*ids: str) -> dict[str, str]:
+    """The label selector that keeps an actor or a call on one of these nodes."""
+    return {_NODE_LABEL: ids[0] if len(ids) == 1 else f"in({','.join(ids)})"}
+
+
+def this_node() -> str:
+    """Id of the node that this process runs on."""
+    import ray
+
+    return str(ray.get_runtime_context().get_node_id())
+
+
+def wait_for_nodes(ray: Any, count: int, *, gpu: bool, limit_s: float) -> None:
+    """Waits until that many nodes have a free CPU, or GPU; an autoscaler starts those that are missing.
+
+    Raises:
+        Trouble: They did not come in time.
+    """
+    kind = "GPU" if gpu else "CPU"
+    # Bundles that must not share a node are a request that the autoscaler understands, and they are ready when the
+    # nodes are.
+    group = ray.util.placement_group([{kind: 1}] * count, strategy="STRICT_SPREAD")
+    try:
+        came = group.wait(timeout_seconds=limit_s)
+    finally:
+        ray.util.remove_placement_group(group)
+    if not came:
+        found = [node.name for node in alive(ray.nodes()) if (node.gpus if gpu else node.cpus)]
+        raise Trouble(
+            f"--wait-for-nodes {count}: after {limit_s:.0f} s fewer nodes have a free {kind}. "
+            f"Nodes with {kind}s, busy or not: {', '.join(found) or 'none'}. "
+            "Wait longer with --wait-limit, or raise the maximum of the node type."
+        )
+
+
+def probe(ray: Any, nodes: Sequence[Node]) -> tuple[Node, ...]:
+    """Asks all nodes at once for the facts of their machines.
+
+    Returns:
+        The nodes in their order, each with its facts, or with the problem that kept it from answering.
+    """
+    call = ray.remote(num_cpus=0, max_retries=1)(node_facts)
+    asked = {node.id: call.options(label_selector=on_nodes(node.id)).remote() for node in nodes}
+    _, late = ray.wait(list(asked.values()), num_returns=len(asked), timeout=PROBE_S)
+    for reference in late:
+        ray.cancel(reference, force=True)
+    silent = f"it did not answer within {PROBE_S:.0f} s"
+    return tuple(
+        replace(node, problem=silent) if asked[node.id] in late else _answered(ray, asked[node.id], node)
+        for node in nodes
+    )
+
+
+def node_facts() -> dict[str, Any]:
+    """The facts of the machine that this is called on, as `machine.node_facts` returns them."""
+    from parity.train import machine  # imports torch, which the driver does without
+
+    return machine.node_facts()
+
+
+def _answered(ray: Any, reference: Any, node: Node) -> Node:
+    try:
+        return replace(node, facts=ray.get(reference))
+    except ray.exceptions.RayError as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        return replace(node, problem=lines[-1] if lines else type(error).__name__)

@@ -1,4 +1,4 @@
-"""Ends the command when what it stands on is gone: Ray would end it too, but with status 1, which says `diverged`."""
+"""Ends the command when Ray's processes are gone: Ray would end it too, but with status 1, which means `diverged`."""
 
 import contextlib
 import socket
@@ -8,9 +8,12 @@ from collections.abc import Callable, Iterator
 
 import psutil
 
+# Time between two looks at the raylet. Ray itself notices within a second, and we have to be first.
 EVERY_S = 0.1
-# Ray ends a driver that has not reached its cluster's head (the GCS) for 60 s; a head may be replaced meanwhile.
+# Time between two attempts to reach the head.
 KNOCK_EVERY_S = 5.0
+# How long the head may be out of reach: it may be replaced meanwhile, but after 60 s Ray ends the driver.
+# Source: RAY_gcs_rpc_server_reconnect_timeout_s of ray, src/ray/common/ray_config_def.h.
 HEAD_S = 40.0
 
 
@@ -18,12 +21,12 @@ HEAD_S = 40.0
 def watched(
     raylet: psutil.Process | None, head: tuple[str, int] | None, end: Callable[[str], object]
 ) -> Iterator[None]:
-    """Calls `end` with the reason, from a thread of its own, when one of them is gone while the block runs.
+    """Calls `end` from a thread of its own if the raylet or the head is gone while the block runs.
 
     Args:
-        raylet: Ray's process on this machine, through which the driver does everything.
-        head: Host and port of the cluster's head.
-        end: Ends the process.
+        raylet: Ray's process on this machine, through which the driver does everything; None is not watched.
+        head: Host and port of the cluster's head; None is not watched.
+        end: Ends the process; is called with the reason.
     """
     over = threading.Event()
     thread = threading.Thread(target=_watch, args=(raylet, head, end, over), name="parity-outage", daemon=True)

@@ -1,6 +1,6 @@
-"""Where trials may run on a cluster: its nodes, devices placed on each of them, and what there is room for.
+"""Where trials may run on a cluster: devices placed on nodes, classes of equal nodes, and the room that is left.
 
-Plain data in, plain data out: knows nothing of Ray but the form of `ray.nodes()`.
+Plain data in, plain data out, without Ray.
 """
 
 from __future__ import annotations
@@ -16,70 +16,76 @@ from parity.plan.trial import Trial
 
 
 def expand(wanted: Sequence[Device], each: str | None, nodes: Sequence[Node]) -> tuple[Device, ...]:
-    """Puts the devices of `--each` in the place of those that name no node.
+    """Replaces each device without a node by that device on every node, or on every GPU, as `--each` asks for.
 
     Args:
-        wanted: As `--device` gave them.
-        each: "node", "gpu" or None.
-        nodes: Of the cluster.
+        wanted: The devices given to `--device`.
+        each: Value of `--each`: "node", "gpu" or None.
+        nodes: The nodes of the cluster. Those without a CPU for trials, often the head, are left out.
 
     Returns:
-        Each device on every node (with CPUs to give out), or on every GPU; those that name a node as they are, in the
-        place of an equal one. So `--each node --device cpu cpu:plant=flip-100@b` is a fire drill.
+        The placed devices. A device that names its node stays as it is, and replaces the same device without a planted
+        fault. So `--each node --device cpu cpu:plant=flip-100@b` is a fire drill: each node, one of them with a fault.
 
     Raises:
-        Trouble: A device cannot be placed so, there is no such node, or no GPU.
+        Trouble: A device names a node or GPU that the cluster does not have, `--each` does not fit the kind of a
+            device, or no node has what `--each` asks for.
     """
-    _check_places(wanted, nodes)
+    _check_locations(wanted, nodes)
     if each is None:
         return tuple(wanted)
     kind = {"node": "cpu", "gpu": "cuda"}[each]
     wrong = [device.name for device in wanted if device.kind != kind]
     if wrong:
         raise Trouble(f"--each {each} places devices of kind {kind}, not {', '.join(wrong)}. Leave them out.")
-    spots = [
+    locations = [
         (node.name, index)
         for node in nodes
         if (node.cpus if each == "node" else node.gpus)
         for index in ((None,) if each == "node" else node.gpu_indices)
     ]
-    if not spots:
-        what = "GPU" if each == "gpu" else "CPU to give out"
+    if not locations:
+        what = "GPU" if each == "gpu" else "CPU for trials"
         raise Trouble(
-            f"--each {each}: no node of this cluster has a {what}; it has {_listed(nodes)}. "
+            f"--each {each}: no node of this cluster ({_listed(nodes)}) has a {what}. "
             f"{'Use --each node, or add a GPU node type.' if each == 'gpu' else 'Add a node.'}"
         )
-    placed = [replace(device, node=name, index=index) for name, index in spots for device in wanted if not device.node]
+    placed = [
+        replace(device, node=name, index=index) for name, index in locations for device in wanted if not device.node
+    ]
+    # By what it is without its fault, which is what it takes the place of.
     given = {replace(device, plant=None): device for device in wanted if device.node}
     expanded = [given.pop(device, device) for device in placed]
     return (*expanded, *given.values())
 
 
-def _check_places(wanted: Sequence[Device], nodes: Sequence[Node]) -> None:
+def _check_locations(wanted: Sequence[Device], nodes: Sequence[Node]) -> None:
+    """Raises `Trouble` for a device on a node or GPU that the cluster does not have."""
     by_name = {node.name: node for node in nodes}
     for device in wanted:
         if not device.node:
             continue
         if device.node not in by_name:
             raise Trouble(
-                f"Device {device.name}: this cluster has no node {device.node!r}; it has {_listed(nodes)}. "
-                "python -m parity.devices lists them."
+                f"Device {device.name}: this cluster ({_listed(nodes)}) has no node {device.node!r}. "
+                "python -m parity.devices lists its nodes."
             )
         indices = by_name[device.node].gpu_indices
         if device.index is not None and device.index not in indices:
             raise Trouble(
-                f"Device {device.name}: node {device.node} has "
-                f"{'the GPUs ' + ', '.join(map(str, indices)) if indices else 'no GPU'}, not {device.index}."
+                f"Device {device.name}: node {device.node} has no GPU {device.index}. "
+                f"Its GPUs: {', '.join(map(str, indices)) or 'none'}."
             )
 
 
 def _listed(nodes: Sequence[Node], *, most: int = 8) -> str:
+    """The names of the nodes, of a large cluster the first few."""
     names = [node.name for node in nodes]
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def check(trials: Sequence[Trial], nodes: Sequence[Node]) -> None:
-    """Raises `Trouble` for a trial that no node could ever take, or not the one that it names."""
+    """Raises `Trouble` for a trial that no node could run even when idle, or not the node that it names."""
     checked = set()
     for trial in trials:
         if trial.device in checked:
@@ -92,13 +98,14 @@ def check(trials: Sequence[Trial], nodes: Sequence[Node]) -> None:
 
 
 def _unplaceable(trial: Trial, needs: Mapping[str, int], nodes: Sequence[Node]) -> str:
+    """The message about a trial that none of these nodes can run."""
     if needs["GPU"] and not any(node.gpus for node in nodes):
         return (
             f"Trial {trial.name} needs 1 GPU, and no node of this cluster has one. "
             "Use --device cpu, or add a GPU node type."
         )
     largest = max((node.cpus for node in nodes), default=0)
-    whose = f"node {trial.device.node}" if trial.device.node else "the largest of this cluster"
+    whose = f"node {trial.device.node}" if trial.device.node else "the largest node of this cluster"
     return (
         f"Trial {trial.name} needs {needs['CPU']} CPUs on one node, and {whose} has {largest}. "
         "Use fewer threads, or add a larger node type."
@@ -106,32 +113,45 @@ def _unplaceable(trial: Trial, needs: Mapping[str, int], nodes: Sequence[Node]) 
 
 
 def equals(device: Device, nodes: Sequence[Node]) -> object:
-    """What a device has in common with those that owe it equal bits: its settings, and the hardware of its node."""
+    """What a device shares with those that have to produce equal bits: its settings, and the class of its node."""
     node = next((node for node in nodes if node.name == device.node), None)
     return (device.without_location, node.hardware) if node else device
 
 
 class Placement:
-    """Which nodes a trial may run on, and whether there is room for it now."""
+    """Decides which nodes a trial may run on, and whether there is room for it at the moment.
+
+    Attributes:
+        nodes: The nodes that are alive.
+        by_id: The same nodes by their id.
+    """
 
     def __init__(self, nodes: Sequence[Node]) -> None:
+        # Number of CPUs and GPUs in use, by node or group of nodes (`_key`) and kind.
         self._used: dict[tuple[str, str], int] = defaultdict(int)
+        # Every node that was ever seen, by name: a device keeps its class of hardware when its node leaves.
         self._known: dict[str, Node] = {}
         self.renew(nodes)
 
     def renew(self, nodes: Sequence[Node]) -> None:
-        """Takes note of the nodes that are there now; keeps what is known of those that were there before."""
+        """Replaces the nodes by those that are alive now, and keeps the facts of those that are known already."""
         before = {node.id: node for node in self._known.values()}
         self.nodes = tuple(before.get(node.id, node) for node in nodes)
         self.by_id = {node.id: node for node in self.nodes}
         self._known |= {node.name: node for node in self.nodes}
+        # The nodes chosen for a device, until the nodes change: its trials must not spread over several classes.
         self._homes: dict[Device, tuple[Node, ...]] = {}
 
     def nodes_for(self, device: Device, *, hardware: tuple[object, ...] | None = None) -> tuple[Node, ...]:
-        """The nodes on which the device's trials may run; empty where there is none.
+        """The nodes on which a device's trials may run; empty if there are none.
 
-        Its own, if it names one that is there. Else those of one class of hardware: its own's or the given one, or the
-        one with the most room, so that a device is the same hardware in all trials.
+        If the device names a node that is alive, only that node. Otherwise the nodes of a single class, so that a
+        device is the same hardware in all trials: the class of the node that it names, else the one that is given,
+        else the one with the most CPUs or GPUs.
+
+        Args:
+            device: The device.
+            hardware: Class that the trial has to stay in, as `Node.hardware`, or None.
         """
         own = self._known.get(device.node or "")
         if own and own.id in self.by_id:
@@ -141,6 +161,7 @@ class Placement:
             return self._homes[device]
         classes: dict[tuple[object, ...], list[Node]] = defaultdict(list)
         for node in self.nodes:
+            # A node that is too small even when idle would never run the trial, and Ray would wait silently.
             if node.has(resources(device)):
                 classes[node.hardware].append(node)
         if hardware is not None:
@@ -150,21 +171,31 @@ class Placement:
         return self._homes.setdefault(device, tuple(home))
 
     def room(self, device: Device, nodes: Collection[Node]) -> bool:
-        """Whether the nodes together have room; Ray queues what fits none of them at the moment."""
+        """Whether the nodes together have room for one more trial; Ray queues it if none of them has by itself."""
         needs = resources(device)
         for kind in ("CPU", "GPU"):
             total = sum(node.cpus if kind == "CPU" else node.gpus for node in nodes)
-            used = sum(self._used[node.id, kind] for node in nodes) + self._used[_pool(nodes), kind]
+            used = sum(self._used[node.id, kind] for node in nodes) + self._used[_group(nodes), kind]
+            # Where nothing runs there is nothing to wait for, so the trial starts even on nodes that have shrunk.
             if needs[kind] and used and used + needs[kind] > total:
                 return False
         return True
 
-    def take(self, device: Device, nodes: Collection[Node], *, amount: int = 1) -> None:
-        """Takes note of a trial that runs there; of its end with amount -1."""
-        key = next(iter(nodes)).id if len(nodes) == 1 else _pool(nodes)
+    def take(self, device: Device, nodes: Collection[Node]) -> None:
+        """Counts the room of a trial that starts on these nodes as taken."""
         for kind, need in resources(device).items():
-            self._used[key, kind] += amount * need
+            self._used[_key(nodes), kind] += need
+
+    def free(self, device: Device, nodes: Collection[Node]) -> None:
+        """Counts the room of a trial that has ended on these nodes as free."""
+        for kind, need in resources(device).items():
+            self._used[_key(nodes), kind] -= need
 
 
-def _pool(nodes: Collection[Node]) -> str:
-    return f"pool of {min((node.id for node in nodes), default='nobody')}"
+def _key(nodes: Collection[Node]) -> str:
+    """Under what name the room of a trial is counted: its node, or the group of nodes among which Ray chooses."""
+    return next(iter(nodes)).id if len(nodes) == 1 else _group(nodes)
+
+
+def _group(nodes: Collection[Node]) -> str:
+    return f"group of {min((node.id for node in nodes), default='no node')}"

@@ -1,11 +1,11 @@
-"""What a run inside a Ray job has to keep to: its working directory is a copy on one node, and vanishes with it."""
+"""A rule for runs inside a Ray job: the working directory is a copy on one node and vanishes with it."""
 
 import os
 from pathlib import PurePosixPath
 
 from parity.ground.errors import Trouble
 
-# Set by Ray's job supervisor for the command that it runs, and for nothing else.
+# Set by Ray's job supervisor for the command that it runs, and nowhere else.
 MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
@@ -15,13 +15,13 @@ def inside_job() -> bool:
 
 
 def check_out(out: str | None) -> None:
-    """Checks where a run inside a job is to be stored.
+    """Checks that a run inside a job is stored where it outlives the job.
 
     Args:
-        out: As given to `--out`.
+        out: Value of `--out`, or None.
 
     Raises:
-        Trouble: It is not given, or relative.
+        Trouble: `--out` is missing, or relative.
     """
     if out and ("://" in out or PurePosixPath(out).is_absolute()):
         return

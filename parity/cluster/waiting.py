@@ -1,60 +1,84 @@
-"""The trials on their way: those that wait for room, and those that run."""
+"""The trials that have not ended: those that wait for room, and those that run."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+from parity.cluster.lost_workers import Attempts
 from parity.cluster.nodes import Node
 from parity.cluster.placement import Placement
 from parity.plan.trial import Trial
 
-# How long another node may take to look up what ended a worker.
-LAST_WORDS_S = 10.0
+# How long another node may take to look up what ended a worker; without an answer the trial continues all the same.
+# Ray needs about a second for a call in a new process, several on a busy machine.
+LOOK_UP_S = 10.0
 
 
 @dataclass
 class Running:
-    """A trial on its way: how often its process died, and how often it had to leave a node."""
+    """A trial, and the worker that it has at the moment.
+
+    Attributes:
+        trial: The trial.
+        attempts: The workers that it has lost.
+        hardware: Class of nodes that it has to stay in, as `Node.hardware`; None while it has lost no worker.
+        nodes: Nodes that its worker may be placed on.
+        index: Number of the GPU that was taken for it, or None.
+        actor: Ray's handle of the worker.
+        where: Id of the worker's node, and the file there that it notes its end in or None; None before it answers.
+        home: That node.
+        began: Whether the worker has reported that the trial began.
+        error: Ray's, once the worker is lost and another node looks up what ended it; None otherwise.
+        pending: Ray's reference to the answer that is awaited.
+        pending_since_s: When that was asked for, on the monotonic clock.
+    """
 
     trial: Trial
-    deaths: int = 0
-    moves: int = 0
-    nodes: tuple[Node, ...] = ()
-    node: Node | None = None
-    told: bool = False
+    attempts: Attempts = field(default_factory=Attempts)
     hardware: tuple[object, ...] | None = None
+    nodes: tuple[Node, ...] = ()
     index: int | None = None
     actor: Any = None
     where: tuple[str, str | None] | None = None
     home: Node | None = None
-    lost: Exception | None = None
-    asked: Any = None
-    asked_s: float = 0.0
+    began: bool = False
+    error: Exception | None = None
+    pending: Any = None
+    pending_since_s: float = 0.0
+
+    def set_worker(self, actor: Any) -> None:
+        """Gives the trial a new worker, about which nothing is known yet."""
+        self.actor, self.where, self.home, self.began, self.error = actor, None, None, False, None
 
     def ask(self, reference: Any) -> Any:
-        """Takes note of what is waited for; returns it, Ray's reference to an answer."""
-        self.asked, self.asked_s = reference, time.monotonic()
+        """Records which answer is awaited, and since when; returns it."""
+        self.pending, self.pending_since_s = reference, time.monotonic()
         return reference
 
     def advance(self) -> Any:
-        """Asks the worker for what it has to tell next."""
+        """Asks the worker for its next event; returns Ray's reference to it."""
         return self.ask(self.actor.advance.remote())
 
-    def late_at(self, limit_s: float) -> float:
-        """When its worker counts as dead, on the monotonic clock; never before it has told that it is there."""
-        if self.lost:  # and somebody looks up why
-            return self.asked_s + LAST_WORDS_S
-        return self.asked_s + limit_s if self.told else math.inf
+    def overdue_at_s(self, limit_s: float) -> float:
+        """When its answer is overdue, on the monotonic clock; inf before the trial has begun.
+
+        Args:
+            limit_s: How long a worker may take from one event to the next.
+        """
+        if self.error:
+            return self.pending_since_s + LOOK_UP_S
+        return self.pending_since_s + limit_s if self.began else math.inf
 
 
 class Waiting:
-    """The trials that have not begun, a queue for each place, so that a full node holds up no other."""
+    """The trials that have no worker, in one queue for each place, so that a full node does not hold up the others."""
 
-    def __init__(self, trials: Sequence[Trial]) -> None:
+    def __init__(self, trials: Sequence[Trial] = ()) -> None:
+        # By the id of the entry, since a trial is removed from the middle of its queue and entries do not hash.
         self._queues: dict[str, dict[int, Running]] = {}
         for trial in trials:
             entry = Running(trial)
@@ -64,26 +88,31 @@ class Waiting:
         return any(self._queues.values())
 
     def queues(self) -> list[list[Running]]:
-        """The trials of each place, in their order."""
+        """The trials of each place, first come first served."""
         return [list(queue.values()) for queue in self._queues.values() if queue]
 
-    def stranded(self, placement: Placement, seats: Mapping[tuple[str, int], Any]) -> list[Running]:
-        """Takes out the trials that no node of their class is left for."""
+    def remove_stranded(self, placement: Placement, seated: Collection[str]) -> list[Running]:
+        """Removes the trials that no node of their class is left for; returns them.
+
+        Args:
+            placement: The nodes of the cluster.
+            seated: Ids of the nodes on which a GPU is held.
+        """
         found = []
         for entry in (entry for queue in self.queues() for entry in queue):
             nodes = placement.nodes_for(entry.trial.device, hardware=entry.hardware)
-            held = {number for number, _ in seats}
-            if not nodes or (entry.trial.device.index is not None and not any(node.id in held for node in nodes)):
+            needs_seat = entry.trial.device.index is not None
+            if not nodes or (needs_seat and not any(node.id in seated for node in nodes)):
                 self.remove(entry)
                 found.append(entry)
         return found
 
     def remove(self, entry: Running) -> None:
-        """Takes a trial out."""
+        """Removes a trial."""
         del self._queues[_queue(entry.trial)][id(entry)]
 
     def put_back(self, entry: Running) -> None:
-        """Puts a trial back, before the others."""
+        """Puts a trial back at the head of its queue, since others may wait for its shared steps."""
         name = _queue(entry.trial)
         self._queues[name] = {id(entry): entry} | self._queues[name]
 

@@ -1,28 +1,36 @@
-"""The facts of the machine that a trial ran on, stored with it; and of a node of a cluster with all its GPUs."""
+"""The facts of a machine: those that are stored with each trial that ran on it, and those of a node of a cluster.
 
+They decide which devices have to produce equal bits and which runs can be resumed where. So their values must not
+depend on the process that asks, and must stay comparable with those in old runs: change how a fact is found only
+if its value stays the same.
+"""
+
+import contextlib
 import importlib.metadata
 import os
 import platform
 import re
-import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pynvml
 import torch
 
 from parity.plan.device import Device
 from parity.version import __version__
 
-# Extensions that a library of arithmetic chooses its code by: the prefixes of their flags in /proc/cpuinfo.
+# Instruction set extensions that arithmetic libraries choose their code by: prefixes of the flags in /proc/cpuinfo on
+# x86-64 and ARM. The other flags (of memory protection, virtualization, ...) differ between machines with equal bits.
 _ISA_PREFIXES = ("sse4_2", "avx", "fma", "f16c", "amx", "asimd", "sve", "bf16", "i8mm")
 
 
 def facts(device: Device, *, ordinal: int = 0) -> dict[str, Any]:
-    """Describes this process and machine, as the columns of trials.parquet; None for what a machine does not have.
+    """The facts of this process and machine, as columns of trials.parquet; None for what the machine does not have.
 
     Args:
-        device: That the trial runs on.
-        ordinal: Of the GPU among those that this process sees.
+        device: The device that the trial runs on.
+        ordinal: Number of the GPU among those that this process sees.
     """
     properties = torch.cuda.get_device_properties(ordinal) if device.kind == "cuda" else None
     return {
@@ -43,7 +51,7 @@ def facts(device: Device, *, ordinal: int = 0) -> dict[str, Any]:
 
 
 def node_facts() -> dict[str, Any]:
-    """Describes this machine as a node of a cluster: the facts of its CPU, and "gpus", a list of its GPUs' facts."""
+    """The facts of this machine as a node of a cluster: those of its CPU, and a list "gpus" of those of its GPUs."""
     gpus = _gpus()
     return {
         "host": platform.node(),
@@ -70,27 +78,40 @@ def _versions(*, cuda: bool) -> dict[str, Any]:
 
 
 def _cpu_model() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except FileNotFoundError:
+    """The processor's name as the kernel reports it, else what Python's `platform` has."""
+    found = _from_cpuinfo("model name")
+    if found is None:
         return platform.processor() or platform.machine()
-    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return found[1] if found else platform.machine()
+    return found or platform.machine()
 
 
 def _cpu_isa() -> str | None:
-    """Names of the extensions, in their order of the alphabet; None where there is no /proc/cpuinfo."""
+    """Names of the instruction set extensions, in alphabetical order; None where there is no /proc/cpuinfo."""
+    found = _from_cpuinfo("flags|Features")
+    if found is None:
+        return None
+    return " ".join(sorted({flag for flag in found.split() if flag.startswith(_ISA_PREFIXES)}))
+
+
+def _from_cpuinfo(field: str) -> str | None:
+    """The first value of a field in /proc/cpuinfo, empty if it has none; None where there is no such file.
+
+    Args:
+        field: Regular expression for the name of the field.
+    """
     try:
         text = Path("/proc/cpuinfo").read_text()
     except FileNotFoundError:
         return None
-    found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
-    flags = found[1].split() if found else []
-    return " ".join(sorted({flag for flag in flags if flag.startswith(_ISA_PREFIXES)}))
+    found = re.search(rf"^(?:{field})\s*:\s*(.+)$", text, re.MULTILINE)
+    return found[1] if found else ""
 
 
 def _blas() -> str:
-    """Name and version of the library behind torch's matrix products on the CPU."""
+    """Name and version of the library behind torch's matrix products on the CPU, such as "mkl 2024.2".
+
+    From torch's build configuration: torch links MKL statically, where no list of loaded libraries shows it.
+    """
     build = torch.__config__.show()
     library = re.search(r"Math Kernel Library Version (\S+)", build)
     kind = re.search(r"BLAS_INFO=(\w+)", build)
@@ -98,18 +119,23 @@ def _blas() -> str:
 
 
 def _driver() -> str:
-    """Version of the NVIDIA driver, "unknown" where `nvidia-smi` is not there to ask."""
-    rows = _ask_nvidia("driver_version")
-    return rows[0][0] if rows else "unknown"
+    """Version of the NVIDIA driver; "unknown" where its management library cannot say."""
+    with contextlib.suppress(pynvml.NVMLError), _nvml():
+        return str(pynvml.nvmlSystemGetDriverVersion())
+    return "unknown"
 
 
 def _gpus() -> list[dict[str, Any]]:
     """The GPUs that this process may use: "gpu_index", "gpu_name", "gpu_uuid" and "gpu_driver" of each."""
-    rows = _ask_nvidia("index", "name", "uuid", "driver_version")
-    gpus = [
-        {"gpu_index": int(index), "gpu_name": name, "gpu_uuid": uuid, "gpu_driver": driver}
-        for index, name, uuid, driver in rows
-    ]
+    gpus = []
+    with contextlib.suppress(pynvml.NVMLError), _nvml():
+        driver = str(pynvml.nvmlSystemGetDriverVersion())
+        for index in range(pynvml.nvmlDeviceGetCount()):
+            with contextlib.suppress(pynvml.NVMLError):  # a GPU that is lost; CUDA cannot use it either
+                handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+                name, uuid = str(pynvml.nvmlDeviceGetName(handle)), str(pynvml.nvmlDeviceGetUUID(handle))
+                gpus.append({"gpu_index": index, "gpu_name": name, "gpu_uuid": uuid, "gpu_driver": driver})
+    # NVML lists all GPUs of the machine, whatever this process may use.
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return gpus
@@ -117,11 +143,15 @@ def _gpus() -> list[dict[str, Any]]:
     return [gpu for gpu in gpus if str(gpu["gpu_index"]) in chosen or gpu["gpu_uuid"] in chosen]
 
 
-def _ask_nvidia(*names: str) -> list[list[str]]:
-    """What `nvidia-smi` tells of each GPU; empty where it is not there to ask."""
-    command = ["nvidia-smi", f"--query-gpu={','.join(names)}", "--format=csv,noheader"]
+@contextlib.contextmanager
+def _nvml() -> Iterator[None]:
+    """Keeps NVIDIA's management library open.
+
+    Raises:
+        NVMLError: The machine has no NVIDIA driver, or one that does not work.
+    """
+    pynvml.nvmlInit()
     try:
-        text = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return [[part.strip() for part in line.split(",")] for line in text.splitlines() if line.strip()]
+        yield
+    finally:
+        pynvml.nvmlShutdown()

@@ -1,4 +1,4 @@
-"""A cluster asks for a token, and its token is nobody else's to read."""
+"""A cluster requires a token, and only its user can read that token."""
 
 import ast
 import json
@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from parity.cluster import authentication, workers
+from parity.cluster import authentication, connection
 from parity.cluster.authentication import forget_token, present_token, refusal, refused, require_token
 from parity.ground.errors import Trouble
 
 from conftest import ROOT, command
 
 NO_TOKEN = (
-    " A token is expected in RAY_AUTH_TOKEN, in the file that RAY_AUTH_TOKEN_PATH names or in ~/.ray/auth_token. "
-    "A cluster without authentication is joined only with RAY_AUTH_MODE=disabled set explicitly."
+    " A token is expected in RAY_AUTH_TOKEN, in the file that RAY_AUTH_TOKEN_PATH names, or in ~/.ray/auth_token. "
+    "To join a cluster without authentication, set RAY_AUTH_MODE=disabled."
 )
 
 
@@ -86,11 +86,11 @@ def home(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_missing_token_is_told_with_the_places_where_it_may_be(home):
+def test_a_missing_token_is_reported_with_the_places_where_it_may_be(home):
     path = home / ".ray" / "auth_token"
     with pytest.raises(Trouble) as trouble:
         present_token({})
-    assert str(trouble.value) == f"There is no token for the Ray cluster: {path} is not there.{NO_TOKEN}"
+    assert str(trouble.value) == f"There is no token for the Ray cluster: {path} does not exist.{NO_TOKEN}"
     path.write_text(" \n")
     with pytest.raises(Trouble) as trouble:
         present_token({})
@@ -106,7 +106,7 @@ def test_tokens_are_looked_for_in_rays_order(home):
     (home / ".ray" / "auth_token").touch(0o600)
     with pytest.raises(Trouble, match=r"\.ray/auth_token is empty"):
         present_token({})
-    with pytest.raises(Trouble, match="nowhere is not there"):
+    with pytest.raises(Trouble, match="nowhere does not exist"):
         present_token({"RAY_AUTH_TOKEN_PATH": str(home / "nowhere")})
     present_token({"RAY_AUTH_TOKEN": "first", "RAY_AUTH_TOKEN_PATH": str(home / "nowhere")})
 
@@ -117,12 +117,14 @@ def test_a_token_that_others_can_read_is_taken_from_them(home, capsys):
     path.chmod(0o644)
     present_token({})
     assert mode(path) == 0o600
-    assert capsys.readouterr().err == (f"parity: {path} could be read by other users (mode 0644), and is 0600 now.\n")
+    assert capsys.readouterr().err == (
+        f"parity: {path} was readable by other users (mode 0644); its mode is 0600 now.\n"
+    )
     present_token({})
     assert capsys.readouterr().err == ""
 
 
-def test_a_token_that_cannot_be_protected_is_told_and_used(home, capsys, monkeypatch):
+def test_a_token_that_cannot_be_protected_is_reported_and_used(home, capsys, monkeypatch):
     path = home / ".ray" / "auth_token"
     path.write_text("token")
     path.chmod(0o644)
@@ -133,7 +135,8 @@ def test_a_token_that_cannot_be_protected_is_told_and_used(home, capsys, monkeyp
     monkeypatch.setattr(Path, "chmod", refuse)
     present_token({})
     assert capsys.readouterr().err == (
-        f"parity: {path} could be read by other users (mode 0644), and cannot be made 0600 (Read-only file system).\n"
+        f"parity: {path} was readable by other users (mode 0644); "
+        "its mode could not be changed to 0600 (Read-only file system).\n"
     )
 
 
@@ -142,18 +145,18 @@ def test_a_refused_token_is_recognised_in_what_led_to_an_error():
     error.__cause__ = RuntimeError("... ray.exceptions.AuthenticationError: RPC error: InvalidAuthToken: ...")
     assert refused(error)
     assert not refused(ConnectionError("Failed to connect to Ray cluster at 127.0.0.1:6379"))
-    assert "RAY_AUTH_MODE=disabled shows none" in refusal("HOST:6379", {"RAY_AUTH_MODE": "disabled"})
-    assert "the token of RAY_AUTH_TOKEN:" in refusal("HOST:6379", {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "x"})
+    assert "with RAY_AUTH_MODE=disabled none is sent" in refusal("HOST:6379", {"RAY_AUTH_MODE": "disabled"})
+    assert "the token from RAY_AUTH_TOKEN." in refusal("HOST:6379", {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "x"})
 
 
-def test_another_version_of_ray_or_python_is_told():
+def test_another_version_of_ray_or_python_is_reported():
     error = RuntimeError(
         "Version mismatch: The cluster was started with:\n    Ray: 2.60.0\n    Python: 3.11.7\n"
         "This process on node 127.0.0.1 was started with:\n    Ray: 2.59.0\n    Python: 3.12.1\n"
     )
-    assert workers._not_joined("HOST:6379", error) == (
-        "The Ray cluster at HOST:6379 runs Ray 2.60.0 and Python 3.11.7, and this is Ray 2.59.0 and Python 3.12.1. "
-        "Both have to be equal: run parity in the cluster's image, or submit it as a Ray job."
+    assert connection._not_joined("HOST:6379", error) == (
+        "The Ray cluster at HOST:6379 runs Ray 2.60.0 and Python 3.11.7, this process Ray 2.59.0 and Python 3.12.1. "
+        "They have to be the same: run parity in the cluster's image, or submit it as a Ray job."
     )
 
 
@@ -195,7 +198,7 @@ sys.stdin.read()
 
 @pytest.fixture(scope="module")
 def stranger():
-    """Address of somebody else's cluster on this machine."""
+    """Address of another user's cluster on this machine."""
     own = {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": "planted-token-of-a-stranger-0123456789",
@@ -217,28 +220,28 @@ def stranger():
         process.wait(timeout=30)
 
 
-def test_a_wrong_token_is_told_soon(stranger, tmp_path):
+def test_a_wrong_token_is_reported_soon(stranger, tmp_path):
     wrong = {"RAY_AUTH_TOKEN": "wrong-token", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
     ended = command("-m", "parity.run", "--address", stranger, "--out", tmp_path / "run", timeout_s=30, **wrong)
     assert ended.status == 2
     assert ended.stderr.splitlines()[-1] == (
-        f"parity: The Ray cluster at {stranger} refused the token of RAY_AUTH_TOKEN: most likely it is another "
-        "cluster's. Set RAY_AUTH_TOKEN_PATH to a file with the token that the cluster was started with."
+        f"parity: The Ray cluster at {stranger} refused the token from RAY_AUTH_TOKEN. Most likely it belongs to "
+        "another cluster. Set RAY_AUTH_TOKEN_PATH to a file with the token that the cluster was started with."
     )
     assert not (tmp_path / "run").exists()
 
 
-def test_a_missing_token_is_told_before_the_cluster_is_asked(stranger, tmp_path):
+def test_a_missing_token_is_reported_before_the_cluster_is_asked(stranger, tmp_path):
     ended = command("-m", "parity.run", "--address", stranger, "--out", tmp_path / "run", HOME=tmp_path)
     assert ended.status == 2
     assert ended.stderr == (
-        f"parity: There is no token for the Ray cluster: {tmp_path}/.ray/auth_token is not there.{NO_TOKEN}\n"
+        f"parity: There is no token for the Ray cluster: {tmp_path}/.ray/auth_token does not exist.{NO_TOKEN}\n"
     )
 
 
 def test_authentication_needs_nothing_but_python():
     ended = command(
-        "-c", "import sys, parity.authentication as a; print(sorted({'ray', 'numpy', 'torch'} & set(sys.modules)))"
+        "-c", "import sys, parity.cluster.authentication; print(sorted({'ray', 'numpy', 'torch'} & set(sys.modules)))"
     )
     assert ended.stdout == "[]\n"
 

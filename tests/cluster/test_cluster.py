@@ -114,10 +114,10 @@ def test_the_node_that_flips_a_bit_is_named_and_no_other(nodes, tmp_path):
         "builtin@cpu@c-s0": "identical",
     }
     assert ended.stdout.count("\nOdd: ") == 1
-    told = " ".join(ended.stdout.partition("\nOdd: ")[2].split())
-    assert told.startswith("cpu:plant=flip-100@b (class A, 3 devices) 1 of 1 trial")
-    assert "first at step 100 (epoch 0, batch 100), param_grad 1.0.weight" in told
-    assert "1 of 36 elements of param_grad 1.0.weight differ at step 100, in bit 23" in told
+    printed = " ".join(ended.stdout.partition("\nOdd: ")[2].split())
+    assert printed.startswith("cpu:plant=flip-100@b (class A, 3 devices) 1 of 1 trial")
+    assert "first at step 100 (epoch 0, batch 100), param_grad 1.0.weight" in printed
+    assert "1 of 36 elements of param_grad 1.0.weight differ at step 100, in bit 23" in printed
 
 
 def test_a_quick_screening_trains_once_on_each_node(nodes, tmp_path):
@@ -139,28 +139,28 @@ def test_the_inventory_lists_every_node(nodes):
     [
         (
             ["--each", "gpu"],
-            "--each gpu: no node of this cluster has a GPU; it has a, b, c. Use --each node, or add a GPU node type.",
+            "--each gpu: no node of this cluster (a, b, c) has a GPU. Use --each node, or add a GPU node type.",
         ),
         (
             ["--wait-for-nodes", "4", "--wait-limit", "2"],
-            "--wait-for-nodes 4: after 2 s the cluster has 3 nodes with CPUs to give out (a, b, c) that are free. "
+            "--wait-for-nodes 4: after 2 s fewer nodes have a free CPU. Nodes with CPUs, busy or not: a, b, c. "
             "Wait longer with --wait-limit, or raise the maximum of the node type.",
         ),
     ],
 )
-def test_what_the_cluster_has_not_is_told(nodes, tmp_path, arguments, message):
+def test_what_the_cluster_does_not_have_is_reported(nodes, tmp_path, arguments, message):
     ended = nodes.run(tmp_path / "run", *arguments)
     assert ended.status == 2
     assert ended.stderr == f"parity: {message}\n"
     assert not (tmp_path / "run").exists()
 
 
-def test_nodes_that_are_there_are_not_waited_for(nodes, tmp_path):
+def test_nodes_that_are_present_are_not_waited_for(nodes, tmp_path):
     ended = nodes.run(tmp_path / "run", "--wait-for-nodes", 3, "--steps", 2)
     assert ended.status == 0, ended.stderr
 
 
-def test_the_trials_of_a_killed_node_go_on_in_its_class_with_the_same_bits(nodes, tmp_path):
+def test_the_trials_of_a_killed_node_continue_in_its_class_with_the_same_bits(nodes, tmp_path):
     out = tmp_path / "run"
     arguments = ["--each", "node", "--quick", "--epochs", "4", "--steps", "900", "--out", str(out)]
     with subprocess.Popen(

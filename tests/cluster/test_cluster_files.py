@@ -234,7 +234,7 @@ BAD_START = "ray start --head --dashboard-host=127.0.0.1 --disable-usage-stats"
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "told"),
+    ("path", "value", "message"),
     [
         (["clustername"], "x", "Additional properties"),
         (["available_node_types", "cpu", "resources", "CPU"], "8", "not of type 'integer'"),
@@ -265,10 +265,12 @@ BAD_START = "ray start --head --dashboard-host=127.0.0.1 --disable-usage-stats"
         ),
     ],
 )
-def test_a_mistake_in_the_cluster_file_is_found(path, value, told):
+def test_a_mistake_in_the_cluster_file_is_found(path, value, message):
     with pytest.raises(Exception) as found:
         check_cluster(planted(CLUSTER, path, value))
-    assert told.lower() in f"{type(found.value).__name__}: {found.value} {getattr(found.value, 'message', '')}".lower()
+    assert (
+        message.lower() in f"{type(found.value).__name__}: {found.value} {getattr(found.value, 'message', '')}".lower()
+    )
 
 
 HEAD = ["spec", "rayClusterSpec", "headGroupSpec"]
@@ -276,7 +278,7 @@ GPU = ["spec", "rayClusterSpec", "workerGroupSpecs", 1]
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "told"),
+    ("path", "value", "message"),
     [
         (["spec", "entryPoint"], "x", "Additional properties"),
         (["spec", "backofflimit"], 0, "Additional properties"),
@@ -297,7 +299,9 @@ GPU = ["spec", "rayClusterSpec", "workerGroupSpecs", 1]
         (["spec", "entrypoint"], "python -m parity.run --out /tmp/x", "is on a volume"),
     ],
 )
-def test_a_mistake_in_the_rayjob_is_found(path, value, told):
+def test_a_mistake_in_the_rayjob_is_found(path, value, message):
     with pytest.raises((Exception, SystemExit)) as found:
         check_rayjob(planted(RAYJOB, path, value))
-    assert told.lower() in f"{type(found.value).__name__}: {found.value} {getattr(found.value, 'message', '')}".lower()
+    assert (
+        message.lower() in f"{type(found.value).__name__}: {found.value} {getattr(found.value, 'message', '')}".lower()
+    )

@@ -32,7 +32,7 @@ def end(folder, code):
 
 
 @pytest.mark.parametrize(
-    ("code", "status", "told"),
+    ("code", "status", "noted"),
     [
         ("ctypes.string_at(0)", -11, "SIGSEGV"),
         ("os.abort()", -6, "SIGABRT"),
@@ -44,27 +44,27 @@ def end(folder, code):
         ("print('x' * 100_000, file=sys.stderr); os._exit(3)", 3, "exit code 3"),
         (MYSELF.format("SIGKILL"), -9, None),
         ("", 0, None),
-        # What a process does that the loss has forked is no end of the worker.
+        # The end of a process that the loss has forked is not the end of the worker.
         ("os.fork() or os._exit(3); os.wait()", 0, None),
         ("os.fork() or ctypes.string_at(0); os.wait()", 0, None),
         ("os.fork() or os.kill(os.getpid(), signal.SIGTERM); os.wait()", 0, None),
-        # Nor is a signal that the loss has an answer to.
+        # Nor is a signal that the loss handles.
         ("signal.signal(signal.SIGUSR1, lambda *_: None); os.kill(os.getpid(), signal.SIGUSR1)", 0, None),
     ],
 )
 @pytest.mark.skipif(sys.platform != "linux", reason="the numbers of signals are Linux's")
-def test_what_ended_a_process_is_told(tmp_path, code, status, told):
+def test_what_ended_a_process_is_found(tmp_path, code, status, noted):
     found, path = end(tmp_path, code)
-    assert (found, look_up(path)) == (status, told)
+    assert (found, look_up(path)) == (status, noted)
 
 
-def test_where_stderr_is_no_file_nothing_can_be_noted():
+def test_where_stderr_is_not_a_file_nothing_can_be_noted():
     code = "from parity.cluster import last_words; print(last_words.note())"
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert ended.stdout == "None\n"
 
 
-def test_a_log_that_is_gone_is_no_answer(tmp_path):
+def test_a_log_that_is_gone_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         look_up(str(tmp_path / "gone"))
 

@@ -28,18 +28,18 @@ def names(devices):
     return [device.name for device in devices]
 
 
-def test_nodes_go_by_their_given_name_else_by_their_host():
+def test_nodes_are_named_by_their_given_name_else_by_their_host():
     found = alive([raw(2, "b"), raw(1), raw(3, "gone", is_alive=False)])
     assert [each.name for each in found] == ["b", "host"]
 
 
-def test_nodes_of_one_name_are_told_apart_by_their_number():
+def test_nodes_with_one_name_are_distinguished_by_their_id():
     found = alive([raw(0x1234567890 << 184, host="h"), raw(0xABCDEF0123 << 184, host="h")])
     assert len({each.name for each in found}) == 2
     assert all(each.name == f"h-{each.id[:8]}" for each in found)
 
 
-def test_each_node_is_each_that_has_a_cpu_to_give_out():
+def test_each_node_means_each_with_a_cpu_for_trials():
     nodes = [node("head", cpus=0), node("a"), node("b")]
     assert names(expand(parse_devices(["cpu"]), "node", nodes)) == ["cpu@a", "cpu@b"]
     assert names(expand(parse_devices(["cpu", "cpu:threads=2"]), "node", nodes)) == [
@@ -69,31 +69,31 @@ def test_a_planted_fault_takes_the_place_of_the_device_on_its_node():
         (
             ["cuda"],
             "gpu",
-            "--each gpu: no node of this cluster has a GPU; it has a, b. Use --each node, or add a GPU node type.",
+            "--each gpu: no node of this cluster (a, b) has a GPU. Use --each node, or add a GPU node type.",
         ),
         (["cuda"], "node", "--each node places devices of kind cpu, not cuda. Leave them out."),
         (["cpu"], "gpu", "--each gpu places devices of kind cuda, not cpu. Leave them out."),
         (
             ["cpu@x"],
             None,
-            "Device cpu@x: this cluster has no node 'x'; it has a, b. python -m parity.devices lists them.",
+            "Device cpu@x: this cluster (a, b) has no node 'x'. python -m parity.devices lists its nodes.",
         ),
-        (["cuda@a#1"], None, "Device cuda@a#1: node a has no GPU, not 1."),
+        (["cuda@a#1"], None, "Device cuda@a#1: node a has no GPU 1. Its GPUs: none."),
     ],
 )
-def test_what_cannot_be_placed_is_told(wanted, each, message):
+def test_what_cannot_be_placed_is_reported(wanted, each, message):
     with pytest.raises(Trouble) as trouble:
         expand(parse_devices(wanted), each, [node("a"), node("b")])
     assert str(trouble.value) == message
 
 
-def test_a_head_without_cpus_alone_is_told():
+def test_a_cluster_that_is_only_a_head_without_cpus_is_reported():
     with pytest.raises(Trouble) as trouble:
         expand(parse_devices(["cpu"]), "node", [node("head", cpus=0)])
-    assert str(trouble.value) == "--each node: no node of this cluster has a CPU to give out; it has head. Add a node."
+    assert str(trouble.value) == ("--each node: no node of this cluster (head) has a CPU for trials. Add a node.")
 
 
-def test_a_trial_that_its_own_node_cannot_take_is_told(make_trials):
+def test_a_trial_that_its_own_node_cannot_run_is_reported(make_trials):
     (trial,) = make_trials("numpy", device="cpu:threads=4@a")
     with pytest.raises(Trouble) as trouble:
         check([trial], [node("a"), node("b", cpus=8)])
@@ -114,7 +114,7 @@ def test_a_placed_device_runs_on_its_node_and_when_that_leaves_in_its_class():
     assert placement.nodes_for(device) == ()
 
 
-def test_what_is_known_of_a_node_outlives_a_look_at_the_cluster():
+def test_the_facts_of_a_node_are_kept_when_the_cluster_is_looked_at_again():
     placement = Placement([node("a", cpu_model="x")])
     placement.renew([Node("id-a", "a", 2, 0), Node("id-new", "new", 2, 0)])
     assert placement.by_id["id-a"].facts == {"cpu_model": "x"}
@@ -135,7 +135,7 @@ def test_there_is_room_for_as_many_as_a_node_has_cpus():
         placement.take(a, placement.nodes_for(a))
     assert not placement.room(a, placement.nodes_for(a))
     assert placement.room(b, placement.nodes_for(b))
-    placement.take(a, placement.nodes_for(a), amount=-1)
+    placement.free(a, placement.nodes_for(a))
     assert placement.room(a, placement.nodes_for(a))
 
 
@@ -148,7 +148,7 @@ def test_unplaced_trials_fill_the_cluster():
     assert not placement.room(device, placement.nodes_for(device))
 
 
-def test_devices_owe_each_other_equal_bits_on_equal_nodes_with_equal_settings():
+def test_devices_are_equal_on_equal_nodes_with_equal_settings():
     nodes = [node("a", torch="2.15"), node("b", torch="2.15"), node("c", torch="2.14")]
     a, b, c, plain, wide = map(parse_device, ("cpu@a", "cpu:plant=tf32@b", "cpu@c", "cpu", "cpu:threads=2@a"))
     assert equals(a, nodes) == equals(b, nodes)

@@ -1,4 +1,4 @@
-"""One worker for each GPU, and each worker its own GPU. Ray is told of GPUs that are not there."""
+"""One worker for each GPU, and each worker its own GPU. Ray is started with GPUs that do not exist."""
 
 import json
 import os
@@ -10,16 +10,14 @@ import pytest
 
 from conftest import ROOT
 
-# A node with two GPUs to give out; each trial tells what it sees, in the place of training.
+# A node with two GPUs to give out; each trial reports what it sees instead of training.
 SCRIPT = """
 import itertools, json, os, sys, tempfile
 from dataclasses import replace
 
 from parity.plan.device import parse_devices
 
-from parity.cluster import placement
-
-from parity.cluster import workers
+from parity.cluster import placement, seats, workers
 from parity.store.events import Began, Ended
 from parity.ground.errors import Trouble
 from parity.plan.loss_spec import parse_losses
@@ -60,7 +58,7 @@ settings = make_settings(
 )
 cluster = workers.Cluster(ray, Seeing)
 if sys.argv[1] == "held":
-    workers.SEAT_S = 4.0
+    seats.HOLD_S = 4.0
     holder = ray.remote(num_gpus=1, num_cpus=0)(Holding).remote()
     held = ray.get(holder.where.remote())
 placed = placement.expand(parse_devices(["cuda"]), "gpu", cluster.nodes)
@@ -125,9 +123,9 @@ def test_each_trial_sees_the_one_gpu_that_its_name_says(on_two_gpus):
     assert found == names
 
 
-def test_a_gpu_that_somebody_else_holds_is_told(on_two_gpus):
+def test_a_gpu_that_another_program_holds_is_reported(on_two_gpus):
     found = on_two_gpus("held")
     assert found["trouble"] == (
-        f"cuda@a#{found['held']}: somebody else has the GPU, or it does not answer within 4 s. "
+        f"cuda@a#{found['held']}: in use by another program on the cluster, or not answering within 4 s. "
         "Wait until it is free, or leave it out."
     )

@@ -13,9 +13,8 @@ import pandas as pd
 import psutil
 import pytest
 
-from parity.cluster import workers
 from parity.cluster.connection import connect
-from parity.cluster.last_words import WITHOUT_A_WORD
+from parity.cluster.last_words import NOTHING_NOTED
 from parity.cluster.waiting import Running
 from parity.cluster.workers import Cluster, Worker
 from parity.ground.errors import Trouble
@@ -77,7 +76,9 @@ def test_one_loss_failing_takes_no_other_trial_with_it(ray_run):
     }
     killed = trials.loc["killing@cpu-s0"]
     assert killed.attempts == 2
-    assert killed.error == f"its worker process ended {WITHOUT_A_WORD}; a worker of it was lost before"
+    assert killed.error == (
+        f"its worker process ended {NOTHING_NOTED}; an earlier worker of this trial was lost as well"
+    )
     lacking = trials.loc["lacking@cpu-s0"]
     assert lacking.attempts == 1
     assert lacking.error == "loading the loss raised ModuleNotFoundError: No module named 'not_on_the_workers'"
@@ -98,7 +99,7 @@ def test_threads_are_what_the_device_says(ray_run):
     assert trials.groupby("device").threads.unique().map(list).to_dict() == {"cpu": [1], "cpu:threads=2": [2]}
 
 
-def test_a_pair_of_devices_reports_where_it_parts(ray_run):
+def test_a_pair_of_devices_reports_where_it_first_differs(ray_run):
     summary = json.loads((ray_run[0] / "summary.json").read_text())
     pairs = [pair for pair in summary["pairs"] if pair["axis"] == "device" and pair["candidate_loss"] == "builtin"]
     (pair,) = pairs
@@ -123,7 +124,7 @@ sys.stdin.read()
 
 @pytest.fixture
 def stranger(tmp_path_factory):
-    """Somebody else's cluster on this machine: its address and the environment to join it with."""
+    """Another user's cluster on this machine: its address, and the environment to join it with."""
     environment = {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": "planted-token-of-a-stranger-0123456789",
@@ -173,7 +174,7 @@ def running(tmp_path):
 def wait_for(condition, *, limit_s=90):
     end = time.monotonic() + limit_s
     while not (found := condition()):
-        assert time.monotonic() < end, "it did not come about"
+        assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.2)
     return found
 
@@ -221,13 +222,13 @@ def test_an_interrupted_run_keeps_its_rows_and_leaves_nothing_behind(running, se
     assert parity_folders() - before == set()
 
 
-def test_a_request_that_no_node_can_satisfy_is_told_at_once(tmp_path):
+def test_a_request_that_no_node_can_satisfy_is_reported_at_once(tmp_path):
     began = time.monotonic()
     ended = run(tmp_path / "run", "--device", "cpu:threads=4096")
     assert ended.status == 2
     assert ended.stderr == (
-        "parity: Trial builtin@cpu:threads=4096-s0 needs 4096 CPUs on one node, and the largest of this cluster has "
-        f"{len(os.sched_getaffinity(0))}. Use fewer threads, or add a larger node type.\n"
+        "parity: Trial builtin@cpu:threads=4096-s0 needs 4096 CPUs on one node, and the largest node of this cluster "
+        f"has {len(os.sched_getaffinity(0))}. Use fewer threads, or add a larger node type.\n"
     )
     assert time.monotonic() - began < 60
     assert not (tmp_path / "run").exists()
@@ -268,7 +269,7 @@ class FakeRay:
         return self.there
 
 
-def test_a_gpu_that_no_node_has_is_told(make_trials):
+def test_a_gpu_that_no_node_has_is_reported(make_trials):
     cluster = Cluster(FakeRay({"CPU": 8.0}))
     with pytest.raises(Trouble) as trouble:
         cluster.check(make_trials("numpy", device="cuda"))
@@ -281,13 +282,13 @@ def test_a_gpu_that_no_node_has_is_told(make_trials):
 def test_a_trial_has_to_fit_one_node(make_trials):
     nodes = FakeRay({"CPU": 2.0}, {"CPU": 2.0, "GPU": 1.0})
     Cluster(nodes).check([*make_trials(device="cuda"), *make_trials(device="cpu:threads=2")])
-    with pytest.raises(Trouble, match="needs 3 CPUs on one node, and the largest of this cluster has 2"):
+    with pytest.raises(Trouble, match="needs 3 CPUs on one node, and the largest node of this cluster has 2"):
         Cluster(nodes).check(make_trials(device="cpu:threads=3"))
     assert Cluster(nodes).accelerators() == ["mps" if sys.platform == "darwin" else "cuda"]
     assert Cluster(FakeRay({"CPU": 2.0})).accelerators() == []
 
 
-def test_a_loss_that_cannot_be_called_is_told_without_rays_words(tmp_path):
+def test_a_loss_that_cannot_be_called_is_reported_without_rays_words(tmp_path):
     ended = run(tmp_path / "run", "--loss", "builtin", f"{WRONG}:not_a_loss", "--steps", 1)
     assert ended.status == 2
     assert ended.stderr == (
@@ -300,17 +301,17 @@ def test_ray_client_is_refused_with_the_reason():
     with pytest.raises(Trouble) as trouble, connect("ray://127.0.0.1:10001", data_bytes=0):
         pass
     assert str(trouble.value) == (
-        "Address ray://127.0.0.1:10001 is one of Ray Client, which drops a run after 30 s without contact. Give the "
-        "cluster's own address (HOST:6379) from one of its machines, or submit a Ray job."
+        "Address ray://127.0.0.1:10001 is for Ray Client, which drops a run after 30 s without contact. "
+        "On a machine of the cluster give its own address (HOST:6379), or submit a Ray job."
     )
 
 
-def test_an_address_where_nothing_is_is_told(tmp_path):
+def test_an_address_where_nothing_listens_is_reported(tmp_path):
     ended = run(tmp_path / "run", "--address", "127.0.0.1:9")
     assert ended.status == 2
     assert ended.stderr == (
         "parity: The Ray cluster at 127.0.0.1:9 cannot be reached ([Errno 111] Connection refused). "
-        "Give the HOST:PORT that ray start printed; to do without Ray, use --inline.\n"
+        "Give the HOST:PORT that ray start printed; to train without Ray, use --inline.\n"
     )
 
 
@@ -321,127 +322,41 @@ def test_a_worker_that_already_has_torch_is_refused(monkeypatch):
     assert str(error.value) == "torch is imported before the environment is set"
 
 
-# As Ray has it.
-DIED = """The actor died unexpectedly before finishing this task.
-\tclass_name: Worker
-The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: {}
-"""
-END_OF_FILE = DIED.format("Worker unexpectedly exits with a connection error code 2. End of file. Some common causes")
+def lost(cluster, entry, text, kind="ActorDiedError"):
+    """What becomes of a trial whose worker is lost with that error of Ray's."""
+    entry.error = getattr(FakeRay.exceptions, kind)(text)
+    return cluster._lost(entry)
 
 
-def lost(cluster, entry, text, kind=FakeRay.exceptions.ActorDiedError, **noted):
-    return cluster._lost(entry, kind(text), **noted)
-
-
-@pytest.mark.parametrize(
-    ("text", "noted", "how"),
-    [
-        (END_OF_FILE, "SIGSEGV", "died of SIGSEGV"),
-        (END_OF_FILE, "exit code 3", "ended with exit code 3"),
-        (END_OF_FILE, WITHOUT_A_WORD, f"ended {WITHOUT_A_WORD}"),
-        (DIED.format("Worker exits unexpectedly. Worker exits with an exit code 4."), None, "ended with exit code 4"),
-        (
-            END_OF_FILE,
-            None,
-            "died, and by what cannot be looked up (Worker unexpectedly exits with a connection error code 2)",
-        ),
-    ],
-)
-def test_a_worker_that_died_is_replaced_once(make_trials, text, noted, how):
+def test_a_lost_worker_is_described_to_the_retry_policy(make_trials):
     cluster = Cluster(FakeRay({"CPU": 1.0}))
     (trial,) = make_trials()
-    entry = Running(trial, nodes=cluster.nodes, node=cluster.nodes[0])
-    assert lost(cluster, entry, text, noted=noted) == Restarted("builtin@cpu-s0", f"its worker process {how}")
-    entry.node = cluster.nodes[0]
-    assert lost(cluster, entry, text, noted=noted) == Ended(
-        "builtin@cpu-s0",
-        status="failed",
-        failure="died",
-        error=f"its worker process {how}; a worker of it was lost before",
+    entry = Running(trial, nodes=cluster.nodes, home=cluster.nodes[0], began=True)
+    text = "its worker process has died. Worker exits with an exit code 4."
+    assert lost(cluster, entry, text) == Restarted("builtin@cpu-s0", "its worker process ended with exit code 4")
+    assert lost(cluster, entry, "Socket closed", "ActorUnavailableError") == Restarted(
+        "builtin@cpu-s0", "the worker on node a did not answer (Socket closed)"
     )
+    assert (entry.attempts.deaths, entry.attempts.moves) == (1, 1)
+    # A new worker has not begun: no code of the trial has run in it.
+    entry.set_worker(None)
+    reason = "node a could not run the worker (the process ended with exit code 4)"
+    assert lost(cluster, entry, text) == Restarted("builtin@cpu-s0", reason)
 
 
-@pytest.mark.parametrize(
-    ("kind", "text"),
-    [
-        ("ActorDiedError", "The actor is dead because its node has died. Node Id: 814b"),
-        ("ActorDiedError", "The actor is dead because it was killed by `ray.kill`."),
-        ("ActorDiedError", DIED.format("x").replace("SYSTEM_ERROR", "INTENDED_SYSTEM_EXIT")),
-        ("ActorUnavailableError", "The actor df62 is unavailable: Socket closed rpc_code: 14."),
-        ("ObjectLostError", "Failed to retrieve object 16310a."),
-    ],
-)
-def test_what_the_platform_does_is_not_held_against_the_trial(make_trials, kind, text):
-    """It is tried again as often as a node is, and then nobody's fault."""
-    cluster = Cluster(FakeRay({"CPU": 1.0}))
-    (trial,) = make_trials()
-    entry = Running(trial)
-    events = []
-    for _ in range(workers.MOVES):
-        entry.nodes, entry.node = cluster.nodes, cluster.nodes[0]
-        events.append(lost(cluster, entry, text, getattr(FakeRay.exceptions, kind)))
-    assert entry.deaths == 0
-    assert [type(event) for event in events] == [Restarted] * (workers.MOVES - 1) + [Ended]
-    assert events[-1].failure == "node" and events[-1].error.endswith(f", {workers.MOVES} times in a row")
-
-
-def test_a_lost_call_is_told_in_short(make_trials):
-    cluster = Cluster(FakeRay({"CPU": 1.0}))
-    (trial,) = make_trials()
-    entry = Running(trial, nodes=cluster.nodes, node=cluster.nodes[0])
-    text = "The actor df62 is unavailable: The actor is temporarily unavailable: RpcError: Socket closed rpc_code: 14."
-    assert lost(cluster, entry, text, FakeRay.exceptions.ActorUnavailableError) == Restarted(
-        "builtin@cpu-s0", "node a did not answer for its worker (RpcError: Socket closed rpc_code: 14.)"
-    )
-
-
-def test_a_trial_whose_node_left_goes_on_in_its_class_or_fails_with_that_reason(make_trials):
+def test_a_trial_whose_node_left_continues_in_its_class_or_fails_with_that_reason(make_trials):
     ray = FakeRay({"CPU": 1.0}, {"CPU": 1.0})
     cluster = Cluster(ray)
     (trial,) = make_trials(device="cpu@b")
     b = cluster.nodes[1]
-    entry = Running(trial, nodes=(b,), node=b)
+    entry = Running(trial, nodes=(b,), home=b, began=True)
     del ray.there[1]
     assert lost(cluster, entry, "x") == Restarted("builtin@cpu@b-s0", "node b left the cluster")
-    assert entry.deaths == 0
-    entry.node = b
+    assert entry.hardware == b.hardware
     ray.there.clear()
     assert lost(cluster, entry, "x") == Ended(
         "builtin@cpu@b-s0",
         status="failed",
         failure="node",
-        error="node b left the cluster while it trained, and its class has no other node",
-    )
-
-
-def test_a_node_that_cannot_run_the_worker_is_given_up_in_the_end(make_trials):
-    cluster = Cluster(FakeRay({"CPU": 1.0}))
-    (trial,) = make_trials()
-    entry = Running(trial, nodes=cluster.nodes)
-    events = [lost(cluster, entry, "The runtime is broken\n") for _ in range(workers.MOVES)]
-    reason = "node a could not run its worker (The runtime is broken)"
-    assert events[:-1] == [Restarted("builtin@cpu-s0", reason)] * (workers.MOVES - 1)
-    assert events[-1] == Ended(
-        "builtin@cpu-s0", status="failed", failure="node", error=f"{reason}, {workers.MOVES} times in a row"
-    )
-
-
-def test_a_process_that_dies_before_it_has_begun_has_run_no_code_of_the_trial(make_trials):
-    cluster = Cluster(FakeRay({"CPU": 1.0}))
-    (trial,) = make_trials()
-    entry = Running(trial, nodes=cluster.nodes)
-    reason = "node a could not run its worker (the process died of SIGILL)"
-    assert lost(cluster, entry, END_OF_FILE, noted="SIGILL") == Restarted("builtin@cpu-s0", reason)
-    assert (entry.deaths, entry.moves) == (0, 1)
-
-
-def test_a_node_that_lacks_a_module_fails_its_trial_at_once(make_trials):
-    cluster = Cluster(FakeRay({"CPU": 1.0}))
-    (trial,) = make_trials()
-    text = "The actor died\nTraceback\nModuleNotFoundError: No module named 'parity'\n"
-    assert lost(cluster, Running(trial, nodes=cluster.nodes), text) == Ended(
-        "builtin@cpu-s0",
-        status="failed",
-        failure="node",
-        error="node a could not run its worker (ModuleNotFoundError: No module named 'parity')",
+        error="node b left the cluster during the trial, and no other node of its class is left",
     )

@@ -36,6 +36,7 @@ def test_a_loss_that_eats_up_the_memory_has_failed_and_takes_no_other_trial_with
     assert list(trials.status) == ["complete", "failed"]
     assert (trials.failure["eating"], trials.attempts["eating"]) == ("memory", 2)
     assert (
-        "ran out of memory, and its worker was ended for it; a worker of it was lost before" in trials.error["eating"]
+        "ran out of memory, and Ray ended the worker to free some; an earlier worker of this trial was lost as well"
+        in trials.error["eating"]
     )
     assert "ran out of memory" in " ".join(ended.stdout.split())

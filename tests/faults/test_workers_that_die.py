@@ -1,4 +1,4 @@
-"""A worker that dies or hangs costs its trial no bit; one that does so each time is held against its loss alone."""
+"""A worker that dies or hangs changes no bit of its trial; if it does so each time, only its own loss is blamed."""
 
 import json
 
@@ -8,6 +8,7 @@ import pytest
 from conftest import command
 
 LOSSES = "tests/faults/dying_losses.py"
+EARLIER = "an earlier worker of this trial was lost as well"
 
 
 @pytest.fixture(scope="module")
@@ -41,19 +42,19 @@ def test_a_loss_whose_worker_was_lost_once_is_not_blamed(ended, trials):
         "Hanging": "failed",
     }
     assert list(trials.attempts) == [1, 2, 2, 2]
-    assert "its worker process ended without a word, as SIGKILL ends it" in trials.restarts["KilledOnce"][0]
+    assert "its worker process ended without a message, as after SIGKILL" in trials.restarts["KilledOnce"][0]
 
 
-def test_a_trial_goes_on_from_its_state_and_not_from_step_0(trials):
+def test_a_trial_continues_from_its_state_and_not_from_step_0(trials):
     for name in ("KilledOnce", "Crashing", "Hanging"):
         step = int(trials.restarts[name][0].split(" step ")[1].split(":")[0])
         assert 0 < step < 60
 
 
-def test_why_a_trial_failed_is_told(ended, trials):
+def test_why_a_trial_failed_is_reported(ended, trials):
     assert (trials.failure["Crashing"], trials.failure["Hanging"]) == ("died", "hung")
-    assert trials.error["Crashing"] == "its worker process died of SIGSEGV; a worker of it was lost before"
-    assert trials.error["Hanging"] == "it finished no step for 15 s; a worker of it was lost before"
+    assert trials.error["Crashing"] == f"its worker process died of SIGSEGV; {EARLIER}"
+    assert trials.error["Hanging"] == f"it finished no step for 15 s; {EARLIER}"
     for name in ("Crashing", "Hanging"):
         assert trials.error[name] in " ".join(ended[1].stdout.split())
         trace = pd.read_parquet(ended[0] / "traces" / trials.trace[name])

@@ -220,7 +220,7 @@ def test_a_token_that_travels_in_clear_is_reported(capsys):
     assert capsys.readouterr().err == ""
     warn_of_plain_http("http://head:8265")
     assert capsys.readouterr().err == (
-        "parity: to head the token and the files travel in clear. Over a network that others use, open a tunnel "
+        "parity: the token and the files travel to head unencrypted. On a network that others use, open a tunnel "
         "(ssh -L 8265:localhost:8265 head) and give --address http://127.0.0.1:8265.\n"
     )
 
@@ -284,7 +284,7 @@ def test_a_dry_run_lists_and_sends_nothing():
             "http://127.0.0.1:9",
             "parity: No Ray cluster answers at http://127.0.0.1:9 ([Errno 111] Connection refused).",
         ),
-        ("127.0.0.1:8265", "parity: --address 127.0.0.1:8265 is no URL of a Ray dashboard."),
+        ("127.0.0.1:8265", "parity: --address 127.0.0.1:8265 is not a URL of a Ray dashboard."),
     ],
 )
 def test_an_address_where_no_cluster_is_is_reported(address, message):
@@ -406,8 +406,8 @@ def test_a_wrong_or_missing_token_is_reported(head, tmp_path):
     wrong = head.environment | {"RAY_AUTH_TOKEN": "wrong"}
     ended = submitted("--address", head.address, "--out", "/x", timeout_s=30, **wrong)
     assert ended.status == 2
-    assert f"The Ray cluster at {head.address} refused the token of RAY_AUTH_TOKEN: " in ended.stderr
+    assert f"The Ray cluster at {head.address} refused the token from RAY_AUTH_TOKEN. " in ended.stderr
     missing = head.environment | {"RAY_AUTH_TOKEN_PATH": str(tmp_path / "gone")}
     ended = submitted("--address", head.address, "--out", "/x", timeout_s=30, **missing)
     assert ended.status == 2
-    assert f"There is no token for the Ray cluster: {tmp_path}/gone is not there." in ended.stderr
+    assert f"There is no token for the Ray cluster: {tmp_path}/gone does not exist." in ended.stderr

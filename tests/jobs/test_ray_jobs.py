@@ -1,0 +1,164 @@
+"""What the cluster refuses is reported as its answer, a bug of ours is not, and a cluster that starts is waited for."""
+
+import asyncio
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import aiohttp
+import pytest
+import ray.exceptions
+import requests
+
+from jobs import ray_jobs, submit
+from parity.ground.errors import Trouble
+
+from conftest import command
+
+ADDRESS = "http://127.0.0.1:8265"
+YOUNG = "Request failed with status code 500: No available agent to submit job, please try again later."
+
+
+class Client:
+    """In the place of Ray's client: answers each call with the next of these, which are raised if they are errors."""
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+        self.submitted = []
+
+    def submit_job(self, **arguments):
+        self.submitted.append(arguments)
+        # As Ray does, which puts the address of what it uploaded in the place of the folder.
+        arguments["runtime_env"].pop("working_dir", None)
+        self.answer()
+
+    def get_job_info(self, job_id):
+        self.answer()
+
+    def answer(self):
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(ray_jobs, "POLL_S", 0.001)
+
+
+def cluster(*answers):
+    made = ray_jobs.Cluster(ADDRESS)
+    made.client = Client(*answers)
+    return made
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("x\ny"),
+        ConnectionError("x y"),
+        requests.exceptions.ReadTimeout("x y"),
+        aiohttp.ClientError("x y"),
+        asyncio.TimeoutError("x y"),
+        ray.exceptions.RpcError("x y"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_the_cluster_refuses_is_reported(error):
+    with pytest.raises(Trouble) as trouble:
+        cluster(error).job("known")
+    name = type(error).__name__
+    assert str(trouble.value) == f"The Ray cluster at {ADDRESS} answered with {name}: x y"
+
+
+@pytest.mark.parametrize("kind", [TypeError, KeyError, AttributeError, ValueError])
+def test_a_bug_of_ours_is_not_reported_as_the_clusters(kind):
+    with pytest.raises(kind, match="planted"):
+        cluster(kind("planted")).job("known")
+
+
+def test_a_bug_does_not_end_the_command_as_a_divergence_would(monkeypatch, capsys):
+    def planted(*_):
+        raise KeyError("planted")
+
+    monkeypatch.setattr(submit, "prepare", planted)
+    assert submit.main(["--address", ADDRESS]) == 2
+    printed = capsys.readouterr().err
+    assert "KeyError: 'planted'" in printed
+    assert printed.endswith("parity: the error above is a bug of parity; please report it.\n")
+
+
+def test_a_job_is_submitted_once_the_agents_have_started():
+    young = cluster(RuntimeError(YOUNG), RuntimeError(YOUNG), None)
+    young.submit("new", "python x.py", runtime_env={"env_vars": {"A": "1"}}, metadata={"out": "/x"})
+    expected = {
+        "submission_id": "new",
+        "entrypoint": "python x.py",
+        "metadata": {"out": "/x"},
+        "runtime_env": {"env_vars": {"A": "1"}},
+    }
+    assert young.client.submitted == [expected] * 3
+
+
+def test_each_attempt_sends_the_working_directory(tmp_path):
+    young = cluster(RuntimeError(YOUNG), None)
+    environment = {"working_dir": str(tmp_path)}
+    young.submit("new", "x", runtime_env=environment)
+    assert environment == {"working_dir": str(tmp_path)}
+
+
+def test_agents_that_do_not_start_are_given_up(monkeypatch):
+    monkeypatch.setattr(ray_jobs, "AGENT_WAIT_S", 0.05)
+    with pytest.raises(Trouble, match=r"answered with RuntimeError: .* No available agent"):
+        cluster(RuntimeError(YOUNG)).submit("new", "x", runtime_env={})
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no"), ConnectionError("no")])
+def test_nothing_else_is_tried_again(error):
+    refusing = cluster(error)
+    with pytest.raises(Trouble):
+        refusing.submit("new", "x", runtime_env={})
+    assert len(refusing.client.submitted) == 1
+
+
+@pytest.mark.parametrize("environment", [{"pip": 3}, {"pip": ["x"], "conda": "y"}])
+def test_a_runtime_environment_that_ray_does_not_accept_is_reported(environment):
+    refusing = cluster(None)
+    with pytest.raises(Trouble, match=r"^Ray does not accept the runtime environment: .*pip"):
+        refusing.submit("new", "x", runtime_env=environment)
+    assert refusing.client.submitted == []
+
+
+@pytest.mark.parametrize("port", ["x", "99999"])
+def test_a_port_that_cannot_be_is_refused(port):
+    with pytest.raises(Trouble) as trouble:
+        ray_jobs.connect_jobs(f"http://head:{port}")
+    assert str(trouble.value) == (
+        f"--address http://head:{port} is not a URL of a Ray dashboard. Give http://HOST:8265, or https://HOST."
+    )
+
+
+@pytest.fixture(params=[b"{}", b"<html>"])
+def stranger(request):
+    """The address of a web server that is not Ray's."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(request.param)
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_server_that_is_not_a_ray_dashboard_is_reported(stranger):
+    ended = command("jobs/submit.py", "--address", stranger, "--out", "/x", "--yes", RAY_AUTH_TOKEN="planted")
+    assert ended.status == 2
+    assert ended.stderr == f"parity: What answers at {stranger} is not a Ray dashboard. Give http://HOST:8265.\n"
