@@ -1,5 +1,7 @@
 """What a trial leaves beside its trace: a table of each kind for the whole run, in a Parquet file of that name."""
 
+from typing import Literal, get_args
+
 import pyarrow as pa
 
 from parity.store.schema import NAME, column, describe_table
@@ -58,6 +60,22 @@ CONTRACT = describe_table(
         column("reason", pa.string(), "what was found; empty when passed"),
     ],
 )
+
+# The rules that can fit a wrong gradient, and "unknown": what the column `kind` of findings.parquet may hold.
+FindingKind = Literal[
+    "nan",
+    "zero",
+    "other loss",
+    "scaled",
+    "permuted",
+    "offset",
+    "precision",
+    "rows",
+    "columns",
+    "elements",
+    "unknown",
+]
+FINDING_KINDS: tuple[FindingKind, ...] = get_args(FindingKind)
 
 # What fits a gradient that is beyond rounding, at some of the steps.
 FINDINGS = describe_table(
