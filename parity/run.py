@@ -17,6 +17,7 @@ from parity.driver import begun, finish_recording, judge_run, repeat_odd_trials,
 from parity.ground import interrupt
 from parity.ground.command import guarded
 from parity.ground.errors import Trouble
+from parity.judge.fleet import Fleet
 from parity.plan.device import Device, parse_devices
 from parity.plan.loss_spec import parse_losses
 from parity.plan.options import make_parser
@@ -67,13 +68,13 @@ def run(options: argparse.Namespace, given: Sequence[str]) -> int:
         # What a loss prints has no place in a document.
         aside = contextlib.nullcontext() if options.format == "text" else contextlib.redirect_stdout(sys.stderr)
         with aside:
-            stored, interrupted = _measure(started.options if started else options, given, started, held)
-        return _judge(stored, interrupted=interrupted, form=options.format)
+            stored, interrupted, fleet = _measure(started.options if started else options, given, started, held)
+        return _judge(stored, interrupted=interrupted, form=options.format, fleet=fleet)
 
 
 def _measure(
     options: argparse.Namespace, given: Sequence[str], started: Started | None, held: contextlib.ExitStack
-) -> tuple[StoredRun, bool]:
+) -> tuple[StoredRun, bool, Fleet | None]:
     """Plans, trains and stores.
 
     Args:
@@ -83,7 +84,7 @@ def _measure(
         held: Is given what keeps other drivers off a new run.
 
     Returns:
-        The run, and whether it was interrupted.
+        The run, whether it was interrupted, and its devices if they have been classified.
     """
     task = parse_task(options.task)
     shipped = shipped_losses(task)
@@ -140,12 +141,13 @@ def _measure(
         unused.pop_all()  # from here on there is something to keep
         interrupt.keep(out)
         interrupted = train(trials, executor, data, out)
-        stored = read_run(out)
+        stored, fleet = read_run(out), None
         if not interrupted:
-            stored, interrupted = repeat_odd_trials(stored, trials, executor, data)
+            fleet = Fleet(stored.trials, stored.traces)
+            stored, interrupted = repeat_odd_trials(stored, trials, executor, data, fleet)
     if not interrupted:
         seal_run(out, info)
-    return stored, interrupted
+    return stored, interrupted, fleet
 
 
 @contextlib.contextmanager
@@ -160,10 +162,10 @@ def _connected(options: argparse.Namespace, data_bytes: int) -> Iterator[Cluster
         yield cluster
 
 
-def _judge(stored: StoredRun, *, interrupted: bool, form: str) -> int:
+def _judge(stored: StoredRun, *, interrupted: bool, form: str, fleet: Fleet | None = None) -> int:
     """Judges what was stored, stores the verdicts, prints them and makes the page; returns the exit status."""
     out = stored.directory
-    judgement = judge_run(stored)
+    judgement = judge_run(stored, fleet)
     print_report(stored, judgement, form=form)
     page = write_page(stored, judgement)
     told = f"Stored in {out}; to look at: {page}"
