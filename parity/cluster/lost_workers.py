@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from parity.cluster.last_words import NOTHING_NOTED
 from parity.store.events import Ended, Restarted
+from parity.store.statuses import Failure
 
 # One more than one: the system may have killed the first worker (for memory, say) through no fault of the trial.
 ATTEMPTS = 2
@@ -91,6 +92,7 @@ class Attempts:
 
     def _after_death(self, trial: str, lost: LostWorker) -> Restarted | Ended:
         self.deaths += 1
+        failure: Failure
         if lost.kind == "memory":
             failure, reason = "memory", f"node {lost.node} ran out of memory, and Ray ended the worker to free some"
         elif lost.kind == "hung":

@@ -5,7 +5,7 @@ The environment variables that must be set before torch is imported are in `plan
 
 import contextlib
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ _ISA_FLAGS = {
 }
 
 # Whether torch can use a kind of accelerator in this process.
-_USABLE = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+_USABLE: dict[str, Callable[[], bool]] = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
 
 
 def prepare(device: Device) -> torch.device:
