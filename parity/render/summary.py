@@ -1,11 +1,17 @@
 """summary.json: the verdicts, for scripts; strict JSON, so a number that is not finite is a string."""
 
+import json
 import math
 from dataclasses import asdict
 from typing import Any
 
 from parity.judge.verdict import Judgement, PairVerdict
 from parity.store.schema import SCHEMA_NUMBER
+
+
+def render(judgement: Judgement) -> str:
+    """The text of summary.json."""
+    return json.dumps(summarize(judgement), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def summarize(judgement: Judgement) -> dict[str, Any]:

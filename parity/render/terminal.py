@@ -1,5 +1,6 @@
 """The report as text of 80 columns: losses x devices, what was found of each pair, how that was decided, what to do."""
 
+import re
 import shlex
 from collections.abc import Iterator, Sequence
 
@@ -27,6 +28,15 @@ _SENTENCE = 300
 
 # By tone.
 _STYLES = {"good": "green", "doubt": "yellow", "bad": "bold red"}
+
+
+def render_text(run: StoredRun, judgement: Judgement) -> str:
+    """The report as text, in colour where stdout is a terminal; its lines have no spaces at their ends."""
+    console = Console()
+    with console.capture() as capture:
+        render(run, judgement, console)
+    text = re.sub(r" +\n", "\n", capture.get())  # the rows of tables are padded
+    return re.sub(r"\n{3,}", "\n\n", text).rstrip("\n") + "\n"
 
 
 def render(run: StoredRun, judgement: Judgement, console: Console) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from xml.etree import ElementTree as ET
 
+import junitparser
 import pytest
 from synthetic_runs import ROUNDING, Planted, make_run
 from test_terminal import FAILED, RUNS, WRONG, judged
@@ -123,3 +124,22 @@ def test_a_stored_run_passes_with_the_seconds_of_its_training(reference):
     ((name, case),) = cases(run).items()
     assert (name, outcome(case)[0]) == ("builtin@cpu-s0 numpy@cpu-s0", "passed")
     assert case.get("time") == f"{run.trials[1].wall_s:.3f}"
+
+
+def test_junitparser_reads_the_same_cases_and_counts():
+    name = "a<b>&\n損失\x00"
+    planted = Planted("two", steps=4, record=FAILED | {"loss_name": name, "trial": "two@cpu-s0", "wall_s": 2.5})
+    run = make_run(WRONG, planted, Planted("three", differs={"input": 1}), Planted("four"))
+    judgement = judge(run)
+    suites = junitparser.JUnitXml.fromstring(junit.render(run, judgement).encode())
+    (suite,) = suites
+    assert (suite.tests, suite.failures, suite.errors, suite.skipped, suite.time) == (4, 2, 1, 0, 2.5)
+    assert [case.name for case in suite] == [
+        f"builtin@cpu-s0 {each}@cpu-s0" for each in ("mine", "two", "three", "four")
+    ]
+    found = [case.result[0] if case.result else None for case in suite]
+    assert [type(each).__name__ for each in found] == ["Failure", "Failure", "Error", "NoneType"]
+    assert found[1].message.startswith("a<b>& 損失\\x00 failed at step 4")
+    assert {each.name for each in suite.properties()} == {"command", "directory"}
+    suite.update_statistics()
+    assert (suite.tests, suite.failures, suite.errors) == (4, 2, 1), "counted anew"
