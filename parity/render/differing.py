@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from parity.judge.verdict import PairVerdict
+from parity.render.phrases import named
 from parity.store.trace import QUANTITIES, TENSOR_QUANTITIES
 
 # Of each quantity of many tensors, those that differ first.
@@ -36,7 +37,7 @@ class Row:
     @property
     def name(self) -> str:
         """Quantity and tensor."""
-        return f"{self.quantity} {self.tensor}" if self.tensor else self.quantity
+        return named(self.quantity, self.tensor)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import numpy as np
 
 from parity.judge.differences import Difference
 from parity.judge.verdict import PairVerdict
+from parity.render.phrases import named
 from parity.render.wrapping import flat
 from parity.store.trace import QUANTITIES
 
@@ -64,11 +65,6 @@ def one_line(verdict: PairVerdict) -> str:
     """All that is told of a pair but its trials and its verdict, in one line however long."""
     phrases = (flat(fact.phrase).rstrip(".") for fact in pair_facts(verdict))
     return "; ".join(phrase for phrase in phrases if phrase)
-
-
-def named(quantity: str, tensor: str | None) -> str:
-    """A quantity, and its tensor if it has several."""
-    return f"{quantity} {tensor}" if tensor else quantity
 
 
 def _alike(label: str, text: str) -> Fact:

@@ -10,11 +10,12 @@ from rich.text import Text
 from parity.judge.fleet import DeviceClass, OddUnit
 from parity.judge.odd_elements import explain
 from parity.judge.verdict import Judgement, PairVerdict
+from parity.render.phrases import listed, named
 from parity.render.wrapping import WIDTH, flat, wrap
 from parity.store.stored_run import StoredRun
 
 # Groups of a class without a majority that are told one by one.
-_GROUPS = 4
+_MOST_GROUPS = 5
 
 
 def render(run: StoredRun, judgement: Judgement, console: Console, *, width: int = WIDTH) -> None:
@@ -89,11 +90,10 @@ def _split_lines(each: DeviceClass) -> Iterator[str]:
         yield f"Class {each.label} has only two devices, which is no majority: if they part, either may be the odd one."
     for vote in each.votes:
         if len(each.devices) > 1 and len(vote.groups) > 1 and not vote.decided:
-            groups = [f"{len(group)} with {group[0].device}" for group in vote.groups[:_GROUPS]]
-            more = f" and {len(vote.groups) - _GROUPS} more" if len(vote.groups) > _GROUPS else ""
+            groups = listed([f"{len(group)} with {group[0].device}" for group in vote.groups], most=_MOST_GROUPS)
             yield (
                 f"Class {each.label} has no majority for {vote.groups[0][0].loss_name}: its traces fall into "
-                f"{len(vote.groups)} groups ({', '.join(groups)}{more}), and nothing that is known of the devices "
+                f"{len(vote.groups)} groups ({groups}), and nothing that is known of the devices "
                 "tells them apart."
             )
 
@@ -109,6 +109,6 @@ def _odd_facts(unit: OddUnit, each: DeviceClass, judgement: Judgement, repeats: 
     told = [f"Odd: {unit.device} (class {each.label}, {len(each.devices)} devices)", unit.recurrence]
     if pairs:
         first = min((verdict.first for verdict in pairs if verdict.first), key=lambda first: first.step)
-        what = f"{first.quantity} {first.tensor}" if first.tensor else first.quantity
+        what = named(first.quantity, first.tensor)
         told.append(f"first at step {first.step} (epoch {first.epoch}, batch {first.batch}), {what}")
     return told + [repeats[trial] for trial in repeats if trial in trials]

@@ -4,10 +4,11 @@ from collections.abc import Iterator
 
 from parity.judge.verdict import Judgement, PairVerdict, rank
 from parity.render import fleet, story, tables
-from parity.render.facts import named, pair_facts
+from parity.render.facts import pair_facts
 from parity.render.markdown_text import code, details, fenced, prose, table
 from parity.render.matrix import Matrix, make_matrix
 from parity.render.next_steps import Advice, next_steps
+from parity.render.phrases import named, not_shown
 from parity.store.stored_run import StoredRun
 
 # GitHub takes 65,536 characters of a comment, and cuts a job's summary at 1 MiB. The shares below add up to less,
@@ -80,7 +81,7 @@ def _matrix(matrix: Matrix) -> str:
     ]
     told = table(["loss", *(code(matrix.devices[place], most=60) for place in kept)], rows, most=_MATRIX)
     more = len(matrix.devices) - len(kept)
-    return told + (f"\n\n{more:,} more devices are left out here." if more else "")
+    return told + (f"\n\nOf the devices, {not_shown(more)}" if more else "")
 
 
 def _loud(text: str, verdict: PairVerdict | None) -> str:
@@ -116,28 +117,8 @@ def _pairs(judgement: Judgement) -> str:
 
 
 def _audit(judgement: Judgement) -> str:
-    rows = []
-    for group in fleet.alike_pairs(judgement):
-        decision = group[0].decision
-        if decision:
-            errors = (
-                decision.grad_error_u,
-                decision.baseline_grad_error_u,
-                decision.grad_line_u,
-                decision.loss_error_u,
-                decision.baseline_loss_error_u,
-                decision.loss_line_u,
-            )
-            trial = code(group[0].pair.candidate.trial, most=100)
-            rows.append([trial, *(f"{error:.3g}" for error in errors), str(decision.audited)])
-    if not rows:
-        return ""
-    headings = ["candidate", "gradient", "own", "line", "loss", "own", "line", "steps"]
-    told = (
-        "Largest errors against float64 over the audited steps, in u (unit roundoff); own is the baseline's own error, "
-        "and beyond the line is no rounding."
-    )
-    return f"{told}\n\n{table(headings, rows, most=_DETAILS)}"
+    found = tables.audit_table([group[0] for group in fleet.alike_pairs(judgement)])
+    return f"{tables.explain_audit(judgement).capitalize()}\n\n{_table(found)}" if found.rows else ""
 
 
 def _contract(run: StoredRun, judgement: Judgement) -> Iterator[str]:
@@ -146,7 +127,7 @@ def _contract(run: StoredRun, judgement: Judgement) -> Iterator[str]:
         yield prose(title, most=300)
         yield _table(content, most=_DETAILS // _MOST_CONTRACTS)
     if len(found) > _MOST_CONTRACTS:
-        yield f"{len(found) - _MOST_CONTRACTS:,} more are left out here."
+        yield not_shown(len(found) - _MOST_CONTRACTS)
 
 
 def _attempts(run: StoredRun) -> Iterator[str]:
@@ -178,7 +159,7 @@ def _table(found: tables.Table, *, most: int = _DETAILS) -> str:
 def _few(lines: list[str]) -> list[str]:
     """The first of them, and how many more there are."""
     more = len(lines) - _MOST_LINES
-    return [*lines[:_MOST_LINES], *([f"{more:,} more are left out here."] if more > 0 else [])]
+    return [*lines[:_MOST_LINES], *([not_shown(more)] if more > 0 else [])]
 
 
 def _indented(text: str) -> str:

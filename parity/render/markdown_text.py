@@ -9,6 +9,7 @@ Source:
 import re
 from collections.abc import Sequence
 
+from parity.render.phrases import not_shown
 from parity.render.wrapping import clip, visible
 
 # Letters, with a hyphen or an apostrophe between them, numbers, and = and !=: in these nothing has a meaning.
@@ -71,7 +72,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, most: int, 
             left_out += len(rows) - shown
             break
         lines.append(row)
-    return "\n".join(lines) + (f"\n\n{left_out:,} more are left out here." if left_out else "")
+    return "\n".join(lines) + (f"\n\n{not_shown(left_out)}" if left_out else "")
 
 
 def details(summary: str, *content: str) -> str:

@@ -1,19 +1,18 @@
 """What happened, in plain words: the verdict in a sentence, why, and what was compared."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from parity.judge.fleet import software_differences
 from parity.judge.verdict import VERDICTS, Judgement, PairVerdict
 from parity.judge.verdict import rank as rank_of
 from parity.plan.device import parse_device
+from parity.render.phrases import counted, listed
 from parity.store.stored_run import StoredRun
 from parity.store.trace import NORMED_QUANTITIES, QUANTITIES
 from parity.store.trials import TrialRecord
 
 # Trials that a note names.
-MOST_NAMED = 5
+_MOST_NAMED = 6
 
 
 def notes(run: StoredRun) -> list[str]:
@@ -23,10 +22,7 @@ def notes(run: StoredRun) -> list[str]:
         told.append(f"Altered since the run was stored: {', '.join(run.altered)}. What is there now is judged.")
     partial = [record.trial for record in run.trials if record.status in ("interrupted", "planned")]
     if partial:
-        more = f" and {len(partial) - MOST_NAMED} more" if len(partial) > MOST_NAMED else ""
-        told.append(
-            f"This run is partial: {', '.join(partial[:MOST_NAMED])}{more} did not end. What is stored is judged."
-        )
+        told.append(f"This run is partial: {listed(partial, most=_MOST_NAMED)} did not end. What is stored is judged.")
     return [*told, *run.info.get("notes", ()), *software_differences(run.trials), *moved_lines(run)]
 
 
@@ -62,7 +58,7 @@ def headline(judgement: Judgement) -> str:
     odd = [unit for each in judgement.fleet.classes for unit in each.odd]
     if odd:
         devices = {device for each in judgement.fleet.classes for device in each.devices}
-        named = _listed([unit.device for unit in odd])
+        named = listed([unit.device for unit in odd])
         told = "does not compute what its" if len(odd) == 1 else "do not compute what their"
         return f"{len(odd)} of {len(devices)} devices {told} equals compute: {named}."
     worst = max(pairs, key=lambda verdict: rank_of(verdict.verdict))
@@ -121,8 +117,7 @@ def tally(judgement: Judgement) -> str:
     found = [verdict.verdict for verdict in judgement.pairs if verdict.pair.axis != "noise"]
     if len(found) < 2:
         return ""
-    told = [f"{found.count(word)} {word}" for word in reversed(VERDICTS) if word in found]
-    return f"Of {len(found)} pairs: {', '.join(told)}."
+    return f"Of {len(found)} pairs: {counted(found, reversed(VERDICTS))}."
 
 
 def compared(run: StoredRun, judgement: Judgement) -> list[tuple[str, str]]:
@@ -136,11 +131,11 @@ def compared(run: StoredRun, judgement: Judgement) -> list[tuple[str, str]]:
     audited = [verdict.decision.audited for verdict in judgement.pairs if verdict.decision]
     epochs = f"in epochs of {first.batches:,} batches " if first.batches else ""
     told = [
-        ("Losses", f"{losses[0]} (baseline) and {_listed(losses[1:])}" if losses[1:] else losses[0]),
-        ("Devices", f"{devices[0]} (baseline) and {_listed(devices[1:])}" if devices[1:] else devices[0]),
+        ("Losses", f"{losses[0]} (baseline) and {listed(losses[1:])}" if losses[1:] else losses[0]),
+        ("Devices", f"{devices[0]} (baseline) and {listed(devices[1:])}" if devices[1:] else devices[0]),
         ("Steps", f"{first.steps:,}, {epochs}of {first.batch_size:,} rows"),
         ("Quantities", f"{len(QUANTITIES)} in each step, bit for bit: {', '.join(QUANTITIES)}"),
-        ("Trials", f"{len(run.trials):,}; seed{'s' * (len(seeds) > 1)} {_listed([str(seed) for seed in seeds])}"),
+        ("Trials", f"{len(run.trials):,}; seed{'s' * (len(seeds) > 1)} {listed([str(seed) for seed in seeds])}"),
     ]
     if replicas > 1:
         told.append(("Replicas", f"{replicas} of each trial"))
@@ -153,9 +148,3 @@ def compared(run: StoredRun, judgement: Judgement) -> list[tuple[str, str]]:
 
 def _at(record: TrialRecord) -> str:
     return f" at step {record.failed_step}" if record.failed_step is not None else ""
-
-
-def _listed(names: Sequence[str], most: int = 4) -> str:
-    if len(names) > most:
-        return f"{', '.join(names[: most - 1])} and {len(names) - most + 1} more"
-    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)

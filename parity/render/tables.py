@@ -10,6 +10,7 @@ import numpy as np
 
 from parity.judge.verdict import Judgement, PairVerdict
 from parity.render.differing import Rows
+from parity.render.phrases import counted, listed, named
 from parity.store.stored_run import StoredRun
 from parity.store.trials import HARDWARE, SOFTWARE, TrialRecord
 
@@ -111,7 +112,7 @@ def pairs_table(verdicts: Iterable[tuple[PairVerdict, int]]) -> Table:
     rows = []
     for verdict, alike in verdicts:
         first = verdict.first
-        where = f"step {first.step}, {first.quantity}{f' {first.tensor}' if first.tensor else ''}" if first else ""
+        where = f"step {first.step}, {named(first.quantity, first.tensor)}" if first else ""
         drift = f"{verdict.largest.rel:.2g} at step {verdict.largest.step}" if verdict.largest.rel else ""
         trials = (verdict.pair.baseline.trial, verdict.pair.candidate.trial)
         rows.append((*trials, verdict.pair.axis, verdict.verdict, where, drift, verdict.cause or "", str(alike)))
@@ -128,6 +129,34 @@ def pairs_table(verdicts: Iterable[tuple[PairVerdict, int]]) -> Table:
     return _cut(headings, rows)
 
 
+def explain_audit(judgement: Judgement) -> str:
+    """A sentence that says how to read `audit_table`, for after a colon."""
+    audited = sorted({verdict.decision.audited for verdict in judgement.pairs if verdict.decision})
+    steps = f"{audited[0]:,} to {audited[-1]:,}" if len(audited) > 1 else f"{audited[0]:,}"
+    return (
+        f"largest errors against float64 over {steps} steps, in u (unit roundoff); the limit is what rounding can "
+        "explain."
+    )
+
+
+def audit_table(verdicts: Iterable[PairVerdict]) -> Table:
+    """The largest errors of gradient and loss of each audited pair, beside the baseline's errors and the limits."""
+    rows = []
+    for verdict in verdicts:
+        decision = verdict.decision
+        if decision:
+            errors = (
+                decision.grad_error_u,
+                decision.baseline_grad_error_u,
+                decision.grad_line_u,
+                decision.loss_error_u,
+                decision.baseline_loss_error_u,
+                decision.loss_line_u,
+            )
+            rows.append((verdict.pair.candidate.trial, *(f"{error:.3g}" for error in errors)))
+    return Table(("candidate", "gradient", "baseline", "limit", "loss", "baseline", "limit"), tuple(rows))
+
+
 def contract_tables(run: StoredRun, judgement: Judgement) -> list[tuple[str, Table]]:
     """What each loss did that was held to its contract; equal devices once, items of one result in a row."""
     items: dict[str, list[dict[str, str]]] = {}
@@ -141,7 +170,7 @@ def contract_tables(run: StoredRun, judgement: Judgement) -> list[tuple[str, Tab
             alike.setdefault((row["status"], row["reason"]), []).append(row["item"])
         cells = tuple((", ".join(names), status, reason) for (status, reason), names in alike.items())
         marked = tuple(number for number, (_, status, _) in enumerate(cells) if status == "failed")
-        told = f"{trial}: {_counted([row['status'] for row in rows])}"
+        told = f"{trial}: {counted([row['status'] for row in rows], _STATUSES)}"
         table = Table(("items", "status", "what was found"), cells, marked)
         found.setdefault((places[trial], *cells), (told, table))
     return [*found.values()][:MOST_ROWS]
@@ -161,7 +190,7 @@ def environment_table(run: StoredRun) -> Table:
         if len(values) == 1:
             same.append((fact, next(iter(values)), "all trials"))
         else:
-            differing += [(fact, value, _some(trials)) for value, trials in values.items()]
+            differing += [(fact, value, listed(trials)) for value, trials in values.items()]
     rows = [*differing[:MOST_ROWS], *same]
     marked = tuple(range(min(len(differing), MOST_ROWS)))
     return Table(("fact", "value", "of"), tuple(rows), marked, max(0, len(differing) - MOST_ROWS))
@@ -194,11 +223,3 @@ def _eventful(record: TrialRecord) -> bool:
 
 def _cut(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
     return Table(headings, tuple(rows[:MOST_ROWS]), left_out=max(0, len(rows) - MOST_ROWS))
-
-
-def _counted(statuses: Sequence[str]) -> str:
-    return ", ".join(f"{statuses.count(word)} {word}" for word in _STATUSES if word in statuses)
-
-
-def _some(trials: Sequence[str]) -> str:
-    return ", ".join(trials) if len(trials) <= 4 else f"{trials[0]} and {len(trials) - 1} more"

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from parity.judge.verdict import Judgement, PairVerdict
-from parity.render import fleet, story
+from parity.render import fleet, story, tables
 from parity.render.facts import one_line, pair_facts
 from parity.render.matrix import Matrix, make_matrix
 from parity.render.next_steps import next_steps
@@ -62,19 +62,10 @@ def render(run: StoredRun, judgement: Judgement, console: Console) -> None:
     beside = [*_contract_lines(run, judgement), *_noise_lines(judgement)]
     for line in ["", *beside] if beside else []:
         _print(console, *wrap(line, width=width, then="  "))
-    if any(verdict.decision for verdict in judgement.pairs):
-        audited = sorted({verdict.decision.audited for verdict in judgement.pairs if verdict.decision})
-        steps = f"{audited[0]} to {audited[-1]}" if len(audited) > 1 else str(audited[0])
-        _print(
-            console,
-            "",
-            *wrap(
-                f"How the audit decided: largest errors against float64 over {steps} steps, in u (unit roundoff); own "
-                "is the baseline's own error, and beyond the line is no rounding.",
-                width=width,
-            ),
-        )
-        console.print(_audit_table([verdict for verdict, _ in told]), width=width)
+    audit = tables.audit_table(verdict for verdict, _ in told)
+    if audit.rows:
+        _print(console, "", *wrap(f"How the audit decided: {tables.explain_audit(judgement)}", width=width))
+        console.print(_audit_table(audit), width=width)
     _print(console, *_next(run, judgement, width))
 
 
@@ -206,23 +197,14 @@ def _matrices(matrix: Matrix, width: int) -> Iterator[Table]:
         columns = columns[shown:]
 
 
-def _audit_table(verdicts: Sequence[PairVerdict]) -> Table:
+def _audit_table(found: tables.Table) -> Table:
+    name, *numbers = found.headings
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("candidate", overflow="fold")
-    for heading in ("gradient", "own", "line", "loss", "own", "line"):
+    table.add_column(name, overflow="fold")
+    for heading in numbers:
         table.add_column(heading, justify="right", no_wrap=True)
-    for verdict in verdicts:
-        decision = verdict.decision
-        if decision:
-            errors = (
-                decision.grad_error_u,
-                decision.baseline_grad_error_u,
-                decision.grad_line_u,
-                decision.loss_error_u,
-                decision.baseline_loss_error_u,
-                decision.loss_line_u,
-            )
-            table.add_row(Text(flat(verdict.pair.candidate.trial)), *(f"{error:.3g}" for error in errors))
+    for trial, *errors in found.rows:
+        table.add_row(Text(flat(trial)), *errors)
     return table
 
 

@@ -123,7 +123,7 @@ def test_however_many_pairs_it_fits_a_comment():
     )
     assert 20_000 < len(text) < markdown.MOST_CHARACTERS
     rows = text.count("| `builtin@cpu-s0` | `mine")
-    assert rows > 50 and f"\n\n{700 - rows:,} more are left out here." in text[text.index("### Pairs") :]
+    assert rows > 50 and f"\n\n{700 - rows:,} more are not shown." in text[text.index("### Pairs") :]
 
 
 @pytest.mark.parametrize("name", ["`|" * 300, "x" * 5000, "\x1b" * 500, "@a " * 300])

@@ -21,6 +21,7 @@ from parity.render.page.figures import Frame
 from parity.render.page.first_difference import First, tell_first
 from parity.render.page.heat_map import heat_map
 from parity.render.page.plots import NoiseBand, Plot
+from parity.render.phrases import listed
 from parity.store.stored_run import StoredRun
 
 # Pairs that have a section with plots, the worst first; the others are in a table.
@@ -31,6 +32,8 @@ PLOTS_BYTES = 700_000
 _POINT_BYTES = 16
 # Series of a pair: losses, differences, noise, errors.
 _SERIES = 14
+# Odd devices of a class that the table of classes names.
+_MOST_ODD = 20
 _LEAST_POINTS, _MOST_POINTS = 120, 3000
 
 
@@ -164,13 +167,12 @@ def _worst_reason(sections: list[Section]) -> str | None:
 
 
 def _classes(judgement: Judgement) -> tables.Table:
-    rows = [
-        (each.label, str(len(each.devices)), str(len(each.odd)), ", ".join(unit.device for unit in each.odd[:20]))
-        for each in judgement.fleet.classes
-    ]
-    explained = tuple((*row, each.hardware.explain()) for row, each in zip(rows, judgement.fleet.classes, strict=True))
+    rows = []
+    for each in judgement.fleet.classes:
+        odd = listed([unit.device for unit in each.odd], most=_MOST_ODD)
+        rows.append((each.label, str(len(each.devices)), str(len(each.odd)), odd, each.hardware.explain()))
     marked = tuple(number for number, each in enumerate(judgement.fleet.classes) if each.odd)
-    return tables.Table(("class", "devices", "odd", "which", "what they have in common"), explained, marked)
+    return tables.Table(("class", "devices", "odd", "which", "what they have in common"), tuple(rows), marked)
 
 
 @cache
