@@ -29,7 +29,7 @@ def outcomes(run, judgement=None):
 
 
 @pytest.mark.parametrize(
-    ("verdict", "planted", "told"),
+    ("verdict", "planted", "expected"),
     [
         ("identical", Planted(), "passed"),
         ("report-only", Planted(differs={"loss": 2}), "passed"),
@@ -39,17 +39,17 @@ def outcomes(run, judgement=None):
         ("inconclusive", Planted(differs={"input": 2}), "error"),
     ],
 )
-def test_each_verdict_has_its_outcome(verdict, planted, told):
+def test_each_verdict_has_its_outcome(verdict, planted, expected):
     run = make_run(planted)
     assert judge(run).verdict == verdict
-    assert outcomes(run) == {"builtin@cpu-s0 mine@cpu-s0": told}
+    assert outcomes(run) == {"builtin@cpu-s0 mine@cpu-s0": expected}
 
 
 def test_a_planted_divergence_is_a_failure_that_says_what_was_found():
     tag, found = outcome(cases(RUNS["diverged"])["builtin@cpu-s0 mine@cpu-s0"])
     assert (tag, found.get("type")) == ("failure", "diverged")
     assert found.get("message").startswith(
-        "mine does not train as builtin: from step 7 on they part beyond rounding. No "
+        "mine does not train as builtin: from step 7 on they differ by more than rounding can explain. No "
     )
     assert "  first     step 2 (epoch 0, batch 2), loss 0.24206448 != 0.24206457 (6 ulp)\n" in found.text
 
@@ -76,7 +76,7 @@ def test_one_trial_is_an_error_and_not_an_empty_success():
     run = make_run()
     ((name, case),) = cases(run).items()
     assert (name, outcome(case)[0]) == ("pairs", "error")
-    assert outcome(case)[1].text == "There is nothing to compare: one trial makes no pair."
+    assert outcome(case)[1].text == "There is nothing to compare: a single trial is not a pair."
 
 
 def test_a_failed_baseline_is_an_error_of_its_own():
