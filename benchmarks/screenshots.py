@@ -1,9 +1,10 @@
-"""Makes pages of planted faults and pictures of them; and times a page of 10,000 steps x 10 trials.
+"""Makes report pages of planted faults and takes screenshots of them; times a page of 10,000 steps x 10 trials.
 
     python benchmarks/screenshots.py FOLDER [--steps N] [--readme]
 
-For rounding, diverged, failed, a fleet with an odd device and NaN on one side, at 1400 and 390 pixels, light and dark:
-FOLDER/CASE-WIDTH-LIGHT.png of the whole page. --readme writes the two pictures of README too. Needs Chromium.
+The cases are rounding, diverged, failed, NaN on one side, and a fleet with an odd device. Each is taken at 1400 and 390
+pixels, in light and in dark mode: FOLDER/CASE-WIDTH-MODE.png shows the whole page. --readme also writes the two
+pictures of README. Needs Chromium.
 """
 
 import argparse
@@ -28,26 +29,27 @@ TESTS = Path(__file__).parent.parent / "tests"
 PICTURES = Path(__file__).parent / "results"
 sys.path.insert(0, str(TESTS))
 
-from browser import browser, look  # noqa: E402 - the tests are no package
+from browser import browser, look  # noqa: E402 - the tests are not a package
 from synthetic_runs import long_run  # noqa: E402
 
+# The losses of the trained cases; all but numpy are in tests/wrong_losses.py.
 LOSSES = {"rounding": "numpy", "diverged": "HardCoded", "failed": "raising_at_30", "nan": "nan_at_5"}
-# Of a picture, in pixels; what is below is cut.
+# Greatest height of a picture in pixels; the rest of a longer page is cut off.
 TALLEST = 12_000
-# Of README: case, width, whether dark, and how much of the page is shown.
+# Pictures of README: case, width, whether in dark mode, and the height that is shown.
 README = (("diverged", 1400, False, 1900), ("fleet", 390, True, 1500))
 
 
 def main() -> None:
-    """Trains, renders, takes the pictures."""
+    """Trains the cases, renders their pages and takes the pictures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--steps", type=int, default=240, help="of the trained cases; 240 pass a partial batch")
-    parser.add_argument("--readme", action="store_true", help="write the pictures of README too")
+    parser.add_argument("--steps", type=int, default=240, help="steps of a trained case; 240 include a partial batch")
+    parser.add_argument("--readme", action="store_true", help="also write the pictures of README")
     options = parser.parse_args()
     options.folder = options.folder.resolve()
     options.folder.mkdir(parents=True, exist_ok=True)
-    os.chdir(TESTS.parent)  # so that the pages show a short path
+    os.chdir(TESTS.parent)  # so that the pages show short paths
     pages = {case: _train(case, loss, options) for case, loss in LOSSES.items()} | {"fleet": _train_fleet(options)}
     with browser() as driver:
         for case, page in pages.items():
@@ -76,7 +78,7 @@ def _train(case: str, loss: str, options: argparse.Namespace) -> Path:
 
 
 def _train_fleet(options: argparse.Namespace) -> Path:
-    """Twelve simulated nodes, one of which flips a bit at step 12; all trained in this process."""
+    """Trains a fleet of twelve simulated nodes in this process; one of them flips a bit at step 12."""
     out = options.folder / "fleet"
     if not out.exists():
         settings = make_settings(
@@ -109,9 +111,9 @@ def _page(out: Path) -> Path:
 
 
 def _take(driver, picture: Path, *, width: int, dark: bool) -> None:  # type: ignore[no-untyped-def]
-    """Takes a picture of the whole page, which is as tall as the browser is made."""
+    """Takes a picture of the whole page, with the browser window as tall as the page."""
     height = 900
-    for _ in range(3):  # a plot that comes near is drawn, and may change the height
+    for _ in range(3):  # a plot is drawn when it comes into view, which may change the height
         look(driver, width=width, dark=dark, height=height)
         time.sleep(0.7)
         height = min(driver.execute_script("return document.documentElement.scrollHeight"), TALLEST)

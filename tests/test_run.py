@@ -192,7 +192,7 @@ def test_ctrl_c_keeps_what_was_trained(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(inline, "perform", interrupted)
     assert inline_run(tmp_path / "run", "--steps", 400) == 2
     out = capsys.readouterr().out
-    assert out.startswith("This run is partial: numpy@cpu-s0 did not end. What is stored is judged.\n")
+    assert out.startswith("This run is partial: numpy@cpu-s0 did not finish. The verdict is about the ")
     assert out.endswith(
         "\nInterrupted. What was trained is kept: continue it with\n"
         f"  python -m parity.run --resume {tmp_path / 'run'}\n"

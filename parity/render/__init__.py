@@ -1,1 +1,1 @@
-"""What people see of a judgement."""
+"""What people read of a judgement: text, Markdown, JSON, JUnit and a page; no module here decides or measures."""

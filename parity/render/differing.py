@@ -1,6 +1,6 @@
-"""What differs of a pair, step by step: a row for each quantity and tensor.
+"""Where a pair differs, step by step: a row for each quantity and tensor.
 
-Letters: S steps of the pair.
+Letters: S is the number of steps of the pair.
 """
 
 from dataclasses import dataclass
@@ -8,20 +8,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from parity.judge.verdict import PairVerdict
+from parity.render.phrases import named
 from parity.store.trace import QUANTITIES, TENSOR_QUANTITIES
 
-# Of each quantity of many tensors, those that differ first.
+# Tensors of a quantity that have a row, those that differ first: 40 rows take 600 pixels of the heat map.
 MOST_TENSORS = 40
 
 
 @dataclass(frozen=True)
 class Row:
-    """One quantity, or one tensor of it.
+    """Where one quantity, or one of its tensors, differs.
 
     Attributes:
-        quantity: Of `trace.QUANTITIES`.
-        tensor: Name of the parameter, or None.
-        differs: bool[S].
+        quantity: One of `trace.QUANTITIES`.
+        tensor: Name of the parameter, or None for a quantity that is compared as a whole.
+        differs: Whether it differs at each step; bool[S].
     """
 
     quantity: str
@@ -30,22 +31,22 @@ class Row:
 
     @property
     def first(self) -> int | None:
-        """The first step in which it differs, or None."""
+        """The first step at which it differs, or None."""
         return int(np.argmax(self.differs)) if self.differs.any() else None
 
     @property
     def name(self) -> str:
-        """Quantity and tensor."""
-        return f"{self.quantity} {self.tensor}" if self.tensor else self.quantity
+        """The quantity, followed by the tensor if there is one."""
+        return named(self.quantity, self.tensor)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What is shown of a pair, in the order of the chain.
+    """The rows of a pair, in the order of computation.
 
     Attributes:
         shown: The rows.
-        tensors: How many parameter tensors the model has.
+        tensors: Number of parameter tensors of the model; 0 where the two sides have different ones.
     """
 
     shown: tuple[Row, ...]
@@ -53,12 +54,12 @@ class Rows:
 
     @property
     def left_out(self) -> int:
-        """Tensors that are not shown, since others differ before them."""
+        """Number of tensors without a row, since others differ before them."""
         return max(0, self.tensors - MOST_TENSORS)
 
 
 def make_rows(verdict: PairVerdict) -> Rows:
-    """A row for each quantity and tensor; of many tensors those that differ first."""
+    """A row for each quantity and tensor; where there are many tensors, only those that differ first."""
     comparison = verdict.comparison
     names = comparison.baseline.record.param_names
     same = names == comparison.candidate.record.param_names

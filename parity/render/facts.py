@@ -1,4 +1,4 @@
-"""What was found of a pair, fact by fact: for a block of lines, for one line, and for a row of a table."""
+"""The findings about a pair, one by one: for a block of lines, for a single line, and for a row of a table."""
 
 import math
 from dataclasses import dataclass
@@ -7,18 +7,19 @@ import numpy as np
 
 from parity.judge.differences import Difference
 from parity.judge.verdict import PairVerdict
+from parity.render.phrases import named
 from parity.render.wrapping import flat
 from parity.store.trace import QUANTITIES
 
 
 @dataclass(frozen=True)
 class Fact:
-    """One thing that was found.
+    """One finding.
 
     Attributes:
-        label: In a word, of the field's own: cause, onset, first, drift, compared, shared or NaN.
-        text: For a reader who sees the label; a line break is where it may be broken best.
-        phrase: The same for a reader who does not.
+        label: Its kind: cause, onset, first, drift, compared, shared or NaN.
+        text: The finding for a reader who sees the label; a line break marks the best place to break a long line.
+        phrase: The finding for a reader who does not see the label; empty where another phrase says it.
     """
 
     label: str
@@ -27,7 +28,7 @@ class Fact:
 
 
 def pair_facts(verdict: PairVerdict) -> tuple[Fact, ...]:
-    """All that is told of a pair, what matters most first."""
+    """All findings about a pair, the most important first."""
     found = []
     cause = flat(_cause(verdict))
     if cause:
@@ -44,31 +45,28 @@ def pair_facts(verdict: PairVerdict) -> tuple[Fact, ...]:
         where = f"step {first.step} (epoch {first.epoch}, batch {first.batch})"
         found.append(Fact("first", f"{where}, {what}\n{values}", f"first at step {first.step}, {what} {values}"))
         if verdict.largest.rel:
-            drift = f"the losses drift to rel {verdict.largest.rel:.2g} at step {verdict.largest.step}"
+            largest = verdict.largest
+            drift = f"the losses differ by up to {largest.rel:.2g} (relative), at step {largest.step}"
             found.append(Fact("drift", drift, drift))
     if verdict.steps:
         found.append(_alike("compared", f"{verdict.steps} steps, {len(QUANTITIES)} quantities{_audited(verdict)}"))
     if verdict.device_audit and verdict.verdict == "rounding":
         worst = verdict.device_audit.worst
-        told = (
-            f"{len(verdict.device_audit.steps)} steps from shared states, {worst.quantity} nearest to its line "
+        steps = len(verdict.device_audit.steps)
+        shared = (
+            f"{steps} steps from shared states; {worst.quantity} comes closest to its limit "
             f"({worst.error_u:.3g} u of {worst.line_u:.3g} u)"
         )
-        found.append(_alike("shared", told))
+        found.append(_alike("shared", shared))
     if verdict.both_nan is not None:
         found.append(_alike("NaN", f"both losses are NaN at step {verdict.both_nan}"))
     return tuple(found)
 
 
 def one_line(verdict: PairVerdict) -> str:
-    """All that is told of a pair but its trials and its verdict, in one line however long."""
+    """All findings about a pair in one line, however long; without its trials and its verdict."""
     phrases = (flat(fact.phrase).rstrip(".") for fact in pair_facts(verdict))
     return "; ".join(phrase for phrase in phrases if phrase)
-
-
-def named(quantity: str, tensor: str | None) -> str:
-    """A quantity, and its tensor if it has several."""
-    return f"{quantity} {tensor}" if tensor else quantity
 
 
 def _alike(label: str, text: str) -> Fact:
@@ -76,17 +74,20 @@ def _alike(label: str, text: str) -> Fact:
 
 
 def _audited(verdict: PairVerdict) -> str:
+    """How many steps were audited, where not all of them were."""
     decision = verdict.decision
-    return f"; {decision.audited} of them audited" if decision and decision.audited < verdict.steps else ""
+    if decision is None or decision.audited == verdict.steps:
+        return ""
+    return f"; {decision.audited} step{'s' * (decision.audited != 1)} audited"
 
 
 def _cause(verdict: PairVerdict) -> str:
-    """Why; empty where the audit says it."""
+    """The cause; empty where there is none, or where the table of the audit shows it."""
     if not verdict.cause or verdict.verdict == "rounding":
-        return ""
+        return ""  # the cause of rounding is a row of numbers, which the table of the audit shows in columns
     cause = verdict.cause
     if verdict.onset:
-        # The failed items of a contract have a line of their own, and summary.json has it all.
+        # The report lists the failed items of the contract in a line of their own; summary.json has the whole cause.
         for extra in verdict.causes[1:]:
             if extra.kind in ("contract", "grad_output"):
                 cause = cause.replace(f"; {extra.text}", "")
@@ -94,25 +95,27 @@ def _cause(verdict: PairVerdict) -> str:
 
 
 def _what(first: Difference) -> str:
-    """What differs; of a tensor its bits are compared by their digest, and where these are equal its norm differs."""
+    """What differs: the loss itself, or the digest or the norm of a tensor."""
     kind = "" if first.quantity == "loss" else " digest" if isinstance(first.baseline, str) else " norm"
     return f"{flat(named(first.quantity, first.tensor))}{kind}"
 
 
 def _values(verdict: PairVerdict, first: Difference) -> str:
-    """Both values in full precision, and how far they are apart."""
+    """Both values in full precision, and the distance between them."""
+    # Losses are stored as float64: as such they would be printed with digits that the dtype of the loss does not have.
     dtype = verdict.pair.baseline.loss_dtype or "float64"
     baseline, candidate = (_number(value, dtype) for value in (first.baseline, first.candidate))
     size = ""
     if first.ulp is not None:
         size = f" ({first.ulp} ulp)"
     elif first.rel is not None and not math.isnan(first.rel):
-        size = f" (rel {first.rel:.2g})"
+        size = f" (relative {first.rel:.2g})"
     return f"{baseline} != {candidate}{size}"
 
 
 def _number(value: float | str, dtype: str) -> str:
-    """As many digits as tell the number from its neighbours in its dtype; a digest as it is."""
+    """The number with as many digits as distinguish it from its neighbours in its dtype; a digest as it is."""
     if isinstance(value, str):
         return value
+    # NumPy prints the shortest text that reads back as the same number; bfloat16 is not a dtype of NumPy.
     return str(np.dtype(dtype).type(value)) if dtype in ("float16", "float32") else repr(value)

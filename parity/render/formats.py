@@ -1,7 +1,9 @@
-"""What --format names: the documents that are made of a judged run. Each is loaded when it is asked for."""
+"""The documents that --format offers, made of a judged run.
 
-import json
-import re
+Each is made by a module of its own, which is imported when its document is asked for: a run that prints text does not
+load what Markdown needs.
+"""
+
 import sys
 from collections.abc import Callable
 
@@ -10,16 +12,9 @@ from parity.store.stored_run import StoredRun
 
 
 def _text(run: StoredRun, judgement: Judgement) -> str:
-    """In colour where stdout is a terminal."""
-    from rich.console import Console
-
     from parity.render import terminal
 
-    console = Console()
-    with console.capture() as capture:
-        terminal.render(run, judgement, console)
-    text = re.sub(r" +\n", "\n", capture.get())  # tables are padded
-    return re.sub(r"\n{3,}", "\n\n", text).rstrip("\n") + "\n"
+    return terminal.render_text(run, judgement)
 
 
 def _markdown(run: StoredRun, judgement: Judgement) -> str:
@@ -28,10 +23,10 @@ def _markdown(run: StoredRun, judgement: Judgement) -> str:
     return markdown.render(run, judgement)
 
 
-def _json(run: StoredRun, judgement: Judgement) -> str:  # noqa: ARG001 - all of them are called alike
-    from parity.render.summary import summarize
+def _json(run: StoredRun, judgement: Judgement) -> str:  # noqa: ARG001 - the formats share one signature
+    from parity.render import summary
 
-    return json.dumps(summarize(judgement), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    return summary.render(judgement)
 
 
 def _junit(run: StoredRun, judgement: Judgement) -> str:
@@ -40,7 +35,7 @@ def _junit(run: StoredRun, judgement: Judgement) -> str:
     return junit.render(run, judgement)
 
 
-# Name -> what makes the document.
+# By name, the function that makes the document.
 FORMATS: dict[str, Callable[[StoredRun, Judgement], str]] = {
     "text": _text,
     "markdown": _markdown,

@@ -1,12 +1,15 @@
-"""JUnit's XML, for the reports of CI systems: a test case for each pair.
+"""JUnit XML for the test reports of CI systems: a test case for each pair.
 
-Where parity found that a candidate is wrong (diverged, failed: exit status 1) it is a failure; where there is no answer
-(inconclusive, a failed baseline, nothing to compare: exit status 2 or 3) it is an error. So nothing is green that does
-not exit with 0, and nothing is skipped, which most CI systems count as well.
+A candidate that is wrong (diverged, failed: exit status 1) is a failure; where there is no answer (inconclusive, a
+failed baseline, nothing to compare: exit status 2 or 3) the case is an error. So no case passes in a run whose exit
+status is not 0, and none is skipped, since most CI systems count skipped cases as passed.
+
+The document is written with xml.etree: the library junitparser, which reads it in the tests, writes neither ASCII nor
+escapes for characters that XML does not allow.
 
 Source:
-    github.com/testmoapp/junitxml, the elements that GitHub's publishers, GitLab and Jenkins read;
-    W3C, Extensible Markup Language (XML) 1.0, 2.2, for the characters that it has.
+    github.com/testmoapp/junitxml for the elements that GitHub's publishers, GitLab and Jenkins read;
+    W3C, Extensible Markup Language (XML) 1.0, section 2.2, for the characters that it allows.
 """
 
 import math
@@ -21,23 +24,23 @@ from parity.render.wrapping import clip, flat
 from parity.store.stored_run import StoredRun
 from parity.store.trials import TrialRecord
 
-# By exit status.
+# Tag of a case by the exit status of its verdict.
 _OUTCOMES = {1: "failure", 3: "error"}
-# Characters of a message, which is shown as a title.
+# Most characters of a message, since CI systems show it as a title.
 _MESSAGE = 500
 _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def render(run: StoredRun, judgement: Judgement) -> str:
-    """The document, in ASCII: other characters are references, so that it is the same in every encoding."""
+    """The document in ASCII, with references for all other characters, so that it is the same in every encoding."""
     task = flat(run.trials[0].task) if run.trials else "parity"
     suite = ET.Element("testsuite", name=task)
-    _tell_about(run, suite)
+    _describe_run(run, suite)
     if judgement.trouble:
         _add_case(suite, f"parity.{task}", "baseline", 0.0, "error", "trouble", judgement.trouble, judgement.trouble)
     if not judgement.pairs:
-        told = story.headline(judgement)
-        _add_case(suite, f"parity.{task}", "pairs", 0.0, "error", "inconclusive", told, told)
+        message = story.headline(judgement)
+        _add_case(suite, f"parity.{task}", "pairs", 0.0, "error", "inconclusive", message, message)
     for verdict in judgement.pairs:
         _add_pair(suite, task, verdict)
     counts = {
@@ -48,19 +51,20 @@ def render(run: StoredRun, judgement: Judgement) -> str:
         "time": _seconds(sum(map(_wall_s, run.trials))),
     }
     suite.attrib.update(counts)
+    # Some readers take the counts of the root, others those of the suite.
     suites = ET.Element("testsuites", {"name": "parity", **counts})
     suites.append(suite)
     ET.indent(suites)
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{ET.tostring(suites, encoding="us-ascii").decode("ascii")}\n'
 
 
-def _tell_about(run: StoredRun, suite: ET.Element) -> None:
-    """When and where, and what has to be known before the verdicts."""
+def _describe_run(run: StoredRun, suite: ET.Element) -> None:
+    """Adds when and where the run was made, its command, and the notes that a reader needs before the verdicts."""
     try:
         began = datetime.fromisoformat(str(run.info.get("created")))
         suite.set("timestamp", began.replace(tzinfo=None).isoformat(timespec="seconds"))
     except ValueError:
-        pass  # run.json may have been written by somebody else, and the suite does without
+        pass  # run.json may come from another tool, and a suite may have no timestamp
     suite.set("hostname", _allowed(str(run.info.get("host", ""))))
     properties = ET.SubElement(suite, "properties")
     facts = [("command", run.info.get("command")), ("directory", run.directory)]
@@ -70,11 +74,11 @@ def _tell_about(run: StoredRun, suite: ET.Element) -> None:
 
 
 def _add_pair(suite: ET.Element, task: str, verdict: PairVerdict) -> None:
-    """The pair's case; its seconds are those of the candidate's training, since pairs share a baseline."""
+    """Adds the case of a pair; its seconds are those of the candidate's training only, since pairs share a baseline."""
     pair = verdict.pair
-    told = "\n".join(line.plain for line in block(verdict))
+    details = "\n".join(line.plain for line in block(verdict))
     if pair.candidate.traceback and verdict.verdict == "failed":
-        told = f"{told}\n\n{pair.candidate.traceback}"
+        details = f"{details}\n\n{pair.candidate.traceback}"
     _add_case(
         suite,
         f"parity.{task}.{pair.axis}",
@@ -83,19 +87,19 @@ def _add_pair(suite: ET.Element, task: str, verdict: PairVerdict) -> None:
         _OUTCOMES.get(verdict.meaning.exit_status),
         verdict.verdict,
         clip(f"{story.pair_headline(verdict)} {story.reason(verdict) or ''}", _MESSAGE),
-        told,
+        details,
     )
 
 
 def _add_case(
-    suite: ET.Element, place: str, name: str, wall_s: float, outcome: str | None, kind: str, message: str, told: str
+    suite: ET.Element, place: str, name: str, wall_s: float, outcome: str | None, kind: str, message: str, details: str
 ) -> None:
     case = ET.SubElement(suite, "testcase", classname=_allowed(place), name=_allowed(name), time=_seconds(wall_s))
     if outcome:
         found = ET.SubElement(case, outcome, type=kind, message=_allowed(message))
-        found.text = _allowed(told)
+        found.text = _allowed(details)
     else:
-        ET.SubElement(case, "system-out").text = _allowed(told)
+        ET.SubElement(case, "system-out").text = _allowed(details)
 
 
 def _wall_s(record: TrialRecord) -> float:
@@ -107,5 +111,5 @@ def _seconds(wall_s: float) -> str:
 
 
 def _allowed(text: str) -> str:
-    """The text, with an escape for each character that XML does not have."""
+    """The text, with an escape for each character that XML does not allow."""
     return _FORBIDDEN.sub(lambda found: ascii(found[0])[1:-1], text)

@@ -1,20 +1,21 @@
-"""A summary of a run in GitHub-flavoured Markdown: for the page of a CI job, or a comment on a pull request."""
+"""A summary of a run in GitHub-flavoured Markdown, for the page of a CI job or a comment on a pull request."""
 
 from collections.abc import Iterator
 
 from parity.judge.verdict import Judgement, PairVerdict, rank
 from parity.render import fleet, story, tables
-from parity.render.facts import named, pair_facts
+from parity.render.facts import pair_facts
 from parity.render.markdown_text import code, details, fenced, prose, table
 from parity.render.matrix import Matrix, make_matrix
 from parity.render.next_steps import Advice, next_steps
+from parity.render.phrases import named, not_shown
 from parity.store.stored_run import StoredRun
 
-# GitHub takes 65,536 characters of a comment, and cuts a job's summary at 1 MiB. The shares below add up to less,
-# unless names are made of what has to be escaped.
+# GitHub accepts comments of at most 65,536 characters, and cuts the summary of a job at 1 MiB. The shares of the parts
+# below add up to less, unless names consist of characters that must be escaped.
 MOST_CHARACTERS = 65_536
 _MATRIX, _PAIRS, _DETAILS, _LINES = 9_000, 22_000, 5_000, 3_000
-# Notes, odd devices and contracts that are told one by one, and columns of the matrix.
+# Most notes and odd devices, most tables of contracts, and most columns of the matrix.
 _MOST_LINES, _MOST_CONTRACTS, _MOST_DEVICES = 5, 3, 12
 
 
@@ -30,10 +31,10 @@ def render(run: StoredRun, judgement: Judgement) -> str:
     if judgement.pairs:
         parts += [_matrix(make_matrix(run, judgement)), *_fleet(run, judgement), "### Pairs", _pairs(judgement)]
     parts += [
-        details("What was compared", _two_columns(story.compared(run, judgement)) if run.trials else ""),
+        details("What was compared", _terms(story.compared(run, judgement)) if run.trials else ""),
         details("How the audit decided", _audit(judgement)),
         details("Contract", *_contract(run, judgement)),
-        details("Environment", _table(tables.environment_table(run))),
+        details("Environment", *_environment(run)),
         details("Attempts and faults", *_attempts(run)),
         details("Run again", *_run_again(run)),
     ]
@@ -41,20 +42,20 @@ def render(run: StoredRun, judgement: Judgement) -> str:
 
 
 def _within(parts: list[str], most: int) -> str:
-    """The parts, but for those for which names and messages made of what has to be escaped leave no room."""
-    told = "Parts of this summary are left out here: it would be too long."
-    kept, room = [], most - len(told) - 3
+    """The parts that fit; one is left out only where names and messages consist of characters that must be escaped."""
+    notice = "Parts of this summary are not shown, because it would be too long."
+    kept, room = [], most - len(notice) - 3
     for part in parts:
         if len(part) + 2 <= room:
             kept.append(part)
             room -= len(part) + 2
-    return "\n\n".join(kept if len(kept) == len(parts) else [*kept, told]) + "\n"
+    return "\n\n".join(kept if len(kept) == len(parts) else [*kept, notice]) + "\n"
 
 
 def _verdict(judgement: Judgement) -> Iterator[str]:
-    """In one sentence, why, and how many have which."""
+    """The verdict in one sentence, its reason, and the number of pairs by verdict."""
     yield f"**{prose(story.headline(judgement))}**"
-    worst = min(judgement.pairs, key=story.rank, default=None)
+    worst = min(judgement.pairs, key=story.worst_first, default=None)
     reason = story.reason(worst) if worst else None
     if reason:
         yield prose(reason)
@@ -70,17 +71,18 @@ def _next(advice: list[Advice]) -> str:
 
 
 def _matrix(matrix: Matrix) -> str:
-    """Losses x devices; of many devices those with the worst verdicts."""
+    """Losses x devices; where there are many devices, only those with the worst verdicts."""
     columns = [[cells[place] for cells in matrix.rows.values()] for place in range(len(matrix.devices))]
+    # The columns that are kept stay in the order of the plan.
     badness = [max((rank(cell.pair.verdict) for cell in cells if cell.pair), default=-1) for cells in columns]
     kept = sorted(sorted(range(len(badness)), key=lambda place: -badness[place])[:_MOST_DEVICES])
     rows = [
         [code(loss, most=60), *(_loud(cells[place].text, cells[place].pair) for place in kept)]
         for loss, cells in matrix.rows.items()
     ]
-    told = table(["loss", *(code(matrix.devices[place], most=60) for place in kept)], rows, most=_MATRIX)
+    shown = table(["loss", *(code(matrix.devices[place], most=60) for place in kept)], rows, most=_MATRIX)
     more = len(matrix.devices) - len(kept)
-    return told + (f"\n\n{more:,} more devices are left out here." if more else "")
+    return shown + (f"\n\nOf the devices, {not_shown(more)}" if more else "")
 
 
 def _loud(text: str, verdict: PairVerdict | None) -> str:
@@ -88,15 +90,15 @@ def _loud(text: str, verdict: PairVerdict | None) -> str:
 
 
 def _fleet(run: StoredRun, judgement: Judgement) -> Iterator[str]:
-    """The odd devices, and classes without a majority."""
+    """The odd devices, and the classes without a majority."""
     if judgement.fleet.large:
         yield "\n".join(f"- {prose(line)}" for line in _few([*fleet.lines(run, judgement)]))
 
 
 def _pairs(judgement: Judgement) -> str:
-    """A row for each pair, the worst first."""
+    """A row for each group of equal pairs, the worst first."""
     rows = []
-    for group in sorted(fleet.alike_pairs(judgement), key=lambda group: story.rank(group[0])):
+    for group in sorted(fleet.alike_pairs(judgement), key=lambda group: story.worst_first(group[0])):
         verdict = group[0]
         facts = {fact.label: fact.text for fact in pair_facts(verdict)}
         onset = verdict.onset
@@ -116,28 +118,8 @@ def _pairs(judgement: Judgement) -> str:
 
 
 def _audit(judgement: Judgement) -> str:
-    rows = []
-    for group in fleet.alike_pairs(judgement):
-        decision = group[0].decision
-        if decision:
-            errors = (
-                decision.grad_error_u,
-                decision.baseline_grad_error_u,
-                decision.grad_line_u,
-                decision.loss_error_u,
-                decision.baseline_loss_error_u,
-                decision.loss_line_u,
-            )
-            trial = code(group[0].pair.candidate.trial, most=100)
-            rows.append([trial, *(f"{error:.3g}" for error in errors), str(decision.audited)])
-    if not rows:
-        return ""
-    headings = ["candidate", "gradient", "own", "line", "loss", "own", "line", "steps"]
-    told = (
-        "Largest errors against float64 over the audited steps, in u (unit roundoff); own is the baseline's own error, "
-        "and beyond the line is no rounding."
-    )
-    return f"{told}\n\n{table(headings, rows, most=_DETAILS)}"
+    found = tables.audit_table([group[0] for group in fleet.alike_pairs(judgement)])
+    return f"{tables.explain_audit(judgement).capitalize()}\n\n{_table(found)}" if found.rows else ""
 
 
 def _contract(run: StoredRun, judgement: Judgement) -> Iterator[str]:
@@ -146,7 +128,17 @@ def _contract(run: StoredRun, judgement: Judgement) -> Iterator[str]:
         yield prose(title, most=300)
         yield _table(content, most=_DETAILS // _MOST_CONTRACTS)
     if len(found) > _MOST_CONTRACTS:
-        yield f"{len(found) - _MOST_CONTRACTS:,} more are left out here."
+        yield not_shown(len(found) - _MOST_CONTRACTS)
+
+
+def _environment(run: StoredRun) -> Iterator[str]:
+    differing, same = tables.environment_tables(run)
+    if differing.rows:
+        yield "These facts are not the same in all trials:"
+        yield _table(differing)
+    if same.rows:
+        yield "The same in all trials:"
+        yield _table(same)
 
 
 def _attempts(run: StoredRun) -> Iterator[str]:
@@ -161,12 +153,12 @@ def _attempts(run: StoredRun) -> Iterator[str]:
 def _run_again(run: StoredRun) -> Iterator[str]:
     if run.info.get("command"):
         yield fenced(str(run.info["command"]), language="sh", most=_LINES)
-    told = [("Stored in", str(run.directory))]
-    told += [(name.capitalize(), str(run.info[name])) for name in ("folder", "created") if run.info.get(name)]
-    yield _two_columns(told)
+    facts = [("Stored in", str(run.directory))]
+    facts += [(name.capitalize(), str(run.info[name])) for name in ("folder", "created") if run.info.get(name)]
+    yield _terms(facts)
 
 
-def _two_columns(rows: list[tuple[str, str]]) -> str:
+def _terms(rows: list[tuple[str, str]]) -> str:
     return "\n".join(f"- {term}: {prose(words, most=500)}" for term, words in rows)
 
 
@@ -176,11 +168,11 @@ def _table(found: tables.Table, *, most: int = _DETAILS) -> str:
 
 
 def _few(lines: list[str]) -> list[str]:
-    """The first of them, and how many more there are."""
+    """The first lines, and a sentence that counts the others."""
     more = len(lines) - _MOST_LINES
-    return [*lines[:_MOST_LINES], *([f"{more:,} more are left out here."] if more > 0 else [])]
+    return [*lines[:_MOST_LINES], *([not_shown(more)] if more > 0 else [])]
 
 
 def _indented(text: str) -> str:
-    """As a part of an item of a list."""
+    """The text as a part of a list item."""
     return "\n".join(f"  {line}" for line in text.splitlines())

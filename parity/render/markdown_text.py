@@ -1,6 +1,6 @@
-"""Pieces of GitHub-flavoured Markdown in which whatever a name or a message has in it appears as text.
+"""Parts of GitHub-flavoured Markdown in which names and messages appear as text, whatever they contain.
 
-What is no plain word or number goes into a code span: there nothing is a link, a mention, HTML or emphasis.
+Everything but plain words and numbers goes into a code span, where nothing is a link, a mention, HTML or emphasis.
 
 Source:
     GitHub Flavored Markdown Spec 0.29, 4.10 (tables), 6.3 (code spans), 6.9 (autolinks).
@@ -9,17 +9,18 @@ Source:
 import re
 from collections.abc import Sequence
 
+from parity.render.phrases import not_shown
 from parity.render.wrapping import clip, visible
 
-# Letters, with a hyphen or an apostrophe between them, numbers, and = and !=: in these nothing has a meaning.
+# Words (with hyphens or apostrophes inside), numbers, = and !=: nothing in them has a meaning in Markdown.
 _PLAIN = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*|-?\d+(?:[.,]\d+)*(?:e[+-]?\d+)?%?|!?=")
 _WORD = re.compile(r"""([("']*)(.*?)([.,;:!?)"']*)""")
-# What would make a list or a title of the line that it begins.
+# At the beginning of a line, these would turn it into a list item or a heading.
 _BEGINNING = re.compile(r"-?\d+[.)]+|!?=")
 
 
 def code(text: str, *, most: int = 200) -> str:
-    """A name as a code span; empty for an empty one.
+    """A name as a code span; empty for an empty name.
 
     >>> print(code("mine@cpu-s0"), code("a `b` c"))
     `mine@cpu-s0` ``a `b` c``
@@ -33,20 +34,20 @@ def code(text: str, *, most: int = 200) -> str:
 
 
 def prose(text: str, *, most: int = 400) -> str:
-    """Sentences that may have names in them.
+    """Sentences in which names become code spans.
 
-    >>> print(prose("loss_fn does not train as <b>: see @somebody, at step 5."))
-    `loss_fn` does not train as `<b>`: see `@somebody`, at step 5.
+    >>> print(prose("loss_fn does not train as <b>: see @octocat, at step 5."))
+    `loss_fn` does not train as `<b>`: see `@octocat`, at step 5.
     """
     words = clip(text, most).split()
-    told = [_word(word) for word in words]
+    escaped = [_word(word) for word in words]
     if words and _BEGINNING.fullmatch(words[0]):
-        told[0] = code(words[0])
-    return " ".join(told)
+        escaped[0] = code(words[0])
+    return " ".join(escaped)
 
 
 def fenced(text: str, *, language: str = "", most: int) -> str:
-    """Lines as they are; of a longer text the end, where a traceback says what it is."""
+    """Lines as a code block; a longer text loses its beginning, since a traceback ends with the error."""
     lines = "\n".join(visible(line.expandtabs()) for line in text.splitlines())
     if len(lines) > most:
         lines = f"...{lines[-most:]}"
@@ -55,13 +56,13 @@ def fenced(text: str, *, language: str = "", most: int) -> str:
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, most: int, left_out: int = 0) -> str:
-    """A table, of whose rows those are shown that fit; how many are left out is said.
+    """A table with as many rows as fit, and a sentence that counts the others.
 
     Args:
-        headings: Of the columns.
-        rows: Cells, of `code` and `prose`.
-        most: Characters of all.
-        left_out: How many rows are left out already.
+        headings: Headings of the columns.
+        rows: Cells, made by `code` and `prose`.
+        most: Most characters of the table.
+        left_out: Number of rows that the caller has left out already.
     """
     lines = [_row(headings), _row(["---"] * len(headings))]
     room = most - sum(map(len, lines))
@@ -71,34 +72,34 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, most: int, 
             left_out += len(rows) - shown
             break
         lines.append(row)
-    return "\n".join(lines) + (f"\n\n{left_out:,} more are left out here." if left_out else "")
+    return "\n".join(lines) + (f"\n\n{not_shown(left_out)}" if left_out else "")
 
 
 def details(summary: str, *content: str) -> str:
-    """What is shown when it is asked for.
+    """Content that a reader opens with a click; empty where there is none.
 
     Args:
-        summary: Plain words.
-        content: Markdown; empty ones are left out.
+        summary: Plain words that are always shown.
+        content: Paragraphs of Markdown; empty ones are left out.
     """
-    told = "\n\n".join(each for each in content if each)
-    return f"<details><summary>{summary}</summary>\n\n{told}\n\n</details>" if told else ""
+    paragraphs = "\n\n".join(each for each in content if each)
+    return f"<details><summary>{summary}</summary>\n\n{paragraphs}\n\n</details>" if paragraphs else ""
 
 
 def _row(cells: Sequence[str]) -> str:
-    # A pipe ends a cell even in a code span, and there is none outside of these.
+    # A pipe ends a cell even inside a code span.
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def _word(word: str) -> str:
     found = _WORD.fullmatch(word)
-    assert found is not None, "each group may be empty, and the second takes all"
+    assert found is not None, "each group of the pattern may be empty, and the second matches everything"
     before, core, after = found.groups()
-    if after.startswith(")") and "(" in core:  # as of a call
+    if after.startswith(")") and "(" in core:  # the parenthesis of a call, as in "f(x)"
         core, after = f"{core})", after[1:]
     return word if not core or _PLAIN.fullmatch(core) else f"{before}{code(core, most=len(core))}{after}"
 
 
 def _fence(text: str, *, least: int) -> str:
-    """Backticks that are not in the text in this number."""
+    """A run of backticks longer than any in the text."""
     return "`" * max(least, max(map(len, re.findall("`+", text)), default=0) + 1)

@@ -1,4 +1,4 @@
-"""Losses x devices: the worst verdict of each loss on each device, and the pair that it comes from."""
+"""Losses x devices: the worst verdict of each loss on each device, and the pair that has it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from parity.store.stored_run import StoredRun
 
 @dataclass(frozen=True)
 class Cell:
-    """One loss on one device, or on several that are equal.
+    """One loss on one device, or on several equal devices.
 
     Attributes:
-        text: The verdict in words; "baseline" where there is nothing to hold it against.
-        pair: That the verdict is of, or None.
+        text: The verdict in words; "baseline" where there is nothing to compare it with.
+        pair: The pair that has this verdict, or None.
     """
 
     text: str
@@ -26,8 +26,8 @@ class Matrix:
     """A row of cells for each loss.
 
     Attributes:
-        devices: Headings of the columns; equal devices share one.
-        rows: By loss.
+        devices: Headings of the columns; equal devices share a column.
+        rows: Cells by loss, one for each column.
     """
 
     devices: tuple[str, ...]
@@ -35,7 +35,7 @@ class Matrix:
 
 
 def make_matrix(run: StoredRun, judgement: Judgement) -> Matrix:
-    """The worst verdict of each loss on each device; of the baseline loss, the devices'."""
+    """The worst verdict of each loss on each device; the baseline loss has the verdicts of the devices."""
     losses = list(dict.fromkeys(record.loss_name for record in run.trials))
     columns = fleet.columns(judgement)
     heads = {device: heading for heading, devices in columns.items() for device in devices}
@@ -49,6 +49,7 @@ def make_matrix(run: StoredRun, judgement: Judgement) -> Matrix:
 
 
 def _cell(pairs: Sequence[PairVerdict]) -> Cell:
+    # A cell answers for the loss first, then for the device; replicas count only where nothing else was compared.
     for axis in dict.fromkeys(("loss", "device", *(verdict.pair.axis for verdict in pairs), "replica")):
         found = [verdict for verdict in pairs if verdict.pair.axis == axis != "noise"]
         if found:

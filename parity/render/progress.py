@@ -1,4 +1,4 @@
-"""How far the trials are: a live bar for each on a terminal, otherwise a line now and then; to stderr."""
+"""The progress of the trials on stderr: a live bar for each on a terminal, otherwise a line now and then."""
 
 import time
 from collections.abc import Sequence
@@ -7,9 +7,9 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-# Between two lines where there is no terminal.
+# Seconds between two lines where there is no terminal: often enough to see that the run is alive, and not a long log.
 LINE_EVERY_S = 10.0
-# More trials than this are told together.
+# Most trials with a bar or an entry of their own, so that the bars fit a small terminal.
 MOST_BARS = 12
 
 
@@ -22,7 +22,7 @@ class TrialProgress:
         self._done = dict.fromkeys(trials, 0)
         self._ended: set[str] = set()
         self._running: dict[str, None] = {}
-        self._began = self._said = time.monotonic()
+        self._began = self._last_line = time.monotonic()
         self._bars = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -49,24 +49,31 @@ class TrialProgress:
         self._bars.stop()
 
     def show(self, trial: str, done: int, *, state: str = "") -> None:
-        """Says how many steps of a trial are done, and once it has ended in what state."""
+        """Shows how many steps of a trial are done.
+
+        Args:
+            trial: Its name.
+            done: Number of steps; less than before where a trial begins again.
+            state: The status of a trial that has ended, else empty.
+        """
+        # Negative where a trial begins again after its worker was lost: the bar goes back with it.
         advance = done - self._done[trial]
         self._done[trial] = done
         if state:
             self._ended.add(trial)
             self._running.pop(trial, None)
         else:
-            self._running[trial] = None
+            self._running[trial] = None  # a dict keeps the order in which the trials began
         if self._one:
             self._bars.update(self._tasks[trial], advance=advance, state=f"{len(self._ended)} ended")
         else:
             self._bars.update(self._tasks[trial], completed=done, state=state)
         now = time.monotonic()
-        if not self._console.is_terminal and now - self._said > LINE_EVERY_S:
-            self._said = now
+        if not self._console.is_terminal and now - self._last_line > LINE_EVERY_S:
+            self._last_line = now
             running = [f"{name} {self._done[name]}/{self._steps}" for name in self._running if self._done[name]]
             if len(running) > MOST_BARS:
-                running = [f"{len(running)} train"]
+                running = [f"{len(running)} training"]
             ended = f"{len(self._ended)} of {len(self._done)} trials ended"
             self.say(f"{now - self._began:.0f} s: {'; '.join((ended, *running))}")
 

@@ -1,69 +1,71 @@
-"""What happened, in plain words: the verdict in a sentence, why, and what was compared."""
-
-from collections.abc import Sequence
+"""The result in plain words: the verdict in a sentence, the reason, and what was compared."""
 
 from parity.judge.fleet import software_differences
-from parity.judge.verdict import VERDICTS, Judgement, PairVerdict
-from parity.judge.verdict import rank as rank_of
+from parity.judge.verdict import VERDICTS, Judgement, PairVerdict, rank
 from parity.plan.device import parse_device
+from parity.render.phrases import counted, listed
 from parity.store.stored_run import StoredRun
 from parity.store.trace import QUANTITIES
 from parity.store.trials import TrialRecord
 
-# Trials that a note names.
-MOST_NAMED = 5
+# Most trials that a note names.
+_MOST_NAMED = 6
 
 
 def notes(run: StoredRun) -> list[str]:
-    """What a reader has to know before the verdict."""
-    told = []
+    """What a reader has to know before the verdict, in sentences."""
+    found = []
     if run.altered:
-        told.append(f"Altered since the run was stored: {', '.join(run.altered)}. What is there now is judged.")
+        files = ", ".join(run.altered)
+        found.append(f"Altered since the run was stored: {files}. The verdict is about the files as they are now.")
     partial = [record.trial for record in run.trials if record.status in ("interrupted", "planned")]
     if partial:
-        more = f" and {len(partial) - MOST_NAMED} more" if len(partial) > MOST_NAMED else ""
-        told.append(
-            f"This run is partial: {', '.join(partial[:MOST_NAMED])}{more} did not end. What is stored is judged."
-        )
-    return [*told, *run.info.get("notes", ()), *software_differences(run.trials), *moved_lines(run)]
+        names = listed(partial, most=_MOST_NAMED)
+        found.append(f"This run is partial: {names} did not finish. The verdict is about the steps that are stored.")
+    return [*found, *run.info.get("notes", ()), *software_differences(run.trials), *moved_lines(run)]
 
 
 def nothing(run: StoredRun) -> str:
-    """Why there is no pair, and what makes one."""
+    """Why there is nothing to compare, and how to change that."""
     if run.info.get("recorded") or run.info.get("runs"):
         return "Nothing to compare in one recording. To compare two: python -m parity.report A B."
-    return "Nothing to compare: one trial makes no pair. Add a --loss, a --device or --replicas."
+    return "Nothing to compare: a single trial is not a pair. Add a --loss, a --device or --replicas."
 
 
 def moved_lines(run: StoredRun) -> list[str]:
-    """Trials that did not run where their device's name says."""
+    """Sentences about the trials that did not run on the node that their device names."""
     return [
-        f"Node {device.node} left the cluster: {record.trial} was trained on {record.node}, which says nothing of "
-        f"{device.node}."
+        f"Node {device.node} left the cluster: {record.trial} was trained on {record.node}, so {device.node} was not "
+        "tested."
         for record in run.trials
         if (device := parse_device(record.device)).node and record.node not in (None, device.node)
     ]
 
 
-def rank(verdict: PairVerdict) -> tuple[bool, int]:
-    """A key to sort pairs by: the worst first, and noise last."""
-    return verdict.pair.axis == "noise", -rank_of(verdict.verdict)
+def worst_first(verdict: PairVerdict) -> tuple[bool, int]:
+    """A key to sort pairs by: the worst verdict first, and the pairs of the noise band last."""
+    return verdict.pair.axis == "noise", -rank(verdict.verdict)
+
+
+def pairs_in_question(judgement: Judgement) -> list[PairVerdict]:
+    """The pairs without those of the noise band, which only show what rounding does."""
+    return [verdict for verdict in judgement.pairs if verdict.pair.axis != "noise"]
 
 
 def headline(judgement: Judgement) -> str:
     """The verdict in one sentence."""
     if judgement.trouble:
         return judgement.trouble
-    pairs = [verdict for verdict in judgement.pairs if verdict.pair.axis != "noise"] or [*judgement.pairs]
+    # A run of nothing but noise trials has only their pairs to speak of.
+    pairs = pairs_in_question(judgement) or [*judgement.pairs]
     if not pairs:
-        return "There is nothing to compare: one trial makes no pair."
+        return "There is nothing to compare: a single trial is not a pair."
     odd = [unit for each in judgement.fleet.classes for unit in each.odd]
     if odd:
         devices = {device for each in judgement.fleet.classes for device in each.devices}
-        named = _listed([unit.device for unit in odd])
-        told = "does not compute what its" if len(odd) == 1 else "do not compute what their"
-        return f"{len(odd)} of {len(devices)} devices {told} equals compute: {named}."
-    worst = max(pairs, key=lambda verdict: rank_of(verdict.verdict))
+        differ = "differs from the majority of its" if len(odd) == 1 else "differ from the majority of their"
+        return f"{len(odd)} of {len(devices)} devices {differ} class: {listed([unit.device for unit in odd])}."
+    worst = max(pairs, key=lambda verdict: rank(verdict.verdict))
     alike = [verdict for verdict in pairs if verdict.verdict == worst.verdict]
     if len(alike) == len(pairs) > 1 and worst.meaning.of_all:
         return worst.meaning.of_all.format(count=len(pairs))
@@ -71,22 +73,24 @@ def headline(judgement: Judgement) -> str:
 
 
 def pair_headline(verdict: PairVerdict) -> str:
-    """What was found of a pair, in one sentence."""
+    """The verdict of a pair, in one sentence."""
     candidate, baseline = subjects(verdict)
+    diverged = VERDICTS["diverged"].sentence.format(candidate=candidate, baseline=baseline).rstrip(".")
     if verdict.onset and (role := verdict.nan_side):
         who, other = (candidate, baseline) if role == "candidate" else (baseline, candidate)
         where = f"at step {verdict.onset.step} the {verdict.onset.quantity} of {who} is NaN, that of {other} is not"
-        return f"{candidate} does not train as {baseline}: {where}."
+        return f"{diverged}: {where}."
     if verdict.onset:
-        return f"{candidate} does not train as {baseline}: from step {verdict.onset.step} on they part beyond rounding."
+        return f"{diverged}: from step {verdict.onset.step} on they differ by more than rounding can explain."
     if verdict.verdict == "failed" and verdict.pair.candidate.status == "failed":
         return f"{candidate} failed{_at(verdict.pair.candidate)}: {verdict.pair.candidate.error}."
     return verdict.meaning.sentence.format(candidate=candidate, baseline=baseline)
 
 
 def subjects(verdict: PairVerdict) -> tuple[str, str]:
-    """Candidate and baseline, named by what they differ in."""
+    """Candidate and baseline, named by the one thing that they differ in: loss, device, or else the trial."""
     pair = verdict.pair
+    # The trials of two runs may have equal names for their losses and devices, so the names of the trials are used.
     if pair.axis == "loss" and not pair.between:
         return pair.candidate.loss_name, pair.baseline.loss_name
     if pair.axis == "device" and not pair.between:
@@ -95,26 +99,26 @@ def subjects(verdict: PairVerdict) -> tuple[str, str]:
 
 
 def reason(verdict: PairVerdict) -> str | None:
-    """Why, in a sentence; None where the headline says it all."""
+    """The reason of the verdict in a sentence; None where the headline says it already."""
     if not verdict.meaning.explained or not verdict.cause:
         return None
+    # The headline of a trial that failed is its error.
     if verdict.pair.candidate.status == "failed" and verdict.verdict == "failed":
         return None
-    told = "; ".join(cause.text for cause in verdict.causes) or verdict.cause
-    return f"{told[:1].upper()}{told[1:].rstrip('.')}."
+    text = "; ".join(cause.text for cause in verdict.causes) or verdict.cause
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
 
 
 def tally(judgement: Judgement) -> str:
-    """How many pairs have which verdict; empty for one pair."""
-    found = [verdict.verdict for verdict in judgement.pairs if verdict.pair.axis != "noise"]
+    """The number of pairs by verdict, in a sentence; empty for a single pair."""
+    found = [verdict.verdict for verdict in pairs_in_question(judgement)]
     if len(found) < 2:
         return ""
-    told = [f"{found.count(word)} {word}" for word in reversed(VERDICTS) if word in found]
-    return f"Of {len(found)} pairs: {', '.join(told)}."
+    return f"Of {len(found)} pairs: {counted(found, reversed(VERDICTS))}."
 
 
 def compared(run: StoredRun, judgement: Judgement) -> list[tuple[str, str]]:
-    """What was compared: term and words."""
+    """What was compared, as terms and their descriptions."""
     first = run.trials[0]
     losses = list(dict.fromkeys(record.loss_name for record in run.trials))
     devices = list(dict.fromkeys(record.device for record in run.trials))
@@ -122,28 +126,27 @@ def compared(run: StoredRun, judgement: Judgement) -> list[tuple[str, str]]:
     replicas = len({record.replica for record in run.trials})
     noise = len({record.noise for record in run.trials if record.noise})
     audited = [verdict.decision.audited for verdict in judgement.pairs if verdict.decision]
-    epochs = f"in epochs of {first.batches:,} batches " if first.batches else ""
-    told = [
-        ("Losses", f"{losses[0]} (baseline) and {_listed(losses[1:])}" if losses[1:] else losses[0]),
-        ("Devices", f"{devices[0]} (baseline) and {_listed(devices[1:])}" if devices[1:] else devices[0]),
-        ("Steps", f"{first.steps:,}, {epochs}of {first.batch_size:,} rows"),
-        ("Quantities", f"{len(QUANTITIES)} in each step, bit for bit: {', '.join(QUANTITIES)}"),
-        ("Trials", f"{len(run.trials):,}; seed{'s' * (len(seeds) > 1)} {_listed([str(seed) for seed in seeds])}"),
+    batches = f", in epochs of {first.batches:,} batches of {first.batch_size:,} rows" if first.batches else ""
+    terms = [
+        ("Losses", _baseline_first(losses)),
+        ("Devices", _baseline_first(devices)),
+        ("Steps", f"{first.steps:,}{batches or f' of {first.batch_size:,} rows'}"),
+        ("Quantities", f"{len(QUANTITIES)} at each step, bit for bit: {', '.join(QUANTITIES)}"),
+        ("Trials", f"{len(run.trials):,}; seed{'s' * (len(seeds) > 1)} {listed([str(seed) for seed in seeds])}"),
     ]
     if replicas > 1:
-        told.append(("Replicas", f"{replicas} of each trial"))
+        terms.append(("Replicas", f"{replicas} of each trial"))
     if noise:
-        told.append(("Noise", f"{noise} trials of the baseline under random rounding"))
+        terms.append(("Noise", f"{noise} trials of the baseline with random rounding"))
     if audited:
-        told.append(("Audit", f"{max(audited):,} steps of a pair held against float64"))
-    return told
+        most = f"{max(audited):,}" if len(set(audited)) == 1 else f"up to {max(audited):,}"
+        terms.append(("Audit", f"{most} steps of each pair checked against a float64 reference"))
+    return terms
+
+
+def _baseline_first(names: list[str]) -> str:
+    return listed([f"{names[0]} (baseline)", *names[1:]], most=5) if names[1:] else names[0]
 
 
 def _at(record: TrialRecord) -> str:
     return f" at step {record.failed_step}" if record.failed_step is not None else ""
-
-
-def _listed(names: Sequence[str], most: int = 4) -> str:
-    if len(names) > most:
-        return f"{', '.join(names[: most - 1])} and {len(names) - most + 1} more"
-    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)

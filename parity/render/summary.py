@@ -1,11 +1,17 @@
-"""summary.json: the verdicts, for scripts; strict JSON, so a number that is not finite is a string."""
+"""summary.json: the verdicts for scripts, in strict JSON, where numbers that are not finite are strings."""
 
+import json
 import math
 from dataclasses import asdict
 from typing import Any
 
 from parity.judge.verdict import Judgement, PairVerdict
 from parity.store.schema import SCHEMA_NUMBER
+
+
+def render(judgement: Judgement) -> str:
+    """The text of summary.json."""
+    return json.dumps(summarize(judgement), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def summarize(judgement: Judgement) -> dict[str, Any]:
@@ -20,6 +26,7 @@ def summarize(judgement: Judgement) -> dict[str, Any]:
 
 def _pair(verdict: PairVerdict) -> dict[str, Any]:
     baseline, candidate = verdict.pair.baseline, verdict.pair.candidate
+    # Written out key by key: the keys are a contract with scripts, and fields of the dataclasses are not.
     content = {
         "axis": verdict.pair.axis,
         "baseline": baseline.trial,
@@ -41,7 +48,7 @@ def _pair(verdict: PairVerdict) -> dict[str, Any]:
 
 
 def _finite(value: Any) -> Any:
-    """The value with "nan", "inf" and "-inf" for numbers that JSON has no words for."""
+    """The value, with "nan", "inf" and "-inf" in the place of numbers that JSON cannot express."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,6 +1,6 @@
-"""The tables of the page: the numbers behind the plots, the contract, the environment, the attempts.
+"""The tables of the report: audit, numbers behind the plots, contract, environment, attempts.
 
-A table is as long as what stands out, not as the run: what is left out is counted.
+The length of a table depends on what stands out, not on the length of the run; rows that are left out are counted.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,16 +10,17 @@ import numpy as np
 
 from parity.judge.verdict import Judgement, PairVerdict
 from parity.render.differing import Rows
+from parity.render.phrases import counted, listed, named
 from parity.store.stored_run import StoredRun
 from parity.store.trials import HARDWARE, SOFTWARE, TrialRecord
 
-# Rows of a table whose length would grow with the run.
+# Most rows of a table whose length would grow with the run; chosen so that a table can still be read.
 MOST_ROWS = 60
-# Steps of a pair that are told beside those that stand out.
+# Evenly spaced steps of a pair that are shown beside those that stand out.
 _EVENLY = 12
-# Facts of a machine, those first that decide the bits.
+# Facts about a machine, those that decide the bits first.
 _FACTS = (*HARDWARE, *SOFTWARE, "loss_dtype", "threads", "os", "cores", "host", "node")
-# Of the contract, from what needs a look to what needs none.
+# Statuses of the items of a contract, from those that need attention to those that need none.
 _STATUSES = ("failed", "limited", "not applicable", "passed")
 
 
@@ -28,10 +29,10 @@ class Table:
     """Rows under headings.
 
     Attributes:
-        headings: Of the columns.
-        rows: Cells as text; an empty one says that there is nothing.
-        marked: Numbers of the rows to look at.
-        left_out: How many rows are not there.
+        headings: Headings of the columns.
+        rows: Cells as text; an empty cell means that there is no value.
+        marked: Indices of the rows that need attention.
+        left_out: Number of rows that are not shown.
     """
 
     headings: tuple[str, ...]
@@ -41,22 +42,22 @@ class Table:
 
 
 def steps_table(verdict: PairVerdict) -> Table:
-    """The steps of a pair that stand out, and some evenly chosen ones: what the plots show, in numbers."""
+    """The numbers behind the plots of a pair: the steps that stand out, and some evenly spaced ones."""
     comparison, count = verdict.comparison, verdict.steps
-    told = _outstanding(verdict)
+    reasons = _outstanding(verdict)
     for step in np.linspace(0, count - 1, min(count, _EVENLY)).astype(int).tolist():
-        told.setdefault(step, [])
+        reasons.setdefault(step, [])
     names = ("epoch", "batch", "rows")
     places = [comparison.both(name)[1] for name in names]
     sides = [side for name in ("loss", "grad_error_u", "loss_error_u") for side in comparison.both(name)]
     ulp, rel = comparison.loss_ulp, comparison.loss_rel
     rows = []
-    for step in sorted(told):
+    for step in sorted(reasons):
         loss, other, *errors = (float(side[step]) for side in sides)
         rows.append(
             (
                 str(step),
-                ", ".join(told[step]),
+                ", ".join(reasons[step]),
                 *(str(place[step]) for place in places),
                 repr(loss),
                 repr(other),
@@ -65,36 +66,38 @@ def steps_table(verdict: PairVerdict) -> Table:
                 *("" if np.isnan(error) else f"{error:.6g}" for error in errors),
             )
         )
-    marked = tuple(number for number, step in enumerate(sorted(told)) if told[step])
-    headings = ("step", "what it is", *names, "baseline loss", "candidate loss", "ulp", "relative")
-    errors_told = [f"{who} {what} error, u" for what in ("gradient", "loss") for who in ("baseline", "candidate")]
-    return Table((*headings, *errors_told), tuple(rows), marked, count - len(rows))
+    marked = tuple(number for number, step in enumerate(sorted(reasons)) if reasons[step])
+    headings = ("step", "why it stands out", *names, "baseline loss", "candidate loss", "ulp", "relative")
+    errors_of = [f"{side} {what} error, u" for what in ("gradient", "loss") for side in ("baseline", "candidate")]
+    return Table((*headings, *errors_of), tuple(rows), marked, count - len(rows))
 
 
 def _outstanding(verdict: PairVerdict) -> dict[int, list[str]]:
-    """Steps that must be told, and why."""
+    """The steps that stand out, and why."""
     comparison = verdict.comparison
-    told: dict[int, list[str]] = {}
+    reasons: dict[int, list[str]] = {}
     sides = comparison.both("loss")
     if verdict.first:
-        told.setdefault(verdict.first.step, []).append(f"first difference ({verdict.first.quantity})")
+        reasons.setdefault(verdict.first.step, []).append(f"first difference ({verdict.first.quantity})")
     if verdict.onset:
-        told.setdefault(verdict.onset.step, []).append(f"first beyond rounding ({verdict.onset.quantity})")
+        reasons.setdefault(verdict.onset.step, []).append(f"first beyond rounding ({verdict.onset.quantity})")
     if verdict.largest.step is not None and verdict.largest.rel:
-        told.setdefault(verdict.largest.step, []).append("largest relative difference of the losses")
-        told.setdefault(int(np.argmax(comparison.loss_ulp)), []).append("largest difference in ulp")
+        reasons.setdefault(verdict.largest.step, []).append("largest relative difference of the losses")
+        reasons.setdefault(int(np.argmax(comparison.loss_ulp)), []).append("largest difference in ulp")
     if verdict.audit:
-        told.setdefault(verdict.audit.step, []).append("largest gradient error of the candidate")
+        reasons.setdefault(verdict.audit.step, []).append("largest gradient error of the candidate")
+    # A loss that is not finite has no place on a plot's axis, so at least its first and last step are listed.
     for role, values in zip(("baseline", "candidate"), sides, strict=True):
         for word, kind in (("NaN", np.isnan(values)), ("infinite", np.isinf(values))):
             places = np.flatnonzero(kind)
             for place, end in zip(places[[0, -1]] if len(places) else (), ("first", "last"), strict=False):
-                told.setdefault(int(place), []).append(f"{end} of {len(places)} steps with a {word} {role} loss")
-    return told
+                which = "only step" if len(places) == 1 else f"{end} of {len(places)} steps"
+                reasons.setdefault(int(place), []).append(f"{which} with a {word} {role} loss")
+    return reasons
 
 
 def tensors_table(verdict: PairVerdict, rows: Rows) -> Table:
-    """Behind the picture of what differs: from which step on, and how often."""
+    """The numbers behind the heat map: the first step at which each row differs, and how often it does."""
     found = []
     marked = []
     for number, row in enumerate(rows.shown):
@@ -103,15 +106,20 @@ def tensors_table(verdict: PairVerdict, rows: Rows) -> Table:
         found.append((row.name, "never" if first is None else str(first), share))
         if verdict.first and (row.quantity, row.tensor) == (verdict.first.quantity, verdict.first.tensor):
             marked.append(number)
-    return Table(("what", "first differs at step", "differs at steps"), tuple(found), tuple(marked), rows.left_out)
+    return Table(
+        ("quantity and tensor", "first differs at step", "steps that differ"),
+        tuple(found),
+        tuple(marked),
+        rows.left_out,
+    )
 
 
 def pairs_table(verdicts: Iterable[tuple[PairVerdict, int]]) -> Table:
-    """A row for each pair that has no section of its own; a pair may stand for others that are alike."""
+    """A row for each pair without a section of its own; a pair may stand for others."""
     rows = []
     for verdict, alike in verdicts:
         first = verdict.first
-        where = f"step {first.step}, {first.quantity}{f' {first.tensor}' if first.tensor else ''}" if first else ""
+        where = f"step {first.step}, {named(first.quantity, first.tensor)}" if first else ""
         drift = f"{verdict.largest.rel:.2g} at step {verdict.largest.step}" if verdict.largest.rel else ""
         trials = (verdict.pair.baseline.trial, verdict.pair.candidate.trial)
         rows.append((*trials, verdict.pair.axis, verdict.verdict, where, drift, verdict.cause or "", str(alike)))
@@ -121,15 +129,46 @@ def pairs_table(verdicts: Iterable[tuple[PairVerdict, int]]) -> Table:
         "differ in",
         "verdict",
         "first difference",
-        "largest relative",
+        "largest relative difference",
         "cause",
         "pairs",
     )
     return _cut(headings, rows)
 
 
+def explain_audit(judgement: Judgement) -> str:
+    """A sentence that says how to read `audit_table`, for after a colon."""
+    audited = sorted({verdict.decision.audited for verdict in judgement.pairs if verdict.decision})
+    steps = f"{audited[0]:,} to {audited[-1]:,}" if len(audited) > 1 else f"{audited[0]:,}"
+    return (
+        f"largest errors against float64 over {steps} steps, in u (unit roundoff); the limit is what rounding can "
+        "explain."
+    )
+
+
+def audit_table(verdicts: Iterable[PairVerdict]) -> Table:
+    """The largest errors of gradient and loss of each audited pair, beside the baseline's errors and the limits."""
+    rows = []
+    for verdict in verdicts:
+        decision = verdict.decision
+        if decision:
+            errors = (
+                decision.grad_error_u,
+                decision.baseline_grad_error_u,
+                decision.grad_line_u,
+                decision.loss_error_u,
+                decision.baseline_loss_error_u,
+                decision.loss_line_u,
+            )
+            rows.append((verdict.pair.candidate.trial, *(f"{error:.3g}" for error in errors)))
+    return Table(("candidate", "gradient", "baseline", "limit", "loss", "baseline", "limit"), tuple(rows))
+
+
 def contract_tables(run: StoredRun, judgement: Judgement) -> list[tuple[str, Table]]:
-    """What each loss did that was held to its contract; equal devices once, items of one result in a row."""
+    """A table for each loss whose contract was checked, with a summary as its title.
+
+    Devices with equal results share a table, and items with equal results a row.
+    """
     items: dict[str, list[dict[str, str]]] = {}
     for row in run.evidence["contract"].to_pylist():
         items.setdefault(row["trial"], []).append(row)
@@ -141,16 +180,20 @@ def contract_tables(run: StoredRun, judgement: Judgement) -> list[tuple[str, Tab
             alike.setdefault((row["status"], row["reason"]), []).append(row["item"])
         cells = tuple((", ".join(names), status, reason) for (status, reason), names in alike.items())
         marked = tuple(number for number, (_, status, _) in enumerate(cells) if status == "failed")
-        told = f"{trial}: {_counted([row['status'] for row in rows])}"
-        table = Table(("items", "status", "what was found"), cells, marked)
-        found.setdefault((places[trial], *cells), (told, table))
+        title = f"{trial}: {counted([row['status'] for row in rows], _STATUSES)}"
+        table = Table(("items", "status", "finding"), cells, marked)
+        # The first trial with these results stands for the other devices of its class.
+        found.setdefault((places[trial], *cells), (title, table))
     return [*found.values()][:MOST_ROWS]
 
 
-def environment_table(run: StoredRun) -> Table:
-    """The facts of the machines; a fact that is not the same everywhere has a row for each value, and comes first."""
-    differing: list[tuple[str, str, str]] = []
-    same: list[tuple[str, str, str]] = []
+def environment_tables(run: StoredRun) -> tuple[Table, Table]:
+    """The recorded facts of the machines: those that are not the same in all trials, and those that are.
+
+    A fact of the first table has a row for each of its values.
+    """
+    differing: list[tuple[str, ...]] = []
+    same: list[tuple[str, ...]] = []
     for fact in _FACTS:
         values: dict[str, list[str]] = {}
         for record in run.trials:
@@ -159,16 +202,14 @@ def environment_table(run: StoredRun) -> Table:
         if [*values] == ["not known"]:
             continue
         if len(values) == 1:
-            same.append((fact, next(iter(values)), "all trials"))
+            same.append((fact, next(iter(values))))
         else:
-            differing += [(fact, value, _some(trials)) for value, trials in values.items()]
-    rows = [*differing[:MOST_ROWS], *same]
-    marked = tuple(range(min(len(differing), MOST_ROWS)))
-    return Table(("fact", "value", "of"), tuple(rows), marked, max(0, len(differing) - MOST_ROWS))
+            differing += [(fact, value, listed(trials)) for value, trials in values.items()]
+    return _cut(("fact", "value", "trials"), differing), _cut(("fact", "value"), same)
 
 
 def attempts_table(run: StoredRun) -> Table:
-    """Trials that did not simply end: failures, restarts, and audits that are missing."""
+    """The trials that failed, were restarted or did not finish, and those whose audit is missing."""
     rows = []
     for record in run.trials:
         if not _eventful(record):
@@ -182,7 +223,8 @@ def attempts_table(run: StoredRun) -> Table:
 
 
 def tracebacks(run: StoredRun, most: int = 5) -> list[tuple[str, str]]:
-    """Trial and traceback of the first failures of each loss, of different text."""
+    """Trial and traceback of the first failures; equal tracebacks once."""
+    # Backwards, so that the first trial with a traceback is the one that is named.
     found = {record.traceback: record.trial for record in reversed(run.trials) if record.traceback}
     return [(trial, text) for text, trial in reversed(found.items())][:most]
 
@@ -194,11 +236,3 @@ def _eventful(record: TrialRecord) -> bool:
 
 def _cut(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
     return Table(headings, tuple(rows[:MOST_ROWS]), left_out=max(0, len(rows) - MOST_ROWS))
-
-
-def _counted(statuses: Sequence[str]) -> str:
-    return ", ".join(f"{statuses.count(word)} {word}" for word in _STATUSES if word in statuses)
-
-
-def _some(trials: Sequence[str]) -> str:
-    return ", ".join(trials) if len(trials) <= 4 else f"{trials[0]} and {len(trials) - 1} more"

@@ -1,5 +1,9 @@
-"""The report as text of 80 columns: losses x devices, what was found of each pair, how that was decided, what to do."""
+"""The report as text of at most 80 columns.
 
+In this order: notes, the verdict, losses x devices, the findings about each pair, how the audit decided, what to do.
+"""
+
+import re
 import shlex
 from collections.abc import Iterator, Sequence
 
@@ -10,27 +14,38 @@ from rich.table import Table
 from rich.text import Text
 
 from parity.judge.verdict import Judgement, PairVerdict
-from parity.render import fleet, story
+from parity.render import fleet, story, tables
 from parity.render.facts import one_line, pair_facts
 from parity.render.matrix import Matrix, make_matrix
 from parity.render.next_steps import next_steps
 from parity.render.wrapping import WIDTH, clip, flat, wrap
 from parity.store.stored_run import StoredRun
 
-# Pairs that are told in full, the worst first; of the others trials and verdict.
+# Most pairs that are shown in full, the worst first; of the others only trials and verdict are shown.
 MOST_BLOCKS = 12
-# Columns of a table's cell; what is longer is folded.
+# Widest columns of the matrix; a longer name is folded.
 _LOSS_WIDTH, _DEVICE_WIDTH = 28, 30
+# Columns of a label in a block: "compared" and two spaces.
 _LABEL_WIDTH = 10
-# Characters of the verdict in a sentence: the error of a failed trial may be long, and its pair has all of it.
+# Most characters of the headline: the error of a failed trial may be long, and the block of its pair has all of it.
 _SENTENCE = 300
 
-# By tone.
+# Style of a verdict by its tone.
 _STYLES = {"good": "green", "doubt": "yellow", "bad": "bold red"}
+
+
+def render_text(run: StoredRun, judgement: Judgement) -> str:
+    """The report as text, in colour where stdout is a terminal; its lines have no spaces at their ends."""
+    console = Console()
+    with console.capture() as capture:
+        render(run, judgement, console)
+    text = re.sub(r" +\n", "\n", capture.get())  # the rows of tables are padded
+    return re.sub(r"\n{3,}", "\n\n", text).rstrip("\n") + "\n"
 
 
 def render(run: StoredRun, judgement: Judgement, console: Console) -> None:
     """Prints the report, in at most `WIDTH` columns."""
+    # Wider terminals do not get wider text: lines of 80 columns are easier to read, and README shows the same ones.
     width = min(console.width, WIDTH)
     notes = ([judgement.trouble] if judgement.trouble else []) + story.notes(run)
     for note in notes:
@@ -47,29 +62,20 @@ def render(run: StoredRun, judgement: Judgement, console: Console) -> None:
         fleet.render(run, judgement, console, width=width)
     for table in _matrices(make_matrix(run, judgement), width):
         console.print(table, width=width)
-    told = fleet.telling_pairs(judgement)
-    _print(console, *_pairs(told, width))
-    beside = [*_contract_lines(run, judgement), *_noise_lines(judgement)]
-    for line in ["", *beside] if beside else []:
+    shown = fleet.representative_pairs(judgement)
+    _print(console, *_pairs(shown, width))
+    extra = [*_contract_lines(run, judgement), *_noise_lines(judgement)]
+    for line in ["", *extra] if extra else []:
         _print(console, *wrap(line, width=width, then="  "))
-    if any(verdict.decision for verdict in judgement.pairs):
-        audited = sorted({verdict.decision.audited for verdict in judgement.pairs if verdict.decision})
-        steps = f"{audited[0]} to {audited[-1]}" if len(audited) > 1 else str(audited[0])
-        _print(
-            console,
-            "",
-            *wrap(
-                f"How the audit decided: largest errors against float64 over {steps} steps, in u (unit roundoff); own "
-                "is the baseline's own error, and beyond the line is no rounding.",
-                width=width,
-            ),
-        )
-        console.print(_audit_table([verdict for verdict, _ in told]), width=width)
+    audit = tables.audit_table(verdict for verdict, _ in shown)
+    if audit.rows:
+        _print(console, "", *wrap(f"How the audit decided: {tables.explain_audit(judgement)}", width=width))
+        console.print(_audit_table(audit), width=width)
     _print(console, *_next(run, judgement, width))
 
 
 def _contract_lines(run: StoredRun, judgement: Judgement) -> list[str]:
-    """For each loss that was held to its contract: how many items passed, and which did not; equal devices once."""
+    """For each loss whose contract was checked: how many items passed, and which did not; equal devices once."""
     items: dict[str, dict[str, list[str]]] = {}
     classes = {record.trial: (record.loss_name, judgement.fleet.of(record).label) for record in run.trials}
     for row in run.evidence["contract"].to_pylist():
@@ -77,17 +83,18 @@ def _contract_lines(run: StoredRun, judgement: Judgement) -> list[str]:
     lines = []
     seen = []
     for trial, found in items.items():
+        # A list, since the dicts of items are not hashable; there are few of them.
         if (classes[trial], found) in seen:
             continue
         seen.append((classes[trial], found))
-        told = [f"{status}: {', '.join(found[status])}" for status in ("failed", "limited") if status in found]
+        others = [f"{status}: {', '.join(found[status])}" for status in ("failed", "limited") if status in found]
         passed = f"{len(found.get('passed', []))} items passed"
-        lines.append(f"Contract of {trial}: {'; '.join([passed, *told])}")
+        lines.append(f"Contract of {trial}: {'; '.join([passed, *others])}")
     return lines
 
 
 def _noise_lines(judgement: Judgement) -> list[str]:
-    """How fast rounding alone grows, beside the candidates."""
+    """A line that compares the growth of rounding alone with the differences of the candidates."""
     band = [verdict for verdict in judgement.pairs if verdict.pair.axis == "noise"]
     if not band:
         return []
@@ -98,23 +105,23 @@ def _noise_lines(judgement: Judgement) -> list[str]:
         if verdict.pair.axis in ("loss", "device")
     ]
     return [
-        f"Noise band: under random rounding of 1 ulp ({len(band)} trials) the losses drift to rel {largest:.2g}; "
-        f"the candidates: {', '.join(drifts) or 'none'}"
+        f"Noise band: under random rounding of 1 ulp ({len(band)} trials) the losses differ by up to "
+        f"{largest:.2g} (relative); those of the candidates: {', '.join(drifts) or 'none'}"
     ]
 
 
 def pair_line(verdict: PairVerdict) -> Text:
-    """A pair in a line, however long: trials, verdict, where they first differ and by how much, what was compared."""
+    """A pair in one line, however long: trials, verdict and all findings."""
     return _trials_and_verdict(verdict).append(f": {one_line(verdict)}")
 
 
 def block(verdict: PairVerdict, *, alike: int = 1, width: int = WIDTH) -> list[Text]:
-    """A pair in lines: trials and verdict, and below what was found; in one line what fits into one.
+    """A pair in a block of lines: trials and verdict, then the findings; in a single line where it fits.
 
     Args:
-        verdict: Of the pair.
-        alike: How many pairs it stands for.
-        width: In columns.
+        verdict: The pair and its verdict.
+        alike: Number of pairs that it stands for.
+        width: Most columns of a line.
     """
     more = f" ({alike} pairs alike)" if alike > 1 else ""
     line = pair_line(verdict).append(more)
@@ -128,7 +135,7 @@ def block(verdict: PairVerdict, *, alike: int = 1, width: int = WIDTH) -> list[T
 
 
 def _labelled(label: str, text: str, width: int) -> Iterator[str]:
-    """In one line if it fits, else broken where it may be broken best."""
+    """The text beside its label, in one line if it fits, else broken at its line breaks and between words."""
     first, then = f"  {label:{_LABEL_WIDTH}}", " " * (_LABEL_WIDTH + 2)
     whole = wrap(text, width=width, first=first, then=then)
     if len(whole) == 1 or "\n" not in text:
@@ -154,23 +161,25 @@ def _headline(verdict: PairVerdict, width: int) -> list[Text]:
     return [*lines, last]
 
 
-def _pairs(told: Sequence[tuple[PairVerdict, int]], width: int) -> Iterator[Text]:
-    """What was found of the pairs: of the worst in full, of the others trials and verdict."""
-    full = sorted(range(len(told)), key=lambda number: story.rank(told[number][0]))[:MOST_BLOCKS]
+def _pairs(shown: Sequence[tuple[PairVerdict, int]], width: int) -> Iterator[Text]:
+    """The worst pairs in full; of the others trials and verdict."""
+    full = sorted(range(len(shown)), key=lambda number: story.worst_first(shown[number][0]))[:MOST_BLOCKS]
     before = 1
-    for number, (verdict, alike) in enumerate(told):
+    for number, (verdict, alike) in enumerate(shown):
         lines = block(verdict, alike=alike, width=width) if number in full else _headline(verdict, width)
         if number and max(before, len(lines)) > 1:
-            yield Text()  # between blocks; single lines stand together
+            yield Text()  # an empty line between blocks, none between single lines
         yield from lines
         before = len(lines)
-    if len(told) > MOST_BLOCKS:
+    if len(shown) > MOST_BLOCKS:
         yield Text()
-        yield from map(Text, wrap(f"The {MOST_BLOCKS} worst of {len(told)} pairs are told in full.", width=width))
+        yield from map(
+            Text, wrap(f"Only the {MOST_BLOCKS} worst of {len(shown)} pairs are shown in full.", width=width)
+        )
 
 
 def _matrices(matrix: Matrix, width: int) -> Iterator[Table]:
-    """The worst verdict of each loss on each device, equal ones in a column; several tables where one is too wide."""
+    """The matrix as a table, or as several tables below each other where one would be too wide."""
     columns = [
         (heading, [cells[place] for cells in matrix.rows.values()]) for place, heading in enumerate(matrix.devices)
     ]
@@ -196,28 +205,19 @@ def _matrices(matrix: Matrix, width: int) -> Iterator[Table]:
         columns = columns[shown:]
 
 
-def _audit_table(verdicts: Sequence[PairVerdict]) -> Table:
+def _audit_table(found: tables.Table) -> Table:
+    name, *numbers = found.headings
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("candidate", overflow="fold")
-    for heading in ("gradient", "own", "line", "loss", "own", "line"):
+    table.add_column(name, overflow="fold")
+    for heading in numbers:
         table.add_column(heading, justify="right", no_wrap=True)
-    for verdict in verdicts:
-        decision = verdict.decision
-        if decision:
-            errors = (
-                decision.grad_error_u,
-                decision.baseline_grad_error_u,
-                decision.grad_line_u,
-                decision.loss_error_u,
-                decision.baseline_loss_error_u,
-                decision.loss_line_u,
-            )
-            table.add_row(Text(flat(verdict.pair.candidate.trial)), *(f"{error:.3g}" for error in errors))
+    for trial, *errors in found.rows:
+        table.add_row(Text(flat(trial)), *errors)
     return table
 
 
 def _next(run: StoredRun, judgement: Judgement, width: int) -> Iterator[str]:
-    """What to do, where something is to be done."""
+    """What to do next; nothing where all is well."""
     if judgement.exit_status == 0:
         return
     yield ""
@@ -229,7 +229,7 @@ def _next(run: StoredRun, judgement: Judgement, width: int) -> Iterator[str]:
 
 
 def shell_lines(command: str, *, width: int = WIDTH, indent: str = "") -> list[str]:
-    r"""A command in lines that a shell takes as one; a word that has a line break in it has one.
+    r"""A command in lines that a shell reads as one; a line break inside a word is kept.
 
     >>> shell_lines("python -m parity.run --loss 'a b'", width=24)
     ['python -m parity.run \\', "  --loss 'a b'"]
@@ -246,6 +246,6 @@ def shell_lines(command: str, *, width: int = WIDTH, indent: str = "") -> list[s
 
 
 def _print(console: Console, *lines: str | Text) -> None:
-    """Prints lines as they are."""
+    """Prints lines as they are: no wrapping, markup or highlighting."""
     for line in lines:
         console.print(line, soft_wrap=True, markup=False, highlight=False)

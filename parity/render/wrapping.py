@@ -1,13 +1,13 @@
-"""Text in columns: lines are broken between words alone, so that what is printed can be searched and copied."""
+"""Text of limited width: lines are broken between words only, so that names in it can be searched and copied."""
 
 from rich.cells import cell_len
 
-# What fits an issue, a mail, a log and half a screen.
+# Columns of the report: a width that fits an issue, a mail, a log and half a screen.
 WIDTH = 80
 
 
 def visible(text: str) -> str:
-    r"""The text, with what would steer a terminal or turn the reading direction as an escape.
+    r"""The text, with escapes for characters that would control a terminal or change the reading direction.
 
     >>> visible("red \x1b[31m, and \u202e backwards")
     'red \\x1b[31m, and \\u202e backwards'
@@ -21,7 +21,7 @@ def flat(text: str) -> str:
 
 
 def clip(text: str, most: int) -> str:
-    """The text in one line of at most so many characters.
+    """The text in one line of at most `most` characters.
 
     >>> clip("one two three", 9)
     'one tw...'
@@ -31,17 +31,18 @@ def clip(text: str, most: int) -> str:
 
 
 def wrap(text: str, *, width: int = WIDTH, first: str = "", then: str = "") -> list[str]:
-    """Lines of at most so many columns; a longer word has a line of its own, and is whole.
+    """Breaks text into lines of at most `width` columns; a word that is longer has a line of its own.
 
     Args:
-        text: Words; how much space is between them makes no difference.
+        text: Words; the space between them is not kept.
         width: In columns of a terminal.
-        first: What the first line begins with.
-        then: What each further line begins with.
+        first: Beginning of the first line.
+        then: Beginning of each further line.
 
     >>> wrap("at step 0, loss 0.25", width=12, first="- ", then="  ")
     ['- at step 0,', '  loss 0.25']
     """
+    # Not textwrap: it counts characters, and wide ones take two columns; and it breaks at hyphens, as in --inline.
     lines = [first]
     empty = True
     for word in map(visible, text.split()):

@@ -213,7 +213,7 @@ def test_an_interrupted_run_keeps_its_rows_and_leaves_nothing_behind(running, se
     process.send_signal(sent)
     stdout, stderr = process.communicate(timeout=150)
     assert process.returncode == 2, stderr
-    partial = "This run is partial: builtin@cpu-s0, numpy@cpu-s0 did not end. What is stored is judged."
+    partial = "This run is partial: builtin@cpu-s0 and numpy@cpu-s0 did not finish."
     assert " ".join(stdout.split()).startswith(partial)
     assert "Traceback" not in stderr
     again = command("-m", "parity.report", out)

@@ -19,7 +19,7 @@ def loud(output, target):
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_a_stored_run_is_told_in_each_format(reference, capsys, form):
+def test_a_stored_run_is_printed_in_each_format(reference, capsys, form):
     assert report.main([str(reference), "--format", form]) == 0
     out, err = capsys.readouterr()
     begins = {"text": "mnist-autoencoder, 470 steps: rounding\n", "markdown": "## parity: rounding\n", "json": "{\n"}
@@ -53,15 +53,15 @@ def test_a_run_prints_the_document_alone_whatever_its_loss_prints(tmp_path, caps
     out = tmp_path / "run"
     arguments = ["--inline", "--device", "cpu", "--steps", "3", "--loss", "builtin", f"{tmp_path}/loud.py:loud"]
     assert run.main([*arguments, "--format", form, "--out", str(out)]) == 1
-    told = capsys.readouterr()
+    printed = capsys.readouterr()
     assert report.main([str(out), "--format", form]) == 1
-    assert told.out == capsys.readouterr().out
-    assert "<a loss that talks>\n" in told.err and f"Stored in {out}; report:" in told.err
+    assert printed.out == capsys.readouterr().out
+    assert "<a loss that talks>\n" in printed.err and f"Stored in {out}; report:" in printed.err
     if form == "junit":
-        assert ET.fromstring(told.out).get("failures") == "1"
+        assert ET.fromstring(printed.out).get("failures") == "1"
     if form == "json":
-        assert json.loads(told.out)["verdict"] == "diverged"
-    assert run.main(["--resume", str(out)]) == 1, "how it was told is no part of a run"
+        assert json.loads(printed.out)["verdict"] == "diverged"
+    assert run.main(["--resume", str(out)]) == 1, "the format does not belong to a run"
     assert run.main(["--resume", str(out), "--format", "text"]) == 1
 
 
@@ -75,8 +75,8 @@ def test_the_command_prints_junit_to_a_pipe(tmp_path):
 @pytest.mark.parametrize("form", FORMATS)
 def test_no_format_loads_torch_or_ray(reference, form):
     aside = "import io, sys; stdout, sys.stdout = sys.stdout, io.StringIO()"
-    told = f"from parity import report; report.main([{str(reference)!r}, '--format', {form!r}])"
-    loaded = loaded_by(f"{aside}; {told}; sys.stdout = stdout")
+    statement = f"from parity import report; report.main([{str(reference)!r}, '--format', {form!r}])"
+    loaded = loaded_by(f"{aside}; {statement}; sys.stdout = stdout")
     assert "parity.judge" in loaded and not loaded & {"torch", "ray"}
 
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from xml.etree import ElementTree as ET
 
+import junitparser
 import pytest
 from synthetic_runs import ROUNDING, Planted, make_run
 from test_terminal import FAILED, RUNS, WRONG, judged
@@ -28,7 +29,7 @@ def outcomes(run, judgement=None):
 
 
 @pytest.mark.parametrize(
-    ("verdict", "planted", "told"),
+    ("verdict", "planted", "expected"),
     [
         ("identical", Planted(), "passed"),
         ("report-only", Planted(differs={"loss": 2}), "passed"),
@@ -38,17 +39,17 @@ def outcomes(run, judgement=None):
         ("inconclusive", Planted(differs={"input": 2}), "error"),
     ],
 )
-def test_each_verdict_has_its_outcome(verdict, planted, told):
+def test_each_verdict_has_its_outcome(verdict, planted, expected):
     run = make_run(planted)
     assert judge(run).verdict == verdict
-    assert outcomes(run) == {"builtin@cpu-s0 mine@cpu-s0": told}
+    assert outcomes(run) == {"builtin@cpu-s0 mine@cpu-s0": expected}
 
 
 def test_a_planted_divergence_is_a_failure_that_says_what_was_found():
     tag, found = outcome(cases(RUNS["diverged"])["builtin@cpu-s0 mine@cpu-s0"])
     assert (tag, found.get("type")) == ("failure", "diverged")
     assert found.get("message").startswith(
-        "mine does not train as builtin: from step 7 on they part beyond rounding. No "
+        "mine does not train as builtin: from step 7 on they differ by more than rounding can explain. No "
     )
     assert "  first     step 2 (epoch 0, batch 2), loss 0.24206448 != 0.24206457 (6 ulp)\n" in found.text
 
@@ -75,7 +76,7 @@ def test_one_trial_is_an_error_and_not_an_empty_success():
     run = make_run()
     ((name, case),) = cases(run).items()
     assert (name, outcome(case)[0]) == ("pairs", "error")
-    assert outcome(case)[1].text == "There is nothing to compare: one trial makes no pair."
+    assert outcome(case)[1].text == "There is nothing to compare: a single trial is not a pair."
 
 
 def test_a_failed_baseline_is_an_error_of_its_own():
@@ -123,3 +124,22 @@ def test_a_stored_run_passes_with_the_seconds_of_its_training(reference):
     ((name, case),) = cases(run).items()
     assert (name, outcome(case)[0]) == ("builtin@cpu-s0 numpy@cpu-s0", "passed")
     assert case.get("time") == f"{run.trials[1].wall_s:.3f}"
+
+
+def test_junitparser_reads_the_same_cases_and_counts():
+    name = "a<b>&\n損失\x00"
+    planted = Planted("two", steps=4, record=FAILED | {"loss_name": name, "trial": "two@cpu-s0", "wall_s": 2.5})
+    run = make_run(WRONG, planted, Planted("three", differs={"input": 1}), Planted("four"))
+    judgement = judge(run)
+    suites = junitparser.JUnitXml.fromstring(junit.render(run, judgement).encode())
+    (suite,) = suites
+    assert (suite.tests, suite.failures, suite.errors, suite.skipped, suite.time) == (4, 2, 1, 0, 2.5)
+    assert [case.name for case in suite] == [
+        f"builtin@cpu-s0 {each}@cpu-s0" for each in ("mine", "two", "three", "four")
+    ]
+    found = [case.result[0] if case.result else None for case in suite]
+    assert [type(each).__name__ for each in found] == ["Failure", "Failure", "Error", "NoneType"]
+    assert found[1].message.startswith("a<b>& 損失\\x00 failed at step 4")
+    assert {each.name for each in suite.properties()} == {"command", "directory"}
+    suite.update_statistics()
+    assert (suite.tests, suite.failures, suite.errors) == (4, 2, 1), "counted anew"

@@ -54,11 +54,11 @@ def test_it_says_what_was_found():
     text = markdown.render(RUNS["diverged"], judged("diverged"))
     assert text.startswith(
         "## parity: diverged\n\n"
-        "**mine does not train as builtin: from step 7 on they part beyond rounding.**\n\n"
+        "**mine does not train as builtin: from step 7 on they differ by more than rounding can explain.**\n\n"
         "No known pattern.\n\n"
         "Of 2 pairs: 1 diverged, 1 identical.\n\n"
         "**What to do next**\n\n"
-        "- Step through it up to step 7, with a `breakpoint()` in the loss:\n\n"
+        "- Step through the training up to step 7, with a `breakpoint()` in the loss:\n\n"
         "  ```sh\n  python -m parity.run --loss builtin mine.py:mine --inline --steps 8\n  ```\n\n"
         "| loss | `cpu` |\n| --- | --- |\n| `builtin` | baseline |\n| `mine` | **diverged** |\n| `two` | identical |\n"
     )
@@ -72,7 +72,7 @@ def test_it_says_what_was_found():
     assert "```sh\npython -m parity.run --loss builtin mine.py:mine --out there\n```" in text
 
 
-def test_a_partial_run_and_trouble_are_told():
+def test_a_partial_run_and_trouble_are_reported():
     text = markdown.render(RUNS["interrupted"], judged("interrupted"))
     assert (
         "\n\n> This run is partial: `m0@cpu-s0`, `m1@cpu-s0`, `m2@cpu-s0`, `m3@cpu-s0`, `m4@cpu-s0` and 25 more" in text
@@ -85,10 +85,10 @@ def test_a_partial_run_and_trouble_are_told():
 
 
 def test_one_trial_has_nothing_to_compare():
-    assert "**There is nothing to compare: one trial makes no pair.**" in rendered(make_run())
+    assert "**There is nothing to compare: a single trial is not a pair.**" in rendered(make_run())
 
 
-def test_an_odd_device_is_told():
+def test_an_odd_device_is_named():
     text = rendered(fleet_run(40, odd=(3,)))
     assert "\n- Odd: `cpu@n0003` (class A, 41 devices); 1 of 1 trial: add `--replicas` 5" in text
     assert "| identical (39 alike) |" in text
@@ -103,8 +103,8 @@ def test_whatever_a_name_has_in_it_is_text():
         tokens = parsed(text)
         assert {token.type for token in tokens} <= usual, name
         assert {token.type for token in inline(text)} <= usual_inline, name
-        told = {token.content for token in inline(text) if token.type == "code_inline"}
-        assert {row[0] for row in told if row} and any("@cpu-s0" in content for content in told), name
+        spans = {token.content for token in inline(text) if token.type == "code_inline"}
+        assert {row[0] for row in spans if row} and any("@cpu-s0" in content for content in spans), name
         blocks = [token.content for token in tokens if token.type == "html_block"]
         assert all(re.fullmatch(r"<details><summary>[\w ]+</summary>|</details>", each.strip()) for each in blocks), (
             name
@@ -123,7 +123,7 @@ def test_however_many_pairs_it_fits_a_comment():
     )
     assert 20_000 < len(text) < markdown.MOST_CHARACTERS
     rows = text.count("| `builtin@cpu-s0` | `mine")
-    assert rows > 50 and f"\n\n{700 - rows:,} more are left out here." in text[text.index("### Pairs") :]
+    assert rows > 50 and f"\n\n{700 - rows:,} more are not shown." in text[text.index("### Pairs") :]
 
 
 @pytest.mark.parametrize("name", ["`|" * 300, "x" * 5000, "\x1b" * 500, "@a " * 300])

@@ -53,7 +53,7 @@ def test_a_table_is_as_long_as_there_is_room_and_says_what_is_left_out():
     assert whole.splitlines()[:3] == ["| a | b |", "| --- | --- |", "| `name\\|0` | x |"]
     assert len(whole.splitlines()) == 12
     cut = table(["a", "b"], rows, most=100, left_out=7)
-    assert cut.endswith("| `name\\|3` | x |\n\n13 more are left out here."), "22 characters of head, 17 of a row"
+    assert cut.endswith("| `name\\|3` | x |\n\n13 more are not shown."), "22 characters of head, 17 of a row"
 
 
 def test_details_without_content_are_not_there():

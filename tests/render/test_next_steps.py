@@ -11,9 +11,9 @@ def advice(run):
 
 
 def test_a_wrong_gradient_is_to_be_stepped_through():
-    told = advice(make_run(Planted(differs=ROUNDING, grad_errors={7: 1e6})))
-    assert told[-1].text == "Step through it up to step 7, with a breakpoint() in the loss:"
-    assert told[-1].command == "python -m parity.run --loss builtin mine.py:mine --inline --steps 8"
+    found = advice(make_run(Planted(differs=ROUNDING, grad_errors={7: 1e6})))
+    assert found[-1].text == "Step through the training up to step 7, with a breakpoint() in the loss:"
+    assert found[-1].command == "python -m parity.run --loss builtin mine.py:mine --inline --steps 8"
 
 
 def test_a_cluster_has_no_command_for_one_process():
@@ -28,17 +28,17 @@ def test_options_that_change_the_length_are_replaced():
     assert next_steps.narrowed_command(run, 2) == "python -m parity.run --lr 1 --inline --steps 3"
 
 
-def test_rounding_is_well_and_could_be_surer():
-    told = [each.text for each in advice(make_run(Planted(differs=ROUNDING)))]
-    assert told == [
-        "Nothing has to be mended.",
-        "To be surer, pass a whole epoch with its last batch: --steps 235.",
-        "One seed was tried; --seed 0 1 2 tries three.",
+def test_rounding_needs_no_action_and_could_be_surer():
+    texts = [each.text for each in advice(make_run(Planted(differs=ROUNDING)))]
+    assert texts == [
+        "No action needed.",
+        "To be surer, train a whole epoch, including its last batch: --steps 235.",
+        "Only one seed was tried; --seed 0 1 2 tries three.",
     ]
 
 
-def test_an_odd_device_is_to_be_looked_at():
-    assert advice(fleet_run(4, odd=(2,)))[0].text.startswith("Look at cpu@n0002, or take it out of use.")
+def test_an_odd_device_is_to_be_inspected():
+    assert advice(fleet_run(4, odd=(2,)))[0].text.startswith("Inspect cpu@n0002, or take it out of service.")
 
 
 def test_it_is_said_where_the_tables_are():
@@ -49,10 +49,10 @@ def test_it_is_said_where_the_tables_are():
     assert advice(run)[0].text == "Read its traceback below, under Attempts and faults."
 
 
-def test_an_interrupted_run_is_to_be_gone_on_with():
+def test_an_interrupted_run_is_to_be_continued():
     run = make_run(Planted(steps=4, record={"status": "interrupted"}), directory="a folder")
-    (told,) = advice(run)
-    assert (told.text, told.command) == (
-        "Go on with what did not end:",
+    (found,) = advice(run)
+    assert (found.text, found.command) == (
+        "Continue the trials that did not finish:",
         "python -m parity.run --resume 'a folder'",
     )

@@ -11,17 +11,17 @@ def _a_line_each_time(monkeypatch):
     monkeypatch.setattr(progress, "LINE_EVERY_S", -1.0)
 
 
-def told(capsys):
+def printed(capsys):
     return [line.split(" s: ", 1)[1] for line in capsys.readouterr().err.splitlines()]
 
 
-def test_few_trials_are_told_one_by_one(capsys):
+def test_few_trials_are_shown_one_by_one(capsys):
     with TrialProgress(["left", "right"], steps=10) as bars:
         bars.show("left", 0)
         bars.show("left", 4)
         bars.show("right", 2)
         bars.show("left", 10, state="complete")
-    assert told(capsys) == [
+    assert printed(capsys) == [
         "0 of 2 trials ended",
         "0 of 2 trials ended; left 4/10",
         "0 of 2 trials ended; left 4/10; right 2/10",
@@ -29,14 +29,14 @@ def test_few_trials_are_told_one_by_one(capsys):
     ]
 
 
-def test_many_trials_are_told_together(capsys):
+def test_many_trials_are_counted_together(capsys):
     names = [f"trial {number}" for number in range(MOST_BARS + 2)]
     with TrialProgress(names, steps=10) as bars:
         for name in names:
             bars.show(name, 3)
         bars.show(names[0], 10, state="failed")
-    lines = told(capsys)
-    assert lines[-2:] == ["0 of 14 trials ended; 14 train", "1 of 14 trials ended; 13 train"]
+    lines = printed(capsys)
+    assert lines[-2:] == ["0 of 14 trials ended; 14 training", "1 of 14 trials ended; 13 training"]
     assert max(map(len, lines)) < 250
 
 
@@ -44,10 +44,10 @@ def test_a_trial_that_begins_again_is_no_progress(capsys):
     with TrialProgress(["left"], steps=10) as bars:
         bars.show("left", 4)
         bars.show("left", 0)
-    assert told(capsys)[-1] == "0 of 1 trials ended"
+    assert printed(capsys)[-1] == "0 of 1 trials ended"
 
 
 def test_names_are_no_markup(capsys):
     with TrialProgress(["[red]loss[/red]"], steps=10) as bars:
         bars.show("[red]loss[/red]", 4)
-    assert told(capsys) == ["0 of 1 trials ended; [red]loss[/red] 4/10"]
+    assert printed(capsys) == ["0 of 1 trials ended; [red]loss[/red] 4/10"]

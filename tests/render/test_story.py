@@ -11,7 +11,7 @@ NAN = float("nan")
 
 
 @pytest.mark.parametrize(
-    ("verdict", "planted", "told"),
+    ("verdict", "planted", "sentence"),
     [
         ("identical", Planted(), "mine trains exactly as builtin: equal to the bit at every step."),
         (
@@ -23,7 +23,7 @@ NAN = float("nan")
         (
             "diverged",
             Planted(differs=ROUNDING, grad_errors={7: 1e6}),
-            "mine does not train as builtin: from step 7 on they part beyond rounding.",
+            "mine does not train as builtin: from step 7 on they differ by more than rounding can explain.",
         ),
         (
             "diverged",
@@ -34,53 +34,53 @@ NAN = float("nan")
         ("inconclusive", Planted(differs={"input": 2}), "It could not be decided whether mine trains as builtin."),
     ],
 )
-def test_each_verdict_is_told_in_a_sentence(verdict, planted, told):
+def test_each_verdict_has_its_sentence(verdict, planted, sentence):
     judgement = judge(make_run(planted))
-    assert (judgement.verdict, story.headline(judgement)) == (verdict, told)
+    assert (judgement.verdict, story.headline(judgement)) == (verdict, sentence)
 
 
-def test_several_pairs_are_told_by_the_worst_and_counted():
+def test_several_pairs_are_summed_up_by_the_worst_and_counted():
     judgement = judge(make_run(Planted("one"), Planted("two", differs=ROUNDING, grad_errors={7: 1e6})))
     assert story.headline(judgement).startswith("two does not train as builtin")
     assert story.tally(judgement) == "Of 2 pairs: 1 diverged, 1 identical."
 
 
-def test_an_odd_device_is_told_before_all():
+def test_an_odd_device_comes_before_all_pairs():
     assert story.headline(judge(fleet_run(4, odd=(2,)))) == (
-        "1 of 5 devices does not compute what its equals compute: cpu@n0002."
+        "1 of 5 devices differs from the majority of its class: cpu@n0002."
     )
 
 
 def test_one_trial_is_nothing_to_compare():
-    assert story.headline(judge(make_run())) == "There is nothing to compare: one trial makes no pair."
+    assert story.headline(judge(make_run())) == "There is nothing to compare: a single trial is not a pair."
 
 
-def test_a_failed_baseline_is_told_first():
+def test_a_failed_baseline_comes_first():
     run = make_run(Planted(), steps=4)
     failed = type(run.trials[0])(**{**vars(run.trials[0]), **FAILED})
     run = type(run)(run.directory, run.info, (failed, run.trials[1]), run.traces, run.evidence)
     assert story.headline(judge(run)).startswith("The baseline failed: Trial builtin@cpu-s0 failed at step 4")
 
 
-def test_what_was_compared_is_told():
+def test_what_was_compared_is_said():
     run = make_run(Planted(), steps=12)
-    told = dict(story.compared(run, judge(run)))
-    assert told["Losses"] == "builtin (baseline) and mine" and told["Devices"] == "cpu"
-    assert told["Steps"] == "12, in epochs of 235 batches of 256 rows"
-    assert told["Quantities"].startswith("6 in each step, bit for bit: input, output, ")
+    terms = dict(story.compared(run, judge(run)))
+    assert terms["Losses"] == "builtin (baseline) and mine" and terms["Devices"] == "cpu"
+    assert terms["Steps"] == "12, in epochs of 235 batches of 256 rows"
+    assert terms["Quantities"].startswith("6 at each step, bit for bit: input, output, ")
 
 
-def test_what_has_to_be_known_first_is_told_and_many_trials_are_counted():
+def test_notes_come_first_and_count_many_trials():
     run = make_run(*(Planted(f"m{n}", record={"status": "interrupted"}) for n in range(7)))
     assert story.notes(replace(run, altered=("trials.parquet",))) == [
-        "Altered since the run was stored: trials.parquet. What is there now is judged.",
-        "This run is partial: m0@cpu-s0, m1@cpu-s0, m2@cpu-s0, m3@cpu-s0, m4@cpu-s0 and 2 more did not end. "
-        "What is stored is judged.",
+        "Altered since the run was stored: trials.parquet. The verdict is about the files as they are now.",
+        "This run is partial: m0@cpu-s0, m1@cpu-s0, m2@cpu-s0, m3@cpu-s0, m4@cpu-s0 and 2 more did not finish. "
+        "The verdict is about the steps that are stored.",
     ]
 
 
-def test_a_trial_that_moved_to_another_node_is_told():
+def test_a_trial_that_moved_to_another_node_has_a_note():
     run = make_run(Planted("builtin", device="cpu@b", record={"node": "c"}))
     assert story.moved_lines(run) == [
-        "Node b left the cluster: builtin@cpu@b-s0 was trained on c, which says nothing of b."
+        "Node b left the cluster: builtin@cpu@b-s0 was trained on c, so b was not tested."
     ]

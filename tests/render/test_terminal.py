@@ -95,20 +95,20 @@ def test_what_was_found_of_a_pair_is_a_block():
     text = rendered(RUNS["diverged"])
     block = text[text.index("builtin@cpu-s0 mine@cpu-s0") :].split("\n\n")[0].splitlines()
     assert block[0] == "builtin@cpu-s0 mine@cpu-s0  diverged"
-    told = [line[2:12].strip() for line in block[1:]]
-    assert [label for label in told if label] == ["cause", "onset", "first", "drift", "compared"]
+    labels = [line[2:12].strip() for line in block[1:]]
+    assert [label for label in labels if label] == ["cause", "onset", "first", "drift", "compared"]
     assert "  onset     beyond rounding from step 7 (epoch 0, batch 7) on, output_grad" in block
     assert "  first     step 2 (epoch 0, batch 2), loss 0.24206448 != 0.24206457 (6 ulp)" in block
     assert "\nbuiltin@cpu-s0 two@cpu-s0  identical: 20 steps, 6 quantities\n" in text, "what fits in a line is in one"
 
 
-def test_the_verdict_is_told_in_a_sentence_and_what_to_do_at_the_end():
+def test_the_verdict_is_a_sentence_and_what_to_do_stands_at_the_end():
     lines = rendered(RUNS["diverged"]).splitlines()
     assert lines[0] == "mnist-autoencoder, 20 steps: diverged"
-    assert lines[1].startswith("mine does not train as builtin: from step 7 on they part beyond rounding.")
+    assert lines[1].startswith("mine does not train as builtin: from step 7 on they differ by more than rounding")
     assert lines[-3:] == [
         "What to do next:",
-        "- Step through it up to step 7, with a breakpoint() in the loss:",
+        "- Step through the training up to step 7, with a breakpoint() in the loss:",
         "    python -m parity.run --loss builtin mine.py:mine --inline --steps 8",
     ]
     assert "What to do next" not in rendered(RUNS["rounding"])
@@ -118,7 +118,9 @@ def test_a_long_command_is_one_to_a_shell():
     arguments = ["--loss", "builtin", "it's a path/with spaces.py:mine", "--device", *DEVICES]
     run = replace(RUNS["diverged"], info=RUNS["diverged"].info | {"arguments": arguments})
     lines = rendered(run).splitlines()
-    command = "\n".join(lines[lines.index("- Step through it up to step 7, with a breakpoint() in the loss:") + 1 :])
+    command = "\n".join(
+        lines[lines.index("- Step through the training up to step 7, with a breakpoint() in the loss:") + 1 :]
+    )
     assert command.count(" \\\n") >= 2
     printed = subprocess.run(["sh", "-c", f"set -- {command}\nprintf '%s\\n' \"$@\""], capture_output=True, text=True)
     assert printed.stdout.splitlines() == ["python", "-m", "parity.run", *arguments, "--inline", "--steps", "8"]
@@ -132,17 +134,18 @@ def test_a_pair_in_a_line_is_one_however_long():
     assert line == (
         "builtin@cpu-s0 mine@cpu-s0  diverged: beyond rounding from step 7: no known pattern; output_grad is 1 times "
         "the float64 one, off by 1e+06 u (the baseline's error is 0.566 u, the limit is 16 u); first at step 2, loss "
-        "0.24206448 != 0.24206457 (6 ulp); the losses drift to rel 8.4e-07 at step 13; 20 steps, 6 quantities"
+        "0.24206448 != 0.24206457 (6 ulp); the losses differ by up to 8.4e-07 (relative), at step 13; 20 steps, "
+        "6 quantities"
     )
 
 
-def test_of_many_pairs_the_worst_are_told_in_full_and_all_are_named():
+def test_of_many_pairs_the_worst_are_shown_in_full_and_all_are_named():
     fine = [Planted(f"mine{n:02d}", differs=ROUNDING) for n in range(40)]
     text = rendered(make_run(*fine, replace(WRONG, name="wrong")))
     assert text.count("\n  compared  ") == terminal.MOST_BLOCKS
     assert "builtin@cpu-s0 wrong@cpu-s0  diverged\n  cause  " in text
     assert all(f"builtin@cpu-s0 {planted.name}@cpu-s0  rounding\n" in text for planted in fine)
-    assert "The 12 worst of 41 pairs are told in full." in text
+    assert "Only the 12 worst of 41 pairs are shown in full." in text
 
 
 def test_many_devices_are_in_several_tables_and_each_is_there():
@@ -172,13 +175,13 @@ def test_losses_are_printed_with_as_many_digits_as_tell_them_apart(reference):
 def test_a_partial_run_says_so(stored):
     trials = (stored.trials[0], replace(stored.trials[1], status="interrupted"))
     assert rendered(replace(stored, trials=trials)).startswith(
-        "This run is partial: functional@cpu-s0 did not end. What is stored is judged.\n"
+        "This run is partial: functional@cpu-s0 did not finish. The verdict is about the\n  steps that are stored.\n"
     )
 
 
 def test_one_trial_says_that_there_is_nothing_to_compare(stored):
     assert words(replace(stored, trials=stored.trials[:1])) == (
-        "Nothing to compare: one trial makes no pair. Add a --loss, a --device or --replicas."
+        "Nothing to compare: a single trial is not a pair. Add a --loss, a --device or --replicas."
     )
 
 
@@ -188,7 +191,7 @@ def test_a_thinned_audit_is_said(stored):
     index = table.schema.get_field_index("grad_error_u")
     thin = pa.array([0.5, *[None] * 7], pa.float64())
     traces = dict(stored.traces) | {trial: table.set_column(index, table.schema.field(index), thin)}
-    assert "  compared  8 steps, 6 quantities; 1 of them audited" in rendered(replace(stored, traces=traces))
+    assert "  compared  8 steps, 6 quantities; 1 step audited" in rendered(replace(stored, traces=traces))
 
 
 def test_a_failed_baseline_is_said_first(stored):
@@ -197,7 +200,7 @@ def test_a_failed_baseline_is_said_first(stored):
     assert text.startswith(
         "The baseline failed: Trial builtin@cpu-s0 failed at step 2 on h: the loss raised E: x. mnist"
     )
-    assert text.endswith("nothing can be held against it. See Attempts and faults, in report.html.")
+    assert text.endswith("without it there is nothing to compare. See Attempts and faults, in report.html.")
 
 
 def test_an_error_of_many_lines_stays_in_its_paragraph(stored):

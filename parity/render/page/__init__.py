@@ -1,1 +1,1 @@
-"""report.html: one self-contained page, and the figures in it."""
+"""report.html: one self-contained page, and the parts that it is made of."""

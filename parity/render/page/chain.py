@@ -1,7 +1,4 @@
-"""The chain of a step, input -> output -> loss -> output_grad -> param_grad -> param, and where it breaks.
-
-Letters: S steps of the pair.
-"""
+"""The chain of a step, input -> output -> loss -> output_grad -> param_grad -> param, and where it breaks."""
 
 from dataclasses import dataclass
 
@@ -15,9 +12,9 @@ class Link:
     """A quantity in the chain.
 
     Attributes:
-        quantity: Of `trace.QUANTITIES`.
-        state: "equal", "first" where the two part, "beyond" where they part by more than rounding, "within" for what
-            differs by no more than rounding before that, or "differs" for what follows from it.
+        quantity: One of `trace.QUANTITIES`.
+        state: "equal"; "first" where the two first differ; "beyond" where they differ by more than rounding can
+            explain; "within" for a quantity before that, which differs by rounding; "differs" for one after it.
         words: The state in words.
     """
 
@@ -31,10 +28,10 @@ class Chain:
     """The chain at one step.
 
     Attributes:
-        title: Which step, and what it is.
-        links: In the order of computation.
-        layers: Of the tensors that are looked at: name, and the state of each of `trace.TENSOR_QUANTITIES`.
-        differing: By quantity of `trace.TENSOR_QUANTITIES`, how many of the tensors that are looked at differ.
+        title: The step, and why it is shown.
+        links: The quantities in the order of computation.
+        layers: Name of each tensor that has a row, and its state in each of `trace.TENSOR_QUANTITIES`.
+        differing: Number of these tensors that differ, by quantity of `trace.TENSOR_QUANTITIES`.
     """
 
     title: str
@@ -44,7 +41,7 @@ class Chain:
 
     @property
     def open(self) -> bool:
-        """Whether it breaks at a tensor, so that the layers are the answer."""
+        """Whether the chain breaks at a tensor, so that its layers should be shown."""
         broken = next((link for link in self.links if link.state in ("first", "beyond")), None)
         return broken is not None and broken.quantity in TENSOR_QUANTITIES
 
@@ -59,7 +56,7 @@ _WORDS = {
 
 
 def make_chains(verdict: PairVerdict, rows: Rows) -> tuple[Chain, ...]:
-    """The chain at the first difference, and at the first beyond rounding where that is another step."""
+    """The chain at the first difference, and at the onset where that is another step."""
     if verdict.first is None:
         return ()
     chains = []
@@ -67,12 +64,15 @@ def make_chains(verdict: PairVerdict, rows: Rows) -> tuple[Chain, ...]:
     beyond = onset.quantity if onset and onset.step == first.step else None
     chains.append(_chain(verdict, rows, first.step, "the first difference", first.tensor, beyond))
     if onset and onset.step != first.step:
-        chains.append(_chain(verdict, rows, onset.step, "the first beyond rounding", onset.tensor, onset.quantity))
+        chains.append(
+            _chain(verdict, rows, onset.step, "the first difference beyond rounding", onset.tensor, onset.quantity)
+        )
     return tuple(chains)
 
 
 def _chain(verdict: PairVerdict, rows: Rows, step: int, what: str, tensor: str | None, beyond: str | None) -> Chain:
     differs = {quantity: bool(verdict.comparison.differs[quantity][step]) for quantity in QUANTITIES}
+    # At the onset the chain breaks at the first quantity beyond rounding, though others may differ before it.
     broken = beyond or next(quantity for quantity in QUANTITIES if differs[quantity])
     links = []
     for place, quantity in enumerate(QUANTITIES):
@@ -82,6 +82,7 @@ def _chain(verdict: PairVerdict, rows: Rows, step: int, what: str, tensor: str |
         elif differs[quantity] and place < QUANTITIES.index(broken):
             state = "within"
         links.append(Link(quantity, state, _WORDS[state]))
+    # The state of each tensor, in a column for its gradient and one for its value.
     layers: dict[str, dict[str, str]] = {}
     counts = dict.fromkeys(TENSOR_QUANTITIES, 0)
     for row in (row for row in rows.shown if row.tensor):

@@ -1,4 +1,4 @@
-"""A map of a fleet: a square for each device, class by class, the odd ones marked."""
+"""A map of a fleet: a square for each device, class by class, with marks on the odd ones."""
 
 import numpy as np
 
@@ -8,16 +8,16 @@ from parity.render.page.figures import Json, label, pack
 from parity.render.page.plots import Plot
 from parity.store.stored_run import StoredRun
 
-# What a device can be, from what needs no look to what needs one.
+# States of a device, from those that need no attention to those that do.
 STATES = ("equal", "unfinished", "no majority", "odd")
-# Squares of a row.
+# Squares in a row, as many as a wide page shows at a size that can be pointed at.
 _WIDTH = 50
-# Of the odd devices, so many have their name on the map.
+# Most devices whose names are on the map, to limit the size of the page.
 _MOST_NAMES = 500
 
 
 def states(run: StoredRun, each: DeviceClass) -> dict[str, str]:
-    """What each device of a class is, in words of `STATES`."""
+    """The state of each device of a class, one of `STATES`."""
     found = dict.fromkeys(each.devices, "equal")
     for record in run.trials:
         if record.unit in found and record.status != "complete" and not record.noise:
@@ -29,7 +29,7 @@ def states(run: StoredRun, each: DeviceClass) -> dict[str, str]:
 
 
 def device_map(run: StoredRun, judgement: Judgement) -> Plot:
-    """Each device as a square, 50 in a row; a class begins a row of its own."""
+    """The map: 50 squares in a row, and a new row for each class."""
     rows: list[np.ndarray] = []
     ticks: dict[int, str] = {}
     marked: list[tuple[int, int, str]] = []
@@ -54,18 +54,18 @@ def device_map(run: StoredRun, judgement: Judgement) -> Plot:
         "meta": "devices",
         "hoverinfo": "skip",
     }
-    told = [mark for mark in marked if len(marked) <= _MOST_NAMES or not mark[2].endswith(": equal")][:_MOST_NAMES]
+    named = [mark for mark in marked if len(marked) <= _MOST_NAMES or not mark[2].endswith(": equal")][:_MOST_NAMES]
     names: Json = {
         "type": "scatter",
         "mode": "markers",
-        "x": [x for x, _, _ in told],
-        "y": [y for _, y, _ in told],
-        "text": [label(text, most=80) for _, _, text in told],
+        "x": [x for x, _, _ in named],
+        "y": [y for _, y, _ in named],
+        "text": [label(text, most=80) for _, _, text in named],
         "meta": "names",
         "marker": {
             "symbol": "x-thin-open",
             "size": 9,
-            "opacity": [float(not text.endswith(": equal")) for _, _, text in told],
+            "opacity": [float(not text.endswith(": equal")) for _, _, text in named],
         },
         "hovertemplate": "%{text}<extra></extra>",
     }
@@ -76,12 +76,12 @@ def device_map(run: StoredRun, judgement: Judgement) -> Plot:
         "showlegend": False,
         "hovermode": "closest",
     }
-    names_told = "each" if len(marked) <= _MOST_NAMES else "each that is not equal"
+    target = "a square" if len(marked) <= _MOST_NAMES else "a cross"
     return Plot(
         "devices",
         "Map of the devices",
-        f"A square for each device, class by class in the order of the plan; a cross on the odd ones. Hover over "
-        f"{names_told} for its name.",
+        "A square for each device, class by class, in the order of the plan; a cross marks each device that is not "
+        f"equal to the majority of its class. Hover over {target} to see its name.",
         {"data": [picture, names], "layout": layout},
         height=110 + 26 * len(rows),
     )

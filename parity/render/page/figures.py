@@ -1,9 +1,9 @@
-"""What all plots over steps have in common: packed numbers, bands for what has no place on the axis, and borders.
+"""The common parts of all plots over steps: packed numbers, bands for values that have no place on the axis, borders.
 
-A figure is what Plotly.js draws: traces and a layout, as JSON. Colours are not in it: a trace or shape has the name of
-its role, and the page gives each role its colour in the light or the dark.
+A figure is what Plotly.js draws: traces and a layout, as JSON. It has no colours: a trace or shape has the name of its
+role, and the page gives each role a colour in light and in dark mode.
 
-Letters: S steps of a pair; K of them that are drawn.
+Letters: S is the number of steps of a pair, K the number of those that are drawn.
 """
 
 import base64
@@ -19,19 +19,19 @@ from parity.judge.verdict import PairVerdict
 
 Json = dict[str, Any]
 
-# Of epoch borders, and of partial batches; of more, evenly chosen ones are drawn.
+# Most epoch borders, and most partial batches, that are drawn; of more, evenly spaced ones are.
 MOST_BORDERS = 40
-# Where numbers that have no place on the axis are drawn, in the order of their band.
+# Labels of the numbers that are not finite, in the order in which their band shows them.
 NOT_FINITE = ("-inf", "inf", "NaN")
 
 
 @dataclass(frozen=True)
 class Frame:
-    """What is marked in every plot of a pair, and how many points a plot may have.
+    """What every plot of a pair marks, and how many points it may have.
 
     Attributes:
-        verdict: Of the pair.
-        most: Points of a series.
+        verdict: The pair and its verdict.
+        most: Most points of a series.
     """
 
     verdict: PairVerdict
@@ -39,7 +39,7 @@ class Frame:
 
     @cached_property
     def always(self) -> tuple[int, ...]:
-        """Steps that every plot keeps."""
+        """The steps that every plot shows, however many it leaves out."""
         marked = (self.verdict.first, self.verdict.onset)
         steps = {each.step for each in marked if each} | {self.verdict.largest.step, self.verdict.both_nan}
         audit = {self.verdict.audit.step} if self.verdict.audit else set()
@@ -47,19 +47,19 @@ class Frame:
 
     @cached_property
     def epochs(self) -> np.ndarray:
-        """The first step of each epoch but the first; int64[]."""
+        """The first step of each epoch but the first; int64[epochs - 1]."""
         epoch = self.verdict.comparison.both("epoch")[1]
         return np.flatnonzero(np.diff(epoch)) + 1
 
     @cached_property
     def partial(self) -> np.ndarray:
-        """Steps of batches with fewer rows than the others; int64[]."""
+        """The steps whose batch has fewer rows than the largest; int64[partial batches]."""
         rows = self.verdict.comparison.both("rows")[1]
         return np.flatnonzero(rows < rows.max()) if len(rows) else np.empty(0, np.int64)
 
 
 def pack(values: np.ndarray) -> Json:
-    """Numbers in the form that Plotly.js reads from base64; of floats the narrowest that is exact."""
+    """Numbers in the base64 form that Plotly.js reads; floats in the narrowest dtype that is exact."""
     if values.dtype.kind == "f":
         with np.errstate(over="ignore"):
             narrow = values.astype("<f4")
@@ -74,11 +74,11 @@ def series(steps: np.ndarray, values: np.ndarray, role: str, *, name: str, hover
     """A series on the main axis.
 
     Args:
-        steps: int64[K].
-        values: float64[K]; a NaN is a gap.
-        role: Whose colour it has.
-        name: In the legend.
-        hover: In the words of Plotly's hovertemplate, after the step.
+        steps: The steps; int64[K].
+        values: The values, where NaN makes a gap; float64[K].
+        role: The role that decides the colour.
+        name: The name in the legend.
+        hover: What hovering shows after the step, as a hovertemplate of Plotly.
         mode: "lines" or "markers".
     """
     return {
@@ -93,7 +93,7 @@ def series(steps: np.ndarray, values: np.ndarray, role: str, *, name: str, hover
 
 
 def not_finite(steps: np.ndarray, values: np.ndarray, role: str, *, name: str) -> list[Json]:
-    """Marks in the band at the top for the numbers that are NaN or infinite; none where all are finite."""
+    """Marks in the band at the top for numbers that are NaN or infinite; empty where all are finite."""
     kinds = (np.isneginf(values), np.isposinf(values), np.isnan(values))
     return [
         _in_band(steps[kind], "y2", label, role, name=name, symbol="x", hover=f"{name} is {label}")
@@ -103,7 +103,7 @@ def not_finite(steps: np.ndarray, values: np.ndarray, role: str, *, name: str) -
 
 
 def equal(steps: np.ndarray, role: str, *, label: str) -> list[Json]:
-    """Marks in the band at the bottom for steps whose number is 0, which has no place on a log axis."""
+    """Marks in the band at the bottom for steps whose value is 0, which has no place on a logarithmic axis."""
     if not len(steps):
         return []
     return [_in_band(steps, "y3", label, role, name=label, symbol="line-ns-open", hover=label)]
@@ -125,14 +125,15 @@ def _in_band(steps: np.ndarray, axis: str, label: str, role: str, *, name: str, 
 
 
 def figure(frame: Frame, traces: Sequence[Json], *, title: str, log: Sequence[np.ndarray] = ()) -> Json:
-    """Traces with their axes: steps below, bands above and below where they are needed, borders and marks.
+    """A figure of traces over steps, with bands where they are needed, borders and marks.
 
     Args:
-        frame: Of the pair.
-        traces: To draw.
-        title: Of the main axis.
-        log: Numbers above 0 that are drawn on a logarithmic axis; empty for a linear one.
+        frame: What is marked for the pair.
+        traces: The series to draw.
+        title: Title of the main axis.
+        log: The positive numbers that a logarithmic axis must hold; empty for a linear axis.
     """
+    # The main axis leaves room for the bands that some trace uses.
     axes = {trace.get("yaxis", "y") for trace in traces}
     bottom, top = 0.1 if "y3" in axes else 0.0, 0.86 if "y2" in axes else 1.0
     main: Json = {"title": {"text": title}, "domain": [bottom, top], "automargin": True}
@@ -160,7 +161,7 @@ def figure(frame: Frame, traces: Sequence[Json], *, title: str, log: Sequence[np
 
 
 def _decades(numbers: np.ndarray) -> Json:
-    """The range of an axis in whole decades, and how many of them from tick to tick."""
+    """The range of an axis in whole decades, and the number of decades from tick to tick."""
     low, high = (np.log10([numbers.min(), numbers.max()]) if len(numbers) else np.array([0.0, 1.0])).tolist()
     low, high = math.floor(low), max(math.ceil(high), math.floor(low) + 1)
     return {"range": [low - 0.1, high + 0.1], "dtick": -(-(high - low) // 7)}
@@ -180,14 +181,12 @@ def _onset(frame: Frame) -> list[Json]:
 
 
 def _marks(frame: Frame) -> list[Json]:
-    """Where the two first differ, and where beyond rounding, each in a line of its own above the plot."""
-    first, onset = frame.verdict.first, frame.verdict.onset
-    told = [("first difference", first), ("beyond rounding", onset)]
-    if first and onset and first.step == onset.step:
-        told = [("first difference, beyond rounding", onset)]
+    """Labels of the first difference and of the onset, each in a line of its own above the plot."""
+    labelled = [("first difference", frame.verdict.first), ("beyond rounding", frame.verdict.onset)]
     marks: list[Json] = []
-    for row, (text, found) in enumerate(told):
+    for row, (text, found) in enumerate(labelled):
         if found:
+            # The label extends towards the middle of the plot, so that it is not cut off at an edge.
             early = found.step < frame.verdict.steps / 2
             place = {"x": found.step, "y": 1.0, "yref": "paper", "yshift": 4 + 15 * row}
             side = {"xanchor": "left" if early else "right", "yanchor": "bottom", "align": "left"}
@@ -202,7 +201,7 @@ def _upright(place: float, name: str) -> Json:
 
 
 def label(name: str, *, most: int) -> str:
-    r"""A name inside a figure: in one line of at most so many letters, its markup as text.
+    r"""A name for a figure: one line of at most `most` characters, with markup as text.
 
     >>> label("a\n<b>" + "x" * 40, most=20)
     'a &lt;b&gt;xxxx…xxxxxxxxxx'

@@ -1,4 +1,4 @@
-"""The first difference of a pair as a small story: where, which values, how far apart, which is nearer to float64."""
+"""The first difference of a pair in words: where it is, both values, their distance, which is closer to float64."""
 
 import math
 from collections.abc import Sequence
@@ -9,15 +9,15 @@ from parity.judge.verdict import PairVerdict
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two at the first difference.
+    """One side of the first difference.
 
     Attributes:
         role: "baseline" or "candidate".
-        trial: Its name.
-        value: In full precision; of a tensor its digest.
-        norm: L2 norm of a gradient, in full precision, or None.
-        error: Against float64, in words, or None.
-        nearer: Whether it is the nearer to float64 of the two.
+        trial: Name of the trial.
+        value: The value in full precision, or the digest of a tensor.
+        norm: L2 norm of a gradient in full precision, or None.
+        error: The error against float64 in words, or None.
+        nearer: Whether it is closer to float64 than the other side.
     """
 
     role: str
@@ -30,16 +30,16 @@ class Side:
 
 @dataclass(frozen=True)
 class First:
-    """The first difference as a small story.
+    """The first difference in words.
 
     Attributes:
-        place: Where.
+        place: Step, epoch and batch.
         before: What was equal up to there.
         what: Quantity and tensor.
-        value: What the values of the sides are.
+        value: What kind of value the sides have.
         sides: Baseline and candidate.
-        distance: How far they are apart.
-        nearer: Which is nearer to float64, in a sentence.
+        distance: The distance between them, in a sentence.
+        nearer: Which side is closer to float64, in a sentence.
     """
 
     place: str
@@ -52,7 +52,7 @@ class First:
 
 
 def tell_first(verdict: PairVerdict) -> First | None:
-    """The first difference as a small story; None where there is none."""
+    """The first difference in words; None where there is none."""
     first = verdict.first
     if first is None:
         return None
@@ -62,19 +62,19 @@ def tell_first(verdict: PairVerdict) -> First | None:
     sides = _sides(verdict)
     nearer = [side for side in sides if side.nearer]
     if nearer:
-        told = f"The {nearer[0].role} is nearer to float64."
+        closer = f"The {nearer[0].role} is closer to float64."
     elif sides[0].error and sides[1].error:
-        told = "Both are as near to float64."
+        closer = "Both are equally close to float64."
     else:
-        told = "Neither was held against float64 at this step and quantity."
+        closer = "This quantity was not checked against float64 at this step."
     return First(
         place=f"step {first.step:,} (epoch {first.epoch}, batch {first.batch}{partial})",
-        before=f"after {first.step:,} steps that are equal to the bit" if first.step else "the very first",
+        before=f"after {first.step:,} steps that are equal to the bit" if first.step else "the first step",
         what=f"{first.quantity} of {first.tensor}" if first.tensor else first.quantity,
         value="value" if number and first.quantity == "loss" else "norm" if number else "digest of its bits",
         sides=sides,
         distance=_distance(verdict),
-        nearer=told,
+        nearer=closer,
     )
 
 
@@ -86,6 +86,7 @@ def _sides(verdict: PairVerdict) -> tuple[Side, Side]:
     known = [not math.isnan(error) for error in errors]
     nearest = min(errors) if all(known) and errors[0] != errors[1] else None
     norms: Sequence[str | None] = (None, None)
+    # Digests say nothing about size, so the norms of gradients are shown beside them.
     if first.quantity in ("output_grad", "param_grad") and isinstance(first.baseline, str):
         norms = [repr(float(side[first.step])) for side in verdict.comparison.both(f"{first.quantity}_norm")]
     pair = verdict.pair
@@ -113,15 +114,15 @@ def _sides(verdict: PairVerdict) -> tuple[Side, Side]:
 def _distance(verdict: PairVerdict) -> str:
     first = verdict.first
     assert first is not None
-    told = []
+    distances = []
     if first.ulp is not None:
-        told.append(f"{first.ulp:,} ulp")
+        distances.append(f"{first.ulp:,} ulp")
     if first.abs is not None and not math.isnan(first.abs):
-        told.append(f"absolute {first.abs!r}")
+        distances.append(f"absolute {first.abs!r}")
     if first.rel is not None and not math.isnan(first.rel):
-        told.append(f"relative {first.rel!r}")
-    if told:
-        return f"They are apart by {', '.join(told)}."
+        distances.append(f"relative {first.rel!r}")
+    if distances:
+        return f"They differ by {', '.join(distances)}."
     if first.abs is not None:
         return "One of them is NaN."
-    return "Of a tensor the bits are compared, by their digest."
+    return "The bits of a tensor are compared by their digest."

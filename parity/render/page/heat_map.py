@@ -1,7 +1,6 @@
-"""Step x tensor: what differs where, as a picture and as a table.
+"""The heat map of a pair: which quantities and tensors differ at which steps.
 
-Letters: S steps of the pair; R rows of the picture, one for each quantity or tensor; C columns, of one or more
-steps.
+Letters: S is the number of steps of the pair, C the number of columns, each of one or more steps.
 """
 
 import numpy as np
@@ -10,12 +9,14 @@ from parity.render.differing import Rows
 from parity.render.page.figures import Frame, Json, figure, label, pack, series
 from parity.render.page.plots import Plot
 
+# Most columns of the picture, each some 3 pixels wide on a wide page; of more steps, several share a column.
 MOST_COLUMNS = 300
+# Pixels of a row, enough for its label.
 _ROW_HEIGHT = 15
 
 
 def heat_map(frame: Frame, rows: Rows) -> Plot:
-    """What differs at which step: rows in the order of the chain."""
+    """The heat map, with rows in the order of computation."""
     steps = frame.verdict.steps
     width = -(-steps // MOST_COLUMNS)
     shares = np.stack([_shares(row.differs, width) for row in rows.shown])
@@ -51,19 +52,25 @@ def heat_map(frame: Frame, rows: Rows) -> Plot:
         "dtick": 1,
     }
     drawn["layout"]["showlegend"] = False
-    left_out = f" {rows.left_out} tensors that differ later are left out." if rows.left_out else ""
+    shades = f" A cell covers {width} steps, and is darker the more of them differ." if width > 1 else ""
+    left_out = f" {rows.left_out} tensors that differ later are not shown." if rows.left_out else ""
     return Plot(
         "tensors",
         "What differs, step by step",
         "A row for each quantity and parameter tensor, in the order of computation; filled where its bits differ."
-        f" The circle is the first difference.{left_out}",
+        f"{shades} The circle marks the first difference.{left_out}",
         drawn,
         height=130 + _ROW_HEIGHT * len(names),
     )
 
 
 def _shares(differs: np.ndarray, width: int) -> np.ndarray:
-    """Per cent of the steps of each column that differ, at least 1 where any does; uint8[C]."""
+    """The percentage of the steps in each column that differ, at least 1 where any does; uint8[C].
+
+    Args:
+        differs: Whether each step differs; bool[S].
+        width: Number of steps in a column.
+    """
     starts = np.arange(0, len(differs), width)
     counts = np.add.reduceat(differs.astype(np.int64), starts)
     sizes = np.minimum(width, len(differs) - starts)
@@ -72,7 +79,7 @@ def _shares(differs: np.ndarray, width: int) -> np.ndarray:
 
 
 def _labels(rows: Rows) -> list[str]:
-    """Of each row a short name that no other has, since rows of one name would be one."""
+    """A short, unique label for each row, since Plotly would draw rows with equal labels as one."""
     found: list[str] = []
     for row in rows.shown:
         name = label(row.name, most=28)

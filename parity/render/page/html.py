@@ -1,4 +1,4 @@
-"""report.html: one file with all that it needs, from a stored run and its judgement alone."""
+"""report.html: one self-contained file, made of a stored run and its judgement."""
 
 import base64
 import dataclasses
@@ -20,34 +20,38 @@ from parity.render.page.figures import Frame
 from parity.render.page.first_difference import First, tell_first
 from parity.render.page.heat_map import heat_map
 from parity.render.page.plots import NoiseBand, Plot
+from parity.render.phrases import listed
 from parity.store.stored_run import StoredRun
+from parity.store.trace import QUANTITIES
 
-# Pairs that have a section with plots, the worst first; the others are in a table.
+# Most pairs that have a section with plots, the worst first; the others are in a table.
 MOST_SECTIONS = 12
-# What the points of all plots may take, in bytes of the page.
+# Most bytes of the page for the points of all plots; together with Plotly the page stays below 3 MB.
 PLOTS_BYTES = 700_000
-# Of one point of one series in base64: a step and a number.
+# Bytes of one point of one series in base64: a step (4 bytes) and a number (8 bytes).
 _POINT_BYTES = 16
-# Series of a pair: losses, differences, noise, errors.
+# Most series of a pair: losses, differences, noise, errors.
 _SERIES = 14
+# Most odd devices of a class that the table of classes names.
+_MOST_ODD = 20
 _LEAST_POINTS, _MOST_POINTS = 120, 3000
 
 
 @dataclass(frozen=True)
 class Section:
-    """What the page says of one pair.
+    """What the page says about one pair.
 
     Attributes:
-        anchor: Where links lead.
-        verdict: Of the pair.
-        alike: How many pairs it stands for.
-        headline: In a sentence.
-        reason: Why, or None.
-        first: The first difference as a story, or None.
-        chains: Where the chain breaks.
-        plots: Over the steps.
-        steps: The numbers behind them, or None.
-        tensors: What differs, or None.
+        anchor: The id that links lead to.
+        verdict: The pair and its verdict.
+        alike: Number of pairs that it stands for.
+        headline: The verdict in a sentence.
+        reason: The reason in a sentence, or None.
+        first: The first difference in words, or None.
+        chains: The chains of the steps where it breaks.
+        plots: The plots over the steps.
+        steps: The numbers behind the plots, or None.
+        tensors: The numbers behind the heat map, or None.
     """
 
     anchor: str
@@ -63,26 +67,27 @@ class Section:
 
 
 def render(run: StoredRun, judgement: Judgement) -> str:
-    """The page.
+    """The page as HTML.
 
     Args:
-        run: As it was read.
-        judgement: Of the same run.
+        run: The stored run.
+        judgement: Its judgement.
     """
-    groups = sorted(fleet.alike_pairs(judgement), key=lambda group: story.rank(group[0]))
-    told = [group for group in groups if _needs_section(group[0], judgement)][:MOST_SECTIONS]
-    rest = [(group[0], len(group)) for group in groups if group not in told]
-    most = int(PLOTS_BYTES / max(1, len(told)) / _SERIES / _POINT_BYTES)
+    groups = sorted(fleet.alike_pairs(judgement), key=lambda group: story.worst_first(group[0]))
+    shown = [group for group in groups if _needs_section(group[0], judgement)][:MOST_SECTIONS]
+    rest = [(group[0], len(group)) for group in groups if group not in shown]
+    most = int(PLOTS_BYTES / max(1, len(shown)) / _SERIES / _POINT_BYTES)
     most = min(_MOST_POINTS, max(_LEAST_POINTS, most))
     noise = plots.noise_band(judgement)
-    sections = [_section(group, f"pair-{number}", noise, most) for number, group in enumerate(told, start=1)]
-    anchors = {id(verdict): section.anchor for section, group in zip(sections, told, strict=True) for verdict in group}
+    sections = [_section(group, f"pair-{number}", noise, most) for number, group in enumerate(shown, start=1)]
+    anchors = {id(verdict): section.anchor for section, group in zip(sections, shown, strict=True) for verdict in group}
     scripts = [_asset("plotly-cartesian.min.js"), _asset("report.js")]
     maps = [device_map(run, judgement)] if judgement.fleet.large else []
     page: str = _template().render(
         run=run,
         judgement=judgement,
         verdicts=VERDICTS,
+        quantities=len(QUANTITIES),
         headline=story.headline(judgement),
         reason=_worst_reason(sections),
         tally=story.tally(judgement),
@@ -97,7 +102,7 @@ def render(run: StoredRun, judgement: Judgement) -> str:
         fleet_lines=[*fleet.lines(run, judgement)] if judgement.fleet.large else [],
         classes=_classes(judgement) if judgement.fleet.large else None,
         contract=tables.contract_tables(run, judgement),
-        environment=tables.environment_table(run),
+        environment=tables.environment_tables(run),
         attempts=tables.attempts_table(run),
         tracebacks=tables.tracebacks(run),
         figures={
@@ -147,7 +152,7 @@ def _section(group: list[PairVerdict], anchor: str, noise: NoiseBand | None, mos
 
 
 def _needs_section(verdict: PairVerdict, judgement: Judgement) -> bool:
-    """Whether there is something to see: in noise there is not, nor in equal devices of a fleet that are equal."""
+    """Whether a pair has plots worth a section: those of the noise band and equal devices of a fleet do not."""
     return verdict.pair.axis != "noise" and not (judgement.fleet.large and verdict.verdict == "identical")
 
 
@@ -156,13 +161,12 @@ def _worst_reason(sections: list[Section]) -> str | None:
 
 
 def _classes(judgement: Judgement) -> tables.Table:
-    rows = [
-        (each.label, str(len(each.devices)), str(len(each.odd)), ", ".join(unit.device for unit in each.odd[:20]))
-        for each in judgement.fleet.classes
-    ]
-    explained = tuple((*row, each.hardware.explain()) for row, each in zip(rows, judgement.fleet.classes, strict=True))
+    rows = []
+    for each in judgement.fleet.classes:
+        odd = listed([unit.device for unit in each.odd], most=_MOST_ODD)
+        rows.append((each.label, str(len(each.devices)), str(len(each.odd)), odd, each.hardware.explain()))
     marked = tuple(number for number, each in enumerate(judgement.fleet.classes) if each.odd)
-    return tables.Table(("class", "devices", "odd", "which", "what they have in common"), explained, marked)
+    return tables.Table(("class", "devices", "odd", "odd devices", fleet.IN_COMMON), tuple(rows), marked)
 
 
 @cache
@@ -172,13 +176,13 @@ def _asset(name: str) -> str:
 
 @cache
 def _script_hash(script: str) -> str:
-    """A script as the page's content security policy names it, so that no other is run."""
+    """The hash by which the page's content security policy names a script, so that no other script runs."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
 @cache
 def _template() -> Any:
-    import jinja2  # not before there is something to render
+    import jinja2  # here, so that a run loads it only when there is a page to make
 
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_asset), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,

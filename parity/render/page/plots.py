@@ -1,6 +1,6 @@
 """The plots of a pair over its steps: losses, differences, and errors against float64.
 
-Letters: S steps of the pair; K of them that are drawn.
+Letters: S is the number of steps of the pair.
 """
 
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ from parity.store.trace import QUANTITIES
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure with its words.
+    """A figure with its title and caption.
 
     Attributes:
-        name: In the page's anchors.
-        title: Above it.
-        caption: Below it: what is drawn, and what it tells.
-        figure: For Plotly.js.
-        height: In CSS pixels.
+        name: Its name in the anchors of the page.
+        title: The title above it.
+        caption: The text below it: what is drawn, and how to read it.
+        figure: What Plotly.js draws.
+        height: Height in CSS pixels.
     """
 
     name: str
@@ -36,12 +36,12 @@ class Plot:
 
 @dataclass(frozen=True)
 class NoiseBand:
-    """How far rounding alone drives the losses apart: the largest of the noise trials at each step.
+    """How far rounding alone drives the losses apart: the largest difference of the noise trials at each step.
 
     Attributes:
-        trials: How many.
-        rel: float64[S].
-        ulp: float64[S].
+        trials: Number of noise trials.
+        rel: Relative difference; float64[S].
+        ulp: Difference in ulp; float64[S].
     """
 
     trials: int
@@ -50,7 +50,7 @@ class NoiseBand:
 
 
 def noise_band(judgement: Judgement) -> NoiseBand | None:
-    """The band of the run's noise trials, over the steps that all of them have; None where there are none."""
+    """The band of a run's noise trials, over the steps that all of them have; None where there are none."""
     noise = [verdict for verdict in judgement.pairs if verdict.pair.axis == "noise" and verdict.steps]
     if not noise:
         return None
@@ -61,7 +61,7 @@ def noise_band(judgement: Judgement) -> NoiseBand | None:
 
 
 def losses(frame: Frame) -> Plot:
-    """Both losses, one upon the other."""
+    """The plot of both losses."""
     traces: list[Json] = []
     sides = frame.verdict.comparison.both("loss")
     for role, values in zip(("baseline", "candidate"), sides, strict=True):
@@ -80,29 +80,29 @@ def losses(frame: Frame) -> Plot:
 
 
 def differences(frame: Frame, noise: NoiseBand | None) -> list[Plot]:
-    """|difference| of the losses in ulp, and relative to the baseline, with the noise band."""
+    """The plots of the difference of the losses, in ulp and relative to the baseline, with the noise band."""
     ulp = frame.verdict.comparison.loss_ulp.astype(float)
-    ulp[ulp < 0] = np.nan
-    told = ""
+    ulp[ulp < 0] = np.nan  # -1 stands for a NaN on one side or on both
+    band = ""
     if noise:
-        told = f" The grey area is what rounding alone does: the largest of {noise.trials} noise trials."
+        band = f" The grey area shows what rounding alone does: the largest difference of {noise.trials} noise trials."
     return [
         Plot(
             "ulp",
-            "How far the losses are apart, in ulp",
-            "|candidate - baseline| of the loss in ulp, the number of floats from one to the other."
-            f" Equal losses are in the band at the bottom.{told}",
+            "Difference of the losses in ulp",
+            "|candidate - baseline| of the loss in ulp, the number of floating-point values from one to the other."
+            f" Equal losses are in the band at the bottom.{band}",
             _difference(frame, ulp, noise.ulp if noise else None, title="ulp", hover="%{y:d} ulp"),
         ),
         Plot(
             "rel",
-            "How far the losses are apart, relative",
-            f"|candidate - baseline| / |baseline| of the loss.{told}",
+            "Relative difference of the losses",
+            f"|candidate - baseline| / |baseline| of the loss.{band}",
             _difference(
                 frame,
                 frame.verdict.comparison.loss_rel,
                 noise.rel if noise else None,
-                title="relative",
+                title="relative difference",
                 hover="%{y:.4g}",
             ),
         ),
@@ -115,6 +115,7 @@ def _difference(frame: Frame, values: np.ndarray, noise: np.ndarray | None, *, t
         steps = thin(noise, most=frame.most)
         steps = steps[(noise[steps] > 0) & (steps < len(values))]
         traces.append(series(steps, noise[steps], "noise", name="noise", hover=f"noise {hover}") | {"fill": "tozeroy"})
+    # Thinning keeps the step at which the losses first differ: a reader looks for it.
     begins = np.flatnonzero(values != 0)[:1].tolist()
     steps = thin(values, most=frame.most, always=(*frame.always, *begins))
     shown = values[steps]
@@ -192,6 +193,7 @@ def shared_steps(frame: Frame, audit: DeviceAudit) -> Plot:
 
 
 def _digits(verdict: PairVerdict) -> int:
+    # 9 significant digits identify a float32, 17 a float64.
     return 17 if verdict.pair.baseline.loss_dtype == "float64" else 9
 
 
@@ -201,19 +203,20 @@ def _how_far(verdict: PairVerdict) -> str:
         return ""
     if not largest.rel:
         somewhere = verdict.comparison.differs["loss"].any()
-        return f"They are equal at every step{' where both are numbers' if somewhere else ''}."
-    return f"They are furthest apart at step {largest.step}, by {largest.rel:.2g} of the baseline's."
+        return f"They are equal at every step{' at which both are numbers' if somewhere else ''}."
+    return f"They differ most at step {largest.step}, by {largest.rel:.2g} relative to the baseline."
 
 
 def _borders(frame: Frame) -> str:
-    told = [" Dashed lines are the beginnings of epochs."] if len(frame.epochs) else []
-    return "".join([*told, " Dotted lines are partial batches."] if len(frame.partial) else told)
+    epochs = " Dashed lines mark the beginnings of epochs." if len(frame.epochs) else ""
+    partial = " Dotted lines mark partial batches." if len(frame.partial) else ""
+    return epochs + partial
 
 
 def _thinned(frame: Frame) -> str:
     if frame.verdict.steps <= frame.most:
         return ""
     return (
-        f" Of {frame.verdict.steps:,} steps some {frame.most:,} are drawn: the first difference, the extremes of every "
-        "stretch, and NaN and infinity among them."
+        f" Of {frame.verdict.steps:,} steps about {frame.most:,} are drawn, among them the first difference, the "
+        "extremes of every stretch, NaN and infinity."
     )

@@ -1,4 +1,4 @@
-// Gives the figures to Plotly in the page's colours, when they come near; keeps the plots of a pair at one zoom.
+// Draws the figures with Plotly in the page's colours when they come into view, and keeps the plots of a pair at one zoom.
 (() => {
   "use strict";
   const figures = JSON.parse(document.getElementById("figures").textContent);

@@ -1,6 +1,6 @@
-"""Which steps of a long series are drawn, so that nothing that stands out is lost.
+"""The choice of points of a long series that are drawn, so that nothing that stands out is lost.
 
-Letters: N numbers of a series; K of them that are drawn.
+Letters: N is the number of values of a series, K the number of those that are drawn.
 """
 
 from collections.abc import Iterable
@@ -9,18 +9,19 @@ import numpy as np
 
 
 def thin(values: np.ndarray, *, most: int, always: Iterable[int] = ()) -> np.ndarray:
-    """Chooses numbers of a series: of each stretch the least and the largest, and whatever must not be lost.
+    """Chooses values of a series: the smallest and largest of each stretch, and whatever must not be lost.
 
-    Kept are the ends, the extremes of each stretch (and so those of all), what is asked for, and every number that is
-    not finite; where there are more of those than half of `most`, the first and last of each kind in each stretch.
+    It keeps the two ends, the extremes of each stretch (and so those of the series), the values asked for, and every
+    value that is not finite; where there are more of those than half of `most`, the first and last of each kind in each
+    stretch.
 
     Args:
-        values: float64[N].
-        most: About how many to keep, at least 4.
-        always: Places to keep in any case.
+        values: The series; float64[N].
+        most: Approximate number of values to keep, at least 4.
+        always: Indices to keep in any case.
 
     Returns:
-        int64[K], places in ascending order; all of them where N is at most `most`.
+        Indices in ascending order, all of them where N is at most `most`; int64[K].
 
     >>> thin(np.array([0.0, 0, 0, 9, 0, 0, 0, 0, np.nan, 0, 0, 0]), most=4)
     array([ 0,  3,  8, 11])
@@ -28,7 +29,7 @@ def thin(values: np.ndarray, *, most: int, always: Iterable[int] = ()) -> np.nda
     count = len(values)
     if count <= most:
         return np.arange(count)
-    stretches = max(1, most // 4)
+    stretches = max(1, most // 4)  # each keeps up to two extremes, and may keep values that are not finite
     width = -(-count // stretches)
     finite = np.isfinite(values)
     kept = [np.array([0, count - 1]), np.array(sorted(always), np.int64)]
@@ -53,7 +54,7 @@ def _not_finite(values: np.ndarray, width: int, *, most: int) -> np.ndarray:
 
 
 def _lowest(values: np.ndarray, width: int) -> np.ndarray:
-    """Place of the least number of each stretch; int64[stretches]."""
+    """Index of the smallest value of each stretch; int64[stretches]."""
     stretches = -(-len(values) // width)
     padded = np.full(stretches * width, np.inf)
     padded[: len(values)] = values

@@ -19,7 +19,7 @@ def test_the_first_broken_link_is_marked():
 def test_what_is_beyond_rounding_has_a_chain_of_its_own():
     first, onset = chains(Planted(differs={"output": 3, "loss": 5, **ROUNDING}, grad_errors={7: 1e6}))
     assert [link.state for link in first.links][3] == "first"
-    assert onset.title == "Step 7, the first beyond rounding"
+    assert onset.title == "Step 7, the first difference beyond rounding"
     assert [link.state for link in onset.links] == ["equal", "within", "within", "beyond", "differs", "differs"]
 
 

@@ -20,7 +20,7 @@ def test_a_larger_fleet_names_only_what_is_not_equal():
     assert device_map(run, judge(run)).figure["data"][1]["text"] == ["cpu@n0070: odd"]
 
 
-def test_devices_without_a_majority_and_unfinished_ones_are_told_apart():
+def test_devices_without_a_majority_and_unfinished_ones_have_states_of_their_own():
     fault = {"param_grad": 3, "param": 3}
     run = make_run(
         Planted("builtin", device="cpu@b", differs=fault),

@@ -155,7 +155,7 @@ def test_the_page_asks_for_nothing():
     assert not [given for _, given in Page(text).elements if "src" in given or given.get("href", "#")[0] != "#"]
 
 
-def test_the_page_of_a_run_tells_the_first_difference(reference):
+def test_the_page_of_a_run_shows_the_first_difference(reference):
     run = read_run(reference)
     first = judge(run).pairs[0].first
     words = Page((reference / "report.html").read_text(encoding="utf-8")).text

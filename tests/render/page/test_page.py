@@ -54,7 +54,7 @@ def asked_for(chromium):
 def test_from_the_matrix_to_the_numbers_of_a_zoomed_plot(chromium, page):
     chromium.get(page.as_uri())
     browser.look(chromium, width=1400, dark=False)
-    chromium.find_element(By.CSS_SELECTOR, "#matrix td.diverged a").click()
+    chromium.find_element(By.CSS_SELECTOR, "#matrix td.bad a").click()
     assert chromium.current_url.endswith("#pair-1")
     pair = chromium.find_element(By.ID, "pair-1")
     assert "<b>wrong</b>@cpu-s0" in pair.find_element(By.TAG_NAME, "h3").text
@@ -120,7 +120,7 @@ def test_printing_opens_what_is_folded(chromium, page, tmp_path):
     assert chromium.execute_script("return document.querySelectorAll('details:not([open])').length") > 0
 
 
-def test_the_missing_browser_is_told(monkeypatch):
+def test_a_missing_browser_is_reported(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     assert browser.missing() == "no chromium on the PATH: apt-get install chromium"
 

@@ -59,7 +59,7 @@ def test_the_noise_band_is_drawn():
     assert band is not None and band.trials == 1 and band.rel[5] > 0
     drawn = plots.differences(Frame(judgement.pairs[0], 100), band)
     assert "noise" in {trace["meta"] for trace in drawn[0].figure["data"]}
-    assert "The grey area is what rounding alone does" in drawn[0].caption
+    assert "The grey area shows what rounding alone does" in drawn[0].caption
 
 
 def test_audit_errors_have_the_line_of_the_verdict_and_infinity_is_no_gap():
@@ -72,7 +72,7 @@ def test_audit_errors_have_the_line_of_the_verdict_and_infinity_is_no_gap():
 
 def test_a_thinned_plot_says_so():
     frame, _ = frame_of(Planted(differs={"loss": 3, **ROUNDING}), most=50)
-    assert "Of 300 steps some 50 are drawn" in plots.losses(frame).caption
+    assert "Of 300 steps about 50 are drawn" in plots.losses(frame).caption
 
 
 def test_steps_from_shared_states_are_drawn_beside_their_line():
