@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 import uuid
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,12 +25,21 @@ from parity.plan.device import parse_devices
 from parity.plan.loss_spec import parse_losses
 from parity.plan.planning import make_settings, plan
 from parity.plan.task_spec import SHIPPED_LOSSES, parse_task
+from parity.store.events import Advanced
+from parity.store.journal import JOURNAL, Journal
 from parity.tasks import mnist
 
 ROOT = Path(__file__).parent.parent
 TESTS = "tests"
 # In the environment of all that a module starts.
 MARK = "PARITY_TESTS"
+# Threads of OpenMP that wait for each other sleep instead of spinning: beside other work, a step on two threads takes
+# a third of the processor's time. Read when torch is loaded; it changes no number.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# A test that uses one of these fixtures starts Ray, and is marked so.
+STARTS_RAY = {"head", "nodes", "on_two_gpus", "ray_run", "running", "stranger"}
+# Most tests at the same time: each may have a Ray cluster, and 2 GB of memory for it.
+MOST_WORKERS = 4
 # A shell's background job ignores Ctrl-C, and all that is started here would too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # Ray's own processes end themselves once their driver is gone.
@@ -71,8 +80,41 @@ def own_environment():
         os.environ.update(before)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    """`-n auto`, which pyproject.toml has: the whole suite goes to several processes, anything less to none."""
+    if config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
+        return 0
+    return min(len(os.sched_getaffinity(0)), MOST_WORKERS)
+
+
+def pytest_collection_modifyitems(items):
+    """The modules that take longest come first, since the suite would otherwise have to wait for them at its end."""
+    for item in items:
+        if STARTS_RAY & set(item.fixturenames):
+            item.add_marker("ray")
+    long = {item.path for item in items if item.get_closest_marker("ray") or item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in long)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_temporary_folder(tmp_path_factory):
+    """A place for temporary folders that no other process of tests uses, so that what is left in it is ours.
+
+    Its name is short, since Ray's socket names have to fit into 107 bytes.
+    """
+    tmp_path_factory.getbasetemp()  # pytest's own stays where it is looked for
+    with (
+        tempfile.TemporaryDirectory(prefix="t", ignore_cleanup_errors=True) as folder,
+        pytest.MonkeyPatch.context() as m,
+    ):
+        m.setenv("TMPDIR", folder)
+        m.setattr(tempfile, "tempdir", None)
+        yield
+
+
 @pytest.fixture(scope="module", autouse=True)
-def _nothing_is_left():
+def _nothing_is_left(_own_temporary_folder):
     """After each module: no process that it started, whoever is its parent, and no folder of a cluster that is gone."""
     mark = os.environ[MARK] = uuid.uuid4().hex
     before = abandoned()
@@ -140,23 +182,30 @@ def make_trials():
     return make
 
 
+def made_once(tmp_path_factory, name, *options):
+    """The directory of an inline run, trained by the first of the suite's processes that asks for it."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    out = folder / name
+    with FileLock(folder / f"{name}.lock"):
+        if not (made := folder / f"{name}.made").exists():
+            with own_environment():
+                assert run.main(["--inline", "--device", "cpu", *options, "--out", str(out)]) == 0
+            made.touch()
+    return out
+
+
 @pytest.fixture(scope="session")
 def reference(tmp_path_factory):
-    """The directory of the whole reference run, trained in this process."""
-    out = tmp_path_factory.mktemp("runs") / "reference"
-    with own_environment():
-        assert run.main(["--inline", "--device", "cpu", "--out", str(out)]) == 0
-    return out
+    """The directory of the whole reference run, trained in this process or one beside it. To be read only."""
+    return made_once(tmp_path_factory, "reference")
 
 
 @pytest.fixture(scope="session")
 def equal_pair(tmp_path_factory):
-    """The directory of a short run whose two losses are the same to the bit."""
-    out = tmp_path_factory.mktemp("runs") / "equal"
+    """The directory of a short run whose two losses are the same to the bit. To be read only."""
     losses = ["builtin", "tests/right_losses.py:functional"]
-    with own_environment():
-        assert run.main(["--inline", "--device", "cpu", "--steps", "8", "--loss", *losses, "--out", str(out)]) == 0
-    return out
+    return made_once(tmp_path_factory, "equal", "--steps", "8", "--loss", *losses)
 
 
 @pytest.fixture
@@ -174,6 +223,16 @@ def bits(directory):
     table = pd.read_parquet(str(directory / "traces")).drop(columns="step_s")
     table = table.astype({"trial": str, "loss_name": str, "device": str})
     return table.sort_values(["trial", "step"], ignore_index=True)
+
+
+def trials_with_steps(directory):
+    """Names of the trials of which a run that goes on has stored a step; from a copy, since reading cuts a torn end."""
+    if not (directory / JOURNAL).exists():
+        return set()
+    with tempfile.TemporaryDirectory(prefix="journal-") as folder, ExitStack() as stack:
+        journal = Journal(Path(shutil.copy(directory / JOURNAL, folder)))
+        stack.callback(journal.close)
+        return {event.trial for _, event in journal.replay() if isinstance(event, Advanced)}
 
 
 def plant(directory, trial, column, step, change):

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from functools import cache
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from parity.ground.command import guarded
 from conftest import command, plant
 
 
+@cache
 def loaded_by(statement):
     """Modules that are loaded after a statement, in a new Python."""
     code = f"{statement}; import sys; print(' '.join(sys.modules))"

@@ -173,6 +173,7 @@ def watching(output, target):
 """
 
 
+@pytest.mark.ray
 def test_a_local_run_asks_for_a_token_and_leaves_none_behind(tmp_path, monkeypatch):
     for name in [name for name in os.environ if name.startswith("RAY_")]:
         monkeypatch.delenv(name)

@@ -10,10 +10,11 @@ import time
 from dataclasses import dataclass, field
 
 import pandas as pd
-import psutil
 import pytest
 
-from conftest import ROOT, command
+from conftest import ROOT, command, trials_with_steps
+
+pytestmark = pytest.mark.kills
 
 # Starts a head and two more nodes; kills the node that a line on stdin names, ends with the input.
 NODES = """
@@ -172,7 +173,7 @@ def test_the_trials_of_a_killed_node_continue_in_its_class_with_the_same_bits(no
         text=True,
     ) as process:
         try:
-            wait_until_training(nodes, 3)
+            wait_until_training(process, out, {f"builtin@cpu@{node}-s0" for node in "abc"})
             nodes.remove("c")
             stdout, stderr = process.communicate(timeout=180)
         finally:
@@ -188,19 +189,9 @@ def test_the_trials_of_a_killed_node_continue_in_its_class_with_the_same_bits(no
     assert f"builtin@cpu@c-s0 was trained on {moved.node}, so c was not tested." in " ".join(stdout.split())
 
 
-def wait_until_training(nodes, count, *, limit_s=90):
-    """Until so many workers have had the time for some steps."""
+def wait_until_training(process, out, trials, *, limit_s=90):
+    """Until a step of each of these trials is stored."""
     end = time.monotonic() + limit_s
-    while True:
-        assert time.monotonic() < end, "the training did not begin"
-        busy = [child for child in psutil.Process(nodes.process.pid).children(recursive=True) if trains(child)]
-        if len(busy) >= count:
-            return
+    while trials_with_steps(out) != trials:
+        assert process.poll() is None and time.monotonic() < end, "the training did not begin"
         time.sleep(0.2)
-
-
-def trains(child):
-    try:
-        return "Worker.advance" in " ".join(child.cmdline()) and sum(child.cpu_times()[:2]) > 4
-    except psutil.Error:
-        return False

@@ -21,7 +21,7 @@ from parity.ground.errors import Trouble
 from parity.plan.device import environment, parse_device
 from parity.store.events import Ended, Restarted
 
-from conftest import ROOT, command
+from conftest import ROOT, command, trials_with_steps
 
 WRONG = "tests/wrong_losses.py"
 
@@ -108,8 +108,10 @@ def test_a_pair_of_devices_reports_where_it_first_differs(ray_run):
         assert pair["first"]["quantity"] in ("output", "loss", "output_grad", "param_grad")
 
 
-def test_an_isa_is_set_in_the_worker_before_torch(tmp_path):
-    ended = run(tmp_path / "run", "--steps", 1, "--loss", "builtin", "--device", "cpu:isa=default")
+def test_an_isa_is_set_in_the_worker_before_torch(stranger, tmp_path):
+    address, environment = stranger
+    arguments = ["--steps", 1, "--loss", "builtin", "--device", "cpu:isa=default"]
+    ended = run(tmp_path / "run", *arguments, "--address", address, **environment)
     assert ended.status == 3, ended.stderr
     assert list(pd.read_parquet(tmp_path / "run" / "trials.parquet").cpu_capability) == ["DEFAULT"]
 
@@ -122,8 +124,8 @@ sys.stdin.read()
 """
 
 
-@pytest.fixture
-def stranger(tmp_path_factory):
+@pytest.fixture(scope="module")
+def stranger():
     """Another user's cluster on this machine: its address, and the environment to join it with."""
     environment = {
         "RAY_AUTH_MODE": "token",
@@ -179,28 +181,16 @@ def wait_for(condition, *, limit_s=90):
     return found
 
 
-def is_training(process):
-    """Whether both trials' workers run, and have had the time for some steps."""
-    busy = [child for child in descendants(process) if "Worker.advance" in name_of(child)]
-    return len(busy) == 2 and min(sum(child.cpu_times()[:2]) for child in busy) > 8
-
-
 def descendants(process):
     return psutil.Process(process.pid).children(recursive=True)
 
 
-def name_of(child):
-    try:
-        return " ".join(child.cmdline())
-    except psutil.Error:
-        return ""
-
-
+@pytest.mark.kills
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_keeps_its_rows_and_leaves_nothing_behind(running, sent):
     process, out = running
     before = parity_folders()
-    wait_for(lambda: is_training(process))
+    wait_for(lambda: trials_with_steps(out) == {"builtin@cpu-s0", "numpy@cpu-s0"})
     listening = [
         connection
         for child in [psutil.Process(process.pid), *descendants(process)]
@@ -222,6 +212,7 @@ def test_an_interrupted_run_keeps_its_rows_and_leaves_nothing_behind(running, se
     assert parity_folders() - before == set()
 
 
+@pytest.mark.ray
 def test_a_request_that_no_node_can_satisfy_is_reported_at_once(tmp_path):
     began = time.monotonic()
     ended = run(tmp_path / "run", "--device", "cpu:threads=4096")

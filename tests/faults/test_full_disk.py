@@ -12,6 +12,7 @@ from parity import run
 
 from conftest import ROOT, bits
 
+pytestmark = pytest.mark.kills
 RUN = ["--inline", "--device", "cpu", "--steps", "150", "--audit-every", "50"]
 
 

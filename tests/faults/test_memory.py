@@ -2,9 +2,11 @@
 
 import pandas as pd
 import psutil
+import pytest
 
 from conftest import command
 
+pytestmark = [pytest.mark.ray, pytest.mark.kills]
 EATING = """
 import torch
 from torch.nn import functional

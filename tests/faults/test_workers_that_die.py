@@ -7,6 +7,7 @@ import pytest
 
 from conftest import command
 
+pytestmark = [pytest.mark.ray, pytest.mark.kills]
 LOSSES = "tests/faults/dying_losses.py"
 EARLIER = "an earlier worker of this trial was lost as well"
 
