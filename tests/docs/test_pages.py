@@ -11,7 +11,7 @@ from pages import DOCUMENTS, PAGES, README, blocks, commands, files, name_of, op
 from conftest import ROOT
 
 # What nobody would write who speaks English by trade; "there is no" and "is no longer" are English.
-FORBIDDEN = r"\btold\b|(?<!\bthere )\bis no (?!longer\b)[a-z]+\b|\bnothing befell\b"
+FORBIDDEN = r"\btold\b|(?<!\bthere )\bis no (?!longer\b)[a-z]+\b|\bmend(?:s|ed)?\b|\bbefell\b"
 # A paragraph or a section each has in docs/develop/architecture.md.
 ARCHITECTURE = ROOT / "docs" / "develop" / "architecture.md"
 
@@ -114,7 +114,7 @@ def test_the_language_is_plain(path):
 
 def test_a_private_dialect_is_found():
     text = "There is no audit. It is no longer there. It is no number, as told, of a run that nothing befell."
-    assert re.findall(FORBIDDEN, text, re.IGNORECASE) == ["is no number", "told", "nothing befell"]
+    assert re.findall(FORBIDDEN, text, re.IGNORECASE) == ["is no number", "told", "befell"]
 
 
 def test_no_shown_output_is_wider_than_80_columns():
