@@ -177,7 +177,7 @@ def _help(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
 
 def _cell(text: str) -> str:
     """A text as Markdown wants it in a cell of a table."""
-    return text.replace("|", "\\|").replace("<", "&lt;")
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
 if __name__ == "__main__":
