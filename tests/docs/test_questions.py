@@ -1,6 +1,6 @@
-"""README's five questions to the stored files: pandas, DuckDB and Polars give the same answer, which is the judge's.
+"""The five questions of docs/how-to/ask-the-files.md: pandas, DuckDB and Polars give the same answer, the judge's.
 
-The snippets run as they stand in README, in a folder that has the runs which they name.
+The snippets run as they stand there, in a folder that has the runs which they name.
 """
 
 import json
@@ -23,7 +23,7 @@ from conftest import ROOT, own_environment
 TOOLS = ("pandas", "duckdb", "polars")
 DEVICES = ["cpu", "cpu:threads=2", "cpu:plant=bfloat16", "cpu:plant=element-4", "cpu:plant=flip-9"]
 
-# A small task of three epochs; losses that part, turn to NaN and raise.
+# A small task of three epochs; losses that differ, turn to NaN and raise.
 TASK = """
 import torch
 from torch import nn
@@ -139,10 +139,9 @@ def summary(folder):
 
 
 def sections():
-    """The questions of README: heading -> the text below it."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (section,) = re.findall(r"^## Ask the files\n(.*?)^## ", readme, re.MULTILINE | re.DOTALL)
-    return dict(re.findall(r"^### (.*?)\n(.*?)(?=^### |\Z)", section, re.MULTILINE | re.DOTALL))
+    """The questions of the page: heading -> the text below it."""
+    page = (ROOT / "docs" / "how-to" / "ask-the-files.md").read_text(encoding="utf-8")
+    return dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL))
 
 
 def blocks(question, language):
@@ -160,7 +159,7 @@ def snippets(question):
 
 
 def ask(code):
-    """The rows of a snippet's answer, with None for what is no number."""
+    """The rows of a snippet's answer, with "nan" for a NaN."""
     names = {}
     exec(code, names)
     answer = names["answer"]
@@ -174,7 +173,7 @@ def ask(code):
 FIRST_STEP = "Which step differs first, on each device?"
 DRIFT = "How far do the losses drift, epoch by epoch?"
 SLOWEST = "Which worker is the slowest?"
-TENSOR = "Which tensor's gradient parts first?"
+TENSOR = "Which tensor's gradient differs first?"
 ODD = "Which device of a fleet is the odd one?"
 QUESTIONS = (FIRST_STEP, DRIFT, SLOWEST, TENSOR, ODD)
 
@@ -221,7 +220,7 @@ def _there(folder, monkeypatch):
     monkeypatch.chdir(folder)
 
 
-def test_the_readme_has_the_questions():
+def test_the_page_has_the_questions():
     assert tuple(sections()) == QUESTIONS
 
 
@@ -235,16 +234,16 @@ def test_the_answer_is_the_judges(question, tool, answers, capsys):
 
 
 def test_the_runs_have_something_to_answer(answers, judged, summary):
-    """What was planted is what the judge says; else the snippets would be held against nothing."""
+    """What was planted is what the judge says; else the snippets would be compared with nothing."""
     first = {device: step for loss, device, step in answers[FIRST_STEP] if loss == "builtin"}
     assert first == {"cpu:plant=bfloat16": 0, "cpu:plant=element-4": 4, "cpu:plant=flip-9": 9}
     drifted = {(trial, epoch): largest for trial, epoch, largest in answers[DRIFT]}
     assert [drifted["nan_at_11@cpu-s0", epoch] for epoch in (0, 1, 2)] == [0.0, "nan", "nan"]
     assert 0 < drifted["by_hand@cpu-s0", 0] < 1e-5 and ("raising_at_13@cpu-s0", 2) not in drifted
     for pair in summary:
-        told = [largest for (trial, _), largest in drifted.items() if trial == pair["candidate"]]
-        if pair["axis"] == "loss" and "nan" not in told:
-            assert max(told) == pair["largest"]["rel"]
+        largest = [value for (trial, _), value in drifted.items() if trial == pair["candidate"]]
+        if pair["axis"] == "loss" and "nan" not in largest:
+            assert max(largest) == pair["largest"]["rel"]
     assert answers[SLOWEST][0][0] == "by_hand@cpu-s0"
     tensors = {(baseline, candidate): (step, tensor) for baseline, candidate, step, tensor in answers[TENSOR]}
     assert tensors["builtin@cpu-s0", "builtin@cpu:plant=element-4-s0"][0] == 4
@@ -285,7 +284,7 @@ MISTAKES = {
 @pytest.mark.usefixtures("_there")
 @pytest.mark.parametrize("tool", TOOLS)
 @pytest.mark.parametrize("question", QUESTIONS)
-def test_a_wrong_snippet_is_told(question, tool, answers):
+def test_a_wrong_snippet_gives_another_answer(question, tool, answers):
     right, wrong = MISTAKES[question][tool]
     code = snippets(question)[tool]
     assert code.count(right) >= 1
@@ -293,7 +292,7 @@ def test_a_wrong_snippet_is_told(question, tool, answers):
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
-def test_the_printed_answer_of_the_readme_has_the_columns_of_the_real_one(question, folder, monkeypatch, capsys):
+def test_the_printed_answer_of_the_page_has_the_columns_of_the_real_one(question, folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     (shown,) = blocks(question, "")
     exec(snippets(question)["pandas"], {})
