@@ -84,12 +84,7 @@ def make_submit_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add(
-        "--address",
-        required=True,
-        metavar="URL",
-        help="address of the cluster's dashboard, such as http://127.0.0.1:8265",
-    )
+    add("--address", required=True, metavar="URL", help="the cluster's dashboard, such as http://127.0.0.1:8265")
     add("--id", metavar="ID", help="id of the job (default: parity- followed by a digest of what is sent)")
     add(
         "--runtime-env",
@@ -112,12 +107,7 @@ def make_submit_parser() -> argparse.ArgumentParser:
         help="the Python interpreter on the cluster (default: python, or the one running now if the address is this "
         "machine)",
     )
-    add(
-        "--fetch",
-        type=Path,
-        metavar="DIR",
-        help="copy the run to this new directory on this machine when the job has ended",
-    )
+    add("--fetch", type=Path, metavar="DIR", help="copy the run to this new directory here when the job has ended")
     add("--yes", action="store_true", help="send without asking for confirmation")
     add("--dry-run", action="store_true", help="print what would be sent, and send nothing")
     add("--status", action="store_true", help="print the status of the job, and do nothing else")

@@ -86,7 +86,7 @@ def test_readers_that_know_nothing_of_arrow_see_it_too(reference):
 
 
 def exact(reference):
-    """Of the traces, what must arrive to the bit: names, losses, digests one by one; by pyarrow."""
+    """The columns of the traces that must arrive to the bit, read by pyarrow: names, losses, digests."""
     rows = ds.dataset(reference / "traces").to_table(columns=WANTED).to_pylist()
     return sorted(tuple(row[name] for name in WANTED) for row in rows)
 

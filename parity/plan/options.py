@@ -50,7 +50,7 @@ def _add_trials(add: _Add) -> None:
         metavar="LOSS",
         help="the losses to compare; the first is the baseline. Each is builtin, numpy, package.module:attr or "
         "path/to/file.py:attr, where attr is a function, an nn.Module (class or instance) or an autograd.Function "
-        "subclass (default: builtin numpy; for a task of yours builtin, which is its own loss)",
+        "subclass (default: builtin numpy; for your own task: builtin, the loss of the task)",
     )
     add(
         "--task",
