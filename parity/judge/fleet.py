@@ -65,21 +65,21 @@ class OddDevice:
         device: Name of the device.
         trials: Its trials that differ from the majority.
         repeats: Number of its replicas that took part in a vote; of its trials where it has one replica only.
-        parted: Number of those that differ from the majority.
+        differing: Number of those that differ from the majority.
         by: What is counted, "replicas", "trials" or "trial".
     """
 
     device: str
     trials: tuple[TrialRecord, ...]
     repeats: int
-    parted: int
+    differing: int
     by: str
 
     @property
     def recurrence(self) -> str:
         """How often it differs, and what that says about it."""
-        count = f"{self.parted} of {self.repeats} {self.by}"
-        if self.parted < self.repeats:
+        count = f"{self.differing} of {self.repeats} {self.by}"
+        if self.differing < self.repeats:
             return f"sometimes, {count}: an unreliable device"
         if self.repeats == 1:
             return f"{count}: add --replicas 5 to distinguish a broken device from an unreliable one"
@@ -207,11 +207,11 @@ def _make_class(
     votes = tuple(_count(ballot, traces) for ballot in ballots.values())
     devices = tuple(dict.fromkeys(record.unit for record in records))
     odd = _odd_devices(votes, devices)
-    parted = {each.device: len(each.trials) for each in odd}
+    differing = {each.device: len(each.trials) for each in odd}
     # Without a majority it is the first device of the largest group; among failed ones, the one that completed most.
     whole = Counter(record.unit for record in records if record.status == "complete")
     leading = {record.unit for vote in votes for record in vote.groups[0]}
-    reference = min(devices, key=lambda device: (parted.get(device, 0), -whole[device], device not in leading))
+    reference = min(devices, key=lambda device: (differing.get(device, 0), -whole[device], device not in leading))
     return DeviceClass(label, hardware, devices, votes, odd, reference)
 
 
@@ -239,8 +239,8 @@ def _odd_devices(votes: Sequence[Vote], devices: Sequence[str]) -> tuple[OddDevi
 def _odd_device(device: str, odd: Sequence[TrialRecord], cast: Sequence[TrialRecord]) -> OddDevice:
     replicas = {record.replica for record in cast}
     if len(replicas) > 1:
-        parted = {record.replica for record in odd}
-        return OddDevice(device, tuple(odd), len(replicas), len(parted), "replicas")
+        differing = {record.replica for record in odd}
+        return OddDevice(device, tuple(odd), len(replicas), len(differing), "replicas")
     return OddDevice(device, tuple(odd), len(cast), len(odd), "trials" if len(cast) > 1 else "trial")
 
 

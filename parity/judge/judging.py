@@ -81,6 +81,7 @@ def _failed_baseline(trials: tuple[TrialRecord, ...], pairs: tuple[Pair, ...]) -
 
 
 def _judge_pair(run: StoredRun, pair: Pair, comparison: Comparison, replicas: Replicas, fleet: Fleet) -> PairVerdict:
+    """The verdict on a pair, with its evidence."""
     groups = [group_of(record) for record in (pair.baseline, pair.candidate)]
     roles: tuple[Role, Role] = ("baseline", "candidate")
     unsteady = next((role for role, group in zip(roles, groups, strict=True) if group in replicas.unsteady), None)
@@ -161,6 +162,7 @@ def _causes(
     *,
     contract: dict[str, tuple[str, str]],
 ) -> tuple[Cause, ...]:
+    """What explains the onset: the first error of a device, or what is known of a loss; empty on other axes."""
     if device_audit and device_audit.first and onset:
         return (Cause("precision" if device_audit.first.rounding else "unknown", device_audit.first.explain()),)
     if pair.axis != "loss" and not pair.between:
@@ -193,6 +195,7 @@ def _source_of_shared_steps(run: StoredRun, pair: Pair) -> TrialRecord | None:
 
 
 def _largest(comparison: Comparison) -> Largest:
+    """The largest relative difference of the losses; steps where one is NaN do not count."""
     if not comparison.steps:
         return Largest(None, 0.0, 0.0, 0)
     sizes = np.where(np.isnan(comparison.loss_rel), -1.0, comparison.loss_rel)
