@@ -91,7 +91,7 @@ def _decide_unsteady(case: Case) -> tuple[str, str]:
     told = "the baseline's replicas disagree"
     if case.spread is None:
         return "inconclusive", told
-    local = case.device_audit is not None or (case.audit is not None and case.audit.audited.any())
+    local = case.device_audit is not None or case.audit is not None
     if case.spread.rejected and not local:
         return "diverged", f"{told}, and the candidate's are not spread like them: {case.spread.explain()}"
     return "inconclusive", f"{told}: {case.spread.explain()}"
@@ -143,7 +143,7 @@ def _decide_loss(case: Case) -> tuple[str, str]:
     audit = case.audit
     parting = case.comparison.first(among=TRAINED)
     if parting is None:
-        beyond = audit.loss_beyond() if audit else None
+        beyond = audit.explain_loss() if audit else None
         far = f", by more than any order of summation can do ({beyond})" if beyond else ""
         return "report-only", f"only the reported number differs{far}; the gradient and all after it are equal"
     if parting.quantity == "param_grad" and _laid_out_otherwise(case.comparison, parting.step):
@@ -153,7 +153,7 @@ def _decide_loss(case: Case) -> tuple[str, str]:
             "inconclusive",
             f"the {parting.quantity} parts at step {parting.step} while the gradient before it is equal: not the loss",
         )
-    if audit is None or not audit.audited.any():
+    if audit is None:
         reason = case.pair.candidate.audit_error or case.pair.baseline.audit_error
         return "inconclusive", f"no audit: {reason}" if reason else "no audit: --audit-every 0"
     if case.pair.axis == "noise":

@@ -1,4 +1,4 @@
-"""How devices are decided: their steps from shared states, held against float64 beside the first device's own error.
+"""How devices are decided: their steps from shared states, checked against float64 beside the first device's error.
 
 A function of what is stored; needs neither torch nor Ray.
 """
@@ -14,17 +14,19 @@ from parity.store.trace import QUANTITIES
 
 @dataclass(frozen=True)
 class DeviceError:
-    """One tensor of one step, out of line or the nearest to it; errors in u.
+    """The error of one tensor in one step from a shared state; errors in u.
 
     Attributes:
-        step: From 0.
-        quantity: Of `trace.QUANTITIES`.
-        tensor: Name of the parameter, or None.
-        error_u: The candidate's.
-        baseline_error_u: The baseline's own.
-        line_u: Beyond it is no rounding.
-        repeated: False where the candidate did not come to the same bits when it took its own step again.
-        rounding: The rounding of matrix products that explains it, or None.
+        step: Optimizer step, from 0.
+        quantity: One of `trace.QUANTITIES`.
+        tensor: Name of the parameter, or None for a quantity of one tensor.
+        error_u: The candidate's error against float64.
+        baseline_error_u: The baseline's error against float64.
+        credited_u: The error that the baseline is credited with: its own, that of the float64 steps from slightly moved
+            parameters, or `lines.LEAST_ERROR`, whichever is largest.
+        repeated: False where the candidate did not reproduce its bits when it repeated its own step; None where it was
+            another step.
+        rounding: The rounding of matrix products that explains the error, or None.
     """
 
     step: int
@@ -32,79 +34,102 @@ class DeviceError:
     tensor: str | None
     error_u: float
     baseline_error_u: float
-    line_u: float
+    credited_u: float
     repeated: bool | None
     rounding: str | None
 
     @property
-    def excess(self) -> float:
-        """The error in lines; above 1 is out of line."""
-        return self.error_u / self.line_u
+    def times(self) -> float:
+        """The candidate's error in times of what the baseline is credited with."""
+        return self.error_u / self.credited_u
+
+    @property
+    def line_u(self) -> float:
+        """The largest error that rounding can explain."""
+        return lines.DEVICE.value * self.credited_u
+
+    @property
+    def beyond(self) -> bool:
+        """Whether the error is larger than rounding can explain; a NaN is."""
+        return not self.times <= lines.DEVICE.value
 
     def explain(self) -> str:
-        """Why it is beyond rounding, or how near it comes."""
+        """The error and its limit, in words."""
         what = f"{self.quantity} {self.tensor}" if self.tensor else self.quantity
         numbers = (
             f"{what} is off by {self.error_u:.3g} u from float64 in a step from the same state "
-            f"(the baseline's own by {self.baseline_error_u:.3g} u, the line is {self.line_u:.3g} u)"
+            f"(the baseline's error is {self.baseline_error_u:.3g} u, the limit is {self.line_u:.3g} u)"
         )
         return f"matrix products in {self.rounding}: {numbers}" if self.rounding else numbers
 
 
 @dataclass(frozen=True)
 class DeviceAudit:
-    """The steps that a candidate took from shared states.
+    """The steps that a candidate took from shared states, and what they decide.
 
     Attributes:
-        steps: Which.
-        quantities: Of them, those that were held against float64.
-        worst: The tensor nearest to its line, or furthest beyond it.
-        first: The first that is beyond, in the order of computation; None where there is none.
-        unrepeated: The step that did not come out again as in the training, or None.
+        errors: The errors of all tensors of these steps, in the order of the table.
+        line: The largest `DeviceError.times` that rounding can explain.
+        worst: The error that is nearest to its line, or furthest beyond it.
+        first: The first error beyond its line, in the order of computation; None where there is none.
+        unrepeated: The first step that did not reproduce the bits of the training, or None.
     """
 
-    steps: tuple[int, ...]
-    quantities: frozenset[str]
+    errors: tuple[DeviceError, ...]
+    line: float
     worst: DeviceError
     first: DeviceError | None
     unrepeated: int | None
 
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The steps that were taken, in order."""
+        return tuple(sorted({error.step for error in self.errors}))
+
+    @property
+    def quantities(self) -> frozenset[str]:
+        """The quantities that were checked against float64."""
+        return frozenset(error.quantity for error in self.errors)
+
 
 def audit_device(shared_steps: pa.Table, trial: str) -> DeviceAudit | None:
-    """Decides one candidate; None where it took no shared step.
+    """The audit of one candidate; None where it took no step from a shared state.
 
     Args:
-        shared_steps: In the columns of `store.SHARED_STEPS`.
+        shared_steps: Table in the columns of `tables.SHARED_STEPS`.
         trial: Name of the candidate's trial.
     """
     rows = shared_steps.filter(pc.equal(shared_steps["trial"], trial)).to_pylist()
-    errors = [_error(row) for row in rows]
+    errors = tuple(_error(row) for row in rows)
     if not errors:
         return None
-    beyond = [(_place(error, index), error) for index, error in enumerate(errors) if not error.excess <= 1]
+    beyond = [(_place(error, index), error) for index, error in enumerate(errors) if error.beyond]
     return DeviceAudit(
-        steps=tuple(sorted({error.step for error in errors})),
-        quantities=frozenset(error.quantity for error in errors),
-        worst=max(errors, key=lambda error: error.excess),
+        errors=errors,
+        line=lines.DEVICE.value,
+        worst=max(errors, key=lambda error: error.times),
         first=min(beyond, key=lambda found: found[0])[1] if beyond else None,
         unrepeated=next((error.step for error in errors if error.repeated is False), None),
     )
 
 
 def _error(row: dict[str, object]) -> DeviceError:
-    allowed = max(lines.LEAST_ERROR.value, float(row["baseline_error_u"]), float(row["spread_u"] or 0))  # type: ignore[arg-type]
+    baseline_error_u, spread_u = (float(row[name] or 0) for name in ("baseline_error_u", "spread_u"))  # type: ignore[arg-type]
     return DeviceError(
         step=int(row["step"]),  # type: ignore[call-overload]
         quantity=str(row["quantity"]),
         tensor=None if row["tensor"] is None else str(row["tensor"]),
         error_u=float(row["candidate_error_u"]),  # type: ignore[arg-type]
-        baseline_error_u=float(row["baseline_error_u"]),  # type: ignore[arg-type]
-        line_u=lines.DEVICE.value * allowed,
+        baseline_error_u=baseline_error_u,
+        credited_u=max(lines.LEAST_ERROR.value, baseline_error_u, spread_u),
         repeated=None if row["repeated"] is None else bool(row["repeated"]),
         rounding=None if row["rounding"] is None else str(row["rounding"]),
     )
 
 
 def _place(error: DeviceError, index: int) -> tuple[int, int, int]:
-    """Step, quantity and tensor in the order of computation; the backward pass computes the last layer's first."""
+    """Sorts errors by step, quantity and tensor in the order of computation.
+
+    The backward pass computes the gradients of the last layer first.
+    """
     return error.step, QUANTITIES.index(error.quantity), -index if error.quantity == "param_grad" else index

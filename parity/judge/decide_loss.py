@@ -1,4 +1,4 @@
-"""How losses are decided: their audit errors beside the baseline's own, step by step.
+"""How losses are decided: their audit errors beside the baseline's, step by step.
 
 A function of what is stored; needs neither torch nor Ray.
 
@@ -25,15 +25,15 @@ class Audit:
 
 @dataclass(frozen=True)
 class Decision:
-    """How the audit decided, over the audited steps.
+    """The largest errors over the audited steps, and the lines that they were compared with.
 
     Attributes:
-        audited: How many steps.
+        audited: Number of audited steps.
         grad_error_u: The candidate's largest error of the output gradient.
-        baseline_grad_error_u: The baseline's own largest.
+        baseline_grad_error_u: The baseline's largest error of the output gradient.
         grad_line_u: The line at the step of the candidate's largest error.
         loss_error_u: The candidate's largest error of the loss.
-        baseline_loss_error_u: The baseline's own largest.
+        baseline_loss_error_u: The baseline's largest error of the loss.
         loss_line_u: The line at the step of the candidate's largest error of the loss.
     """
 
@@ -46,69 +46,112 @@ class Decision:
     loss_line_u: float
 
 
-class LossAudit:
-    """The candidate's audit errors beside the baseline's own, over the common steps."""
+@dataclass(frozen=True, eq=False)
+class AuditedErrors:
+    """Errors of one quantity against float64 at each step, in u; NaN at steps without an audit.
 
-    def __init__(self, comparison: Comparison, *, steady: bool) -> None:
-        self._comparison = comparison
-        self._baseline_grad, self.grad = comparison.both("grad_error_u")
-        self._baseline_loss, self.loss = comparison.both("loss_error_u")
-        self._ratio = comparison.both("grad_ratio")[1]
-        elements = comparison.both("elements")[1]
-        self.grad_line = (lines.GRADIENT.value if steady else lines.UNSTEADY_GRADIENT.value) * np.fmax(
-            lines.LEAST_ERROR.value, self._baseline_grad
-        )
-        self.loss_line = np.fmax(
-            lines.LOSS_PER_ROOT.value * np.sqrt(elements), lines.GRADIENT.value * self._baseline_loss
-        )
-        self.audited = ~np.isnan(self.grad)
+    Attributes:
+        baseline: float64[S].
+        candidate: float64[S].
+        line: The largest error of the candidate that rounding can explain; float64[S].
+    """
+
+    baseline: np.ndarray
+    candidate: np.ndarray
+    line: np.ndarray
+
+    @property
+    def beyond(self) -> np.ndarray:
+        """Whether the candidate's error is larger than rounding can explain; bool[S], False without an audit."""
+        beyond: np.ndarray = self.candidate > self.line
+        return beyond
+
+
+@dataclass(frozen=True, eq=False)
+class LossAudit:
+    """The audit of a pair of losses, with the lines that decided it; at least one step is audited.
+
+    Attributes:
+        gradient: Errors of the output gradient.
+        loss: Errors of the loss.
+        ratio: Length of the candidate's output gradient over that of the float64 one; float64[S].
+        audited: Whether the step was audited; bool[S].
+    """
+
+    gradient: AuditedErrors
+    loss: AuditedErrors
+    ratio: np.ndarray
+    audited: np.ndarray
 
     def beyond(self) -> dict[str, np.ndarray]:
         """Whether a step is beyond rounding, by quantity; bool[S]."""
-        return {
-            "loss": self.audited & (self.loss > self.loss_line),
-            "output_grad": self.audited & (self.grad > self.grad_line),
-        }
+        return {"loss": self.audited & self.loss.beyond, "output_grad": self.audited & self.gradient.beyond}
 
-    def loss_beyond(self) -> str | None:
-        """The largest error of the loss and its line, where it is beyond; None where it is within."""
-        decision = self.decision()
-        if decision is None or not self.beyond()["loss"].any():
-            return None
-        return f"off by {decision.loss_error_u:.3g} u, the line is {decision.loss_line_u:.3g} u"
-
-    def worst(self) -> Audit | None:
+    @property
+    def worst(self) -> Audit:
         """The audited step with the largest gradient error."""
-        if not self.audited.any():
-            return None
-        step = int(np.nanargmax(self.grad))
-        return Audit(step, float(self.grad[step]), float(self.loss[step]), float(self._ratio[step]))
+        step = int(np.nanargmax(self.gradient.candidate))
+        values = (self.gradient.candidate, self.loss.candidate, self.ratio)
+        return Audit(step, *(float(each[step]) for each in values))
 
-    def decision(self) -> Decision | None:
+    @property
+    def decision(self) -> Decision:
         """The largest errors and their lines."""
-        if not self.audited.any():
-            return None
         return Decision(
             audited=int(self.audited.sum()),
-            grad_error_u=float(np.nanmax(self.grad)),
-            baseline_grad_error_u=_largest_known(self._baseline_grad),
-            grad_line_u=float(self.grad_line[np.nanargmax(self.grad)]),
-            loss_error_u=float(np.nanmax(self.loss)),
-            baseline_loss_error_u=_largest_known(self._baseline_loss),
-            loss_line_u=float(self.loss_line[np.nanargmax(self.loss)]),
+            grad_error_u=float(np.nanmax(self.gradient.candidate)),
+            baseline_grad_error_u=_largest_known(self.gradient.baseline),
+            grad_line_u=float(self.gradient.line[np.nanargmax(self.gradient.candidate)]),
+            loss_error_u=float(np.nanmax(self.loss.candidate)),
+            baseline_loss_error_u=_largest_known(self.loss.baseline),
+            loss_line_u=float(self.loss.line[np.nanargmax(self.loss.candidate)]),
         )
 
+    def explain_loss(self) -> str | None:
+        """The largest error of the loss and its limit; None where no error is beyond its limit."""
+        if not self.beyond()["loss"].any():
+            return None
+        decision = self.decision
+        return f"off by {decision.loss_error_u:.3g} u, the limit is {decision.loss_line_u:.3g} u"
+
     def explain(self, step: int, quantity: str) -> str:
-        """Why a step's loss or output_grad is beyond rounding."""
+        """Why the loss or the output_grad of a step is beyond rounding."""
+        gradient_u = self.gradient.candidate[step]
         if quantity == "loss":
             return (
-                f"the loss is off by {self.loss[step]:.3g} u, and {self.loss_line[step]:.3g} u is what an order of "
-                f"summation can do; the gradient is off by {self.grad[step]:.3g} u"
+                f"the loss is off by {self.loss.candidate[step]:.3g} u, and the order of summation can explain "
+                f"{self.loss.line[step]:.3g} u at most; the gradient is off by {gradient_u:.3g} u"
             )
         return (
-            f"output_grad is {self._ratio[step]:.6g} times the float64 one, off by {self.grad[step]:.3g} u "
-            f"(the baseline's own by {self._baseline_grad[step]:.3g} u, the line is {self.grad_line[step]:.3g} u)"
+            f"output_grad is {self.ratio[step]:.6g} times the float64 one, off by {gradient_u:.3g} u "
+            f"(the baseline's error is {self.gradient.baseline[step]:.3g} u, the limit is "
+            f"{self.gradient.line[step]:.3g} u)"
         )
+
+
+def audit_loss(comparison: Comparison, *, steady: bool) -> LossAudit | None:
+    """The audit of a pair; None where no common step of the candidate was audited.
+
+    Args:
+        comparison: The two traces.
+        steady: Whether the baseline's replicas are equal to the bit; else its error is the noise floor, and the line
+            is nearer to it.
+    """
+    baseline_gradient, gradient = comparison.both("grad_error_u")
+    baseline_loss, loss = comparison.both("loss_error_u")
+    audited = ~np.isnan(gradient)
+    if not audited.any():
+        return None
+    times = lines.GRADIENT.value if steady else lines.UNSTEADY_GRADIENT.value
+    # fmax ignores a NaN: a baseline without an error at a step counts for the least.
+    gradient_line = times * np.fmax(lines.LEAST_ERROR.value, baseline_gradient)
+    any_order = lines.LOSS_PER_ROOT.value * np.sqrt(comparison.both("elements")[1])
+    return LossAudit(
+        gradient=AuditedErrors(baseline_gradient, gradient, gradient_line),
+        loss=AuditedErrors(baseline_loss, loss, np.fmax(any_order, lines.GRADIENT.value * baseline_loss)),
+        ratio=comparison.both("grad_ratio")[1],
+        audited=audited,
+    )
 
 
 def _largest_known(values: np.ndarray) -> float:

@@ -13,13 +13,13 @@ import pyarrow as pa
 from parity.judge.causes import Cause, Evidence, contract_of, find_causes, findings_of
 from parity.judge.decide import Case, decide, failure
 from parity.judge.decide_device import DeviceAudit, audit_device
-from parity.judge.decide_loss import LossAudit
-from parity.judge.differences import Comparison, Trace
+from parity.judge.decide_loss import LossAudit, audit_loss
+from parity.judge.differences import Comparison, Difference, Trace
 from parity.judge.fleet import Fleet
-from parity.judge.onset import find_onset, find_onset_between, find_unequal_onset, first_true, one_sided_nan
+from parity.judge.onset import find_onset, find_onset_between, find_unequal_onset, first_true, nan_side, one_sided_nan
 from parity.judge.pairs import Pair, make_pairs
 from parity.judge.replicas import Replicas, group_of
-from parity.judge.verdict import VERDICTS, Judgement, Largest, Onset, PairVerdict, rank
+from parity.judge.verdict import VERDICTS, FirstErrors, Judgement, Largest, Onset, PairVerdict, rank
 from parity.store.stored_run import StoredRun
 from parity.store.trials import TrialRecord
 
@@ -69,11 +69,12 @@ def _judge_pair(run: StoredRun, pair: Pair, comparison: Comparison, replicas: Re
     unsteady = next((side for side, group in sides if group in replicas.unsteady), None)
     spread = replicas.compare(*groups) if unsteady and (pair.axis in ("loss", "device") or pair.between) else None
     audited = (pair.axis in ("loss", "noise") or pair.between) and comparison.steps
-    audit = LossAudit(comparison, steady=unsteady != "baseline") if audited else None
+    audit = audit_loss(comparison, steady=unsteady != "baseline") if audited else None
     equals = fleet.of(pair.candidate) if fleet.alike(pair.baseline, pair.candidate) else None
-    device_audit = None
-    if (pair.axis == "device" or pair.between) and not equals:
-        device_audit = audit_device(run.evidence["shared_steps"], pair.candidate.trial)
+    shared = None
+    if pair.axis == "device" or pair.between:
+        shared = audit_device(run.evidence["shared_steps"], pair.candidate.trial)
+    device_audit = shared if not equals else None
     onset, beyond = None, None
     if equals and comparison.steps:
         onset, beyond = find_unequal_onset(comparison, equals, pair)
@@ -90,22 +91,38 @@ def _judge_pair(run: StoredRun, pair: Pair, comparison: Comparison, replicas: Re
         pair, comparison, audit, device_audit, onset, beyond, causes, broken, unsteady, spread, equals, odd_source
     )
     verdict, cause = decide(case)
+    onset = onset if verdict == "diverged" else None
+    first = comparison.first() if comparison.steps else None
     return PairVerdict(
         pair=pair,
         verdict=verdict,
         cause=cause,
         causes=causes,
-        first=comparison.first() if comparison.steps else None,
-        onset=onset if verdict == "diverged" else None,
+        first=first,
+        first_errors=_first_errors(pair, comparison, first, shared) if first else None,
+        onset=onset,
+        nan_side=nan_side(comparison, onset.quantity, onset.step) if onset else None,
         largest=_largest(comparison),
-        audit=audit.worst() if audit else None,
-        decision=audit.decision() if audit else None,
+        loss_audit=audit,
         device_audit=device_audit,
         spread=spread,
         steps=comparison.steps,
         both_nan=first_true(np.logical_and(*(np.isnan(side) for side in comparison.both("loss")))),
         comparison=comparison,
     )
+
+
+def _first_errors(
+    pair: Pair, comparison: Comparison, first: Difference, shared: DeviceAudit | None
+) -> FirstErrors | None:
+    """The errors at the first difference: from the shared steps of two devices, else from the audit."""
+    if pair.axis == "device":
+        place = (first.step, first.quantity, first.tensor)
+        errors = shared.errors if shared else ()
+        found = next((error for error in errors if (error.step, error.quantity, error.tensor) == place), None)
+        return FirstErrors(found.baseline_error_u, found.error_u) if found else None
+    column = {"loss": "loss_error_u", "output_grad": "grad_error_u"}.get(first.quantity)
+    return FirstErrors(*(float(side[first.step]) for side in comparison.both(column))) if column else None
 
 
 def _contract(run: StoredRun, pair: Pair) -> dict[str, tuple[str, str]]:

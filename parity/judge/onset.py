@@ -6,7 +6,7 @@ from parity.judge.decide_device import DeviceAudit
 from parity.judge.decide_loss import LossAudit
 from parity.judge.differences import Comparison
 from parity.judge.fleet import DeviceClass
-from parity.judge.pairs import Between, Pair
+from parity.judge.pairs import Between, Pair, Role
 from parity.judge.verdict import Onset
 from parity.plan import lines
 from parity.store.trace import NORMED_QUANTITIES, QUANTITIES
@@ -116,10 +116,12 @@ def _at(comparison: Comparison, step: int, quantity: str, tensor: str | None = N
     return Onset(step, epoch, batch, quantity, tensor)
 
 
-def nan_side(comparison: Comparison, quantity: str, step: int) -> str | None:
-    """The only side on which the quantity's number is NaN: "baseline", "candidate" or None."""
+def nan_side(comparison: Comparison, quantity: str, step: int) -> Role | None:
+    """The only side on which the loss, or the norm of another quantity, is NaN; None where no side or both are."""
+    if quantity not in ("loss", *NORMED_QUANTITIES):
+        return None
     nan = [bool(np.isnan(side[step])) for side in comparison.both(_number(quantity))]
-    return None if nan[0] == nan[1] else ("baseline", "candidate")[nan[1]]
+    return None if nan[0] == nan[1] else "candidate" if nan[1] else "baseline"
 
 
 def _number(quantity: str) -> str:

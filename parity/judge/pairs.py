@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from parity.judge.fleet import Fleet
 from parity.store.trials import TrialRecord
+
+# The two sides of a pair.
+Role = Literal["baseline", "candidate"]
 
 
 @dataclass(frozen=True)

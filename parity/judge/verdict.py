@@ -5,10 +5,10 @@ from typing import Literal
 
 from parity.judge.causes import Cause
 from parity.judge.decide_device import DeviceAudit
-from parity.judge.decide_loss import Audit, Decision
+from parity.judge.decide_loss import Audit, Decision, LossAudit
 from parity.judge.differences import Comparison, Difference
 from parity.judge.fleet import Fleet
-from parity.judge.pairs import Pair
+from parity.judge.pairs import Pair, Role
 from parity.judge.permutation_test import SpreadTest
 
 
@@ -99,6 +99,14 @@ class Largest:
 
 
 @dataclass(frozen=True)
+class FirstErrors:
+    """Errors of both sides against float64 at their first difference, of the quantity and tensor that differ; in u."""
+
+    baseline_u: float
+    candidate_u: float
+
+
+@dataclass(frozen=True)
 class PairVerdict:
     """A pair and what was found of it.
 
@@ -108,11 +116,14 @@ class PairVerdict:
         cause: In words, None for an identical pair.
         causes: What is wrong with the candidate, the gravest first; empty where nothing is, or it is not known.
         first: The first difference of any size, or None.
-        onset: The first beyond rounding, of diverged pairs, else None.
-        largest: Of the loss.
-        audit: The candidate's worst audited step; None where there is none, and for pairs of devices.
-        decision: How the audit decided; None likewise.
-        device_audit: How the steps from shared states decided; of pairs of devices only, else None.
+        first_errors: The errors of both sides there; None where they are not known.
+        onset: The first difference beyond rounding of a diverged pair, else None.
+        nan_side: The only side on which the number of the onset is NaN, or None.
+        largest: The largest difference of the losses.
+        loss_audit: The audited steps and the lines that decided them; None where there are none, and for pairs of
+            devices within a run.
+        device_audit: The steps from shared states and the lines that decided them; for pairs of devices and of runs,
+            else None.
         spread: Whether the replicas of both sides are spread alike; None where they are equal to the bit.
         steps: S.
         both_nan: The first step at which both losses are NaN, or None.
@@ -124,10 +135,11 @@ class PairVerdict:
     cause: str | None
     causes: tuple[Cause, ...]
     first: Difference | None
+    first_errors: FirstErrors | None
     onset: Onset | None
+    nan_side: Role | None
     largest: Largest
-    audit: Audit | None
-    decision: Decision | None
+    loss_audit: LossAudit | None
     device_audit: DeviceAudit | None
     spread: SpreadTest | None
     steps: int
@@ -138,6 +150,16 @@ class PairVerdict:
     def meaning(self) -> Meaning:
         """What the verdict means."""
         return VERDICTS[self.verdict]
+
+    @property
+    def audit(self) -> Audit | None:
+        """The candidate's worst audited step; None where there is no audit of the losses."""
+        return self.loss_audit.worst if self.loss_audit else None
+
+    @property
+    def decision(self) -> Decision | None:
+        """The largest audited errors and their lines; None where there is no audit of the losses."""
+        return self.loss_audit.decision if self.loss_audit else None
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,12 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from parity.judge.fleet import software_differences
 from parity.judge.verdict import VERDICTS, Judgement, PairVerdict
 from parity.judge.verdict import rank as rank_of
 from parity.plan.device import parse_device
 from parity.store.stored_run import StoredRun
-from parity.store.trace import NORMED_QUANTITIES, QUANTITIES
+from parity.store.trace import QUANTITIES
 from parity.store.trials import TrialRecord
 
 # Trials that a note names.
@@ -75,7 +73,7 @@ def headline(judgement: Judgement) -> str:
 def pair_headline(verdict: PairVerdict) -> str:
     """What was found of a pair, in one sentence."""
     candidate, baseline = subjects(verdict)
-    if verdict.onset and (role := _nan_side(verdict)):
+    if verdict.onset and (role := verdict.nan_side):
         who, other = (candidate, baseline) if role == "candidate" else (baseline, candidate)
         where = f"at step {verdict.onset.step} the {verdict.onset.quantity} of {who} is NaN, that of {other} is not"
         return f"{candidate} does not train as {baseline}: {where}."
@@ -84,16 +82,6 @@ def pair_headline(verdict: PairVerdict) -> str:
     if verdict.verdict == "failed" and verdict.pair.candidate.status == "failed":
         return f"{candidate} failed{_at(verdict.pair.candidate)}: {verdict.pair.candidate.error}."
     return verdict.meaning.sentence.format(candidate=candidate, baseline=baseline)
-
-
-def _nan_side(verdict: PairVerdict) -> str | None:
-    """Baseline or candidate, where at the onset only that side's number is NaN; else None."""
-    onset = verdict.onset
-    if onset is None or onset.quantity not in ("loss", *NORMED_QUANTITIES):
-        return None
-    column = "loss" if onset.quantity == "loss" else f"{onset.quantity}_norm"
-    nan = [bool(np.isnan(side[onset.step])) for side in verdict.comparison.both(column)]
-    return None if nan[0] == nan[1] else ("baseline", "candidate")[nan[1]]
 
 
 def subjects(verdict: PairVerdict) -> tuple[str, str]:

@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pytest
+from synthetic_runs import ROUNDING, Planted, make_run
 
 from parity.judge.fleet import Fleet
 from parity.judge.judging import judge
@@ -90,7 +91,7 @@ def test_a_far_wrong_number_with_an_equal_gradient_is_still_report_only(stored):
     _, verdict = only(wrong)
     assert verdict.verdict == "report-only"
     assert verdict.cause == (
-        "only the reported number differs, by more than any order of summation can do (off by 1.68e+07 u, the line is "
+        "only the reported number differs, by more than any order of summation can do (off by 1.68e+07 u, the limit is "
         "2.87e+04 u); the gradient and all after it are equal"
     )
 
@@ -115,7 +116,7 @@ def test_a_gradient_beyond_the_line_has_diverged_where_it_crosses(stored):
     assert (verdict.onset.step, verdict.onset.batch, verdict.onset.quantity) == (5, 5, "output_grad")
     assert (verdict.first.step, verdict.audit.step) == (2, 5)
     assert [cause.kind for cause in verdict.causes] == ["from step", "unknown"]
-    assert "; output_grad is 1.00001 times the float64 one, off by 168 u (the baseline's own by 0." in verdict.cause
+    assert "; output_grad is 1.00001 times the float64 one, off by 168 u (the baseline's error is 0." in verdict.cause
 
 
 def test_the_line_stands_by_the_baselines_own_error(stored):
@@ -256,7 +257,7 @@ def test_devices_within_the_line_are_rounding(devices):
     judgement, verdict = only(sharing(devices, {}, {"candidate_error_u": 15.9}))
     assert (judgement.exit_status, verdict.verdict, verdict.onset) == (0, "rounding", None)
     assert verdict.device_audit.steps == (3,)
-    assert verdict.device_audit.worst.excess == pytest.approx(15.9 / 16)
+    assert verdict.device_audit.worst.error_u / verdict.device_audit.worst.line_u == pytest.approx(15.9 / 16)
 
 
 def test_the_first_tensor_beyond_the_line_is_the_onset_of_a_device(devices):
@@ -275,7 +276,7 @@ def test_the_first_tensor_beyond_the_line_is_the_onset_of_a_device(devices):
     assert (verdict.onset.step, verdict.onset.quantity, verdict.onset.tensor) == (3, "param_grad", "b")
     assert verdict.cause == (
         "param_grad b is off by 1e+04 u from float64 in a step from the same state "
-        "(the baseline's own by 2 u, the line is 16 u)"
+        "(the baseline's error is 2 u, the limit is 16 u)"
     )
 
 
@@ -379,3 +380,20 @@ def test_a_pair_differs_in_one_thing_and_always_from_the_first():
     assert {pair.baseline.loss_name for pair in pairs if pair.axis == "loss"} == {"a"}
     assert {pair.baseline.device for pair in pairs if pair.axis == "device"} == {"cpu"}
     assert {pair.baseline.replica for pair in pairs if pair.axis == "replica"} == {0}
+
+
+def test_a_verdict_carries_the_errors_and_lines_that_decided_it(devices):
+    _, verdict = only(sharing(devices, {}, {"candidate_error_u": 15.9}))
+    assert verdict.device_audit.line == 8.0
+    assert [error.error_u for error in verdict.device_audit.errors] == [2.5, 15.9]
+    assert verdict.loss_audit is None and verdict.nan_side is None
+    run = make_run(
+        Planted(differs=ROUNDING, grad_errors={7: 1e6}),
+        Planted("nan", losses={4: float("nan")}),
+        Planted("builtin", replica=1, differs={"output": 3}),
+    )
+    wrong, nan = (judge(run).pairs[0], judge(run).pairs[1])
+    # The baseline's replicas disagree, so its lines are the nearer ones.
+    assert set(wrong.loss_audit.gradient.line) == {8.0}
+    assert (wrong.first_errors.candidate_u, wrong.nan_side) == (wrong.loss_audit.gradient.candidate[2], None)
+    assert nan.nan_side == "candidate"

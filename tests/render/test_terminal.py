@@ -131,7 +131,7 @@ def test_a_pair_in_a_line_is_one_however_long():
     (line,) = (pair_line(verdict).plain for verdict in judge(make_run(WRONG)).pairs)
     assert line == (
         "builtin@cpu-s0 mine@cpu-s0  diverged: beyond rounding from step 7: no known pattern; output_grad is 1 times "
-        "the float64 one, off by 1e+06 u (the baseline's own by 0.566 u, the line is 16 u); first at step 2, loss "
+        "the float64 one, off by 1e+06 u (the baseline's error is 0.566 u, the limit is 16 u); first at step 2, loss "
         "0.24206448 != 0.24206457 (6 ulp); the losses drift to rel 8.4e-07 at step 13; 20 steps, 6 quantities"
     )
 

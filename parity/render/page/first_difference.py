@@ -4,10 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import pyarrow.compute as pc
-
 from parity.judge.verdict import PairVerdict
-from parity.store.stored_run import StoredRun
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ class First:
     nearer: str
 
 
-def tell_first(run: StoredRun, verdict: PairVerdict) -> First | None:
+def tell_first(verdict: PairVerdict) -> First | None:
     """The first difference as a small story; None where there is none."""
     first = verdict.first
     if first is None:
@@ -62,7 +59,7 @@ def tell_first(run: StoredRun, verdict: PairVerdict) -> First | None:
     rows = int(verdict.comparison.both("rows")[1][first.step])
     partial = f", a partial batch of {rows} rows" if rows < verdict.pair.baseline.batch_size else ""
     number = isinstance(first.baseline, float)
-    sides = _sides(run, verdict)
+    sides = _sides(verdict)
     nearer = [side for side in sides if side.nearer]
     if nearer:
         told = f"The {nearer[0].role} is nearer to float64."
@@ -81,10 +78,11 @@ def tell_first(run: StoredRun, verdict: PairVerdict) -> First | None:
     )
 
 
-def _sides(run: StoredRun, verdict: PairVerdict) -> tuple[Side, Side]:
+def _sides(verdict: PairVerdict) -> tuple[Side, Side]:
     first = verdict.first
     assert first is not None
-    errors = _errors(run, verdict)
+    found = verdict.first_errors
+    errors = (found.baseline_u, found.candidate_u) if found else (math.nan, math.nan)
     known = [not math.isnan(error) for error in errors]
     nearest = min(errors) if all(known) and errors[0] != errors[1] else None
     norms: Sequence[str | None] = (None, None)
@@ -110,24 +108,6 @@ def _sides(run: StoredRun, verdict: PairVerdict) -> tuple[Side, Side]:
         )
     )
     return left, right
-
-
-def _errors(run: StoredRun, verdict: PairVerdict) -> tuple[float, float]:
-    """Errors of both sides against float64 in u, at the first difference and of its quantity; NaN where not known."""
-    first = verdict.first
-    assert first is not None
-    columns = {"loss": "loss_error_u", "output_grad": "grad_error_u"}
-    if verdict.pair.axis == "device":
-        table = run.evidence["shared_steps"]
-        rows = table.filter(pc.equal(table["trial"], verdict.pair.candidate.trial)).to_pylist()
-        place = (first.step, first.quantity, first.tensor)
-        for row in rows:
-            if (row["step"], row["quantity"], row["tensor"]) == place:
-                return row["baseline_error_u"], row["candidate_error_u"]
-    elif first.quantity in columns:
-        left, right = (float(side[first.step]) for side in verdict.comparison.both(columns[first.quantity]))
-        return left, right
-    return math.nan, math.nan
 
 
 def _distance(verdict: PairVerdict) -> str:

@@ -8,7 +8,6 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from parity.judge.decide_loss import LossAudit
 from parity.judge.verdict import VERDICTS, Judgement, PairVerdict
 from parity.render import fleet, story, tables
 from parity.render.differing import make_rows
@@ -76,7 +75,7 @@ def render(run: StoredRun, judgement: Judgement) -> str:
     most = int(PLOTS_BYTES / max(1, len(told)) / _SERIES / _POINT_BYTES)
     most = min(_MOST_POINTS, max(_LEAST_POINTS, most))
     noise = plots.noise_band(judgement)
-    sections = [_section(run, group, f"pair-{number}", noise, most) for number, group in enumerate(told, start=1)]
+    sections = [_section(group, f"pair-{number}", noise, most) for number, group in enumerate(told, start=1)]
     anchors = {id(verdict): section.anchor for section, group in zip(sections, told, strict=True) for verdict in group}
     scripts = [_asset("plotly-cartesian.min.js"), _asset("report.js")]
     maps = [device_map(run, judgement)] if judgement.fleet.large else []
@@ -113,7 +112,7 @@ def render(run: StoredRun, judgement: Judgement) -> str:
     return page
 
 
-def _section(run: StoredRun, group: list[PairVerdict], anchor: str, noise: NoiseBand | None, most: int) -> Section:
+def _section(group: list[PairVerdict], anchor: str, noise: NoiseBand | None, most: int) -> Section:
     verdict = group[0]
     section = Section(
         anchor=anchor,
@@ -121,7 +120,7 @@ def _section(run: StoredRun, group: list[PairVerdict], anchor: str, noise: Noise
         alike=len(group),
         headline=story.pair_headline(verdict),
         reason=story.reason(verdict),
-        first=tell_first(run, verdict) if verdict.steps else None,
+        first=tell_first(verdict) if verdict.steps else None,
         chains=(),
         plots=(),
         steps=None,
@@ -134,8 +133,10 @@ def _section(run: StoredRun, group: list[PairVerdict], anchor: str, noise: Noise
     drawn = [plots.losses(frame)]
     if verdict.first:
         drawn += plots.differences(frame, noise)
-    audit = _audit_of(verdict)
-    drawn += plots.audits(frame, audit) if audit else plots.shared_steps(frame, run.evidence["shared_steps"])
+    if verdict.loss_audit:
+        drawn += plots.audits(frame, verdict.loss_audit)
+    elif verdict.device_audit:
+        drawn.append(plots.shared_steps(frame, verdict.device_audit))
     return dataclasses.replace(
         section,
         chains=make_chains(verdict, rows),
@@ -148,15 +149,6 @@ def _section(run: StoredRun, group: list[PairVerdict], anchor: str, noise: Noise
 def _needs_section(verdict: PairVerdict, judgement: Judgement) -> bool:
     """Whether there is something to see: in noise there is not, nor in equal devices of a fleet that are equal."""
     return verdict.pair.axis != "noise" and not (judgement.fleet.large and verdict.verdict == "identical")
-
-
-def _audit_of(verdict: PairVerdict) -> LossAudit | None:
-    """The audit of a pair, with the line that the judge held it to; None where there is none."""
-    if verdict.decision is None:
-        return None
-    audits = [LossAudit(verdict.comparison, steady=steady) for steady in (True, False)]
-    lines = [decision.grad_line_u for audit in audits if (decision := audit.decision())]
-    return audits[lines.index(verdict.decision.grad_line_u)]
 
 
 def _worst_reason(sections: list[Section]) -> str | None:

@@ -3,16 +3,13 @@
 Letters: S steps of the pair; K of them that are drawn.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from parity.judge.decide_loss import LossAudit
+from parity.judge.decide_device import DeviceAudit
+from parity.judge.decide_loss import AuditedErrors, LossAudit
 from parity.judge.verdict import Judgement, PairVerdict
-from parity.plan import lines
 from parity.render.page.figures import Frame, Json, equal, figure, not_finite, series
 from parity.render.page.thinning import thin
 from parity.store.trace import QUANTITIES
@@ -130,27 +127,23 @@ def _difference(frame: Frame, values: np.ndarray, noise: np.ndarray | None, *, t
 
 
 def audits(frame: Frame, audit: LossAudit) -> list[Plot]:
-    """Errors of gradient and loss against float64, with the line of the verdict, at the audited steps."""
-    both = frame.verdict.comparison.both
-    told = (
+    """Errors of gradient and loss against float64 at the audited steps, with the limit that decided the verdict."""
+    caption = (
         "The error against float64, in u (unit roundoff), of the candidate and of the baseline, each on its own output "
-        "and target. Above the line is no rounding."
+        "and target. Rounding cannot explain an error above the limit. "
+        f"{int(audit.audited.sum())} of {frame.verdict.steps} steps were audited."
     )
-    some = f" {int(audit.audited.sum())} of {frame.verdict.steps} steps were audited."
-    found = (
-        ("gradient", "output gradient", both("grad_error_u"), audit.grad_line),
-        ("loss-error", "loss", both("loss_error_u"), audit.loss_line),
-    )
+    drawn = (("gradient", "output gradient", audit.gradient), ("loss-error", "loss", audit.loss))
     return [
-        Plot(name, f"Errors of the {what} against float64", told + some, _errors(frame, sides, line))
-        for name, what, sides, line in found
+        Plot(name, f"Errors of the {what} against float64", caption, _errors(frame, errors))
+        for name, what, errors in drawn
     ]
 
 
-def _errors(frame: Frame, sides: Sequence[np.ndarray], line: np.ndarray) -> Json:
+def _errors(frame: Frame, errors: AuditedErrors) -> Json:
     traces: list[Json] = []
     drawn = []
-    for role, values in zip(("baseline", "candidate"), sides, strict=True):
+    for role, values in (("baseline", errors.baseline), ("candidate", errors.candidate)):
         audited = np.flatnonzero(~np.isnan(values))
         always = np.flatnonzero(np.isin(audited, frame.always))
         steps = audited[thin(values[audited], most=frame.most, always=always.tolist())]
@@ -161,25 +154,22 @@ def _errors(frame: Frame, sides: Sequence[np.ndarray], line: np.ndarray) -> Json
         traces.append(series(steps[seen], shown[seen], role, name=role, hover=hover, mode="markers"))
         traces += equal(steps[shown == 0], role, label="0")
         traces += not_finite(steps, shown, role, name=role)
+    line = errors.line
     steps = thin(line, most=frame.most // 2)
     steps = steps[np.isfinite(line[steps])]
-    traces.append(series(steps, line[steps], "line", name="line of the verdict", hover="the line is %{y:.4g} u"))
+    traces.append(series(steps, line[steps], "line", name="limit", hover="the limit is %{y:.4g} u"))
     return figure(frame, traces, title="error in u", log=[*drawn, line[steps]])
 
 
-def shared_steps(frame: Frame, table: pa.Table) -> list[Plot]:
-    """Of a pair of devices: its steps from shared states, each quantity's worst tensor beside its line."""
-    if not frame.verdict.device_audit:
-        return []
-    rows = table.filter(pc.equal(table["trial"], frame.verdict.pair.candidate.trial)).to_pylist()
+def shared_steps(frame: Frame, audit: DeviceAudit) -> Plot:
+    """Steps of a pair of devices from shared states: the error of each quantity's worst tensor beside the limit."""
     traces: list[Json] = []
-    drawn = [np.array([lines.DEVICE.value])]
+    drawn = [np.array([audit.line])]
     for quantity in QUANTITIES:
         worst: dict[int, float] = {}
-        for row in (row for row in rows if row["quantity"] == quantity):
-            allowed = max(lines.LEAST_ERROR.value, row["baseline_error_u"], row["spread_u"] or 0)
-            error = row["candidate_error_u"] / allowed
-            worst[row["step"]] = max(worst.get(row["step"], 0.0), error)
+        for error in audit.errors:
+            if error.quantity == quantity:
+                worst[error.step] = max(worst.get(error.step, 0.0), error.times)
         steps, values = np.array(sorted(worst), np.int64), np.array([worst[step] for step in sorted(worst)])
         if len(steps):
             seen = np.isfinite(values) & (values > 0)
@@ -190,19 +180,15 @@ def shared_steps(frame: Frame, table: pa.Table) -> list[Plot]:
             traces += equal(steps[values == 0], quantity, label="0")
             traces += not_finite(steps, values, quantity, name=quantity)
     ends = np.array([0, frame.verdict.steps - 1])
-    line = series(
-        ends, np.full(2, lines.DEVICE.value), "line", name="line of the verdict", hover="the line is %{y:.3g} times"
+    line = series(ends, np.full(2, audit.line), "line", name="limit", hover="the limit is %{y:.3g} times")
+    return Plot(
+        "shared",
+        "Steps from shared states",
+        "At these steps the candidate device took the step that the baseline took, from the baseline's state. Shown is "
+        "its error against float64 as a multiple of the baseline's error, for the worst tensor of each quantity. "
+        "Rounding cannot explain an error above the limit.",
+        figure(frame, [*traces, line], title="times the baseline's error", log=drawn),
     )
-    return [
-        Plot(
-            "shared",
-            "Steps from shared states",
-            "At these steps the candidate device took the step that the baseline took, from the baseline's state. Drawn"
-            " is its error against float64 in times of the baseline's own, of each quantity's worst tensor. Above the "
-            "line is no rounding.",
-            figure(frame, [*traces, line], title="times the baseline's error", log=drawn),
-        )
-    ]
 
 
 def _digits(verdict: PairVerdict) -> int:

@@ -7,7 +7,7 @@ from parity.render.page.first_difference import tell_first
 
 def told(planted, **evidence):
     run = make_run(planted, **evidence)
-    return tell_first(run, judge(run).pairs[0])
+    return tell_first(judge(run).pairs[0])
 
 
 def test_a_loss_is_told_in_full_precision_with_ulp_and_who_is_nearer():
@@ -32,7 +32,7 @@ def test_a_nan_is_told():
 
 def test_a_tensor_is_named_and_a_partial_batch_is_told():
     run = make_run(Planted(differs={"param": 234}, tensors=(3,)), steps=240)
-    first = tell_first(run, judge(run).pairs[0])
+    first = tell_first(judge(run).pairs[0])
     assert first.what == "param of 0.2.bias" and first.place.endswith("batch 234, a partial batch of 96 rows)")
     assert first.nearer == "Neither was held against float64 at this step and quantity."
 

@@ -3,7 +3,6 @@ import pytest
 from synthetic_runs import ROUNDING, Planted, make_run
 from test_figures import unpack
 
-from parity.judge.decide_loss import LossAudit
 from parity.judge.judging import judge
 from parity.render.page import plots
 from parity.render.page.figures import Frame
@@ -65,7 +64,7 @@ def test_the_noise_band_is_drawn():
 
 def test_audit_errors_have_the_line_of_the_verdict_and_infinity_is_no_gap():
     frame, _ = frame_of(Planted(differs={"loss": 3, **ROUNDING}, grad_errors={7: 1e6, 9: float("inf")}), steps=40)
-    drawn = plots.audits(frame, LossAudit(frame.verdict.comparison, steady=True))[0].figure
+    drawn = plots.audits(frame, frame.verdict.loss_audit)[0].figure
     assert points(drawn, axis="y", role="candidate")[7] == pytest.approx(1e6)
     assert points(drawn, axis="y2", role="candidate") == {9: "inf"}
     assert set(points(drawn, axis="y", role="line").values()) == {16.0}
@@ -81,6 +80,6 @@ def test_steps_from_shared_states_are_drawn_beside_their_line():
     errors = {"baseline_error_u": 2.0, "candidate_error_u": 5.0, "spread_u": None, "repeated": None, "rounding": None}
     run = make_run(Planted("builtin", device="cpu:threads=2", differs={"output": 1}), shared_steps=[row | errors])
     verdict = judge(run).pairs[0]
-    (plot,) = plots.shared_steps(Frame(verdict, 100), run.evidence["shared_steps"])
+    plot = plots.shared_steps(Frame(verdict, 100), verdict.device_audit)
     assert points(plot.figure, axis="y", role="output") == {1: 2.5}
     assert set(points(plot.figure, axis="y", role="line").values()) == {8.0}
