@@ -10,11 +10,12 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 
-from parity.judge.causes import Cause, Evidence, contract_of, find_causes, findings_of
+from parity.judge.causes import Cause
 from parity.judge.decide import Case, decide, failure
 from parity.judge.decide_device import DeviceAudit, audit_device
 from parity.judge.decide_loss import LossAudit, audit_loss
 from parity.judge.differences import Comparison, Difference, Trace
+from parity.judge.find_causes import LossEvidence, contract_of, find_causes, findings_of
 from parity.judge.fleet import Fleet
 from parity.judge.onset import find_onset, find_onset_between, find_unequal_onset, first_true, nan_side, one_sided_nan
 from parity.judge.pairs import Pair, make_pairs
@@ -145,15 +146,14 @@ def _causes(
     contract: dict[str, tuple[str, str]],
 ) -> tuple[Cause, ...]:
     if device_audit and device_audit.first and onset:
-        kind = "precision" if device_audit.first.rounding else "unknown"
-        return (Cause(kind, device_audit.first.explain()),)
+        return (Cause("precision" if device_audit.first.rounding else "unknown", device_audit.first.explain()),)
     if pair.axis != "loss" and not pair.between:
         return ()
     nothing = np.zeros(comparison.steps, bool)
     nan = one_sided_nan(comparison) if comparison.steps else None
     beyond = audit.beyond() if audit else {"loss": nothing, "output_grad": nothing}
     return find_causes(
-        Evidence(
+        LossEvidence(
             record=pair.candidate,
             contract=contract,
             findings=findings_of(run.evidence["findings"], pair.candidate.trial),

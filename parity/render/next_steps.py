@@ -3,35 +3,13 @@
 import shlex
 from dataclasses import dataclass
 
+from parity.judge.causes import CAUSES
 from parity.judge.fleet import OddUnit
 from parity.judge.verdict import Judgement, PairVerdict, rank
 from parity.store.stored_run import StoredRun
 
 # Odd devices that are told one by one.
 MOST_ODD = 5
-# What mends a cause, by its kind.
-_MENDS = {
-    "scaled": "In its backward, look for a factor that is missing, doubled or fixed.",
-    "sign": "Turn the sign of the gradient that its backward returns.",
-    "zero": "Look for what cuts the graph or returns zeros in its backward.",
-    "detached": "Look for a detach(), a numpy() or a new tensor between the output and the loss: it cuts the graph.",
-    "offset": "Look for a term in its backward that is added to each element.",
-    "permuted": "Look for a reshape, a transpose or a sort in its backward that moves elements.",
-    "precision": "Look for a cast to a narrower dtype, or a switch such as TF32, on the way.",
-    "other loss": "Ask which loss is meant: this one is right for another.",
-    "rows": "Look at how it treats those rows of the batch.",
-    "columns": "Look at how it treats those columns.",
-    "elements": "Look at how it treats those elements, such as a clamp or a comparison.",
-    "nan": "Evaluate it on the batch of that step: a division by zero, a logarithm of zero or an overflow makes NaN.",
-    "partial batch": "Look for a batch size that is written into the loss; take it from the output's shape instead.",
-    "from step": "Look for a state that the loss keeps between steps.",
-    "random": "Take the random draw out of it, or give it a generator of its own.",
-    "mutates": "Work on copies: it changes what it is given.",
-    "grad_output": "Multiply by grad_output in its backward.",
-    "report": "Mend the number that it returns; its gradient is right.",
-    "raised": "Read its traceback {where}, under Attempts and faults.",
-    "contract": "Read the reasons {where}, under Contract.",
-}
 _OPTIONS = ("--out", "--steps", "--resume", "--epochs", "--save-every", "--format")
 _RESUME = ("-m", "parity.run", "--resume")
 _CLUSTER = ("--address", "--each", "--wait-for-nodes", "--wait-limit", "--step-timeout")
@@ -89,8 +67,8 @@ def next_steps(run: StoredRun, judgement: Judgement, *, where: str = "below") ->
 
 
 def _mending(run: StoredRun, verdict: PairVerdict, where: str) -> list[Advice]:
-    kinds = dict.fromkeys(cause.kind for cause in verdict.causes if cause.kind in _MENDS)
-    told = [Advice(_MENDS[kind].format(where=where)) for kind in kinds][:3]
+    advice = dict.fromkeys(CAUSES[cause.kind].advice for cause in verdict.causes)
+    told = [Advice(text.format(where=where)) for text in advice if text][:3]
     step = verdict.onset.step if verdict.onset else verdict.pair.candidate.failed_step
     command = narrowed_command(run, step) if step is not None and verdict.pair.axis == "loss" else None
     if command:

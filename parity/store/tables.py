@@ -1,5 +1,7 @@
 """What trials leave beside their traces: for each kind one table of the whole run, in a Parquet file of that name."""
 
+from typing import Literal, get_args
+
 import pyarrow as pa
 
 from parity.store.schema import NAME, column, describe_table
@@ -77,6 +79,22 @@ CONTRACT = describe_table(
         column("reason", pa.string(), "what was found; empty if passed"),
     ],
 )
+
+# The rules that can fit a wrong gradient, and "unknown": what the column `kind` of findings.parquet may hold.
+FindingKind = Literal[
+    "nan",
+    "zero",
+    "other loss",
+    "scaled",
+    "permuted",
+    "offset",
+    "precision",
+    "rows",
+    "columns",
+    "elements",
+    "unknown",
+]
+FINDING_KINDS: tuple[FindingKind, ...] = get_args(FindingKind)
 
 # The explanations that fit gradients that differ by more than rounding can explain, at some of the steps.
 FINDINGS = describe_table(

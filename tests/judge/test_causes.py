@@ -2,16 +2,19 @@
 
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import get_args
 
 import numpy as np
 import pytest
 
-from parity.judge.causes import Evidence, Finding, find_causes
+from parity.judge.causes import CAUSES, CauseKind, make_cause
+from parity.judge.find_causes import Finding, LossEvidence, find_causes
+from parity.store.tables import FINDING_KINDS
 
 STEPS = 10
 # Two epochs of five batches, each with a partial one.
 ROWS = np.array([256, 256, 256, 256, 96] * 2)
-RIGHT = Evidence(
+RIGHT = LossEvidence(
     record=SimpleNamespace(status="complete", failure=None, error=None),
     contract={},
     findings=(),
@@ -85,3 +88,36 @@ def test_a_wrong_number_beside_a_right_gradient_is_the_report():
 
 def test_nothing_wrong_has_no_cause():
     assert find_causes(RIGHT) == ()
+
+
+def test_each_kind_has_a_sentence_and_all_but_the_unknown_have_advice():
+    assert set(CAUSES) == set(get_args(CauseKind))
+    assert set(FINDING_KINDS) <= set(CAUSES)
+    assert [kind for kind, meaning in CAUSES.items() if not meaning.advice] == ["unknown"]
+    for kind, meaning in CAUSES.items():
+        text = make_cause(kind, detail="HERE", value="3").text
+        assert text and "{" not in text and text == meaning.explain(detail="HERE", value="3")
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "text"),
+    [
+        ("scaled", 2.0, "the gradient is scaled by 2 in code"),
+        ("scaled", -1.0, "the gradient has the wrong sign in code"),
+        ("scaled", -2.0, "the gradient is scaled by 2 and has the wrong sign in code"),
+        ("zero", None, "the gradient is zero in code"),
+        ("offset", 0.5, "the gradient is offset: 0.5 is added to each element in code"),
+    ],
+)
+def test_the_part_of_an_output_tree_is_named(kind, value, text):
+    assert [cause.text for cause in causes(range(10), kind=kind, values=(value,), detail="in code")] == [text]
+
+
+def test_parts_that_change_from_step_to_step_are_not_named():
+    wrong = np.ones(STEPS, bool)
+    findings = tuple(Finding(step, "scaled", 2.0, f"in {'code' if step else 'image'}") for step in range(STEPS))
+    assert find_causes(replace(RIGHT, wrong=wrong, findings=findings))[0].text == "the gradient is scaled by 2"
+
+
+def test_a_kind_of_a_later_version_is_unknown():
+    assert causes(range(10), kind="of a later version", detail="x")[0].text == "no known pattern: x"

@@ -1,0 +1,233 @@
+"""Why a candidate's loss differs: what single steps, its calls and its contract show, put together over the run.
+
+A function of what is stored; needs neither torch nor Ray.
+
+Letters: S steps that both traces have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from parity.judge.causes import CAUSES, Cause, make_cause
+from parity.plan import lines
+from parity.plan.named_constants import name_constant
+from parity.store.tables import FINDING_KINDS, FindingKind
+from parity.store.trials import TrialRecord
+
+# Items of the contract whose failure says that equal tensors do not give equal results.
+RANDOM = ("random generators", "repeatable")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A row of findings.parquet: what fits a wrong gradient at one step."""
+
+    step: int
+    kind: FindingKind
+    value: float | None
+    detail: str
+
+
+@dataclass(frozen=True)
+class LossEvidence:
+    """What is known of a candidate's loss.
+
+    Attributes:
+        record: The candidate's trial.
+        contract: Status and reason of each item of the contract; empty where the loss was not checked against it.
+        findings: What fits its gradient, by step.
+        rows: Number of rows in each step's batch; int[S].
+        elements: Number of elements in each step's output; int[S].
+        audited: Whether the step was audited; bool[S].
+        wrong: Whether the gradient is beyond rounding, or NaN on the candidate's side only; bool[S].
+        wrong_loss: Whether the number that the loss reports is beyond rounding; bool[S].
+        nan: Which number is NaN on one side only, in words, or None.
+    """
+
+    record: TrialRecord
+    contract: Mapping[str, tuple[str, str]]
+    findings: tuple[Finding, ...]
+    rows: np.ndarray
+    elements: np.ndarray
+    audited: np.ndarray
+    wrong: np.ndarray
+    wrong_loss: np.ndarray
+    nan: str | None
+
+    def status(self, item: str) -> str | None:
+        """The status of an item of the contract; None where it was not checked."""
+        return self.contract[item][0] if item in self.contract else None
+
+    def failed(self, item: str) -> bool:
+        """Whether the item of the contract failed."""
+        return self.status(item) == "failed"
+
+
+def contract_of(contract: pa.Table, trials: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Status and reason of each item, for the first of the trials that was checked against the contract."""
+    for trial in trials:
+        rows = contract.filter(pc.equal(contract["trial"], trial)).to_pylist()
+        if rows:
+            return {row["item"]: (row["status"], row["reason"]) for row in rows}
+    return {}
+
+
+def findings_of(findings: pa.Table, trial: str) -> tuple[Finding, ...]:
+    """The findings of a trial, by step."""
+    rows = findings.filter(pc.equal(findings["trial"], trial)).drop_columns("trial").sort_by("step").to_pylist()
+    return tuple(Finding(**row) for row in rows)
+
+
+def find_causes(evidence: LossEvidence) -> tuple[Cause, ...]:
+    """What explains a candidate that diverged or failed, the gravest first; empty where nothing is wrong."""
+    causes = [
+        *_of_mutation(evidence),
+        *_of_failure(evidence),
+        *_of_gradient(evidence),
+        *_of_report(evidence),
+        *_of_contract(evidence),
+    ]
+    kinds: dict[str, Cause] = {}
+    for cause in causes:
+        kinds.setdefault(cause.kind, cause)
+    return tuple(kinds.values())
+
+
+def _of_mutation(evidence: LossEvidence) -> list[Cause]:
+    if evidence.failed("mutation"):
+        return [make_cause("mutates", detail=evidence.contract["mutation"][1])]
+    if evidence.record.failure == "mutates":
+        return [make_cause("mutates", detail=str(evidence.record.error))]
+    return []
+
+
+def _of_failure(evidence: LossEvidence) -> list[Cause]:
+    record = evidence.record
+    if record.status != "failed" or record.failure == "mutates":
+        return []
+    return [make_cause("detached" if record.failure == "detached" else "raised", detail=str(record.error))]
+
+
+def _of_gradient(evidence: LossEvidence) -> list[Cause]:
+    """The causes of a gradient that is beyond rounding at some step of the training."""
+    if not evidence.wrong.any():
+        return [Cause("nan", evidence.nan)] if evidence.nan else []
+    what = _nature(evidence)
+    when = _when(evidence, what)
+    if when and when.kind == "from step":
+        return [when, what]
+    random = [evidence.contract[item][1] for item in RANDOM if evidence.failed(item)]
+    if random:
+        return [make_cause("random", detail="; ".join(random)), what]
+    return [when, what] if when else [what]
+
+
+def _nature(evidence: LossEvidence) -> Cause:
+    """What is wrong with the gradient where it is wrong."""
+    findings = [finding for finding in evidence.findings if finding.step < len(evidence.wrong)]
+    if evidence.nan and not any(finding.kind == "nan" for finding in findings[:1]):
+        return Cause("nan", evidence.nan)
+    if not findings:
+        return Cause("unknown", "no known pattern")
+    first = findings[0]
+    if first.kind == "scaled":
+        return _scaled(evidence, [finding for finding in findings if finding.kind == "scaled"])
+    if first.kind == "unknown" or first.kind not in FINDING_KINDS:  # a later version may know more kinds
+        return _unknown(evidence, first.detail)
+    return make_cause(first.kind, detail=first.detail, value=f"{first.value or 0:.6g}")
+
+
+def _unknown(evidence: LossEvidence, detail: str) -> Cause:
+    if evidence.status("gradcheck") == "passed" and evidence.failed("value"):
+        return Cause(
+            "other loss",
+            f"another loss: the gradient is the slope of its value, which is not the baseline's ({detail})",
+        )
+    return make_cause("unknown", detail=detail)
+
+
+def _scaled(evidence: LossEvidence, findings: Sequence[Finding]) -> Cause:
+    """A gradient that is the right one times a factor: its sign, a number, a named constant, or a changing factor."""
+    factors = np.array([finding.value for finding in findings], float)
+    sizes = np.abs(factors)
+    negative = bool((factors < 0).all())
+    part = findings[0].detail if len({finding.detail for finding in findings}) == 1 else ""
+    if negative and (np.abs(sizes - 1) <= lines.SAME_FACTOR.value).all():
+        return make_cause("sign", detail=part)
+    steps = [finding.step for finding in findings]
+    name = name_constant(
+        [float(size) for size in sizes],
+        rows=[int(evidence.rows[step]) for step in steps],
+        elements=[int(evidence.elements[step]) for step in steps],
+    )
+    constant = sizes.max() - sizes.min() <= lines.SAME_FACTOR.value * sizes.max()
+    if not (constant or name):
+        changing = f"a factor that changes: {factors.min():.6g} to {factors.max():.6g}"
+        return make_cause("scaled", value=changing, detail=part)
+    number = f"{sizes[0]:.7g}"
+    factor = f"{number}, {name}" if name and name != number else number
+    return make_cause("scaled", value=f"{factor}{' and has the wrong sign' if negative else ''}", detail=part)
+
+
+def _when(evidence: LossEvidence, what: Cause) -> Cause | None:
+    """Which steps are wrong, if not all of them."""
+    steps = np.flatnonzero(evidence.wrong)
+    right = evidence.audited & ~evidence.wrong
+    partial = evidence.rows < evidence.rows.max()
+    if evidence.wrong[partial].any() and not evidence.wrong[~partial].any() and right[~partial].any():
+        return make_cause("partial batch", value=str(evidence.rows[steps[0]]))
+    explained = CAUSES[what.kind].in_data and not _unexplained(evidence)
+    after = right[steps[0] :]
+    if right[: steps[0]].any() and after.mean() < lines.RIGHT_SHARE.value and not explained:
+        return make_cause("from step", value=str(steps[0]))
+    return None
+
+
+def _unexplained(evidence: LossEvidence) -> bool:
+    """Whether it is not known what is wrong with the wrong rows, columns or elements.
+
+    A finding says it in parentheses, as in "rows 3-4 of 256 (zero)".
+    """
+    first = evidence.findings[0] if evidence.findings else None
+    return first is not None and first.kind in CAUSES and CAUSES[first.kind].in_data and "(" not in first.detail
+
+
+def _of_report(evidence: LossEvidence) -> list[Cause]:
+    """A reported number that no order of summation can explain, beside a gradient that is right."""
+    if evidence.wrong.any() or evidence.record.status == "failed":
+        return []
+    gradient_is_right = not evidence.failed("gradient") and _off_in_contract(evidence, "loss")
+    if evidence.wrong_loss.any() or (evidence.failed("value") and gradient_is_right):
+        return [make_cause("report")]
+    return []
+
+
+def _off_in_contract(evidence: LossEvidence, what: str) -> bool:
+    """Whether the reason of the contract's item "value" says that the gradient, or the loss, is off.
+
+    The contract stores reasons as text alone.
+    """
+    return f"the {what} is" in evidence.contract.get("value", ("", ""))[1]
+
+
+def _of_contract(evidence: LossEvidence) -> list[Cause]:
+    """The items of the contract that failed: one cause for all of them, grad_output apart."""
+    failed = {item: reason for item, (status, reason) in evidence.contract.items() if status == "failed"}
+    if evidence.wrong.any():  # the training shows these at full size, the contract on a few rows only
+        failed = {item: reason for item, reason in failed.items() if item not in ("value", "gradcheck")}
+    if "repeatable" in failed:  # the other failures follow from it
+        failed = {item: reason for item, reason in failed.items() if item in (*RANDOM, "mutation")}
+    causes = []
+    if "grad_output" in failed:
+        causes.append(make_cause("grad_output", detail=failed.pop("grad_output")))
+    if "value" in failed and _off_in_contract(evidence, "gradient") and evidence.audited.any():
+        causes.append(Cause("partial batch", f"right in the training, wrong on a few rows: {failed['value']}"))
+    if failed:
+        causes.append(make_cause("contract", detail="; ".join(f"{item}: {reason}" for item, reason in failed.items())))
+    return causes
