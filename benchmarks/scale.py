@@ -26,6 +26,7 @@ from rich.console import Console
 from parity.cluster import connection, placement, workers
 from parity.judge import odd_elements
 from parity.judge.differences import SCHEMA as DIFFERENCES
+from parity.judge.fleet import Fleet
 from parity.judge.judging import differences_tables, judge
 from parity.plan.device import parse_devices
 from parity.plan.loss_spec import parse_losses
@@ -137,8 +138,9 @@ def _measure(cluster: workers.Cluster, trials: int, out: Path) -> dict[str, floa
         gatherer.close()
     trained_s = time.process_time()
     run = read_run(out)
-    odd_elements.plan_replays(run, planned)
-    judgement = judge(run)
+    fleet = Fleet(run.trials, run.traces)
+    odd_elements.plan_replays(run, planned, fleet)
+    judgement = judge(run, fleet=fleet)
     judged_s = time.process_time()
     write_tables(out / "differences.parquet", DIFFERENCES, differences_tables(judgement))
     write_json(out / "summary.json", summarize(judgement))

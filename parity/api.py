@@ -19,6 +19,7 @@ from parity.driver import begun, judge_run, repeat_odd_trials, seal_run, train, 
 from parity.ground.errors import Trouble
 from parity.judge import Judgement, PairVerdict, differences_tables
 from parity.judge.differences import SCHEMA as DIFFERENCES
+from parity.judge.fleet import Fleet
 from parity.judge.verdict import rank
 from parity.plan.device import parse_devices
 from parity.plan.loss_spec import parse_losses
@@ -244,10 +245,12 @@ def run_trials(trials: Sequence[Trial], data: dict[str, np.ndarray], out: Path, 
         info = describe(title, trials, data=None)
         write_json(out / "run.json", info)
         train(trials, executor, data, out, resumable=False, quiet=True)
-        stored, _ = repeat_odd_trials(read_run(out), trials, executor, data)
-        seal_run(out, info)
+        stored = read_run(out)
         stored = replace(stored, traces=dict(stored.traces))  # read now, since the directory may be temporary
-        return CheckResult(stored, judge_run(stored))
+        fleet = Fleet(stored.trials, stored.traces)
+        stored, _ = repeat_odd_trials(stored, trials, executor, data, fleet)
+        seal_run(out, info)
+        return CheckResult(stored, judge_run(stored, fleet))
 
 
 def _parse_losses(given: Sequence[str | Callable[..., Any]], shipped: Sequence[str]) -> tuple[CodeSpec, ...]:

@@ -16,6 +16,7 @@ import pyarrow as pa
 from parity.ground.errors import Trouble
 from parity.judge import Judgement, differences_tables, judge, odd_elements
 from parity.judge.differences import SCHEMA as DIFFERENCES
+from parity.judge.fleet import Fleet
 from parity.plan.device import Device
 from parity.plan.trial import Settings, Trial
 from parity.plan.user_code import CodeSpec
@@ -120,7 +121,7 @@ def train(
 
 
 def repeat_odd_trials(
-    stored: StoredRun, trials: Sequence[Trial], executor: Executor, data: dict[str, np.ndarray]
+    stored: StoredRun, trials: Sequence[Trial], executor: Executor, data: dict[str, np.ndarray], fleet: Fleet
 ) -> tuple[StoredRun, bool]:
     """Repeats the trials that differ from those of their class, and stores which elements differ.
 
@@ -129,6 +130,7 @@ def repeat_odd_trials(
         trials: The trials of the plan.
         executor: Where they run.
         data: The task's data; dtype[rows, ...] by name.
+        fleet: The devices of the run, in classes.
 
     Returns:
         The run with the table of differing elements, and whether the repetition was interrupted.
@@ -136,7 +138,7 @@ def repeat_odd_trials(
     Raises:
         Trouble: A trial could not be started, the cluster fails, or the table cannot be written.
     """
-    replays = odd_elements.plan_replays(stored, trials)
+    replays = odd_elements.plan_replays(stored, trials, fleet)
     if not replays:
         return stored, False
     print(f"{len(replays)} odd: repeated up to the first differing step, to see which elements differ", file=sys.stderr)
@@ -161,13 +163,17 @@ def seal_run(out: StoragePath, info: Mapping[str, Any]) -> None:
     forget_journal(out)
 
 
-def judge_run(stored: StoredRun) -> Judgement:
+def judge_run(stored: StoredRun, fleet: Fleet | None = None) -> Judgement:
     """Judges a stored run, and stores the verdicts in differences.parquet and summary.json.
+
+    Args:
+        stored: The run.
+        fleet: Its devices, where they have been classified already.
 
     Raises:
         Trouble: A trace is damaged, or a file cannot be written.
     """
-    judgement = judge(stored)
+    judgement = judge(stored, fleet=fleet)
     write_tables(stored.directory / "differences.parquet", DIFFERENCES, differences_tables(judgement))
     write_json(stored.directory / "summary.json", summarize(judgement))
     return judgement

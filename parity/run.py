@@ -21,6 +21,7 @@ from parity.driver import begun, finish_recording, judge_run, repeat_odd_trials,
 from parity.ground import interrupt
 from parity.ground.command import guarded
 from parity.ground.errors import Trouble
+from parity.judge.fleet import Fleet
 from parity.plan.device import Device, parse_devices
 from parity.plan.loss_spec import parse_losses
 from parity.plan.options import make_parser
@@ -90,13 +91,13 @@ def run(options: argparse.Namespace, given: Sequence[str]) -> int:
         # What a loss prints must not end up in a document.
         aside = contextlib.nullcontext() if options.format == "text" else contextlib.redirect_stdout(sys.stderr)
         with aside:
-            stored, interrupted = _measure(started.options if started else options, given, started, held)
-        return _report(stored, interrupted=interrupted, form=options.format)
+            stored, fleet, interrupted = _measure(started.options if started else options, given, started, held)
+        return _report(stored, fleet, interrupted=interrupted, form=options.format)
 
 
 def _measure(
     options: argparse.Namespace, given: Sequence[str], started: Started | None, held: contextlib.ExitStack
-) -> tuple[StoredRun, bool]:
+) -> tuple[StoredRun, Fleet | None, bool]:
     """Plans, trains and stores.
 
     Args:
@@ -106,7 +107,8 @@ def _measure(
         held: Is given the lock of a new run directory, which the caller holds until the run is judged.
 
     Returns:
-        The stored run, and whether it was interrupted.
+        The stored run, its devices (None where it was interrupted before they were classified), and whether it was
+        interrupted.
     """
     request = _parse_request(options)
     out = started.directory if started else _choose_out(options.out)
@@ -126,12 +128,13 @@ def _measure(
         unused.pop_all()  # from here on the directory holds something worth keeping
         interrupt.keep(out)
         interrupted = train(trials, executor, request.data, out)
-        stored = read_run(out)
+        stored, fleet = read_run(out), None
         if not interrupted:
-            stored, interrupted = repeat_odd_trials(stored, trials, executor, request.data)
+            fleet = Fleet(stored.trials, stored.traces)
+            stored, interrupted = repeat_odd_trials(stored, trials, executor, request.data, fleet)
     if not interrupted:
         seal_run(out, info)
-    return stored, interrupted
+    return stored, fleet, interrupted
 
 
 def _parse_request(options: argparse.Namespace) -> _Request:
@@ -216,10 +219,10 @@ def _describe(
     return asked | fingerprint(trials, data)
 
 
-def _report(stored: StoredRun, *, interrupted: bool, form: str) -> int:
+def _report(stored: StoredRun, fleet: Fleet | None = None, *, interrupted: bool, form: str) -> int:
     """Judges what was stored, stores the verdicts, prints them and writes the page; returns the exit status."""
     out = stored.directory
-    judgement = judge_run(stored)
+    judgement = judge_run(stored, fleet)
     print_report(stored, judgement, form=form)
     page = write_page(stored, judgement)
     message = f"Stored in {out}; report: {page}"

@@ -1,4 +1,4 @@
-"""How two trials of different runs relate: what differs between them, and what they owe each other."""
+"""How two trials of different runs relate: what differs between them, and whether they must produce equal bits."""
 
 from __future__ import annotations
 
@@ -9,15 +9,24 @@ from collections.abc import Sequence
 import numpy as np
 
 from parity.judge.pairs import Between, Pair
-from parity.judge.sides import Side, StepErrors
+from parity.judge.sides import ComparedRun, StepErrors
 from parity.plan import lines
 from parity.store.trials import SOFTWARE, TrialRecord
 
-# Facts of the hardware: what differs here does not owe the same bits.
-OWED_HARDWARE = ("cpu_model", "cpu_isa", "gpu_name")
+# Facts about the processor. Different processors need not produce equal bits; `store.trials.HARDWARE` also has the
+# kernels that were in use, which may differ on equal processors.
+PROCESSOR = ("cpu_model", "cpu_isa", "gpu_name")
 
 
-def make_pair(earlier: Side, later: Side, baseline: TrialRecord, candidate: TrialRecord) -> Pair:
+def pair_across_runs(earlier: ComparedRun, later: ComparedRun, baseline: TrialRecord, candidate: TrialRecord) -> Pair:
+    """The pair of two trials of different runs, with everything that is known to differ between them.
+
+    Args:
+        earlier: The run of the baseline.
+        later: The run of the candidate.
+        baseline: A trial of the earlier run.
+        candidate: A trial of the later run.
+    """
     recorded = any(side.run.info.get("recorded") for side in (earlier, later))
     code = [
         name
@@ -32,12 +41,14 @@ def make_pair(earlier: Side, later: Side, baseline: TrialRecord, candidate: Tria
         if any(getattr(baseline, each) != getattr(candidate, each) for each in found)
         and not (recorded and name == "task")
     ]
-    code += ["data"] if differ(*(side.run.info.get("data_xxh3") for side in (earlier, later))) else []
-    code += ["lr"] if differ(baseline.lr, candidate.lr) else []
+    code += ["data"] if known_to_differ(*(side.run.info.get("data_xxh3") for side in (earlier, later))) else []
+    code += ["lr"] if known_to_differ(baseline.lr, candidate.lr) else []
     code += ["optimizer"] if "lr" not in code and _optimizers_differ(baseline, candidate) else []
-    hardware = [name for name in OWED_HARDWARE if differ(getattr(baseline, name), getattr(candidate, name))]
+    hardware = [name for name in PROCESSOR if known_to_differ(getattr(baseline, name), getattr(candidate, name))]
     kernels = [] if "device" in code or hardware else ["cpu_capability"]
-    software = [name for name in (*SOFTWARE, *kernels) if differ(getattr(baseline, name), getattr(candidate, name))]
+    software = [
+        name for name in (*SOFTWARE, *kernels) if known_to_differ(getattr(baseline, name), getattr(candidate, name))
+    ]
     found = [*code, *hardware, *software]
     between = Between(
         differ=tuple((name, *_values(name, earlier, later, baseline, candidate)) for name in found),
@@ -48,8 +59,10 @@ def make_pair(earlier: Side, later: Side, baseline: TrialRecord, candidate: Tria
     return Pair(", ".join(found) or "run", baseline, candidate, between)
 
 
-def _values(name: str, earlier: Side, later: Side, baseline: TrialRecord, candidate: TrialRecord) -> tuple[str, str]:
-    """What the two have there, in words."""
+def _values(
+    name: str, earlier: ComparedRun, later: ComparedRun, baseline: TrialRecord, candidate: TrialRecord
+) -> tuple[str, str]:
+    """The values of one setting or fact in both, in words."""
     if name == "data":
         left, right = (str(side.run.info.get("data_xxh3"))[:12] for side in (earlier, later))
     elif name in ("task", "loss"):
@@ -64,29 +77,32 @@ def _values(name: str, earlier: Side, later: Side, baseline: TrialRecord, candid
 
 
 def _apart(
-    earlier: Side,
-    later: Side,
+    earlier: ComparedRun,
+    later: ComparedRun,
     baseline: TrialRecord,
     candidate: TrialRecord,
     settings: Sequence[str],
 ) -> str | None:
-    """Why the runs' own steps in float64 say nothing of the pair, or None."""
+    """Why the steps that each run checked against float64 cannot be compared, or None."""
     if settings:
         return f"the runs differ in {' and '.join(settings)}, so they need not take the same steps"
     norms = [record.initial_norms for record in (baseline, candidate)]
     if norms[0] and norms[1] and not _same(norms[0], norms[1]):
-        return "they begin with different parameters, so they need not take the same steps"
+        return "they start from different parameters, so they need not take the same steps"
     for record, side in ((baseline, earlier), (candidate, later)):
         if not record.initial_norms or record.trial not in side.errors:
-            why = record.shared_error or record.audit_error or "--quick, or an earlier parity"
-            return f"{record.run} held no step against float64 ({why})"
+            why = (
+                record.shared_error or record.audit_error or "it ran with --quick, or with an earlier version of parity"
+            )
+            return f"{record.run} checked no step against float64 ({why})"
     return _other_function(*(side.errors[record.trial] for record, side in ((baseline, earlier), (candidate, later))))
 
 
 def _other_function(baseline: StepErrors, candidate: StepErrors) -> str | None:
-    """Why the first steps in float64 are not of one function from one state, or None where they are.
+    """Why the first steps in float64 are not those of one function from one state, or None where they are.
 
-    Equal states give them equal tensors: what is left is rounding of the initial parameters, where these differ in it.
+    From equal states one function gives equal tensors in float64. Initial parameters that differ by their rounding move
+    them a little.
     """
     for place, row in candidate.items():
         step, quantity, tensor = place
@@ -95,19 +111,19 @@ def _other_function(baseline: StepErrors, candidate: StepErrors) -> str | None:
             if not (math.isclose(*norms, rel_tol=lines.SAME_FUNCTION.value) or all(map(math.isnan, norms))):
                 what = f"{quantity} {tensor}" if tensor else quantity
                 return (
-                    f"their first steps do not compute the same: in float64 the norm of {what} is {norms[0]:.9g} and "
-                    f"{norms[1]:.9g}"
+                    "their first steps do not compute the same function: in float64 the norm of "
+                    f"{what} is {norms[0]:.9g} and {norms[1]:.9g}"
                 )
     return None
 
 
 def _same(left: Sequence[float], right: Sequence[float]) -> bool:
-    """Whether parameters of these norms may be the same but for their last bits."""
+    """Whether parameters with these norms may be equal except for their last bits."""
     return len(left) == len(right) and bool(np.allclose(left, right, rtol=lines.SAME_NORMS.value, atol=0))
 
 
 def _optimizers_differ(baseline: TrialRecord, candidate: TrialRecord) -> bool:
-    """Whether the optimizers are of other classes, or set otherwise in what both have: a new torch adds settings."""
+    """Whether the optimizers differ in class, or in a setting that both have: a newer torch may add settings."""
     left, right = baseline.optimizer, candidate.optimizer
     if left is None or right is None:
         return False
@@ -116,13 +132,13 @@ def _optimizers_differ(baseline: TrialRecord, candidate: TrialRecord) -> bool:
 
 
 def _settings(optimizer: str) -> dict[str, list[str]]:
-    """The values of each setting, one for each group of parameters; of the classes, under ""."""
+    """The values of each setting, one for each group of parameters; the names of the classes under ""."""
     found: dict[str, list[str]] = {"": re.findall(r"(\w+)\(", optimizer)}
     for name, value in re.findall(r"(\w+)=(\([^)]*\)|[^,;)]*)", optimizer):
         found.setdefault(name, []).append(value)
     return found
 
 
-def differ(left: object, right: object) -> bool:
-    """Whether two facts are known and not the same."""
+def known_to_differ(left: object, right: object) -> bool:
+    """Whether both facts are known, and not equal."""
     return left is not None and right is not None and left != right

@@ -1,4 +1,4 @@
-"""The decision on one pair: from what was found of it to a verdict and its cause."""
+"""The decision on one pair: from the evidence to a verdict and its cause."""
 
 from dataclasses import dataclass
 
@@ -8,33 +8,37 @@ from parity.judge.decide_loss import LossAudit
 from parity.judge.differences import Comparison
 from parity.judge.fleet import DeviceClass
 from parity.judge.onset import TRAINED, first_true
-from parity.judge.pairs import Between, Pair
+from parity.judge.pairs import Between, Pair, Role
 from parity.judge.permutation_test import SpreadTest
-from parity.judge.verdict import Onset
+from parity.judge.verdict import Onset, VerdictWord
 from parity.plan import lines
 from parity.store.trials import TrialRecord
 
 
-def failure(record: TrialRecord) -> str:
-    """A failed trial in a sentence."""
+def describe_failure(record: TrialRecord) -> str:
+    """What failed, where, and why, in one sentence."""
     place = f" at step {record.failed_step}" if record.failed_step is not None else ""
     host = f" on {record.host}" if record.host else ""
     return f"Trial {record.trial} failed{place}{host}: {record.error}."
 
 
 @dataclass(frozen=True)
-class Case:
-    """A pair on its way to a verdict.
+class PairEvidence:
+    """What is known of a pair before its verdict.
 
     Attributes:
+        pair: The two trials.
+        comparison: Their traces, side by side.
+        audit: The audit of their losses, or None.
+        device_audit: The audit of the candidate's steps from shared states, or None.
         onset: The first step and quantity beyond rounding, or None.
-        beyond: Why that is no rounding, or None.
-        causes: What explains it.
+        beyond: Why rounding cannot explain the onset, or None.
+        causes: What explains the onset.
         broken: Whether the candidate's loss broke its contract.
-        unsteady: "baseline" or "candidate", whose replicas disagree, or None.
-        spread: Whether the two are spread alike; None where neither is unsteady.
-        equals: The class of which both devices are, so that they owe each other equal bits, or None.
-        odd_source: Whether the steps of the device audit came from a device that is odd in its class.
+        unsteady: The side whose replicas disagree, the baseline first; None where neither side's do.
+        spread: Whether the replicas of both sides are spread alike; None where neither side is unsteady.
+        equals: The class that both devices belong to, so that they must produce equal bits, or None.
+        odd_source: Whether the shared states came from a device that is odd in its class.
     """
 
     pair: Pair
@@ -45,118 +49,126 @@ class Case:
     beyond: str | None
     causes: tuple[Cause, ...]
     broken: bool
-    unsteady: str | None
+    unsteady: Role | None
     spread: SpreadTest | None
     equals: DeviceClass | None
     odd_source: bool
 
 
-def decide(case: Case) -> tuple[str, str | None]:
-    """Verdict and cause. A decision that is local to a step goes before any doubt about the runs as a whole."""
-    pair, comparison = case.pair, case.comparison
-    told = "; ".join(cause.text for cause in case.causes)
+def decide(evidence: PairEvidence) -> tuple[VerdictWord, str | None]:
+    """The verdict on a pair and its cause; the cause is None for an identical pair.
+
+    What a single step decides goes before any doubt about the runs as a whole.
+    """
+    pair, comparison = evidence.pair, evidence.comparison
     if pair.candidate.status == "failed" and pair.candidate.failure == "node":
-        return "inconclusive", failure(pair.candidate)
+        return "inconclusive", describe_failure(pair.candidate)
     if pair.candidate.status == "failed":
-        return "failed", failure(pair.candidate)
-    if case.odd_source and not case.equals:
-        return "inconclusive", "not decided locally: the steps to take came from a device that is odd in its class"
-    if case.beyond is not None:
-        return "diverged", "; ".join(dict.fromkeys([*(cause.text for cause in case.causes), case.beyond]))
-    if case.broken:
-        return "failed", told
-    doubt = _doubt(case)
+        return "failed", describe_failure(pair.candidate)
+    if evidence.odd_source and not evidence.equals:
+        return "inconclusive", "not decided locally: the shared states came from a device that is odd in its class"
+    if evidence.beyond is not None:
+        return "diverged", "; ".join(dict.fromkeys([*(cause.text for cause in evidence.causes), evidence.beyond]))
+    if evidence.broken:
+        return "failed", "; ".join(cause.text for cause in evidence.causes)
+    doubt = _doubt(evidence)
     if doubt:
         return "inconclusive", doubt
-    if case.unsteady == "baseline" and (pair.axis in ("loss", "device") or pair.between):
-        return _decide_unsteady(case)
+    if evidence.unsteady == "baseline" and (pair.axis in ("loss", "device") or pair.between):
+        return _decide_unsteady(evidence)
     if comparison.first() is None:
-        if case.unsteady:
-            return "inconclusive", f"no difference here, but the {case.unsteady}'s replicas disagree"
+        if evidence.unsteady:
+            return "inconclusive", f"no difference here, but the {evidence.unsteady}'s replicas disagree"
         return "identical", None
     if pair.between:
-        return _decide_between(case, pair.between)
+        return _decide_between(evidence, pair.between)
     if pair.axis == "replica":
         return "inconclusive", "replicas disagree: this loss on this device is not deterministic"
     if pair.axis == "device":
-        if case.device_audit is None:
+        if evidence.device_audit is None:
             why_not = pair.candidate.shared_error or "it took no step from the baseline's states"
             return "inconclusive", f"not decided locally: {why_not}"
         return "rounding", "each step from a shared state is as near to float64 as rounding allows"
-    return _decide_loss(case)
+    return _decide_loss(evidence)
 
 
-def _decide_unsteady(case: Case) -> tuple[str, str]:
-    """Of a baseline whose replicas disagree, and a candidate that is nowhere beyond rounding and that noise."""
-    told = "the baseline's replicas disagree"
-    if case.spread is None:
-        return "inconclusive", told
-    local = case.device_audit is not None or case.audit is not None
-    if case.spread.rejected and not local:
-        return "diverged", f"{told}, and the candidate's are not spread like them: {case.spread.explain()}"
-    return "inconclusive", f"{told}: {case.spread.explain()}"
+def _decide_unsteady(evidence: PairEvidence) -> tuple[VerdictWord, str]:
+    """The verdict where the baseline's replicas disagree, and no step of the candidate is beyond rounding."""
+    noise = "the baseline's replicas disagree"
+    if evidence.spread is None:
+        return "inconclusive", noise
+    local = evidence.device_audit is not None or evidence.audit is not None
+    if evidence.spread.rejected and not local:
+        return "diverged", f"{noise}, and the candidate's are spread differently: {evidence.spread.explain()}"
+    return "inconclusive", f"{noise}: {evidence.spread.explain()}"
 
 
-def _decide_between(case: Case, between: Between) -> tuple[str, str]:
-    """Of two runs that differ, and are nowhere beyond rounding."""
-    parting = case.comparison.first(among=TRAINED)
-    if parting is None:
-        return _decide_loss(case)
-    if case.device_audit:
-        unseen = [quantity for quantity in TRAINED[1:] if quantity not in case.device_audit.quantities]
+def _decide_between(evidence: PairEvidence, between: Between) -> tuple[VerdictWord, str]:
+    """The verdict on two runs that differ, and are nowhere beyond rounding."""
+    first = evidence.comparison.first(among=TRAINED)
+    if first is None:
+        return _decide_loss(evidence)
+    if evidence.device_audit:
+        unseen = [quantity for quantity in TRAINED[1:] if quantity not in evidence.device_audit.quantities]
         if not unseen:
-            return "rounding", "the steps that both runs held against float64 are as near to it as rounding allows"
+            return "rounding", "the steps that both runs checked against float64 are as near to it as rounding allows"
         if not between.same_machine:
             return "inconclusive", (
-                "the steps that both held against float64 are as near to it as rounding allows, "
-                f"but {' and '.join(unseen)} could not be held against it"
+                "the steps that both checked against float64 are as near to it as rounding allows, "
+                f"but {' and '.join(unseen)} could not be checked against it"
             )
-    if not between.same_machine or parting.quantity == "output":
-        why_not = between.apart or f"the {parting.quantity} parts at step {parting.step}, and what differs is not known"
+    if not between.same_machine or first.quantity == "output":
+        why_not = (
+            between.apart or f"the {first.quantity} first differs at step {first.step}, and the reason is not known"
+        )
         return "inconclusive", f"not decided locally: {why_not}"
-    sides = (case.pair.baseline, case.pair.candidate)
+    sides = (evidence.pair.baseline, evidence.pair.candidate)
     unaudited = [f"{record.run}: {record.audit_error}" for record in sides if record.audit_error]
-    if parting.quantity == "output_grad" and unaudited:
+    if first.quantity == "output_grad" and unaudited:
         return "inconclusive", f"no audit; {'; '.join(unaudited)}"
-    if parting.quantity == "output_grad" and not _one_oracle(case.comparison, parting.step):
+    if first.quantity == "output_grad" and not _one_oracle(evidence.comparison, first.step):
         oracles = " and ".join(record.oracle for record in sides)
-        return "inconclusive", f"they are held against different losses: {oracles}"
-    return _decide_loss(case)
+        return "inconclusive", f"they are audited against different losses: {oracles}"
+    return _decide_loss(evidence)
 
 
 def _one_oracle(comparison: Comparison, step: int) -> bool:
-    """Whether the losses of a step with equal outputs are so near that both can be right for the same float64 loss."""
+    """Whether two losses of equal outputs are so near that both can be right for the same float64 loss.
+
+    Each is off from its own oracle by its audit error; the norm of a gradient also by the rounding of its sum.
+    """
     loss, error_u, norm, grad_error_u = (
         [float(side[step]) for side in comparison.both(name)]
         for name in ("loss", "loss_error_u", "output_grad_norm", "grad_error_u")
     )
     dtype = comparison.baseline.record.loss_dtype
-    unit = 2.0 ** -{"float16": 11, "bfloat16": 8, "float32": 24, "float64": 53}.get(dtype or "", 24)
+    u = 2.0 ** -{"float16": 11, "bfloat16": 8, "float32": 24, "float64": 53}.get(dtype or "", 24)
     return all(
-        abs(left - right) <= (sum(errors_u) + lines.NORM_ERROR.value) * unit * max(abs(left), abs(right))
+        abs(left - right) <= (sum(errors_u) + lines.NORM_ERROR.value) * u * max(abs(left), abs(right))
         for (left, right), errors_u in ((loss, error_u), (norm, grad_error_u))
     )
 
 
-def _decide_loss(case: Case) -> tuple[str, str]:
-    """Of a loss (or of noise) that differs, and is nowhere beyond rounding."""
-    audit = case.audit
-    parting = case.comparison.first(among=TRAINED)
-    if parting is None:
+def _decide_loss(evidence: PairEvidence) -> tuple[VerdictWord, str]:
+    """The verdict on a loss, or on noise, that differs and is nowhere beyond rounding."""
+    audit = evidence.audit
+    first = evidence.comparison.first(among=TRAINED)
+    if first is None:
         beyond = audit.explain_loss() if audit else None
-        far = f", by more than any order of summation can do ({beyond})" if beyond else ""
-        return "report-only", f"only the reported number differs{far}; the gradient and all after it are equal"
-    if parting.quantity == "param_grad" and _laid_out_otherwise(case.comparison, parting.step):
+        far = f", by more than any order of summation can explain ({beyond})" if beyond else ""
+        return "report-only", f"only the reported number differs{far}; the gradient and everything after it are equal"
+    if first.quantity == "param_grad" and _laid_out_otherwise(evidence.comparison, first.step):
         return "rounding", "the gradient has equal values in another memory layout, which are summed in another order"
-    if parting.quantity != "output_grad":
+    if first.quantity != "output_grad":
         return (
             "inconclusive",
-            f"the {parting.quantity} parts at step {parting.step} while the gradient before it is equal: not the loss",
+            f"the {first.quantity} first differs at step {first.step}, while the gradient before it is equal: "
+            "the loss is not the cause",
         )
     if audit is None:
-        reason = case.pair.candidate.audit_error or case.pair.baseline.audit_error
+        reason = evidence.pair.candidate.audit_error or evidence.pair.baseline.audit_error
         return "inconclusive", f"no audit: {reason}" if reason else "no audit: --audit-every 0"
-    if case.pair.axis == "noise":
+    if evidence.pair.axis == "noise":
         return "rounding", "the baseline's own gradient, randomly rounded by 1 ulp at each step"
     return "rounding", "the gradient is as near to float64 as rounding allows"
 
@@ -166,16 +178,16 @@ def _laid_out_otherwise(comparison: Comparison, step: int) -> bool:
     return bool(baseline[step] != candidate[step])
 
 
-def _doubt(case: Case) -> str | None:
-    """Why there is nothing to hold the pair against, or None."""
-    pair, comparison = case.pair, case.comparison
+def _doubt(evidence: PairEvidence) -> str | None:
+    """Why the pair cannot be compared as a whole, or None."""
+    pair, comparison = evidence.pair, evidence.comparison
     if pair.baseline.status == "failed":
-        return f"the baseline failed: {failure(pair.baseline)}"
+        return f"the baseline failed: {describe_failure(pair.baseline)}"
     for record in (pair.baseline, pair.candidate):
         if record.status != "complete":
             of = f" of {record.steps}" if record.steps != comparison.steps else ""
             return f"{record.trial} was interrupted: {comparison.steps}{of} steps can be compared"
-    inputs = first_true(comparison.differs["input"])
+    inputs = first_true(comparison.differs_in("input"))
     if inputs is not None:
-        return f"the inputs differ from step {inputs}: other data"
+        return f"the inputs differ from step {inputs} on: the data is not the same"
     return None

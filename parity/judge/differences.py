@@ -1,23 +1,19 @@
-"""How far two traces are apart, step by step: which quantities differ, and the sizes. NumPy and Arrow only.
+"""How far two traces differ, step by step: which quantities, and by how much. NumPy and Arrow only.
 
 Letters: S steps that both traces have.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from parity.ground.errors import Trouble
 from parity.judge.fleet import same_hardware
+from parity.judge.trial_trace import TrialTrace
 from parity.judge.ulp import bits_differ, relative, ulp_distance
 from parity.store.schema import NAME, column, describe_table
 from parity.store.trace import NORMED_QUANTITIES, QUANTITIES, TENSOR_QUANTITIES
-from parity.store.traces import read_columns
-from parity.store.trials import TrialRecord
 
 SCHEMA = describe_table(
     "a step that both trials of a pair have",
@@ -46,16 +42,17 @@ class Difference:
     """The first difference of two traces.
 
     Attributes:
-        step: From 0.
-        epoch: From 0.
-        batch: Of the epoch, from 0.
-        quantity: The first of the step, in the order of computation.
-        tensor: The first in that order too; None for a quantity of one tensor.
-        baseline: The loss; of another quantity its digest (16 hexadecimal digits), or its norm where only that differs.
-        candidate: Likewise.
+        step: Optimizer step, from 0.
+        epoch: Epoch, from 0.
+        batch: Batch of the epoch, from 0.
+        quantity: The first quantity of the step that differs, in the order of computation.
+        tensor: The first tensor of it that differs, in that order too; None for a quantity of one tensor.
+        baseline: The baseline's loss; for another quantity its digest (16 hexadecimal digits), or its norm where only
+            the norms differ.
+        candidate: The same of the candidate.
         abs: |candidate - baseline|; None for digests.
         rel: abs / |baseline|; None for digests.
-        ulp: For losses that are no NaN, else None.
+        ulp: Distance of two losses that are numbers, else None.
     """
 
     step: int
@@ -70,51 +67,37 @@ class Difference:
     ulp: int | None
 
 
-@dataclass(frozen=True)
-class Trace:
-    """A stored trace, and the record of its trial; the table is fetched when it is needed."""
-
-    record: TrialRecord
-    traces: Mapping[str, pa.Table] = field(repr=False)
-
-    @cached_property
-    def steps(self) -> int:
-        """How many it has."""
-        return len(self._column("step"))
-
-    def values(self, name: str) -> np.ndarray:
-        """A column, a null of floats as NaN; dtype[steps]."""
-        return np.asarray(self._column(name).to_numpy())
-
-    def digests(self, quantity: str) -> np.ndarray:
-        """Digest of each parameter tensor; uint64[steps, P]."""
-        rows = self._column(f"{quantity}_digests")
-        count = len(self.record.param_names)
-        flat = pc.list_flatten(rows).to_numpy()
-        if flat.size != len(rows) * count:
-            raise Trouble(f"Trace {self.record.trace} is damaged: its {quantity}_digests are not {count} in each row.")
-        return np.asarray(flat.reshape(len(rows), count))
-
-    def _column(self, name: str) -> pa.ChunkedArray:
-        return read_columns(self.traces, self.record.trial, [name])[name]
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Comparison:
     """Two traces side by side, over the steps that both have."""
 
-    baseline: Trace
-    candidate: Trace
+    baseline: TrialTrace
+    candidate: TrialTrace
+    _differs: dict[str, np.ndarray] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def steps(self) -> int:
-        """S."""
+        """Number of common steps, S."""
         return min(self.baseline.steps, self.candidate.steps)
 
-    @cached_property
+    @property
     def differs(self) -> dict[str, np.ndarray]:
         """Whether anything that is stored of a quantity differs, bit for bit; bool[S] for each quantity."""
-        return {quantity: self._differs(quantity) for quantity in QUANTITIES}
+        return {quantity: self.differs_in(quantity) for quantity in QUANTITIES}
+
+    def differs_in(self, quantity: str) -> np.ndarray:
+        """Whether anything that is stored of a quantity differs, bit for bit; bool[S]."""
+        if quantity not in self._differs:
+            differs = self._digests_differ(quantity)
+            if quantity == "loss":
+                differs = differs | bits_differ(*self.both("loss"))
+            # Only on equal hardware do equal tensors have equal norms: a norm is rounded as its device adds it up.
+            norm = f"{quantity}_norm"
+            comparable = same_hardware(self.baseline.record, self.candidate.record)
+            if quantity in NORMED_QUANTITIES and comparable and not self.baseline.has_same(norm, self.candidate):
+                differs = differs | bits_differ(*self.both(norm))
+            self._differs[quantity] = differs
+        return self._differs[quantity]
 
     @cached_property
     def loss_abs(self) -> np.ndarray:
@@ -140,11 +123,11 @@ class Comparison:
 
     def first(self, *, among: tuple[str, ...] = QUANTITIES) -> Difference | None:
         """The first difference in any of the quantities, or None."""
-        anywhere = np.logical_or.reduce([self.differs[quantity] for quantity in among])
+        anywhere = np.logical_or.reduce([self.differs_in(quantity) for quantity in among])
         if not anywhere.any():
             return None
         step = int(np.argmax(anywhere))
-        quantity = next(quantity for quantity in among if self.differs[quantity][step])
+        quantity = next(quantity for quantity in among if self.differs_in(quantity)[step])
         return self._describe(step, quantity)
 
     def table(self, axis: str) -> pa.Table:
@@ -165,26 +148,24 @@ class Comparison:
             with np.errstate(divide="ignore", invalid="ignore"):
                 columns[f"{quantity}_norm_ratio"] = candidate / baseline
         for quantity in QUANTITIES:
-            columns[f"{quantity}_differs"] = self.differs[quantity]
+            columns[f"{quantity}_differs"] = self.differs_in(quantity)
         return pa.table({name: columns[name] for name in SCHEMA.names}, schema=SCHEMA)
 
-    def _differs(self, quantity: str) -> np.ndarray:
-        differs = self._digests_differ(quantity)
-        if quantity == "loss":
-            differs |= bits_differ(*self.both("loss"))
-        # Only there equal tensors have equal norms: a norm's own rounding depends on the device that adds it up.
-        if quantity in NORMED_QUANTITIES and same_hardware(self.baseline.record, self.candidate.record):
-            differs |= bits_differ(*self.both(f"{quantity}_norm"))
-        return differs
-
     def _digests_differ(self, quantity: str) -> np.ndarray:
-        differs: np.ndarray = np.not_equal(*self.both(f"{quantity}_digest"))
+        name = f"{quantity}_digest"
+        if self.baseline.has_same(name, self.candidate):
+            differs = np.zeros(self.steps, bool)
+        else:
+            differs = np.not_equal(*self.both(name))
         return differs | self._tensors_differ(quantity).any(axis=1) if quantity in TENSOR_QUANTITIES else differs
 
     def _tensors_differ(self, quantity: str) -> np.ndarray:
-        """bool[S, P]; all True where the two have not the same parameters."""
+        """Whether each parameter tensor differs; bool[S, P], or bool[S, 1] where all are equal or the names differ."""
+        same_names = self.baseline.record.param_names == self.candidate.record.param_names
+        if same_names and self.baseline.has_same(f"{quantity}_digests", self.candidate):
+            return np.zeros((self.steps, 1), bool)
         baseline, candidate = (trace.digests(quantity)[: self.steps] for trace in (self.baseline, self.candidate))
-        if self.baseline.record.param_names != self.candidate.record.param_names:
+        if not same_names:
             return np.ones((self.steps, 1), bool)
         differs: np.ndarray = baseline != candidate
         return differs
@@ -202,7 +183,7 @@ class Comparison:
         return Difference(step, epoch, batch, quantity, None, baseline, candidate, abs=absolute, rel=rel, ulp=ulp)
 
     def _numbers(self, step: int, quantity: str) -> tuple[float, float] | None:
-        """The losses where they differ, the norms where nothing else does; None where digests tell the difference."""
+        """The losses where they differ, the norms where nothing else does; None where digests show the difference."""
         if quantity == "loss":
             sides = self.both("loss")
         elif quantity in NORMED_QUANTITIES and not self._digests_differ(quantity)[step]:

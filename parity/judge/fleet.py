@@ -1,7 +1,7 @@
-"""Classes of equal devices, the majority in each, and the odd ones: a function of what is stored.
+"""Classes of equal devices, the majority in each, and the odd devices: a function of what is stored.
 
-Devices of equal hardware, software and settings must compute the same bits. So in each class the trials of one loss and
-seed vote with their whole traces, and a device whose traces are not those of the majority is odd.
+Devices with equal hardware, software and settings must compute the same bits. So in each class the trials of one loss
+and seed vote with their whole traces, and a device whose traces differ from those of the majority is odd.
 """
 
 from collections import Counter, defaultdict
@@ -9,41 +9,31 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
 import pyarrow as pa
-import xxhash
 
+from parity.judge.trial_trace import Columns, TrialTrace
 from parity.plan.device import parse_device
-from parity.store.trace import NORMED_QUANTITIES, QUANTITIES, TENSOR_QUANTITIES
-from parity.store.traces import read_columns
 from parity.store.trials import HARDWARE, SOFTWARE, TrialRecord
-
-# What two traces are equal in, if they are equal.
-_SIGNED = (
-    *(f"{quantity}_digest" for quantity in QUANTITIES),
-    *(f"{quantity}_digests" for quantity in TENSOR_QUANTITIES),
-    *(f"{quantity}_norm" for quantity in NORMED_QUANTITIES),
-)
 
 
 @dataclass(frozen=True)
 class HardwareClass:
-    """What devices must have in common to owe each other equal bits.
+    """What devices must have in common so that they must produce equal bits.
 
     Attributes:
-        settings: The device without its place.
-        facts: Values of `HARDWARE` and `SOFTWARE`; empty of a trial that never began.
+        settings: The device's name without its place in the cluster.
+        facts: Values of `HARDWARE` and `SOFTWARE`; the device's name alone for a trial that never began.
     """
 
     settings: str
     facts: tuple[object, ...]
 
     def explain(self) -> str:
-        """The class in words, without what it does not have."""
+        """The class in words, without the facts that it does not have."""
         found = dict(zip((*HARDWARE, *SOFTWARE), self.facts, strict=False))
-        told = [found.get("gpu_name"), found.get("cpu_model"), found.get("cpu_capability")]
+        models = [found.get("gpu_name"), found.get("cpu_model"), found.get("cpu_capability")]
         versions = [f"{name} {found[name]}" for name in ("torch", "numpy", "gpu_driver") if found.get(name)]
-        return ", ".join([self.settings, *(str(part) for part in told if part), *versions])
+        return ", ".join([self.settings, *(str(part) for part in models if part), *versions])
 
 
 @dataclass(frozen=True)
@@ -63,76 +53,83 @@ class Vote:
 
     @property
     def odd(self) -> tuple[TrialRecord, ...]:
-        """The trials that are not of the majority; empty where there is none."""
+        """The trials outside the majority; empty where there is no majority."""
         return tuple(record for group in self.groups[1:] for record in group) if self.decided else ()
 
 
 @dataclass(frozen=True)
-class OddUnit:
-    """A device that parts from the majority of its class.
+class OddDevice:
+    """A device that differs from the majority of its class.
 
     Attributes:
-        device: Its name.
-        trials: Of it that part.
-        repeats: How many of its replicas were looked at; of trials where there is one replica.
-        parted: How many of those part.
-        by: "replicas" or "trials".
+        device: Name of the device.
+        trials: Its trials that differ from the majority.
+        repeats: Number of its replicas that took part in a vote; of its trials where it has one replica only.
+        differing: Number of those that differ from the majority.
+        by: What is counted, "replicas", "trials" or "trial".
     """
 
     device: str
     trials: tuple[TrialRecord, ...]
     repeats: int
-    parted: int
+    differing: int
     by: str
 
     @property
     def recurrence(self) -> str:
-        """How often it parts, and what that says."""
-        count = f"{self.parted} of {self.repeats} {self.by}"
-        if self.parted < self.repeats:
-            return f"sometimes, {count}: an unreliable unit"
+        """How often it differs, and what that says about it."""
+        count = f"{self.differing} of {self.repeats} {self.by}"
+        if self.differing < self.repeats:
+            return f"sometimes, {count}: an unreliable device"
         if self.repeats == 1:
-            return f"{count}: add --replicas 5 to tell a broken unit from an unreliable one"
-        return f"always, {count}: a wrong setting or a broken unit"
+            return f"{count}: add --replicas 5 to distinguish a broken device from an unreliable one"
+        return f"always, {count}: a wrong setting or a broken device"
 
 
 @dataclass(frozen=True)
 class DeviceClass:
-    """Devices that owe each other equal bits.
+    """Devices that must produce equal bits.
 
     Attributes:
         label: A, B, ... in the order of the plan.
-        hardware: What they have in common.
-        devices: Names, in the order of the plan.
-        votes: One for each loss and seed of which a trial is complete.
-        odd: The devices that part from the majority.
-        reference: The device that the others are held against: the first that is of the majority in all that it did.
+        hardware: What the devices have in common.
+        devices: Their names, in the order of the plan.
+        votes: One vote for each loss and seed with a complete trial.
+        odd: The devices that differ from the majority.
+        reference: The device that the others are compared with: the first that is in the majority in all its trials.
     """
 
     label: str
     hardware: HardwareClass
     devices: tuple[str, ...]
     votes: tuple[Vote, ...]
-    odd: tuple[OddUnit, ...]
+    odd: tuple[OddDevice, ...]
     reference: str
 
     @property
     def split(self) -> bool:
-        """Whether some traces differ without a majority that could say whose fault it is."""
+        """Whether some traces differ, without a majority that could show which are wrong."""
         return any(len(vote.groups) > 1 and not vote.decided for vote in self.votes)
 
 
 class Fleet:
-    """The devices of a stored run, in classes."""
+    """The devices of a stored run, in classes.
+
+    Attributes:
+        traces: The trace of each trial, by its name.
+        classes: The classes, in the order of the plan.
+    """
 
     def __init__(self, trials: Sequence[TrialRecord], traces: Mapping[str, pa.Table]) -> None:
+        columns = Columns(traces)
+        self.traces = {record.trial: TrialTrace(record, columns) for record in trials}
         members: dict[tuple[str, HardwareClass], list[TrialRecord]] = defaultdict(list)
         known = {record.unit: class_of(record) for record in trials if record.cpu_model or record.torch}
         for record in trials:
             if not record.noise:
                 members[record.run, known.get(record.unit) or class_of(record)].append(record)
         self.classes = tuple(
-            _make_class(class_label(number), hardware, records, traces)
+            _make_class(class_label(number), hardware, records, self.traces)
             for number, ((_, hardware), records) in enumerate(members.items())
         )
         self._unreachable = {
@@ -141,23 +138,23 @@ class Fleet:
             if not each.votes and any(record.failure == "node" for record in records)
         }
         self._by_device = {device: each for each in self.classes for device in each.devices}
-        self._odd_trials = {record.trial for each in self.classes for unit in each.odd for record in unit.trials}
+        self._odd_trials = {record.trial for each in self.classes for device in each.odd for record in device.trials}
 
     def of(self, record: TrialRecord) -> DeviceClass:
         """The class of a trial's device."""
         return self._by_device[record.unit]
 
     def alike(self, left: TrialRecord, right: TrialRecord) -> bool:
-        """Whether two devices are different ones of a class."""
+        """Whether the trials ran on two different devices of one class."""
         return left.unit != right.unit and self.of(left) is self.of(right)
 
     def odd(self, record: TrialRecord) -> bool:
-        """Whether the trial is not of the majority of its class."""
+        """Whether the trial differs from the majority of its class."""
         return record.trial in self._odd_trials
 
     @cached_property
     def first(self) -> DeviceClass:
-        """The class that the others are held against: of the first device whose node did not fail it."""
+        """The class that the others are compared with: that of the first device whose node did not fail."""
         return next((each for each in self.classes if each.label not in self._unreachable), self.classes[0])
 
     @property
@@ -175,25 +172,15 @@ def class_of(record: TrialRecord) -> HardwareClass:
 
 
 def same_hardware(left: TrialRecord, right: TrialRecord) -> bool:
-    """Whether two trials ran on devices of a class."""
+    """Whether two trials ran on devices of one class."""
     return class_of(left) == class_of(right)
 
 
-def signature(traces: Mapping[str, pa.Table], trial: str) -> int:
-    """A digest of all that is compared of a trial's trace."""
-    digest = xxhash.xxh3_64()
-    for name in _SIGNED:
-        for chunk in read_columns(traces, trial, [name])[name].chunks:
-            values = chunk.flatten() if pa.types.is_list(chunk.type) else chunk
-            digest.update(np.ascontiguousarray(values.to_numpy(zero_copy_only=False)).data)
-    return digest.intdigest()
-
-
 def software_differences(trials: Sequence[TrialRecord]) -> list[str]:
-    """Sentences on the software that is not the same on all nodes of a run; empty where it is."""
+    """Sentences on the software that differs between the nodes of a run; empty where none does."""
     found: list[str] = []
     if any(record.run for record in trials):
-        return found  # of several runs, each pair tells it
+        return found  # for several runs, the notes on each pair say it
     for name in SOFTWARE:
         nodes: dict[str, dict[str, None]] = {}
         for record in trials:
@@ -201,8 +188,8 @@ def software_differences(trials: Sequence[TrialRecord]) -> list[str]:
             if value is not None:
                 nodes.setdefault(value, {})[record.node or record.device] = None
         if len(nodes) > 1:
-            told = "; ".join(f"{value} on {_listed(list(where))}" for value, where in nodes.items())
-            found.append(f"Software differs between nodes: {name} {told}.")
+            versions = "; ".join(f"{value} on {_listed(list(where))}" for value, where in nodes.items())
+            found.append(f"Software differs between nodes: {name} {versions}.")
     return found
 
 
@@ -211,7 +198,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _make_class(
-    label: str, hardware: HardwareClass, records: Sequence[TrialRecord], traces: Mapping[str, pa.Table]
+    label: str, hardware: HardwareClass, records: Sequence[TrialRecord], traces: Mapping[str, TrialTrace]
 ) -> DeviceClass:
     ballots: dict[tuple[str, int], list[TrialRecord]] = {}
     for record in records:
@@ -219,23 +206,25 @@ def _make_class(
             ballots.setdefault((record.loss_name, record.seed), []).append(record)
     votes = tuple(_count(ballot, traces) for ballot in ballots.values())
     devices = tuple(dict.fromkeys(record.unit for record in records))
-    odd = _odd_units(votes, devices)
-    parted = {unit.device: len(unit.trials) for unit in odd}
-    # Of a class without a majority, the first device of the largest group; of failed ones, whichever did most.
+    odd = _odd_devices(votes, devices)
+    differing = {each.device: len(each.trials) for each in odd}
+    # Without a majority it is the first device of the largest group; among failed ones, the one that completed most.
     whole = Counter(record.unit for record in records if record.status == "complete")
     leading = {record.unit for vote in votes for record in vote.groups[0]}
-    reference = min(devices, key=lambda device: (parted.get(device, 0), -whole[device], device not in leading))
+    reference = min(devices, key=lambda device: (differing.get(device, 0), -whole[device], device not in leading))
     return DeviceClass(label, hardware, devices, votes, odd, reference)
 
 
-def _count(ballot: Sequence[TrialRecord], traces: Mapping[str, pa.Table]) -> Vote:
-    groups: dict[int, list[TrialRecord]] = {}
+def _count(ballot: Sequence[TrialRecord], traces: Mapping[str, TrialTrace]) -> Vote:
+    if len(ballot) == 1:  # alone it agrees with itself, so its trace need not be read
+        return Vote((tuple(ballot),))
+    groups: dict[tuple[bytes, ...], list[TrialRecord]] = {}
     for record in ballot:
-        groups.setdefault(signature(traces, record.trial), []).append(record)
+        groups.setdefault(traces[record.trial].signature(), []).append(record)
     return Vote(tuple(tuple(group) for group in sorted(groups.values(), key=len, reverse=True)))
 
 
-def _odd_units(votes: Sequence[Vote], devices: Sequence[str]) -> tuple[OddUnit, ...]:
+def _odd_devices(votes: Sequence[Vote], devices: Sequence[str]) -> tuple[OddDevice, ...]:
     trials: dict[str, list[TrialRecord]] = {device: [] for device in devices}
     cast: dict[str, list[TrialRecord]] = {device: [] for device in devices}
     for vote in votes:
@@ -244,19 +233,23 @@ def _odd_units(votes: Sequence[Vote], devices: Sequence[str]) -> tuple[OddUnit, 
         if vote.decided:
             for record in (record for group in vote.groups for record in group):
                 cast[record.unit].append(record)
-    return tuple(_odd_unit(device, trials[device], cast[device]) for device in devices if trials[device])
+    return tuple(_odd_device(device, trials[device], cast[device]) for device in devices if trials[device])
 
 
-def _odd_unit(device: str, odd: Sequence[TrialRecord], cast: Sequence[TrialRecord]) -> OddUnit:
+def _odd_device(device: str, odd: Sequence[TrialRecord], cast: Sequence[TrialRecord]) -> OddDevice:
     replicas = {record.replica for record in cast}
     if len(replicas) > 1:
-        parted = {record.replica for record in odd}
-        return OddUnit(device, tuple(odd), len(replicas), len(parted), "replicas")
-    return OddUnit(device, tuple(odd), len(cast), len(odd), "trials" if len(cast) > 1 else "trial")
+        differing = {record.replica for record in odd}
+        return OddDevice(device, tuple(odd), len(replicas), len(differing), "replicas")
+    return OddDevice(device, tuple(odd), len(cast), len(odd), "trials" if len(cast) > 1 else "trial")
 
 
 def class_label(number: int) -> str:
-    """Of a class by its number, from 0: A to Z, then AA and so on."""
+    """The label of a class by its number, from 0: A to Z, then AA and so on.
+
+    >>> class_label(0), class_label(27)
+    ('A', 'AB')
+    """
     letters = ""
     number += 1
     while number:

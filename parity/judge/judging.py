@@ -5,47 +5,52 @@ A function of the stored run alone, so judging twice says the same; needs neithe
 Letters: S steps that both traces have.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 
 from parity.judge.causes import Cause
-from parity.judge.decide import Case, decide, failure
+from parity.judge.decide import PairEvidence, decide, describe_failure
 from parity.judge.decide_device import DeviceAudit, audit_device
 from parity.judge.decide_loss import LossAudit, audit_loss
-from parity.judge.differences import Comparison, Difference, Trace
+from parity.judge.differences import Comparison, Difference
 from parity.judge.find_causes import LossEvidence, contract_of, find_causes, findings_of
 from parity.judge.fleet import Fleet
 from parity.judge.onset import find_onset, find_onset_between, find_unequal_onset, first_true, nan_side, one_sided_nan
-from parity.judge.pairs import Pair, make_pairs
+from parity.judge.pairs import Pair, Role, make_pairs
 from parity.judge.replicas import Replicas, group_of
-from parity.judge.verdict import VERDICTS, FirstErrors, Judgement, Largest, Onset, PairVerdict, rank
+from parity.judge.trial_trace import is_long
+from parity.judge.verdict import VERDICTS, FirstErrors, Judgement, Largest, Onset, PairVerdict, VerdictWord, rank
 from parity.store.stored_run import StoredRun
+from parity.store.trace import QUANTITIES
 from parity.store.trials import TrialRecord
 
 
-def judge(run: StoredRun, pairs: tuple[Pair, ...] | None = None) -> Judgement:
+def judge(run: StoredRun, pairs: tuple[Pair, ...] | None = None, *, fleet: Fleet | None = None) -> Judgement:
     """Judges every pair of a stored run, or the pairs that are given.
 
     Args:
-        run: As it was read, or several as `run_pairs.join` joins them.
-        pairs: Of its trials; None for those of `make_pairs`.
+        run: A run as it was read, or several as `several_runs.join` joins them.
+        pairs: Pairs of its trials; None for those of `make_pairs`.
+        fleet: The devices of the same run where they are known already, so that they are not classified again.
 
     Raises:
         Trouble: A trace is damaged.
     """
-    fleet = Fleet(run.trials, run.traces)
+    fleet = fleet or Fleet(run.trials, run.traces)
     if pairs is None:
         pairs = make_pairs(run.trials, fleet, across=not run.info.get("quick"))
-    replicas = Replicas(run)
-    traces = {record.trial: Trace(record, run.traces) for record in run.trials}
-    comparisons = [Comparison(traces[pair.baseline.trial], traces[pair.candidate.trial]) for pair in pairs]
+    replicas = Replicas(fleet.traces.values())
+    comparisons = [
+        Comparison(*(fleet.traces[each.trial] for each in (pair.baseline, pair.candidate))) for pair in pairs
+    ]
+    _compare_long(comparisons)
     verdicts = tuple(
         _judge_pair(run, pair, comparison, replicas, fleet) for pair, comparison in zip(pairs, comparisons, strict=True)
     )
     trouble = _failed_baseline(run.trials, pairs)
-    worst = max((verdict.verdict for verdict in verdicts), key=rank, default="inconclusive")
+    worst: VerdictWord = max((verdict.verdict for verdict in verdicts), key=rank, default="inconclusive")
     return Judgement(worst, 2 if trouble else VERDICTS[worst].exit_status, trouble, verdicts, fleet)
 
 
@@ -55,19 +60,31 @@ def differences_tables(judgement: Judgement) -> Iterator[pa.Table]:
         yield verdict.comparison.table(verdict.pair.axis)
 
 
+def _compare_long(comparisons: Sequence[Comparison]) -> None:
+    """Compares long traces quantity by quantity, so that a baseline's column is read once for all its candidates.
+
+    Pair by pair, the columns of one pair would push out those that the next pair needs.
+    """
+    long = [each for each in comparisons if is_long(each.baseline.record) or is_long(each.candidate.record)]
+    for quantity in QUANTITIES:
+        for comparison in long:
+            comparison.differs_in(quantity)
+
+
 def _failed_baseline(trials: tuple[TrialRecord, ...], pairs: tuple[Pair, ...]) -> str | None:
-    """The failure of a trial that is nobody's candidate, so that nothing stands to be held against it."""
+    """The failure of a trial that is only a baseline, so that nothing can be compared with it; None if none failed."""
     candidates = {pair.candidate.trial for pair in pairs}
     for trial in trials:
         if trial.status == "failed" and trial.trial not in candidates:
-            return f"The baseline failed: {failure(trial)}"
+            return f"The baseline failed: {describe_failure(trial)}"
     return None
 
 
 def _judge_pair(run: StoredRun, pair: Pair, comparison: Comparison, replicas: Replicas, fleet: Fleet) -> PairVerdict:
+    """The verdict on a pair, with its evidence."""
     groups = [group_of(record) for record in (pair.baseline, pair.candidate)]
-    sides = zip(("baseline", "candidate"), groups, strict=True)
-    unsteady = next((side for side, group in sides if group in replicas.unsteady), None)
+    roles: tuple[Role, Role] = ("baseline", "candidate")
+    unsteady = next((role for role, group in zip(roles, groups, strict=True) if group in replicas.unsteady), None)
     spread = replicas.compare(*groups) if unsteady and (pair.axis in ("loss", "device") or pair.between) else None
     audited = (pair.axis in ("loss", "noise") or pair.between) and comparison.steps
     audit = audit_loss(comparison, steady=unsteady != "baseline") if audited else None
@@ -88,10 +105,10 @@ def _judge_pair(run: StoredRun, pair: Pair, comparison: Comparison, replicas: Re
     causes = _causes(run, pair, comparison, audit, device_audit, onset, contract=contract)
     source = _source_of_shared_steps(run, pair)
     odd_source = source is not None and fleet.odd(source)
-    case = Case(
+    evidence = PairEvidence(
         pair, comparison, audit, device_audit, onset, beyond, causes, broken, unsteady, spread, equals, odd_source
     )
-    verdict, cause = decide(case)
+    verdict, cause = decide(evidence)
     onset = onset if verdict == "diverged" else None
     first = comparison.first() if comparison.steps else None
     return PairVerdict(
@@ -127,7 +144,7 @@ def _first_errors(
 
 
 def _contract(run: StoredRun, pair: Pair) -> dict[str, tuple[str, str]]:
-    """What the candidate's loss did on its device, in whichever trial was asked."""
+    """The contract of the candidate's loss on its device, from whichever trial checked it; empty on other axes."""
     if pair.axis != "loss":
         return {}
     key = (pair.candidate.loss_name, pair.candidate.unit)
@@ -145,6 +162,7 @@ def _causes(
     *,
     contract: dict[str, tuple[str, str]],
 ) -> tuple[Cause, ...]:
+    """What explains the onset: the first error of a device, or what is known of a loss; empty on other axes."""
     if device_audit and device_audit.first and onset:
         return (Cause("precision" if device_audit.first.rounding else "unknown", device_audit.first.explain()),)
     if pair.axis != "loss" and not pair.between:
@@ -168,7 +186,7 @@ def _causes(
 
 
 def _source_of_shared_steps(run: StoredRun, pair: Pair) -> TrialRecord | None:
-    """The trial from whose states the candidate took its steps: of the first device."""
+    """The trial of the first device, from whose states the candidate took its steps."""
     if pair.axis != "device" or pair.between:
         return None
     key = (pair.candidate.loss_name, run.trials[0].device, pair.candidate.seed, pair.candidate.replica)
@@ -177,6 +195,7 @@ def _source_of_shared_steps(run: StoredRun, pair: Pair) -> TrialRecord | None:
 
 
 def _largest(comparison: Comparison) -> Largest:
+    """The largest relative difference of the losses; steps where one is NaN do not count."""
     if not comparison.steps:
         return Largest(None, 0.0, 0.0, 0)
     sizes = np.where(np.isnan(comparison.loss_rel), -1.0, comparison.loss_rel)

@@ -1,4 +1,4 @@
-"""Which elements and bits an odd device gets wrong: its trial and a right one repeated up to where they part."""
+"""Which elements and bits an odd device gets wrong: its trial and a right one are repeated up to their difference."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -6,56 +6,57 @@ from typing import Any
 
 import numpy as np
 
-from parity.judge.differences import Comparison, Difference, Trace
+from parity.judge.differences import Comparison, Difference
 from parity.judge.fleet import Fleet
 from parity.plan.trial import Trial
 from parity.store.events import Captured, Event
 from parity.store.stored_run import StoredRun
 
-# A fleet with more odd devices has a setting that is wrong; the bits of these show which.
-REPEATED_UNITS = 8
+# In a fleet with more odd devices than these a setting is wrong, and the bits of these show which. The number is chosen
+# so that the repeats take no longer than a few trials.
+REPEATED_DEVICES = 8
 
 
 @dataclass(frozen=True)
 class Replay:
-    """An odd trial and its reference, both to be repeated up to where they part."""
+    """An odd trial and its reference, both to be repeated up to their first difference."""
 
     odd: Trial
     reference: Trial
 
 
-def plan_replays(run: StoredRun, trials: Sequence[Trial]) -> tuple[Replay, ...]:
-    """The first odd trial of each odd device, with that of the reference of its class.
+def plan_replays(run: StoredRun, trials: Sequence[Trial], fleet: Fleet) -> tuple[Replay, ...]:
+    """The first odd trial of each odd device, each with a trial of the majority to compare it with.
 
     Args:
-        run: As it was stored.
-        trials: The plan's.
+        run: The run as it was stored.
+        trials: The trials of the plan.
+        fleet: The devices of the same run.
     """
-    fleet = Fleet(run.trials, run.traces)
     planned = {trial.name: trial for trial in trials}
     records = {(each.loss_name, each.device, each.seed, each.replica): each for each in run.trials if not each.noise}
     replays = []
     for each in fleet.classes:
-        for unit in each.odd:
-            odd = unit.trials[0]
-            alike = [records[odd.loss_name, device, odd.seed, odd.replica] for device in each.devices]
+        for device in each.odd:
+            odd = device.trials[0]
+            alike = [records[odd.loss_name, name, odd.seed, odd.replica] for name in each.devices]
             others = (record for record in alike if record.status == "complete" and not fleet.odd(record))
             right = next(others, None)
             if right is None:
-                continue  # the failed have nothing to be held against
-            first = _parting(run, right.trial, odd.trial)
+                continue  # all others failed, so there is nothing to compare it with
+            first = _first_difference(fleet, right.trial, odd.trial)
             capture = (first.step, first.quantity, first.tensor)
             sides = (replace(planned[name], capture=capture) for name in (odd.trial, right.trial))
             replays.append(Replay(*sides))
-    return tuple(replays[:REPEATED_UNITS])
+    return tuple(replays[:REPEATED_DEVICES])
 
 
 def repeat(replays: Sequence[Replay], events: Iterable[Sequence[Event]]) -> list[dict[str, Any]]:
-    """What came of the repeats, as rows of `evidence.REPLAYS`; none of a repeat that failed.
+    """The results of the repeats, as rows of `tables.REPLAYS`; a repeat that failed has no row.
 
     Args:
-        replays: What was asked for.
-        events: Of the trials of `to_train`.
+        replays: The trials that were repeated.
+        events: Events of the trials of `to_train`.
     """
     captured = {
         (event.trial, event.capture): event.values for some in events for event in some if isinstance(event, Captured)
@@ -80,10 +81,12 @@ def to_train(replays: Sequence[Replay]) -> tuple[Trial, ...]:
 
 
 def explain(row: Mapping[str, Any]) -> str:
-    """A row of `evidence.REPLAYS` in words."""
+    """A row of `tables.REPLAYS` in words."""
     where = f"{row['quantity']} {row['tensor']}" if row["tensor"] else row["quantity"]
     if not row["differing"]:
-        return f"repeated, step {row['step']} came out as in {row['reference']}: it does not recur each time"
+        return (
+            f"repeated, step {row['step']} gave the same bits as {row['reference']}: the fault does not recur each time"
+        )
     bits = ", ".join(map(str, row["bits"]))
     return (
         f"repeated, {row['differing']} of {row['elements']} elements of {where} differ at step {row['step']}, in bit"
@@ -92,16 +95,14 @@ def explain(row: Mapping[str, Any]) -> str:
     )
 
 
-def _parting(run: StoredRun, baseline: str, candidate: str) -> Difference:
-    records = {record.trial: record for record in run.trials}
-    sides = (Trace(records[name], run.traces) for name in (baseline, candidate))
-    first = Comparison(*sides).first()
+def _first_difference(fleet: Fleet, baseline: str, candidate: str) -> Difference:
+    first = Comparison(fleet.traces[baseline], fleet.traces[candidate]).first()
     assert first is not None, "an odd trial differs from one of the majority"
     return first
 
 
 def _compare(baseline: np.ndarray | None, candidate: np.ndarray | None) -> dict[str, Any] | None:
-    """Element by element and bit by bit; None where there is nothing to compare."""
+    """The elements and bits that differ, as columns of `tables.REPLAYS`; None where there is nothing to compare."""
     if baseline is None or candidate is None or (baseline.shape, baseline.dtype) != (candidate.shape, candidate.dtype):
         return None
     kind = np.dtype(f"u{baseline.dtype.itemsize}")

@@ -11,55 +11,73 @@ from parity.judge.verdict import Onset
 from parity.plan import lines
 from parity.store.trace import NORMED_QUANTITIES, QUANTITIES
 
-# What the training itself is made of: the loss's number is only reported.
+# The quantities that the training is made of: the number of the loss is only reported.
 TRAINED = tuple(quantity for quantity in QUANTITIES if quantity != "loss")
 
 
 def find_onset(
     comparison: Comparison, audit: LossAudit | None, device_audit: DeviceAudit | None
 ) -> tuple[Onset, str] | tuple[None, None]:
-    """The first step and quantity that is beyond rounding, or NaN on one side only, and why; Nones if there is none."""
+    """The first step and quantity that is beyond rounding, or NaN on one side only, and why.
+
+    Returns:
+        (None, None) where there is none.
+    """
     found = [one_sided_nan(comparison)]
     if audit:
         found.append(_audit_onset(comparison, audit))
     if device_audit:
         found.append(_device_onset(comparison, device_audit))
-    # Of the same step a NaN goes first, since what follows from it is beyond rounding too.
+    # A NaN goes before the other onsets of its step: what follows from it is beyond rounding too.
     return min((each for each in found if each), key=lambda each: each[0].step, default=(None, None))
 
 
 def find_onset_between(
     comparison: Comparison, between: Between, *, steady: bool
 ) -> tuple[Onset, str] | tuple[None, None]:
-    """Of two runs without a wrong gradient: what else is no rounding where they part, or Nones."""
+    """The onset of two runs whose gradients are right: where they first differ, if rounding cannot explain that.
+
+    Args:
+        comparison: The two traces.
+        between: What differs between the runs.
+        steady: Whether the replicas of both sides are equal to the bit.
+
+    Returns:
+        The onset and why it is beyond rounding, or (None, None).
+    """
     first = comparison.first(among=TRAINED)
     if first is None or first.quantity == "input":
         return None, None
     why = _changed_update(comparison, first.step) if first.quantity == "param" else None
     if why is None and between.owed and steady:
         why = (
-            "nothing that is known differs (code, settings, software, hardware), and yet the bits do: code that they "
-            "import may have changed, or the device does not repeat itself"
+            "nothing that is recorded differs (code, settings, software, hardware), yet the bits do: code that they "
+            "import may have changed, or the device does not reproduce its own results"
         )
     return (_at(comparison, first.step, first.quantity, first.tensor), why) if why else (None, None)
 
 
 def _changed_update(comparison: Comparison, step: int) -> str | None:
-    """What the optimizers made different of gradients that are equal to the bit, or None where that is not known."""
+    """Why the parameters differ after gradients that are equal to the bit; None where that is not known."""
     norms = [float(side[step]) for side in comparison.both("step_grad_norm")]
     if abs(norms[0] - norms[1]) > lines.CHANGED_NORM.value * max(norms):
         return (
-            "the gradients of backward are equal to the bit, and their norm at the optimizer's step is "
-            f"{norms[0]:.6g} in the baseline and {norms[1]:.6g} in the candidate: clipping, or what else changes them"
+            "the gradients from backward are equal to the bit, but their norm at the optimizer's step is "
+            f"{norms[0]:.6g} in the baseline and {norms[1]:.6g} in the candidate: something changes them in between, "
+            "such as clipping"
         )
     rates = [trace.record.lr for trace in (comparison.baseline, comparison.candidate)]
     if None not in rates and rates[0] != rates[1]:
-        return f"the gradients are equal to the bit, and the learning rates are {rates[0]} and {rates[1]}"
+        return f"the gradients are equal to the bit, but the learning rates are {rates[0]} and {rates[1]}"
     return None
 
 
 def one_sided_nan(comparison: Comparison) -> tuple[Onset, str] | None:
-    inputs = first_true(comparison.differs["input"])
+    """The first step at which a loss or a norm is NaN on one side only, and which; None where there is none.
+
+    Steps whose inputs differ are not looked at: other data may well give a NaN.
+    """
+    inputs = first_true(comparison.differs_in("input"))
     comparable = np.arange(comparison.steps) < (comparison.steps if inputs is None else inputs)
     quantities = ("loss", *NORMED_QUANTITIES)
     sides = {name: np.not_equal(*(np.isnan(side) for side in comparison.both(_number(name)))) for name in quantities}
@@ -73,7 +91,7 @@ def one_sided_nan(comparison: Comparison) -> tuple[Onset, str] | None:
 def _audit_onset(comparison: Comparison, audit: LossAudit) -> tuple[Onset, str] | None:
     beyond = audit.beyond()
     if comparison.first(among=TRAINED) is None:
-        beyond["loss"] &= False  # report-only, however far off the number is
+        beyond["loss"] &= False  # nothing but the reported number differs: report-only, however far off it is
     step = first_true(np.logical_or.reduce(list(beyond.values())))
     if step is None:
         return None
@@ -87,7 +105,10 @@ def _device_onset(comparison: Comparison, audit: DeviceAudit) -> tuple[Onset, st
         return _at(comparison, audit.first.step, audit.first.quantity, audit.first.tensor), audit.first.explain()
     first = comparison.first()
     if audit.unrepeated is not None and first is not None:
-        why = "taken again from the same state, the step came to other bits: the device does not repeat itself"
+        why = (
+            "repeated from the same state, the step produced different bits: the device does not reproduce its own "
+            "results"
+        )
         return _at(comparison, first.step, first.quantity, first.tensor), why
     return None
 
@@ -95,19 +116,23 @@ def _device_onset(comparison: Comparison, audit: DeviceAudit) -> tuple[Onset, st
 def find_unequal_onset(
     comparison: Comparison, equals: DeviceClass, pair: Pair
 ) -> tuple[Onset, str] | tuple[None, None]:
-    """Of two devices of a class: the first difference of any size, since there should be none."""
+    """The onset of two devices of one class: their first difference of any size, since there should be none.
+
+    Returns:
+        The onset and whose fault it is, or (None, None).
+    """
     first = comparison.first()
     if first is None:
         return None, None
     onset = _at(comparison, first.step, first.quantity, first.tensor)
-    odd = {record.trial for unit in equals.odd for record in unit.trials}
+    odd = {record.trial for device in equals.odd for record in device.trials}
     blamed = [record.device for record in (pair.candidate, pair.baseline) if record.trial in odd]
     if blamed:
-        told = f"{' and '.join(blamed)} part{'s' if len(blamed) == 1 else ''} from the majority"
-        return onset, f"equal devices must agree to the bit, and {told} of class {equals.label}"
+        differing = f"{' and '.join(blamed)} differ{'s' if len(blamed) == 1 else ''}"
+        return onset, f"equal devices must agree to the bit, and {differing} from the majority of class {equals.label}"
     return onset, (
         "equal devices must agree to the bit, and these two do not; "
-        f"class {equals.label}, of {len(equals.devices)}, has no majority, so either may be the odd one"
+        f"class {equals.label}, of {len(equals.devices)} devices, has no majority, so either may be the odd one"
     )
 
 
@@ -125,8 +150,14 @@ def nan_side(comparison: Comparison, quantity: str, step: int) -> Role | None:
 
 
 def _number(quantity: str) -> str:
+    """The column with the number of a quantity: the loss, or the norm of another quantity."""
     return "loss" if quantity == "loss" else f"{quantity}_norm"
 
 
 def first_true(flags: np.ndarray) -> int | None:
+    """The first index of a True, or None.
+
+    >>> first_true(np.array([False, True, True]))
+    1
+    """
     return int(np.argmax(flags)) if flags.any() else None

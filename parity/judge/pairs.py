@@ -1,4 +1,4 @@
-"""Which trials are held against each other: pairs that differ in one thing, the axis."""
+"""Which trials are compared with each other: pairs that differ in one thing, the axis."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Role = Literal["baseline", "candidate"]
 
 @dataclass(frozen=True)
 class Pair:
-    """A baseline and a candidate, and what they differ in.
+    """A baseline and a candidate, and what differs between them.
 
     Attributes:
-        axis: In a run the one thing that they differ in: "loss", "device", "replica" or "noise". Between two runs the
-            things that are known to differ, as in "device" or "torch, numpy"; "run" where there is none.
-        baseline: One side.
-        candidate: The other.
-        between: How two runs stand to each other; None for a pair of one run.
+        axis: Within a run the one thing that differs: "loss", "device", "replica" or "noise". Between two runs all
+            things that are known to differ, as in "device" or "torch, numpy"; "run" where nothing is.
+        baseline: The trial that the other is compared with.
+        candidate: The trial that is judged.
+        between: How the two runs relate; None for a pair within one run.
     """
 
     axis: str
@@ -33,13 +33,13 @@ class Pair:
 
 @dataclass(frozen=True)
 class Between:
-    """How the runs of a pair stand to each other.
+    """How the two runs of a pair relate.
 
     Attributes:
-        differ: What is known to differ: its name, and the two values.
-        owed: Whether nothing that is known differs, so that they owe each other equal bits.
-        same_machine: Whether hardware and software are, so that code or settings make the difference.
-        apart: Why the two runs' own steps in float64 say nothing of the pair, or None where they do.
+        differ: What is known to differ: its name, the baseline's value, the candidate's value.
+        owed: Whether nothing is known to differ, so that both must produce equal bits.
+        same_machine: Whether hardware and software are the same, so that only code or settings can make a difference.
+        apart: Why the steps that each run checked against float64 cannot be compared, or None where they can.
     """
 
     differ: tuple[tuple[str, str, str], ...]
@@ -49,14 +49,16 @@ class Between:
 
 
 def make_pairs(trials: Sequence[TrialRecord], fleet: Fleet, *, across: bool = True) -> tuple[Pair, ...]:
-    """Pairs each loss with the first on the same device, each device with the reference of its class, the reference of
-    each class with that of the first, each replica with the original, and the baseline with itself under random
-    rounding.
+    """Pairs the trials of a run.
+
+    Each loss is paired with the first loss on the same device, each device with the reference of its class, the
+    reference of each class with that of the first class, each replica with the original, and each noise trial with
+    the baseline.
 
     Args:
-        trials: In the order of the plan, so that the first names the baseline loss and device.
-        fleet: Of the same trials.
-        across: Whether classes are held against each other.
+        trials: The trials in the order of the plan, so that the first names the baseline loss and device.
+        fleet: The devices of the same trials.
+        across: Whether to compare classes of devices with each other.
 
     Returns:
         The pairs of losses, then of devices, of replicas and of noise; within an axis in the order of the candidates.

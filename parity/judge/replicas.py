@@ -1,53 +1,44 @@
-"""Replicas: which do not repeat, how widely they spread, and whether two groups of them are spread alike."""
+"""Replicas: which groups of them disagree, and whether two groups are spread alike."""
 
+from collections.abc import Iterable
 from functools import cache
 
 import numpy as np
-import pyarrow as pa
 
 from parity.judge.permutation_test import SpreadTest, compare_replicas
-from parity.store.stored_run import StoredRun
+from parity.judge.trial_trace import TrialTrace
 from parity.store.trace import QUANTITIES
-from parity.store.traces import read_columns
 from parity.store.trials import TrialRecord
 
-# Loss, device (and run) and seed of equal trials.
+# The loss, the device (with its run) and the seed of equal trials.
 Group = tuple[str, str, int]
 
 
 class Replicas:
-    """The groups of equal trials of a stored run."""
+    """The groups of equal trials of a stored run.
 
-    def __init__(self, run: StoredRun) -> None:
-        self._members: dict[Group, list[TrialRecord]] = {}
-        for record in run.trials:
-            if not record.noise:
-                self._members.setdefault(group_of(record), []).append(record)
-        self._traces = run.traces
+    Attributes:
+        unsteady: The groups whose replicas disagree.
+    """
+
+    def __init__(self, traces: Iterable[TrialTrace]) -> None:
+        self._members: dict[Group, list[TrialTrace]] = {}
+        for trace in traces:
+            if not trace.record.noise:
+                self._members.setdefault(group_of(trace.record), []).append(trace)
         self.unsteady = frozenset(group for group in self._members if not self._repeat(group))
-        # Each pair of the groups asks the same.
+        # Several pairs of trials belong to the same two groups, and a permutation test is expensive.
         self.compare = cache(self._compare)
 
     def _repeat(self, group: Group) -> bool:
         """Whether the replicas are equal to the bit, over the steps that they have in common."""
-        first, *others = [record.trial for record in self._members[group]]
-        return all(self._equal(first, other) for other in others)
-
-    def _equal(self, one: str, other: str) -> bool:
-        for name in (f"{quantity}_digest" for quantity in QUANTITIES):
-            left, right = (self._column(trial, name) for trial in (one, other))
-            steps = min(len(left), len(right))
-            if not left.slice(0, steps).equals(right.slice(0, steps)):
-                return False
-        return True
-
-    def _column(self, trial: str, name: str) -> pa.ChunkedArray:
-        return read_columns(self._traces, trial, [name])[name]
+        first, *others = self._members[group]
+        return all(_equal(first, other) for other in others)
 
     def _compare(self, baseline: Group, candidate: Group) -> SpreadTest | None:
-        """Whether the candidate's losses are spread as the baseline's; None where a group has no whole trial."""
+        """Whether the losses of two groups are spread alike; None where a group has no complete trial."""
         sides = [
-            [self._column(record.trial, "loss").to_numpy() for record in self._members[group] if _whole(record)]
+            [trace.values("loss") for trace in self._members[group] if trace.record.status == "complete"]
             for group in (baseline, candidate)
         ]
         return compare_replicas(*(np.stack(side) for side in sides)) if all(sides) else None
@@ -58,5 +49,12 @@ def group_of(record: TrialRecord) -> Group:
     return record.loss_name, record.unit, record.seed
 
 
-def _whole(record: TrialRecord) -> bool:
-    return record.status == "complete"
+def _equal(one: TrialTrace, other: TrialTrace) -> bool:
+    """Whether all quantities are equal to the bit, over the steps that both traces have."""
+    for name in (f"{quantity}_digest" for quantity in QUANTITIES):
+        if not one.has_same(name, other):
+            left, right = one.values(name), other.values(name)
+            steps = min(len(left), len(right))
+            if not np.array_equal(left[:steps], right[:steps]):
+                return False
+    return True

@@ -1,7 +1,7 @@
-"""Several stored runs as one, for `python -m parity.report A B`: A is the baseline of all others.
+"""Several stored runs joined into one, for `python -m parity.report A B`: A is the baseline of all others.
 
-Each trial of a later run is paired with the trial of the first that has its loss, device, seed, replica and rank. Where
-a run has none, it may be another loss, device or seed that takes the place, if there is just one that can be meant.
+Each trial of a later run is paired with the trial of the first run that has the same loss, device, seed, replica and
+rank. Where there is none, a trial with another device, loss or seed takes its place, if only one can be meant.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 import pyarrow as pa
 
 from parity.ground.errors import Trouble
-from parity.judge.between import OWED_HARDWARE, differ, make_pair
+from parity.judge.between import PROCESSOR, known_to_differ, pair_across_runs
 from parity.judge.pairs import Pair
-from parity.judge.sides import RenamedTraces, Side, StepErrors, label, read_ranks, rows_of
+from parity.judge.sides import ComparedRun, RenamedTraces, StepErrors, label, read_ranks, select_trials
 from parity.store.storage import StoragePath
 from parity.store.stored_run import StoredRun
 from parity.store.tables import EVIDENCE, SHARED_STEPS
@@ -24,11 +24,11 @@ from parity.store.trials import TrialRecord
 
 @dataclass(frozen=True)
 class Joined:
-    """Several runs as one.
+    """Several runs joined into one.
 
     Attributes:
         run: The trials that are in pairs, each named after its run; traces and evidence under these names.
-        pairs: The first run's trials are the baselines.
+        pairs: The pairs; their baselines are trials of the first run.
     """
 
     run: StoredRun
@@ -39,16 +39,19 @@ def join(directories: Sequence[StoragePath], *, across: bool) -> Joined:
     """Reads several runs and pairs their trials.
 
     Args:
-        directories: The baseline's first.
-        across: Whether to compare different hardware.
+        directories: Directories of the runs, the baseline's first.
+        across: Whether to compare runs of different hardware.
 
     Raises:
-        Trouble: One is no run, or damaged; two have no trials that could be held against each other; the hardware is
-            not the same, and `across` was not asked for.
+        Trouble: A directory is not a run, or is damaged; two runs have no trials that can be compared; or the hardware
+            differs and `across` is False.
     """
     labels = label(directories)
     runs = [
-        {rank: Side.of(run, f"{name}/{rank}" if rank else name) for rank, run in read_ranks(directory).items()}
+        {
+            rank: ComparedRun.named(run, f"{name}/{rank}" if rank else name)
+            for rank, run in read_ranks(directory).items()
+        }
         for name, directory in zip(labels, directories, strict=True)
     ]
     pairs: list[Pair] = []
@@ -56,18 +59,18 @@ def join(directories: Sequence[StoragePath], *, across: bool) -> Joined:
     steps: list[pa.Table] = []
     for name, later in zip(labels[1:], runs[1:], strict=True):
         compared = [
-            make_pair(earlier, here, *found)
+            pair_across_runs(earlier, here, *found)
             for rank, here in later.items()
             if (earlier := runs[0].get(rank))
             for found in _match(earlier.run.trials, here.run.trials)
         ]
         if not compared:
-            raise Trouble(_nothing(labels[0], runs[0], name, later))
+            raise Trouble(_nothing_to_compare(labels[0], runs[0], name, later))
         if not across:
             _check_hardware(compared)
         errors = {trial: found for side in (*runs[0].values(), *later.values()) for trial, found in side.errors.items()}
         steps += [_common_steps(errors, pair) for pair in compared if pair.between and not pair.between.apart]
-        notes += dict.fromkeys(_told(pair) for pair in compared)
+        notes += dict.fromkeys(_what_differs(pair) for pair in compared)
         notes += _left_out(labels[0], runs[0], name, later, compared)
         pairs += compared
     return Joined(_joined(directories, labels, runs, pairs, steps, notes), tuple(pairs))
@@ -76,7 +79,7 @@ def join(directories: Sequence[StoragePath], *, across: bool) -> Joined:
 def _joined(
     directories: Sequence[StoragePath],
     labels: Sequence[str],
-    runs: Sequence[Mapping[str, Side]],
+    runs: Sequence[Mapping[str, ComparedRun]],
     pairs: Sequence[Pair],
     steps: Sequence[pa.Table],
     notes: Sequence[str],
@@ -87,9 +90,11 @@ def _joined(
         wanted = {record.trial for run in each for record in run.trials}
     evidence = {kind: pa.concat_tables([run.evidence[kind] for run in each]).unify_dictionaries() for kind in EVIDENCE}
     evidence["shared_steps"] = pa.concat_tables([SHARED_STEPS.empty_table(), *steps])
-    # Its own run holds a loss to its contract; here it says something only where the loss is what differs.
-    held = {pair.candidate.trial for pair in pairs if pair.axis == "loss"}
-    evidence = {kind: rows_of(table, held if kind == "contract" else wanted) for kind, table in evidence.items()}
+    # The contract of a loss was judged in its own run; here it matters only where the losses differ.
+    contracts = {pair.candidate.trial for pair in pairs if pair.axis == "loss"}
+    evidence = {
+        kind: select_trials(table, contracts if kind == "contract" else wanted) for kind, table in evidence.items()
+    }
     info: dict[str, Any] = {
         "task": " and ".join(dict.fromkeys(str(run.info.get("task")) for run in each)),
         "command": f"python -m parity.report {' '.join(map(str, directories))}",
@@ -111,7 +116,7 @@ def _joined(
 
 
 def _match(earlier: Sequence[TrialRecord], later: Sequence[TrialRecord]) -> list[tuple[TrialRecord, TrialRecord]]:
-    """Baselines and candidates that belong together, in the order of the candidates."""
+    """The baseline of each candidate that has one, in the order of the candidates."""
     free = {_key(record): record for record in earlier if not record.noise}
     found: dict[str, tuple[TrialRecord, TrialRecord]] = {}
     waiting = []
@@ -122,7 +127,8 @@ def _match(earlier: Sequence[TrialRecord], later: Sequence[TrialRecord]) -> list
             found[record.trial] = (baseline, record)
         else:
             waiting.append(record)
-    # What is left may have another device, loss or seed: where one of each is left, they are meant.
+    # The remaining trials may have another device, loss or seed: where one value is left on each side, they belong
+    # together.
     for name in ("device", "loss_name", "seed"):
         ones, others = ({getattr(record, name) for record in side} for side in (free.values(), waiting))
         if len(ones) == len(others) == 1:
@@ -141,7 +147,7 @@ def _key(record: TrialRecord) -> tuple[str, str, int, int]:
 
 
 def _common_steps(errors: Mapping[str, StepErrors], pair: Pair) -> pa.Table:
-    """The steps that both held against float64, in the columns of shared_steps.parquet."""
+    """The steps that both trials checked against float64, in the columns of shared_steps.parquet."""
     sides = [errors[record.trial] for record in (pair.baseline, pair.candidate)]
     rows = [
         {
@@ -160,53 +166,56 @@ def _common_steps(errors: Mapping[str, StepErrors], pair: Pair) -> pa.Table:
 
 
 def _check_hardware(pairs: Sequence[Pair]) -> None:
-    """Raises `Trouble` where the hardware of a pair is not the same."""
+    """Raises `Trouble` where the hardware of a pair differs."""
     for pair in pairs:
         sides = (pair.baseline, pair.candidate)
-        names = [name for name in OWED_HARDWARE if differ(*(getattr(record, name) for record in sides))]
+        names = [name for name in PROCESSOR if known_to_differ(*(getattr(record, name) for record in sides))]
         if names or len({record.gpu_name is None for record in sides}) > 1:
             shown = names[0] if names else "gpu_name"
-            told = "; ".join(f"{record.run}: {getattr(record, shown) or record.cpu_model}" for record in sides)
+            values = "; ".join(f"{record.run}: {getattr(record, shown) or record.cpu_model}" for record in sides)
             raise Trouble(
-                f"{pair.baseline.trial} and {pair.candidate.trial} ran on different hardware ({shown}: {told}), which "
-                "does not owe the same bits. Add --across to compare them all the same."
+                f"{pair.baseline.trial} and {pair.candidate.trial} ran on different hardware ({shown}: {values}), "
+                "which need not produce the same bits. Add --across to compare them anyway."
             )
 
 
-def _told(pair: Pair) -> str:
-    """What two runs differ in, in a sentence."""
+def _what_differs(pair: Pair) -> str:
+    """What differs between the two runs of a pair, in a sentence."""
     between = pair.between
-    assert between is not None, "it is of two runs"
-    who = f"{pair.baseline.run} and {pair.candidate.run}"
+    assert between is not None, "the pair is of two runs"
+    runs = f"{pair.baseline.run} and {pair.candidate.run}"
     if not between.differ and not between.owed:
-        return f"{who} have the same settings, hardware and software; of a recorded loop the code is not known."
+        return f"{runs} have the same settings, hardware and software; the code of a recorded loop is not known."
     if not between.differ:
-        return f"{who} differ in nothing that is known: code, settings, hardware and software."
-    return f"{who} differ in {'; '.join(f'{name}: {left}, {right}' for name, left, right in between.differ)}."
+        return f"{runs} have the same code, settings, hardware and software, as far as these are recorded."
+    return f"{runs} differ in {'; '.join(f'{name}: {left}, {right}' for name, left, right in between.differ)}."
 
 
-def _nothing(first: str, runs: Mapping[str, Side], name: str, later: Mapping[str, Side]) -> str:
+def _nothing_to_compare(
+    first: str, runs: Mapping[str, ComparedRun], name: str, later: Mapping[str, ComparedRun]
+) -> str:
     has, has_too = (
         ", ".join(record.trial for side in ranks.values() for record in side.run.trials[:4]) for ranks in (runs, later)
     )
     return (
-        f"Nothing of {name} can be held against {first}: {first} has {has}; {name} has {has_too}. "
-        "Compare runs of the same losses, devices and seeds, or of which one thing differs."
+        f"No trial of {name} can be compared with {first}: {first} has {has}; {name} has {has_too}. "
+        "Compare runs with the same losses, devices and seeds, or with one difference."
     )
 
 
 def _left_out(
     first: str,
-    runs: Mapping[str, Side],
+    runs: Mapping[str, ComparedRun],
     name: str,
-    later: Mapping[str, Side],
+    later: Mapping[str, ComparedRun],
     pairs: Sequence[Pair],
 ) -> list[str]:
+    """Sentences on the trials of both runs that have no partner in the other."""
     taken = {record.trial for pair in pairs for record in (pair.baseline, pair.candidate)}
-    told = []
+    sentences = []
     for ranks, there in ((runs, name), (later, first)):
         left = [record.trial for side in ranks.values() for record in side.run.trials if record.trial not in taken]
         if left:
             more = f" and {len(left) - 3} more" if len(left) > 3 else ""
-            told.append(f"Not compared, for {there} has nothing like it: {', '.join(left[:3])}{more}.")
-    return told
+            sentences.append(f"Not compared, since {there} has no counterpart: {', '.join(left[:3])}{more}.")
+    return sentences

@@ -1,4 +1,4 @@
-"""The runs that are compared: read, named after themselves, and joined into one."""
+"""The runs that are compared with each other: reading them, and naming their trials after them."""
 
 from __future__ import annotations
 
@@ -13,28 +13,29 @@ from parity.store.storage import StoragePath
 from parity.store.stored_run import StoredRun, read_run
 from parity.store.traces import Traces, read_columns
 
+# The ranks of a distributed training are stored as runs in folders rank-0, rank-1 and so on.
 RANK = "rank-"
-# Step, quantity and tensor of a row of step_errors.parquet, and the rows by these.
+# Step, quantity and tensor of a row of step_errors.parquet; and the rows by these.
 StepPlace = tuple[int, str, str | None]
 StepErrors = Mapping[StepPlace, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
-class Side:
-    """A run, or a rank of one.
+class ComparedRun:
+    """A run that is compared with others, or one rank of it.
 
     Attributes:
-        run: With its trials named after it.
-        errors: Of the steps that it held against float64: by trial, then by step, quantity and tensor.
+        run: The run, with its trials named after it.
+        errors: The errors of the steps that it checked against float64: by trial, then by step, quantity and tensor.
     """
 
     run: StoredRun
     errors: Mapping[str, StepErrors]
 
     @classmethod
-    def of(cls, run: StoredRun, name: str) -> Side:
-        """The side of a run that is called so."""
-        named = name_run(run, name)
+    def named(cls, run: StoredRun, name: str) -> ComparedRun:
+        """A run under a name that no other of the compared runs has."""
+        named = name_trials(run, name)
         errors: dict[str, dict[StepPlace, dict[str, Any]]] = {}
         for row in named.evidence["step_errors"].to_pylist():
             errors.setdefault(row["trial"], {})[row["step"], row["quantity"], row["tensor"]] = row
@@ -42,10 +43,10 @@ class Side:
 
 
 def read_ranks(directory: StoragePath) -> dict[str, StoredRun]:
-    """The run in a directory under "", or those of its ranks under "rank-0" and so on.
+    """The run of a directory, under the name ""; or the runs of its ranks, under "rank-0" and so on.
 
     Raises:
-        Trouble: There is none, or one is damaged.
+        Trouble: The directory has neither a run nor ranks, or one of them is damaged.
     """
     if not storage.exists(directory / "run.json"):
         inside = [path.name for path in directory.glob(f"{RANK}*")] if directory.is_dir() else []
@@ -55,7 +56,7 @@ def read_ranks(directory: StoragePath) -> dict[str, StoredRun]:
 
 
 def label(directories: Sequence[StoragePath]) -> list[str]:
-    """What the runs are called: the last parts of their paths, as many as it takes to tell them apart."""
+    """Names of the runs: the last parts of their paths, as many as make them different, else with a number."""
     parts = [[part for part in str(directory).replace("\\", "/").split("/") if part] for directory in directories]
     for count in range(1, max(map(len, parts)) + 1):
         names = ["/".join(each[-count:]) for each in parts]
@@ -64,8 +65,8 @@ def label(directories: Sequence[StoragePath]) -> list[str]:
     return [f"{name}#{number}" for number, name in enumerate(names, start=1)]
 
 
-def name_run(run: StoredRun, name: str) -> StoredRun:
-    """The run with its trials named after it."""
+def name_trials(run: StoredRun, name: str) -> StoredRun:
+    """The run with its name before the names of its trials, in all tables."""
     trials = tuple(replace(record, trial=f"{name}/{record.trial}", run=name) for record in run.trials)
     originals = {new.trial: old.trial for new, old in zip(trials, run.trials, strict=True)}
     evidence = {}
@@ -77,7 +78,7 @@ def name_run(run: StoredRun, name: str) -> StoredRun:
 
 
 class RenamedTraces(Traces):
-    """Traces under other names."""
+    """Traces of one or several runs, under other names for their trials."""
 
     def __init__(self, traces: Mapping[str, pa.Table], originals: Mapping[str, str]) -> None:
         self._found = {new: (traces, old) for new, old in originals.items()}
@@ -100,10 +101,15 @@ class RenamedTraces(Traces):
         return len(self._found)
 
     def column(self, trial: str, name: str) -> pa.ChunkedArray:
+        """A column of a trace.
+
+        Raises:
+            Trouble: The trace is damaged.
+        """
         traces, original = self._found[trial]
         return read_columns(traces, original, [name])[name]
 
 
-def rows_of(table: pa.Table, trials: Container[str]) -> pa.Table:
-    """The rows of some trials."""
+def select_trials(table: pa.Table, trials: Container[str]) -> pa.Table:
+    """The rows of a table that belong to some trials."""
     return table.filter(pa.array([trial in trials for trial in table["trial"].to_pylist()], pa.bool_()))

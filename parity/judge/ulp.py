@@ -2,7 +2,7 @@
 
 import numpy as np
 
-# Integers of the same width as the floats.
+# Integers as wide as the floats.
 _INTEGERS = {"float16": np.int16, "float32": np.int32, "float64": np.int64}
 
 
@@ -15,10 +15,10 @@ def ulp_distance(baseline: np.ndarray, candidate: np.ndarray, *, dtype: str) -> 
         dtype: "float16", "bfloat16", "float32" or "float64".
 
     Returns:
-        int64[N], in ulp: 0 is equal (also 0.0 and -0.0), 1 is neighbours, -1 is beside a NaN.
+        int64[N], in ulp: 0 for equal numbers (0.0 and -0.0 are), 1 for neighbours, -1 where one is NaN.
 
     Raises:
-        ValueError: The shapes differ, or the dtype is another.
+        ValueError: The shapes differ, or the dtype is not one of these.
 
     >>> ulp_distance(np.array([1.0]), np.array([1.0 + 2**-23]), dtype="float32")
     array([1])
@@ -30,7 +30,7 @@ def ulp_distance(baseline: np.ndarray, candidate: np.ndarray, *, dtype: str) -> 
         raise ValueError(f"shapes {baseline.shape} and {candidate.shape} differ")
     nan = np.isnan(baseline) | np.isnan(candidate)
     left, right = (_ordinal(np.where(nan, 0.0, side), dtype) for side in (baseline, candidate))
-    # Of float64, two numbers of opposite sign may be further apart than int64 counts: say the largest.
+    # Two float64 numbers of opposite sign may be further apart than int64 can count: these get its largest number.
     distance = np.abs(left.astype(object) - right.astype(object)) if dtype == "float64" else np.abs(left - right)
     return np.where(nan, -1, np.minimum(distance, np.iinfo(np.int64).max)).astype(np.int64)
 
@@ -42,11 +42,11 @@ def relative(absolute: np.ndarray, baseline: np.ndarray) -> np.ndarray:
 
 
 def _ordinal(values: np.ndarray, dtype: str) -> np.ndarray:
-    """The place of each number among all of its dtype, 0 for zero; int64[N]."""
+    """The position of each number among all numbers of its dtype, 0 for zero; int64[N]."""
     if dtype == "bfloat16":  # the upper half of a float32
         return _ordinal(values, "float32") >> 16
     if dtype not in _INTEGERS:
-        raise ValueError(f"no ulp of dtype {dtype!r}; known are {', '.join((*_INTEGERS, 'bfloat16'))}")
+        raise ValueError(f"The dtype {dtype!r} has no ulp. Known dtypes: {', '.join((*_INTEGERS, 'bfloat16'))}.")
     kind = _INTEGERS[dtype]
     bits = values.astype(dtype).view(kind).astype(np.int64)
     lowest = int(np.iinfo(kind).min)
@@ -54,6 +54,6 @@ def _ordinal(values: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def bits_differ(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Whether two numbers are not the same bits: tells -0.0 from 0.0 and one NaN from another; bool[N]."""
+    """Whether two numbers differ in any bit, as -0.0 and 0.0 do, or one NaN and another; bool[N]."""
     differs: np.ndarray = np.ascontiguousarray(left).view(np.uint64) != np.ascontiguousarray(right).view(np.uint64)
     return differs

@@ -1,4 +1,4 @@
-"""Verdicts: the words, what each means, and what was found of a pair and of a run."""
+"""Verdicts: the words, what each means, and what was found about a pair and about a run."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,17 +11,20 @@ from parity.judge.fleet import Fleet
 from parity.judge.pairs import Pair, Role
 from parity.judge.permutation_test import SpreadTest
 
+VerdictWord = Literal["identical", "report-only", "rounding", "inconclusive", "diverged", "failed"]
+
 
 @dataclass(frozen=True)
 class Meaning:
     """What a verdict means, to scripts and to people; every renderer reads it here.
 
     Attributes:
-        exit_status: The exit status of a run whose worst pair has it.
-        tone: "good", "doubt" or "bad": the colour that it has on a terminal and in the page.
+        exit_status: Exit status of a run whose worst pair has this verdict.
+        tone: "good", "doubt" or "bad": decides its colour on a terminal and in the page.
         symbol: One character that stands for it in the page.
-        sentence: What was found of a pair, in one sentence about `{candidate}` and `{baseline}`.
-        of_all: The sentence of a run of which all `{count}` pairs have it; None where the worst pair's is the answer.
+        sentence: One sentence about `{candidate}` and `{baseline}`.
+        of_all: Sentence for a run whose `{count}` pairs all have this verdict; None where the sentence of the worst
+            pair is shown instead.
         explained: Whether the cause adds to the sentence; else only the sentence is shown.
     """
 
@@ -39,7 +42,7 @@ class Meaning:
 
 
 # By word, from the best to the worst: the verdict of a run is the worst of its pairs.
-VERDICTS: dict[str, Meaning] = {
+VERDICTS: dict[VerdictWord, Meaning] = {
     "identical": Meaning(
         0,
         "good",
@@ -60,16 +63,16 @@ VERDICTS: dict[str, Meaning] = {
         "good",
         "≈",
         "{candidate} trains as {baseline}: they differ by rounding only.",
-        of_all="All {count} pairs train the same but for rounding.",
+        of_all="All {count} pairs train the same except for rounding.",
     ),
     "inconclusive": Meaning(3, "doubt", "?", "It could not be decided whether {candidate} trains as {baseline}."),
     "diverged": Meaning(1, "bad", "≠", "{candidate} does not train as {baseline}."),
-    "failed": Meaning(1, "bad", "✕", "{candidate} breaks what {baseline} keeps to: it failed its contract."),
+    "failed": Meaning(1, "bad", "✕", "{candidate} violates the contract that {baseline} meets."),
 }
 
 
-def rank(word: str) -> int:
-    """The place of a verdict among all, from 0 for the best.
+def rank(word: VerdictWord) -> int:
+    """The position of a verdict among all, from 0 for the best.
 
     >>> rank("identical") < rank("rounding") < rank("diverged")
     True
@@ -108,13 +111,13 @@ class FirstErrors:
 
 @dataclass(frozen=True)
 class PairVerdict:
-    """A pair and what was found of it.
+    """What was found about a pair.
 
     Attributes:
         pair: The two trials.
         verdict: One of `VERDICTS`.
-        cause: In words, None for an identical pair.
-        causes: What is wrong with the candidate, the gravest first; empty where nothing is, or it is not known.
+        cause: Why, in words; None for an identical pair.
+        causes: What is wrong with the candidate, the gravest first; empty where nothing is, or where it is not known.
         first: The first difference of any size, or None.
         first_errors: The errors of both sides there; None where they are not known.
         onset: The first difference beyond rounding of a diverged pair, else None.
@@ -125,13 +128,13 @@ class PairVerdict:
         device_audit: The steps from shared states and the lines that decided them; for pairs of devices and of runs,
             else None.
         spread: Whether the replicas of both sides are spread alike; None where they are equal to the bit.
-        steps: S.
+        steps: Number of steps that both traces have.
         both_nan: The first step at which both losses are NaN, or None.
-        comparison: Step by step.
+        comparison: The two traces, side by side.
     """
 
     pair: Pair
-    verdict: str
+    verdict: VerdictWord
     cause: str | None
     causes: tuple[Cause, ...]
     first: Difference | None
@@ -164,17 +167,17 @@ class PairVerdict:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What was found of a run.
+    """What was found about a run.
 
     Attributes:
-        verdict: The worst of the pairs'; "inconclusive" where there are none.
-        exit_status: 0, 1, 2 or 3 as DESIGN.md says.
+        verdict: The worst verdict of the pairs; "inconclusive" where there are none.
+        exit_status: 0, 1, 2 or 3, as `plan.options.EXIT_STATUSES` explains.
         trouble: Why the exit status is 2, or None.
-        pairs: In the order of `make_pairs`.
-        fleet: Its devices, in classes.
+        pairs: The verdicts on the pairs, in the order of `make_pairs`.
+        fleet: The devices of the run, in classes.
     """
 
-    verdict: str
+    verdict: VerdictWord
     exit_status: int
     trouble: str | None
     pairs: tuple[PairVerdict, ...]

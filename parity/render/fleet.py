@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from parity.judge.fleet import DeviceClass, OddUnit
+from parity.judge.fleet import DeviceClass, OddDevice
 from parity.judge.odd_elements import explain
 from parity.judge.verdict import Judgement, PairVerdict
 from parity.render.wrapping import WIDTH, flat, wrap
@@ -98,7 +98,7 @@ def _split_lines(each: DeviceClass) -> Iterator[str]:
             )
 
 
-def _odd_facts(unit: OddUnit, each: DeviceClass, judgement: Judgement, repeats: dict[str, str]) -> list[str]:
+def _odd_facts(unit: OddDevice, each: DeviceClass, judgement: Judgement, repeats: dict[str, str]) -> list[str]:
     """The odd device: which it is, how often it parts, where first, and which elements."""
     trials = {record.trial for record in unit.trials}
     pairs = [

@@ -4,7 +4,7 @@ import shlex
 from dataclasses import dataclass
 
 from parity.judge.causes import CAUSES
-from parity.judge.fleet import OddUnit
+from parity.judge.fleet import OddDevice
 from parity.judge.verdict import Judgement, PairVerdict, rank
 from parity.store.stored_run import StoredRun
 
@@ -76,7 +76,7 @@ def _mending(run: StoredRun, verdict: PairVerdict, where: str) -> list[Advice]:
     return told or [Advice("Mend the cause, and run again.")]
 
 
-def _often(unit: OddUnit) -> str:
+def _often(unit: OddDevice) -> str:
     return f"How often it parts: {unit.recurrence}."
 
 

@@ -6,7 +6,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from parity.ground.errors import Trouble
-from parity.judge.differences import SCHEMA, Comparison, Trace
+from parity.judge.differences import SCHEMA, Comparison
+from parity.judge.trial_trace import Columns, TrialTrace
 from parity.judge.ulp import relative, ulp_distance
 from parity.store.stored_run import read_run
 from parity.store.trace import QUANTITIES
@@ -61,7 +62,7 @@ def test_ulp_of_known_pairs(baseline, candidate, dtype, expected):
 def test_ulp_refuses_what_it_cannot_count():
     with pytest.raises(ValueError) as error:
         distance(1.0, 1.0, "int8")
-    assert str(error.value) == "no ulp of dtype 'int8'; known are float16, float32, float64, bfloat16"
+    assert str(error.value) == "The dtype 'int8' has no ulp. Known dtypes: float16, float32, float64, bfloat16."
     with pytest.raises(ValueError) as error:
         ulp_distance(np.zeros(2), np.zeros(3), dtype="float32")
     assert str(error.value) == "shapes (2,) and (3,) differ"
@@ -73,7 +74,7 @@ def test_relative_of_nothing_is_nothing():
 
 def compare(directory):
     run = read_run(directory)
-    return Comparison(*(Trace(record, run.traces) for record in run.trials))
+    return Comparison(*(TrialTrace(record, Columns(run.traces)) for record in run.trials))
 
 
 def one_ulp(value):

@@ -117,7 +117,7 @@ def test_one_of_five_replicas_is_unreliable(train):
     result = train("cpu@a", "cpu:plant=flip-5-r3@b", "cpu@c", replicas=5)
     (unit,) = odd(result).values()
     assert unit.device == "cpu:plant=flip-5-r3@b"
-    assert unit.recurrence == "sometimes, 1 of 5 replicas: an unreliable unit"
+    assert unit.recurrence == "sometimes, 1 of 5 replicas: an unreliable device"
     others = [pair for pair in result.pairs if "@b" not in pair.pair.candidate.device]
     assert {pair.verdict for pair in others} == {"identical"}
 
@@ -125,7 +125,7 @@ def test_one_of_five_replicas_is_unreliable(train):
 def test_five_of_five_replicas_are_broken(train):
     result = train("cpu@a", "cpu:plant=flip-5@b", "cpu@c", replicas=5)
     (unit,) = odd(result).values()
-    assert unit.recurrence == "always, 5 of 5 replicas: a wrong setting or a broken unit"
+    assert unit.recurrence == "always, 5 of 5 replicas: a wrong setting or a broken device"
 
 
 def test_the_first_device_may_be_the_odd_one(train):
@@ -140,7 +140,7 @@ def test_two_that_part_have_no_majority(train):
     assert odd(result) == {}
     (pair,) = result.pairs
     assert pair.verdict == "diverged"
-    assert pair.cause.endswith("class A, of 2, has no majority, so either may be the odd one")
+    assert pair.cause.endswith("class A, of 2 devices, has no majority, so either may be the odd one")
     text = words(result)
     assert "Class A has only two devices, which is no majority" in text
     assert "Class A has no majority for builtin: its traces fall into 2 groups (1 with cpu@a, 1 with" in text

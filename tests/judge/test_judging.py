@@ -91,8 +91,8 @@ def test_a_far_wrong_number_with_an_equal_gradient_is_still_report_only(stored):
     _, verdict = only(wrong)
     assert verdict.verdict == "report-only"
     assert verdict.cause == (
-        "only the reported number differs, by more than any order of summation can do (off by 1.68e+07 u, the limit is "
-        "2.87e+04 u); the gradient and all after it are equal"
+        "only the reported number differs, by more than any order of summation can explain (off by 1.68e+07 u, the "
+        "limit is 2.87e+04 u); the gradient and everything after it are equal"
     )
 
 
@@ -160,14 +160,16 @@ def test_equal_nans_on_both_sides_are_equal_and_said(stored):
 def test_other_inputs_leave_nothing_to_hold_the_pair_against(stored):
     judgement, verdict = only(changed(stored, names(stored)[1], input_digest=at(3, flip)))
     assert (judgement.verdict, judgement.exit_status) == ("inconclusive", 3)
-    assert verdict.cause == "the inputs differ from step 3: other data"
+    assert verdict.cause == "the inputs differ from step 3 on: the data is not the same"
 
 
 @pytest.mark.parametrize("quantity", ["output", "param_grad", "param"])
 def test_what_parts_without_the_loss_is_not_blamed_on_it(stored, quantity):
     _, verdict = only(changed(stored, names(stored)[1], **{f"{quantity}_digest": at(4, flip)}))
     assert verdict.verdict == "inconclusive"
-    assert verdict.cause == (f"the {quantity} parts at step 4 while the gradient before it is equal: not the loss")
+    assert verdict.cause == (
+        f"the {quantity} first differs at step 4, while the gradient before it is equal: the loss is not the cause"
+    )
 
 
 def test_a_failed_candidate_has_failed(stored):
@@ -229,7 +231,7 @@ def retold(stored, **fields):
 
 @pytest.fixture
 def devices(stored):
-    """Two devices whose traces part at step 3, in the output."""
+    """Two devices whose traces differ from step 3 on, in the output."""
     pair = retold(stored, loss_name="builtin", device="cpu:threads=2")
     assert only(pair)[1].verdict == "identical"
     return changed(pair, names(pair)[1], output_digest=at(3, flip))
@@ -294,7 +296,7 @@ def test_a_device_that_does_not_repeat_its_step_has_diverged(devices):
     _, verdict = only(sharing(devices, {"repeated": False}))
     assert (verdict.verdict, verdict.onset.step, verdict.onset.quantity) == ("diverged", 3, "output")
     assert verdict.cause == (
-        "taken again from the same state, the step came to other bits: the device does not repeat itself"
+        "repeated from the same state, the step produced different bits: the device does not reproduce its own results"
     )
     assert only(sharing(devices, {"repeated": True}))[1].verdict == "rounding"
 

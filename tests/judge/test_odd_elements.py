@@ -65,7 +65,7 @@ def test_a_fault_that_does_not_come_again_is_told_as_such(compared):
     values = np.ones(4, np.float32)
     row = compared(values, values.copy())
     assert (row["differing"], row["element"], row["bits"]) == (0, None, [])
-    assert odd_elements.explain(row).endswith("it does not recur each time")
+    assert odd_elements.explain(row).endswith("the fault does not recur each time")
 
 
 @pytest.mark.parametrize("candidate", [None, np.ones(5, np.float32), np.ones(4, np.float64)])

@@ -129,7 +129,7 @@ def test_the_same_code_on_the_same_machine_owes_the_same_bits(old, copied):
     _, judgement = pairs(old, new)
     parted, equal = judgement.pairs
     assert (parted.verdict, parted.onset.step, parted.onset.quantity) == ("diverged", 7, "param")
-    assert "nothing that is known differs" in parted.cause
+    assert "nothing that is recorded differs" in parted.cause
     assert equal.verdict == "identical"
 
 
@@ -156,7 +156,7 @@ def test_other_initial_parameters_are_never_rounding(made, old, copied):
     rewrite(new, seed=0, torch="9.9.0")
     _, judgement = pairs(old, new)
     assert {verdict.verdict for verdict in judgement.pairs} == {"inconclusive"}
-    assert "they begin with different parameters" in judgement.pairs[0].cause
+    assert "they start from different parameters" in judgement.pairs[0].cause
 
 
 def test_another_learning_rate_is_named(made, old):
@@ -191,7 +191,7 @@ def test_optimizers_differ_in_what_both_have(old, copied, optimizer, axis):
 def test_another_batch_size_is_other_data(made, old):
     _, judgement = pairs(old, made("rows", "numpy", batch_size=128, replicas=1))
     assert {verdict.verdict for verdict in judgement.pairs} == {"inconclusive"}
-    assert "the inputs differ from step 0: other data" in judgement.pairs[0].cause
+    assert "the inputs differ from step 0 on: the data is not the same" in judgement.pairs[0].cause
 
 
 LOSS = "def mine(output, target):\n    return ((output - target) ** 2).sum() / {divisor}\n"
@@ -235,15 +235,15 @@ def test_trials_without_a_counterpart_are_told(made, old):
     joined, judgement = pairs(old, made("alone", replicas=2))
     assert [verdict.pair.candidate.trial for verdict in judgement.pairs] == ["alone/builtin@cpu-s0"]
     assert joined.run.info["notes"][1:] == [
-        "Not compared, for alone has nothing like it: old/numpy@cpu-s0.",
-        "Not compared, for old has nothing like it: alone/builtin@cpu-s0-r1.",
+        "Not compared, since alone has no counterpart: old/numpy@cpu-s0.",
+        "Not compared, since old has no counterpart: alone/builtin@cpu-s0-r1.",
     ]
 
 
 def test_runs_without_anything_in_common_are_refused(made, tmp_path):
     several = made("several", seed=(3, 4), replicas=1, device=("cpu", "cpu:threads=2"))
     other = made("other", seed=(5, 6), replicas=1, device=("cpu:threads=3", "cpu:threads=4"))
-    with pytest.raises(Trouble, match="Nothing of other can be held against several"):
+    with pytest.raises(Trouble, match="No trial of other can be compared with several"):
         join([several, other], across=False)
 
 
@@ -278,7 +278,7 @@ def test_a_run_from_before_there_were_steps_in_float64_is_read(old, copied):
     plant(new, "builtin@", "output_digest", 0, lambda value: value ^ 1)
     _, judgement = pairs(old, new)
     assert judgement.pairs[0].verdict == "inconclusive"
-    assert "new held no step against float64" in judgement.pairs[0].cause
+    assert "new checked no step against float64" in judgement.pairs[0].cause
 
 
 def test_steps_in_float64_that_a_run_should_have_are_missed(old, copied):

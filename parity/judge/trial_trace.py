@@ -1,0 +1,129 @@
+"""The stored trace of one trial: each column is read when it is needed, and not again where a digest is enough.
+
+Letters: S steps of the trace, P parameter tensors.
+"""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import xxhash
+
+from parity.ground.errors import Trouble
+from parity.store.trace import NORMED_QUANTITIES, QUANTITIES, TENSOR_QUANTITIES
+from parity.store.traces import KEPT_BYTES, KEPT_ROWS, read_columns
+from parity.store.trials import TrialRecord
+
+_DIGESTS = tuple(f"{quantity}_digest" for quantity in QUANTITIES)
+_TENSOR_DIGESTS = tuple(f"{quantity}_digests" for quantity in TENSOR_QUANTITIES)
+_NORMS = tuple(f"{quantity}_norm" for quantity in NORMED_QUANTITIES)
+# The columns that are judged; a short trace is read once for all of them.
+_JUDGED = (
+    *("step", "epoch", "batch", "rows", "elements", "output_grad_strided"),
+    *("loss", "loss_error_u", "grad_error_u", "grad_ratio"),
+    *(*_DIGESTS, *_TENSOR_DIGESTS, *_NORMS, "step_grad_norm"),
+)
+
+
+class Columns:
+    """The columns of a run's traces, each read from storage once while what was read fits into memory.
+
+    Args:
+        traces: Traces by the name of their trial.
+        most_bytes: How much of short traces is kept; the columns of long ones are kept by `store.Traces`.
+    """
+
+    def __init__(self, traces: Mapping[str, pa.Table], *, most_bytes: int = KEPT_BYTES) -> None:
+        self._traces = traces
+        self._most_bytes = most_bytes
+        self._kept: OrderedDict[tuple[str, str], pa.ChunkedArray] = OrderedDict()
+        self._kept_bytes = 0
+
+    def get(self, record: TrialRecord, name: str) -> pa.ChunkedArray:
+        """A column of a trial's trace.
+
+        Raises:
+            Trouble: The trace is damaged.
+        """
+        key = (record.trial, name)
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        if name not in _JUDGED or is_long(record):
+            return read_columns(self._traces, record.trial, [name])[name]
+        table = read_columns(self._traces, record.trial, _JUDGED)
+        for each in _JUDGED:
+            self._keep((record.trial, each), table[each])
+        return table[name]
+
+    def _keep(self, key: tuple[str, str], column: pa.ChunkedArray) -> None:
+        replaced = self._kept.pop(key, None)
+        self._kept[key] = column
+        self._kept_bytes += column.nbytes - (replaced.nbytes if replaced is not None else 0)
+        while self._kept_bytes > self._most_bytes:
+            self._kept_bytes -= self._kept.popitem(last=False)[1].nbytes
+
+
+def is_long(record: TrialRecord) -> bool:
+    """Whether a trial's trace is read column by column, since all of it may not fit into memory."""
+    return record.rows > KEPT_ROWS
+
+
+@dataclass(frozen=True, eq=False)
+class TrialTrace:
+    """A trial's record and its stored trace."""
+
+    record: TrialRecord
+    columns: Columns = field(repr=False)
+    _fingerprints: dict[str, bytes] = field(default_factory=dict, init=False, repr=False)
+
+    @cached_property
+    def steps(self) -> int:
+        """Number of steps, S."""
+        return len(self._column("step"))
+
+    def values(self, name: str) -> np.ndarray:
+        """A column, with NaN for a null of floats; dtype[S]."""
+        return np.asarray(self._column(name).to_numpy())
+
+    def digests(self, quantity: str) -> np.ndarray:
+        """Digest of each parameter tensor; uint64[S, P].
+
+        Raises:
+            Trouble: A row has more or fewer digests than there are parameters.
+        """
+        rows = self._column(f"{quantity}_digests")
+        count = len(self.record.param_names)
+        flat = pc.list_flatten(rows).to_numpy()
+        if flat.size != len(rows) * count:
+            raise Trouble(f"Trace {self.record.trace} is damaged: its {quantity}_digests are not {count} in each row.")
+        return np.asarray(flat.reshape(len(rows), count))
+
+    def signature(self) -> tuple[bytes, ...]:
+        """Fingerprints of all columns that make two traces equal or not; equal for equal traces."""
+        return tuple(self._fingerprint(name) for name in (*_DIGESTS, *_TENSOR_DIGESTS, *_NORMS))
+
+    def has_same(self, name: str, other: "TrialTrace") -> bool:
+        """Whether a column is known to have the same bits in both, without reading it again.
+
+        False also where it is not known: only `signature` reads the columns for this.
+        """
+        mine, theirs = self._fingerprints.get(name), other._fingerprints.get(name)
+        return mine is not None and mine == theirs
+
+    def _fingerprint(self, name: str) -> bytes:
+        """Digest of all bits of a column and of its length; of 128 bits, since equal ones are not compared again."""
+        if name not in self._fingerprints:
+            tensors = name in _TENSOR_DIGESTS
+            values = self.digests(name.removesuffix("_digests")) if tensors else self.values(name)
+            digest = xxhash.xxh3_128(str(values.shape).encode())
+            digest.update(np.ascontiguousarray(values.reshape(-1)).data)
+            self._fingerprints[name] = digest.digest()
+        return self._fingerprints[name]
+
+    def _column(self, name: str) -> pa.ChunkedArray:
+        return self.columns.get(self.record, name)
