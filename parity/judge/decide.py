@@ -9,7 +9,7 @@ from parity.judge.differences import Comparison
 from parity.judge.fleet import DeviceClass
 from parity.judge.onset import TRAINED, first_true
 from parity.judge.pairs import Between, Pair, Role
-from parity.judge.permutation_test import SpreadTest
+from parity.judge.spread import SpreadTest
 from parity.judge.verdict import Onset, VerdictWord
 from parity.plan import lines
 from parity.store.trials import TrialRecord

@@ -5,7 +5,7 @@ from functools import cache
 
 import numpy as np
 
-from parity.judge.permutation_test import SpreadTest, compare_replicas
+from parity.judge.spread import SpreadTest, compare_replicas
 from parity.judge.trial_trace import TrialTrace
 from parity.store.trace import QUANTITIES
 from parity.store.trials import TrialRecord

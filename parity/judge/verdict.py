@@ -9,7 +9,7 @@ from parity.judge.decide_loss import Audit, Decision, LossAudit
 from parity.judge.differences import Comparison, Difference
 from parity.judge.fleet import Fleet
 from parity.judge.pairs import Pair, Role
-from parity.judge.permutation_test import SpreadTest
+from parity.judge.spread import SpreadTest
 
 VerdictWord = Literal["identical", "report-only", "rounding", "inconclusive", "diverged", "failed"]
 

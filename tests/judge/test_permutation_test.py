@@ -9,14 +9,13 @@ import pytest
 from parity.judge.permutation_test import (
     FEWEST_REPLICAS,
     MOST_LABELLINGS,
-    SpreadTest,
-    compare_replicas,
     describe,
     labellings,
     least_p,
     permutation_p_value,
     separation,
 )
+from parity.judge.spread import SpreadTest, compare_replicas
 from parity.plan import lines
 
 STEPS = 60
@@ -215,7 +214,7 @@ def test_equal_curves_have_nothing_to_test(steps, loss):
     assert (found.floor_rel, found.candidate_rel, found.rejected) == (0, 0, False)
     assert found.explain() == (
         "4 candidate and 5 baseline replicas have nothing to test: "
-        "their losses differ at no common step beyond rounding."
+        "at no common step do their losses differ by more than rounding."
     )
 
 
@@ -348,14 +347,14 @@ def test_more_replicas_detect_less():
     [
         (
             SpreadTest(5, 4, 1.24e-6, 3e-6, 1 / 126, 0.412, 3, 0.955),
-            "4 candidate and 5 baseline replicas could not be told apart (relative spread of the loss up to 3e-06 and "
-            "1.2e-06): permutation test of the distances between loss curves, level 0.05, p = 0.41; it finds a shift "
+            "4 candidate and 5 baseline replicas could not be distinguished (relative spread of the loss up to 3e-06 "
+            "and 1.2e-06): permutation test of the distances between loss curves, level 0.05, p = 0.41; it detects a shift "
             "of 3 sd at each step in 96% of simulations.",
         ),
         (
             SpreadTest(4, 4, 0.5, 0.25, 2 / 70, 2 / 70, None, 0.61),
             "4 candidate and 4 baseline replicas are not spread alike (relative spread of the loss up to 0.25 and "
-            "0.5): permutation test of the distances between loss curves, level 0.05, p = 0.029; it finds a shift of "
+            "0.5): permutation test of the distances between loss curves, level 0.05, p = 0.029; it detects a shift of "
             "10 sd at each step in 61% of simulations only.",
         ),
     ],
@@ -386,5 +385,5 @@ def test_refuses_what_are_not_curves(baseline, candidate):
 
 @pytest.mark.parametrize("module", ["torch", "ray", "scipy"])
 def test_the_module_does_not_load(module):
-    code = f"import parity.judge.permutation_test, sys; sys.exit({module!r} in sys.modules)"
+    code = f"import parity.judge.spread, sys; sys.exit({module!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
