@@ -348,8 +348,8 @@ def test_more_replicas_detect_less():
         (
             SpreadTest(5, 4, 1.24e-6, 3e-6, 1 / 126, 0.412, 3, 0.955),
             "4 candidate and 5 baseline replicas could not be distinguished (relative spread of the loss up to 3e-06 "
-            "and 1.2e-06): permutation test of the distances between loss curves, level 0.05, p = 0.41; it detects a shift "
-            "of 3 sd at each step in 96% of simulations.",
+            "and 1.2e-06): permutation test of the distances between loss curves, level 0.05, p = 0.41; it detects a "
+            "shift of 3 sd at each step in 96% of simulations.",
         ),
         (
             SpreadTest(4, 4, 0.5, 0.25, 2 / 70, 2 / 70, None, 0.61),
