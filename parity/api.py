@@ -276,16 +276,9 @@ def _given(value: object) -> CodeSpec:
 @contextlib.contextmanager
 def _process_restored() -> Iterator[None]:
     """Restores random generators, thread count and torch's switches when the block ends."""
-    import torch
+    # These import torch, which `import parity.api` does without.
+    from parity.observe.generators import generators_restored
+    from parity.train.switches import switches_restored
 
-    from parity.observe.generators import restore_generators, take_generators
-
-    generators, threads = take_generators(), torch.get_num_threads()
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    switches = (cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32)
-    try:
+    with generators_restored(), switches_restored():
         yield
-    finally:
-        cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = switches
-        torch.set_num_threads(threads)
-        restore_generators(generators)

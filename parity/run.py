@@ -22,7 +22,7 @@ from parity.ground import interrupt
 from parity.ground.command import guarded
 from parity.ground.errors import Trouble
 from parity.judge.fleet import Fleet
-from parity.plan.device import Device, parse_devices
+from parity.plan.device import EACH, Device, parse_devices
 from parity.plan.loss_spec import parse_losses
 from parity.plan.options import make_parser
 from parity.plan.planning import make_settings, plan
@@ -145,7 +145,7 @@ def _parse_request(options: argparse.Namespace) -> _Request:
     task = parse_task(options.task)
     shipped = shipped_losses(task)
     losses = parse_losses(options.loss or (shipped[:1] if options.quick else shipped), shipped=shipped)
-    devices = options.device or [{"node": "cpu", "gpu": "cuda"}.get(options.each, "auto")]
+    devices = options.device or [EACH.get(options.each, "auto")]
     # A wrong device is reported now, before a cluster is started or waited for.
     _check_cluster_options(options, parse_devices([text for text in devices if text != "auto"]))
     data = load_task_data(task, options.data)

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from parity.cluster.nodes import Node
 from parity.ground.errors import Trouble
-from parity.plan.device import Device, resources
+from parity.plan.device import EACH, Device, resources
 from parity.plan.trial import Trial
 
 
@@ -34,7 +34,7 @@ def expand(wanted: Sequence[Device], each: str | None, nodes: Sequence[Node]) ->
     _check_locations(wanted, nodes)
     if each is None:
         return tuple(wanted)
-    kind = {"node": "cpu", "gpu": "cuda"}[each]
+    kind = EACH[each]
     wrong = [device.name for device in wanted if device.kind != kind]
     if wrong:
         raise Trouble(f"--each {each} places devices of kind {kind}, not {', '.join(wrong)}. Leave them out.")

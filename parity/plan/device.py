@@ -9,18 +9,51 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from parity.ground.errors import Trouble
 
-# Values of `--each`.
-EACH = ("node", "gpu")
+# Values of `--each`, and the kind of device that each of them places.
+EACH = {"node": "cpu", "gpu": "cuda"}
 # Instruction sets for which ATen compiles its CPU kernels, as ATEN_CPU_CAPABILITY names them (see `environment`).
 ISAS = ("default", "avx2", "avx512")
-GRAMMAR = (
-    "cpu, cpu:threads=N, cpu:isa=default|avx2|avx512, cuda, cuda:tf32=on|off, mps, auto; cpu@NODE, cuda@NODE#INDEX"
-)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of device; what torch and the machine know of it is in `train.switches` and `train.machine`.
+
+    Attributes:
+        grammar: How `--device` names it, with each of its options.
+        options: The options that it has.
+        gpus: How many of Ray's GPUs a trial on it occupies.
+        numbered: Whether a node may have several, so that a location must say which.
+        variables: Environment variables that must be set before torch is imported.
+    """
+
+    grammar: tuple[str, ...]
+    options: frozenset[str] = frozenset()
+    gpus: int = 1
+    numbered: bool = False
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+
+KINDS: dict[str, Kind] = {
+    "cpu": Kind(
+        ("cpu", "cpu:threads=N", f"cpu:isa={'|'.join(ISAS)}"),
+        options=frozenset({"threads", "isa", "plant"}),
+        gpus=0,
+    ),
+    "cuda": Kind(
+        ("cuda", "cuda:tf32=on|off"),
+        options=frozenset({"tf32"}),
+        numbered=True,
+        variables={"CUBLAS_WORKSPACE_CONFIG": ":4096:8"},
+    ),
+    "mps": Kind(("mps",)),
+}
+GRAMMAR = f"{', '.join(text for kind in KINDS.values() for text in kind.grammar)}, auto; cpu@NODE, cuda@NODE#INDEX"
 # Faults that can be planted in a CPU device, to see parity find them; `train.planted` describes each.
 PLANTS = r"bfloat16|tf32|noise|element-\d+|flip-\d+(-r\d+)?"
 
@@ -30,7 +63,7 @@ class Device:
     """Where and how the arithmetic of a trial runs.
 
     Attributes:
-        kind: "cpu", "cuda" or "mps".
+        kind: One of `KINDS`.
         threads: Number of threads that ATen, OpenMP and MKL use within one operation.
         isa: Instruction set of ATen's kernels, one of `ISAS`; None leaves the choice to ATen. The BLAS library chooses
             its own.
@@ -102,8 +135,7 @@ def parse_device(text: str) -> Device:
     kind, colon, rest = settings.partition(":")
     pairs = [option.partition("=")[::2] for option in rest.split(",")] if colon else []
     options = dict(pairs)
-    allowed = {"cpu": {"threads", "isa", "plant"}, "cuda": {"tf32"}, "mps": set()}.get(kind)
-    if allowed is None or len(options) < len(pairs) or not options.keys() <= allowed:
+    if kind not in KINDS or len(options) < len(pairs) or not options.keys() <= KINDS[kind].options:
         raise Trouble(f"Unknown device {text!r}. Known devices: {GRAMMAR}.")
     threads = options.get("threads", "1")
     if not (threads.isascii() and threads.isdigit()) or int(threads) < 1:
@@ -124,7 +156,7 @@ def parse_device(text: str) -> Device:
 
 
 def _located(device: Device, location: str, *, text: str) -> Device:
-    """The device on the node, and for CUDA the GPU, that follow its "@".
+    """The device on the node, and of a numbered kind the GPU, that follow its "@".
 
     Args:
         device: The device without a location.
@@ -134,16 +166,19 @@ def _located(device: Device, location: str, *, text: str) -> Device:
     Raises:
         Trouble: The node or the GPU is missing, or the index is not a number.
     """
-    node, mark, index = location.rpartition("#") if device.kind == "cuda" else (location, "", "")
+    numbered = KINDS[device.kind].numbered
+    node, mark, index = location.rpartition("#") if numbered else (location, "", "")
     if not mark:
         node, index = location, ""
     if not node or (mark and not (index.isascii() and index.isdigit())):
         raise Trouble(
-            f"Device {text!r}: {location!r} does not name a node{' and a GPU' if device.kind == 'cuda' else ''}. "
-            f"Give {device.kind}@NODE{'#INDEX' if device.kind == 'cuda' else ''} as python -m parity.devices lists it."
+            f"Device {text!r}: {location!r} does not name a node{' and a GPU' if numbered else ''}. "
+            f"Give {device.kind}@NODE{'#INDEX' if numbered else ''} as python -m parity.devices lists it."
         )
-    if device.kind == "cuda" and not mark:
-        raise Trouble(f"Device {text!r} does not name a GPU of its node. Give cuda@NODE#INDEX, or use --each gpu.")
+    if numbered and not mark:
+        raise Trouble(
+            f"Device {text!r} does not name a GPU of its node. Give {device.kind}@NODE#INDEX, or use --each gpu."
+        )
     return replace(device, node=node, index=int(index) if mark else None)
 
 
@@ -160,15 +195,14 @@ def environment(device: Device) -> dict[str, str]:
     variables = {"OMP_NUM_THREADS": str(device.threads), "MKL_NUM_THREADS": str(device.threads)}
     if device.isa is not None:
         variables["ATEN_CPU_CAPABILITY"] = device.isa
-    if device.kind == "cuda":
-        variables["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
-        if device.index is not None:
-            variables["CUDA_VISIBLE_DEVICES"] = str(device.index)
-    else:
+    kind = KINDS[device.kind]
+    if not kind.numbered:
         variables["CUDA_VISIBLE_DEVICES"] = ""
-    return variables
+    elif device.index is not None:
+        variables["CUDA_VISIBLE_DEVICES"] = str(device.index)
+    return variables | dict(kind.variables)
 
 
 def resources(device: Device) -> dict[str, int]:
     """The Ray resources that the trial's worker occupies: one CPU for each thread, and a whole GPU if it uses one."""
-    return {"CPU": device.threads, "GPU": 0 if device.kind == "cpu" else 1}
+    return {"CPU": device.threads, "GPU": KINDS[device.kind].gpus}
