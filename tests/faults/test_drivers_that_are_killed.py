@@ -16,13 +16,14 @@ import pandas as pd
 import pytest
 from upath import UPath
 
+from parity import driver as flow
 from parity import run
-from parity.store import directory as store
-from parity.store import gather, journal, storage
+from parity.store import files as store_files
+from parity.store import gather, journal, parquet, states, storage
 from parity.store.storage import name_beside
 from parity.store.tables import EVIDENCE
 from parity.store.traces import TraceWriter
-from parity.train import inline
+from parity.train import perform
 from parity.train.loop import train
 
 from conftest import ROOT, bits
@@ -31,15 +32,18 @@ pytestmark = [pytest.mark.kills, pytest.mark.slow]
 RUN = ["--inline", "--device", "cpu", "--steps", "12", "--audit-every", "5", "--save-every", "1e-9"]
 # What writes, in the order of a run: where it is looked up, and its name.
 WRITINGS = [
-    (store, "_write"),  # run.json, states, tables, verdicts: beside, then in place
+    # run.json, states, tables, verdicts: beside, then in place
+    (store_files, "write_bytes"),
+    (parquet, "write_bytes"),
+    (states, "write_bytes"),
     (journal.Journal, "add"),
     (journal.Journal, "sync"),
     (gather, "remove_state"),
     (TraceWriter, "append"),
     (TraceWriter, "close"),
-    (run, "write_tables"),
-    (run, "forget_journal"),
-    (run, "judge"),
+    (flow, "write_tables"),
+    (flow, "forget_journal"),
+    (flow, "judge"),
     (run, "print_report"),
 ]
 
@@ -93,7 +97,7 @@ class Driver:
 
     def _tear(self, name, arguments):
         """Leaves half of what was to be written, as a kill in the midst of it may."""
-        if name == "_write":
+        if name == "write_bytes":
             path, content = arguments
             if isinstance(path, Path):  # an object is there once all of it has come
                 name_beside(path).write_bytes(bytes(content)[: len(content) // 2])
@@ -109,7 +113,7 @@ def driver():
     """Of runs whose trials are saved each 4 steps."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(train.__kwdefaults__, "chunk_steps", 4)
-        patch.setattr(inline, "SAVE_SHARE", 0.0)
+        patch.setattr(perform, "SAVE_SHARE", 0.0)
         patch.chdir(ROOT)
         yield Driver(patch)
 
