@@ -1,0 +1,92 @@
+"""A wrong gradient as the rules see it, and what a rule answers.
+
+Shapes: R rows, C columns (all further dimensions flattened); gradients are float64 on the CPU.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from parity.observe.audit import Oracle
+from parity.store.tables import FindingKind
+from parity.tasks.losses import Loss
+
+
+@dataclass(frozen=True)
+class WrongGradient:
+    """A gradient that is wrong at one step, with everything that a rule may compare it with.
+
+    Attributes:
+        output: What the loss received; dtype[R, ...] on the CPU.
+        target: The target that belongs to the output.
+        raw: The candidate's gradient as it was returned; of the output's shape and dtype.
+        grad: The candidate's gradient; float64[R, C].
+        exact: The oracle's gradient; float64[R, C].
+        baseline: The loss that the candidate is compared with.
+        oracle: The baseline in float64.
+        fit: Largest distance, relative, at which two gradients are equal but for rounding.
+        error_limit: Largest error, relative, of a gradient that is not suspicious.
+    """
+
+    output: torch.Tensor
+    target: torch.Tensor
+    raw: torch.Tensor
+    grad: np.ndarray
+    exact: np.ndarray
+    baseline: Loss
+    oracle: Oracle
+    fit: float
+    error_limit: float
+
+    @property
+    def error(self) -> float:
+        """L2 norm of the candidate's gradient minus the oracle's."""
+        return norm(self.grad - self.exact)
+
+    @property
+    def near_zero(self) -> float:
+        """Largest error of an element that is nearly zero: the rounding of an ordinary element."""
+        return self.fit * math.sqrt(float((self.exact**2).mean()))
+
+    def fits(self, other: np.ndarray) -> bool:
+        """Whether another gradient, float64[R, C], equals the candidate's but for rounding."""
+        return norm(self.grad - other) <= self.fit * norm(other)
+
+
+@dataclass(frozen=True)
+class Match:
+    """What a rule says of a gradient that it fits.
+
+    Attributes:
+        kind: The rule's kind.
+        value: Factor of a scaled gradient, number added by an offset, else None.
+        detail: Which rows, which loss, ...; "" where the kind says everything.
+    """
+
+    kind: FindingKind
+    value: float | None = None
+    detail: str = ""
+
+
+Rule = Callable[[WrongGradient], Match | None]
+
+
+def flat(array: np.ndarray) -> np.ndarray:
+    """An array of any shape as [R, C]; a scalar as [1, 1]."""
+    return array.reshape(len(array), -1) if array.ndim else array.reshape(1, 1)
+
+
+def norm(array: np.ndarray) -> float:
+    """L2 norm over all elements."""
+    return float(np.linalg.norm(array))
+
+
+def factor_of(grad: np.ndarray, exact: np.ndarray) -> float:
+    """The factor c for which c * exact is nearest to grad; 0.0 where exact is zero."""
+    size = float((exact**2).sum())
+    return float((grad * exact).sum()) / size if size else 0.0
