@@ -1,40 +1,31 @@
-"""Calls of a loss that may be anybody's: guarded, checked, and on tensors made for the one call."""
+"""Calls of a loss that may be anyone's: guarded, checked, and on tensors made for the one call.
+
+Shapes: R rows; the output is dtype[R, ...], or a tree of such tensors whose floating-point ones are its parts.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import math
-import random
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import torch
 
 from parity.observe.audit import Oracle
 from parity.tasks.losses import Loss
+from parity.tasks.outputs import Outputs, is_tree, map_tensors, parts, with_parts
 
-Finding = tuple[str, str]  # status, reason
+Outcome = tuple[str, str]  # status, reason
 Layout = Callable[[torch.Tensor], torch.Tensor]
-PASSED: Finding = ("passed", "")
-GRAVITY = ("failed", "limited", "passed", "not applicable")  # where an item has several findings, the first is its own
-REASON_LENGTH = 300
-# Reads and writes the state of each generator that a loss might share with the training.
-GENERATORS: dict[str, tuple[Callable[[], Any], Callable[[Any], None]]] = {
-    "torch's": (torch.get_rng_state, torch.set_rng_state),
-    "NumPy's": (np.random.get_state, np.random.set_state),
-    "Python's": (random.getstate, random.setstate),
-    "CUDA's": (  # where nothing has used CUDA yet there is no state, and asking would create a context
-        lambda: torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],  # type: ignore[no-untyped-call]
-        torch.cuda.set_rng_state_all,
-    ),
-}
+PASSED: Outcome = ("passed", "")
+GRAVITY = ("failed", "limited", "passed", "not applicable")  # of several outcomes of an item, the first of these counts
+REASON_LENGTH = 300  # characters, so that a message of the loss that is a page long does not fill the report
 
 
 class Broken(Exception):  # noqa: N818 - names what it reports: the loss did not do what was asked
-    """The loss gave no scalar or no gradient; the message says what it gave."""
+    """The loss returned no scalar or no gradient; the message says what it returned."""
 
 
 class Raised(Broken):
@@ -46,41 +37,42 @@ class Case:
     """What an item looks at.
 
     Attributes:
-        loss: What is judged: the candidate, or the baseline itself.
-        baseline: What it is held to.
+        loss: The loss that is judged: the candidate, or the baseline itself.
+        baseline: The loss that the candidate is compared with.
         oracle: The baseline in float64.
-        output: dtype[R, ...].
-        target: What belongs to it.
-        own_grad_u: The baseline's own gradient error on this output, in u.
-        own_loss_u: The baseline's own loss error on this output, in u.
+        output: dtype[R, ...], or a tree.
+        target: The target that belongs to the output.
+        baseline_grads_u: The baseline's gradient error on this output in u, for each part of the output, at least 1.
+        baseline_loss_u: The baseline's loss error on this output in u, at least 1.
         target_learns: Whether the target requires a gradient in this training.
-        deadline_s: On the monotonic clock; a slow loss is looked at less closely.
+        deadline_s: Time on the monotonic clock after which no further item is begun; gradcheck looks at fewer elements
+            of a slow loss.
     """
 
     loss: Loss
     baseline: Loss
     oracle: Oracle
-    output: torch.Tensor
-    target: torch.Tensor
-    own_grad_u: float = 1.0
-    own_loss_u: float = 1.0
+    output: Outputs
+    target: Outputs
+    baseline_grads_u: tuple[float, ...]
+    baseline_loss_u: float = 1.0
     target_learns: bool = False
     deadline_s: float = math.inf
 
 
 @dataclass(frozen=True)
 class Check:
-    """An entry of the registry.
+    """An entry of the registry of items.
 
     Attributes:
-        function: The item.
-        needs: Items before it that must have passed.
-        unless_limited: The item before it that must not be limited.
+        function: The check itself.
+        needs: Names of earlier items that must have passed.
+        unless_limited: Name of the earlier item that must not be limited.
         when_raised: The status of a loss that raises.
-        when_broken: The status of a loss that gives no scalar or no gradient.
+        when_broken: The status of a loss that returns no scalar or no gradient.
     """
 
-    function: Callable[[Case], Finding]
+    function: Callable[[Case], Outcome]
     needs: tuple[str, ...] = ()
     unless_limited: str = ""
     when_raised: str = "failed"
@@ -91,7 +83,8 @@ class Check:
 def guarded() -> Iterator[None]:
     """Silences warnings, and turns whatever the loss raises, `sys.exit` included, into `Raised`.
 
-    A loss that switches gradients off and leaves them so would otherwise be taken for a baseline that has none.
+    Gradients are switched on, and back to what they were afterwards: after a loss that switches them off and leaves
+    them off, the baseline would seem to have no gradient either.
     """
     try:
         with warnings.catch_warnings(), torch.enable_grad():
@@ -102,12 +95,28 @@ def guarded() -> Iterator[None]:
         raise Raised(text if len(text) <= REASON_LENGTH else text[: REASON_LENGTH - 1] + "…") from error
 
 
-def lay_out(values: torch.Tensor, layout: Layout = torch.clone) -> torch.Tensor:
-    """A tensor of equal values for the loss to use up; no leaf, as in training, so that it may be written to."""
-    return layout(values.detach().requires_grad_())
+def lay_out(values: Outputs, layout: Layout = torch.clone) -> Outputs:
+    """Tensors of equal values for the loss to use up; not leaves, as in training, so that they may be written to."""
+    if not is_tree(values):
+        return layout(values.detach().requires_grad_())
+    return map_tensors(lambda tensor: layout(tensor.detach().requires_grad_(tensor.is_floating_point())), values)
 
 
-def call(loss: Loss, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+def cloned(values: Outputs) -> Outputs:
+    """The same values in tensors of their own."""
+    return map_tensors(torch.clone, values)
+
+
+def call(loss: Loss, output: Outputs, target: Outputs) -> torch.Tensor:
+    """Calls a loss.
+
+    Returns:
+        The loss, dtype[], with its graph.
+
+    Raises:
+        Raised: The loss raised.
+        Broken: The loss returned something other than a real scalar tensor.
+    """
     with guarded():
         value = loss(output, target)
     if not isinstance(value, torch.Tensor):
@@ -119,36 +128,87 @@ def call(loss: Loss, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor
     return value
 
 
-def backward(value: torch.Tensor, output: torch.Tensor, *, grad_output: float = 1.0) -> torch.Tensor:
+def learning(output: Outputs) -> list[torch.Tensor]:
+    """The tensors of an output that a loss must have a gradient for: the only one, or the parts of a tree."""
+    return parts(output) if is_tree(output) else [output]
+
+
+def gradients(
+    value: torch.Tensor, learns: Sequence[torch.Tensor], *, grad_output: float = 1.0
+) -> list[torch.Tensor | None]:
+    """The gradient for each part of the output; None for a part of a tree that the loss does not depend on.
+
+    Args:
+        value: The loss, dtype[].
+        learns: The parts of the output; taken before the call, since a loss may take them out of its dict.
+        grad_output: What the backward is called with.
+
+    Raises:
+        Raised: The backward raised.
+        Broken: The loss has no gradient, or none for the output.
+    """
     if not value.requires_grad:
         raise Broken("the loss has no gradient; a detour through NumPy needs a torch.autograd.Function")
     with guarded():
-        (grad,) = torch.autograd.grad(value, output, torch.full_like(value, grad_output), allow_unused=True)
-    if grad is None:
+        grads = torch.autograd.grad(value, learns, torch.full_like(value, grad_output), allow_unused=True)
+    if all(grad is None for grad in grads):
         raise Broken("the loss has no gradient for its output, which it must depend on")
-    return grad.to_dense() if grad.is_sparse else grad
+    return [grad.to_dense() if grad is not None and grad.is_sparse else grad for grad in grads]
+
+
+def backward(value: torch.Tensor, given: Outputs, *, grad_output: float = 1.0) -> list[torch.Tensor]:
+    """As `gradients`, with zeros for a part that the loss does not depend on."""
+    grads = gradients(value, given, grad_output=grad_output)
+    return [torch.zeros_like(part) if grad is None else grad for part, grad in zip(learning(given), grads, strict=True)]
 
 
 def evaluate(
     loss: Loss,
-    output: torch.Tensor,
-    target: torch.Tensor,
+    output: Outputs,
+    target: Outputs,
     *,
     grad_output: float = 1.0,
     layout: Layout = torch.clone,
     target_layout: Layout = torch.clone,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Loss, dtype[], and gradient for the output, dtype[R, ...], of tensors made for this one call."""
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Evaluates a loss on tensors made for this one call.
+
+    Returns:
+        The loss, dtype[], and the gradient for each part of the output, dtype[R, ...].
+
+    Raises:
+        Raised: The loss or its backward raised.
+        Broken: The loss returned no scalar or no gradient.
+    """
     given = lay_out(output, layout)
-    value = call(loss, given, target_layout(target))
-    return value.detach(), backward(value, given, grad_output=grad_output)
+    learns = learning(given)
+    value = call(loss, given, map_tensors(target_layout, target))
+    return value.detach(), backward(value, learns, grad_output=grad_output)
 
 
-def floating(target: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The target in a dtype; labels stay as they are."""
-    return target.to(dtype) if target.is_floating_point() else target
+def floating(values: Outputs, dtype: torch.dtype) -> Outputs:
+    """The values in a dtype; labels stay as they are."""
+    return map_tensors(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor, values)
 
 
-def another(output: torch.Tensor) -> torch.Tensor:
+def flipped(values: Outputs) -> Outputs:
+    """The rows in reverse; numbers without rows stay as they are."""
+    return map_tensors(lambda tensor: tensor.flip(0) if tensor.dim() else tensor, values)
+
+
+def another(output: Outputs) -> Outputs:
     """Another output of the same shape."""
-    return output.flip(0) * 0.5
+    return map_tensors(lambda tensor: tensor * 0.5 if tensor.is_floating_point() else tensor, flipped(output))
+
+
+def joined(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The elements of all tensors, one after the other; dtype[N]."""
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])
+
+
+def put_back(elements: torch.Tensor, output: Outputs) -> Outputs:
+    """The output with its parts replaced by these elements, which are as many and in their order."""
+    if not is_tree(output):
+        return elements.reshape(output.shape)
+    pieces = torch.split(elements, [part.numel() for part in parts(output)])
+    return with_parts(output, [piece.reshape(part.shape) for piece, part in zip(pieces, parts(output), strict=True)])

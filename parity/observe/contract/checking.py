@@ -1,13 +1,13 @@
-"""The loss contract: what the baseline loss does, on a few rows before training, is what the candidate must do.
+"""The loss contract: what the baseline does on a few rows, before the training, the candidate must do as well.
 
-Every item of `contract_items.CHECKS` is held against the candidate and against the baseline itself: a baseline that
-does not do something asks it of nobody.
+Every item of `items.CHECKS` is applied to the candidate and to the baseline itself: what the baseline does not do is
+not asked of the candidate.
 
 A loss may keep state between calls: give the contract a loss that was loaded for it, and load the one that trains
-anew. What torch.compile would compile runs as it is written here: compiling it for each dtype and layout would take
-longer than the contract may, and would leave its marks on the training.
+anew. Code under torch.compile runs uncompiled here: compiling it for each dtype and layout would take longer than the
+contract may, and would leave compiled code behind for the training.
 
-Shapes: R rows; the output is dtype[R, ...], of any further shape.
+Shapes: R rows; the output is dtype[R, ...], or a tree of such tensors.
 """
 
 from __future__ import annotations
@@ -23,26 +23,29 @@ import torch
 
 from parity.ground.errors import OracleUnavailable
 from parity.observe.audit import Oracle
-from parity.observe.contract.calls import GENERATORS, Broken, Case, Check, Finding, Raised
-from parity.observe.contract.distances import own_errors
+from parity.observe.contract.calls import Broken, Case, Check, Outcome, Raised, learning
+from parity.observe.contract.distances import baseline_errors
 from parity.observe.contract.items import CHECKS
+from parity.observe.generators import restore_generators, take_generators
+from parity.plan import lines
 from parity.tasks.losses import Loss
+from parity.tasks.outputs import Outputs, map_tensors, tensors
 
 STATUSES = ("passed", "limited", "not applicable", "failed")
 ITEMS = tuple(CHECKS)
 
 BUDGET_S = 4.0  # for a loss; after it no further item is begun
-# What torch raises where tensors cannot be computed with: of another device, of no real dtype, of no float64 at all.
+# What torch raises where it cannot compute with tensors: of another device, of a complex dtype, without float64.
 UNASKABLE = (RuntimeError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
 class Item:
-    """What came of one item.
+    """The outcome of one item.
 
     Attributes:
         name: One of `ITEMS`.
-        status: One of `STATUSES`. "limited" is less than the baseline does, in a way that cannot touch this training;
+        status: One of `STATUSES`. "limited" is less than the baseline does, in a way that cannot affect this training;
             "failed" would make a training wrong, be it under gradient accumulation, loss scaling or mixed precision.
         reason: What was found; "" when passed.
     """
@@ -53,18 +56,19 @@ class Item:
 
 
 def check_contract(
-    candidate: Loss, baseline: Loss, oracle: Oracle, output: torch.Tensor, target: torch.Tensor
+    candidate: Loss, baseline: Loss, oracle: Oracle, output: Outputs, target: Outputs
 ) -> tuple[Item, ...]:
-    """Holds a loss to what the baseline does.
+    """Checks whether a loss does what the baseline does.
 
-    The global generators of torch, NumPy and Python are left as they were.
+    The global generators (torch's, its accelerators', NumPy's, Python's) are left as they were.
 
     Args:
         candidate: Called some 300 times, never with the same tensors.
-        baseline: As the candidate.
-        oracle: The baseline's float64 form.
-        output: Of the task's model, on the trial's device; dtype[R, ...], about 8 rows. Never written to.
-        target: What belongs to it. Never written to.
+        baseline: Called as the candidate is.
+        oracle: The baseline in float64.
+        output: Output of the task's model, on the trial's device; dtype[R, ...] of about 8 rows, or a tree. Never
+            written to.
+        target: The target that belongs to the output. Never written to.
 
     Returns:
         An item for each name of `ITEMS`, in that order.
@@ -73,25 +77,37 @@ def check_contract(
         candidate,
         baseline,
         oracle,
-        output.detach().clone(memory_format=torch.contiguous_format),
-        target.detach().clone(memory_format=torch.contiguous_format),
-        target_learns=target.requires_grad,
+        map_tensors(_contiguous, output),
+        map_tensors(_contiguous, target),
+        baseline_grads_u=(lines.LEAST_ERROR.value,) * len(learning(output)),
+        target_learns=any(tensor.requires_grad for tensor in tensors(target)),
         deadline_s=time.monotonic() + BUDGET_S,
     )
     items: dict[str, Item] = {}
     with _generators_restored(), _uncompiled(), torch.enable_grad():
-        with contextlib.suppress(Broken, OracleUnavailable, *UNASKABLE):  # items that need them say so
-            own_grad_u, own_loss_u = own_errors(case, case.output, case.target)
-            case = dataclasses.replace(case, own_grad_u=max(1.0, own_grad_u), own_loss_u=max(1.0, own_loss_u))
+        with contextlib.suppress(Broken, OracleUnavailable, *UNASKABLE):  # items that need these errors report why not
+            case = _with_baseline_errors(case)
         for name, check in CHECKS.items():
             items[name] = Item(name, *_find(check, case, items))
     return tuple(items.values())
 
 
-def _find(check: Check, case: Case, items: Mapping[str, Item]) -> Finding:
-    """The candidate's finding, unless an item before it or the baseline rules the question out."""
+def _contiguous(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().clone(memory_format=torch.contiguous_format)
+
+
+def _with_baseline_errors(case: Case) -> Case:
+    grads_u, loss_u = baseline_errors(case, case.output, case.target)
+    least = lines.LEAST_ERROR.value
+    return dataclasses.replace(
+        case, baseline_grads_u=tuple(max(least, each) for each in grads_u), baseline_loss_u=max(least, loss_u)
+    )
+
+
+def _find(check: Check, case: Case, items: Mapping[str, Item]) -> Outcome:
+    """The candidate's outcome, unless an earlier item or the baseline rules the question out."""
     if time.monotonic() > case.deadline_s:
-        return "not applicable", f"not looked at: the items before it took {BUDGET_S:g} s, which is all there is"
+        return "not applicable", f"not checked: the items before it took the {BUDGET_S:g} s that a contract may take"
     for need in check.needs:
         if (status := items[need].status) != "passed":
             return "not applicable", f'needs "{need}", which {"failed" if status == "failed" else f"is {status}"}'
@@ -101,11 +117,11 @@ def _find(check: Check, case: Case, items: Mapping[str, Item]) -> Finding:
     if status == "not applicable":
         return status, reason
     if status != "passed":
-        return "not applicable", f"the baseline itself does not do it: {reason}"
+        return "not applicable", f"the baseline itself does not do this: {reason}"
     return _attempt(check, case)
 
 
-def _attempt(check: Check, case: Case) -> Finding:
+def _attempt(check: Check, case: Case) -> Outcome:
     try:
         return check.function(case)
     except Raised as error:
@@ -115,22 +131,21 @@ def _attempt(check: Check, case: Case) -> Finding:
     except OracleUnavailable as error:
         return "not applicable", f"the baseline has no float64 form: {error}"
     except UNASKABLE as error:
-        return check.when_raised, f"cannot be looked at: {type(error).__name__}: {error}"
+        return check.when_raised, f"cannot be checked: {type(error).__name__}: {error}"
 
 
 @contextlib.contextmanager
 def _generators_restored() -> Iterator[None]:
-    states = {name: get() for name, (get, _) in GENERATORS.items()}
+    states = take_generators()
     try:
         yield
     finally:
-        for name, (_, put) in GENERATORS.items():
-            put(states[name])
+        restore_generators(states)
 
 
 @contextlib.contextmanager
 def _uncompiled() -> Iterator[None]:
-    """Lets what torch.compile would compile run as it is written."""
+    """Runs code under torch.compile as it is written."""
     if "torch._dynamo" not in sys.modules:  # nothing is compiled, and asking would import it
         yield
         return

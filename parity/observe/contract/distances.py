@@ -1,106 +1,177 @@
-"""Distances in the contract: against the oracle, beside the baseline's own error, and from call to call."""
+"""Distances in the contract: from the oracle, beside the baseline's error, and from call to call.
+
+Gradients are lists with a tensor for each part of the output; of an output that is one tensor, lists of one.
+"""
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from parity.ground.errors import OracleUnavailable
-from parity.observe.audit import Oracle, errors
-from parity.observe.contract.calls import PASSED, Case, Finding, Layout, evaluate, floating
+from parity.observe import audit
+from parity.observe.audit import Oracle
+from parity.observe.contract.calls import PASSED, Case, Layout, Outcome, cloned, evaluate, floating
 from parity.plan import lines
 from parity.tasks.losses import Loss
+from parity.tasks.outputs import Outputs, elements_of, is_tree, map_tensors, part_names, parts, tensors, with_parts
+
+# Outputs next to the given one on which the baseline's error is measured, and perturbations of it for its condition.
+# As few as make a baseline that is exact by luck on all of them unlikely; each costs an evaluation in float64.
+NEARBY = 4
 
 
 def errors_of(
-    case: Case, loss: Loss, output: torch.Tensor, target: torch.Tensor, *, grad_output: float
-) -> tuple[float, float, float]:
-    """Gradient error in u, loss error in u and ratio, as `audit.errors`, of a loss on any output."""
-    value, grad = evaluate(loss, output, target, grad_output=grad_output)
-    unscaled = grad.cpu().double() / grad_output  # wider, so that nothing is lost
-    return errors(exact_oracle(case), output.cpu(), target.cpu(), loss=value.cpu(), output_grad=unscaled)
+    case: Case, loss: Loss, output: Outputs, target: Outputs, *, grad_output: float
+) -> list[tuple[float, float, float]]:
+    """Gradient error in u, loss error in u and ratio, as `audit.errors`, for each part of any output.
+
+    Raises:
+        Broken: The loss raised, or has no gradient.
+        OracleUnavailable: The baseline has no float64 form.
+    """
+    value, grads = evaluate(loss, output, target, grad_output=grad_output)
+    unscaled = [grad.cpu().double() / grad_output for grad in grads]  # in float64, so that nothing is lost
+    value, output, target = value.cpu(), map_tensors(torch.Tensor.cpu, output), map_tensors(torch.Tensor.cpu, target)
+    oracle = exact_oracle(case)
+    if not is_tree(output):
+        return [audit.errors(oracle, output, target, loss=value, output_grad=unscaled[0])]
+    exact = oracle(output, target)
+    right = [torch.from_numpy(grad) for grad in audit.gradients(exact[1])]
+    return [  # `audit.errors` returns those of the worst part: make it each part's turn
+        audit.errors(
+            lambda *_: exact,
+            output,
+            target,
+            loss=value,
+            output_grad=[*right[:index], grad, *right[index + 1 :]],
+        )
+        for index, grad in enumerate(unscaled)
+    ]
 
 
 def exact_oracle(case: Case) -> Oracle:
-    """The oracle, which may be the user's baseline, kept from warning, from exiting and from what is not its own."""
+    """The oracle, which may be the user's baseline, kept from warning, from exiting and from writing to our tensors."""
 
-    def oracle(output: torch.Tensor, target: torch.Tensor) -> tuple[float, np.ndarray]:
+    def oracle(output: Outputs, target: Outputs) -> tuple[float, audit.Gradient]:
         try:
             with warnings.catch_warnings(), torch.enable_grad():
                 warnings.simplefilter("ignore")
-                return case.oracle(output.clone(), target.clone())
+                return case.oracle(cloned(output), cloned(target))
         except SystemExit as error:
             raise OracleUnavailable(f"in float64 it raised SystemExit: {error}") from error
 
     return oracle
 
 
-def own_errors(
-    case: Case, output: torch.Tensor, target: torch.Tensor, *, grad_output: float = 1.0
-) -> tuple[float, float]:
-    """The baseline's largest gradient and loss error, in u, over four outputs that are nearly this one.
+def baseline_errors(
+    case: Case, output: Outputs, target: Outputs, *, grad_output: float = 1.0
+) -> tuple[list[float], float]:
+    """The baseline's largest gradient error for each part, and loss error, in u, over outputs that are nearly this one.
 
-    One alone may be exact by luck, and right candidates would then be held to that luck. Nor is the baseline's error
-    taken to be less than what one rounding of the output does to the exact result, within limits: at logits of 100 and
-    more it is right to the last digits, which others cannot be.
+    On one output alone the baseline may be exact by luck, and right candidates would then be held to that luck. Nor is
+    the baseline's error taken to be less than what one rounding of the output does to the exact result, within limits:
+    at logits of 100 and more the baseline is right to the last digits, which other right losses cannot be.
 
     Raises:
         Broken: The baseline raises, or has no gradient.
-        OracleUnavailable: It has no float64 form.
+        OracleUnavailable: The baseline has no float64 form.
     """
-    eps = torch.finfo(output.dtype).eps
-    nearby = [output * (1 + 2 * k * eps) for k in range(4)]
-    measured = [errors_of(case, case.baseline, near, target, grad_output=grad_output) for near in nearby]
-    grad_u, loss_u = _conditions(case, output.cpu(), target.cpu())
+
+    def near(tensor: torch.Tensor, step: int) -> torch.Tensor:
+        return tensor * (1 + 2 * step * torch.finfo(tensor.dtype).eps) if tensor.is_floating_point() else tensor
+
+    nearby = [map_tensors(functools.partial(near, step=step), output) for step in range(NEARBY)]
+    measured = [errors_of(case, case.baseline, each, target, grad_output=grad_output) for each in nearby]
+    conditions, loss_condition = _conditions(
+        case, map_tensors(torch.Tensor.cpu, output), map_tensors(torch.Tensor.cpu, target)
+    )
+    most = lines.CONTRACT_CONDITION.value
     return (
-        max(min(grad_u, lines.CONTRACT_CONDITION.value), *(error[0] for error in measured)),
-        max(min(loss_u, lines.CONTRACT_CONDITION.value), *(error[1] for error in measured)),
+        [
+            max(min(condition, most), *(error[index][0] for error in measured))
+            for index, condition in enumerate(conditions)
+        ],
+        max(min(loss_condition, most), *(error[0][1] for error in measured)),
     )
 
 
-def _conditions(case: Case, output: torch.Tensor, target: torch.Tensor) -> tuple[float, float]:
-    """How far gradient and loss move, in u, where each element of the output moves by u or -u: the largest of four.
+def _conditions(case: Case, output: Outputs, target: Outputs) -> tuple[list[float], float]:
+    """How far the gradient of each part, and the loss, move in u, where each element of the output moves by u or -u.
 
     Source:
         N. J. Higham, "Accuracy and Stability of Numerical Algorithms", 2002, section 1.6: forward error is at most
         about the condition number times the backward error.
     """
-    oracle, u = exact_oracle(case), torch.finfo(output.dtype).eps / 2
+    oracle = exact_oracle(case)
+    units = [torch.finfo(part.dtype).eps / 2 for part in parts(output)]
     generator = torch.Generator().manual_seed(0)  # of our own: the same perturbation each time
-    wide = output.double()
-    loss, grad = oracle(wide, floating(target, torch.float64))
-    grad_u = loss_u = 0.0
-    for _ in range(4):
-        signs = torch.randint(2, wide.shape, generator=generator, dtype=torch.float64) * 2 - 1
-        near_loss, near_grad = oracle(wide * (1 + u * signs), floating(target, torch.float64))
-        moved, size = float(np.linalg.norm(near_grad - grad)), float(np.linalg.norm(grad))
-        grad_u = max(grad_u, moved / (u * size) if size else 0.0)
-        loss_u = max(loss_u, abs(near_loss - loss) / (u * abs(loss)) if loss else 0.0)
-    return (grad_u if math.isfinite(grad_u) else 0.0), (loss_u if math.isfinite(loss_u) else 0.0)
+    wide, target = floating(output, torch.float64), floating(target, torch.float64)
+    loss, found = oracle(wide, target)
+    grads = audit.gradients(found)
+    sizes = [float(np.linalg.norm(grad)) for grad in grads]
+    grads_u, loss_u = [0.0] * len(sizes), 0.0
+    for _ in range(NEARBY):
+        moved = []
+        for part, unit in zip(parts(wide), units, strict=True):
+            signs = torch.randint(2, part.shape, generator=generator, dtype=torch.float64) * 2 - 1
+            moved.append(part * (1 + unit * signs))
+        near_loss, near_found = oracle(with_parts(wide, moved) if is_tree(wide) else moved[0], target)
+        for index, near_grad in enumerate(audit.gradients(near_found)):
+            distance, size = float(np.linalg.norm(near_grad - grads[index])), sizes[index]
+            grads_u[index] = max(grads_u[index], distance / (units[index] * size) if size else 0.0)
+        loss_u = max(loss_u, abs(near_loss - loss) / (max(units) * abs(loss)) if loss else 0.0)
+    return [each if math.isfinite(each) else 0.0 for each in grads_u], (loss_u if math.isfinite(loss_u) else 0.0)
 
 
 def near_oracle(
     case: Case,
-    output: torch.Tensor,
-    target: torch.Tensor,
+    output: Outputs,
+    target: Outputs,
     *,
     grad_output: float = 1.0,
-    own_u: tuple[float, float] = (0.0, 0.0),
-) -> Finding:
-    """Whether loss and gradient are as near the oracle as the baseline's; `own_u` are the least of its own errors."""
-    own_grad_u, own_loss_u = own_errors(case, output, target, grad_output=grad_output)
-    own_grad_u, own_loss_u = max(own_grad_u, own_u[0]), max(own_loss_u, own_u[1])
-    grad_u, loss_u, ratio = errors_of(case, case.loss, output, target, grad_output=grad_output)
-    allowed_u = lines.CONTRACT_ERROR.value * max(1.0, own_grad_u)
-    if not (math.isfinite(grad_u) and grad_u <= allowed_u):
-        return "failed", f"the gradient is off by {grad_u:.4g} u, {allowed_u:.4g} are allowed; ratio {ratio:.7g}"
-    allowed_u = max(lines.CONTRACT_SUM.value * math.sqrt(output.numel()), lines.CONTRACT_ERROR.value * own_loss_u)
-    if not (math.isfinite(loss_u) and loss_u <= allowed_u):
-        return "failed", f"the loss is off by {loss_u:.4g} u, {allowed_u:.4g} are allowed"
+    least_u: tuple[Sequence[float], float] | None = None,
+) -> Outcome:
+    """Whether loss and gradient are as near the oracle as the baseline's.
+
+    Args:
+        case: The losses.
+        output: dtype[R, ...], or a tree; need not be the case's.
+        target: The target that belongs to the output.
+        grad_output: What the backward is called with.
+        least_u: Errors that the baseline is credited with at least: of the gradient of each part, and of the loss.
+    """
+    grads_u, loss_u = baseline_errors(case, output, target, grad_output=grad_output)
+    if least_u:
+        grads_u = [max(pair) for pair in zip(grads_u, least_u[0], strict=True)]
+        loss_u = max(loss_u, least_u[1])
+    found = errors_of(case, case.loss, output, target, grad_output=grad_output)
+    for name, (error_u, _, ratio), baseline_u in zip(part_names(output), found, grads_u, strict=True):
+        limit_u = lines.CONTRACT_ERROR.value * max(lines.LEAST_ERROR.value, baseline_u)
+        if not (math.isfinite(error_u) and error_u <= limit_u):
+            off = f"the gradient is off by {error_u:.4g} u{in_part(name)}"
+            return "failed", f"{off}, the limit is {limit_u:.4g} u; ratio {ratio:.7g}"
+    limit_u = loss_limit_u(output, loss_u)
+    error_u = found[0][1]
+    if not (math.isfinite(error_u) and error_u <= limit_u):
+        return "failed", f"the loss is off by {error_u:.4g} u, the limit is {limit_u:.4g} u"
     return PASSED
+
+
+def loss_limit_u(output: Outputs, baseline_u: float) -> float:
+    """Largest error of a loss, in u, that another order of summation or the baseline's own error explains."""
+    order_of_summation = lines.CONTRACT_SUM.value * math.sqrt(elements_of(output))
+    return max(order_of_summation, lines.CONTRACT_ERROR.value * baseline_u)
+
+
+def in_part(name: str | None, whose: str = "output") -> str:
+    """Names a part of a tree in a message: " in output part code"; "" for an output that is one tensor."""
+    return "" if name is None else f" in {whose} part {name}"
 
 
 def distance_in_u(actual: torch.Tensor, expected: torch.Tensor) -> float:
@@ -112,27 +183,43 @@ def distance_in_u(actual: torch.Tensor, expected: torch.Tensor) -> float:
     return 0.0 if error == 0 else error / (size * torch.finfo(expected.dtype).eps / 2) if size else math.inf
 
 
-def repeats(case: Case, grad: torch.Tensor, expected: torch.Tensor, where: str) -> Finding:
-    """Whether a gradient is another of the same loss, to rounding."""
-    distance_u, allowed_u = distance_in_u(grad, expected), lines.CONTRACT_REPEAT.value * max(1.0, case.own_grad_u)
-    if distance_u <= allowed_u:
-        return PASSED
-    return "failed", f"{where} the gradient is {distance_u:.4g} u away, {allowed_u:.4g} are allowed"
+def repeats(case: Case, grads: Sequence[torch.Tensor], expected: Sequence[torch.Tensor], where: str) -> Outcome:
+    """Whether gradients for the output are others of the same loss, to rounding.
+
+    Args:
+        case: The losses.
+        grads: The gradient for each part of the output.
+        expected: What each is compared with.
+        where: Beginning of the reason, up to "by ... u".
+    """
+    each = zip(part_names(case.output), grads, expected, case.baseline_grads_u, strict=True)
+    for name, grad, other, baseline_u in each:
+        distance_u = distance_in_u(grad, other)
+        limit_u = lines.CONTRACT_REPEAT.value * max(lines.LEAST_ERROR.value, baseline_u)
+        if not distance_u <= limit_u:
+            return "failed", f"{where} by {distance_u:.4g} u{in_part(name)}, the limit is {limit_u:.4g} u"
+    return PASSED
 
 
-def same_result(case: Case, layout: Layout, where: str, *, target_layout: Layout = torch.clone) -> Finding:
-    """Whether tensors that lie otherwise in memory give the loss and gradient of contiguous ones."""
-    expected_loss, expected_grad = evaluate(case.loss, case.output, case.target)
-    loss_value, grad = evaluate(case.loss, case.output, case.target, layout=layout, target_layout=target_layout)
-    allowed_u = 2 * max(
-        lines.CONTRACT_SUM.value * math.sqrt(case.output.numel()), lines.CONTRACT_ERROR.value * case.own_loss_u
-    )
-    if not (same_bits(loss_value, expected_loss) or distance_in_u(loss_value, expected_loss) <= allowed_u):
-        return "failed", f"{where} the loss is {float(loss_value):.7g} in place of {float(expected_loss):.7g}"
-    return repeats(case, grad, expected_grad, where)
+def same_result(case: Case, layout: Layout, where: str, *, target_layout: Layout = torch.clone) -> Outcome:
+    """Whether tensors that lie differently in memory give the loss and gradient of contiguous ones."""
+    expected_loss, expected_grads = evaluate(case.loss, case.output, case.target)
+    value, grads = evaluate(case.loss, case.output, case.target, layout=layout, target_layout=target_layout)
+    limit_u = 2 * loss_limit_u(case.output, case.baseline_loss_u)  # each of the two may be off
+    if not (same_bits(value, expected_loss) or distance_in_u(value, expected_loss) <= limit_u):
+        return "failed", f"{where} the loss is {float(value):.7g} instead of {float(expected_loss):.7g}"
+    return repeats(case, grads, expected_grads, f"{where} the gradient differs from that of contiguous tensors")
 
 
-def same_bits(left: torch.Tensor, right: torch.Tensor) -> bool:
+def same_bits(left: Outputs, right: Outputs) -> bool:
+    """Whether shapes, dtypes and all bits of all tensors are equal."""
+    pairs = tensors(left), tensors(right)
+    if len(pairs[0]) != len(pairs[1]):
+        return False
+    return all(_same_tensor(*pair) for pair in zip(*pairs, strict=True))
+
+
+def _same_tensor(left: torch.Tensor, right: torch.Tensor) -> bool:
     if (left.shape, left.dtype) != (right.shape, right.dtype):
         return False
     return torch.equal(*(side.detach().contiguous().reshape(-1).view(torch.uint8) for side in (left, right)))

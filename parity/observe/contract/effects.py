@@ -1,4 +1,4 @@
-"""Items of the contract about effects: what a call leaves behind it, and whether it repeats."""
+"""Items of the contract about effects: what a call leaves behind, and whether it can be repeated."""
 
 from __future__ import annotations
 
@@ -9,55 +9,68 @@ import numpy as np
 import torch
 
 from parity.observe.contract.calls import (
-    GENERATORS,
     PASSED,
     Broken,
     Case,
-    Finding,
+    Outcome,
     another,
     backward,
     call,
+    cloned,
     evaluate,
+    flipped,
     lay_out,
+    learning,
 )
-from parity.observe.contract.distances import distance_in_u, repeats, same_bits
+from parity.observe.contract.distances import distance_in_u, in_part, repeats, same_bits
+from parity.observe.generators import GENERATORS
+from parity.tasks.outputs import is_tree, part_names, tensors
 
-REPEATS = 3  # with another call before each, so that what is kept of it shows
+# Another call precedes each repetition, so that whatever the loss keeps of it shows.
+REPEATS = 3
 
 
-def check_repeatable(case: Case) -> Finding:
-    first = evaluate(case.loss, case.output, case.target)
+def check_repeatable(case: Case) -> Outcome:
+    """Whether equal tensors give the same bits each time."""
+    value, grads = evaluate(case.loss, case.output, case.target)
     for _ in range(REPEATS):
-        evaluate(case.loss, another(case.output), case.target.flip(0) if case.target.dim() else case.target)
-        again = evaluate(case.loss, case.output, case.target)
-        for name, left, right in zip(("loss", "gradient"), first, again, strict=True):
-            if not same_bits(left, right):
-                by = f"by {distance_in_u(right, left):.4g} u"
-                return "failed", f"the {name} of equal tensors differs from call to call, {by}"
+        evaluate(case.loss, another(case.output), flipped(case.target))
+        again, regrads = evaluate(case.loss, case.output, case.target)
+        if not same_bits(value, again):
+            by = f"by {distance_in_u(again, value):.4g} u"
+            return "failed", f"the loss of equal tensors differs from call to call {by}"
+        for name, grad, regrad in zip(part_names(case.output), grads, regrads, strict=True):
+            if not same_bits(grad, regrad):
+                by = f"by {distance_in_u(regrad, grad):.4g} u{in_part(name)}"
+                return "failed", f"the gradient of equal tensors differs from call to call {by}"
     return PASSED
 
 
-def check_mutation(case: Case) -> Finding:
-    given, target = lay_out(case.output), case.target.clone()
+def check_mutation(case: Case) -> Outcome:
+    """Whether output and target are unchanged after forward and backward."""
+    given, target = lay_out(case.output), cloned(case.target)
+    learns = learning(given)
     value = call(case.loss, given, target)
-    with contextlib.suppress(Broken):  # that is for "gradient" to say; what was written to is seen all the same
-        backward(value, given)
-    if not same_bits(target, case.target):
-        return "failed", "changes its target in place; work on a copy, target.clone()"
-    if not same_bits(given, case.output):
-        return "failed", "changes its output in place; work on a copy, output.clone()"
+    with contextlib.suppress(Broken):  # "gradient" reports that; what was written to is seen all the same
+        backward(value, learns)
+    for name, now, before in (("target", target, case.target), ("output", given, case.output)):
+        if not same_bits(now, before):
+            copy = "copies of its tensors" if is_tree(before) else f"a copy, {name}.clone()"
+            return "failed", f"changes its {name} in place; work on {copy}"
     return PASSED
 
 
-def check_random_generators(case: Case) -> Finding:
-    # A generator that an earlier call has seeded would look untouched when it is seeded again.
-    torch.rand((), device=case.output.device), torch.rand(()), np.random.random(), random.random()
-    before = {name: _frozen(get()) for name, (get, _) in GENERATORS.items()}
+def check_random_generators(case: Case) -> Outcome:
+    """Whether the global generators stand where they stood."""
+    # A loss that seeds a generator in each call would leave it untouched after its first: move all of them on first.
+    torch.rand((), device=tensors(case.output)[0].device), torch.rand(()), np.random.random(), random.random()
+    before = {name: _frozen(generator.take()) for name, generator in GENERATORS.items()}
     given = lay_out(case.output)
-    value = call(case.loss, given, case.target.clone())
-    with contextlib.suppress(Broken):  # that is for "gradient" to say
-        backward(value, given)
-    touched = [name for name, (get, _) in GENERATORS.items() if _frozen(get()) != before[name]]
+    learns = learning(given)
+    value = call(case.loss, given, cloned(case.target))
+    with contextlib.suppress(Broken):  # "gradient" reports that
+        backward(value, learns)
+    touched = [generator.whose for name, generator in GENERATORS.items() if _frozen(generator.take()) != before[name]]
     return ("failed", f"draws from or seeds {' and '.join(touched)} global generator") if touched else PASSED
 
 
@@ -68,13 +81,16 @@ def _frozen(state: object) -> object:
     return np.asarray(state).tobytes() if isinstance(state, torch.Tensor | np.ndarray) else state
 
 
-def check_two_calls(case: Case) -> Finding:
+def check_two_calls(case: Case) -> Outcome:
+    """Whether two calls before the first backward keep their gradients apart."""
     outputs = (case.output, another(case.output))
     alone = [evaluate(case.loss, output, case.target)[1] for output in outputs]
     given = [lay_out(output) for output in outputs]
-    values = [call(case.loss, output, case.target.clone()) for output in given]
-    for place, value, output, expected in zip(("first", "second"), values, given, alone, strict=True):
-        finding = repeats(case, backward(value, output), expected, f"of the {place} of two calls")
-        if finding != PASSED:
-            return finding
+    learns = [learning(output) for output in given]
+    values = [call(case.loss, output, cloned(case.target)) for output in given]
+    for place, value, parts, expected in zip(("first", "second"), values, learns, alone, strict=True):
+        where = f"the gradient of the {place} of two calls differs from that of a call alone"
+        outcome = repeats(case, backward(value, parts), expected, where)
+        if outcome != PASSED:
+            return outcome
     return PASSED

@@ -7,9 +7,35 @@ from collections.abc import Callable
 
 import torch
 
-from parity.observe.contract.calls import GRAVITY, PASSED, Broken, Case, Finding, Layout, evaluate, floating
-from parity.observe.contract.distances import distance_in_u, errors_of, near_oracle, repeats, same_result
+from parity.observe.contract.calls import (
+    GRAVITY,
+    PASSED,
+    Broken,
+    Case,
+    Layout,
+    Outcome,
+    cloned,
+    evaluate,
+    floating,
+    joined,
+)
+from parity.observe.contract.distances import (
+    distance_in_u,
+    errors_of,
+    in_part,
+    loss_limit_u,
+    near_oracle,
+    repeats,
+    same_result,
+)
 from parity.plan import lines
+from parity.tasks.outputs import Outputs, elements_of, is_tree, map_tensors, part_names, parts, tensors
+
+# A finite gradient this many times larger than an ordinary one has saturated rather than hidden what is not finite:
+# the square of such a number overflows float32 on its way through the model. The value is chosen, not measured.
+SATURATED = 1e12
+# Values are scaled to at most this, so that 2 * value * sqrt(elements) has a square that float16, up to 65504, holds.
+LARGEST_IN_FLOAT16 = 2.0**7.5
 
 
 def _every_second(dim: int) -> Layout:
@@ -23,138 +49,193 @@ def _every_second(dim: int) -> Layout:
     return layout
 
 
-def check_non_contiguous(case: Case) -> Finding:
+def _where(applies: Callable[[torch.Tensor], bool], layout: Layout) -> Layout:
+    """The layout for the tensors that it applies to, contiguous copies of the others."""
+    return lambda values: layout(values) if applies(values) else values.clone()
+
+
+def check_non_contiguous(case: Case) -> Outcome:
+    """Whether strided rows and columns give the same result."""
+    dimensions = max(tensor.dim() for tensor in tensors(case.output))
+    if not dimensions:
+        return "not applicable", "the output has no dimension"
     for dim, name in ((-1, "columns"), (0, "rows")):
-        follows = case.target.dim() == case.output.dim() or (dim == 0 and case.target.dim() > 0)
-        target_layout = _every_second(dim) if follows else torch.clone
-        finding = same_result(case, _every_second(dim), f"with strided {name}", target_layout=target_layout)
-        if finding != PASSED:
-            return finding
+        strided = _every_second(dim)
+        outcome = same_result(
+            case,
+            _where(lambda tensor: tensor.dim() > 0, strided),
+            f"with strided {name}",
+            # A label for each row has no columns to stride.
+            target_layout=_where(
+                lambda tensor, dim=dim: tensor.dim() == dimensions or (dim == 0 and tensor.dim() > 0),  # type: ignore[misc]
+                strided,
+            ),
+        )
+        if outcome != PASSED:
+            return outcome
     return PASSED
 
 
-def check_transposed(case: Case) -> Finding:
-    if case.output.dim() < 2:
-        return "not applicable", "the output has one dimension"
+def check_transposed(case: Case) -> Outcome:
+    """Whether tensors in column-major order give the same result."""
 
-    def layout(values: torch.Tensor) -> torch.Tensor:
+    def has_columns(tensor: torch.Tensor) -> bool:
+        return tensor.dim() >= 2
+
+    def transposed(values: torch.Tensor) -> torch.Tensor:
         return values.transpose(0, -1).clone(memory_format=torch.contiguous_format).transpose(0, -1)
 
-    finding = same_result(case, layout, "with a transposed output")
-    if finding != PASSED or case.target.dim() < 2:
-        return finding
+    if not any(map(has_columns, tensors(case.output))):
+        return "not applicable", (
+            "no part of the output has two dimensions" if is_tree(case.output) else "the output has one dimension"
+        )
+    layout = _where(has_columns, transposed)
+    outcome = same_result(case, layout, "with a transposed output")
+    if outcome != PASSED or not any(map(has_columns, tensors(case.target))):
+        return outcome
     return same_result(case, layout, "with output and target transposed", target_layout=layout)
 
 
-def check_one_row(case: Case) -> Finding:
-    if not case.target.dim() or len(case.target) != len(case.output):
-        return "not applicable", "the target has other rows than the output"
-    return near_oracle(case, case.output[:1], case.target[:1])
+def check_one_row(case: Case) -> Outcome:
+    """Whether the loss of a single row is right."""
+    sides = [[len(tensor) for tensor in tensors(side) if tensor.dim()] for side in (case.output, case.target)]
+    if not all(sides) or len({*sides[0], *sides[1]}) > 1:
+        return "not applicable", "the target and the output have different numbers of rows"
+
+    def first_row(values: Outputs) -> Outputs:
+        return map_tensors(lambda tensor: tensor[:1] if tensor.dim() else tensor, values)
+
+    return near_oracle(case, first_row(case.output), first_row(case.target))
 
 
-def check_float64(case: Case) -> Finding:
-    output, target = case.output.double(), floating(case.target, torch.float64)
+def check_float64(case: Case) -> Outcome:
+    """Whether the loss computes in float64 where its tensors are float64, as gradcheck needs."""
+    output, target = floating(case.output, torch.float64), floating(case.target, torch.float64)
     value, _ = evaluate(case.loss, output, target)
     if value.dtype != torch.float64:
         return "limited", f"for float64 tensors it returns {value.dtype}"
-    # Where the baseline's own float64 is the oracle, it has no error to be seen; in u it is that of its usual dtype.
-    finding = near_oracle(case, output, target, own_u=(case.own_grad_u, case.own_loss_u))
-    if finding == PASSED:
+    # Where the oracle is the baseline itself in float64, the baseline shows no error there; it is credited with as
+    # many u of float64 as it has u of its usual dtype.
+    outcome = near_oracle(case, output, target, least_u=(case.baseline_grads_u, case.baseline_loss_u))
+    if outcome == PASSED:
         return PASSED
-    grad_u, loss_u, _ = errors_of(case, case.loss, output, target, grad_output=1.0)
+    found = errors_of(case, case.loss, output, target, grad_output=1.0)
     u32 = 2.0**29  # the unit roundoff of float32 in that of float64
-    near = grad_u <= lines.CONTRACT_ERROR.value * max(1.0, case.own_grad_u) * u32
-    if (
-        near
-        and loss_u
-        <= max(lines.CONTRACT_SUM.value * math.sqrt(output.numel()), lines.CONTRACT_ERROR.value * case.own_loss_u) * u32
-    ):
-        return "limited", f"computes in float32 inside: {max(grad_u, loss_u) / u32:.4g} u of float32 off in float64"
-    return finding
+    near = all(
+        grad_u <= lines.CONTRACT_ERROR.value * max(lines.LEAST_ERROR.value, baseline_u) * u32
+        for (grad_u, _, _), baseline_u in zip(found, case.baseline_grads_u, strict=True)
+    )
+    loss_u = found[0][1]
+    if near and loss_u <= loss_limit_u(output, case.baseline_loss_u) * u32:
+        error_u = max(loss_u, *(grad_u for grad_u, _, _ in found)) / u32
+        return "limited", f"computes in float32 internally: for float64 tensors it is off by {error_u:.4g} u of float32"
+    return outcome
 
 
-def check_narrow(dtype: torch.dtype, grad_output: float) -> Callable[[Case], Finding]:
-    def check(case: Case) -> Finding:
-        output, target = _within_range(case.output, case.target)
-        output, target = output.to(dtype), floating(target, dtype)
+def check_narrow(dtype: torch.dtype, grad_output: float) -> Callable[[Case], Outcome]:
+    """Returns the check of a narrower dtype.
+
+    Args:
+        dtype: float16 or bfloat16.
+        grad_output: What the backward is called with; with float16, loss scaling is in use.
+    """
+
+    def check(case: Case) -> Outcome:
+        output, target = (floating(side, dtype) for side in _within_range(case.output, case.target))
         value, _ = evaluate(case.loss, output, target, grad_output=grad_output)
-        told = f"for {dtype} tensors it returns {value.dtype}"
+        returned = f"for {dtype} tensors it returns {value.dtype}"
         if torch.promote_types(value.dtype, dtype) != value.dtype:
-            return "failed", told
-        finding = near_oracle(case, output, target, grad_output=grad_output)
-        return ("limited", told) if finding == PASSED and value.dtype != dtype else finding
+            return "failed", returned
+        outcome = near_oracle(case, output, target, grad_output=grad_output)
+        return ("limited", returned) if outcome == PASSED and value.dtype != dtype else outcome
 
     return check
 
 
-def _within_range(output: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _within_range(output: Outputs, target: Outputs) -> tuple[Outputs, Outputs]:
     """Output and floating target, scaled down so far that float16 holds their squares and the sum of these.
 
-    What is asked is whether the loss can do with the dtype; that data of this size may overflow it is another matter.
+    The question is whether the loss can compute in the dtype; that data of this size may overflow it is another matter.
     """
-    sides = [side for side in (output, target) if side.is_floating_point()]
-    largest = max(float(side.abs().max()) for side in sides)
-    excess = 2 * largest * math.sqrt(output.numel()) / 2.0**7.5
+    largest = max(float(tensor.abs().max()) for tensor in (*parts(output), *parts(target)))
+    excess = 2 * largest * math.sqrt(elements_of(output)) / LARGEST_IN_FLOAT16
     if not 1 < excess < math.inf:
         return output, target
     factor = 0.5 ** math.ceil(math.log2(excess))  # a power of two: it changes no digit
-    return output * factor, target * factor if target.is_floating_point() else target
+
+    def scaled(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor * factor if tensor.is_floating_point() else tensor
+
+    return map_tensors(scaled, output), map_tensors(scaled, target)
 
 
-def check_broadcast(case: Case) -> Finding:
+def check_broadcast(case: Case) -> Outcome:
+    """Whether shapes [R, 1] and [R] broadcast as they do in the baseline."""
+    if is_tree(case.output) or is_tree(case.target):
+        return "not applicable", "the output or the target consists of several tensors"
     if case.target.shape != case.output.shape or not case.target.is_floating_point():
-        return "not applicable", "the target is not of the output's shape and floating"
+        return "not applicable", "the target does not have the output's shape and a floating-point dtype"
     output, target = case.output.reshape(-1)[: len(case.output), None], case.target.reshape(-1)[: len(case.output)]
-    expected_loss, expected_grad = evaluate(case.baseline, output, target)
-    value, grad = evaluate(case.loss, output, target)
-    found, due, shapes = float(value), float(expected_loss), f"for shapes {list(output.shape)} and {list(target.shape)}"
-    if not distance_in_u(value, expected_loss) <= lines.CONTRACT_REPEAT.value * max(len(target), case.own_loss_u):
-        return "limited", f"{shapes} the loss is {found:.7g}, the baseline's {due:.7g}"
-    if repeats(case, grad, expected_grad, "") != PASSED:
-        ratio = float(grad.cpu().double().norm() / expected_grad.cpu().double().norm())
-        return "limited", f"{shapes} the gradient is {ratio:.7g} times as long as the baseline's"
+    expected_loss, expected_grads = evaluate(case.baseline, output, target)
+    value, grads = evaluate(case.loss, output, target)
+    shapes = f"for shapes {list(output.shape)} and {list(target.shape)}"
+    limit_u = lines.CONTRACT_REPEAT.value * max(len(target), case.baseline_loss_u)
+    if not distance_in_u(value, expected_loss) <= limit_u:
+        return "limited", f"{shapes} the loss is {float(value):.7g}, the baseline's is {float(expected_loss):.7g}"
+    if repeats(case, grads, expected_grads, "") != PASSED:
+        ratio = float(grads[0].cpu().double().norm() / expected_grads[0].cpu().double().norm())
+        return "limited", f"{shapes} the norm of the gradient is {ratio:.7g} times the baseline's"
     return PASSED
 
 
-def check_nonfinite(spoil: float) -> Callable[[Case], Finding]:
-    name = "a NaN" if math.isnan(spoil) else "an infinity"
+def check_nonfinite(spoil: float) -> Callable[[Case], Outcome]:
+    """Returns the check of what the loss makes of a number that is not finite.
 
-    def check(case: Case) -> Finding:
-        output, target = case.output.clone(), case.target.clone()
-        output.view(-1)[output.numel() // 2] = spoil
-        findings = [_spoilt(case, output, case.target, f"{name} in the output")]
-        if target.is_floating_point():
-            target.view(-1)[target.numel() // 2] = spoil
-            findings.append(_spoilt(case, case.output, target, f"{name} in the target"))
-        return min(findings, key=lambda finding: GRAVITY.index(finding[0]))
+    Args:
+        spoil: NaN or infinity.
+    """
+    what = "a NaN" if math.isnan(spoil) else "an infinity"
+
+    def check(case: Case) -> Outcome:
+        outcomes = []
+        for side in ("output", "target"):
+            for index, name in enumerate(part_names(getattr(case, side))):
+                output, target = cloned(case.output), cloned(case.target)
+                spoilt = parts(output if side == "output" else target)
+                if index < len(spoilt) and spoilt[index].numel():  # labels cannot be spoilt
+                    spoilt[index].view(-1)[spoilt[index].numel() // 2] = spoil
+                    place = f" in the {side}" if name is None else in_part(name, side)
+                    outcomes.append(_spoilt(case, output, target, f"{what}{place}"))
+        return min(outcomes, key=lambda outcome: GRAVITY.index(outcome[0]))
 
     return check
 
 
-def _spoilt(case: Case, output: torch.Tensor, target: torch.Tensor, name: str) -> Finding:
-    """Whether the loss lets see what the baseline lets see of a number that is none."""
+def _spoilt(case: Case, output: Outputs, target: Outputs, name: str) -> Outcome:
+    """Whether the loss shows what the baseline shows of a number that is not finite."""
     try:
-        expected_loss, expected_grad = evaluate(case.baseline, output, target)
+        expected_loss, expected_grads = evaluate(case.baseline, output, target)
     except Broken as error:
-        return "not applicable", f"the baseline does not do with {name}: {error}"
+        return "not applicable", f"the baseline cannot handle {name}: {error}"
     if expected_loss.isfinite():
         return "not applicable", f"the baseline's loss is finite with {name}"
-    value, grad = evaluate(case.loss, output, target)
+    value, grads = evaluate(case.loss, output, target)
     if value.isfinite():
-        return "failed", f"hides {name}: the loss is {float(value):.7g}, the baseline's {float(expected_loss)}"
-    due, found = int((~expected_grad.isfinite()).sum()), int((~grad.isfinite()).sum())
+        return "failed", f"hides {name}: the loss is {float(value):.7g}, the baseline's is {float(expected_loss)}"
+    grad, expected = joined(grads), joined(expected_grads)
+    due, found = int((~expected.isfinite()).sum()), int((~grad.isfinite()).sum())
     if due and not found:
         return _finite_gradient(case, grad, name)
     if found > due:
-        return "limited", f"{found} gradient elements are not finite with {name}, of the baseline's {due}"
-    if (grad.isnan() & expected_grad.isinf()).any():
-        return "limited", f"the gradient has NaN where the baseline's has inf, with {name}"
+        return "limited", f"with {name}, {found} gradient elements are not finite, {due} with the baseline"
+    if (grad.isnan() & expected.isinf()).any():
+        return "limited", f"with {name}, the gradient has NaN where the baseline's has inf"
     return PASSED
 
 
-def _finite_gradient(case: Case, grad: torch.Tensor, name: str) -> Finding:
-    """The verdict on a finite gradient where the baseline's is not, which mixed precision relies on to skip a step."""
-    largest, ordinary = float(grad.abs().max()), float(evaluate(case.loss, case.output, case.target)[1].abs().max())
-    if largest > 1e12 * ordinary:  # saturated: overflows on its way through the model, if it has not yet
-        return "limited", f"the gradient goes up to {largest:.4g} where the baseline's is not finite"
-    return "failed", f"hides {name}: all of the gradient is finite, the baseline's is not"
+def _finite_gradient(case: Case, grad: torch.Tensor, name: str) -> Outcome:
+    """The outcome for a finite gradient where the baseline's is not: mixed precision relies on it to skip a step."""
+    ordinary = joined(evaluate(case.loss, case.output, case.target)[1])
+    if float(grad.abs().max()) > SATURATED * float(ordinary.abs().max()):
+        return "limited", f"with {name}, the gradient is up to {float(grad.abs().max()):.4g}, the baseline's not finite"
+    return "failed", f"hides {name}: the whole gradient is finite, the baseline's is not"

@@ -1,6 +1,6 @@
-"""The items of the loss contract: a small function each, on a loss that may be anybody's.
+"""The items of the loss contract: a small function each, on a loss that may be anyone's.
 
-Shapes: R rows; the output is dtype[R, ...] and contiguous; `u` is the unit roundoff of its dtype.
+Shapes: R rows; the output is dtype[R, ...] and contiguous, or a tree; `u` is the unit roundoff of its dtype.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from parity.observe.contract.results import (
     check_value,
 )
 
-# What follows from an item that failed is not asked for a second time.
+# In the order of the report. An item whose outcome would follow from an earlier failure names it under `needs`, so that
+# one fault fails one item.
 CHECKS: dict[str, Check] = {
     "scalar": Check(check_scalar),
     "dtype and device": Check(check_dtype_and_device, ("scalar",)),
@@ -45,8 +46,9 @@ CHECKS: dict[str, Check] = {
     "transposed": Check(check_transposed, ("repeatable",)),
     "one row": Check(check_one_row, ("value",)),
     "float64": Check(check_float64, ("value",), when_raised="limited"),
-    # Of a wrong value it tells whether the gradient is at least the slope of the wrong loss.
+    # It does not need "value": of a wrong loss it shows whether the gradient is at least the slope of that loss.
     "gradcheck": Check(check_gradcheck, ("grad_output",), "float64", when_raised="limited"),
+    # 2**10 is a usual size of loss scaling; bfloat16 has the range of float32 and needs none.
     "float16": Check(check_narrow(torch.float16, 2.0**10), ("value", "grad_output"), when_raised="limited"),
     "bfloat16": Check(check_narrow(torch.bfloat16, 1.0), ("value",), when_raised="limited"),
     "broadcast": Check(check_broadcast, ("value",), when_raised="limited", when_broken="limited"),

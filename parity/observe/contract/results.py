@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 
@@ -13,155 +14,227 @@ from parity.observe.contract.calls import (
     REASON_LENGTH,
     Broken,
     Case,
-    Finding,
+    Outcome,
     Raised,
     call,
+    cloned,
     evaluate,
     floating,
+    gradients,
     guarded,
+    joined,
     lay_out,
+    learning,
+    put_back,
 )
-from parity.observe.contract.distances import near_oracle, repeats, same_bits
+from parity.observe.contract.distances import distance_in_u, in_part, near_oracle, repeats, same_bits
 from parity.plan import lines
 from parity.tasks.losses import Loss
+from parity.tasks.outputs import is_tree, part_names, parts, tensors
 
 GRADCHECK_ELEMENTS = 96
 # Of the time that is left: baseline and candidate each take it once, and other items follow.
 GRADCHECK_SHARE = 0.2
 GRADCHECK_CALLS = 3  # for each element: two of the loss, and room
+# As gradcheck's own defaults: the step of its differences of two losses, and the relative tolerance of a slope.
+GRADCHECK_STEP, GRADCHECK_RTOL = 1e-6, 1e-3
 
 
-def check_scalar(case: Case) -> Finding:
-    call(case.loss, lay_out(case.output), case.target.clone())
+def check_scalar(case: Case) -> Outcome:
+    """Whether the loss returns a real scalar tensor."""
+    call(case.loss, lay_out(case.output), cloned(case.target))
     return PASSED
 
 
-def check_dtype_and_device(case: Case) -> Finding:
-    value = call(case.loss, lay_out(case.output), case.target.clone())
-    if value.dtype != case.output.dtype:
-        return "failed", f"returned {value.dtype}, the output's {case.output.dtype} is needed"
-    if value.device != case.output.device:
-        return "failed", f"returned a tensor on {value.device}, the output's {case.output.device} is needed"
+def check_dtype_and_device(case: Case) -> Outcome:
+    """Whether the scalar has the dtype and the device of the output."""
+    value = call(case.loss, lay_out(case.output), cloned(case.target))
+    given = learning(case.output)
+    dtype = functools.reduce(torch.promote_types, (tensor.dtype for tensor in given))
+    if value.dtype != dtype:
+        return "failed", f"returned {value.dtype}, the output's {dtype} is needed"
+    if value.device != given[0].device:
+        return "failed", f"returned a tensor on {value.device}, the output's {given[0].device} is needed"
     return PASSED
 
 
-def check_gradient(case: Case) -> Finding:
-    _, grad = evaluate(case.loss, case.output, case.target)
-    if (grad.shape, grad.dtype) != (case.output.shape, case.output.dtype):
-        needed = f"{case.output.dtype}{list(case.output.shape)}"
-        return "failed", f"the gradient is {grad.dtype}{list(grad.shape)}, {needed} is needed"
-    nonfinite = grad.numel() - int(grad.isfinite().sum())
-    return PASSED if not nonfinite else ("failed", f"{nonfinite} of {grad.numel()} gradient elements are not finite")
+def check_gradient(case: Case) -> Outcome:
+    """Whether the gradient has the output's shape and dtype and is finite."""
+    given = lay_out(case.output)
+    learns = learning(given)
+    grads = gradients(call(case.loss, given, cloned(case.target)), learns)
+    nonfinite = elements = 0
+    for index, (name, part, grad) in enumerate(zip(part_names(case.output), learns, grads, strict=True)):
+        if grad is None:
+            if _baseline_learns(case)[index]:
+                return "failed", f"the loss has no gradient{in_part(name)}, where the baseline has one"
+            continue
+        if (grad.shape, grad.dtype) != (part.shape, part.dtype):
+            needed = f"{part.dtype}{list(part.shape)}"
+            return "failed", f"the gradient{in_part(name)} is {grad.dtype}{list(grad.shape)}, {needed} is needed"
+        nonfinite, elements = nonfinite + grad.numel() - int(grad.isfinite().sum()), elements + grad.numel()
+    return PASSED if not nonfinite else ("failed", f"{nonfinite} of {elements} gradient elements are not finite")
 
 
-def check_value(case: Case) -> Finding:
+def _baseline_learns(case: Case) -> list[bool]:
+    """For each part of the output, whether the baseline has a gradient for it."""
+    given = lay_out(case.output)
+    learns = learning(given)
+    return [grad is not None for grad in gradients(call(case.baseline, given, cloned(case.target)), learns)]
+
+
+def check_value(case: Case) -> Outcome:
+    """Whether loss and gradient are as near the oracle as the baseline's."""
     return near_oracle(case, case.output, case.target)
 
 
-def check_grad_output(case: Case) -> Finding:
+def check_grad_output(case: Case) -> Outcome:
+    """Whether the gradient is multiplied by what the backward is called with."""
     grads = {
         factor: evaluate(case.loss, case.output, case.target, grad_output=factor)[1]
         for factor in (1.0, 3.0, -2.0, 2.0**10, 0.0)  # loss scaling multiplies by powers of two
     }
     unscaled = grads[1.0]
-    if unscaled.any() and all(torch.equal(grad, unscaled) for grad in grads.values()):
+    one = joined(unscaled).cpu().double()
+    if one.any() and all(torch.equal(joined(grad).cpu().double(), one) for grad in grads.values()):
         return "failed", "grad_output is ignored: with 3 the gradient is the same as with 1"
-    for factor, grad in grads.items():
+    for factor, scaled in grads.items():
         if factor == 0:
-            if grad.any():
+            if joined(scaled).any():
                 return "failed", "with a grad_output of 0 the gradient is not zero"
-        elif repeats(case, grad, unscaled * factor, "") != PASSED:
-            wide, one = grad.cpu().double(), unscaled.cpu().double()
-            ratio = float((wide * one).sum() / one.square().sum())
+        elif repeats(case, scaled, [grad * factor for grad in unscaled], "") != PASSED:
+            ratio = float((joined(scaled).cpu().double() * one).sum() / one.square().sum())
             return "failed", f"with a grad_output of {factor:g} the gradient is {ratio:.7g} times the one with 1"
     return PASSED
 
 
-def check_gradcheck(case: Case) -> Finding:
-    output, target = case.output.double(), floating(case.target, torch.float64)
+def check_gradcheck(case: Case) -> Outcome:
+    """Whether the gradient is the slope of the loss, by differences in float64."""
+    output, target = floating(case.output, torch.float64), floating(case.target, torch.float64)
+    elements = joined(learning(output))
     began_s = time.monotonic()
-    value, grad = evaluate(case.loss, output, target)
+    value, grads = evaluate(case.loss, output, target)
     called_s = time.monotonic()
     affordable = GRADCHECK_SHARE * (case.deadline_s - called_s) / (GRADCHECK_CALLS * (called_s - began_s) + 1e-9)
-    count = int(max(1, min(GRADCHECK_ELEMENTS, output.numel(), affordable)))
-    chosen = torch.linspace(0, output.numel() - 1, count, dtype=torch.float64).round().long().to(output.device)
-    ramp = torch.linspace(2.0**-40, 2.0**-39, output.numel(), dtype=output.dtype, device=output.device)
-    moved = output + torch.where(output == 0, 1, output) * ramp.reshape(output.shape)
-    beside, beside_grad = evaluate(case.loss, moved, target)
-    if value.dtype != torch.float64 or (same_bits(value, beside) and same_bits(grad, beside_grad)):
-        return "not applicable", "does not compute in float64: a change of 1e-12 of the output changes nothing"
+    count = int(max(1, min(GRADCHECK_ELEMENTS, elements.numel(), affordable)))
+    chosen = torch.linspace(0, elements.numel() - 1, count, dtype=torch.float64).round().long().to(elements.device)
+    ramp = torch.linspace(2.0**-40, 2.0**-39, elements.numel(), dtype=elements.dtype, device=elements.device)
+    moved = elements + torch.where(elements == 0, 1, elements) * ramp
+    beside, beside_grads = evaluate(case.loss, put_back(moved, output), target)
+    if value.dtype != torch.float64 or (same_bits(value, beside) and same_bits(grads, beside_grads)):
+        return "not applicable", "does not compute in float64: changing the output by 1e-12 changes nothing"
     _, expected = evaluate(case.baseline, output, target)
     # A mean's gradient is smaller the more elements there are; scaled to 1, gradcheck's tolerances mean something.
-    largest = float(expected.reshape(-1)[chosen].abs().max())
+    largest = float(joined(expected)[chosen].abs().max())
     scale = 1 / largest if largest else 1.0
     # A difference of two losses over a step of 1e-6 is off by 2**-53 / 1e-6 = 1e-10 of the loss, and sums by more.
     tolerance = max(1e-4, 1e-8 * abs(float(value)) * scale)
 
-    def scaled(elements: torch.Tensor) -> torch.Tensor:
-        given = output.reshape(-1).index_put((chosen,), elements).reshape(output.shape)
-        value = case.loss(given, target.clone())
+    def scaled(some: torch.Tensor) -> torch.Tensor:
+        value = case.loss(put_back(elements.index_put((chosen,), some), output), cloned(target))
         with torch.enable_grad():  # the loss may have left it off
             return value * scale
 
     try:
         with guarded():
-            start = output.reshape(-1)[chosen].requires_grad_()
-            gradcheck(scaled, (start,), atol=tolerance, rtol=1e-3, check_undefined_grad=False)
+            start = elements[chosen].requires_grad_()
+            gradcheck(
+                scaled,
+                (start,),
+                eps=GRADCHECK_STEP,
+                atol=tolerance,
+                rtol=GRADCHECK_RTOL,
+                check_undefined_grad=False,
+            )
     except Raised as error:
         if not isinstance(error.__cause__, GradcheckError):
             raise
-        told = str(error.__cause__).strip().splitlines()[0].rstrip(",:")
-        if "not reentrant" in told:
+        found = str(error.__cause__).strip().splitlines()[0].rstrip(",:")
+        if "not reentrant" in found:
             return "failed", "a second backward through the same graph gives another gradient"
-        return "failed", f"the gradient is not the slope of the loss: {told}"[:REASON_LENGTH]
+        return "failed", f"the gradient is not the slope of the loss: {found}"[:REASON_LENGTH]
     return PASSED
 
 
-def check_target_gradient(case: Case) -> Finding:
-    if not case.target.is_floating_point():
-        return "not applicable", f"the target is {case.target.dtype}, which has no gradient"
-    lacking, told = ("failed", ", which requires one here") if case.target_learns else ("limited", "")
+def check_target_gradient(case: Case) -> Outcome:
+    """Whether the loss has the baseline's gradient for its target."""
+    if not parts(case.target):
+        dtypes = " and ".join(dict.fromkeys(str(tensor.dtype) for tensor in tensors(case.target)))
+        return "not applicable", f"the target is {dtypes}, which has no gradient"
+    lacking, needed = ("failed", ", which requires one in this training") if case.target_learns else ("limited", "")
     try:
-        grad = _gradient_for_target(case.loss, case)
+        grads = _gradients_for_target(case.loss, case)
     except Raised as error:
         return lacking, f"with a target that requires a gradient it {error}"
-    if grad is None:
-        return lacking, f"no gradient for the target{told}"
-    expected = _gradient_for_target(case.baseline, case)
-    if expected is None:  # the baseline's own finding says so first
-        return PASSED
-    status, reason = repeats(case, grad, expected, "of the target")
-    return status, reason and f"{reason}, from the baseline's"
+    if all(grad is None for grad in grads):
+        return lacking, f"no gradient for the target{needed}"
+    expected = _gradients_for_target(case.baseline, case)
+    limit_u = lines.CONTRACT_REPEAT.value * max(lines.LEAST_ERROR.value, *case.baseline_grads_u)
+    for name, grad, other in zip(part_names(case.target), grads, expected, strict=True):
+        if other is None:  # where it is so for the whole target, the baseline's own outcome says so first
+            continue
+        if grad is None:
+            return lacking, f"no gradient{in_part(name, 'target')}{needed}"
+        distance_u = distance_in_u(grad, other)
+        if not distance_u <= limit_u:
+            off = f"the target's gradient differs from the baseline's by {distance_u:.4g} u{in_part(name, 'target')}"
+            return "failed", f"{off}, the limit is {limit_u:.4g} u"
+    return PASSED
 
 
-def _gradient_for_target(loss: Loss, case: Case) -> torch.Tensor | None:
+def _gradients_for_target(loss: Loss, case: Case) -> list[torch.Tensor | None]:
+    """The gradient for each part of the target, None where the loss has none."""
     given, target = lay_out(case.output), lay_out(case.target)
+    learns = parts(target)
     value = call(loss, given, target)
     if not value.requires_grad:
-        return None
+        return [None] * len(learns)
     with guarded():
-        return torch.autograd.grad(value, target, allow_unused=True)[0]
+        return list(torch.autograd.grad(value, learns, allow_unused=True))
 
 
-def check_second_derivative(case: Case) -> Finding:
-    found, expected = (_hessian_product(loss, case) for loss in (case.loss, case.baseline))
-    error, size = float((found - expected).norm()), float(expected.norm())
-    if error <= lines.SECOND_DERIVATIVE.value * size:
-        return PASSED
-    return "limited", f"another second derivative: {error / size if size else math.inf:.4g} of its size off"
+def check_second_derivative(case: Case) -> Outcome:
+    """Whether the Hessian is the baseline's, which a gradient penalty needs."""
+    products = [_hessian_product(loss, case) for loss in (case.loss, case.baseline)]
+    for name, found, expected in zip(part_names(case.output), *products, strict=True):
+        error, size = float((found - expected).norm()), float(expected.norm())
+        if not error <= lines.SECOND_DERIVATIVE.value * size:
+            off = f"differs from the baseline's by {error / size if size else math.inf:.4g} of its size"
+            return "limited", f"the second derivative {off}{in_part(name)}"
+    return PASSED
 
 
-def _hessian_product(loss: Loss, case: Case) -> torch.Tensor:
-    """The Hessian times a ramp from 1 to 2; float64[R, ...]."""
+def _hessian_product(loss: Loss, case: Case) -> list[torch.Tensor]:
+    """The Hessian times a ramp from 1 to 2, for each part of the output; float64[R, ...].
+
+    Raises:
+        Broken: The loss has no second derivative.
+    """
     given = lay_out(case.output)
-    value = call(loss, given, case.target.clone())
-    ramp = torch.linspace(1, 2, given.numel(), dtype=given.dtype, device=given.device).reshape(given.shape)
+    learns = learning(given)
+    value = call(loss, given, cloned(case.target))
     with guarded():
-        (grad,) = torch.autograd.grad(value, given, create_graph=True)
-    if not grad.requires_grad:
+        first = torch.autograd.grad(value, learns, create_graph=True, allow_unused=is_tree(case.output))
+    curved = [(grad, ramp) for grad, ramp in zip(first, _ramps(learns), strict=True) if _has_graph(grad)]
+    if not curved:
         raise Broken("no second derivative: the gradient has no graph")
     with guarded():
-        (product,) = torch.autograd.grad((grad * ramp).sum(), given, allow_unused=True)
-    if product is None:
+        product = torch.stack([(grad * ramp).sum() for grad, ramp in curved]).sum()
+        second = torch.autograd.grad(product, learns, allow_unused=True)
+    if all(each is None for each in second):
         raise Broken("no second derivative: the gradient does not depend on the output")
-    return product.cpu().double()
+    return [
+        (torch.zeros_like(part) if each is None else each).detach().cpu().double()
+        for part, each in zip(learns, second, strict=True)
+    ]
+
+
+def _has_graph(grad: torch.Tensor | None) -> bool:
+    return grad is not None and grad.requires_grad
+
+
+def _ramps(learns: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Numbers from 1 to 2 in each tensor's shape, so that no row or column can be exchanged for another unseen."""
+    return [
+        torch.linspace(1, 2, part.numel(), dtype=part.dtype, device=part.device).reshape(part.shape) for part in learns
+    ]

@@ -1,17 +1,19 @@
-"""Which wrong gradients of a trial are looked into, and what was found of them."""
+"""Which wrong gradients of a trial are looked into, and what was found."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from parity.observe.audit import Oracle
 from parity.observe.diagnosis.rules import Finding, diagnose
+from parity.plan import lines
 from parity.plan.trial import Place
 from parity.tasks.losses import Loss
+from parity.tasks.outputs import Outputs
 
 # How often: the first steps, some partial batches, and where the gradient's ratio has changed.
 FIRST_LOOKS, PARTIAL_LOOKS, ALL_LOOKS = 3, 2, 12
@@ -28,21 +30,28 @@ class Diagnostician:
         self._last_ratio = math.nan
 
     def look(
-        self, place: Place, output: torch.Tensor, target: torch.Tensor, output_grad: torch.Tensor, *, ratio: float
+        self,
+        place: Place,
+        output: Outputs,
+        target: Outputs,
+        output_grad: torch.Tensor | Sequence[torch.Tensor],
+        *,
+        ratio: float,
     ) -> None:
-        """Looks at a step that is suspicious, unless there has been enough of its like.
+        """Looks at a suspicious step, unless enough steps like it have been looked at.
 
         Args:
-            place: Of the step.
-            output: dtype[R, ...] on the CPU.
-            target: What belongs to it.
-            output_grad: Of the output's shape and dtype.
-            ratio: Of the gradient to the oracle's, as `audit.errors` gives it.
+            place: The step.
+            output: What the loss received; dtype[R, ...] on the CPU, or a tree.
+            target: What the loss received as its target.
+            output_grad: Of the output's shape and dtype; for a tree one tensor for each part.
+            ratio: The gradient's ratio to the oracle's, as `audit.errors` returns it.
 
         Raises:
             OracleUnavailable: As `audit.errors`.
         """
-        changed = not abs(ratio - self._last_ratio) <= 1e-3 * abs(ratio)
+        # A factor that has changed by less is named after the same constant.
+        changed = not abs(ratio - self._last_ratio) <= lines.CONSTANT_FIT.value * abs(ratio)
         due = self._looks < FIRST_LOOKS or (place.partial and self._partial_looks < PARTIAL_LOOKS) or changed
         if not due or self._looks >= ALL_LOOKS:
             return

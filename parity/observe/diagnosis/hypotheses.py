@@ -13,9 +13,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from parity.observe.audit import Oracle
+from parity.observe.diagnosis.output_part import PartOracle
 from parity.observe.low_precision import round_to_tf32
 from parity.tasks.losses import Loss
+from parity.tasks.outputs import Outputs, map_tensors
 
 # A loss of another kind, in float64; `factor` is what its gradient is multiplied by, 1 for the mean.
 OtherLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -52,7 +53,7 @@ def gradient(loss: OtherLoss, output: torch.Tensor, target: torch.Tensor) -> np.
 
 
 def in_low_precision(
-    output: torch.Tensor, target: torch.Tensor, *, baseline: Loss, oracle: Oracle, exact: np.ndarray
+    output: torch.Tensor, target: Outputs, *, baseline: Loss, oracle: PartOracle, exact: np.ndarray
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yields what the baseline's gradient becomes when some of it is done in a lower precision.
 
@@ -68,12 +69,13 @@ def in_low_precision(
     """
     for name, dtype in LOW_PRECISIONS.items():
         yield name, _rounded(exact, functools.partial(torch.Tensor.to, dtype=dtype))
-        yield name, oracle(_through(output, dtype), _through(target, dtype))[1]
+        through = functools.partial(_through, dtype=dtype)
+        yield name, oracle(through(output), map_tensors(through, target))[1]
         found = _in_dtype(baseline, output, target, dtype)
         if found is not None:
             yield name, found
     yield "TF32", _rounded(exact, lambda tensor: round_to_tf32(tensor.float()))
-    yield "TF32", oracle(_to_tf32(output), _to_tf32(target))[1]
+    yield "TF32", oracle(_to_tf32(output), map_tensors(_to_tf32, target))[1]
 
 
 def has_low_precision(grad: torch.Tensor) -> str | None:
@@ -101,10 +103,12 @@ def _rounded(exact: np.ndarray, rounding: Callable[[torch.Tensor], torch.Tensor]
     return rounded
 
 
-def _in_dtype(baseline: Loss, output: torch.Tensor, target: torch.Tensor, dtype: torch.dtype) -> np.ndarray | None:
+def _in_dtype(baseline: Loss, output: torch.Tensor, target: Outputs, dtype: torch.dtype) -> np.ndarray | None:
+    """The baseline's gradient in a dtype, float64 of the output's shape; None where it does not support the dtype."""
     leaf = output.detach().to(dtype).requires_grad_()
+    narrow = map_tensors(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor, target)
     try:
-        (found,) = torch.autograd.grad(baseline(leaf, target.to(dtype) if target.is_floating_point() else target), leaf)
+        (found,) = torch.autograd.grad(baseline(leaf, narrow), leaf)
     except (RuntimeError, TypeError, ValueError):  # the baseline does not support the dtype, and need not
         return None
     array: np.ndarray = found.double().numpy()

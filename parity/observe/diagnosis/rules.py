@@ -10,18 +10,21 @@ Shapes: R rows, C columns (all further dimensions flattened); gradients are floa
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from parity.observe.audit import Oracle, errors
+from parity.observe.audit import Oracle, errors, gradients
+from parity.observe.diagnosis.output_part import PartOracle, loss_of_part, oracle_of_part, target_of_part
 from parity.observe.diagnosis.place_rules import PLACE_RULES
 from parity.observe.diagnosis.whole_rules import WHOLE_RULES
 from parity.observe.diagnosis.wrong_gradient import Match, WrongGradient, flat, norm
 from parity.plan import lines
 from parity.store.tables import FindingKind
 from parity.tasks.losses import Loss
+from parity.tasks.outputs import Outputs, is_tree, map_tensors, part_names, parts
 
 RULES = (*WHOLE_RULES, *PLACE_RULES)
 
@@ -34,7 +37,7 @@ class Finding:
         step: Optimizer step, from 0.
         kind: The rule that fits, or "unknown".
         value: Factor of a scaled gradient, number added by an offset, else None.
-        detail: Which rows, which loss, ...; "" where the kind says everything.
+        detail: Which rows, which loss, which part of an output that is a tree, ...; "" where the kind says everything.
     """
 
     step: int
@@ -44,44 +47,78 @@ class Finding:
 
 
 def diagnose(
-    step: int, output: torch.Tensor, target: torch.Tensor, output_grad: torch.Tensor, *, baseline: Loss, oracle: Oracle
+    step: int,
+    output: Outputs,
+    target: Outputs,
+    output_grad: torch.Tensor | Sequence[torch.Tensor],
+    *,
+    baseline: Loss,
+    oracle: Oracle,
 ) -> Finding | None:
-    """Finds out what is wrong with a gradient.
+    """Finds out what is wrong with a gradient; for an output that is a tree, with the first part that is wrong.
 
     Args:
         step: Optimizer step, from 0.
-        output: What the loss received; dtype[R, ...] on the CPU.
+        output: What the loss received; dtype[R, ...] on the CPU, or a tree.
         target: What the loss received as its target.
-        output_grad: What the backward of the loss returned; of the output's shape and dtype.
+        output_grad: What the backward of the loss returned, of the output's shape and dtype; for a tree one tensor for
+            each part.
         baseline: The loss that the candidate is compared with.
         oracle: The baseline in float64.
 
     Returns:
-        The first rule that fits; None where the gradient is not suspicious, or the oracle's is not finite.
+        The first rule that fits; None where no part of the gradient is suspicious, or the oracle's is not finite.
 
     Raises:
         OracleUnavailable: As `audit.errors`.
     """
-    u = torch.finfo(output.dtype).eps / 2
-    baseline_error = _baseline_error_u(output, target, baseline=baseline, oracle=oracle) * u
-    wrong = WrongGradient(
-        output=output.detach(),
-        target=target.detach(),
-        raw=output_grad,
-        grad=flat(output_grad.detach().double().numpy()),
-        exact=flat(np.asarray(oracle(output, target)[1], dtype=np.float64)),
-        baseline=baseline,
-        oracle=oracle,
+    output, target = map_tensors(torch.Tensor.detach, output), map_tensors(torch.Tensor.detach, target)
+    grads = [output_grad] if isinstance(output_grad, torch.Tensor) else output_grad
+    exact = [np.asarray(grad, dtype=np.float64) for grad in gradients(oracle(output, target)[1])]
+    whole = math.hypot(*(norm(grad[np.isfinite(grad)]) for grad in exact))
+    for index, (name, grad) in enumerate(zip(part_names(output), grads, strict=True)):
+        wrong = _part(index, output, target, grad, exact[index], baseline=baseline, oracle=oracle)
+        # As in `audit.errors`: a part whose gradient is mere rounding beside the whole is measured beside the whole.
+        size = max(norm(wrong.exact), torch.finfo(wrong.output.dtype).eps / 2 * whole)
+        if np.isfinite(wrong.exact).all() and not wrong.error <= wrong.error_limit * size:
+            match = next(filter(None, (rule(wrong) for rule in RULES)), None) or _unknown(wrong)
+            return Finding(step, match.kind, match.value, _placed(match.detail, name))
+    return None
+
+
+def _part(
+    index: int,
+    output: Outputs,
+    target: Outputs,
+    grad: torch.Tensor,
+    exact: np.ndarray,
+    *,
+    baseline: Loss,
+    oracle: Oracle,
+) -> WrongGradient:
+    """One part of the output with its gradient, as the rules take it."""
+    part = parts(output)[index] if is_tree(output) else output
+    loss, part_oracle = loss_of_part(baseline, output, index), oracle_of_part(oracle, output, index)
+    baseline_error = (
+        _baseline_error_u(part, target, baseline=loss, oracle=part_oracle) * torch.finfo(part.dtype).eps / 2
+    )
+    return WrongGradient(
+        output=part,
+        target=target,
+        own_target=target_of_part(output, target, index),
+        raw=grad,
+        grad=flat(grad.detach().double().numpy()),
+        exact=flat(exact),
+        baseline=loss,
+        oracle=part_oracle,
         fit=lines.RULE_FIT.value * baseline_error,
         error_limit=lines.SUSPICIOUS_GRADIENT.value * baseline_error,
     )
-    if not np.isfinite(wrong.exact).all() or wrong.error <= wrong.error_limit * norm(wrong.exact):
-        return None
-    for rule in RULES:
-        match = rule(wrong)
-        if match:
-            return Finding(step, match.kind, match.value, match.detail)
-    return Finding(step, **vars(_unknown(wrong)))
+
+
+def _placed(detail: str, name: str | None) -> str:
+    """The detail with the name of the output part, for an output that is a tree."""
+    return ", ".join(filter(None, (detail, "" if name is None else f"in output part {name}")))
 
 
 def _unknown(wrong: WrongGradient) -> Match:
@@ -91,11 +128,12 @@ def _unknown(wrong: WrongGradient) -> Match:
     return Match("unknown", detail=f"norm {size:.6g} times the float64 one's, cosine {cosine:.6g}")
 
 
-def _baseline_error_u(output: torch.Tensor, target: torch.Tensor, *, baseline: Loss, oracle: Oracle) -> float:
-    """The baseline's gradient error on this output in u, at least 1."""
-    leaf = output.detach().clone().requires_grad_()
-    loss = baseline(leaf, target.detach().clone())
-    (grad,) = torch.autograd.grad(loss, leaf)
-    error_u = errors(oracle, output, target, loss=loss, output_grad=grad)[0]
+def _baseline_error_u(part: torch.Tensor, target: Outputs, *, baseline: Loss, oracle: PartOracle) -> float:
+    """The baseline's gradient error on this part of the output in u, at least 1."""
+    leaf = part.clone().requires_grad_()
+    loss = baseline(leaf, map_tensors(torch.clone, target))
+    grad = torch.autograd.grad(loss, leaf, allow_unused=True)[0] if loss.requires_grad else None
+    grad = torch.zeros_like(part) if grad is None else grad
+    error_u = errors(oracle, part, target, loss=loss, output_grad=grad)[0]
     least = lines.LEAST_ERROR.value
     return max(least, error_u) if math.isfinite(error_u) else least

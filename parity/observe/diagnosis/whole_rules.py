@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 from parity.observe.diagnosis.hypotheses import gradient, has_low_precision, in_low_precision, other_losses
 from parity.observe.diagnosis.wrong_gradient import Match, Rule, WrongGradient, factor_of, flat, norm
@@ -41,7 +42,8 @@ def _root(wrong: WrongGradient) -> Match | None:
     loss = wrong.oracle(wrong.output, wrong.target)[0]
     if not loss > 0 or not wrong.fits(wrong.exact / (2 * math.sqrt(loss))):
         return None
-    is_mse = wrong.target.is_floating_point() and wrong.target.shape == wrong.output.shape
+    target = wrong.own_target
+    is_mse = target is not None and target.is_floating_point() and target.shape == wrong.output.shape
     return Match("other loss", detail="RMSE" if is_mse else "the square root of the baseline's")
 
 
@@ -109,10 +111,12 @@ def _precision(wrong: WrongGradient) -> Match | None:
 
 def _other_loss(wrong: WrongGradient) -> Match | None:
     """The loss whose gradient, times a factor that stands for something, leaves least of the error."""
+    if wrong.own_target is None:
+        return None
     shaped = wrong.grad.reshape(wrong.raw.shape)
     best, found = OTHER_LOSS_SHARE * wrong.error, None
-    for name, loss in other_losses(wrong.output, wrong.target, shaped).items():
-        other = gradient(loss, wrong.output, wrong.target)
+    for name, loss in other_losses(wrong.output, wrong.own_target, shaped).items():
+        other = gradient(loss, wrong.output, wrong.own_target)
         if other is None or not other.any():
             continue
         other = flat(other)
@@ -121,7 +125,7 @@ def _other_loss(wrong: WrongGradient) -> Match | None:
         fits = left <= lines.OTHER_LOSS_FIT.value * norm(wrong.grad)
         if fits and left < best and (times := _times(factor, wrong)) is not None:
             best, found = left, name + times
-    return Match("other loss", detail=found) if found else _smoothed_labels(wrong)
+    return Match("other loss", detail=found) if found else _smoothed_labels(wrong, wrong.own_target)
 
 
 def _times(factor: float, wrong: WrongGradient) -> str | None:
@@ -133,13 +137,13 @@ def _times(factor: float, wrong: WrongGradient) -> str | None:
     return f" times {named}" if named else None
 
 
-def _smoothed_labels(wrong: WrongGradient) -> Match | None:
+def _smoothed_labels(wrong: WrongGradient, target: torch.Tensor) -> Match | None:
     """Whether the labels were smoothed: the error is a multiple of (label - 1/C), the same multiple in every row."""
-    if wrong.target.is_floating_point() or wrong.output.dim() != 2 or wrong.target.shape != wrong.output.shape[:1]:
+    if target.is_floating_point() or wrong.output.dim() != 2 or target.shape != wrong.output.shape[:1]:
         return None
     rows, classes = wrong.grad.shape
     direction = np.full((rows, classes), -1 / classes)
-    direction[np.arange(rows), wrong.target.numpy()] += 1
+    direction[np.arange(rows), target.numpy()] += 1
     difference = wrong.grad - wrong.exact
     share = factor_of(difference, direction)
     allowed = max(lines.OTHER_LOSS_FIT.value * norm(difference), wrong.fit * norm(wrong.grad))

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from parity.observe.audit import Oracle
+from parity.observe.diagnosis.output_part import PartOracle
 from parity.store.tables import FindingKind
 from parity.tasks.losses import Loss
+from parity.tasks.outputs import Outputs
 
 
 @dataclass(frozen=True)
@@ -22,24 +23,26 @@ class WrongGradient:
     """A gradient that is wrong at one step, with everything that a rule may compare it with.
 
     Attributes:
-        output: What the loss received; dtype[R, ...] on the CPU.
-        target: The target that belongs to the output.
+        output: What the loss received, or the one part of it that is looked at; dtype[R, ...] on the CPU.
+        target: What the loss received as its target.
+        own_target: The tensor of the target that belongs to the output, or None.
         raw: The candidate's gradient as it was returned; of the output's shape and dtype.
         grad: The candidate's gradient; float64[R, C].
         exact: The oracle's gradient; float64[R, C].
-        baseline: The loss that the candidate is compared with.
+        baseline: The loss that the candidate is compared with, as a function of the output and the target.
         oracle: The baseline in float64.
         fit: Largest distance, relative, at which two gradients are equal but for rounding.
         error_limit: Largest error, relative, of a gradient that is not suspicious.
     """
 
     output: torch.Tensor
-    target: torch.Tensor
+    target: Outputs
+    own_target: torch.Tensor | None
     raw: torch.Tensor
     grad: np.ndarray
     exact: np.ndarray
     baseline: Loss
-    oracle: Oracle
+    oracle: PartOracle
     fit: float
     error_limit: float
 

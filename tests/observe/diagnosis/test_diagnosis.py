@@ -2,11 +2,15 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from parity.observe.audit import make_oracle
+from parity.observe.audit import make_oracle, oracle_of
+from parity.observe.diagnosis.diagnostician import Diagnostician
 from parity.observe.diagnosis.rules import diagnose
 from parity.plan.task_spec import parse_task
+from parity.plan.trial import Place
 from parity.plan.user_code import CodeSpec
+from parity.store.tables import FINDING_KINDS
 from parity.tasks.loading import load_task
 from parity.tasks.losses import load_loss
 
@@ -65,3 +69,58 @@ def test_a_right_gradient_has_no_fault(case):
 def test_the_factor_and_the_offset_are_measured(case):
     assert found(case, lambda grad: grad * 3).value == pytest.approx(3, rel=1e-6)
     assert found(case, lambda grad: grad + 1e-3).value == pytest.approx(1e-3, rel=1e-3)
+
+
+# Outputs that are trees
+
+
+def sparse(output, target):
+    return F.mse_loss(output["reconstruction"], target) + 0.1 * output["code"].square().mean()
+
+
+def tree(case):
+    """Output {reconstruction, code}, target, and the right gradient for each part."""
+    reconstruction, target, *_ = case
+    output = {"reconstruction": reconstruction, "code": torch.rand(12, 4, generator=torch.Generator().manual_seed(1))}
+    right = [2 * (reconstruction - target) / target.numel(), 0.2 * output["code"] / output["code"].numel()]
+    return output, target, right
+
+
+@pytest.mark.parametrize(
+    ("spoil", "kind", "detail"),
+    [
+        (lambda code: code * 2, "scaled", "in output part code"),
+        (lambda code: code * 0, "zero", "in output part code"),
+        (lambda code: code.flip(0), "permuted", "rows in reverse, in output part code"),
+        (lambda code: code.bfloat16().float(), "precision", "bfloat16, in output part code"),
+        (_zeroed(3), "rows", "rows 3 of 12 (zero), in output part code"),
+    ],
+)
+def test_a_fault_in_one_part_of_a_tree_is_found_there(case, spoil, kind, detail):
+    output, target, (first, second) = tree(case)
+    finding = diagnose(7, output, target, [first, spoil(second.clone())], baseline=sparse, oracle=oracle_of(sparse))
+    assert (finding.kind, finding.detail) == (kind, detail)
+    assert finding.value == (pytest.approx(2, rel=1e-6) if kind == "scaled" else None)
+
+
+def test_another_loss_is_recognised_in_a_part(case):
+    output, target, (first, second) = tree(case)
+    finding = diagnose(
+        7, output, target, [first.sign() / first.numel(), second], baseline=sparse, oracle=oracle_of(sparse)
+    )
+    assert (finding.kind, finding.detail) == ("other loss", "L1, in output part reconstruction")
+
+
+def test_a_right_gradient_of_a_tree_has_no_fault(case):
+    output, target, right = tree(case)
+    assert diagnose(7, output, target, right, baseline=sparse, oracle=oracle_of(sparse)) is None
+
+
+def test_the_diagnostician_takes_trees(case):
+    output, target, (first, second) = tree(case)
+    diagnostician = Diagnostician(baseline=sparse, oracle=oracle_of(sparse))
+    place = Place(step=3, epoch=0, batch=3, rows=12, audited=True, partial=False)
+    diagnostician.look(place, output, target, [first, 2 * second], ratio=2.0)
+    (finding,) = diagnostician.take_findings()
+    assert (finding.step, finding.kind, finding.detail) == (3, "scaled", "in output part code")
+    assert finding.kind in FINDING_KINDS
