@@ -119,32 +119,40 @@ CONTRACT_ERROR = Line(
     16.0,
     "times the baseline's error",
     "largest error of a loss or gradient that the contract allows",
-    "As `GRADIENT`.",
+    "As `GRADIENT`. Measured on 8 rows of random outputs, in float32: the 74 right losses of the corpus were off by at "
+    "most 2.3 times the baseline's error (by 1.9 in bfloat16, 1.6 in float16, 1.5 in float64), the wrong gradients by "
+    "87 u (an epsilon added to the gradient), 168 u (a factor of 1.00001), 352 u and more, where this limit was 16 to "
+    "23 u.",
 )
 CONTRACT_CONDITION = Line(
     8.0,
     "u",
     "most that the condition of the problem is credited with",
-    "8 times 16 u is 128 u, still less than the 168 u of the least wrong gradient seen.",
+    "Chosen so that 16 times it, 128 u, is less than the 168 u of a factor of 1.00001. Measured on 8 rows: 0.4 to 1.5 "
+    "u for random outputs, 3.5 u for cross-entropy at logits of 10 to 30.",
 )
 CONTRACT_REPEAT = Line(
     64.0,
     "times the baseline's error",
     "largest distance of two gradients of one loss",
-    "Each of two evaluations may be off by 16 times the baseline's error, and may sum in another order.",
+    "Chosen: each of two evaluations may be off by 16 times the baseline's error, and may sum in another order. "
+    "Measured on 8 rows: right losses of the corpus moved by at most 1.9 times between layouts of memory and between "
+    "calls, losses that mix up layouts or calls by 6e6 times and more.",
 )
 CONTRACT_SUM = Line(
     64.0,
     "u per square root of the output's elements",
     "largest error of a sum in any order",
-    "N. J. Higham and P. Thery, Sharper probabilistic backward error analysis, 2019; as `LOSS_PER_ROOT`.",
+    "N. J. Higham and T. Mary, 2019, as `LOSS_PER_ROOT`. Measured on 8 rows: right losses of the corpus were off by at "
+    "most 0.6 sqrt(N) u in float32 and 2.4 in float64 (a sequential sum), the wrong ones by 1.9e5 sqrt(N) u and more.",
 )
 SECOND_DERIVATIVE = Line(
     1e-3,
     "relative",
     "largest distance of two Hessian products of the same loss",
-    "Products of float32 losses on 8 rows agree to some 1e-6; a second derivative that is missing a term is off by "
-    "1e-1 and more.",
+    "Measured on 8 rows in float32: the products of 67 right losses of the corpus differed from the baseline's by at "
+    "most 9.1e-6, those of losses with a wrong element or a missing term by 3.3e-2 and more. A detour through float16 "
+    "(2.9e-4) and a factor of 1.00001 stay below: the first derivative shows those.",
 )
 
 # The diagnosis of a wrong gradient
@@ -160,37 +168,45 @@ RULE_FIT = Line(
     64.0,
     "times the baseline's error",
     "most that a rule may leave of a gradient that it fits",
-    "A rule evaluates the gradient once more, in other operations, so it may leave several times the rounding of one.",
+    "Chosen: a rule evaluates the gradient once more, in other operations, and so may leave several times the rounding "
+    "of one. Measured on 96 rows of the corpus: the rules left at most 1.1 times the baseline's error of the 31 "
+    "scaled or permuted gradients; a factor left 3,580 times it and more of gradients with another fault.",
 )
 OTHER_LOSS_FIT = Line(
     1e-4,
     "relative",
     "most that another loss may leave of a gradient that it explains",
-    "Other losses are computed in other operations than the candidate's, with constants in float32.",
+    "Measured on 96 rows of the corpus: the loss that was meant left at most 9.2e-8 of 13 gradients; the nearest loss "
+    "left 1.1e-3 of a gradient rounded at random, 5.5e-3 of one with a wrong element, 1.8e-2 and more of others. (One "
+    "with a wrong factor in each row is a multiple of another loss's, and its factor has no name.)",
 )
 OFFSET_FIT = Line(
     1e-3,
     "share of the error",
     "most that an offset may leave of the error that it explains",
-    "What the rounding of the offset itself leaves is far less; another pattern leaves most of the error.",
+    "Measured on 96 rows of the corpus: the 4 offsets left 1.5e-5 to 1.7e-4, all of it rounding; the best offset left "
+    "0.69 and more of any other error.",
 )
 PRECISION_FIT = Line(
     0.05,
     "share of the error",
     "most that a lower precision may leave of the error that it explains",
-    "The right precision, emulated in software, leaves nothing or little of it; a wrong one leaves half and more.",
+    "Measured on 96 rows of the corpus: the precision that 7 losses were computed in, emulated in software, left 7e-5 "
+    "and less; the best precision left 0.989 and more of any other error.",
 )
 SAME_FACTOR = Line(
     1e-6,
     "relative",
     "largest distance of factors that are one factor, and of a factor of 1 from 1",
-    "A factor measured over a gradient is off by its rounding, some u; the least factor of the corpus is 1.00001.",
+    "Measured on 96 rows of the corpus: known factors (-1, 2, 96, 255, 784, 1/960 and so on) were found to within "
+    "5e-8; the one nearest to 1 is 1.00001.",
 )
 CONSTANT_FIT = Line(
     1e-3,
     "relative",
     "largest distance of a factor from the constant that it is named after",
-    "The nearest two constants that are named (255 and 256) are apart by 4e-3.",
+    "Chosen between the accuracy of a factor (`SAME_FACTOR`) and the 4e-3 between the two nearest constants that are "
+    "named, 255 and a batch size of 256.",
 )
 RIGHT_SHARE = Line(
     0.05,

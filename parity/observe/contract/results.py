@@ -32,10 +32,13 @@ from parity.plan import lines
 from parity.tasks.losses import Loss
 from parity.tasks.outputs import is_tree, part_names, parts, tensors
 
+# Elements of the output whose slopes are checked, spread over it. Chosen: they take 192 calls of each of the two
+# losses, where all other items together take some 150 of both.
 GRADCHECK_ELEMENTS = 96
-# Of the time that is left: baseline and candidate each take it once, and other items follow.
+# Share of the time left that one gradcheck may take. Chosen: baseline and candidate each take it once, which leaves
+# more than half for the items that follow.
 GRADCHECK_SHARE = 0.2
-GRADCHECK_CALLS = 3  # for each element: two of the loss, and room
+GRADCHECK_CALLS = 3  # for each element: two of the loss, and the time of a third for gradcheck itself
 # As gradcheck's own defaults: the step of its differences of two losses, and the relative tolerance of a slope.
 GRADCHECK_STEP, GRADCHECK_RTOL = 1e-6, 1e-3
 

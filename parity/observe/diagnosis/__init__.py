@@ -1,1 +1,1 @@
-"""What is wrong with a gradient: the rule that fits it."""
+"""What is wrong with a gradient: the first rule that fits it."""

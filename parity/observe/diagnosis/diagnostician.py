@@ -15,7 +15,9 @@ from parity.plan.trial import Place
 from parity.tasks.losses import Loss
 from parity.tasks.outputs import Outputs
 
-# How often: the first steps, some partial batches, and where the gradient's ratio has changed.
+# How many steps are looked into, chosen rather than measured: `judge.causes` takes the kind from the first finding and
+# needs a few more of its kind to see whether a factor is constant; factors of whole and of partial batches show whether
+# it is a batch size. A factor that changes at every step would be looked into forever but for the last.
 FIRST_LOOKS, PARTIAL_LOOKS, ALL_LOOKS = 3, 2, 12
 
 
@@ -63,11 +65,11 @@ class Diagnostician:
             self._found.append(found)
 
     def state(self) -> dict[str, float]:
-        """How far it has looked."""
+        """What another diagnostician needs to continue from here."""
         return {"looks": self._looks, "partial_looks": self._partial_looks, "last_ratio": self._last_ratio}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes on from where another stood."""
+        """Continues from another diagnostician's state."""
         self._looks, self._partial_looks = state["looks"], state["partial_looks"]
         self._last_ratio = state["last_ratio"]
 

@@ -1,4 +1,4 @@
-"""What a wrong gradient may be instead: other losses, and the baseline's own in a lower precision.
+"""What a wrong gradient may be instead: that of another loss, or the baseline's in a lower precision.
 
 Shapes: R rows, C columns (features or classes); everything here runs on the CPU.
 """
@@ -18,21 +18,27 @@ from parity.observe.low_precision import round_to_tf32
 from parity.tasks.losses import Loss
 from parity.tasks.outputs import Outputs, map_tensors
 
-# A loss of another kind, in float64; `factor` is what its gradient is multiplied by, 1 for the mean.
+# (output, target), in float64 -> the loss, a mean.
 OtherLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 LOW_PRECISIONS = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+# The values that T.-Y. Lin et al., "Focal Loss for Dense Object Detection", 2017, compare (without 0.1 and 0.2), and 3,
+# which J. Mukhoti et al., "Calibrating Deep Neural Networks using Focal Loss", 2020, use.
 FOCAL_GAMMAS = (0.5, 1.0, 2.0, 3.0, 5.0)
+# Chosen: round numbers on either side of 1. A temperature that is not among them is "unknown".
 TEMPERATURES = (0.1, 0.5, 2.0, 4.0, 10.0)
+# Differences of output and target from which the slope of a loss is measured. Chosen: a thousandth of outputs near 1,
+# where the rounding of the difference, 2**-24, is 6e-5 of it at most.
+LEAST_DIFFERENCE = 1e-3
 
 
 def other_losses(output: torch.Tensor, target: torch.Tensor, grad: np.ndarray) -> Mapping[str, OtherLoss]:
-    """The losses that people use in this one's place, by name.
+    """The losses that people use in the baseline's place, by name; empty for tensors that none of them takes.
 
     Args:
         output: dtype[R, ...].
-        target: Of the output's shape and floating, or integer labels [R].
-        grad: What the candidate gave; a loss with a threshold has it fitted. float64 of the output's shape.
+        target: Floating and of the output's shape, or integer labels [R].
+        grad: The candidate's gradient, float64 of the output's shape; the threshold of a loss is fitted to it.
     """
     if target.is_floating_point() and target.shape == output.shape:
         return _REGRESSION | dict(_with_threshold(output, target, grad))
@@ -42,12 +48,12 @@ def other_losses(output: torch.Tensor, target: torch.Tensor, grad: np.ndarray) -
 
 
 def gradient(loss: OtherLoss, output: torch.Tensor, target: torch.Tensor) -> np.ndarray | None:
-    """The gradient of another loss, float64 of the output's shape; None where it cannot take these tensors."""
+    """The gradient of another loss, float64 of the output's shape; None where the loss cannot take these tensors."""
     leaf = output.detach().double().requires_grad_()
     try:
         value = loss(leaf, target.double() if target.is_floating_point() else target)
         (found,) = torch.autograd.grad(value, leaf)
-    except (RuntimeError, ValueError, IndexError):  # BCE of an output beyond [0, 1], a label beyond the classes
+    except (RuntimeError, ValueError, IndexError):  # BCE of an output outside [0, 1], a label that is not a class
         return None
     return found.numpy() if bool(found.isfinite().all()) else None
 
@@ -55,17 +61,19 @@ def gradient(loss: OtherLoss, output: torch.Tensor, target: torch.Tensor) -> np.
 def in_low_precision(
     output: torch.Tensor, target: Outputs, *, baseline: Loss, oracle: PartOracle, exact: np.ndarray
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields what the baseline's gradient becomes when some of it is done in a lower precision.
+    """Yields what the baseline's gradient becomes where some of its computation is in a lower precision.
+
+    The gradient alone is rounded; or output and target are; or the whole loss is computed in the precision.
 
     Args:
         output: dtype[R, ...].
-        target: What belongs to it.
-        baseline: In the dtype it is given.
+        target: The target that belongs to the output.
+        baseline: The loss, which computes in the dtype of its tensors.
         oracle: The baseline in float64.
-        exact: The gradient in float64.
+        exact: The oracle's gradient; float64 of the output's shape.
 
     Yields:
-        Name of the precision, and a gradient as float64 of the output's shape; several of each.
+        Name of the precision, and a gradient, float64 of the output's shape; several of each precision.
     """
     for name, dtype in LOW_PRECISIONS.items():
         yield name, _rounded(exact, functools.partial(torch.Tensor.to, dtype=dtype))
@@ -79,9 +87,10 @@ def in_low_precision(
 
 
 def has_low_precision(grad: torch.Tensor) -> str | None:
-    """The precision that all elements of a float32 gradient can be written in, or None."""
+    """The lower precision in which all elements of a float32 gradient can be written, or None."""
     if grad.dtype != torch.float32 or not grad.any():
         return None
+    # float32 has 23 bits of mantissa, TF32 and float16 have 10 and bfloat16 has 7: the lowest 13 or 16 are then zero.
     bits = grad.contiguous().view(torch.int32)
     if not (bits & 0xFFFF).any():
         return "bfloat16"
@@ -109,13 +118,13 @@ def _in_dtype(baseline: Loss, output: torch.Tensor, target: Outputs, dtype: torc
     narrow = map_tensors(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor, target)
     try:
         (found,) = torch.autograd.grad(baseline(leaf, narrow), leaf)
-    except (RuntimeError, TypeError, ValueError):  # the baseline does not support the dtype, and need not
+    except (RuntimeError, TypeError, ValueError):  # the baseline need not support the dtype
         return None
     array: np.ndarray = found.double().numpy()
     return array if np.isfinite(array).all() else None
 
 
-# Regression; each is a mean over the elements.
+# Regression: means over the elements.
 
 _REGRESSION: dict[str, OtherLoss] = {
     "L1": F.l1_loss,
@@ -134,18 +143,18 @@ _REGRESSION: dict[str, OtherLoss] = {
 
 
 def _with_threshold(output: torch.Tensor, target: torch.Tensor, grad: np.ndarray) -> Iterator[tuple[str, OtherLoss]]:
-    """Yields Huber and smooth L1, whose gradients are clipped differences, at the threshold that the gradient has."""
+    """Yields Huber or smooth L1, whose gradients are clipped differences, at the threshold that the gradient shows."""
     difference = np.abs((output.detach().double() - target.detach().double()).numpy())
-    telling = difference > 1e-3
-    if not telling.any():
+    measurable = difference > LEAST_DIFFERENCE
+    if not measurable.any():
         return
     size = np.abs(grad)
-    slope = float((size[telling] / difference[telling]).max())
+    slope = float((size[measurable] / difference[measurable]).max())
     if slope == 0 or not math.isfinite(slope):
         return
     threshold = float(size.max()) / slope
     if 0 < threshold < float(difference.max()):
-        # Their gradients differ by the threshold alone, as a factor.
+        # Their gradients differ only by the threshold as a factor.
         smooth = abs(slope * threshold * grad.size - 1) < abs(slope * grad.size - 1)
         name = f"smooth L1 with beta {threshold:.3g}" if smooth else f"Huber with delta {threshold:.3g}"
         yield (
@@ -157,10 +166,11 @@ def _with_threshold(output: torch.Tensor, target: torch.Tensor, grad: np.ndarray
 
 
 def _log_cosh(difference: torch.Tensor) -> torch.Tensor:
+    """log(cosh(x)) = x + log(1 + exp(-2 x)) - log(2), which does not overflow."""
     return difference + F.softplus(-2 * difference) - math.log(2)
 
 
-# Classification by integer labels; each is a mean over the rows.
+# Classification by integer labels: means over the rows.
 
 
 def _focal(gamma: float) -> OtherLoss:

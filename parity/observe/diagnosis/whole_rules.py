@@ -16,7 +16,8 @@ from parity.observe.diagnosis.wrong_gradient import Match, Rule, WrongGradient, 
 from parity.plan import lines
 from parity.plan.named_constants import name_constant
 
-# An explanation must leave less than this share of the error, so that it says more than "something is wrong".
+# An explanation must also leave less than this share of the error. Both shares are chosen: where an error is little
+# more than rounding, the limits of `lines` alone would let any explanation pass.
 OFFSET_SHARE = 1 / 2
 OTHER_LOSS_SHARE = 1 / 4
 # Precisions that leave at most this many times what the best one leaves are named beside it: float16 and TF32 have
