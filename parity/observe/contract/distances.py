@@ -22,7 +22,7 @@ from parity.tasks.losses import Loss
 from parity.tasks.outputs import Outputs, elements_of, is_tree, map_tensors, part_names, parts, tensors, with_parts
 
 # Outputs next to the given one on which the baseline's error is measured, and perturbations of it for its condition.
-# As few as make a baseline that is exact by luck on all of them unlikely; each costs an evaluation in float64.
+# Chosen: a baseline is hardly exact by luck on all four; each costs an evaluation in float64.
 NEARBY = 4
 
 

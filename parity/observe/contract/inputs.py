@@ -31,10 +31,10 @@ from parity.observe.contract.distances import (
 from parity.plan import lines
 from parity.tasks.outputs import Outputs, elements_of, is_tree, map_tensors, part_names, parts, tensors
 
-# A finite gradient this many times larger than an ordinary one has saturated rather than hidden what is not finite:
-# the square of such a number overflows float32 on its way through the model. The value is chosen, not measured.
+# A finite gradient this many times larger than an ordinary one has saturated rather than hidden what is not finite: it
+# ruins the step as visibly as a gradient that is not finite. Chosen, not measured.
 SATURATED = 1e12
-# Values are scaled to at most this, so that 2 * value * sqrt(elements) has a square that float16, up to 65504, holds.
+# Most that 2 * value * sqrt(elements) may be: its square, 2**15, is within the range of float16, which ends at 65504.
 LARGEST_IN_FLOAT16 = 2.0**7.5
 
 
@@ -236,6 +236,7 @@ def _spoilt(case: Case, output: Outputs, target: Outputs, name: str) -> Outcome:
 def _finite_gradient(case: Case, grad: torch.Tensor, name: str) -> Outcome:
     """The outcome for a finite gradient where the baseline's is not: mixed precision relies on it to skip a step."""
     ordinary = joined(evaluate(case.loss, case.output, case.target)[1])
-    if float(grad.abs().max()) > SATURATED * float(ordinary.abs().max()):
-        return "limited", f"with {name}, the gradient is up to {float(grad.abs().max()):.4g}, the baseline's not finite"
+    largest = float(grad.abs().max())
+    if largest > SATURATED * float(ordinary.abs().max()):
+        return "limited", f"with {name}, the gradient is finite, up to {largest:.4g}, the baseline's is not"
     return "failed", f"hides {name}: the whole gradient is finite, the baseline's is not"

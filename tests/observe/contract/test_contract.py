@@ -27,7 +27,7 @@ CORPUS = ROOT / "tests" / "corpus"
 
 @pytest.fixture(autouse=True)
 def time_enough(monkeypatch):
-    """What a busy machine has no time for would be "not applicable"."""
+    """Raises the budget: an item that a busy machine has no time for would be "not applicable"."""
     monkeypatch.setattr(contract, "BUDGET_S", 120.0)
 
 
@@ -50,7 +50,7 @@ def tensors(short="mse"):
 
 
 def held(candidate, short="mse", *, baseline=None, oracle=None, pair=None):
-    """What came of each item, by name."""
+    """The outcome of each item, by name."""
     output, target = pair or tensors(short)
     items = check_contract(candidate, baseline or loaded(short), oracle or oracle_of(short), output, target)
     assert tuple(item.name for item in items) == ITEMS
@@ -395,7 +395,7 @@ def test_a_planted_fault_fails_its_item_and_no_other(item, loss, reason):
 
 
 @pytest.mark.parametrize(("item", "loss", "reason"), LIMITED, ids=[item for item, *_ in LIMITED])
-def test_what_cannot_touch_the_training_is_a_limit_of_its_item(item, loss, reason):
+def test_what_cannot_affect_the_training_is_a_limit_of_its_item(item, loss, reason):
     items = held(loss)
     assert not having("failed", items)
     assert item in having("limited", items)
@@ -537,7 +537,7 @@ def test_a_wrong_loss_fails_the_item_that_names_its_fault(short, entry, first_ro
     assert items[NAMING.get(entry.kind, entry.text)].status == "failed"
 
 
-# What is left behind
+# Side effects
 
 
 @pytest.mark.parametrize(
@@ -610,7 +610,7 @@ float16_refused = _raising(lambda output, target: output.dtype == torch.float16)
         ("second derivative", mse_with(_without_second), "no second derivative"),
     ],
 )
-def test_what_the_baseline_does_not_do_is_asked_of_nobody(item, baseline, reason):
+def test_what_the_baseline_does_not_do_is_not_asked_of_the_candidate(item, baseline, reason):
     items = held(F.mse_loss, baseline=baseline)
     assert items[item].status == "not applicable"
     assert items[item].reason.startswith(f"the baseline itself does not do this: {reason}")
@@ -675,7 +675,7 @@ def test_a_flat_output_and_a_column_of_outputs_are_held_to_the_contract_too():
     assert not having("failed", held(F.mse_loss, pair=(output[:, :1], target[:, :1])))
 
 
-def test_an_output_that_equals_its_target_is_no_trouble():
+def test_an_output_that_equals_its_target_fails_nothing():
     output, _ = tensors()
     items = held(loaded("mse", "numpy"), pair=(output, output.clone()))
     assert not having("failed", items)

@@ -11,7 +11,7 @@ from parity.observe.contract.checking import ITEMS, check_contract
 
 @pytest.fixture(autouse=True)
 def time_enough(monkeypatch):
-    """What a busy machine has no time for would be "not applicable"."""
+    """Raises the budget: an item that a busy machine has no time for would be "not applicable"."""
     monkeypatch.setattr(checking, "BUDGET_S", 120.0)
 
 
