@@ -33,12 +33,12 @@ ROOT = Path(__file__).parent.parent
 TESTS = "tests"
 # In the environment of all that a module starts.
 MARK = "PARITY_TESTS"
-# Threads of OpenMP that wait for each other sleep instead of spinning: beside other work, a step on two threads takes
-# a third of the processor's time. Read when torch is loaded; it changes no number.
+# OpenMP threads that wait for each other sleep instead of spinning. On two busy cores, 20 steps on two threads took
+# 10 s of processor time instead of 28, with the same bits. OpenMP reads it when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-# A test that uses one of these fixtures starts Ray, and is marked so.
+# Fixtures that start Ray: tests that use them get the mark `ray`.
 STARTS_RAY = {"head", "nodes", "on_two_gpus", "ray_run", "running", "stranger"}
-# Most tests at the same time: each may have a Ray cluster, and 2 GB of memory for it.
+# Most processes of the suite: each may start a Ray cluster, which needs about 2 GB of memory.
 MOST_WORKERS = 4
 # A shell's background job ignores Ctrl-C, and all that is started here would too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -82,14 +82,14 @@ def own_environment():
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config):
-    """`-n auto`, which pyproject.toml has: the whole suite goes to several processes, anything less to none."""
+    """Number of processes for the `-n auto` of pyproject.toml: only the whole suite is spread over several."""
     if config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
         return 0
-    return min(len(os.sched_getaffinity(0)), MOST_WORKERS)
+    return min(os.cpu_count() or 1, MOST_WORKERS)
 
 
 def pytest_collection_modifyitems(items):
-    """The modules that take longest come first, since the suite would otherwise have to wait for them at its end."""
+    """Moves the longest modules to the front, so that no process is left alone with one of them at the end."""
     for item in items:
         if STARTS_RAY & set(item.fixturenames):
             item.add_marker("ray")
@@ -99,17 +99,17 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_temporary_folder(tmp_path_factory):
-    """A place for temporary folders that no other process of tests uses, so that what is left in it is ours.
+    """Gives this process a temporary folder of its own, so that whatever is left in it was left by its tests.
 
-    Its name is short, since Ray's socket names have to fit into 107 bytes.
+    Its name is short, since the paths of Ray's sockets must fit into 107 bytes.
     """
-    tmp_path_factory.getbasetemp()  # pytest's own stays where it is looked for
+    tmp_path_factory.getbasetemp()  # stays in the usual place, where pytest keeps the last three
     with (
         tempfile.TemporaryDirectory(prefix="t", ignore_cleanup_errors=True) as folder,
-        pytest.MonkeyPatch.context() as m,
+        pytest.MonkeyPatch.context() as patch,
     ):
-        m.setenv("TMPDIR", folder)
-        m.setattr(tempfile, "tempdir", None)
+        patch.setenv("TMPDIR", folder)
+        patch.setattr(tempfile, "tempdir", None)
         yield
 
 
@@ -183,7 +183,7 @@ def make_trials():
 
 
 def made_once(tmp_path_factory, name, *options):
-    """The directory of an inline run, trained by the first of the suite's processes that asks for it."""
+    """Returns the directory of an inline run, trained by the first of the suite's processes that asks for it."""
     folder = tmp_path_factory.getbasetemp()
     folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
     out = folder / name
@@ -197,13 +197,13 @@ def made_once(tmp_path_factory, name, *options):
 
 @pytest.fixture(scope="session")
 def reference(tmp_path_factory):
-    """The directory of the whole reference run, trained in this process or one beside it. To be read only."""
+    """The directory of the whole reference run, trained by this process or by another one of the suite. Read-only."""
     return made_once(tmp_path_factory, "reference")
 
 
 @pytest.fixture(scope="session")
 def equal_pair(tmp_path_factory):
-    """The directory of a short run whose two losses are the same to the bit. To be read only."""
+    """The directory of a short run whose two losses are the same to the bit. Read-only."""
     losses = ["builtin", "tests/right_losses.py:functional"]
     return made_once(tmp_path_factory, "equal", "--steps", "8", "--loss", *losses)
 
@@ -226,7 +226,10 @@ def bits(directory):
 
 
 def trials_with_steps(directory):
-    """Names of the trials of which a run that goes on has stored a step; from a copy, since reading cuts a torn end."""
+    """Names of the trials that have a stored step in an unfinished run.
+
+    The journal is read from a copy, since reading truncates an unfinished end.
+    """
     if not (directory / JOURNAL).exists():
         return set()
     with tempfile.TemporaryDirectory(prefix="journal-") as folder, ExitStack() as stack:

@@ -189,7 +189,7 @@ def test_the_trials_of_a_killed_node_continue_in_its_class_with_the_same_bits(no
     assert f"builtin@cpu@c-s0 was trained on {moved.node}, so c was not tested." in " ".join(stdout.split())
 
 
-def wait_until_training(process, out, trials, *, limit_s=90):
+def wait_until_training(process, out, trials, *, limit_s=240):
     """Until a step of each of these trials is stored."""
     end = time.monotonic() + limit_s
     while trials_with_steps(out) != trials:

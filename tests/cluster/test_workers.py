@@ -173,7 +173,7 @@ def running(tmp_path):
             process.kill()
 
 
-def wait_for(condition, *, limit_s=90):
+def wait_for(condition, *, limit_s=240):
     end = time.monotonic() + limit_s
     while not (found := condition()):
         assert time.monotonic() < end, "it did not happen in time"
