@@ -162,7 +162,7 @@ def test_recorded_heads_are_audited_part_by_part(tmp_path, capsys):
     assert judged(capsys, right, record(tmp_path / "again", both))[1]["verdict"] == "identical"
     status, pair = judged(capsys, right, record(tmp_path / "wrong", twice_the_right))
     assert (status, pair["verdict"], pair["onset"]["step"]) == (1, "diverged", 0)
-    assert "scaled by 2" in pair["cause"] and "right" in pair["cause"]
+    assert "output_grad is 2 times the float64 one" in pair["cause"]
     errors = pd.read_parquet(right / "step_errors.parquet")
     assert set(errors[errors.quantity == "output_grad"].tensor) == {"left", "right"}
     assert errors[errors.step == 0].error_u.max() < 100
