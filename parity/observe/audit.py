@@ -99,7 +99,8 @@ def errors(
 def _gradient_error(grad: np.ndarray, grad64: np.ndarray, unit: float, *, least: float) -> tuple[float, float]:
     """||g - g64|| / (u ||g64||), with ||g64|| counting for at least `least`, and <g, g64> / <g64, g64>."""
     with np.errstate(invalid="ignore"):  # inf - inf; looked at below
-        difference = np.subtract(grad, grad64, dtype=np.float64)
+        # An array also where both have no dimension, of which NumPy would make a number.
+        difference = np.asarray(np.subtract(grad, grad64, dtype=np.float64))
     squared_error, product, squared_size = _dots(difference, grad64)
     if not math.isfinite(squared_error + squared_size):
         if not _same_nonfinite(grad, grad64.astype(grad.dtype)):

@@ -34,7 +34,7 @@ COMPARED = QUANTITIES[1:]
 # a seventh in one case of seven, well inside the factor of `lines.DEVICE`.
 PERTURBED_STEPS = 6
 # Standard deviation of the moves, relative to each parameter: a dot product of some hundred terms, rounded in each, is
-# off by a few u of its result (DESIGN.md, section 6: outputs at 0.7 to 2.4 u).
+# off by a few u of its result (outputs were seen at 0.7 to 2.4 u).
 PERTURBATION_U = 4.0
 
 

@@ -1,5 +1,7 @@
 """The lines between rounding and a bug: each with its value, its unit, and where the value comes from.
 
+What was seen on either side of them: docs/explanation/how-a-verdict-is-reached.md.
+
 `u` is the unit roundoff of the dtype in question (2**-24 for float32).
 """
 
@@ -31,7 +33,7 @@ GRADIENT = Line(
     "times the baseline's error",
     "largest error of an output gradient that rounding can explain",
     "Right gradients of MSE were seen at 0.4 to 1.4 u, right cross-entropies at up to 6 times the baseline's error; "
-    "the least wrong gradient (1.00001 times too large) at 168 u (DESIGN.md, section 6). 16 is a tenth of it.",
+    "the least wrong gradient (1.00001 times too large) at 168 u. 16 is a tenth of it.",
 )
 UNSTEADY_GRADIENT = Line(
     8.0,
@@ -63,7 +65,7 @@ DEVICE = Line(
     "times the baseline's error",
     "largest error of a tensor of a shared step that rounding can explain",
     "Threads, instruction sets and BLAS variants of a CPU were seen at 1.3 times at most, matrix products in TF32 at "
-    "60 times and more (DESIGN.md, section 6).",
+    "60 times and more.",
 )
 SUSPICIOUS_DEVICE = Line(
     4.0,
@@ -75,8 +77,8 @@ STRANGE = Line(
     1e5,
     "u",
     "largest distance of an output from its float64 step that can still be the same step",
-    "The largest error of an output that was seen in the same step is 72,000 u, with products in bfloat16 (DESIGN.md, "
-    "section 6). In another step the error is about as large as the output itself, which is 2**24 u in float32.",
+    "The largest error of an output that was seen in the same step is 72,000 u, with products in bfloat16. "
+    "In another step the error is about as large as the output itself, which is 2**24 u in float32.",
 )
 
 # Runs of different days

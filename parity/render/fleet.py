@@ -56,7 +56,7 @@ def columns(judgement: Judgement) -> dict[str, tuple[str, ...]]:
     """The columns of the matrix by heading, with their devices: the equal devices of a class share one."""
     found: dict[str, tuple[str, ...]] = {}
     for each in judgement.fleet.classes:
-        odd = {unit.device for unit in each.odd}
+        odd = [unit.device for unit in each.odd]
         rest = tuple(device for device in each.devices if device not in odd)
         if len(rest) > 1:
             found[f"{rest[0]} and {len(rest) - 1} equal"] = rest
