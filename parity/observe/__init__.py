@@ -1,1 +1,1 @@
-"""What the tensors of a training step say; changes no bit of the training."""
+"""Observes the tensors of training steps, and changes no bit of the training."""

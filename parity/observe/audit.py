@@ -32,6 +32,10 @@ Oracle = Callable[[Outputs, Outputs], tuple[float, Gradient]]
 def make_oracle(baseline: CodeSpec, task: Task) -> Oracle:
     """Returns the baseline's float64 form; for a loss that has none, the loss itself on float64 tensors.
 
+    Args:
+        baseline: The loss that the candidate is compared with.
+        task: The task, which has the float64 forms of its shipped losses.
+
     Raises:
         Trouble: As `load_loss`.
         Exception: Whatever the user's code raises.
@@ -43,14 +47,15 @@ def make_oracle(baseline: CodeSpec, task: Task) -> Oracle:
 
 
 def oracle_of(criterion: Loss) -> Oracle:
-    """Returns the float64 form of a loss object: of `nn.MSELoss` written out, else the loss on float64 tensors."""
+    """Returns the float64 form of a loss object: for `nn.MSELoss` written out, else the loss on float64 tensors."""
+    # Not isinstance: a subclass may compute something else.
     if type(criterion) is nn.MSELoss and criterion.reduction == "mean":
         return lambda output, target: mse_float64(_array(output), _array(target))
     return _widened(criterion)
 
 
 def gradients(found: Gradient) -> list[np.ndarray]:
-    """An oracle's gradient as one array for each part of the output; float64[...]."""
+    """An oracle's gradient as a list, with one array for each part of the output; float64[...]."""
     return found if isinstance(found, list) else [found]
 
 
@@ -62,7 +67,7 @@ def errors(
     loss: torch.Tensor,
     output_grad: torch.Tensor | Sequence[torch.Tensor],
 ) -> tuple[float, float, float]:
-    """Measures one step.
+    """Measures how far the loss and the output gradient of one step are from the oracle's.
 
     Args:
         oracle: The baseline in float64, from `make_oracle` or `oracle_of`.
@@ -81,17 +86,20 @@ def errors(
     Raises:
         OracleUnavailable: The baseline's loss raised in float64, or does not compute in float64.
     """
+    # Each part has the u of its own dtype; the one loss, made of all parts, has that of the coarsest.
     units = [torch.finfo(part.dtype).eps / 2 for part in parts(output)]
     loss64, found = oracle(map_tensors(torch.Tensor.detach, output), map_tensors(torch.Tensor.detach, target))
     loss_error = _relative_error(float(loss.detach()), loss64, max(units))
     grads = [output_grad] if isinstance(output_grad, torch.Tensor) else list(output_grad)
     grads64 = gradients(found)
+    # Norm of the gradient over all parts. One tensor is its own whole, so there is nothing to measure it beside.
     whole = math.sqrt(sum(_dots(each, each)[0] for each in grads64)) if len(grads64) > 1 else 0.0
     measured = [
         # A part whose gradient is nothing but rounding beside the whole is measured beside the whole.
         _gradient_error(_array(grad), grad64, unit, least=unit * whole)
         for grad, grad64, unit in zip(grads, grads64, units, strict=True)
     ]
+    # Every comparison with NaN is False, so max() would find NaN or not depending on the order: it counts as the worst.
     grad_error, ratio = max(measured, key=lambda each: math.inf if math.isnan(each[0]) else each[0])
     return grad_error, loss_error, ratio
 
@@ -102,7 +110,9 @@ def _gradient_error(grad: np.ndarray, grad64: np.ndarray, unit: float, *, least:
         # An array also where both have no dimension, of which NumPy would make a number.
         difference = np.asarray(np.subtract(grad, grad64, dtype=np.float64))
     squared_error, product, squared_size = _dots(difference, grad64)
+    # The sums are finite only if all elements are, so the arrays are searched only where they are needed.
     if not math.isfinite(squared_error + squared_size):
+        # In the dtype of the gradient: what overflows there is an infinity on both sides.
         if not _same_nonfinite(grad, grad64.astype(grad.dtype)):
             return math.inf, math.nan
         finite = np.isfinite(grad64)
@@ -114,7 +124,8 @@ def _gradient_error(grad: np.ndarray, grad64: np.ndarray, unit: float, *, least:
 
 
 def _widened(loss_function: Loss) -> Oracle:
-    """Returns an oracle that evaluates the loss on float64 tensors."""
+    """Returns an oracle that evaluates the loss on float64 tensors, and its gradient with autograd."""
+    # A copy, since double() converts a module in place, and this one may be in use in a training.
     wide = copy.deepcopy(loss_function).double() if isinstance(loss_function, nn.Module) else loss_function
 
     def oracle(output: Outputs, target: Outputs) -> tuple[float, Gradient]:
@@ -125,6 +136,7 @@ def _widened(loss_function: Loss) -> Oracle:
             grads = torch.autograd.grad(loss, leaves, allow_unused=is_tree(output))
         except Exception as error:  # a user's baseline may raise anything
             raise OracleUnavailable(f"in float64 it raised {type(error).__name__}: {error}") from error
+        # A loss that narrows inside has the rounding errors that an oracle must not have.
         if loss.dtype != torch.float64:
             raise OracleUnavailable(f"for float64 tensors it returned {loss.dtype}")
         arrays = [
@@ -159,10 +171,12 @@ def _same_nonfinite(left: np.ndarray, right: np.ndarray) -> bool:
 
 
 def _relative_error(value: float, exact: float, unit: float) -> float:
+    # Infinities of one sign are equal; NaN is never equal to itself, so isnan has to find two of them.
     if not (math.isfinite(value) and math.isfinite(exact)):
         return 0.0 if value == exact or (math.isnan(value) and math.isnan(exact)) else math.inf
     return _ratio(abs(value - exact), unit * abs(exact))
 
 
 def _ratio(error: float, size: float) -> float:
+    # 0 / 0 is no error here; any other error beside an exact 0 is infinite.
     return 0.0 if error == 0 else error / size if size else math.inf

@@ -9,6 +9,7 @@ import xxhash
 # The digest of a missing tensor (a parameter without a gradient).
 MISSING = 0
 
+# Dtypes that NumPy does not have; their elements are digested as bytes.
 _NOT_IN_NUMPY = {torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2}
 
 
@@ -18,11 +19,19 @@ def digest(tensor: torch.Tensor | None) -> int:
     A tensor of an accelerator is copied to the host first, so the digest of the same numbers is the same everywhere.
     It distinguishes -0.0 from 0.0, one NaN from another, and any order of the elements from any other.
 
+    Args:
+        tensor: dtype[...] on any device and in any layout; None for a tensor that is missing.
+
+    Returns:
+        The digest; `MISSING` for None.
+
     Source:
         github.com/Cyan4973/xxHash, doc/xxhash_spec.md.
     """
     if tensor is None:
         return MISSING
+    # Equal bytes of another dtype or shape are another tensor, so both go into the seed. `.data` is a view: nothing is
+    # copied.
     return xxhash.xxh3_64_intdigest(_elements(tensor).data, _seed(tensor.dtype, tensor.shape))
 
 
@@ -38,9 +47,12 @@ def _elements(tensor: torch.Tensor) -> np.ndarray:
     host = host if host.is_cpu else host.cpu()
     if host.dtype in _NOT_IN_NUMPY:
         host = host.contiguous().reshape(-1).view(torch.uint8)
+    # In C order whatever the strides, so that the layout in memory does not belong to the digest.
     return np.ascontiguousarray(host.numpy())
 
 
+# A training has few pairs of dtype and shape, and asks for each of them at every step.
 @functools.cache
 def _seed(dtype: torch.dtype, shape: torch.Size) -> int:
+    """The seed of a digest: XXH3 of the dtype and the shape in words; uint64."""
     return xxhash.xxh3_64_intdigest(f"{dtype} {tuple(shape)}".encode())

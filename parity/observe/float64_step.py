@@ -1,4 +1,4 @@
-"""A step's tensors beside the same step in float64: errors, and what rounding alone can do to them.
+"""A step's tensors compared with the same step in float64: errors, and what rounding alone can do to them.
 
 Letters: P parameter tensors of the model; T parts of the output, 1 unless it is a tree; u is the unit roundoff of the
 model's dtype (2**-24 for float32).
@@ -40,13 +40,13 @@ PERTURBATION_U = 4.0
 
 @dataclass(frozen=True)
 class StepError:
-    """A row of step_errors.parquet: one tensor of one step beside the step in float64 from the same state.
+    """A row of step_errors.parquet: one tensor of one step, compared with the step in float64 from the same state.
 
     Attributes:
         step: Number of the step, from 0.
         quantity: One of `trace.QUANTITIES`.
         tensor: Name of the parameter or of the part of the output; None for a quantity of one tensor.
-        error_u: ||b - x|| / (u ||x||), x in float64.
+        error_u: ||b - x|| / (u ||x||) of the tensor b and its counterpart x in float64.
         spread_u: The same between float64 steps from slightly moved parameters; None where it was not measured.
         exact_norm: ||x||; NaN where there is no such tensor.
     """
@@ -73,9 +73,19 @@ def tensor_names(model: torch.nn.Module, output: Outputs) -> TensorNames:
 
 
 def relative_errors(values: Values, exact: Values) -> Errors:
-    """||x - x64|| / (u ||x64||) of each tensor, in u of the output's dtype; inf for a tensor that one side lacks."""
+    """||x - x64|| / (u ||x64||) of each tensor, in u of the output's dtype; inf for a tensor that one side lacks.
+
+    Args:
+        values: The step as it was taken.
+        exact: The same step in float64; it decides which quantities are compared.
+
+    Raises:
+        ValueError: A tensor has another shape in float64, or a quantity has another number of tensors.
+    """
+    # bfloat16 is float32 here (see `on_host`), and is measured in u of float32.
     unit = float(np.finfo(values["output"][0].dtype).eps) / 2  # type: ignore[union-attr]
     return {
+        # The float64 step may lack "param": an optimizer that cannot be copied takes no step in float64.
         quantity: [_error(value, right, unit) for value, right in zip(values[quantity], rights, strict=True)]
         for quantity, rights in exact.items()
     }
@@ -83,6 +93,7 @@ def relative_errors(values: Values, exact: Values) -> Errors:
 
 def strange(errors: Errors) -> str | None:
     """Why the float64 run cannot be the same step, or None where it may be."""
+    # The output is the first quantity to be computed: if the float64 run is not the same step, it shows there.
     largest = max(errors["output"])
     if not largest > lines.STRANGE.value:
         return None
@@ -100,7 +111,12 @@ def step_errors(
         errors: The errors of its tensors.
         exact: The step in float64.
         spread: Measures what rounding alone can do; called only where an error may be beyond a line.
+
+    Returns:
+        A row for each tensor of each quantity, in the order of `each_error`.
     """
+    # A baseline is credited with `LEAST_ERROR` at least, so a smaller error is within the line beside any baseline. The
+    # spread costs `PERTURBED_STEPS` more steps in float64, which a step without such an error need not pay for.
     suspicious = any(error > lines.DEVICE.value * lines.LEAST_ERROR.value for each in errors.values() for error in each)
     spreads = spread() if suspicious else None
     rows = []
@@ -114,7 +130,7 @@ def step_errors(
 def each_error(
     names: TensorNames, errors: Mapping[str, Sequence[float]]
 ) -> Iterator[tuple[str, str | None, int, float]]:
-    """Yields quantity, name of the tensor, its number and its error, in the order of computation."""
+    """Yields quantity, tensor name, number within the quantity, and error, in the order of computation."""
     for quantity in (quantity for quantity in COMPARED if quantity in errors):
         for index, (name, error) in enumerate(zip(names[quantity], errors[quantity], strict=True)):
             yield quantity, name, index, error
@@ -125,15 +141,17 @@ def spread_of(take: Callable[[Perturb], Values], exact: Values, *, unit: float) 
 
     Args:
         take: Takes the step with each parameter moved.
-        exact: The step as it is.
-        unit: u.
+        exact: The step from the parameters as they are.
+        unit: The unit roundoff u of the model's dtype.
     """
     largest: Errors = {quantity: [0.0] * len(values) for quantity, values in exact.items()}
     for number in range(PERTURBED_STEPS):
+        # A generator of its own: nothing is drawn from those of the training, and a repeat has the same moves.
         generator = torch.Generator().manual_seed(number)
 
         def perturb(parameter: torch.Tensor, generator: torch.Generator = generator) -> torch.Tensor:
             noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+            # Relative to each parameter, as rounding is.
             return parameter * (1 + PERTURBATION_U * unit * noise)
 
         moved = take(perturb)
@@ -144,7 +162,7 @@ def spread_of(take: Callable[[Perturb], Values], exact: Values, *, unit: float) 
 
 
 def unit_of(model: torch.nn.Module) -> float:
-    """U of the model's parameters."""
+    """The unit roundoff u of the dtype of the model's parameters."""
     return torch.finfo(next(model.parameters()).dtype).eps / 2
 
 
@@ -168,12 +186,15 @@ def l2_norm(array: np.ndarray) -> float:
 
 
 def _error(value: np.ndarray | None, exact: np.ndarray | None, unit: float) -> float:
+    """||value - exact|| / (u ||exact||), in u; 0 where both are equal or missing, inf where only one is."""
     if value is None or exact is None:
+        # Both are None for a parameter that has no gradient on either side.
         return 0.0 if value is exact else math.inf
     with np.errstate(invalid="ignore", over="ignore"):
         difference = np.subtract(value, exact, dtype=np.float64)
     error, size = l2_norm(difference), l2_norm(exact)
     if not (math.isfinite(error) and math.isfinite(size)):
+        # Where both sides are not finite at the same places, the finite elements decide.
         same = np.array_equal(np.isfinite(value), np.isfinite(exact))
         finite = np.isfinite(value) & np.isfinite(exact)
         error, size = (l2_norm(difference[finite]), l2_norm(exact[finite])) if same else (math.inf, 1.0)

@@ -31,6 +31,7 @@ def _take_numpy() -> tuple[Any, ...]:
     """NumPy's state without an array, so that it can be stored as plain values."""
     state: Any = np.random.get_state()
     name, keys, *rest = state
+    # np.random.set_state takes the keys as a list, too.
     return (name, keys.tolist(), *rest)
 
 
@@ -41,6 +42,7 @@ def _take_cuda() -> list[torch.Tensor]:
 
 def _restore_cuda(states: list[torch.Tensor]) -> None:
     """Writes the states where this process sees as many GPUs as the one that took them."""
+    # A state belongs to one GPU: for another number of GPUs there is no assignment, and theirs stay as they are.
     if states and torch.cuda.is_available() and len(states) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(states)
 
@@ -54,7 +56,8 @@ def _restore_mps(state: torch.Tensor | None) -> None:
         torch.mps.set_rng_state(state)
 
 
-# By the names that stored states use.
+# By the names that stored states use: a state is restored by looking up each of them, so a name that changed would
+# make older states unreadable.
 GENERATORS: dict[str, GlobalGenerator] = {
     "torch": GlobalGenerator("torch's", torch.get_rng_state, torch.set_rng_state),
     "numpy": GlobalGenerator("NumPy's", _take_numpy, np.random.set_state),
@@ -73,11 +76,12 @@ def seed_generators(seed: int) -> None:
 
 def take_generators() -> dict[str, Any]:
     """The states of the global generators, by name."""
+    # Each is read even if nothing has used it: whoever restores them cannot know which the block will use.
     return {name: generator.take() for name, generator in GENERATORS.items()}
 
 
 def restore_generators(states: dict[str, Any]) -> None:
-    """Writes the states that `take_generators` returned; those of accelerators only where this process has as many."""
+    """Writes the states that `take_generators` returned; those of GPUs only where this process sees as many GPUs."""
     for name, generator in GENERATORS.items():
         generator.restore(states[name])
 
@@ -86,6 +90,7 @@ def restore_generators(states: dict[str, Any]) -> None:
 def generators_restored() -> Iterator[None]:
     """Gives the global generators back the states that they had before the block."""
     states = take_generators()
+    # A block that raises must not leave its draws behind either.
     try:
         yield
     finally:
@@ -93,9 +98,11 @@ def generators_restored() -> Iterator[None]:
 
 
 def drew(before: dict[str, Any], after: dict[str, Any]) -> bool:
-    """Whether something drew from a generator of torch between two calls of `take_generators`.
+    """Whether something drew from torch's CPU or CUDA generators between two calls of `take_generators`.
 
-    A generator of CUDA that did not exist before has been used.
+    Args:
+        before: What the first call returned.
+        after: What the second call returned. A CUDA generator that did not exist before has been used.
     """
     if not torch.equal(before["torch"], after["torch"]) or len(before["cuda"]) != len(after["cuda"]):
         return True

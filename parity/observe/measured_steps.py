@@ -26,9 +26,10 @@ from parity.tasks.outputs import Outputs, parts
 
 
 class MeasuredSteps:
-    """Takes some of a loop's steps in float64 too, and measures how far the loop's own are from these.
+    """Takes some of a loop's steps in float64 too, and measures how far the loop's own steps are from them.
 
-    A step is `forward`, `loss`, `backward`, `before_update` and `after_update`.
+    The calls for a step are `forward`, `loss`, `backward`, `before_update` and `after_update`, in this order. Where a
+    step cannot be taken in float64, the loop goes on, and the reason is kept for `take`.
 
     Args:
         model: The loop's model.
@@ -50,8 +51,9 @@ class MeasuredSteps:
         self._saw_partial = False
 
     def due(self, place: Place) -> bool:
-        """Whether the step is to be measured: the first, one soon after, the first of a partial batch."""
+        """Whether to measure the step: it is one of `MEASURED_STEPS`, or the first with a partial batch."""
         first_partial = place.partial and not self._saw_partial
+        # Noted at every step, measured or not: only the first partial batch of the loop counts.
         self._saw_partial |= place.partial
         return self._oracle is not None and (place.step in MEASURED_STEPS or first_partial)
 
@@ -59,6 +61,8 @@ class MeasuredSteps:
         """Takes the step in float64 as far as the gradients."""
         assert self._oracle is not None, "only with a criterion is a step due"
         try:
+            # Now, from the parameters that the loop's forward pass used. If it raises, the calls that follow do
+            # nothing.
             self._exact = RecordedStep(self._model, inputs, target, self._oracle)
         except OracleUnavailable as error:
             self._missing = str(error)
@@ -67,6 +71,7 @@ class MeasuredSteps:
         """Keeps the loop's own output, loss and gradient for each part of the output."""
         if self._exact:
             self._output = output
+            # Copies on the host: the loop goes on with these tensors before they are compared.
             self._values = {
                 "output": [on_host(part) for part in parts(output)],
                 "loss": [on_host(loss)],
@@ -93,19 +98,23 @@ class MeasuredSteps:
 
     def after_update(self, step: int) -> None:
         """Measures how far the loop's own step is from the step in float64."""
+        # Forgotten first, so that no return below leaves it for the next step.
         exact, self._exact = self._exact, None
         if exact is None:
             return
+        # Absent where the optimizer could not be copied, or was given another gradient than that of backward.
         if "param" in exact.values:
             self._values["param"] = [on_host(parameter) for parameter in self._model.parameters()]
         try:
             errors = relative_errors(self._values, exact.values)
-        except ValueError as error:  # the shapes differ
+        except ValueError as error:  # shapes, or numbers of tensors, differ
             self._missing = f"the model in float64 gives another output: {error}"
             return
         if missing := strange(errors):
             self._missing = missing
             return
+        # torch.compile puts `_orig_mod.` into the names of parameters: without it a compiled loop has the names of a
+        # plain one.
         names = {
             quantity: [name and name.replace("_orig_mod.", "") for name in each]
             for quantity, each in tensor_names(self._model, self._output).items()
@@ -117,7 +126,7 @@ class MeasuredSteps:
             self._missing = str(error)
 
     def take(self) -> tuple[list[StepError], str | None]:
-        """What was measured since the last call, and why some of it is missing, or None."""
+        """Returns what was measured since the last call, and why some of it is missing, or None; and forgets both."""
         found = self._errors, self._missing
         self._errors, self._missing = [], None
         return found

@@ -1,4 +1,4 @@
-"""What is observed of each training step, collected into a trace.
+"""Collects what is observed in each training step into a trace.
 
 Nothing here changes a bit of the training. Loss and norms stay on the device until a block of steps is fetched.
 """
@@ -27,6 +27,7 @@ from parity.tasks.outputs import Outputs, elements_of, is_tree, map_tensors, par
 
 # Steps in one block: the length of the buffers on the device.
 CAPACITY = 256
+# Dtypes too narrow for a sum of squares or an unscaled gradient, which are computed in float32 instead.
 _NARROW = (torch.float16, torch.bfloat16)
 
 
@@ -57,6 +58,7 @@ class Observer:
     @property
     def rows(self) -> int:
         """Number of whole steps recorded since the last flush."""
+        # The last column that `update` writes, so only whole steps have it.
         return len(self._columns["step_s"])
 
     @property
@@ -70,9 +72,20 @@ class Observer:
         return self._values["loss"].dtype if "loss" in self._values else None
 
     def forward(self, place: Place, batch: Sequence[torch.Tensor], output: Outputs, target: Outputs) -> Batch:
-        """Records what the loss is about to be given, for the step's first batch or for one more."""
+        """Records what the loss is about to be given, for the step's first batch or for one more.
+
+        Args:
+            place: Where the step stands in the training, with the rows of this batch.
+            batch: The tensors that the model was called with.
+            output: What the loss is about to be given; dtype[...], or a tree.
+            target: What the loss is about to be given as the target; dtype[...], or a tree.
+
+        Returns:
+            The batch so far, to be given to `loss`.
+        """
         self._place = place
-        # A target that is the batch itself, as an autoencoder's, is not digested twice.
+        # Digested before the loss is called, which is how `_audit` sees that the loss has written to them. A target
+        # that is the batch itself, as an autoencoder's, is not digested twice; `is`, since `in` would compare elements.
         inputs = [*batch, *(each for each in tensors(target) if not any(each is tensor for tensor in batch))]
         observed = Batch(place.rows, inputs, digest_all(inputs), digest_outputs(output), elements_of(output))
         self._batches.append(observed)
@@ -104,6 +117,7 @@ class Observer:
         """
         batch.loss = loss.detach()
         if factor != 1.0:
+            # The digest is that of the loss as it was returned; what is summed over the step's batches has the factor.
             batch.loss_digest, batch.loss = digest(batch.loss), batch.loss * factor
         batch.output_grad_digest = digest_all(output_grad) if is_tree(output) else digest(output_grad[0])
         batch.output_grad_square = _sum([_squared_norm(grad) for grad in output_grad])
@@ -111,6 +125,7 @@ class Observer:
             grad.stride() != part.stride() for grad, part in zip(output_grad, parts(output), strict=True)
         )
         if self._place.audited:
+            # The oracle has no factor, so it is divided out: in float64, where this adds no error that u would notice.
             exact = output_grad if factor == 1.0 else [grad.double() / factor for grad in output_grad]
             batch.audit = self._audit(batch, output, target, loss=loss, output_grad=exact)
 
@@ -148,10 +163,13 @@ class Observer:
         self._hold("loss", _sum(losses))
         self._hold("output_grad_norm", _sum(squares).sqrt())
         self._hold("param_grad_norm", self.param_grad_norm)
+        # The same tensor, not an equal one: the caller states in this way that nothing came between backward and
+        # update, and no second buffer is needed.
         unchanged = step_grad_norm is self.param_grad_norm
         if step_grad_norm is not None and not unchanged:
             self._hold("step_grad_norm", step_grad_norm)
         params = np.array([digest(parameter) for parameter in self._parameters], np.uint64)
+        # A single batch keeps its digests as they are; of several, digests of digests are stored.
         one = batches[0] if len(batches) == 1 else joined(batches)
         for name, value in {
             "looked": step_grad_norm is not None,
@@ -175,6 +193,7 @@ class Observer:
 
     def flush(self) -> pa.Table:
         """Returns the whole steps since the last flush, in the columns of `trace.SCHEMA`, and forgets them."""
+        # Before any column is popped, since `rows` counts one of them.
         rows, trial = self.rows, self._trial
         looked, unchanged = (np.array(self._columns.pop(name), bool) for name in ("looked", "unchanged"))
         loss_digests = self._columns.pop("loss_digest")
@@ -182,8 +201,11 @@ class Observer:
         columns = {
             name: np.array(values, np.uint64 if "digest" in name else None) for name, values in self._columns.items()
         }
+        # One copy from the device for all rows, rather than one for each step.
         fetched = {name: buffer[:rows].cpu() for name, buffer in self._values.items()}
         columns |= {name: values.double().numpy() for name, values in fetched.items()}
+        # The digest of a loss on a device waited for this copy; a known one is of a step with several batches or a
+        # factor.
         columns["loss_digest"] = np.array(
             [
                 digest(value) if known is None else known
@@ -191,6 +213,7 @@ class Observer:
             ],
             np.uint64,
         )
+        # Where nothing was held, the buffer has whatever its memory held before: both lines replace those rows.
         stepped = np.where(unchanged, columns["param_grad_norm"], columns.get("step_grad_norm", np.nan))
         columns["step_grad_norm"] = np.where(looked, stepped, np.nan)
         columns |= {"seed": np.full(rows, trial.seed), "replica": np.full(rows, trial.replica)}
@@ -204,6 +227,7 @@ class Observer:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continues from where another observer was."""
+        # An audit that has failed stays off: it must not begin again with a trial that continues.
         self.audit_error = state["audit_error"]
         self._diagnostician.restore(state)
 
@@ -222,6 +246,7 @@ class Observer:
     ) -> Sequence[float]:
         """Returns what `audit.errors` returns; NaN where the oracle is not available."""
         step = self._place.step
+        # Before the oracle is asked, which would be given the tensors that were changed.
         if batch.output_digest != digest_outputs(output):
             raise TrialFailed(
                 step, "the loss changed its output in place; work on a copy, output.clone()", kind="mutates"
@@ -230,12 +255,14 @@ class Observer:
             raise TrialFailed(
                 step, "the loss changed its target in place; work on a copy, target.clone()", kind="mutates"
             )
+        # What the oracle cannot do at one step it cannot do at the next: the audit ends with the first failure.
         if self.audit_error is None:
             try:
                 output, target = map_tensors(torch.Tensor.cpu, output), map_tensors(torch.Tensor.cpu, target)
                 grads = [grad.cpu() for grad in output_grad]
                 grad = grads if is_tree(output) else grads[0]
                 found = errors(self._oracle, output, target, loss=loss.cpu(), output_grad=grad)
+                # `not <=` rather than `>`, so that NaN is looked into as well.
                 if not found[0] <= lines.SUSPICIOUS_GRADIENT.value and self._trial.loss != self._trial.oracle:
                     self._diagnostician.look(self._place, output, target, grad, ratio=found[2])
                 return found
@@ -250,13 +277,14 @@ class Observer:
         were seen over the 470 steps of the reference experiment.
         """
         if name not in self._values:
+            # The views of the elements are made once for each buffer rather than one at each step.
             self._values[name] = torch.empty(CAPACITY, dtype=value.dtype, device=value.device)
             self._slots[name] = self._values[name].unbind()
         self._slots[name][self.rows].copy_(value.detach())
 
 
 def unscaled(grad: torch.Tensor, scale: float) -> torch.Tensor:
-    """A gradient divided by a factor; in float32 where its dtype is narrower, which would underflow."""
+    """A gradient, dtype[...], divided by a factor; in float32 where its dtype is narrower, which would underflow."""
     return (grad.float() if grad.dtype in _NARROW else grad) / scale
 
 
@@ -265,6 +293,7 @@ def _squared_norm(tensor: torch.Tensor) -> torch.Tensor:
 
     Takes half the time of `torch.linalg.vector_norm` on a CPU.
     """
+    # reshape copies a tensor only if its layout has no flat view; dot takes vectors alone.
     flat = tensor.reshape(-1)
     if flat.dtype in _NARROW:
         flat = flat.float()
@@ -273,13 +302,15 @@ def _squared_norm(tensor: torch.Tensor) -> torch.Tensor:
 
 def _norm(squares: Sequence[torch.Tensor]) -> torch.Tensor:
     """The root of the sum, in the dtype and on the device of the first; dtype[]."""
+    # A model may lie on several devices or have several dtypes, of which torch.stack takes one.
     if len({(square.dtype, square.device) for square in squares}) > 1:
         squares = [square.to(squares[0]) for square in squares]
     return torch.stack([*squares]).sum().sqrt() if squares else torch.zeros(())
 
 
 def _sum(values: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The sum in the order of the values; of one value the value itself. dtype[]."""
+    """The sum in the order of the values; for one value, the value itself. dtype[]."""
+    # Not sum(), which begins with 0: 0 + -0.0 is 0.0, and the bits of a single value must stay.
     total = values[0]
     for value in values[1:]:
         total = total + value

@@ -1,7 +1,4 @@
-"""A step of a recorded loop, taken again in float64 on the CPU without an effect on the loop.
-
-Letters: P parameter tensors of the model.
-"""
+"""A step of a recorded loop, taken again in float64 on the CPU without an effect on the loop."""
 
 from __future__ import annotations
 
@@ -28,7 +25,7 @@ _IMPLEMENTATIONS = {"foreach": False, "fused": False, "capturable": False}
 
 
 class RecordedStep:
-    """A step in float64: made before the loop's own backward, and updated when the optimizers are about to step.
+    """A step in float64: taken before the loop's own backward, and updated when the optimizers are about to step.
 
     Attributes:
         values: Its tensors by quantity; "param" once `update` has been called.
@@ -51,6 +48,7 @@ class RecordedStep:
             raise OracleUnavailable(f"the model has {elements:,} elements, and {MOST_ELEMENTS:,} are the most")
         self._oracle = oracle
         self._optimizers: list[Callable[[Sequence[torch.nn.Parameter]], torch.optim.Optimizer]] = []
+        # A copy, since cpu() and double() convert a module in place.
         with _explained("the model cannot be copied"):
             self._model = copy.deepcopy(model).cpu().double()
         self._inputs = [widened(tensor.detach().cpu()) for tensor in inputs]
@@ -67,6 +65,7 @@ class RecordedStep:
         Raises:
             OracleUnavailable: They cannot be copied; `values` stays as it was.
         """
+        # By number: the copy has parameters of its own, in the same order.
         places = {parameter: index for index, parameter in enumerate(model.parameters())}
         with _explained(NO_OPTIMIZER):
             self._optimizers = [_recipe(optimizer, places) for optimizer in optimizers]
@@ -79,9 +78,13 @@ class RecordedStep:
     def take(self, perturb: Perturb | None = None) -> Values:
         """Takes the step, with each parameter moved first if `perturb` is given.
 
+        Returns:
+            The tensors of the step by quantity; "param" only once `update` has been given optimizers.
+
         Raises:
             OracleUnavailable: The model cannot take the step in float64.
         """
+        # A model with dropout draws in float64 too, and the loop must not notice.
         generators = take_generators()
         try:
             with _explained("the step raised in float64"), torch.enable_grad():
@@ -90,7 +93,9 @@ class RecordedStep:
             restore_generators(generators)
 
     def _take(self, perturb: Perturb | None) -> Values:
+        # A new copy each time: the step is taken with and without the optimizers, and from moved parameters.
         model = copy.deepcopy(self._model)
+        # A copied parameter has a copy of its gradient, to which backward would add.
         model.zero_grad()
         parameters = list(model.parameters())
         if perturb:
@@ -105,6 +110,7 @@ class RecordedStep:
             )
         loss, found = self._oracle(map_tensors(torch.Tensor.detach, output), self._target)
         grads = [np.asarray(grad) for grad in gradients(found)]
+        # from_numpy shares memory with its array, hence the copies: `grads` must stay as the oracle returned it.
         torch.autograd.backward(floating, [torch.from_numpy(np.array(grad)) for grad in grads])
         values: Values = {
             "output": [on_host(part) for part in floating],
@@ -116,6 +122,7 @@ class RecordedStep:
             with _explained(NO_OPTIMIZER):
                 optimizer = make(parameters)
             optimizer.step()
+        # Without optimizers there is no update to compare, rather than one that changes nothing.
         if self._optimizers:
             values["param"] = [on_host(parameter) for parameter in parameters]
         return values
@@ -123,9 +130,10 @@ class RecordedStep:
 
 @contextlib.contextmanager
 def _explained(what: str) -> Iterator[None]:
-    """Turns whatever the user's code raises into the reason why there is no such step."""
+    """Turns whatever the user's code raises in the block into `OracleUnavailable`, with the reason."""
     try:
         yield
+    # It gives its reason already.
     except OracleUnavailable:
         raise
     except Exception as error:
@@ -136,6 +144,8 @@ def _recipe(
     optimizer: torch.optim.Optimizer, places: dict[torch.nn.Parameter, int]
 ) -> Callable[[Sequence[torch.nn.Parameter]], torch.optim.Optimizer]:
     """Returns a function that makes the optimizer again, as it is now, for other parameters."""
+    # Copied now, before the loop's own step changes it; and once more for each optimizer that is made, whose step
+    # changes it too.
     kind, state = type(optimizer), copy.deepcopy(optimizer.state_dict())
     groups: list[tuple[dict[str, Any], list[int]]] = [
         ({name: value for name, value in group.items() if name not in ("params", "param_names")} | _plain(group),
@@ -148,6 +158,7 @@ def _recipe(
             [{**settings, "params": [parameters[index] for index in indices]} for settings, indices in groups]
         )
         made.load_state_dict(copy.deepcopy(state))
+        # load_state_dict has put the settings of the loop's optimizer back, implementations included.
         for group in made.param_groups:
             group.update(_plain(group))
         return made
@@ -156,4 +167,5 @@ def _recipe(
 
 
 def _plain(group: dict[str, Any]) -> dict[str, Any]:
+    """Those of `_IMPLEMENTATIONS` that a group of parameters has: not every optimizer has each of them."""
     return {name: value for name, value in _IMPLEMENTATIONS.items() if name in group}

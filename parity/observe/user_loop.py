@@ -1,4 +1,4 @@
-"""What a user's training loop is made of: model and optimizers inside their wrappers, device, inputs, outputs."""
+"""The parts of a user's training loop: model and optimizers inside their wrappers, device, inputs, outputs."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from parity.tasks.outputs import Outputs, part_names, parts
 
 def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
     """The model itself, whose parameters have the same names whether it is compiled, distributed or neither."""
+    # torch.compile keeps the model as `_orig_mod`. Wrappers are nested in either order, hence the recursion.
     inner = model.module if isinstance(model, DistributedDataParallel) else getattr(model, "_orig_mod", None)
     return unwrapped(inner) if isinstance(inner, torch.nn.Module) else model
 
 
 def inner_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     """The optimizer itself, which a library may have wrapped."""
+    # Libraries that wrap an optimizer keep it under this name.
     inner = getattr(optimizer, "optimizer", None)
     return inner_optimizer(inner) if isinstance(inner, torch.optim.Optimizer) else optimizer
 
@@ -38,6 +40,7 @@ def device_of(model: torch.nn.Module) -> Device:
     kind = parameter.device.type
     if kind == "cpu":
         return Device(kind, threads=torch.get_num_threads())
+    # Only CUDA has TF32, so its switch does not belong to the name of another device.
     return Device(kind, tf32=kind == "cuda" and torch.backends.cuda.matmul.allow_tf32)
 
 
@@ -47,18 +50,19 @@ def ordinal_of(model: torch.nn.Module) -> int:
 
 
 def only_lr(optimizers: Sequence[torch.optim.Optimizer]) -> float | None:
-    """The learning rate at the beginning; None where groups of parameters have different ones."""
+    """The learning rate of all groups of parameters at this moment; None where they have different ones or none."""
+    # float() also takes the tensor that a rate may be.
     rates = {float(group["lr"]) for optimizer in optimizers for group in optimizer.param_groups if "lr" in group}
     return rates.pop() if len(rates) == 1 else None
 
 
 def name_of(criterion: Loss) -> str:
-    """The name of a criterion: of a function its own, of an object that of its class."""
+    """The name of a criterion: a function's own name, or the name of an object's class."""
     return getattr(criterion, "__name__", type(criterion).__name__)
 
 
 def tensors_of(inputs: torch.Tensor | Sequence[torch.Tensor] | Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
-    """The tensors of a batch, in its order."""
+    """The tensors of a batch, in its order; values that are not tensors are left out."""
     if isinstance(inputs, torch.Tensor):
         return [inputs]
     values = inputs.values() if isinstance(inputs, Mapping) else inputs
@@ -68,10 +72,12 @@ def tensors_of(inputs: torch.Tensor | Sequence[torch.Tensor] | Mapping[str, torc
 def dependence(output: Outputs) -> str | None:
     """Why the gradient of the loss alone cannot be observed for some part of an output tree, or None.
 
-    Where one part is computed from another (a reconstruction from its code), the gradient that arrives at the other is
-    that of the loss and of the path through the first together.
+    Where one part is computed from another (a reconstruction from its code), the gradient that arrives at the code is
+    the sum of the loss's own gradient for it and of what comes back through the reconstruction.
     """
+    # A part without a grad_fn is a leaf of the graph, so nothing in it is computed from another part.
     named = {part.grad_fn: name for name, part in zip(part_names(output), parts(output), strict=True) if part.grad_fn}
+    # One node cannot depend on another: the graph, which may be large, need not be searched.
     if len(named) < 2:
         return None
     for later, name in named.items():
@@ -86,6 +92,8 @@ def dependence(output: Outputs) -> str | None:
 
 def _before(node: torch.autograd.graph.Node) -> list[torch.autograd.graph.Node]:
     """The nodes of the graph that a node's value is computed from."""
+    # A dict for its order: which of several parts the message names must not depend on hashes. A loop rather than a
+    # recursion, which a deep model would exhaust.
     found: dict[torch.autograd.graph.Node, None] = {}
     waiting = [node]
     while waiting:

@@ -90,15 +90,24 @@ def guarded() -> Iterator[None]:
         with warnings.catch_warnings(), torch.enable_grad():
             warnings.simplefilter("ignore")
             yield
+    # Not BaseException: Ctrl-C must still end the command.
     except (Exception, SystemExit) as error:
+        # On one line, since a reason stands in a table.
         text = " ".join(f"raised {type(error).__name__}: {error}".split())
         raise Raised(text if len(text) <= REASON_LENGTH else text[: REASON_LENGTH - 1] + "…") from error
 
 
 def lay_out(values: Outputs, layout: Layout = torch.clone) -> Outputs:
-    """Tensors of equal values for the loss to use up; not leaves, as in training, so that they may be written to."""
+    """Tensors of equal values for one call of the loss; not leaves, as in training, so that they may be written to.
+
+    Args:
+        values: The output or the target; dtype[...], or a tree. Stays as it is.
+        layout: Makes each new tensor, a function of the old one; a contiguous copy by default.
+    """
+    # The layout comes after requires_grad_: its result has a graph, as an output that a model computed.
     if not is_tree(values):
         return layout(values.detach().requires_grad_())
+    # Labels and masks cannot require a gradient.
     return map_tensors(lambda tensor: layout(tensor.detach().requires_grad_(tensor.is_floating_point())), values)
 
 
@@ -121,6 +130,7 @@ def call(loss: Loss, output: Outputs, target: Outputs) -> torch.Tensor:
         value = loss(output, target)
     if not isinstance(value, torch.Tensor):
         raise Broken(f"returned {type(value).__name__}, a tensor is needed")
+    # Not numel() == 1: the training accepts no [1] either.
     if value.shape != ():
         raise Broken(f"returned shape {list(value.shape)}, a scalar is needed")
     if value.is_complex():
@@ -150,14 +160,16 @@ def gradients(
     if not value.requires_grad:
         raise Broken("the loss has no gradient; a detour through NumPy needs a torch.autograd.Function")
     with guarded():
+        # With allow_unused torch gives None instead of raising, so that the lines below can say which case it is.
         grads = torch.autograd.grad(value, learns, torch.full_like(value, grad_output), allow_unused=True)
     if all(grad is None for grad in grads):
         raise Broken("the loss has no gradient for its output, which it must depend on")
+    # A sparse gradient is as right as a dense one, and the distances are taken of dense tensors.
     return [grad.to_dense() if grad is not None and grad.is_sparse else grad for grad in grads]
 
 
 def backward(value: torch.Tensor, given: Outputs, *, grad_output: float = 1.0) -> list[torch.Tensor]:
-    """As `gradients`, with zeros for a part that the loss does not depend on."""
+    """The gradients as `gradients` returns them, with zeros for a part that the loss does not depend on."""
     grads = gradients(value, given, grad_output=grad_output)
     return [torch.zeros_like(part) if grad is None else grad for part, grad in zip(learning(given), grads, strict=True)]
 
@@ -181,23 +193,25 @@ def evaluate(
         Broken: The loss returned no scalar or no gradient.
     """
     given = lay_out(output, layout)
+    # Before the call, since a loss may take tensors out of its dict.
     learns = learning(given)
     value = call(loss, given, map_tensors(target_layout, target))
     return value.detach(), backward(value, learns, grad_output=grad_output)
 
 
 def floating(values: Outputs, dtype: torch.dtype) -> Outputs:
-    """The values in a dtype; labels stay as they are."""
+    """The same tensors with the floating-point ones in the dtype; labels stay as they are."""
     return map_tensors(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor, values)
 
 
 def flipped(values: Outputs) -> Outputs:
-    """The rows in reverse; numbers without rows stay as they are."""
+    """The same tensors with their rows in reverse; tensors without a dimension stay as they are."""
     return map_tensors(lambda tensor: tensor.flip(0) if tensor.dim() else tensor, values)
 
 
 def another(output: Outputs) -> Outputs:
-    """Another output of the same shape."""
+    """Another output of the same shapes and dtypes: the rows in reverse, and half of each number."""
+    # Half of a probability is one too, and a power of two changes no digit.
     return map_tensors(lambda tensor: tensor * 0.5 if tensor.is_floating_point() else tensor, flipped(output))
 
 
@@ -207,7 +221,7 @@ def joined(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def put_back(elements: torch.Tensor, output: Outputs) -> Outputs:
-    """The output with its parts replaced by these elements, which are as many and in their order."""
+    """The output with its parts replaced by these elements, dtype[N], as `joined` lists them."""
     if not is_tree(output):
         return elements.reshape(output.shape)
     pieces = torch.split(elements, [part.numel() for part in parts(output)])

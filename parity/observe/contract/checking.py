@@ -34,8 +34,8 @@ from parity.tasks.outputs import Outputs, map_tensors, tensors
 STATUSES = ("passed", "limited", "not applicable", "failed")
 ITEMS = tuple(CHECKS)
 
-# For a loss; after it no further item is begun. Chosen: an ordinary loss took 0.2 s of one core's time on 8 rows (1.0 s
-# for the first of a process), so that only slow losses and busy machines come near it.
+# Seconds for one loss, after which no further item is begun. Chosen: an ordinary loss took 0.2 s of one core's time on
+# 8 rows (1.0 s for the first of a process), so that only slow losses and busy machines come near it.
 BUDGET_S = 4.0
 # What torch raises where it cannot compute with tensors: of another device, of a complex dtype, without float64.
 UNASKABLE = (RuntimeError, TypeError, ValueError)
@@ -75,6 +75,7 @@ def check_contract(
     Returns:
         An item for each name of `ITEMS`, in that order.
     """
+    # With the least errors, which stay if the baseline's own cannot be measured.
     case = Case(
         candidate,
         baseline,
@@ -95,10 +96,17 @@ def check_contract(
 
 
 def _contiguous(tensor: torch.Tensor) -> torch.Tensor:
+    # Contiguous, since other layouts are items of their own; a copy, since the training may go on with the original.
     return tensor.detach().clone(memory_format=torch.contiguous_format)
 
 
 def _with_baseline_errors(case: Case) -> Case:
+    """The case with the baseline's errors on its output, in u.
+
+    Raises:
+        Broken: The baseline raises, or has no gradient.
+        OracleUnavailable: The baseline has no float64 form.
+    """
     grads_u, loss_u = baseline_errors(case, case.output, case.target)
     least = lines.LEAST_ERROR.value
     return dataclasses.replace(
@@ -108,6 +116,7 @@ def _with_baseline_errors(case: Case) -> Case:
 
 def _find(check: Check, case: Case, items: Mapping[str, Item]) -> Outcome:
     """The candidate's outcome, unless an earlier item or the baseline rules the question out."""
+    # From the cheapest answer to the most expensive: the clock, the earlier items, the baseline, the candidate.
     if time.monotonic() > case.deadline_s:
         return "not applicable", f"not checked: the items before it took the {BUDGET_S:g} s that a contract may take"
     for need in check.needs:
@@ -115,6 +124,7 @@ def _find(check: Check, case: Case, items: Mapping[str, Item]) -> Outcome:
             return "not applicable", f'needs "{need}", which {"failed" if status == "failed" else f"is {status}"}'
     if check.unless_limited and items[check.unless_limited].status == "limited":
         return "not applicable", f'"{check.unless_limited}" is limited'
+    # The baseline takes the candidate's place first: only what it does itself may be asked of the candidate.
     status, reason = _attempt(check, dataclasses.replace(case, loss=case.baseline))
     if status == "not applicable":
         return status, reason
@@ -124,14 +134,17 @@ def _find(check: Check, case: Case, items: Mapping[str, Item]) -> Outcome:
 
 
 def _attempt(check: Check, case: Case) -> Outcome:
+    """The outcome of the check, also where it raises: no loss may stop the run here."""
     try:
         return check.function(case)
+    # Before Broken, of which it is a kind.
     except Raised as error:
         return check.when_raised, str(error)
     except Broken as error:
         return check.when_broken, str(error)
     except OracleUnavailable as error:
         return "not applicable", f"the baseline has no float64 form: {error}"
+    # From the check itself; what the loss raises arrives as `Raised`.
     except UNASKABLE as error:
         return check.when_raised, f"cannot be checked: {type(error).__name__}: {error}"
 

@@ -41,6 +41,7 @@ def errors_of(
     oracle = exact_oracle(case)
     if not is_tree(output):
         return [audit.errors(oracle, output, target, loss=value, output_grad=unscaled[0])]
+    # Evaluated once; the lambda below returns it for each part.
     exact = oracle(output, target)
     right = [torch.from_numpy(grad) for grad in audit.gradients(exact[1])]
     return [  # `audit.errors` returns those of the worst part: make it each part's turn
@@ -84,13 +85,17 @@ def baseline_errors(
     """
 
     def near(tensor: torch.Tensor, step: int) -> torch.Tensor:
+        # Two units of the spacing for each step, so that the factor differs from 1 in the dtype itself.
         return tensor * (1 + 2 * step * torch.finfo(tensor.dtype).eps) if tensor.is_floating_point() else tensor
 
+    # The first of them, step 0, is the output itself.
     nearby = [map_tensors(functools.partial(near, step=step), output) for step in range(NEARBY)]
     measured = [errors_of(case, case.baseline, each, target, grad_output=grad_output) for each in nearby]
     conditions, loss_condition = _conditions(
         case, map_tensors(torch.Tensor.cpu, output), map_tensors(torch.Tensor.cpu, target)
     )
+    # Only the condition is limited, not the error that was measured: a badly conditioned output must not excuse
+    # anything.
     most = lines.CONTRACT_CONDITION.value
     return (
         [
@@ -111,6 +116,7 @@ def _conditions(case: Case, output: Outputs, target: Outputs) -> tuple[list[floa
     oracle = exact_oracle(case)
     units = [torch.finfo(part.dtype).eps / 2 for part in parts(output)]
     generator = torch.Generator().manual_seed(0)  # of our own: the same perturbation each time
+    # In float64, where a move of one u of the output's own dtype can be seen.
     wide, target = floating(output, torch.float64), floating(target, torch.float64)
     loss, found = oracle(wide, target)
     grads = audit.gradients(found)
@@ -119,13 +125,16 @@ def _conditions(case: Case, output: Outputs, target: Outputs) -> tuple[list[floa
     for _ in range(NEARBY):
         moved = []
         for part, unit in zip(parts(wide), units, strict=True):
+            # Each element moves by the same relative amount in a random direction, as rounding could move it.
             signs = torch.randint(2, part.shape, generator=generator, dtype=torch.float64) * 2 - 1
             moved.append(part * (1 + unit * signs))
         near_loss, near_found = oracle(with_parts(wide, moved) if is_tree(wide) else moved[0], target)
         for index, near_grad in enumerate(audit.gradients(near_found)):
             distance, size = float(np.linalg.norm(near_grad - grads[index])), sizes[index]
             grads_u[index] = max(grads_u[index], distance / (units[index] * size) if size else 0.0)
+        # The loss is made of all parts, so it is measured in the coarsest u among them.
         loss_u = max(loss_u, abs(near_loss - loss) / (max(units) * abs(loss)) if loss else 0.0)
+    # A condition that cannot be computed is credited with nothing; the measured errors then decide.
     return [each if math.isfinite(each) else 0.0 for each in grads_u], (loss_u if math.isfinite(loss_u) else 0.0)
 
 
@@ -145,6 +154,10 @@ def near_oracle(
         target: The target that belongs to the output.
         grad_output: What the backward is called with.
         least_u: Errors that the baseline is credited with at least: of the gradient of each part, and of the loss.
+
+    Raises:
+        Broken: The loss or the baseline raises, or has no gradient.
+        OracleUnavailable: The baseline has no float64 form.
     """
     grads_u, loss_u = baseline_errors(case, output, target, grad_output=grad_output)
     if least_u:
@@ -153,6 +166,7 @@ def near_oracle(
     found = errors_of(case, case.loss, output, target, grad_output=grad_output)
     for name, (error_u, _, ratio), baseline_u in zip(part_names(output), found, grads_u, strict=True):
         limit_u = lines.CONTRACT_ERROR.value * max(lines.LEAST_ERROR.value, baseline_u)
+        # An infinite error must fail beside an infinite limit, too.
         if not (math.isfinite(error_u) and error_u <= limit_u):
             off = f"the gradient is off by {error_u:.4g} u{in_part(name)}"
             return "failed", f"{off}, the limit is {limit_u:.4g} u; ratio {ratio:.7g}"
@@ -164,7 +178,7 @@ def near_oracle(
 
 
 def loss_limit_u(output: Outputs, baseline_u: float) -> float:
-    """Largest error of a loss, in u, that another order of summation or the baseline's own error explains."""
+    """The largest error of a loss, in u, that another order of summation or the baseline's error can explain."""
     order_of_summation = lines.CONTRACT_SUM.value * math.sqrt(elements_of(output))
     return max(order_of_summation, lines.CONTRACT_ERROR.value * baseline_u)
 
@@ -178,13 +192,14 @@ def distance_in_u(actual: torch.Tensor, expected: torch.Tensor) -> float:
     """||actual - expected|| / (u ||expected||), with u of the expected dtype; inf where either is not finite."""
     left, right = actual.detach().cpu().double(), expected.detach().cpu().double()
     error, size = float((left - right).norm()), float(right.norm())
+    # Two tensors that are not finite are not compared here: `same_bits` does that.
     if not math.isfinite(error):
         return math.inf
     return 0.0 if error == 0 else error / (size * torch.finfo(expected.dtype).eps / 2) if size else math.inf
 
 
 def repeats(case: Case, grads: Sequence[torch.Tensor], expected: Sequence[torch.Tensor], where: str) -> Outcome:
-    """Whether gradients for the output are others of the same loss, to rounding.
+    """Whether two gradients for the output are equal but for rounding.
 
     Args:
         case: The losses.
@@ -196,13 +211,24 @@ def repeats(case: Case, grads: Sequence[torch.Tensor], expected: Sequence[torch.
     for name, grad, other, baseline_u in each:
         distance_u = distance_in_u(grad, other)
         limit_u = lines.CONTRACT_REPEAT.value * max(lines.LEAST_ERROR.value, baseline_u)
+        # `not <=` rather than `>`, so that a NaN fails.
         if not distance_u <= limit_u:
             return "failed", f"{where} by {distance_u:.4g} u{in_part(name)}, the limit is {limit_u:.4g} u"
     return PASSED
 
 
 def same_result(case: Case, layout: Layout, where: str, *, target_layout: Layout = torch.clone) -> Outcome:
-    """Whether tensors that lie differently in memory give the loss and gradient of contiguous ones."""
+    """Whether tensors that lie differently in memory give the loss and gradient of contiguous ones.
+
+    Args:
+        case: The losses.
+        layout: Makes each tensor of the output.
+        where: Beginning of the reason, such as "with strided rows".
+        target_layout: Makes each tensor of the target; a contiguous copy by default.
+
+    Raises:
+        Broken: The loss raises, or has no gradient.
+    """
     expected_loss, expected_grads = evaluate(case.loss, case.output, case.target)
     value, grads = evaluate(case.loss, case.output, case.target, layout=layout, target_layout=target_layout)
     limit_u = 2 * loss_limit_u(case.output, case.baseline_loss_u)  # each of the two may be off
@@ -220,6 +246,8 @@ def same_bits(left: Outputs, right: Outputs) -> bool:
 
 
 def _same_tensor(left: torch.Tensor, right: torch.Tensor) -> bool:
+    """Whether shape, dtype and all bits are equal, whatever the layouts in memory."""
     if (left.shape, left.dtype) != (right.shape, right.dtype):
         return False
+    # As bytes: torch.equal on the numbers finds 0.0 equal to -0.0, and no NaN equal to itself.
     return torch.equal(*(side.detach().contiguous().reshape(-1).view(torch.uint8) for side in (left, right)))

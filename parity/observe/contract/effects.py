@@ -50,6 +50,7 @@ def check_repeatable(case: Case) -> Outcome:
 
 def check_mutation(case: Case) -> Outcome:
     """Whether output and target are unchanged after forward and backward."""
+    # Copies, which are compared with the tensors of the case after the backward pass.
     given, target = lay_out(case.output), cloned(case.target)
     learns = learning(given)
     value = call(case.loss, given, target)
@@ -63,7 +64,7 @@ def check_mutation(case: Case) -> Outcome:
 
 
 def check_random_generators(case: Case) -> Outcome:
-    """Whether the global generators stand where they stood."""
+    """Whether the global generators are in the states that they had before the call."""
     # A loss that seeds a generator in each call would leave it untouched after its first: move all of them on first.
     torch.rand((), device=tensors(case.output)[0].device), torch.rand(()), np.random.random(), random.random()
     before = {name: _frozen(generator.take()) for name, generator in GENERATORS.items()}
@@ -90,6 +91,7 @@ def check_two_calls(case: Case) -> Outcome:
     given = [lay_out(output) for output in outputs]
     learns = [learning(output) for output in given]
     values = [call(case.loss, output, cloned(case.target)) for output in given]
+    # Both graphs exist before the first backward, so state that the second call has overwritten shows in the first.
     for place, value, parts, expected in zip(("first", "second"), values, learns, alone, strict=True):
         where = f"the gradient of the {place} of two calls differs from that of a call alone"
         outcome = repeats(case, backward(value, parts), expected, where)

@@ -42,7 +42,9 @@ def _every_second(dim: int) -> Layout:
     """Lays values out at every second place along a dimension, with NaN (among integers 0) between them."""
 
     def layout(values: torch.Tensor) -> torch.Tensor:
+        # A loss that reads the memory in sequence, without regard to strides, meets these and shows it.
         between = torch.full_like(values, math.nan if values.is_floating_point() else 0)
+        # % makes a number of a negative dimension; the new dimension right after it puts the gaps between its elements.
         beside = dim % values.dim() + 1
         return torch.stack((values, between), dim=beside).select(beside, 0)
 
@@ -50,7 +52,7 @@ def _every_second(dim: int) -> Layout:
 
 
 def _where(applies: Callable[[torch.Tensor], bool], layout: Layout) -> Layout:
-    """The layout for the tensors that it applies to, contiguous copies of the others."""
+    """A layout for the tensors that it applies to; the others become contiguous copies."""
     return lambda values: layout(values) if applies(values) else values.clone()
 
 
@@ -83,6 +85,8 @@ def check_transposed(case: Case) -> Outcome:
         return tensor.dim() >= 2
 
     def transposed(values: torch.Tensor) -> torch.Tensor:
+        # Contiguous in the other order of dimensions, then seen in the usual one: the same values, in column-major
+        # order.
         return values.transpose(0, -1).clone(memory_format=torch.contiguous_format).transpose(0, -1)
 
     if not any(map(has_columns, tensors(case.output))):
@@ -98,6 +102,7 @@ def check_transposed(case: Case) -> Outcome:
 
 def check_one_row(case: Case) -> Outcome:
     """Whether the loss of a single row is right."""
+    # Only where all tensors have the same number of rows does the first row of each belong together.
     sides = [[len(tensor) for tensor in tensors(side) if tensor.dim()] for side in (case.output, case.target)]
     if not all(sides) or len({*sides[0], *sides[1]}) > 1:
         return "not applicable", "the target and the output have different numbers of rows"
@@ -137,13 +142,15 @@ def check_narrow(dtype: torch.dtype, grad_output: float) -> Callable[[Case], Out
 
     Args:
         dtype: float16 or bfloat16.
-        grad_output: What the backward is called with; with float16, loss scaling is in use.
+        grad_output: What the backward is called with: a scale for float16, whose trainings use loss scaling.
     """
 
     def check(case: Case) -> Outcome:
         output, target = (floating(side, dtype) for side in _within_range(case.output, case.target))
         value, _ = evaluate(case.loss, output, target, grad_output=grad_output)
         returned = f"for {dtype} tensors it returns {value.dtype}"
+        # A wider dtype loses nothing. The other 16-bit dtype is not wider: each of the two lacks range or digits of the
+        # other.
         if torch.promote_types(value.dtype, dtype) != value.dtype:
             return "failed", returned
         outcome = near_oracle(case, output, target, grad_output=grad_output)
@@ -153,7 +160,7 @@ def check_narrow(dtype: torch.dtype, grad_output: float) -> Callable[[Case], Out
 
 
 def _within_range(output: Outputs, target: Outputs) -> tuple[Outputs, Outputs]:
-    """Output and floating target, scaled down so far that float16 holds their squares and the sum of these.
+    """Output and floating-point target, scaled down so far that float16 holds their squares and the sum of these.
 
     The question is whether the loss can compute in the dtype; that data of this size may overflow it is another matter.
     """
@@ -175,6 +182,7 @@ def check_broadcast(case: Case) -> Outcome:
         return "not applicable", "the output or the target consists of several tensors"
     if case.target.shape != case.output.shape or not case.target.is_floating_point():
         return "not applicable", "the target does not have the output's shape and a floating-point dtype"
+    # Elementwise arithmetic on these two shapes gives [R, R]; a loss that flattens its tensors gives another mean.
     output, target = case.output.reshape(-1)[: len(case.output), None], case.target.reshape(-1)[: len(case.output)]
     expected_loss, expected_grads = evaluate(case.baseline, output, target)
     value, grads = evaluate(case.loss, output, target)
@@ -198,6 +206,7 @@ def check_nonfinite(spoil: float) -> Callable[[Case], Outcome]:
 
     def check(case: Case) -> Outcome:
         outcomes = []
+        # One element of one tensor at a time, in its middle: no effect may depend on another spoilt element.
         for side in ("output", "target"):
             for index, name in enumerate(part_names(getattr(case, side))):
                 output, target = cloned(case.output), cloned(case.target)
@@ -206,6 +215,7 @@ def check_nonfinite(spoil: float) -> Callable[[Case], Outcome]:
                     spoilt[index].view(-1)[spoilt[index].numel() // 2] = spoil
                     place = f" in the {side}" if name is None else in_part(name, side)
                     outcomes.append(_spoilt(case, output, target, f"{what}{place}"))
+        # The worst outcome counts; of equal ones min() keeps the first.
         return min(outcomes, key=lambda outcome: GRAVITY.index(outcome[0]))
 
     return check
@@ -217,6 +227,7 @@ def _spoilt(case: Case, output: Outputs, target: Outputs, name: str) -> Outcome:
         expected_loss, expected_grads = evaluate(case.baseline, output, target)
     except Broken as error:
         return "not applicable", f"the baseline cannot handle {name}: {error}"
+    # Some baselines hide it by design; then nothing can be asked of the candidate.
     if expected_loss.isfinite():
         return "not applicable", f"the baseline's loss is finite with {name}"
     value, grads = evaluate(case.loss, output, target)
@@ -224,6 +235,7 @@ def _spoilt(case: Case, output: Outputs, target: Outputs, name: str) -> Outcome:
         return "failed", f"hides {name}: the loss is {float(value):.7g}, the baseline's is {float(expected_loss)}"
     grad, expected = joined(grads), joined(expected_grads)
     due, found = int((~expected.isfinite()).sum()), int((~grad.isfinite()).sum())
+    # A gradient fails only here: one element that is not finite is enough for mixed precision to skip the step.
     if due and not found:
         return _finite_gradient(case, grad, name)
     if found > due:
@@ -234,7 +246,7 @@ def _spoilt(case: Case, output: Outputs, target: Outputs, name: str) -> Outcome:
 
 
 def _finite_gradient(case: Case, grad: torch.Tensor, name: str) -> Outcome:
-    """The outcome for a finite gradient where the baseline's is not: mixed precision relies on it to skip a step."""
+    """The outcome for a finite gradient where the baseline's is not, by which mixed precision skips a step."""
     ordinary = joined(evaluate(case.loss, case.output, case.target)[1])
     largest = float(grad.abs().max())
     if largest > SATURATED * float(ordinary.abs().max()):

@@ -53,6 +53,7 @@ def check_dtype_and_device(case: Case) -> Outcome:
     """Whether the scalar has the dtype and the device of the output."""
     value = call(case.loss, lay_out(case.output), cloned(case.target))
     given = learning(case.output)
+    # The parts of a tree may have several dtypes; arithmetic on all of them has the widest.
     dtype = functools.reduce(torch.promote_types, (tensor.dtype for tensor in given))
     if value.dtype != dtype:
         return "failed", f"returned {value.dtype}, the output's {dtype} is needed"
@@ -68,6 +69,7 @@ def check_gradient(case: Case) -> Outcome:
     grads = gradients(call(case.loss, given, cloned(case.target)), learns)
     nonfinite = elements = 0
     for index, (name, part, grad) in enumerate(zip(part_names(case.output), learns, grads, strict=True)):
+        # The loss need not depend on every part of a tree; where the baseline does not either, nothing is missing.
         if grad is None:
             if _baseline_learns(case)[index]:
                 return "failed", f"the loss has no gradient{in_part(name)}, where the baseline has one"
@@ -95,10 +97,12 @@ def check_grad_output(case: Case) -> Outcome:
     """Whether the gradient is multiplied by what the backward is called with."""
     grads = {
         factor: evaluate(case.loss, case.output, case.target, grad_output=factor)[1]
+        # 3 is not a power of two, -2 shows a lost sign, and 0 shows a term that is added instead of multiplied.
         for factor in (1.0, 3.0, -2.0, 2.0**10, 0.0)  # loss scaling multiplies by powers of two
     }
     unscaled = grads[1.0]
     one = joined(unscaled).cpu().double()
+    # Asked first: the message below would name a ratio, and this one names the fault.
     if one.any() and all(torch.equal(joined(grad).cpu().double(), one) for grad in grads.values()):
         return "failed", "grad_output is ignored: with 3 the gradient is the same as with 1"
     for factor, scaled in grads.items():
@@ -118,9 +122,13 @@ def check_gradcheck(case: Case) -> Outcome:
     began_s = time.monotonic()
     value, grads = evaluate(case.loss, output, target)
     called_s = time.monotonic()
+    # The small number only avoids a division by zero.
     affordable = GRADCHECK_SHARE * (case.deadline_s - called_s) / (GRADCHECK_CALLS * (called_s - began_s) + 1e-9)
     count = int(max(1, min(GRADCHECK_ELEMENTS, elements.numel(), affordable)))
+    # Spread evenly over the output; in float64, since float32 holds no integers above 2**24 one by one.
     chosen = torch.linspace(0, elements.numel() - 1, count, dtype=torch.float64).round().long().to(elements.device)
+    # Moves of some 1e-12, below the u of float32 and far above that of float64. Each element has its own, so that the
+    # moves do not cancel in a difference or a mean; a zero, which no factor moves, moves by the ramp itself.
     ramp = torch.linspace(2.0**-40, 2.0**-39, elements.numel(), dtype=elements.dtype, device=elements.device)
     moved = elements + torch.where(elements == 0, 1, elements) * ramp
     beside, beside_grads = evaluate(case.loss, put_back(moved, output), target)
@@ -133,6 +141,7 @@ def check_gradcheck(case: Case) -> Outcome:
     # A difference of two losses over a step of 1e-6 is off by 2**-53 / 1e-6 = 1e-10 of the loss, and sums by more.
     tolerance = max(1e-4, 1e-8 * abs(float(value)) * scale)
 
+    # Only the chosen elements are arguments of gradcheck: it calls the loss twice for each of them.
     def scaled(some: torch.Tensor) -> torch.Tensor:
         value = case.loss(put_back(elements.index_put((chosen,), some), output), cloned(target))
         with torch.enable_grad():  # the loss may have left it off
@@ -150,8 +159,10 @@ def check_gradcheck(case: Case) -> Outcome:
                 check_undefined_grad=False,
             )
     except Raised as error:
+        # `guarded` wraps both: what the loss raised, and what gradcheck found.
         if not isinstance(error.__cause__, GradcheckError):
             raise
+        # gradcheck's message has a line that says what is wrong, and then whole matrices.
         found = str(error.__cause__).strip().splitlines()[0].rstrip(",:")
         if "not reentrant" in found:
             return "failed", "a second backward through the same graph gives another gradient"
@@ -164,6 +175,7 @@ def check_target_gradient(case: Case) -> Outcome:
     if not parts(case.target):
         dtypes = " and ".join(dict.fromkeys(str(tensor.dtype) for tensor in tensors(case.target)))
         return "not applicable", f"the target is {dtypes}, which has no gradient"
+    # Where no target of this training requires a gradient, a missing one cannot affect it.
     lacking, needed = ("failed", ", which requires one in this training") if case.target_learns else ("limited", "")
     try:
         grads = _gradients_for_target(case.loss, case)
@@ -208,20 +220,25 @@ def check_second_derivative(case: Case) -> Outcome:
 
 
 def _hessian_product(loss: Loss, case: Case) -> list[torch.Tensor]:
-    """The Hessian times a ramp from 1 to 2, for each part of the output; float64[R, ...].
+    """The Hessian times a ramp from 1 to 2, for each part of the output; float64[R, ...] on the CPU.
 
     Raises:
         Broken: The loss has no second derivative.
+
+    Source:
+        B. A. Pearlmutter, "Fast Exact Multiplication by the Hessian", 1994.
     """
     given = lay_out(case.output)
     learns = learning(given)
     value = call(loss, given, cloned(case.target))
     with guarded():
+        # A loss need not depend on every part of a tree, but on the only tensor it must.
         first = torch.autograd.grad(value, learns, create_graph=True, allow_unused=is_tree(case.output))
     curved = [(grad, ramp) for grad, ramp in zip(first, _ramps(learns), strict=True) if _has_graph(grad)]
     if not curved:
         raise Broken("no second derivative: the gradient has no graph")
     with guarded():
+        # The gradient of <gradient, ramp> is the Hessian times the ramp: one backward pass instead of the whole matrix.
         product = torch.stack([(grad * ramp).sum() for grad, ramp in curved]).sum()
         second = torch.autograd.grad(product, learns, allow_unused=True)
     if all(each is None for each in second):
@@ -233,6 +250,7 @@ def _hessian_product(loss: Loss, case: Case) -> list[torch.Tensor]:
 
 
 def _has_graph(grad: torch.Tensor | None) -> bool:
+    """Whether the gradient can be differentiated once more."""
     return grad is not None and grad.requires_grad
 
 

@@ -1,4 +1,4 @@
-"""Which wrong gradients of a trial are looked into, and what was found."""
+"""Decides which wrong gradients of a trial are looked into, and keeps what is found."""
 
 from __future__ import annotations
 
@@ -52,12 +52,14 @@ class Diagnostician:
         Raises:
             OracleUnavailable: As `audit.errors`.
         """
-        # A factor that has changed by less is named after the same constant.
+        # A factor that has changed by less is named after the same constant. Before the first finding the last ratio is
+        # NaN, and this is True.
         changed = not abs(ratio - self._last_ratio) <= lines.CONSTANT_FIT.value * abs(ratio)
         due = self._looks < FIRST_LOOKS or (place.partial and self._partial_looks < PARTIAL_LOOKS) or changed
         if not due or self._looks >= ALL_LOOKS:
             return
         found = diagnose(place.step, output, target, output_grad, baseline=self._baseline, oracle=self._oracle)
+        # Only findings count as looks, so that a step without one does not use up the budget.
         if found:
             self._looks += 1
             self._partial_looks += place.partial
@@ -66,6 +68,7 @@ class Diagnostician:
 
     def state(self) -> dict[str, float]:
         """What another diagnostician needs to continue from here."""
+        # Not the findings: they have been stored by the time that another diagnostician continues.
         return {"looks": self._looks, "partial_looks": self._partial_looks, "last_ratio": self._last_ratio}
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -75,6 +78,7 @@ class Diagnostician:
 
     def take_findings(self) -> tuple[Finding, ...]:
         """Returns the findings since the last call, and forgets them."""
+        # A copy, since the list is about to be emptied.
         found = tuple(self._found)
         self._found.clear()
         return found

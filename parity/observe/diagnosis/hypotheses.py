@@ -63,7 +63,8 @@ def in_low_precision(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yields what the baseline's gradient becomes where some of its computation is in a lower precision.
 
-    The gradient alone is rounded; or output and target are; or the whole loss is computed in the precision.
+    Three cases are emulated for each precision: the gradient alone is rounded; output and target are rounded; the whole
+    loss is computed in the precision.
 
     Args:
         output: dtype[R, ...].
@@ -76,9 +77,12 @@ def in_low_precision(
         Name of the precision, and a gradient, float64 of the output's shape; several of each precision.
     """
     for name, dtype in LOW_PRECISIONS.items():
+        # The gradient alone is rounded, as by a cast after the loss.
         yield name, _rounded(exact, functools.partial(torch.Tensor.to, dtype=dtype))
         through = functools.partial(_through, dtype=dtype)
+        # Output and target are rounded, as by a cast before a loss that computes precisely.
         yield name, oracle(through(output), map_tensors(through, target))[1]
+        # The whole loss in the precision. TF32, which torch has no dtype for, has no such emulation.
         found = _in_dtype(baseline, output, target, dtype)
         if found is not None:
             yield name, found
@@ -108,6 +112,8 @@ def _to_tf32(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _rounded(exact: np.ndarray, rounding: Callable[[torch.Tensor], torch.Tensor]) -> np.ndarray:
+    """The array, float64[...], after a rounding; float64[...]."""
+    # A copy, since from_numpy shares memory with its array.
     rounded: np.ndarray = rounding(torch.from_numpy(np.array(exact))).double().numpy()
     return rounded
 
@@ -127,6 +133,7 @@ def _in_dtype(baseline: Loss, output: torch.Tensor, target: Outputs, dtype: torc
 # Regression: means over the elements.
 
 _REGRESSION: dict[str, OtherLoss] = {
+    # Names that the findings store; a dict keeps their order, and of equal fits the first counts.
     "L1": F.l1_loss,
     "log-cosh": lambda output, target: _log_cosh(output - target).mean(),
     "BCE": lambda output, target: F.binary_cross_entropy(output, target),
@@ -144,6 +151,8 @@ _REGRESSION: dict[str, OtherLoss] = {
 
 def _with_threshold(output: torch.Tensor, target: torch.Tensor, grad: np.ndarray) -> Iterator[tuple[str, OtherLoss]]:
     """Yields Huber or smooth L1, whose gradients are clipped differences, at the threshold that the gradient shows."""
+    # Near the target both losses are quadratic, so the largest slope is that of the quadratic part; far from it the
+    # gradient is clipped at slope * threshold.
     difference = np.abs((output.detach().double() - target.detach().double()).numpy())
     measurable = difference > LEAST_DIFFERENCE
     if not measurable.any():
@@ -174,7 +183,14 @@ def _log_cosh(difference: torch.Tensor) -> torch.Tensor:
 
 
 def _focal(gamma: float) -> OtherLoss:
+    """The focal loss, mean of (1 - p)**gamma * -log(p) with p the probability of the label.
+
+    Source:
+        T.-Y. Lin et al., "Focal Loss for Dense Object Detection", 2017.
+    """
+
     def loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        # The probability of the label is exp(-entropy).
         entropy = F.cross_entropy(output, target, reduction="none")
         return ((1 - torch.exp(-entropy)) ** gamma * entropy).mean()
 

@@ -38,9 +38,10 @@ def oracle_of_part(oracle: Oracle, output: Outputs, index: int) -> PartOracle:
 def target_of_part(output: Outputs, target: Outputs, index: int) -> torch.Tensor | None:
     """The tensor of the target that belongs to a part of the output, or None.
 
-    It is the target itself where that is one tensor, else the tensor at the same place where both trees have as many.
-    That need not be what the loss compares the part with; a rule that assumes so then does not fit.
+    It is the target itself if that is one tensor, else the tensor at the same place if both trees have equally many.
+    The loss need not compare the part with that tensor; a rule that assumes so then does not fit.
     """
+    # All tensors count here, also labels and masks: the parts alone need not stand at the same places in both trees.
     given, due = tensors(output), tensors(target)
     if not is_tree(target):
         return due[0]
@@ -52,5 +53,6 @@ def target_of_part(output: Outputs, target: Outputs, index: int) -> torch.Tensor
 
 def _replaced(output: Outputs, index: int, part: torch.Tensor) -> Outputs:
     """The output with one part replaced and all others detached."""
+    # Detached, so that the gradient is that of the one part alone.
     kept = [each.detach() for each in parts(output)]
     return with_parts(output, [*kept[:index], part, *kept[index + 1 :]])

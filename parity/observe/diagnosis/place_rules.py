@@ -22,9 +22,12 @@ _AXES: tuple[tuple[int, FindingKind], ...] = ((1, "rows"), (0, "columns"))
 def _rows_or_columns(wrong: WrongGradient) -> Match | None:
     wrong_elements = _wrong_elements(wrong)
     for axis, kind in _AXES:
+        # A row or column is wrong if its error is beyond rounding beside its own norm; one that is nearly zero is
+        # measured beside ordinary elements instead.
         places = np.linalg.norm(wrong.grad - wrong.exact, axis=axis) > wrong.fit * (
             np.linalg.norm(wrong.exact, axis=axis) + wrong.near_zero * math.sqrt(wrong.grad.shape[axis])
         )
+        # None or all of them wrong says nothing about the place.
         if not 0 < places.sum() < places.size:
             continue
         grad, exact, elements = (
@@ -64,7 +67,8 @@ def _how(grad: np.ndarray, exact: np.ndarray, fit: float) -> str:
 
 
 def _how_each(grad: np.ndarray, exact: np.ndarray, axis: int, fit: float) -> str:
-    """The factors, where each row or column is the right one times a factor of its own; else ""."""
+    """The smallest and largest factor, if each row or column is the right one times a factor of its own; else ""."""
+    # The least-squares factor of each row or column; 0 for one that is zero, without a division by zero.
     sizes = (exact**2).sum(axis=axis, keepdims=True)
     factors = (grad * exact).sum(axis=axis, keepdims=True) / np.where(sizes == 0, 1, sizes)
     fits = norm(grad - factors * exact) <= fit * norm(grad)
@@ -73,9 +77,11 @@ def _how_each(grad: np.ndarray, exact: np.ndarray, axis: int, fit: float) -> str
 
 def _ranges(indices: np.ndarray) -> str:
     """Indices as people write them: "0, 3 to 7"; with a regular gap "1, 3, … 95 (every second)"."""
+    # A regular gap shows a stride; two or three indices can have one by chance.
     gaps = np.diff(indices)
     if len(indices) > 3 and gaps[0] > 1 and (gaps == gaps[0]).all():
         return f"{indices[0]}, {indices[1]}, … {indices[-1]} (every {_ordinal(int(gaps[0]))})"
+    # A run begins wherever the index does not follow the one before.
     starts = [0, *(np.flatnonzero(gaps != 1) + 1)]
     runs = [indices[start:stop] for start, stop in itertools.pairwise([*starts, len(indices)])]
     shown = [f"{run[0]} to {run[-1]}" if len(run) > 1 else str(run[0]) for run in runs[:MOST_RANGES]]

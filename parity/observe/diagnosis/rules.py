@@ -26,6 +26,7 @@ from parity.store.tables import FindingKind
 from parity.tasks.losses import Loss
 from parity.tasks.outputs import Outputs, is_tree, map_tensors, part_names, parts
 
+# The order matters: the first rule that fits is the finding.
 RULES = (*WHOLE_RULES, *PLACE_RULES)
 
 
@@ -72,15 +73,20 @@ def diagnose(
     Raises:
         OracleUnavailable: As `audit.errors`.
     """
+    # The rules evaluate losses on these again, and must not reach the training's graph.
     output, target = map_tensors(torch.Tensor.detach, output), map_tensors(torch.Tensor.detach, target)
     grads = [output_grad] if isinstance(output_grad, torch.Tensor) else output_grad
     exact = [np.asarray(grad, dtype=np.float64) for grad in gradients(oracle(output, target)[1])]
+    # Finite elements alone, so that one part that is not finite does not hide the others.
     whole = math.hypot(*(norm(grad[np.isfinite(grad)]) for grad in exact))
     for index, (name, grad) in enumerate(zip(part_names(output), grads, strict=True)):
         wrong = _part(index, output, target, grad, exact[index], baseline=baseline, oracle=oracle)
         # As in `audit.errors`: a part whose gradient is mere rounding beside the whole is measured beside the whole.
         size = max(norm(wrong.exact), torch.finfo(wrong.output.dtype).eps / 2 * whole)
+        # `not <=`, so that a NaN in the candidate's gradient is suspicious. Beside an oracle that is not finite nothing
+        # can be said.
         if np.isfinite(wrong.exact).all() and not wrong.error <= wrong.error_limit * size:
+            # A generator: the later rules, which evaluate whole losses, run only if no earlier rule fits.
             match = next(filter(None, (rule(wrong) for rule in RULES)), None) or _unknown(wrong)
             return Finding(step, match.kind, match.value, _placed(match.detail, name))
     return None
@@ -124,14 +130,16 @@ def _placed(detail: str, name: str | None) -> str:
 def _unknown(wrong: WrongGradient) -> Match:
     """What can be said of a gradient that no rule fits: its length and its direction beside the oracle's."""
     size = norm(wrong.grad) / norm(wrong.exact) if wrong.exact.any() else math.inf
+    # `or inf` makes the cosine with a zero gradient 0 rather than a division by zero.
     cosine = float((wrong.grad * wrong.exact).sum()) / (norm(wrong.grad) * norm(wrong.exact) or math.inf)
     return Match("unknown", detail=f"norm {size:.6g} times the float64 one's, cosine {cosine:.6g}")
 
 
 def _baseline_error_u(part: torch.Tensor, target: Outputs, *, baseline: Loss, oracle: PartOracle) -> float:
-    """The baseline's gradient error on this part of the output in u, at least 1."""
+    """The baseline's gradient error on this part of the output in u, at least `lines.LEAST_ERROR`."""
     leaf = part.clone().requires_grad_()
     loss = baseline(leaf, map_tensors(torch.clone, target))
+    # The baseline need not depend on every part of a tree: its gradient is then zero.
     grad = torch.autograd.grad(loss, leaf, allow_unused=True)[0] if loss.requires_grad else None
     grad = torch.zeros_like(part) if grad is None else grad
     error_u = errors(oracle, part, target, loss=loss, output_grad=grad)[0]

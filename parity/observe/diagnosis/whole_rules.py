@@ -28,6 +28,7 @@ COARSEST_ERROR = 2.0**-5
 
 
 def _nonfinite(wrong: WrongGradient) -> Match | None:
+    """Whether elements are not finite that are finite in the oracle's gradient."""
     spoilt = ~np.isfinite(wrong.grad) & np.isfinite(wrong.exact)
     if not spoilt.any():
         return None
@@ -35,12 +36,14 @@ def _nonfinite(wrong: WrongGradient) -> Match | None:
 
 
 def _zero(wrong: WrongGradient) -> Match | None:
+    """Whether the gradient is zero everywhere."""
     return None if wrong.grad.any() else Match("zero")
 
 
 def _root(wrong: WrongGradient) -> Match | None:
     """Whether it is the gradient of the square root of the baseline's loss: a scale that changes with the loss."""
     loss = wrong.oracle(wrong.output, wrong.target)[0]
+    # d sqrt(L) = dL / (2 sqrt(L)).
     if not loss > 0 or not wrong.fits(wrong.exact / (2 * math.sqrt(loss))):
         return None
     target = wrong.own_target
@@ -49,11 +52,14 @@ def _root(wrong: WrongGradient) -> Match | None:
 
 
 def _scaled(wrong: WrongGradient) -> Match | None:
+    """Whether it is the oracle's gradient times one factor."""
+    # A factor of 0 is the zero gradient, which an earlier rule has named.
     factor = factor_of(wrong.grad, wrong.exact)
     return Match("scaled", factor) if factor and wrong.fits(factor * wrong.exact) else None
 
 
 def _offset(wrong: WrongGradient) -> Match | None:
+    """Whether it is the oracle's gradient with one number added to each element."""
     difference = wrong.grad - wrong.exact
     added = float(difference.mean())
     left = norm(difference - added)
@@ -63,6 +69,8 @@ def _offset(wrong: WrongGradient) -> Match | None:
 
 
 def _permuted(wrong: WrongGradient) -> Match | None:
+    """Whether it has the oracle's numbers in another order; names the order if it is a known one."""
+    # Sorted, both have the same numbers whatever the order; this is cheaper than the orders below and comes first.
     same_numbers = np.allclose(
         np.sort(wrong.grad, axis=None), np.sort(wrong.exact, axis=None), rtol=wrong.fit, atol=wrong.near_zero
     )
@@ -81,6 +89,7 @@ def _orders(exact: np.ndarray) -> Sequence[tuple[str, np.ndarray]]:
     rolled = [
         (f"{name} shifted by {step}", np.roll(exact, step, axis=axis))
         for axis, name in enumerate(("rows", "columns"))
+        # Each step once, and none if neither axis can be shifted.
         for step in dict.fromkeys(steps)
     ]
     return [
@@ -94,6 +103,7 @@ def _orders(exact: np.ndarray) -> Sequence[tuple[str, np.ndarray]]:
 
 
 def _precision(wrong: WrongGradient) -> Match | None:
+    """Whether a lower precision explains the error, emulated, or else read from the bits of the gradient itself."""
     emulated = in_low_precision(
         wrong.output,
         wrong.target,
@@ -111,7 +121,7 @@ def _precision(wrong: WrongGradient) -> Match | None:
 
 
 def _other_loss(wrong: WrongGradient) -> Match | None:
-    """The loss whose gradient, times a factor that stands for something, leaves least of the error."""
+    """The loss whose gradient, times a factor that has a name, leaves the least of the error."""
     if wrong.own_target is None:
         return None
     shaped = wrong.grad.reshape(wrong.raw.shape)
@@ -121,6 +131,8 @@ def _other_loss(wrong: WrongGradient) -> Match | None:
         if other is None or not other.any():
             continue
         other = flat(other)
+        # People divide by other counts than the mean does, so the loss may fit up to a factor; `_times` judges that
+        # factor.
         factor = factor_of(wrong.grad, other)
         left = norm(wrong.grad - factor * other)
         fits = left <= lines.OTHER_LOSS_FIT.value * norm(wrong.grad)
@@ -143,6 +155,8 @@ def _smoothed_labels(wrong: WrongGradient, target: torch.Tensor) -> Match | None
     if target.is_floating_point() or wrong.output.dim() != 2 or target.shape != wrong.output.shape[:1]:
         return None
     rows, classes = wrong.grad.shape
+    # Smoothing takes weight from the label and gives it to all classes alike, which moves the gradient in this
+    # direction.
     direction = np.full((rows, classes), -1 / classes)
     direction[np.arange(rows), target.numpy()] += 1
     difference = wrong.grad - wrong.exact

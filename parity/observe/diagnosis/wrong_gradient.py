@@ -31,13 +31,14 @@ class WrongGradient:
         exact: The oracle's gradient; float64[R, C].
         baseline: The loss that the candidate is compared with, as a function of the output and the target.
         oracle: The baseline in float64.
-        fit: Largest distance, relative, at which two gradients are equal but for rounding.
-        error_limit: Largest error, relative, of a gradient that is not suspicious.
+        fit: Largest relative distance at which two gradients are equal but for rounding.
+        error_limit: Largest relative error of a gradient that is not suspicious.
     """
 
     output: torch.Tensor
     target: Outputs
     own_target: torch.Tensor | None
+    # Beside `grad` for its shape, and because float64 would hide in which precision it was computed.
     raw: torch.Tensor
     grad: np.ndarray
     exact: np.ndarray
@@ -54,16 +55,19 @@ class WrongGradient:
     @property
     def near_zero(self) -> float:
         """Largest error of an element that is nearly zero: the rounding of an ordinary element."""
+        # Relative to the root mean square: relative to itself, an element near zero would be wrong by its rounding
+        # alone.
         return self.fit * math.sqrt(float((self.exact**2).mean()))
 
     def fits(self, other: np.ndarray) -> bool:
         """Whether another gradient, float64[R, C], equals the candidate's but for rounding."""
+        # A NaN makes the comparison False, so a gradient that is not finite fits nothing.
         return norm(self.grad - other) <= self.fit * norm(other)
 
 
 @dataclass(frozen=True)
 class Match:
-    """What a rule says of a gradient that it fits.
+    """What a rule says about a gradient that it fits.
 
     Attributes:
         kind: The rule's kind.
@@ -76,11 +80,13 @@ class Match:
     detail: str = ""
 
 
+# A rule answers None if it does not fit.
 Rule = Callable[[WrongGradient], Match | None]
 
 
 def flat(array: np.ndarray) -> np.ndarray:
     """An array of any shape as [R, C]; a scalar as [1, 1]."""
+    # Rules about rows and columns need two dimensions of any output.
     return array.reshape(len(array), -1) if array.ndim else array.reshape(1, 1)
 
 
@@ -91,5 +97,6 @@ def norm(array: np.ndarray) -> float:
 
 def factor_of(grad: np.ndarray, exact: np.ndarray) -> float:
     """The factor c for which c * exact is nearest to grad; 0.0 where exact is zero."""
+    # Least squares: c = <grad, exact> / <exact, exact>.
     size = float((exact**2).sum())
     return float((grad * exact).sum()) / size if size else 0.0
