@@ -78,6 +78,7 @@ class CheckResult:
     @property
     def worst(self) -> PairVerdict:
         """The pair that the verdict comes from."""
+        # Of pairs with the same verdict max() takes the first.
         return max(self.judgement.pairs, key=lambda pair: rank(pair.verdict))
 
     @property
@@ -97,12 +98,13 @@ class CheckResult:
 
     @property
     def line(self) -> str:
-        """One line on the worst pair, as in the report; or why there is no answer."""
+        """One line on the worst pair, as in the report; or the reason why there is no answer."""
         return self.judgement.trouble or terminal.pair_line(self.worst).plain
 
     @property
     def report(self) -> str:
         """The report as the command prints it, 120 columns wide."""
+        # A fixed width: in a terminal of another width the text would be wrapped otherwise.
         console = Console(file=io.StringIO(), width=120)
         terminal.render(self.run, self.judgement, console)
         return str(console.file.getvalue())  # type: ignore[attr-defined]  # it is the StringIO above
@@ -130,6 +132,7 @@ class CheckResult:
     @property
     def differences(self) -> pd.DataFrame:
         """The differences, with a row for each pair and step: how large they are, and which quantities differ."""
+        # The empty table gives its columns to a result without pairs.
         return pa.concat_tables([DIFFERENCES.empty_table(), *differences_tables(self.judgement)]).to_pandas()
 
     @property
@@ -197,8 +200,10 @@ def check(
     """
     task_spec = parse_task(task) if isinstance(task, str) else _given(task)
     shipped = shipped_losses(task_spec)
+    # A string is a sequence as well, but of characters.
     candidates = [candidate] if isinstance(candidate, str) or not isinstance(candidate, Sequence) else list(candidate)
     losses = _parse_losses([baseline, *candidates], shipped)
+    # From the loading of the data on: code of the user, which may draw or set switches, runs in here.
     with _process_restored():
         data = load_task_data(task_spec, None)
         settings = make_settings(
@@ -220,6 +225,7 @@ def check(
         )
         if len(trials) == 1:
             raise Trouble("Nothing to compare: give a candidate, a second device or replicas.")
+        # The temporary directory is removed on leaving, when everything that the result needs has been read.
         with contextlib.ExitStack() as stack:
             folder = Path(out) if out else Path(stack.enter_context(tempfile.TemporaryDirectory())) / "run"
             result = run_trials(trials, data, folder, title="parity.check")
@@ -237,17 +243,23 @@ def run_trials(trials: Sequence[Trial], data: dict[str, np.ndarray], out: Path, 
         out: A new directory.
         title: What run.json gives as the command.
 
+    Returns:
+        The run, read back from the directory, and the judgement of it.
+
     Raises:
         Trouble: The directory exists already, or a device is not available.
     """
+    # In this process, so that losses can be closures and a debugger reaches them.
     executor = Inline()
     with begun(out):
         info = describe(title, trials, data=None)
         write_json(out / "run.json", info)
+        # Not resumable: the objects that were passed cannot be found again by another process.
         train(trials, executor, data, out, resumable=False, quiet=True)
         stored = read_run(out)
         stored = replace(stored, traces=dict(stored.traces))  # read now, since the directory may be temporary
         fleet = Fleet(stored.trials, stored.traces)
+        # Before the judgement, which uses what the repeats show.
         stored, _ = repeat_odd_trials(stored, trials, executor, data, fleet)
         seal_run(out, info)
         return CheckResult(stored, judge_run(stored, fleet))
@@ -256,11 +268,14 @@ def run_trials(trials: Sequence[Trial], data: dict[str, np.ndarray], out: Path, 
 def _parse_losses(given: Sequence[str | Callable[..., Any]], shipped: Sequence[str]) -> tuple[CodeSpec, ...]:
     """Parses the losses, keeps their order, and gives each a name of its own, such as "mse-2" for a second "mse"."""
     texts = [loss for loss in given if isinstance(loss, str)]
+    # Texts are parsed together, since a name is checked against the others; they are put back between the objects in
+    # the order in which they were given.
     parsed = iter(parse_losses(texts, shipped=shipped))
     specs = [next(parsed) if isinstance(loss, str) else _given(loss) for loss in given]
     names: list[str] = []
     for spec in specs:
         count = 1
+        # A trial is found by its name, which contains that of its loss.
         while (name := spec.name if count == 1 else f"{spec.name}-{count}") in names:
             count += 1
         names.append(name)
@@ -269,6 +284,7 @@ def _parse_losses(given: Sequence[str | Callable[..., Any]], shipped: Sequence[s
 
 def _given(value: object) -> CodeSpec:
     """The spec of an object that the caller passed."""
+    # An instance has no __name__; its class has.
     name = getattr(value, "__name__", type(value).__name__)
     return CodeSpec(name=name, attr=name, given=value)
 

@@ -51,7 +51,7 @@ NO_CRITERION = "the Recorder was given no criterion"
 
 @dataclass
 class _Pending:
-    """A batch whose gradient has not arrived yet, or has arrived and is still to be observed.
+    """A batch whose gradient has not arrived yet, or has arrived and has not been observed yet.
 
     Attributes:
         batch: What was observed of it so far.
@@ -73,9 +73,13 @@ class _Pending:
         """Keeps the gradient for a part of the output when backward brings it."""
 
         def keep(grad: torch.Tensor) -> None:
+            # A second backward through the same graph calls the hook again, and its gradient is added, as torch adds it
+            # to the parameters.
             before = self.grads.get(number)
             self.grads[number] = grad.detach() if before is None else before + grad.detach()
 
+        # A hook sees the gradient on its way and changes nothing; retain_grad() would leave a gradient on the user's
+        # tensor.
         part.register_hook(keep)  # type: ignore[no-untyped-call]
 
 
@@ -118,26 +122,29 @@ class Recorder:
                 several models a `torch.nn.ModuleDict`.
             name: What the report calls the loop, for example the name of its loss.
             optimizers: One optimizer or several: their settings are stored, and gradients that change between backward
-                and step (clipping) are told apart from the gradients of backward.
-            criterion: The loss (output, target) -> scalar that is right: each step's loss and gradient are compared
-                with it in float64, which is what separates rounding from a bug. None leaves that out.
+                and step (clipping) are distinguished from the gradients of backward.
+            criterion: The correct loss, (output, target) -> scalar: the loss and the gradient of each audited step are
+                compared with it in float64, which is what separates rounding from a bug. None turns this off.
             scaler: The `torch.amp` scaler of the loop; its scale is divided out of what is recorded.
-            steps_per_epoch: Number of steps in an epoch, so that the report names epoch and batch; None is one epoch
-                without an end.
-            audit_every: The audit takes every step whose number this divides, and partial batches.
+            steps_per_epoch: Number of steps in an epoch, so that the report names epoch and batch; with None, all steps
+                belong to one epoch.
+            audit_every: The audit checks every step whose number this divides, and partial batches; 0 turns it off.
             seed: The seed of the loop's generators, which names the trial; the Recorder seeds nothing.
             replica: 0, or the number of the repeat.
 
         Raises:
             Trouble: The directory exists already, or cannot be made; or the model has no parameters.
         """
+        # Without their wrappers: parameters then have the same names, and the hooks are on the optimizer that steps.
         self._model = unwrapped(model)
         several = [optimizers] if isinstance(optimizers, torch.optim.Optimizer) else list(optimizers)
         self._optimizers = [inner_optimizer(optimizer) for optimizer in several]
         self._scaler = scaler
         self._steps_per_epoch = steps_per_epoch
+        # Without a criterion there is nothing to audit with.
         self._audit_every = audit_every if criterion else 0
         device = device_of(self._model)
+        # Stored in run.json: `recorded_trial` makes the same trial of it when the run is read again.
         self._asked = {
             "name": name,
             "oracle": name_of(criterion) if criterion else "",
@@ -148,6 +155,8 @@ class Recorder:
         }
         self._trial = recorded_trial(self._asked)
         oracle = oracle_of(criterion) if criterion else None
+        # An observer needs an oracle. The one of a recorder without a criterion is never asked, since no step is
+        # audited.
         self._observer = Observer(
             self._trial, self._model, oracle=oracle or _no_oracle, baseline=criterion or _no_oracle
         )
@@ -159,18 +168,27 @@ class Recorder:
         self._saw_backward = False
         self._step_grad_norm: torch.Tensor | None = None
         self._closed = False
+        # Directory, journal and hooks: whatever has to be let go when the recording ends, however it ends.
         self._held = ExitStack()
         self._directory = _directory(out)
         try:
             self._begin(device)
+        # Ctrl-C included: the lock on the directory must not outlive the recorder.
         except BaseException:
             self._held.close()
             raise
+        # Time spent in here since the last step; it is taken out of the step's time.
         self._own_s = 0.0
+        # Wall time to be stored, and a clock that never jumps to measure with.
         self._wall_began = time.time()
         self._began = self._step_began = self._flushed = time.perf_counter()
 
     def _begin(self, device: Device) -> None:
+        """Makes the run directory, opens its journal, and hooks the optimizers.
+
+        Raises:
+            Trouble: The directory exists already, or cannot be made.
+        """
         self._held.enter_context(begun(self._directory))
         self._info = describe("parity.Recorder", [self._trial], data=None) | {
             "data": None,
@@ -181,6 +199,7 @@ class Recorder:
         write_json(self._directory / "run.json", self._info)
         self._gatherer = self._held.enter_context(gathering([self._trial], self._directory, quiet=True))
         self._facts: dict[str, Any] = {
+            # torch.compile puts `_orig_mod.` into the names of parameters that are compiled in a submodule.
             "param_names": [name.replace("_orig_mod.", "") for name, _ in self._model.named_parameters()],
             "initial_norms": parameter_norms(self._model),
             "optimizer": optimizer_settings(self._optimizers),
@@ -188,6 +207,7 @@ class Recorder:
             "batches": self._steps_per_epoch,
         }
         self._send(Began(self._trial.name, machine.facts(device, ordinal=ordinal_of(self._model))))
+        # Hooks are removed with everything else that is held: a loop may go on after its recording.
         for optimizer in self._optimizers:
             self._held.callback(optimizer.register_step_pre_hook(self._before_step).remove)
 
@@ -205,9 +225,9 @@ class Recorder:
         Under gradient accumulation call it for each batch, with the factor that you multiply the loss by.
 
         Args:
-            inputs: What the model was given.
+            inputs: What the model was called with: a tensor, or a sequence or dict whose tensors count.
             output: What the model returned and the loss was given, with its graph; dtype[...], or a tree of tensors.
-            target: What the loss was given as the target.
+            target: What the loss was given as the target; dtype[...], or a tree of tensors.
             loss: What the loss returned, of one element, with its graph; neither scaled nor divided.
             factor: What you multiply the loss by before backward: 1 / k under accumulation over k batches.
 
@@ -217,6 +237,7 @@ class Recorder:
         """
         began = time.perf_counter()
         self._check_open()
+        # A batch that came now would be counted to the step that has had its backward already.
         if self._saw_backward:
             raise RuntimeError("Recorder.forward() after backward(): call step() after the optimizer's step first.")
         floating = parts(output)
@@ -227,19 +248,26 @@ class Recorder:
                 )
         if loss.numel() != 1:
             raise ValueError(f"Recorder.forward(): the loss has shape {list(loss.shape)}, one element is needed.")
+        # Under accumulation the batch before has had its backward by now. Its gradients are observed at once, so that
+        # no more than one batch is kept.
         self._settle()
+        # Asked at each batch: a scaler changes its scale between steps.
         self._scale = float(self._scaler.get_scale()) if self._scaler else 1.0
         tensors = tensors_of(inputs)
         rows = rows_of(tensors) if tensors else 1
+        # The first batch decides what a whole batch is; a later one with fewer rows is partial.
         self._batch_rows = self._batch_rows or rows
         place = self._place(rows)
+        # Once: the way in which parts depend on each other is that of the model.
         if self._step == 0 and self._audit_every:
             self._observer.audit_error = self._observer.audit_error or dependence(output)
         # A step of one batch alone is taken in float64, and only while nothing has scaled its gradient.
         if self._measured.due(place) and factor == self._scale == 1.0 and not self._observer.batches:
             self._measured.forward(tensors, target)
+        # Without its graph: what is kept here must not keep the step's memory.
         detached = map_tensors(torch.Tensor.detach, output)
         batch = self._observer.forward(place, tensors, detached, target)
+        # A loss of shape [1] is a scalar for the trace.
         pending = _Pending(batch, detached, target, loss.detach().reshape(()), factor)
         for number, part in enumerate(floating):
             pending.watch(number, part)
@@ -273,7 +301,9 @@ class Recorder:
         self._check_open()
         if not self._saw_backward:
             raise RuntimeError("Recorder.step() without backward(): call that after loss.backward(), before clipping.")
+        # Before `update`, which is given the step's time without that of the recorder.
         self._own_s += time.perf_counter() - began
+        # Up to the call of step(), less what the calls before it took: the digests of `update` are not in it either.
         self._observer.update(step_s=began - self._step_began - self._own_s, step_grad_norm=self._step_grad_norm)
         self._measured.after_update(self._step)
         self._step += 1
@@ -282,6 +312,7 @@ class Recorder:
         if self._observer.rows == CAPACITY or now - self._flushed > CHUNK_S:
             self._flush()
             self._flushed = time.perf_counter()
+        # What storing the rows took belongs to no step.
         self._own_s = 0.0
         self._step_began = time.perf_counter()
 
@@ -307,11 +338,16 @@ class Recorder:
             self._end("interrupted")
 
     def _end(self, status: EndStatus | Literal["interrupted"], error: BaseException | None = None) -> None:
+        """Stores what is left, writes the tables and closes the recorder; does nothing if it is closed already."""
+        # close() in a `with` block, or twice, must not fail.
         if self._closed:
             return
+        # First, so that an error below does not run all of this again.
         self._closed = True
+        # Everything that is held is let go even if the rows cannot be written.
         with self._held:
             self._flush()
+            # Without this last event the trial counts as interrupted.
             if status != "interrupted":
                 self._send(self._ended(status, error))
             self._gatherer.write_tables()
@@ -331,6 +367,8 @@ class Recorder:
         )
 
     def _place(self, rows: int) -> Place:
+        """Where the step stands in the loop, with this number of rows in its batch."""
+        # Without a number of steps per epoch, all are in one epoch without an end.
         epoch, batch = divmod(self._step, self._steps_per_epoch) if self._steps_per_epoch else (0, self._step)
         assert self._batch_rows is not None, "set from the first batch"
         partial_batch = rows < self._batch_rows
@@ -338,9 +376,15 @@ class Recorder:
         return Place(self._step, epoch, batch, rows, partial=partial_batch, audited=audited)
 
     def _settle(self) -> None:
-        """Observes the batches whose gradients have arrived."""
+        """Observes the batches whose gradients have arrived.
+
+        Raises:
+            RuntimeError: Backward has not passed the output of a batch.
+        """
+        # Forgotten first: a batch that cannot be observed must not be tried again at the next call.
         pending, self._pending = self._pending, []
         for each in pending:
+            # No part has had a gradient. (Where some have, the loss does not use the others.)
             if not each.grads:
                 raise RuntimeError(
                     "Recorder: backward has not passed the output that forward() was given. Give the tensor that the "
@@ -357,17 +401,25 @@ class Recorder:
             )
 
     def _before_step(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
-        """Observes what the optimizer is given: a hook of the optimizer."""
+        """Observes the gradient that the optimizer is given; a hook that the optimizer calls before its step."""
         if self._saw_backward:
             began = time.perf_counter()
+            # After clipping and unscaling, if the loop does either: this is what the update is computed from.
             norm = self._observer.gradient_norm()
-            scale = getattr(optimizer, "grad_scale", None)  # of a fused optimizer, which divides by it inside
+            scale = getattr(optimizer, "grad_scale", None)  # set on a fused optimizer, which divides by it inside
             self._step_grad_norm = norm if scale is None else norm / scale
+            # The float64 step has the gradient of backward, so its update can be compared only if the loop's own is
+            # from that gradient. Equal norms show it at the price of one number.
             if self._measured.awaits_update and torch.equal(norm, self._observer.param_grad_norm):
                 self._measured.before_update()
             self._own_s += time.perf_counter() - began
 
     def _flush(self) -> None:
+        """Stores the rows since the last flush, and what was found about them.
+
+        Raises:
+            Trouble: They cannot be written.
+        """
         if self._observer.rows:
             facts = self._facts | {
                 "loss_dtype": str(self._observer.loss_dtype).removeprefix("torch."),
@@ -375,6 +427,7 @@ class Recorder:
                 "steps": self._step,
                 "batch_size": self._batch_rows,
             }
+            # Rows before what is found about them.
             self._send(Advanced(self._trial.name, self._observer.flush(), facts))
             errors, missing = self._measured.take()
             if errors or missing:
@@ -396,9 +449,15 @@ def _directory(out: str | os.PathLike[str]) -> StoragePath:
     path = parse_path(os.fspath(out))
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     if distributed and torch.distributed.get_world_size() > 1:
+        # A directory has one writer.
         return path / f"rank-{torch.distributed.get_rank()}"
     return path
 
 
 def _no_oracle(*_: Outputs) -> Any:
+    """The oracle of a recorder without a criterion.
+
+    Raises:
+        OracleUnavailable: Always.
+    """
     raise OracleUnavailable(NO_CRITERION)

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+# Only for types: whoever reads the protocol does without torch.
 if TYPE_CHECKING:
     import torch
 

@@ -26,6 +26,7 @@ def load_task(spec: CodeSpec) -> Task:
         Exception: Whatever the user's code raises.
     """
     if spec.shipped:
+        # Imported only now, since it imports torch: planning and judging do without.
         module = importlib.import_module(TASKS[spec.name])
         return Task(module.model, module.optimizer, module.batch, module.forward, module.LOSSES, module.FLOAT64_FORMS)
     functions = _protocol(spec)
@@ -57,6 +58,7 @@ def load_task_data(task: CodeSpec, root: Path | None) -> dict[str, np.ndarray]:
         return load_data(task)
     except Trouble:
         raise
+    # Not BaseException: Ctrl-C must still end the command.
     except (Exception, SystemExit) as error:
         raise Trouble(f"Task {task.name}: loading its data raised {type(error).__name__}: {error}") from error
 
@@ -76,6 +78,7 @@ def load_data(spec: CodeSpec) -> dict[str, np.ndarray]:
     if not isinstance(data, Mapping) or not data:
         raise Trouble(f"Task {spec.name}: data() returned {_described(data)}; {needed}.")
     arrays = {str(name): _array(values) for name, values in data.items()}
+    # None for an array without dimensions, which has no rows at all; 0 rows are refused as well.
     rows = {name: len(values) if values.ndim else None for name, values in arrays.items()}
     if len(set(rows.values())) > 1 or not all(rows.values()):
         found = ", ".join(f"{name}: {'no' if count is None else count} rows" for name, count in rows.items())
@@ -90,6 +93,7 @@ def _protocol(spec: CodeSpec) -> dict[str, Callable[..., Any]]:
         Trouble: A function is missing.
     """
     found = load_code(spec)
+    # A class is called without arguments, and its functions share the instance.
     task = found() if isinstance(found, type) else found
     missing = [name for name in PROTOCOL if not callable(getattr(task, name, None))]
     if missing:
@@ -102,6 +106,7 @@ def _protocol(spec: CodeSpec) -> dict[str, Callable[..., Any]]:
 
 def _array(values: Any) -> np.ndarray:
     """A read-only view of an array or a tensor."""
+    # By attribute, so that torch need not be imported. A view: the caller's own array stays writeable.
     array: np.ndarray = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values).view()
     array.flags.writeable = False
     return array

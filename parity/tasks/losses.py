@@ -33,12 +33,14 @@ class NumpyMSE(torch.autograd.Function):
         """Mean of (output[B, F] - target[B, F])**2 over all B*F elements; the output's dtype[]."""
         ctx.save_for_backward(output, target)
         difference = output.detach().cpu().numpy() - target.detach().cpu().numpy()
+        # NumPy's mean has neither the dtype of torch nor the device.
         return torch.tensor(np.mean(difference**2), dtype=output.dtype, device=output.device)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor, None]:
         """Gradient with respect to the output, dtype[B, F]; None for the target."""
         output, target = ctx.saved_tensors
+        # In this order of operations, as the reference experiment defines it: another order may round otherwise.
         return grad_outputs[0] * 2 * (output - target) / output.numel(), None
 
 
@@ -58,6 +60,7 @@ def mse_float64(output: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarr
     gradient = np.subtract(output, target, dtype=np.float64)
     flat = torch.from_numpy(gradient).reshape(-1)
     loss = float(torch.dot(flat, flat)) / output.size  # torch's thread count is pinned, that of NumPy's BLAS is not
+    # In place, after the loss has been taken from the differences.
     gradient *= 2 / output.size
     return loss, gradient
 
@@ -78,8 +81,10 @@ class NumpyCrossEntropy(torch.autograd.Function):
         rows = np.arange(len(labels))
         shifted = logits - logits.max(axis=1, keepdims=True)
         log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+        # The softmax; computed in forward, where its parts are at hand.
         gradient = np.exp(log_probabilities)
         gradient[rows, labels] -= 1
+        # The gradient itself is saved, so backward only has to scale it.
         ctx.save_for_backward(torch.from_numpy(gradient).to(output.device))
         loss = -log_probabilities[rows, labels].mean()
         return torch.tensor(loss, dtype=output.dtype, device=output.device)
@@ -103,8 +108,10 @@ def load_loss(spec: CodeSpec, task: Task) -> Loss:
         Exception: Whatever the user's code raises.
     """
     if spec.shipped:
+        # Made anew for each trial: a module may keep state.
         return task.losses[spec.attr]()
     attribute = load_code(spec)
+    # autograd.Function is called by `apply`; a class of modules has to be made first.
     if isinstance(attribute, type) and issubclass(attribute, torch.autograd.Function):
         return attribute.apply  # type: ignore[no-any-return]  # torch leaves `apply` untyped
     if isinstance(attribute, type) and issubclass(attribute, nn.Module):

@@ -69,6 +69,7 @@ def load_torchvision(root: Path) -> dict[str, np.ndarray]:
     missing = not all((root / "MNIST" / "raw" / name).exists() for name in SHA256)
     try:
         dataset = datasets.MNIST(str(root), train=True, download=missing)
+    # torchvision raises any of these for a damaged file or a failed download.
     except (RuntimeError, ValueError, OSError) as error:
         if not missing:
             raise Trouble(f"--data {root} has a damaged MNIST ({error}). Delete its MNIST/raw folder.") from error
@@ -76,6 +77,7 @@ def load_torchvision(root: Path) -> dict[str, np.ndarray]:
             f"--data {root} does not contain MNIST, which could not be downloaded ({error}). "
             "Put the four IDX files into its MNIST/raw folder, or leave out --data to use the embedded MNIST."
         ) from error
+    # As `load` returns them, so that both sources give the same bits.
     images = dataset.data.numpy().reshape(len(dataset), -1)
     labels = dataset.targets.numpy().astype(np.uint8)
     images.flags.writeable = labels.flags.writeable = False
@@ -106,5 +108,6 @@ def _read(name: str, folder: Path) -> bytes:
         content: bytes = pyarrow.decompress(packed, SIZE_BYTES[name], codec="zstd", asbytes=True)
     except OSError as error:
         raise Trouble(f"{path} is damaged ({error}). Install parity again.") from error
+    # The hash is that of the original file, so it does not depend on how it was compressed.
     verify(name, content, origin=str(folder))
     return content

@@ -25,6 +25,7 @@ def model() -> nn.Module:
     """Linear layers with ReLU between them and Sigmoid at the end, initialised by PyTorch; [B, 784] -> [B, 784]."""
     encoder = _layers(WIDTHS)
     decoder = _layers(WIDTHS[::-1])
+    # Without the last ReLU of each: the code is not clipped, and the pixels end in a Sigmoid instead.
     return nn.Sequential(nn.Sequential(*encoder[:-1]), nn.Sequential(*decoder[:-1], nn.Sigmoid()))
 
 
@@ -46,6 +47,7 @@ def forward(model: nn.Module, batch: tuple[torch.Tensor, ...]) -> tuple[torch.Te
 
 def images(data: Mapping[str, np.ndarray], start: int, stop: int) -> torch.Tensor:
     """A new float32[B, 784] in [0, 1]: the pixels divided by 255, as torchvision's `ToTensor` does."""
+    # astype makes a new array, since those of the task are read-only.
     return torch.from_numpy(data["images"][start:stop].astype(np.float32) / np.float32(255))
 
 

@@ -30,6 +30,7 @@ def optimizer(parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Opti
 
 def batch(data: Mapping[str, np.ndarray], start: int, stop: int) -> tuple[torch.Tensor, ...]:
     """The images as float32[B, 784] in [0, 1], and the labels as int64[B]."""
+    # Cross-entropy takes its labels as int64.
     return images(data, start, stop), torch.from_numpy(data["labels"][start:stop].astype(np.int64))
 
 

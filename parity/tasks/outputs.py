@@ -1,4 +1,4 @@
-"""What a model gives and a loss takes: a tensor, or a tree of tensors (tuples, lists and dicts, nested as they like).
+"""What a model gives and a loss takes: a tensor, or a tree of tensors (tuples, lists and dicts, nested as needed).
 
 The *parts* of a tree are its floating-point tensors, in the order of the tree: a loss has a gradient for each of them.
 Other tensors (labels, masks) and leaves that are not tensors belong to the tree, and have no gradient.
@@ -44,6 +44,7 @@ def part_names(outputs: Outputs) -> list[str | None]:
     """
     if isinstance(outputs, torch.Tensor):
         return [None]
+    # In the same order as `parts`: both walk the tree by pytree and keep the same leaves.
     leaves, _ = pytree.tree_flatten_with_path(outputs)
     return [".".join(map(_key, path)) for path, leaf in leaves if _is_part(leaf)]
 
@@ -63,13 +64,14 @@ def with_parts(outputs: Outputs, replacements: Sequence[torch.Tensor]) -> Output
     """
     leaves, shape = pytree.tree_flatten(outputs)
     places = [index for index, leaf in enumerate(leaves) if _is_part(leaf)]
+    # strict, so that another number of tensors raises.
     for index, replacement in zip(places, replacements, strict=True):
         leaves[index] = replacement
     return pytree.tree_unflatten(leaves, shape)
 
 
 def rows_of(outputs: Outputs) -> int:
-    """Number of rows of the first tensor; 1 where it has no dimension."""
+    """Number of rows of the first tensor; 1 if it has no dimension."""
     first = tensors(outputs)[0]
     return len(first) if first.dim() else 1
 
@@ -80,7 +82,7 @@ def elements_of(outputs: Outputs) -> int:
 
 
 def separated(outputs: Outputs) -> Outputs:
-    """The outputs as a loss gets them, so that it has one gradient for each part.
+    """Returns the outputs as a loss receives them, so that it has one gradient for each part.
 
     The parts of a tree may depend on each other: a reconstruction is computed from its code. Each part of a tree is
     therefore cut off the graph of the others, and the gradients that the loss has for the parts are sent back through
@@ -88,6 +90,7 @@ def separated(outputs: Outputs) -> Outputs:
     """
     if isinstance(outputs, torch.Tensor):
         return outputs
+    # New leaves of the graph: the loss's gradient ends at each of them.
     return with_parts(outputs, [part.detach().requires_grad_() for part in parts(outputs)])
 
 
@@ -112,6 +115,7 @@ def _is_part(leaf: object) -> bool:
 
 def _key(entry: Any) -> str:
     """One step of a path: an index of a sequence, a key of a mapping, or the name of an attribute."""
+    # pytree has a class of entries for each kind of container, each with one of these attributes.
     for name in ("idx", "key", "name"):
         if hasattr(entry, name):
             return str(getattr(entry, name))

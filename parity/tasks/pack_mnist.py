@@ -25,6 +25,7 @@ def pack(folder: Path) -> None:
     codec = pyarrow.Codec("zstd", compression_level=LEVEL)
     for name in mnist.SHA256:
         original = gzip.decompress((folder / f"{name}.gz").read_bytes())
+        # Before it is written: whatever is shipped has the published hash.
         mnist.verify(name, original, origin=str(folder))
         (mnist.FOLDER / f"{name}.zst").write_bytes(codec.compress(original, asbytes=True))
 

@@ -1,4 +1,4 @@
-"""The baseline's shared steps taken on a candidate's device, each beside the same step in float64.
+"""The baseline's shared steps taken on a candidate's device, each compared with the same step in float64.
 
 u is the unit roundoff of the model's dtype (2**-24 for float32).
 """
@@ -32,9 +32,9 @@ class SharedError:
         step: Number of the step, from 0.
         quantity: One of `trace.QUANTITIES`.
         tensor: Name of the parameter or of the part of the output; None for a quantity of one tensor.
-        baseline_error_u: ||b - x|| / (u ||x||) of the baseline, x in float64. For a step that only the candidate took
-            (the first that differs), the largest over the steps that both took.
-        candidate_error_u: ||c - x|| / (u ||x||) of the candidate.
+        baseline_error_u: ||b - x|| / (u ||x||) of the baseline's tensor b and its counterpart x in float64. For a step
+            that only the candidate took (the first that differs), the largest over the steps that both took.
+        candidate_error_u: ||c - x|| / (u ||x||) of the candidate's tensor c.
         spread_u: The same between float64 steps from slightly moved parameters; None where it was not measured.
         repeated: Whether the candidate's step gave the bits of its own training; None where it was another step.
         rounding: The rounding of the factors of matrix products that explains the error, or None.
@@ -69,11 +69,19 @@ def take_shared_steps(
 
     Returns:
         What was found, and why some of it is missing, or None.
+
+    Raises:
+        TrialFailed: As `step.begin` and `step.take_step`.
+        Trouble: As `step.begin`.
+        OracleUnavailable: A suspicious step cannot be taken in float64 with moved parameters or rounded factors.
     """
+    # A training of its own, on the same device, since the trial's has ended. Without the audit, whose work nobody would
+    # read.
     training = begin(replace(trial, settings=replace(trial.settings, audit_every=0)))
     usable = [entry for entry in shared if entry.exact is not None]
     reason = next((entry.unavailable for entry in shared if entry.unavailable), None)
     kind = trial.device.kind
+    # The states of generators are shared, but only a CPU draws the baseline's numbers from them.
     if any(entry.draws for entry in usable) and kind != "cpu":
         return [], f"the model draws random numbers, and a {kind} device draws others than the CPU"
     found: list[SharedError] = []
@@ -81,6 +89,7 @@ def take_shared_steps(
         restore_state(entry.state, training.model, training.optimizer)
         values = take_step(training, data, entry.step)
         found += _errors(training, data, entry, values, repeated=None)
+    # Last, since it trains on from one of the shared states.
     if differs_at is not None and usable:
         found += _take_differing_step(training, data, usable, differs_at=differs_at, trace=trace)
     return found, reason
@@ -101,11 +110,16 @@ def _take_differing_step(
     else:
         restore_state(start.state, training.model, training.optimizer)
     observer = Observer(training.trial, training.model, oracle=training.oracle, baseline=training.baseline)
+    # Unobserved: the traces have these steps, and they are equal.
     for step in range(start.step, differs_at):
         take_step(training, data, step)
+    # Taken before the step, for the float64 step from the same state.
     state = on_cpu(take_state(differs_at, training.model, training.optimizer))
     values = take_step(training, data, differs_at, observer)
+    # Row numbers are steps here: the trace begins with step 0.
     repeated = _same_digests(observer.flush(), trace.slice(differs_at, 1))
+    # The baseline's error at this very step is not known: it took another one. Its largest over the shared steps takes
+    # its place.
     largest = {
         quantity: [max(errors) for errors in zip(*(entry.errors[quantity] for entry in usable), strict=True)]
         for quantity in COMPARED
@@ -126,9 +140,15 @@ def _errors(
     *,
     repeated: bool | None,
 ) -> list[SharedError]:
+    """The errors of a step that was just taken, a row for each tensor of each quantity.
+
+    Raises:
+        OracleUnavailable: The step cannot be taken in float64 with moved parameters or rounded factors.
+    """
     assert shared.exact is not None, "only steps with a float64 run are taken"
     host = step_values(values, training.model)
     errors = relative_errors(host, shared.exact)
+    # Spread and explanation cost several steps in float64, so only a suspicious step pays for them.
     suspicious = any(
         error > lines.SUSPICIOUS_DEVICE.value * max(lines.LEAST_ERROR.value, baseline)
         for quantity in COMPARED
@@ -157,6 +177,7 @@ def _explain(training: Training, data: Mapping[str, np.ndarray], shared: SharedS
     error = _output_error(values, shared.exact)
     for name, rounding in ROUNDINGS.items():
         rounded = exact_step(training, data, shared.state, rounding=rounding)
+        # A quarter is chosen, not measured: the rounding that a device applies explains most of its error.
         if _output_error(values, rounded) < error / 4:
             return name
     return None
@@ -168,4 +189,5 @@ def _output_error(values: Values, exact: Values) -> float:
 
 
 def _same_digests(again: pa.Table, before: pa.Table) -> bool:
+    """Whether the step has the same bits again, in every quantity."""
     return bool(again.select(DIGESTS).to_pylist() == before.select(DIGESTS).to_pylist())

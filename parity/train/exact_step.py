@@ -39,13 +39,20 @@ def exact_step(
         perturb: Moves each parameter before the step, or None.
         rounding: Rounds the factors of matrix products, or None.
 
+    Returns:
+        The tensors of the step by quantity, float64 on the CPU.
+
     Raises:
         OracleUnavailable: The task or its loss does not work in float64.
     """
+    # The step draws what the training's step draws, since `restore_state` sets the generators, which the training still
+    # needs.
     generators = take_generators()
     try:
+        # A copy, since cpu() and double() convert a module in place. The optimizer is made anew, over its parameters.
         model = copy.deepcopy(training.model).cpu().double()
         optimizer = training.task.optimizer(model.parameters(), training.trial.settings.lr)
+        # Loading converts each tensor to the dtype of what it is loaded into, so the state arrives in float64.
         restore_state(state, model, optimizer)
         if perturb:
             with torch.no_grad():
@@ -53,17 +60,21 @@ def exact_step(
                     parameter.copy_(perturb(parameter))
         wide = replace(training, model=model, optimizer=optimizer, device=torch.device("cpu"))
         batch = tuple(widened(tensor) for tensor in make_batch(wide, data, state["step"]))
+        # Forward and backward are rounded, the oracle between them too; the optimizer's step has no products.
         with RoundedProducts(rounding) if rounding else contextlib.nullcontext():
             output, target = forward(wide, batch, state["step"])
             loss, found = wide.oracle(map_tensors(torch.Tensor.detach, output), target)
             grads = [np.asarray(grad) for grad in gradients(found)]
             optimizer.zero_grad()
+            # A model that narrows inside is found below; until then its gradients need its dtypes.
             dtypes = [part.dtype for part in parts(output)]
             send_back(
                 output,
+                # Copies, since from_numpy shares memory with arrays that are returned below.
                 [torch.from_numpy(np.array(grad)).to(dtype) for grad, dtype in zip(grads, dtypes, strict=True)],
             )
         optimizer.step()
+    # The same checks as in training, whose step is not at fault here: only the float64 run is missing.
     except TrialFailed as error:
         raise OracleUnavailable(f"the task does not train in float64: {error.reason}") from error
     except (RuntimeError, TypeError, ValueError) as error:
@@ -73,6 +84,7 @@ def exact_step(
     narrow = next((dtype for dtype in dtypes if dtype != torch.float64), None)
     if narrow:
         raise OracleUnavailable(f"the task's model gives {narrow} for parameters and a batch of float64")
+    # `on_host` copies, so the tensors outlive the model.
     return {
         "output": [on_host(part) for part in parts(output)],
         "loss": [np.array(loss)],

@@ -10,6 +10,7 @@ from parity.store.events import Event
 from parity.store.position import Past
 
 
+# A protocol rather than a base class: `Cluster` and `Inline` share no code, and the driver need import neither.
 class Executor(Protocol):
     """Trains trials. `inline.Inline` does so in the calling process, `cluster.workers.Cluster` on Ray."""
 
@@ -34,7 +35,7 @@ class Executor(Protocol):
             past: What these trials, and those that they take shared steps from, reported before.
 
         Yields:
-            What some trials report, each trial's events in their order. It must be stored before more is asked for.
+            Events of some trials, those of each trial in order. They must be stored before the next ones are asked for.
 
         Raises:
             Trouble: A trial could not be started as it was asked for, or the cluster fails. The other trials are ended.

@@ -36,6 +36,7 @@ class Inline:
                 f"--inline trains in this process, which can have only one instruction set; found {names}. "
                 "Leave out --inline, or give one isa=."
             )
+        # The CPU's environment may hide all GPUs, which another trial of this process needs.
         needs_gpu = any(trial.device.kind != "cpu" for trial in trials)
         for trial in trials:
             for name, value in environment(trial.device).items():
@@ -50,7 +51,9 @@ class Inline:
         for trial in trials:
             shared = past.shared(trial.shared_from) if trial.shared_from else None
             events = perform(trial, data, shared, past.position(trial.name))
+            # Not a for loop: a trial that has to begin again gets another iterator.
             while event := next(events, None):
                 yield [event]
+                # Storing the event may have shown that rows after a saved state came out differently.
                 if past.void(trial.name):
                     events = perform(trial, data, shared, past.position(trial.name))

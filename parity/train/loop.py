@@ -78,22 +78,26 @@ def train(
         Trouble: The machine does not have the device, or a loss cannot be called.
     """
     chunks = _Chunks(begin(trial), state)
+    # Wall time to be stored, monotonic time to measure with: the first may jump.
     chunks.began_s, due_s = time.time(), time.monotonic() + chunk_s
     for step in range(state["step"] if state else 0, trial.settings.steps):
         try:
             chunks.take(step, data)
         except TrialFailed:
+            # The steps before the failure are part of the trace.
             if chunks.rows:
                 yield chunks.make(step)
             raise
+        # The buffers of the observer end at `CAPACITY`, which is the largest `chunk_steps`.
         if chunks.rows == chunk_steps or step == trial.settings.steps - 1 or time.monotonic() > due_s:
             yield chunks.make(step + 1)
+            # The consumer has come back: from here on the training runs, and its state is no longer that of the chunk.
             chunks.standing_at = None
             chunks.began_s, due_s = time.time(), time.monotonic() + chunk_s
 
 
 class _Chunks:
-    """A training, and the chunk that it is filling.
+    """A training, and the chunk that is being filled with its steps.
 
     Attributes:
         began_s: When the first step of the chunk began, in seconds since 1970.
@@ -104,16 +108,19 @@ class _Chunks:
         self._training = training
         model, optimizer = training.model, training.optimizer
         self._observer = Observer(training.trial, model, oracle=training.oracle, baseline=training.baseline)
+        # A loss that is a module may have buffers or parameters; the state of another loss cannot be stored.
         self._module = training.loss if isinstance(training.loss, torch.nn.Module) else None
         if state is not None:
             if self._module:
                 self._module.load_state_dict(state["loss"])
             self._observer.restore(state["observer"])
+            # Last, since it sets the generators: what is above must not draw from them afterwards.
             restore_state(state, model, optimizer)
         self._facts: dict[str, Any] = {
             "param_names": [name for name, _ in model.named_parameters()],
             "optimizer": optimizer_settings([optimizer]),
         }
+        # Norms of the initial parameters, which a training that continues no longer has.
         if state is None:
             self._facts["initial_norms"] = parameter_norms(model)
         self._shared: list[SharedStep] = []
@@ -127,7 +134,7 @@ class _Chunks:
         return self._observer.rows
 
     def take(self, step: int, data: dict[str, np.ndarray]) -> None:
-        """Takes a step; of some, what other devices and later runs are compared with as well."""
+        """Takes a step; for some steps, keeps what other devices and later runs are compared with."""
         trial, settings = self._training.trial, self._training.trial.settings
         shares = trial.shares and settings.shared(step)
         if not shares and not (trial.measured and settings.measured(step)):
@@ -141,6 +148,7 @@ class _Chunks:
         """The chunk; the next one begins empty."""
         self.standing_at = next_step
 
+        # A function rather than the state itself: few chunks are saved, and a copy of the state costs time and memory.
         def take() -> dict[str, Any]:
             if self.standing_at != next_step:
                 raise RuntimeError("The training has gone on; take a chunk's state before you ask for the next chunk.")
@@ -150,7 +158,9 @@ class _Chunks:
             return state | {"loss": loss, "observer": self._observer.state()}
 
         dtype = str(self._observer.loss_dtype).removeprefix("torch.")
+        # These two are not known before the first step.
         facts = self._facts | {"loss_dtype": dtype, "audit_error": self._observer.audit_error}
+        # Copies, since the lists are cleared for the next chunk.
         shared, errors = tuple(self._shared), tuple(self._errors)
         self._shared.clear()
         self._errors.clear()

@@ -51,7 +51,7 @@ def facts(device: Device, *, ordinal: int = 0) -> dict[str, Any]:
 
 
 def node_facts() -> dict[str, Any]:
-    """The facts of this machine as a node of a cluster: those of its CPU, and a list "gpus" of those of its GPUs."""
+    """The facts of this machine as a node of a cluster: those of its CPU, and in "gpus" a list of those of its GPUs."""
     gpus = _gpus()
     return {
         "host": platform.node(),
@@ -67,6 +67,7 @@ def node_facts() -> dict[str, Any]:
 
 
 def _versions(*, cuda: bool) -> dict[str, Any]:
+    """The versions of the software that the bits depend on; None for CUDA's where no GPU is used."""
     return {
         "cuda": torch.version.cuda if cuda else None,
         "cudnn": str(torch.backends.cudnn.version()) if cuda else None,  # type: ignore[no-untyped-call]
@@ -79,6 +80,7 @@ def _versions(*, cuda: bool) -> dict[str, Any]:
 
 def _cpu_model() -> str:
     """The processor's name as the kernel reports it, else what Python's `platform` has."""
+    # None is a system without /proc/cpuinfo; "" a kernel that has no such field in it.
     found = _from_cpuinfo("model name")
     if found is None:
         return platform.processor() or platform.machine()
@@ -87,9 +89,11 @@ def _cpu_model() -> str:
 
 def _cpu_isa() -> str | None:
     """Names of the instruction set extensions, in alphabetical order; None where there is no /proc/cpuinfo."""
+    # x86-64 calls the field "flags", ARM calls it "Features".
     found = _from_cpuinfo("flags|Features")
     if found is None:
         return None
+    # Sorted, since the order in which a kernel lists them must not make two machines different.
     return " ".join(sorted({flag for flag in found.split() if flag.startswith(_ISA_PREFIXES)}))
 
 
@@ -103,6 +107,7 @@ def _from_cpuinfo(field: str) -> str | None:
         text = Path("/proc/cpuinfo").read_text()
     except FileNotFoundError:
         return None
+    # The first processor stands for all: the file has a paragraph for each.
     found = re.search(rf"^(?:{field})\s*:\s*(.+)$", text, re.MULTILINE)
     return found[1] if found else ""
 
@@ -115,6 +120,7 @@ def _blas() -> str:
     build = torch.__config__.show()
     library = re.search(r"Math Kernel Library Version (\S+)", build)
     kind = re.search(r"BLAS_INFO=(\w+)", build)
+    # A torch that is built with MKL names it with its version; others name only the kind of library.
     return f"mkl {library[1]}" if library else kind[1] if kind else "unknown"
 
 
@@ -128,6 +134,7 @@ def _driver() -> str:
 def _gpus() -> list[dict[str, Any]]:
     """The GPUs that this process may use: "gpu_index", "gpu_name", "gpu_uuid" and "gpu_driver" of each."""
     gpus = []
+    # A machine without a driver is an ordinary one, not a failure.
     with contextlib.suppress(pynvml.NVMLError), _nvml():
         driver = str(pynvml.nvmlSystemGetDriverVersion())
         for index in range(pynvml.nvmlDeviceGetCount()):
@@ -139,6 +146,7 @@ def _gpus() -> list[dict[str, Any]]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return gpus
+    # The variable may list indices or UUIDs.
     chosen = {part.strip() for part in visible.split(",")}
     return [gpu for gpu in gpus if str(gpu["gpu_index"]) in chosen or gpu["gpu_uuid"] in chosen]
 

@@ -35,8 +35,11 @@ def perform(
     Args:
         trial: What to train.
         data: The task's data; dtype[rows, ...] by name.
-        shared: What the trial that it has its shared steps from left, or None.
-        position: Where it continues, or None.
+        shared: The shared steps and digests left by the trial `shared_from`, or None.
+        position: Where the trial continues, or None to begin with step 0.
+
+    Yields:
+        The trial's events in order. A failure of the trial is an event, too: the last one.
 
     Raises:
         Trouble: As `loop.train`: the trial could not be started as it was asked for.
@@ -46,6 +49,7 @@ def perform(
     from parity.train.switches import prepare
 
     began = time.monotonic() - (position.wall_s if position else 0.0)
+    # Before the facts, which include the number of threads.
     prepare(trial.device)
     yield Began(trial.name, machine.facts(trial.device))
     clock = _Clock(began, first_s=position.began_s if position else None)
@@ -53,10 +57,13 @@ def perform(
         if trial.capture:
             yield Captured(trial.name, trial.capture, capture(trial, data))
             return
+        # A trial that continues has reported its contract before.
         if trial.contract and not position:
             yield Found(trial.name, "contract", _contract(trial, data))
         yield from _train(trial, data, shared, position, clock)
     except TrialFailed as failure:
+        # What the user's code raised; a failed check of ours has no cause, and a traceback would only show our own
+        # code.
         cause = failure.__cause__
         yield clock.ended(
             trial,
@@ -74,7 +81,8 @@ class _Clock:
     """When the training of a trial began and ended.
 
     Attributes:
-        began: When the trial was loaded, on the monotonic clock; earlier by what it had trained before it continued.
+        began: When the trial was loaded, on the monotonic clock; earlier by the time that it had trained before, if it
+            continues.
         first_s: When its first step began, in seconds since 1970, or None.
         last_s: When its last step ended, in seconds since 1970, or None.
     """
@@ -99,19 +107,24 @@ def _train(
     from parity.train.shared_step import pack_step
 
     saved, save_every_s = time.monotonic(), trial.settings.save_every_s
+    # A trial that continues compares its steps from step 0 on, those before its saved state included.
     tables: list[pa.Table] = [position.digests] if position else []
     for chunk in train(trial, data, state=unpack(position.state) if position else None):
         clock.last_s = time.time()
         clock.first_s = chunk.began_s if clock.first_s is None else clock.first_s
+        # Kept only where another trace is to be compared with them.
         if shared:
             tables.append(chunk.table.select(DIGESTS))
+        # The rows first: what is found about a step refers to them, and so does a state that is saved after them.
         yield Advanced(trial.name, chunk.table, chunk.facts, tuple(map(pack_step, chunk.shared)))
         if chunk.errors:
             yield Found(trial.name, "step_errors", tuple(asdict(error) for error in chunk.errors))
         if chunk.findings:
             yield Found(trial.name, "findings", tuple(asdict(finding) for finding in chunk.findings))
+        # After the yields above, during which the chunk was stored.
         now = time.monotonic()
         if now - saved >= save_every_s:
+            # The state is that after the chunk's last step.
             next_step = int(chunk.table["step"][-1].as_py()) + 1
             try:
                 packed = pack(chunk.take_state())
@@ -135,6 +148,7 @@ def _contract(trial: Trial, data: dict[str, np.ndarray]) -> tuple[dict[str, Any]
     from parity.observe.contract.checking import check_contract
     from parity.train.step import begin, forward, make_batch
 
+    # A training of its own: the loss may keep state between calls, and must not bring it into the real one.
     few = replace(trial.settings, batch_size=min(CONTRACT_ROWS, trial.settings.batch_size))
     training = begin(replace(trial, settings=few))
     output, target = forward(training, make_batch(training, data, 0), 0)
@@ -147,6 +161,7 @@ def _shared(trial: Trial, data: dict[str, np.ndarray], shared: SharedSteps, trac
     from parity.train.candidate_step import take_shared_steps
     from parity.train.shared_step import unpack_step
 
+    # Its baseline trial may have failed before the first of them.
     if not shared.steps:
         return Found(trial.name, "shared_steps", (), "the baseline's trial left no steps to take")
     steps = [unpack_step(packed) for packed in shared.steps]

@@ -24,13 +24,18 @@ FLIPPED_BIT = 23
 
 
 class _NoisyProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Within its `with` block, each element of a matrix product is off by a random relative amount."""
+
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._generator = torch.Generator()
+        # Seeded by the system, since noise that could be repeated would make replicas equal; a generator of its own, so
+        # that the training's draws stay the same.
         self._generator.seed()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
+        # convolution_backward returns a tuple, which stays as it is.
         if func in PRODUCTS and isinstance(result, torch.Tensor):
             result = result * (1 + NOISE * torch.randn(result.shape, generator=self._generator))
         return result
@@ -39,6 +44,7 @@ class _NoisyProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
 @contextlib.contextmanager
 def planted(plant: str | None) -> Iterator[None]:
     """Within the block, arithmetic is that of a device with the fault."""
+    # Without a fault no mode is entered, and no operation is dispatched through Python.
     with contextlib.ExitStack() as modes:
         if plant in ROUNDINGS:
             modes.enter_context(RoundedProducts(ROUNDINGS[plant]))
@@ -52,9 +58,11 @@ def spoil_gradient(plant: str | None, step: int, model: torch.nn.Module, *, repl
     if plant not in (f"element-{step}", f"flip-{step}", f"flip-{step}-r{replica}"):
         return
     parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
+    # A parameter in the middle, so that others before and after it stay right.
     grad = parameters[len(parameters) // 2].grad
     assert grad is not None
     if plant == f"element-{step}":
         grad.view(-1)[0] += grad.norm()
     else:
+        # The largest element, so that the flip shows beside the norm of the gradient.
         grad.view(torch.int32).view(-1)[int(grad.abs().argmax())] ^= 1 << FLIPPED_BIT

@@ -32,6 +32,7 @@ def capture(trial: Trial, data: Mapping[str, np.ndarray]) -> np.ndarray | None:
     training = begin(trial)
     for step in range(last):
         take_step(training, data, step)
+    # The step itself need not be taken for what is known before it.
     if quantity == "input":
         return _on_host(make_batch(training, data, last)[0])
     values = take_step(training, data, last)
@@ -40,6 +41,7 @@ def capture(trial: Trial, data: Mapping[str, np.ndarray]) -> np.ndarray | None:
     if quantity in ("output", "output_grad"):
         return _on_host(_in_one(parts(values.output) if quantity == "output" else values.output_grad))
     parameter = dict(training.model.named_parameters())[name or ""]
+    # After the step, the gradient is still there: it is zeroed at the beginning of the next one.
     return _on_host(parameter.grad if quantity == "param_grad" else parameter)
 
 
@@ -52,4 +54,5 @@ def _on_host(tensor: torch.Tensor | None) -> np.ndarray | None:
     if tensor is None:
         return None
     tensor = tensor.detach().cpu()
+    # A copy: the array of a tensor on the CPU would share its memory.
     return np.array((tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy())

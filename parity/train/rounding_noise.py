@@ -19,6 +19,8 @@ def round_randomly(grad: torch.Tensor, *, seed: tuple[int, ...]) -> torch.Tensor
     Source:
         D. S. Parker, "Monte Carlo Arithmetic", 1997: random rounding as a probe of what rounding does.
     """
+    # SeedSequence makes one number of the tuple and mixes its bits; the shift makes it fit a signed 64-bit integer. On
+    # the CPU, so that every device moves the same elements.
     generator = torch.Generator().manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1))
     up = torch.randint(0, 2, grad.shape, generator=generator, dtype=torch.bool).to(grad.device)
     infinity = torch.full((), torch.inf, dtype=grad.dtype, device=grad.device)
@@ -28,4 +30,5 @@ def round_randomly(grad: torch.Tensor, *, seed: tuple[int, ...]) -> torch.Tensor
         moved = torch.from_numpy(np.nextafter(host, towards)).to(grad.device)
     else:
         moved = torch.nextafter(grad, torch.where(up, infinity, -infinity))
+    # A zero is often exact (a ReLU, a mask), and rounding would not move it.
     return torch.where(grad == 0, grad, moved)

@@ -27,6 +27,7 @@ def pack(state: Any) -> bytes:
     sink = io.BytesIO()
     torch.save(on_cpu({"state": state}), sink)
     packed = sink.getvalue()
+    # Read back at once: a state that cannot be read is refused here rather than when the trial has to continue.
     unpack(packed)
     return packed
 
@@ -38,6 +39,8 @@ def unpack(packed: bytes) -> Any:
         StateNotPortable: It holds something that `pack` would refuse.
     """
     try:
+        # weights_only refuses everything that unpickling would have to run.
         return torch.load(io.BytesIO(packed), weights_only=True, map_location="cpu")["state"]
     except (UnpicklingError, RuntimeError, KeyError, EOFError) as error:
+        # The first line names what was refused; an empty message is that of a file that ends too early.
         raise StateNotPortable((str(error).splitlines() or ["it is cut short"])[0]) from error

@@ -1,4 +1,4 @@
-"""A step of the baseline's device that other devices take from the same state, beside the same step in float64.
+"""A step of the baseline's device that other devices take from the same state, and the same step in float64.
 
 u is the unit roundoff of the model's dtype (2**-24 for float32).
 """
@@ -55,7 +55,8 @@ class SharedStep:
 
 
 def pack_step(shared: SharedStep) -> bytes:
-    """The shared step in bytes; unavailable if its state cannot be read back without running code."""
+    """The shared step as bytes; marked unavailable if its state cannot be read back without running code."""
+    # As tensors, since arrays cannot be read back without running code.
     exact: dict[str, list[torch.Tensor | None]] | None = None
     if shared.exact:
         exact = {name: [_tensor(value) for value in values] for name, values in shared.exact.items()}
@@ -63,6 +64,7 @@ def pack_step(shared: SharedStep) -> bytes:
         return pack({**vars(shared), "exact": exact})
     except StateNotPortable as error:
         reason = f"the training's state cannot be sent to another device: {error}"
+        # Still a shared step: the other devices learn the reason from it.
         return pack({**vars(shared), "state": {}, "exact": None, "unavailable": reason})
 
 
@@ -79,11 +81,19 @@ def take_shared_step(
 ) -> SharedStep:
     """Takes a step of the training, and keeps what other devices need to take it: its state, and the step in float64.
 
+    Args:
+        training: What to train; its model and optimizer change.
+        data: The task's data; dtype[rows, ...] by name.
+        step: Number of the step, from 0.
+        observer: Records the step, or None.
+
     Raises:
         TrialFailed: As `take_step`.
     """
+    # Before the step, which changes parameters and generators.
     state = take_state(step, training.model, training.optimizer)
     values = take_step(training, data, step, observer)
+    # The state has the generators as they were before the step, so a draw in it shows.
     draws = drew(state["generators"], take_generators())
     state, names = on_cpu(state), tensor_names(training.model, values.output)
     try:
@@ -97,7 +107,7 @@ def take_shared_step(
 
 
 def own_errors(training: Training, data: Mapping[str, np.ndarray], shared: SharedStep) -> list[StepError]:
-    """How far a step of the training is from the step in float64; empty where there is no such step."""
+    """How far a step of the training is from the step in float64; a row for each tensor, none without such a step."""
     exact = shared.exact
     if exact is None:
         return []

@@ -51,7 +51,7 @@ class Training:
 
 @dataclass(frozen=True)
 class StepValues:
-    """What a step computed; gradients and parameters are the model's.
+    """What a step computed, apart from gradients and parameters, which are in the model.
 
     Attributes:
         output: What the loss was given; dtype[...], or a tree.
@@ -73,6 +73,7 @@ def begin(trial: Trial) -> Training:
         TrialFailed: The user's code raised, or made nothing that can be trained.
         Trouble: The machine does not have the device, or a loss cannot be called.
     """
+    # The seeds come after all loading: code that draws while it is imported must not shift the model's initial numbers.
     with blamed(None, "loading the task"):
         task = load_task(trial.settings.task)
     with blamed(None, "loading the loss"):
@@ -83,6 +84,7 @@ def begin(trial: Trial) -> Training:
     with blamed(None, "the task's model"):
         model = task.model()
     _check_model(model)
+    # Made on the CPU and moved, so that every device begins with the same parameters.
     model = model.to(device)
     with blamed(None, "the task's optimizer"):
         optimizer = task.optimizer(model.parameters(), trial.settings.lr)
@@ -103,11 +105,12 @@ def make_batch(training: Training, data: Mapping[str, np.ndarray], step: int) ->
         batch = training.task.batch(data, *training.trial.settings.row_range(step))
     if not isinstance(batch, tuple) or not all(isinstance(tensor, torch.Tensor) for tensor in batch):
         raise TrialFailed(step, f"the task's batch() returned {_type(batch)}, a tuple of tensors is needed")
+    # Made on the CPU by every task, and moved here.
     return tuple(tensor.to(training.device) for tensor in batch)
 
 
 def forward(training: Training, batch: tuple[torch.Tensor, ...], step: int) -> tuple[Outputs, Outputs]:
-    """Output and target of the batch.
+    """The output of the model and the target of the batch, as the task's `forward` returns them; dtype[...], or trees.
 
     Raises:
         TrialFailed: The model raised, or returned something other than a pair of an output with a floating-point part
@@ -140,18 +143,27 @@ def take_step(
 ) -> StepValues:
     """Takes one optimizer step and records it; the observer's work is not in the step's time.
 
+    Args:
+        training: What to train; its model and optimizer change.
+        data: The task's data; dtype[rows, ...] by name.
+        step: Number of the step, from 0.
+        observer: Records the step, or None.
+
     Raises:
         TrialFailed: The loss or the task raised, or broke its protocol.
     """
     trial, model, optimizer = training.trial, training.model, training.optimizer
     plant = trial.device.plant
+    # Outside of the step's time, which is that of forward, loss, backward and optimizer.
     batch = make_batch(training, data, step)
     clock = _Stopwatch(training.device)
     with clock, planted(plant):
         optimizer.zero_grad()
         output, target = forward(training, batch, step)
+    # The loss gets a tree whose parts are cut off from each other, so that it has one gradient for each of them.
     given = separated(output)
     if observer:
+        # Before the loss is called: the audit finds by these digests that the loss has written to its output or target.
         observed = observer.forward(trial.settings.place(step), batch, given, target)
     with blamed(step, "the loss"), clock:
         loss = training.loss(given, target)
@@ -160,6 +172,7 @@ def take_step(
     with blamed(step, "the loss's backward"), clock:
         output_grad = _gradients(step, loss, given)
     if trial.noise:
+        # The first part gets the seed that a single tensor gets.
         seed = (trial.seed, trial.noise, step)
         output_grad = [
             round_randomly(grad, seed=(*seed, number) if number else seed) for number, grad in enumerate(output_grad)
@@ -168,18 +181,21 @@ def take_step(
         observer.loss(observed, given, target, loss=loss, output_grad=output_grad)
     with blamed(step, "the model's backward"), clock, planted(plant):
         send_back(output, output_grad)
+    # Before the observer sees the gradient, as a faulty device would have it.
     spoil_gradient(plant, step, model, replica=trial.replica)
     if observer:
         observer.backward()
     with blamed(step, "the optimizer"), clock:
         optimizer.step()
     if observer:
+        # The very tensor of `backward`: nothing comes between backward and optimizer here.
         observer.update(step_s=clock.elapsed_s, step_grad_norm=observer.param_grad_norm)
     return StepValues(given, target, loss, output_grad)
 
 
 def send_back(output: Outputs, output_grad: Sequence[torch.Tensor]) -> None:
-    """Adds the gradient for the parameters, from the gradient for each part of the output."""
+    """Adds the gradient for the parameters, by a backward pass from the gradient for each part of the output."""
+    # A part without a graph (a constant of the model) has nowhere to send its gradient.
     learning = [(part, grad) for part, grad in zip(parts(output), output_grad, strict=True) if part.requires_grad]
     torch.autograd.backward([part for part, _ in learning], [grad for _, grad in learning])
 
@@ -189,8 +205,10 @@ def blamed(step: int | None, phase: str) -> Iterator[None]:
     """Turns whatever the user's code raises, `sys.exit` included, into `TrialFailed`."""
     try:
         yield
+    # These have been explained already.
     except (Trouble, TrialFailed):
         raise
+    # Not BaseException: Ctrl-C is not the doing of the user's code.
     except (Exception, SystemExit) as error:
         raise TrialFailed(step, f"{phase} raised {type(error).__name__}: {error}") from error
 
@@ -202,6 +220,7 @@ def _gradients(step: int, loss: torch.Tensor, given: Outputs) -> list[torch.Tens
         TrialFailed: The loss does not depend on the output.
     """
     floating = parts(given)
+    # allow_unused gives None instead of raising, so that a detached loss gets a message of its own.
     grads = torch.autograd.grad(loss, floating, allow_unused=True)
     if all(grad is None for grad in grads):
         raise TrialFailed(step, "loss has no gradient for its output, which it must depend on", kind="detached")
@@ -221,6 +240,7 @@ def _check_loss(step: int, loss: object, output: Outputs) -> None:
         raise TrialFailed(step, f"loss returned {_type(loss)}, a tensor is needed", kind="result")
     if loss.shape != ():
         raise TrialFailed(step, f"loss returned shape {list(loss.shape)}, a scalar is needed", kind="result")
+    # A dict for its order: the message must not depend on hashes.
     dtypes = list(dict.fromkeys(str(part.dtype) for part in parts(output)))
     if str(loss.dtype) not in dtypes:
         raise TrialFailed(
@@ -250,6 +270,7 @@ class _Stopwatch:
         self._began = time.perf_counter()
 
     def __exit__(self, *_: object) -> None:
+        # An accelerator computes asynchronously: without waiting, only the launches would be timed.
         if self._waits:
             torch.accelerator.synchronize()
         self.elapsed_s += time.perf_counter() - self._began

@@ -27,14 +27,19 @@ _USABLE: dict[str, Callable[[], bool]] = {"cuda": torch.cuda.is_available, "mps"
 def prepare(device: Device) -> torch.device:
     """Sets torch's switches in this process and verifies that the device is what its name says.
 
+    Returns:
+        The device as torch names it.
+
     Raises:
         Trouble: The machine does not have the device, or a setting did not take effect.
     """
+    # First: the switches below do not fail on a machine that lacks the device.
     _require(device)
     torch.set_num_threads(device.threads)
     if torch.get_num_threads() != device.threads:
         raise Trouble(f"Device {device.name}: torch runs {torch.get_num_threads()} threads, not {device.threads}.")
     if device.isa is not None:
+        # ATen reads the variable only when torch is imported, so it may have come too late.
         capability = torch.backends.cpu.get_cpu_capability()
         if capability != device.isa.upper():
             raise Trouble(
@@ -42,8 +47,10 @@ def prepare(device: Device) -> torch.device:
                 "It must be set before torch is imported: leave out --inline, or set "
                 f"ATEN_CPU_CAPABILITY={device.isa} before you start Python."
             )
+    # benchmark picks the fastest algorithm by timing, and so may pick another one in the next process.
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
+    # Convolutions and matrix products have a switch each; a device means both.
     torch.backends.cudnn.allow_tf32 = device.tf32
     torch.backends.cuda.matmul.allow_tf32 = device.tf32
     # A worker sees only its own accelerator, so the index is always 0.
@@ -57,7 +64,7 @@ def available_accelerators() -> list[str]:
 
 @contextlib.contextmanager
 def switches_restored() -> Iterator[None]:
-    """Gives threads and switches back the values that they had before the block."""
+    """Gives the thread count and the switches of `prepare` back the values that they had before the block."""
     threads = torch.get_num_threads()
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     before = (cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32)
@@ -69,11 +76,13 @@ def switches_restored() -> Iterator[None]:
 
 
 def _require(device: Device) -> None:
+    """Raises `Trouble` unless this machine has the device and, for a CPU, its instruction set."""
     if device.kind != "cpu" and device.kind not in available_accelerators():
         raise Trouble(
             f"Device {device.name}: torch {torch.__version__} sees no {device.kind} on this machine. Use --device cpu."
         )
     missing = _ISA_FLAGS.get(device.isa or "default", set()) - _cpu_flags() if device.isa else set()
+    # Elsewhere there is no /proc/cpuinfo to look into, and the flags would all seem to be missing.
     if missing and platform.system() == "Linux":
         raise Trouble(
             f"Device {device.name}: this CPU lacks {', '.join(sorted(missing))}. Use another isa= or leave it out."
