@@ -12,7 +12,8 @@ from parity.store.tables import EVIDENCE
 from parity.store.trace import SCHEMA
 from parity.store.trials import TRIALS
 
-# The schema of each file in the run directory.
+# The schema of each file in the run directory. The files are written with the same objects, so the texts cannot become
+# outdated.
 TABLES: Mapping[str, pa.Schema] = {
     "trials.parquet": TRIALS,
     "traces/*.parquet": SCHEMA,
@@ -42,6 +43,7 @@ def markdown(file: str, schema: pa.Schema) -> str:
     Returns:
         A `<details>` element with a row for each column.
     """
+    # Arrow stores metadata as bytes.
     row = schema.metadata[b"parity.row"].decode()
     lines = [
         f"| `{field.name}` | {_kind(field.type)} | {_text(field, 'unit')} | {_text(field, 'meaning')} |"
@@ -69,6 +71,7 @@ def _print_tables() -> int:
 def _kind(kind: pa.DataType) -> str:
     """The type as Arrow names it, or a shorter name for dictionaries and lists."""
     if pa.types.is_dictionary(kind):
+        # Dictionary encoding is a matter of storage: a reader gets names.
         return "name"
     return f"list of {kind.value_type}" if pa.types.is_list(kind) else str(kind)
 
@@ -76,6 +79,7 @@ def _kind(kind: pa.DataType) -> str:
 def _text(field: pa.Field, key: str) -> str:
     """A text of the column's metadata, escaped for a cell of a Markdown table."""
     text: str = field.metadata[key.encode()].decode()
+    # A pipe would end the cell, and `<` would begin an HTML element.
     return text.replace("|", "\\|").replace("<", "&lt;")
 
 

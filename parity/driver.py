@@ -41,10 +41,15 @@ RECORDED_TASK = "recorded"
 def begun(out: StoragePath) -> Iterator[None]:
     """Makes a run directory and locks it until the block ends, so that no other process uses it.
 
+    Args:
+        out: The directory to make.
+
     Raises:
         Trouble: The directory exists already, or cannot be made.
     """
+    # Fails for an existing directory, so a run never writes over another.
     create(out)
+    # The lock ends with the process, even if it is killed, so no lock outlives its driver.
     with hold(out):
         yield
 
@@ -59,12 +64,13 @@ def gathering(trials: Sequence[Trial], out: StoragePath, *, quiet: bool = False)
         quiet: Whether to show no progress.
 
     Yields:
-        What collects the events of the trials and writes them to the journal.
+        The gatherer, which collects the events of the trials and writes them to the journal.
 
     Raises:
         Trouble: The journal is damaged, or cannot be written.
     """
     with (
+        # A recorded loop has no planned number of steps, so its bar has a length of 1.
         TrialProgress(
             [trial.name for trial in trials], steps=max(1, trials[0].settings.steps), quiet=quiet
         ) as progress,
@@ -102,20 +108,26 @@ def train(
     interrupted = False
     with gathering(trials, out, quiet=quiet) as gatherer:
         try:
+            # No effect on a new run. In a continued one, trials that had begun continue from where they were saved
+            # last.
             gatherer.go_on("the driver was ended")
             unfinished = gatherer.unfinished
             events = executor.train([trial for trial in trials if trial.name in unfinished], data, gatherer)
+            # Closed at once on an error too, since a generator would otherwise run its cleanup at an unknown time.
             with contextlib.closing(events):
                 for some in events:
                     gatherer.take(some)
         except KeyboardInterrupt:
             if not resumable:
                 raise
+            # An interruption is not an error: what is stored is judged, and the rest can be trained later.
             interrupted = True
         except Trouble as trouble:
+            # Nothing was trained, so there is nothing to continue.
             if not (resumable and gatherer.rows):
                 raise
             raise Trouble(f"{trouble} What was trained is kept: continue it with --resume {out}.") from trouble
+        # Also after an interruption: the trials that did not end are stored with the steps that they have.
         gatherer.write_tables()
     return interrupted
 
@@ -141,12 +153,14 @@ def repeat_odd_trials(
     replays = odd_elements.plan_replays(stored, trials, fleet)
     if not replays:
         return stored, False
+    # To stderr, as all progress: stdout has the report alone.
     print(f"{len(replays)} odd: repeated up to the first differing step, to see which elements differ", file=sys.stderr)
     events: Generator[list[Event], None, None] = executor.train(odd_elements.to_train(replays), data)
     try:
         with contextlib.closing(events):
             rows = odd_elements.repeat(replays, events)
     except KeyboardInterrupt:
+        # Nothing of the repeats is stored; a continued run makes them again.
         return stored, True
     table = pa.Table.from_pylist(rows, schema=REPLAYS)
     write_table(stored.directory / "replays.parquet", table)
@@ -156,9 +170,14 @@ def repeat_odd_trials(
 def seal_run(out: StoragePath, info: Mapping[str, Any]) -> None:
     """Marks the run as complete in run.json, and removes its journal.
 
+    Args:
+        out: The run directory.
+        info: The content of run.json so far.
+
     Raises:
         Trouble: run.json cannot be written.
     """
+    # In this order: until the tables are sealed, the journal is what a killed run is continued from.
     complete(out, info)
     forget_journal(out)
 
@@ -169,6 +188,9 @@ def judge_run(stored: StoredRun, fleet: Fleet | None = None) -> Judgement:
     Args:
         stored: The run.
         fleet: Its devices, where they have been classified already.
+
+    Returns:
+        The verdicts.
 
     Raises:
         Trouble: A trace is damaged, or a file cannot be written.
@@ -181,6 +203,10 @@ def judge_run(stored: StoredRun, fleet: Fleet | None = None) -> Judgement:
 
 def write_page(stored: StoredRun, judgement: Judgement) -> StoragePath:
     """Writes report.html; returns its path.
+
+    Args:
+        stored: The run.
+        judgement: Its judgement.
 
     Raises:
         Trouble: The page cannot be written.
@@ -198,9 +224,11 @@ def recorded_trial(asked: Mapping[str, Any]) -> Trial:
     """
     settings = Settings(
         task=CodeSpec(name=RECORDED_TASK, attr=RECORDED_TASK),
+        # Placeholders, which the record of the trial replaces: only the loop knows its data and its length.
         rows=1,
         batch_size=1,
         steps=0,
+        # Known from the recorded optimizer only; a NaN cannot be taken for a learning rate.
         lr=float("nan"),
         audit_every=asked["audit_every"],
     )
@@ -212,7 +240,10 @@ def recorded_trial(asked: Mapping[str, Any]) -> Trial:
 
 
 def finish_recording(directory: StoragePath) -> None:
-    """Makes the tables of a recording whose process was killed from its journal; its trial counts as interrupted.
+    """Makes the tables of a recording whose process was killed, from its journal; its trial counts as interrupted.
+
+    Args:
+        directory: The directory of the recording.
 
     Raises:
         Trouble: The recording is in use by another process, or damaged.

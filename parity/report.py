@@ -60,12 +60,15 @@ def report(
             on different hardware; or the page cannot be written.
     """
     ranks = read_ranks(directories[0])
+    # A single run is judged as it was stored. The ranks of a distributed training are several runs, even in one
+    # directory.
     if len(directories) == 1 and "" in ranks:
         run = ranks[""]
         judgement = judge(run)
     else:
         joined = join(directories, across=across)
         run, judgement = joined.run, judge(joined.run, joined.pairs)
+    # Printed first, so that the report is not lost where the page cannot be written.
     print_report(run, judgement, form=form)
     if page:
         write_text(page, html.render(run, judgement))

@@ -19,14 +19,19 @@ PROCESSOR = ("cpu_model", "cpu_isa", "gpu_name")
 
 
 def pair_across_runs(earlier: ComparedRun, later: ComparedRun, baseline: TrialRecord, candidate: TrialRecord) -> Pair:
-    """The pair of two trials of different runs, with everything that is known to differ between them.
+    """Pairs two trials of different runs, and lists everything that is known to differ between them.
 
     Args:
         earlier: The run of the baseline.
         later: The run of the candidate.
         baseline: A trial of the earlier run.
         candidate: A trial of the later run.
+
+    Returns:
+        The pair; its axis names what differs, code and settings first, then hardware, then software.
     """
+    # A recorded loop has no task of its own, only a placeholder for its name, and its code is not known. So a different
+    # task name means nothing, and equal facts do not oblige the runs to produce equal bits.
     recorded = any(side.run.info.get("recorded") for side in (earlier, later))
     code = [
         name
@@ -43,8 +48,10 @@ def pair_across_runs(earlier: ComparedRun, later: ComparedRun, baseline: TrialRe
     ]
     code += ["data"] if known_to_differ(*(side.run.info.get("data_xxh3") for side in (earlier, later))) else []
     code += ["lr"] if known_to_differ(baseline.lr, candidate.lr) else []
+    # The settings of the optimizer include the learning rate, which is not reported twice.
     code += ["optimizer"] if "lr" not in code and _optimizers_differ(baseline, candidate) else []
     hardware = [name for name in PROCESSOR if known_to_differ(getattr(baseline, name), getattr(candidate, name))]
+    # Other devices and processors bring other kernels with them, so these are reported only where neither differs.
     kernels = [] if "device" in code or hardware else ["cpu_capability"]
     software = [
         name for name in (*SOFTWARE, *kernels) if known_to_differ(getattr(baseline, name), getattr(candidate, name))
@@ -54,6 +61,7 @@ def pair_across_runs(earlier: ComparedRun, later: ComparedRun, baseline: TrialRe
         differ=tuple((name, *_values(name, earlier, later, baseline, candidate)) for name in found),
         owed=not found and not recorded,
         same_machine="device" not in code and not hardware and not software,
+        # A device may differ here: how far its steps are from float64 is what decides such a pair.
         apart=_apart(earlier, later, baseline, candidate, [name for name in code if name != "device"]),
     )
     return Pair(", ".join(found) or "run", baseline, candidate, between)
@@ -62,8 +70,9 @@ def pair_across_runs(earlier: ComparedRun, later: ComparedRun, baseline: TrialRe
 def _values(
     name: str, earlier: ComparedRun, later: ComparedRun, baseline: TrialRecord, candidate: TrialRecord
 ) -> tuple[str, str]:
-    """The values of one setting or fact in both, in words."""
+    """The values of one setting or fact in both trials, in words."""
     if name == "data":
+        # 12 digits of a digest are enough to see that it is another one.
         left, right = (str(side.run.info.get("data_xxh3"))[:12] for side in (earlier, later))
     elif name in ("task", "loss"):
         field = "task" if name == "task" else "loss_name"
@@ -84,11 +93,13 @@ def _apart(
     settings: Sequence[str],
 ) -> str | None:
     """Why the steps that each run checked against float64 cannot be compared, or None."""
+    # The comparison of the functions comes last, since it needs the steps that both trials checked.
     if settings:
         return f"the runs differ in {' and '.join(settings)}, so they need not take the same steps"
     norms = [record.initial_norms for record in (baseline, candidate)]
     if norms[0] and norms[1] and not _same(norms[0], norms[1]):
         return "they start from different parameters, so they need not take the same steps"
+    # A trial without checked steps may have stored why; otherwise only the usual reasons can be named.
     for record, side in ((baseline, earlier), (candidate, later)):
         if not record.initial_norms or record.trial not in side.errors:
             why = (
@@ -101,12 +112,14 @@ def _apart(
 def _other_function(baseline: StepErrors, candidate: StepErrors) -> str | None:
     """Why the first steps in float64 are not those of one function from one state, or None where they are.
 
-    From equal states one function gives equal tensors in float64. Initial parameters that differ by their rounding move
-    them a little.
+    From equal states, one function gives equal tensors in float64. Initial parameters that differ in their last bits
+    change these tensors slightly.
     """
     for place, row in candidate.items():
         step, quantity, tensor = place
+        # Later steps start from parameters that rounding has already driven apart.
         if step == 0 and place in baseline:
+            # A norm is NaN where there is no such tensor in float64, and `isclose` takes no NaN as equal to another.
             norms = (float(baseline[place]["exact_norm"]), float(row["exact_norm"]))
             if not (math.isclose(*norms, rel_tol=lines.SAME_FUNCTION.value) or all(map(math.isnan, norms))):
                 what = f"{quantity} {tensor}" if tensor else quantity
@@ -119,6 +132,7 @@ def _other_function(baseline: StepErrors, candidate: StepErrors) -> str | None:
 
 def _same(left: Sequence[float], right: Sequence[float]) -> bool:
     """Whether parameters with these norms may be equal except for their last bits."""
+    # The lengths first: `allclose` would broadcast a single norm to any number of them.
     return len(left) == len(right) and bool(np.allclose(left, right, rtol=lines.SAME_NORMS.value, atol=0))
 
 
@@ -134,6 +148,7 @@ def _optimizers_differ(baseline: TrialRecord, candidate: TrialRecord) -> bool:
 def _settings(optimizer: str) -> dict[str, list[str]]:
     """The values of each setting, one for each group of parameters; the names of the classes under ""."""
     found: dict[str, list[str]] = {"": re.findall(r"(\w+)\(", optimizer)}
+    # A value ends at a comma, a semicolon or a parenthesis, unless it is a tuple, such as betas, with its own commas.
     for name, value in re.findall(r"(\w+)=(\([^)]*\)|[^,;)]*)", optimizer):
         found.setdefault(name, []).append(value)
     return found
@@ -141,4 +156,5 @@ def _settings(optimizer: str) -> dict[str, list[str]]:
 
 def known_to_differ(left: object, right: object) -> bool:
     """Whether both facts are known, and not equal."""
+    # A fact that one side did not record is no evidence of a difference.
     return left is not None and right is not None and left != right

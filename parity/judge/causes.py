@@ -7,6 +7,7 @@ judge/find_causes where only the run does.
 from dataclasses import dataclass
 from typing import Literal
 
+# Declared as a Literal, so that a type checker rejects a kind that does not exist.
 CauseKind = Literal[
     "scaled",
     "sign",
@@ -51,7 +52,7 @@ class CauseMeaning:
 
     Attributes:
         sentence: The cause in words. `{detail}` stands for what was found, `{value}` for a number, and `{part}` for the
-            part of an output tree in which it was found, as in " in code", or for nothing.
+            part of an output tree in which it was found, as in " in code", or for an empty text.
         advice: What fixes it, or None where that is not known. `{where}` stands for where the report has its tables.
         in_data: Whether the data decides which elements are wrong: such a fault may begin at a step without being
             caused by the step.
@@ -62,7 +63,13 @@ class CauseMeaning:
     in_data: bool = False
 
     def explain(self, *, detail: str = "", value: str = "") -> str:
-        """The sentence, filled in."""
+        """The sentence, filled in.
+
+        Args:
+            detail: What was found, or the part of an output tree in which it was found.
+            value: A number, as text.
+        """
+        # The space belongs to the part, so that a sentence without a part has no gap.
         return self.sentence.format(detail=detail, value=value, part=f" {detail}" if detail else "")
 
 
@@ -86,6 +93,7 @@ CAUSES: dict[CauseKind, CauseMeaning] = {
         "the gradient is permuted: {detail}",
         "Look for a reshape, a transpose or a sort in its backward that moves elements.",
     ),
+    # Also the cause of a device whose error is explained by the rounding of its matrix products.
     "precision": CauseMeaning(
         "precision of {detail}", "Look for a cast to a narrower dtype, or for a switch such as TF32, along the way."
     ),
@@ -105,6 +113,7 @@ CAUSES: dict[CauseKind, CauseMeaning] = {
         "Evaluate it on the batch of that step: a division by zero, a logarithm of zero or an overflow produces NaN.",
         True,
     ),
+    # No advice: what to look for is not known.
     "unknown": CauseMeaning("no known pattern: {detail}", None),
     # Found in which steps are wrong.
     "partial batch": CauseMeaning(
@@ -116,6 +125,7 @@ CAUSES: dict[CauseKind, CauseMeaning] = {
     "random": CauseMeaning(
         "random: {detail}", "Remove the random draw from it, or give it a generator of its own with a fixed seed."
     ),
+    # The whole sentence comes from the contract or from the error that ended the trial.
     "mutates": CauseMeaning("{detail}", "Work on copies: it changes the tensors that it is given."),
     "detached": CauseMeaning(
         "detached from the graph: {detail}",
@@ -134,6 +144,11 @@ CAUSES: dict[CauseKind, CauseMeaning] = {
 
 def make_cause(kind: CauseKind, *, detail: str = "", value: str = "") -> Cause:
     """A cause with the sentence of its kind.
+
+    Args:
+        kind: One of `CAUSES`.
+        detail: What was found, in words.
+        value: A number, as text.
 
     >>> make_cause("scaled", value="2", detail="in code").text
     'the gradient is scaled by 2 in code'

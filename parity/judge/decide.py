@@ -58,25 +58,33 @@ class PairEvidence:
 def decide(evidence: PairEvidence) -> tuple[VerdictWord, str | None]:
     """The verdict on a pair and its cause; the cause is None for an identical pair.
 
-    What a single step decides goes before any doubt about the runs as a whole.
+    What a single step decides takes precedence over any doubt about the runs as a whole.
     """
     pair, comparison = evidence.pair, evidence.comparison
+    # The machine was lost; that says nothing about the candidate.
     if pair.candidate.status == "failed" and pair.candidate.failure == "node":
         return "inconclusive", describe_failure(pair.candidate)
     if pair.candidate.status == "failed":
         return "failed", describe_failure(pair.candidate)
+    # Compared with the steps of a broken device, healthy ones would look wrong. Devices of one class are compared bit
+    # for bit and do not need these steps.
     if evidence.odd_source and not evidence.equals:
         return "inconclusive", "not decided locally: the shared states came from a device that is odd in its class"
+    # A step beyond rounding stays one, even if the run was interrupted later or its replicas disagree. The reasons may
+    # repeat each other, so each is given once.
     if evidence.beyond is not None:
         return "diverged", "; ".join(dict.fromkeys([*(cause.text for cause in evidence.causes), evidence.beyond]))
+    # After the training itself: a wrong step there says more than a violation on the few rows of the contract.
     if evidence.broken:
         return "failed", "; ".join(cause.text for cause in evidence.causes)
     doubt = _doubt(evidence)
     if doubt:
         return "inconclusive", doubt
+    # Pairs of replicas are decided below: they are what shows the disagreement.
     if evidence.unsteady == "baseline" and (pair.axis in ("loss", "device") or pair.between):
         return _decide_unsteady(evidence)
     if comparison.first() is None:
+        # Equal bits may be chance here: the next repeat need not have them.
         if evidence.unsteady:
             return "inconclusive", f"no difference here, but the {evidence.unsteady}'s replicas disagree"
         return "identical", None
@@ -85,6 +93,7 @@ def decide(evidence: PairEvidence) -> tuple[VerdictWord, str | None]:
     if pair.axis == "replica":
         return "inconclusive", "replicas disagree: this loss on this device is not deterministic"
     if pair.axis == "device":
+        # Devices may differ from the first output on, so only steps from a shared state are evidence.
         if evidence.device_audit is None:
             why_not = pair.candidate.shared_error or "it took no step from the baseline's states"
             return "inconclusive", f"not decided locally: {why_not}"
@@ -97,6 +106,7 @@ def _decide_unsteady(evidence: PairEvidence) -> tuple[VerdictWord, str]:
     noise = "the baseline's replicas disagree"
     if evidence.spread is None:
         return "inconclusive", noise
+    # Single steps that were checked and are right outweigh a test of whole curves, in which rounding has grown.
     local = evidence.device_audit is not None or evidence.audit is not None
     if evidence.spread.rejected and not local:
         return "diverged", f"{noise}, and the candidate's are spread differently: {evidence.spread.explain()}"
@@ -104,11 +114,12 @@ def _decide_unsteady(evidence: PairEvidence) -> tuple[VerdictWord, str]:
 
 
 def _decide_between(evidence: PairEvidence, between: Between) -> tuple[VerdictWord, str]:
-    """The verdict on two runs that differ, and are nowhere beyond rounding."""
+    """The verdict on a pair of two runs that differ, but nowhere beyond rounding."""
     first = evidence.comparison.first(among=TRAINED)
     if first is None:
         return _decide_loss(evidence)
     if evidence.device_audit:
+        # Without the input, which is not computed and so has no error.
         unseen = [quantity for quantity in TRAINED[1:] if quantity not in evidence.device_audit.quantities]
         if not unseen:
             return "rounding", "the steps that both runs checked against float64 are as near to it as rounding allows"
@@ -117,6 +128,8 @@ def _decide_between(evidence: PairEvidence, between: Between) -> tuple[VerdictWo
                 "the steps that both checked against float64 are as near to it as rounding allows, "
                 f"but {' and '.join(unseen)} could not be checked against it"
             )
+    # On one machine with equal software, only code or settings can make a difference. The audit then decides about the
+    # loss, but it sees nothing of what comes before the output.
     if not between.same_machine or first.quantity == "output":
         why_not = (
             between.apart or f"the {first.quantity} first differs at step {first.step}, and the reason is not known"
@@ -124,6 +137,7 @@ def _decide_between(evidence: PairEvidence, between: Between) -> tuple[VerdictWo
         return "inconclusive", f"not decided locally: {why_not}"
     sides = (evidence.pair.baseline, evidence.pair.candidate)
     unaudited = [f"{record.run}: {record.audit_error}" for record in sides if record.audit_error]
+    # Each run was audited against its own oracle, so both audits are needed, and the oracles must agree.
     if first.quantity == "output_grad" and unaudited:
         return "inconclusive", f"no audit; {'; '.join(unaudited)}"
     if first.quantity == "output_grad" and not _one_oracle(evidence.comparison, first.step):
@@ -135,30 +149,36 @@ def _decide_between(evidence: PairEvidence, between: Between) -> tuple[VerdictWo
 def _one_oracle(comparison: Comparison, step: int) -> bool:
     """Whether two losses of equal outputs are so near that both can be right for the same float64 loss.
 
-    Each is off from its own oracle by its audit error; the norm of a gradient also by the rounding of its sum.
+    Each loss is off from its own oracle by its audit error; the norm of a gradient also by the rounding of its sum.
     """
     loss, error_u, norm, grad_error_u = (
         [float(side[step]) for side in comparison.both(name)]
         for name in ("loss", "loss_error_u", "output_grad_norm", "grad_error_u")
     )
     dtype = comparison.baseline.record.loss_dtype
+    # The exponent is the number of significant bits, the implicit one included; an unknown dtype counts as float32.
     u = 2.0 ** -{"float16": 11, "bfloat16": 8, "float32": 24, "float64": 53}.get(dtype or "", 24)
     return all(
+        # False for a NaN, so a step without an audit is not evidence of one oracle.
         abs(left - right) <= (sum(errors_u) + lines.NORM_ERROR.value) * u * max(abs(left), abs(right))
         for (left, right), errors_u in ((loss, error_u), (norm, grad_error_u))
     )
 
 
 def _decide_loss(evidence: PairEvidence) -> tuple[VerdictWord, str]:
-    """The verdict on a loss, or on noise, that differs and is nowhere beyond rounding."""
+    """The verdict on a loss, or on a noise trial, that differs, but nowhere beyond rounding."""
     audit = evidence.audit
     first = evidence.comparison.first(among=TRAINED)
     if first is None:
+        # However far off the number is: it reaches no parameter.
         beyond = audit.explain_loss() if audit else None
         far = f", by more than any order of summation can explain ({beyond})" if beyond else ""
         return "report-only", f"only the reported number differs{far}; the gradient and everything after it are equal"
+    # The output gradients are equal in value. A backward pass that gets them in another layout may sum in another
+    # order.
     if first.quantity == "param_grad" and _laid_out_otherwise(evidence.comparison, first.step):
         return "rounding", "the gradient has equal values in another memory layout, which are summed in another order"
+    # A loss acts on the training through its output gradient only; whatever differs before or after has another cause.
     if first.quantity != "output_grad":
         return (
             "inconclusive",
@@ -166,6 +186,7 @@ def _decide_loss(evidence: PairEvidence) -> tuple[VerdictWord, str]:
             "the loss is not the cause",
         )
     if audit is None:
+        # Without a stored reason, the audit was switched off.
         reason = evidence.pair.candidate.audit_error or evidence.pair.baseline.audit_error
         return "inconclusive", f"no audit: {reason}" if reason else "no audit: --audit-every 0"
     if evidence.pair.axis == "noise":
@@ -174,6 +195,7 @@ def _decide_loss(evidence: PairEvidence) -> tuple[VerdictWord, str]:
 
 
 def _laid_out_otherwise(comparison: Comparison, step: int) -> bool:
+    """Whether the output gradients of a step lie differently in memory."""
     baseline, candidate = comparison.both("output_grad_strided")
     return bool(baseline[step] != candidate[step])
 
@@ -181,10 +203,12 @@ def _laid_out_otherwise(comparison: Comparison, step: int) -> bool:
 def _doubt(evidence: PairEvidence) -> str | None:
     """Why the pair cannot be compared as a whole, or None."""
     pair, comparison = evidence.pair, evidence.comparison
+    # From the most general doubt to the most specific one; each makes those after it pointless.
     if pair.baseline.status == "failed":
         return f"the baseline failed: {describe_failure(pair.baseline)}"
     for record in (pair.baseline, pair.candidate):
         if record.status != "complete":
+            # The other trial may be the one that is shorter.
             of = f" of {record.steps}" if record.steps != comparison.steps else ""
             return f"{record.trial} was interrupted: {comparison.steps}{of} steps can be compared"
     inputs = first_true(comparison.differs_in("input"))

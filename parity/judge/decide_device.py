@@ -40,7 +40,8 @@ class DeviceError:
 
     @property
     def times(self) -> float:
-        """The candidate's error in times of what the baseline is credited with."""
+        """The candidate's error as a multiple of the error that the baseline is credited with."""
+        # Never a division by zero: `lines.LEAST_ERROR` is the least that a baseline is credited with.
         return self.error_u / self.credited_u
 
     @property
@@ -51,6 +52,7 @@ class DeviceError:
     @property
     def beyond(self) -> bool:
         """Whether the error is larger than rounding can explain; a NaN is."""
+        # Written with `not`, because every comparison with a NaN is False.
         return not self.times <= lines.DEVICE.value
 
     def explain(self) -> str:
@@ -68,7 +70,7 @@ class DeviceAudit:
     """The steps that a candidate took from shared states, and what they decide.
 
     Attributes:
-        errors: The errors of all tensors of these steps, in the order of the table.
+        errors: The errors of all tensors in these steps, in the order of the table.
         line: The largest `DeviceError.times` that rounding can explain.
         worst: The error that is nearest to its line, or furthest beyond it.
         first: The first error beyond its line, in the order of computation; None where there is none.
@@ -99,6 +101,7 @@ def audit_device(shared_steps: pa.Table, trial: str) -> DeviceAudit | None:
         shared_steps: Table in the columns of `tables.SHARED_STEPS`.
         trial: Name of the candidate's trial.
     """
+    # Rows of one step are in the order of its tensors, which `_place` relies on.
     rows = shared_steps.filter(pc.equal(shared_steps["trial"], trial)).to_pylist()
     errors = tuple(_error(row) for row in rows)
     if not errors:
@@ -109,12 +112,17 @@ def audit_device(shared_steps: pa.Table, trial: str) -> DeviceAudit | None:
         line=lines.DEVICE.value,
         worst=max(errors, key=lambda error: error.times),
         first=min(beyond, key=lambda found: found[0])[1] if beyond else None,
+        # None is another step, which proves nothing, so only False counts.
         unrepeated=next((error.step for error in errors if error.repeated is False), None),
     )
 
 
 def _error(row: dict[str, object]) -> DeviceError:
-    baseline_error_u, spread_u = (float(row[name] or 0) for name in ("baseline_error_u", "spread_u"))  # type: ignore[arg-type]
+    baseline_error_u, spread_u = (
+        # The spread is null where it was not computed.
+        float(row[name] or 0)  # type: ignore[arg-type]
+        for name in ("baseline_error_u", "spread_u")
+    )
     return DeviceError(
         step=int(row["step"]),  # type: ignore[call-overload]
         quantity=str(row["quantity"]),
@@ -128,8 +136,8 @@ def _error(row: dict[str, object]) -> DeviceError:
 
 
 def _place(error: DeviceError, index: int) -> tuple[int, int, int]:
-    """Sorts errors by step, quantity and tensor in the order of computation.
+    """A key that sorts errors by step, quantity and tensor, in the order of computation.
 
-    The backward pass computes the gradients of the last layer first.
+    The backward pass computes the gradients of the last layer first, so these are sorted backwards.
     """
     return error.step, QUANTITIES.index(error.quantity), -index if error.quantity == "param_grad" else index

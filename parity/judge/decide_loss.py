@@ -15,7 +15,14 @@ from parity.plan import lines
 
 @dataclass(frozen=True)
 class Audit:
-    """The candidate's worst audited step: the one with the largest gradient error."""
+    """The candidate's worst audited step: the one with the largest gradient error.
+
+    Attributes:
+        step: Optimizer step, from 0.
+        grad_error_u: Error of the output gradient against float64, in u.
+        loss_error_u: Error of the loss against float64, in u.
+        grad_ratio: <g, g64> / <g64, g64> of the output gradient: 1 is right, 2 is twice too large.
+    """
 
     step: int
     grad_error_u: float
@@ -25,7 +32,7 @@ class Audit:
 
 @dataclass(frozen=True)
 class Decision:
-    """The largest errors over the audited steps, and the lines that they were compared with.
+    """The largest errors over the audited steps, and the lines that they were compared with; all in u.
 
     Attributes:
         audited: Number of audited steps.
@@ -46,6 +53,7 @@ class Decision:
     loss_line_u: float
 
 
+# eq=False here and below: == of two arrays is an array, which has no truth value.
 @dataclass(frozen=True, eq=False)
 class AuditedErrors:
     """Errors of one quantity against float64 at each step, in u; NaN at steps without an audit.
@@ -63,6 +71,7 @@ class AuditedErrors:
     @property
     def beyond(self) -> np.ndarray:
         """Whether the candidate's error is larger than rounding can explain; bool[S], False without an audit."""
+        # False for a NaN: a gradient that is NaN has no error, and `onset.one_sided_nan` looks for it.
         beyond: np.ndarray = self.candidate > self.line
         return beyond
 
@@ -74,7 +83,7 @@ class LossAudit:
     Attributes:
         gradient: Errors of the output gradient.
         loss: Errors of the loss.
-        ratio: Length of the candidate's output gradient over that of the float64 one; float64[S].
+        ratio: <g, g64> / <g64, g64> of the candidate's output gradient, as in the trace; float64[S].
         audited: Whether the step was audited; bool[S].
     """
 
@@ -90,6 +99,7 @@ class LossAudit:
     @property
     def worst(self) -> Audit:
         """The audited step with the largest gradient error."""
+        # `nanargmax` raises where all values are NaN; `audit_loss` makes no audit of such a pair.
         step = int(np.nanargmax(self.gradient.candidate))
         values = (self.gradient.candidate, self.loss.candidate, self.ratio)
         return Audit(step, *(float(each[step]) for each in values))
@@ -115,7 +125,12 @@ class LossAudit:
         return f"off by {decision.loss_error_u:.3g} u, the limit is {decision.loss_line_u:.3g} u"
 
     def explain(self, step: int, quantity: str) -> str:
-        """Why the loss or the output_grad of a step is beyond rounding."""
+        """Why the loss or the output_grad of a step is beyond rounding.
+
+        Args:
+            step: The step, from 0.
+            quantity: "loss" or "output_grad".
+        """
         gradient_u = self.gradient.candidate[step]
         if quantity == "loss":
             return (
@@ -134,17 +149,22 @@ def audit_loss(comparison: Comparison, *, steady: bool) -> LossAudit | None:
 
     Args:
         comparison: The two traces.
-        steady: Whether the baseline's replicas are equal to the bit; else its error is the noise floor, and the line
-            is nearer to it.
+        steady: Whether the baseline's replicas are equal to the bit. If they are not, the baseline's error is the noise
+            floor, and the line is closer to it.
+
+    Raises:
+        Trouble: A trace is damaged.
     """
     baseline_gradient, gradient = comparison.both("grad_error_u")
     baseline_loss, loss = comparison.both("loss_error_u")
+    # The candidate's column decides: what a baseline lacks is replaced by the least error below.
     audited = ~np.isnan(gradient)
     if not audited.any():
         return None
     times = lines.GRADIENT.value if steady else lines.UNSTEADY_GRADIENT.value
     # fmax ignores a NaN: a baseline without an error at a step counts for the least.
     gradient_line = times * np.fmax(lines.LEAST_ERROR.value, baseline_gradient)
+    # The larger of two limits: what an order of summation can do, and a multiple of the baseline's error.
     any_order = lines.LOSS_PER_ROOT.value * np.sqrt(comparison.both("elements")[1])
     return LossAudit(
         gradient=AuditedErrors(baseline_gradient, gradient, gradient_line),
@@ -155,4 +175,5 @@ def audit_loss(comparison: Comparison, *, steady: bool) -> LossAudit | None:
 
 
 def _largest_known(values: np.ndarray) -> float:
+    # `nanmax` of nothing but NaNs would warn.
     return float(np.nanmax(values)) if not np.isnan(values).all() else float("nan")

@@ -15,6 +15,7 @@ from parity.judge.ulp import bits_differ, relative, ulp_distance
 from parity.store.schema import NAME, column, describe_table
 from parity.store.trace import NORMED_QUANTITIES, QUANTITIES, TENSOR_QUANTITIES
 
+# The columns of differences.parquet.
 SCHEMA = describe_table(
     "a step that both trials of a pair have",
     [
@@ -73,6 +74,7 @@ class Comparison:
 
     baseline: TrialTrace
     candidate: TrialTrace
+    # Results by quantity, so that each is compared once; a frozen instance can still fill a dict.
     _differs: dict[str, np.ndarray] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
@@ -86,8 +88,16 @@ class Comparison:
         return {quantity: self.differs_in(quantity) for quantity in QUANTITIES}
 
     def differs_in(self, quantity: str) -> np.ndarray:
-        """Whether anything that is stored of a quantity differs, bit for bit; bool[S]."""
+        """Whether anything that is stored of a quantity differs, bit for bit; bool[S].
+
+        Args:
+            quantity: One of `trace.QUANTITIES`.
+
+        Raises:
+            Trouble: A trace is damaged.
+        """
         if quantity not in self._differs:
+            # Whatever is stored counts, digest and number: identical means that all of it was compared.
             differs = self._digests_differ(quantity)
             if quantity == "loss":
                 differs = differs | bits_differ(*self.both("loss"))
@@ -103,6 +113,7 @@ class Comparison:
     def loss_abs(self) -> np.ndarray:
         """|candidate - baseline| of the loss, 0 where both are the same infinity; float64[S]."""
         baseline, candidate = self.both("loss")
+        # inf - inf is NaN, and would warn, where both are the same infinity.
         with np.errstate(invalid="ignore"):
             return np.where(baseline == candidate, 0.0, np.abs(candidate - baseline))
 
@@ -118,20 +129,43 @@ class Comparison:
         return ulp_distance(*self.both("loss"), dtype=dtype)
 
     def both(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """A column of baseline and candidate; dtype[S] both."""
+        """A column of the baseline and of the candidate; both dtype[S].
+
+        Args:
+            name: Name of the column.
+
+        Raises:
+            Trouble: A trace is damaged.
+        """
+        # A step that only one side has cannot be compared; `decide` reports the shorter side as interrupted.
         return self.baseline.values(name)[: self.steps], self.candidate.values(name)[: self.steps]
 
     def first(self, *, among: tuple[str, ...] = QUANTITIES) -> Difference | None:
-        """The first difference in any of the quantities, or None."""
+        """The first difference in any of the quantities, or None.
+
+        Args:
+            among: Quantities to look at, in the order of computation.
+
+        Raises:
+            Trouble: A trace is damaged.
+        """
         anywhere = np.logical_or.reduce([self.differs_in(quantity) for quantity in among])
         if not anywhere.any():
             return None
         step = int(np.argmax(anywhere))
+        # `among` is in the order of computation: the first quantity points to the cause, the others follow from it.
         quantity = next(quantity for quantity in among if self.differs_in(quantity)[step])
         return self._describe(step, quantity)
 
     def table(self, axis: str) -> pa.Table:
-        """The rows of differences.parquet, in the columns of `SCHEMA`."""
+        """The rows of differences.parquet, in the columns of `SCHEMA`; one row for each common step.
+
+        Args:
+            axis: What the pair differs in.
+
+        Raises:
+            Trouble: A trace is damaged.
+        """
         ulp = self.loss_ulp
         columns: dict[str, object] = {
             "axis": pa.repeat(axis, self.steps),
@@ -139,6 +173,7 @@ class Comparison:
             "candidate": pa.repeat(self.candidate.record.trial, self.steps),
             "loss_abs": self.loss_abs,
             "loss_rel": self.loss_rel,
+            # Arrow makes a null where the mask is True.
             "loss_ulp": pa.array(ulp, pa.int64(), mask=ulp < 0),
         }
         for name in ("step", "epoch", "batch"):
@@ -146,9 +181,11 @@ class Comparison:
         for quantity in NORMED_QUANTITIES:
             baseline, candidate = self.both(f"{quantity}_norm")
             with np.errstate(divide="ignore", invalid="ignore"):
+                # 0 / 0 and x / 0 are values of this column, not errors.
                 columns[f"{quantity}_norm_ratio"] = candidate / baseline
         for quantity in QUANTITIES:
             columns[f"{quantity}_differs"] = self.differs_in(quantity)
+        # In the order of the schema that Arrow is given.
         return pa.table({name: columns[name] for name in SCHEMA.names}, schema=SCHEMA)
 
     def _digests_differ(self, quantity: str) -> np.ndarray:
@@ -157,6 +194,7 @@ class Comparison:
             differs = np.zeros(self.steps, bool)
         else:
             differs = np.not_equal(*self.both(name))
+        # The combined digest alone would do, but a tensor that contradicts it must not be overlooked.
         return differs | self._tensors_differ(quantity).any(axis=1) if quantity in TENSOR_QUANTITIES else differs
 
     def _tensors_differ(self, quantity: str) -> np.ndarray:
@@ -164,7 +202,9 @@ class Comparison:
         same_names = self.baseline.record.param_names == self.candidate.record.param_names
         if same_names and self.baseline.has_same(f"{quantity}_digests", self.candidate):
             return np.zeros((self.steps, 1), bool)
+        # Reading these checks their number in each row, even where the names differ.
         baseline, candidate = (trace.digests(quantity)[: self.steps] for trace in (self.baseline, self.candidate))
+        # The tensors cannot be paired by name, so none of them counts as equal.
         if not same_names:
             return np.ones((self.steps, 1), bool)
         differs: np.ndarray = baseline != candidate
@@ -174,6 +214,7 @@ class Comparison:
         epoch, batch = (int(self.both(name)[0][step]) for name in ("epoch", "batch"))
         numbers = self._numbers(step, quantity)
         if numbers is None:
+            # A digest says that bits differ, not how far.
             tensor, left, right = self._first_tensor(step, quantity)
             return Difference(step, epoch, batch, quantity, tensor, left, right, abs=None, rel=None, ulp=None)
         baseline, candidate = numbers
@@ -190,18 +231,21 @@ class Comparison:
             sides = self.both(f"{quantity}_norm")
         else:
             return None
+        # Arrays of one element, since bits are compared in the memory of arrays.
         baseline, candidate = (side[step : step + 1] for side in sides)
         return (float(baseline[0]), float(candidate[0])) if bits_differ(baseline, candidate)[0] else None
 
     def _first_tensor(self, step: int, quantity: str) -> tuple[str | None, str, str]:
-        """Name and digests of the first tensor that differs; the backward pass computes the last layer's first."""
+        """Name and digests of the first tensor that differs, in the order of computation; the name may be None."""
         digests = [side[step] for side in self.both(f"{quantity}_digest")]
         names = self.baseline.record.param_names
         tensor = None
         if quantity in TENSOR_QUANTITIES and names == self.candidate.record.param_names:
             found = np.flatnonzero(self._tensors_differ(quantity)[step])
             if found.size:
+                # Stored in the model's order, computed in the reverse one by the backward pass.
                 index = int(found[-1] if quantity == "param_grad" else found[0])
                 tensor = names[index]
+                # The digests of this tensor instead of those of all tensors together.
                 digests = [trace.digests(quantity)[step, index] for trace in (self.baseline, self.candidate)]
         return tensor, f"{int(digests[0]):016x}", f"{int(digests[1]):016x}"

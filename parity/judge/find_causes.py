@@ -20,13 +20,20 @@ from parity.plan.named_constants import name_constant
 from parity.store.tables import FINDING_KINDS, FindingKind
 from parity.store.trials import TrialRecord
 
-# Items of the contract whose failure says that equal tensors do not give equal results.
+# Items of the contract whose failure means that equal tensors do not give equal results.
 RANDOM = ("random generators", "repeatable")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A row of findings.parquet: what fits a wrong gradient at one step."""
+    """A row of findings.parquet: what fits a wrong gradient at one step.
+
+    Attributes:
+        step: Optimizer step, from 0.
+        kind: The rule that fits, or "unknown".
+        value: The factor of a scaled gradient or the offset that is added, else None.
+        detail: More about it in words.
+    """
 
     step: int
     kind: FindingKind
@@ -70,7 +77,15 @@ class LossEvidence:
 
 
 def contract_of(contract: pa.Table, trials: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Status and reason of each item, for the first of the trials that was checked against the contract."""
+    """Status and reason of each item, for the first of the trials that was checked against the contract.
+
+    Args:
+        contract: Table in the columns of `tables.CONTRACT`.
+        trials: Names of trials with the same loss on the same device.
+
+    Returns:
+        Status and reason by item; empty where none of the trials was checked.
+    """
     for trial in trials:
         rows = contract.filter(pc.equal(contract["trial"], trial)).to_pylist()
         if rows:
@@ -79,7 +94,12 @@ def contract_of(contract: pa.Table, trials: Sequence[str]) -> dict[str, tuple[st
 
 
 def findings_of(findings: pa.Table, trial: str) -> tuple[Finding, ...]:
-    """The findings of a trial, by step."""
+    """The findings of a trial, in the order of the steps.
+
+    Args:
+        findings: Table in the columns of `tables.FINDINGS`.
+        trial: Name of the trial.
+    """
     rows = findings.filter(pc.equal(findings["trial"], trial)).drop_columns("trial").sort_by("step").to_pylist()
     return tuple(Finding(**row) for row in rows)
 
@@ -87,6 +107,7 @@ def findings_of(findings: pa.Table, trial: str) -> tuple[Finding, ...]:
 def find_causes(evidence: LossEvidence) -> tuple[Cause, ...]:
     """What explains a candidate that diverged or failed, the gravest first; empty where nothing is wrong."""
     causes = [
+        # A loss that changes its inputs falsifies everything that was computed from them afterwards.
         *_of_mutation(evidence),
         *_of_failure(evidence),
         *_of_gradient(evidence),
@@ -95,6 +116,7 @@ def find_causes(evidence: LossEvidence) -> tuple[Cause, ...]:
     ]
     kinds: dict[str, Cause] = {}
     for cause in causes:
+        # Of two causes of one kind the graver one comes first, and stays.
         kinds.setdefault(cause.kind, cause)
     return tuple(kinds.values())
 
@@ -120,6 +142,8 @@ def _of_gradient(evidence: LossEvidence) -> list[Cause]:
         return [Cause("nan", evidence.nan)] if evidence.nan else []
     what = _nature(evidence)
     when = _when(evidence, what)
+    # State that a loss keeps between steps also makes it unrepeatable, so the step takes precedence over randomness. A
+    # partial batch does not: which steps a random loss gets wrong is chance.
     if when and when.kind == "from step":
         return [when, what]
     random = [evidence.contract[item][1] for item in RANDOM if evidence.failed(item)]
@@ -130,11 +154,14 @@ def _of_gradient(evidence: LossEvidence) -> list[Cause]:
 
 def _nature(evidence: LossEvidence) -> Cause:
     """What is wrong with the gradient where it is wrong."""
+    # Only steps that both sides have can be judged.
     findings = [finding for finding in evidence.findings if finding.step < len(evidence.wrong)]
+    # A finding of a NaN says more than the name of the number does: it says in which elements.
     if evidence.nan and not any(finding.kind == "nan" for finding in findings[:1]):
         return Cause("nan", evidence.nan)
     if not findings:
         return Cause("unknown", "no known pattern")
+    # The earliest step, at which the fault has had the least time to have consequences.
     first = findings[0]
     if first.kind == "scaled":
         return _scaled(evidence, [finding for finding in findings if finding.kind == "scaled"])
@@ -144,6 +171,7 @@ def _nature(evidence: LossEvidence) -> Cause:
 
 
 def _unknown(evidence: LossEvidence, detail: str) -> Cause:
+    # Value and gradient fit each other, but not the baseline's value: they belong to another function.
     if evidence.status("gradcheck") == "passed" and evidence.failed("value"):
         return Cause(
             "other loss",
@@ -156,11 +184,15 @@ def _scaled(evidence: LossEvidence, findings: Sequence[Finding]) -> Cause:
     """A gradient that is the right one times a factor: its sign, a number, a named constant, or a changing factor."""
     factors = np.array([finding.value for finding in findings], float)
     sizes = np.abs(factors)
+    # A sign that changes from step to step is a changing factor, not a wrong sign.
     negative = bool((factors < 0).all())
+    # A part of the output tree is named only if it is the same at all steps.
     part = findings[0].detail if len({finding.detail for finding in findings}) == 1 else ""
     if negative and (np.abs(sizes - 1) <= lines.SAME_FACTOR.value).all():
         return make_cause("sign", detail=part)
     steps = [finding.step for finding in findings]
+    # Named by size, so that a constant is recognised whatever its sign. It may change with the batch: 1/rows, for
+    # example.
     name = name_constant(
         [float(size) for size in sizes],
         rows=[int(evidence.rows[step]) for step in steps],
@@ -171,6 +203,7 @@ def _scaled(evidence: LossEvidence, findings: Sequence[Finding]) -> Cause:
         changing = f"a factor that changes: {factors.min():.6g} to {factors.max():.6g}"
         return make_cause("scaled", value=changing, detail=part)
     number = f"{sizes[0]:.7g}"
+    # A plain number, such as 2, is not followed by itself.
     factor = f"{number}, {name}" if name and name != number else number
     return make_cause("scaled", value=f"{factor}{' and has the wrong sign' if negative else ''}", detail=part)
 
@@ -178,12 +211,15 @@ def _scaled(evidence: LossEvidence, findings: Sequence[Finding]) -> Cause:
 def _when(evidence: LossEvidence, what: Cause) -> Cause | None:
     """Which steps are wrong, if not all of them."""
     steps = np.flatnonzero(evidence.wrong)
+    # A step without an audit is not known to be right.
     right = evidence.audited & ~evidence.wrong
     partial = evidence.rows < evidence.rows.max()
     if evidence.wrong[partial].any() and not evidence.wrong[~partial].any() and right[~partial].any():
         return make_cause("partial batch", value=str(evidence.rows[steps[0]]))
+    # The data may not have contained such rows or elements earlier, so the step explains nothing.
     explained = CAUSES[what.kind].in_data and not _unexplained(evidence)
     after = right[steps[0] :]
+    # Some earlier step must be known to be right, and nearly all later ones wrong: a few may be right by chance.
     if right[: steps[0]].any() and after.mean() < lines.RIGHT_SHARE.value and not explained:
         return make_cause("from step", value=str(steps[0]))
     return None
@@ -192,7 +228,7 @@ def _when(evidence: LossEvidence, what: Cause) -> Cause | None:
 def _unexplained(evidence: LossEvidence) -> bool:
     """Whether it is not known what is wrong with the wrong rows, columns or elements.
 
-    A finding says it in parentheses, as in "rows 3-4 of 256 (zero)".
+    A finding names it in parentheses, as in "rows 3-4 of 256 (zero)".
     """
     first = evidence.findings[0] if evidence.findings else None
     return first is not None and first.kind in CAUSES and CAUSES[first.kind].in_data and "(" not in first.detail
@@ -200,8 +236,10 @@ def _unexplained(evidence: LossEvidence) -> bool:
 
 def _of_report(evidence: LossEvidence) -> list[Cause]:
     """A reported number that no order of summation can explain, beside a gradient that is right."""
+    # Beside a wrong gradient, a wrong number is no cause of its own.
     if evidence.wrong.any() or evidence.record.status == "failed":
         return []
+    # The contract checks value and gradient on a few rows; only a wrong value beside a right gradient is meant.
     gradient_is_right = not evidence.failed("gradient") and _off_in_contract(evidence, "loss")
     if evidence.wrong_loss.any() or (evidence.failed("value") and gradient_is_right):
         return [make_cause("report")]
@@ -224,8 +262,10 @@ def _of_contract(evidence: LossEvidence) -> list[Cause]:
     if "repeatable" in failed:  # the other failures follow from it
         failed = {item: reason for item, reason in failed.items() if item in (*RANDOM, "mutation")}
     causes = []
+    # A cause of its own, since it has advice of its own.
     if "grad_output" in failed:
         causes.append(make_cause("grad_output", detail=failed.pop("grad_output")))
+    # The audited steps of the training are right, and only their batches are larger than that of the contract.
     if "value" in failed and _off_in_contract(evidence, "gradient") and evidence.audited.any():
         causes.append(Cause("partial batch", f"right in the training, wrong on a few rows: {failed['value']}"))
     if failed:

@@ -30,6 +30,7 @@ class HardwareClass:
 
     def explain(self) -> str:
         """The class in words, without the facts that it does not have."""
+        # A trial that never began has a single fact, its device's name, which `settings` has already.
         found = dict(zip((*HARDWARE, *SOFTWARE), self.facts, strict=False))
         models = [found.get("gpu_name"), found.get("cpu_model"), found.get("cpu_capability")]
         versions = [f"{name} {found[name]}" for name in ("torch", "numpy", "gpu_driver") if found.get(name)]
@@ -59,12 +60,12 @@ class Vote:
 
 @dataclass(frozen=True)
 class OddDevice:
-    """A device that differs from the majority of its class.
+    """A device with trials that differ from the majority of its class.
 
     Attributes:
         device: Name of the device.
         trials: Its trials that differ from the majority.
-        repeats: Number of its replicas that took part in a vote; of its trials where it has one replica only.
+        repeats: Number of its replicas that took part in a vote; number of its trials if it has only one replica.
         differing: Number of those that differ from the majority.
         by: What is counted, "replicas", "trials" or "trial".
     """
@@ -77,7 +78,7 @@ class OddDevice:
 
     @property
     def recurrence(self) -> str:
-        """How often it differs, and what that says about it."""
+        """How often the device differs, and what that says about it."""
         count = f"{self.differing} of {self.repeats} {self.by}"
         if self.differing < self.repeats:
             return f"sometimes, {count}: an unreliable device"
@@ -124,14 +125,19 @@ class Fleet:
         columns = Columns(traces)
         self.traces = {record.trial: TrialTrace(record, columns) for record in trials}
         members: dict[tuple[str, HardwareClass], list[TrialRecord]] = defaultdict(list)
+        # A trial that never began has no facts of its own; another trial on its device may have recorded them.
         known = {record.unit: class_of(record) for record in trials if record.cpu_model or record.torch}
         for record in trials:
+            # Noise trials differ on purpose, so they take part in no vote.
             if not record.noise:
+                # Devices of different runs never vote together: such pairs are decided by what differs between the
+                # runs.
                 members[record.run, known.get(record.unit) or class_of(record)].append(record)
         self.classes = tuple(
             _make_class(class_label(number), hardware, records, self.traces)
             for number, ((_, hardware), records) in enumerate(members.items())
         )
+        # Classes of devices that trained nothing because their node failed: no use as a reference.
         self._unreachable = {
             each.label
             for each, records in zip(self.classes, members.values(), strict=True)
@@ -167,6 +173,7 @@ def class_of(record: TrialRecord) -> HardwareClass:
     """The class of a trial's device."""
     facts = [getattr(record, name) for name in (*HARDWARE, *SOFTWARE)]
     known = any(fact is not None for fact in facts)
+    # Equal GPUs of two nodes are of one class, although their names differ.
     name = parse_device(record.device).without_location.name
     return HardwareClass(name, tuple(facts) if known else (record.device,))
 
@@ -184,6 +191,7 @@ def software_differences(trials: Sequence[TrialRecord]) -> list[str]:
     for name in SOFTWARE:
         nodes: dict[str, dict[str, None]] = {}
         for record in trials:
+            # A dict instead of a set keeps the order of the plan.
             value = getattr(record, name)
             if value is not None:
                 nodes.setdefault(value, {})[record.node or record.device] = None
@@ -194,19 +202,24 @@ def software_differences(trials: Sequence[TrialRecord]) -> list[str]:
 
 
 def _listed(names: Sequence[str]) -> str:
+    """Up to three names; of more, the first and the number of the others."""
     return ", ".join(names) if len(names) <= 3 else f"{names[0]} and {len(names) - 1} more"
 
 
 def _make_class(
     label: str, hardware: HardwareClass, records: Sequence[TrialRecord], traces: Mapping[str, TrialTrace]
 ) -> DeviceClass:
+    """The class of some devices, with its votes, its odd devices and its reference."""
     ballots: dict[tuple[str, int], list[TrialRecord]] = {}
     for record in records:
+        # A trace that was cut short differs from the others by its length alone.
         if record.status == "complete":
             ballots.setdefault((record.loss_name, record.seed), []).append(record)
     votes = tuple(_count(ballot, traces) for ballot in ballots.values())
     devices = tuple(dict.fromkeys(record.unit for record in records))
     odd = _odd_devices(votes, devices)
+    # The fewest differing trials first, then the most complete ones, then the largest group; `min` keeps the order of
+    # the plan among equals.
     differing = {each.device: len(each.trials) for each in odd}
     # Without a majority it is the first device of the largest group; among failed ones, the one that completed most.
     whole = Counter(record.unit for record in records if record.status == "complete")
@@ -216,20 +229,25 @@ def _make_class(
 
 
 def _count(ballot: Sequence[TrialRecord], traces: Mapping[str, TrialTrace]) -> Vote:
+    """Groups the trials of one loss and seed by equal traces."""
     if len(ballot) == 1:  # alone it agrees with itself, so its trace need not be read
         return Vote((tuple(ballot),))
     groups: dict[tuple[bytes, ...], list[TrialRecord]] = {}
     for record in ballot:
+        # Signatures stand for whole traces, so that each trace is read once and not compared with every other.
         groups.setdefault(traces[record.trial].signature(), []).append(record)
+    # The sort is stable: of equally large groups the first in the order of the plan leads.
     return Vote(tuple(tuple(group) for group in sorted(groups.values(), key=len, reverse=True)))
 
 
 def _odd_devices(votes: Sequence[Vote], devices: Sequence[str]) -> tuple[OddDevice, ...]:
+    """The devices with trials outside a majority, in the order of the plan."""
     trials: dict[str, list[TrialRecord]] = {device: [] for device in devices}
     cast: dict[str, list[TrialRecord]] = {device: [] for device in devices}
     for vote in votes:
         for record in vote.odd:
             trials[record.unit].append(record)
+        # Where there is no majority, nobody is right or wrong, so the vote is not counted.
         if vote.decided:
             for record in (record for group in vote.groups for record in group):
                 cast[record.unit].append(record)
@@ -238,6 +256,7 @@ def _odd_devices(votes: Sequence[Vote], devices: Sequence[str]) -> tuple[OddDevi
 
 def _odd_device(device: str, odd: Sequence[TrialRecord], cast: Sequence[TrialRecord]) -> OddDevice:
     replicas = {record.replica for record in cast}
+    # Only replicas show whether a fault recurs: other losses and seeds are other computations.
     if len(replicas) > 1:
         differing = {record.replica for record in odd}
         return OddDevice(device, tuple(odd), len(replicas), len(differing), "replicas")
@@ -251,6 +270,7 @@ def class_label(number: int) -> str:
     ('A', 'AB')
     """
     letters = ""
+    # There is no letter for zero, as in the columns of a spreadsheet, so each digit counts from 1.
     number += 1
     while number:
         number, rest = divmod(number - 1, 26)

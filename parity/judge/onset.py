@@ -18,17 +18,25 @@ TRAINED = tuple(quantity for quantity in QUANTITIES if quantity != "loss")
 def find_onset(
     comparison: Comparison, audit: LossAudit | None, device_audit: DeviceAudit | None
 ) -> tuple[Onset, str] | tuple[None, None]:
-    """The first step and quantity that is beyond rounding, or NaN on one side only, and why.
+    """The first step and quantity that is beyond rounding, or NaN on one side only.
+
+    Args:
+        comparison: The two traces.
+        audit: The audit of their losses, or None.
+        device_audit: The audit of the candidate's steps from shared states, or None.
 
     Returns:
-        (None, None) where there is none.
+        The onset and why rounding cannot explain it, or (None, None) where there is none.
+
+    Raises:
+        Trouble: A trace is damaged.
     """
     found = [one_sided_nan(comparison)]
     if audit:
         found.append(_audit_onset(comparison, audit))
     if device_audit:
         found.append(_device_onset(comparison, device_audit))
-    # A NaN goes before the other onsets of its step: what follows from it is beyond rounding too.
+    # A NaN takes precedence over the other onsets of its step, which follow from it: `min` returns the first of equals.
     return min((each for each in found if each), key=lambda each: each[0].step, default=(None, None))
 
 
@@ -44,10 +52,15 @@ def find_onset_between(
 
     Returns:
         The onset and why it is beyond rounding, or (None, None).
+
+    Raises:
+        Trouble: A trace is damaged.
     """
     first = comparison.first(among=TRAINED)
+    # Other inputs are other data, which no rounding explains and no code has to; `decide` reports them as a doubt.
     if first is None or first.quantity == "input":
         return None, None
+    # Where the parameters differ first, the gradients from which they were updated are equal to the bit.
     why = _changed_update(comparison, first.step) if first.quantity == "param" else None
     if why is None and between.owed and steady:
         why = (
@@ -59,6 +72,8 @@ def find_onset_between(
 
 def _changed_update(comparison: Comparison, step: int) -> str | None:
     """Why the parameters differ after gradients that are equal to the bit; None where that is not known."""
+    # This norm is taken after whatever changes the gradients before the optimizer uses them. It may be NaN, or not
+    # known, and the comparison is then False.
     norms = [float(side[step]) for side in comparison.both("step_grad_norm")]
     if abs(norms[0] - norms[1]) > lines.CHANGED_NORM.value * max(norms):
         return (
@@ -77,18 +92,22 @@ def one_sided_nan(comparison: Comparison) -> tuple[Onset, str] | None:
 
     Steps whose inputs differ are not looked at: other data may well give a NaN.
     """
+    # All steps before the first with other inputs.
     inputs = first_true(comparison.differs_in("input"))
     comparable = np.arange(comparison.steps) < (comparison.steps if inputs is None else inputs)
+    # The loss first: it is computed before the gradients, which a NaN in it makes NaN as well.
     quantities = ("loss", *NORMED_QUANTITIES)
     sides = {name: np.not_equal(*(np.isnan(side) for side in comparison.both(_number(name)))) for name in quantities}
     step = first_true(np.logical_or.reduce(list(sides.values())) & comparable)
     if step is None:
         return None
+    # A NaN in a tensor makes its norm NaN, so norms show it without the tensor.
     quantity = next(name for name in quantities if sides[name][step])
     return _at(comparison, step, quantity), f"{quantity} is NaN in the {nan_side(comparison, quantity, step)} only"
 
 
 def _audit_onset(comparison: Comparison, audit: LossAudit) -> tuple[Onset, str] | None:
+    """The first audited step beyond its line, or None."""
     beyond = audit.beyond()
     if comparison.first(among=TRAINED) is None:
         beyond["loss"] &= False  # nothing but the reported number differs: report-only, however far off it is
@@ -101,9 +120,12 @@ def _audit_onset(comparison: Comparison, audit: LossAudit) -> tuple[Onset, str] 
 
 
 def _device_onset(comparison: Comparison, audit: DeviceAudit) -> tuple[Onset, str] | None:
+    """The first error of a device beyond its line; else its first difference, if it did not repeat its own bits."""
+    # A shared step may lie beyond the steps that both traces have.
     if audit.first is not None and audit.first.step < comparison.steps:
         return _at(comparison, audit.first.step, audit.first.quantity, audit.first.tensor), audit.first.explain()
     first = comparison.first()
+    # Which step differs by itself is then chance, so the place is that of the traces' first difference.
     if audit.unrepeated is not None and first is not None:
         why = (
             "repeated from the same state, the step produced different bits: the device does not reproduce its own "
@@ -118,18 +140,28 @@ def find_unequal_onset(
 ) -> tuple[Onset, str] | tuple[None, None]:
     """The onset of two devices of one class: their first difference of any size, since there should be none.
 
+    Args:
+        comparison: The two traces.
+        equals: The class that both devices belong to.
+        pair: The two trials.
+
     Returns:
-        The onset and whose fault it is, or (None, None).
+        The onset and which device is to blame, if that is known; or (None, None).
+
+    Raises:
+        Trouble: A trace is damaged.
     """
     first = comparison.first()
     if first is None:
         return None, None
     onset = _at(comparison, first.step, first.quantity, first.tensor)
+    # The trials that lost the vote; the baseline may be among them.
     odd = {record.trial for device in equals.odd for record in device.trials}
     blamed = [record.device for record in (pair.candidate, pair.baseline) if record.trial in odd]
     if blamed:
         differing = f"{' and '.join(blamed)} differ{'s' if len(blamed) == 1 else ''}"
         return onset, f"equal devices must agree to the bit, and {differing} from the majority of class {equals.label}"
+    # Without a majority, both devices are under suspicion alike.
     return onset, (
         "equal devices must agree to the bit, and these two do not; "
         f"class {equals.label}, of {len(equals.devices)} devices, has no majority, so either may be the odd one"
@@ -137,6 +169,7 @@ def find_unequal_onset(
 
 
 def _at(comparison: Comparison, step: int, quantity: str, tensor: str | None = None) -> Onset:
+    """The onset at a step, with its epoch and batch."""
     epoch, batch = (int(comparison.both(name)[1][step]) for name in ("epoch", "batch"))
     return Onset(step, epoch, batch, quantity, tensor)
 
@@ -146,6 +179,7 @@ def nan_side(comparison: Comparison, quantity: str, step: int) -> Role | None:
     if quantity not in ("loss", *NORMED_QUANTITIES):
         return None
     nan = [bool(np.isnan(side[step])) for side in comparison.both(_number(quantity))]
+    # Equal on both sides, with or without a NaN: nothing sets them apart.
     return None if nan[0] == nan[1] else "candidate" if nan[1] else "baseline"
 
 
@@ -160,4 +194,5 @@ def first_true(flags: np.ndarray) -> int | None:
     >>> first_true(np.array([False, True, True]))
     1
     """
+    # `argmax` of nothing but False is 0, so it says nothing without `any`.
     return int(np.argmax(flags)) if flags.any() else None

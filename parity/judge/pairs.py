@@ -61,13 +61,17 @@ def make_pairs(trials: Sequence[TrialRecord], fleet: Fleet, *, across: bool = Tr
         across: Whether to compare classes of devices with each other.
 
     Returns:
-        The pairs of losses, then of devices, of replicas and of noise; within an axis in the order of the candidates.
+        The pairs of losses, then those of devices, of replicas and of noise; within an axis, in the order of the
+        candidates.
     """
     found = {(trial.loss_name, trial.device, trial.seed, trial.replica): trial for trial in trials if not trial.noise}
+    # The plan has every combination of loss, device, seed and replica, so each baseline below exists.
     first_loss = trials[0].loss_name if trials else ""
     pairs = {"loss": [], "device": [], "replica": []}  # type: dict[str, list[Pair]]
     for (loss, device, seed, replica), candidate in found.items():
         own = fleet.of(candidate)
+        # Devices are compared with the reference of their class, not each with each, so the number of pairs grows with
+        # the devices and not with their square. References are compared across the classes, if at all.
         other = own.reference if device != own.reference else fleet.first.reference if across else device
         baselines = {
             "loss": (first_loss, device, seed, replica),
@@ -75,8 +79,10 @@ def make_pairs(trials: Sequence[TrialRecord], fleet: Fleet, *, across: bool = Tr
             "replica": (loss, device, seed, 0),
         }
         for axis, key in baselines.items():
+            # The first loss, a reference or an original is no candidate on its own axis.
             if found[key] is not candidate:
                 pairs[axis].append(Pair(axis, found[key], candidate))
+    # A noise trial repeats the baseline, so it is compared with the original and not with a replica.
     noise = [
         Pair("noise", found[trial.loss_name, trial.device, trial.seed, 0], trial) for trial in trials if trial.noise
     ]

@@ -1,7 +1,7 @@
 """Several stored runs joined into one, for `python -m parity.report A B`: A is the baseline of all others.
 
 Each trial of a later run is paired with the trial of the first run that has the same loss, device, seed, replica and
-rank. Where there is none, a trial with another device, loss or seed takes its place, if only one can be meant.
+rank. Where there is none, a trial with another device, loss or seed takes its place if there is only one choice.
 """
 
 from __future__ import annotations
@@ -42,6 +42,9 @@ def join(directories: Sequence[StoragePath], *, across: bool) -> Joined:
         directories: Directories of the runs, the baseline's first.
         across: Whether to compare runs of different hardware.
 
+    Returns:
+        The joined run and its pairs.
+
     Raises:
         Trouble: A directory is not a run, or is damaged; two runs have no trials that can be compared; or the hardware
             differs and `across` is False.
@@ -57,10 +60,12 @@ def join(directories: Sequence[StoragePath], *, across: bool) -> Joined:
     pairs: list[Pair] = []
     notes: list[str] = []
     steps: list[pa.Table] = []
+    # Each run with the first and none with its neighbour: in a chain, small steps would add up unseen.
     for name, later in zip(labels[1:], runs[1:], strict=True):
         compared = [
             pair_across_runs(earlier, here, *found)
             for rank, here in later.items()
+            # Ranks have different data, so only equal ranks are compared.
             if (earlier := runs[0].get(rank))
             for found in _match(earlier.run.trials, here.run.trials)
         ]
@@ -68,8 +73,11 @@ def join(directories: Sequence[StoragePath], *, across: bool) -> Joined:
             raise Trouble(_nothing_to_compare(labels[0], runs[0], name, later))
         if not across:
             _check_hardware(compared)
+        # The names of the trials begin with those of their runs, so no two are equal.
         errors = {trial: found for side in (*runs[0].values(), *later.values()) for trial, found in side.errors.items()}
+        # Pairs whose steps cannot be compared have none; `between.apart` says why.
         steps += [_common_steps(errors, pair) for pair in compared if pair.between and not pair.between.apart]
+        # All pairs of two runs usually differ in the same things, which are said once.
         notes += dict.fromkeys(_what_differs(pair) for pair in compared)
         notes += _left_out(labels[0], runs[0], name, later, compared)
         pairs += compared
@@ -84,11 +92,15 @@ def _joined(
     steps: Sequence[pa.Table],
     notes: Sequence[str],
 ) -> StoredRun:
+    """One run of the trials in all pairs, with their traces and evidence, and with the notes on what differs."""
     each = [side.run for ranks in runs for side in ranks.values()]
     wanted = {record.trial for pair in pairs for record in (pair.baseline, pair.candidate)}
+    # The ranks of a single recording: nothing is compared, but all trials are shown.
     if not pairs:
         wanted = {record.trial for run in each for record in run.trials}
+    # The tables of each run have a dictionary of names of their own; unifying makes it one for all chunks.
     evidence = {kind: pa.concat_tables([run.evidence[kind] for run in each]).unify_dictionaries() for kind in EVIDENCE}
+    # The shared steps that a run has stored start from its own first device; between runs, the common steps count.
     evidence["shared_steps"] = pa.concat_tables([SHARED_STEPS.empty_table(), *steps])
     # The contract of a loss was judged in its own run; here it matters only where the losses differ.
     contracts = {pair.candidate.trial for pair in pairs if pair.axis == "loss"}
@@ -116,13 +128,14 @@ def _joined(
 
 
 def _match(earlier: Sequence[TrialRecord], later: Sequence[TrialRecord]) -> list[tuple[TrialRecord, TrialRecord]]:
-    """The baseline of each candidate that has one, in the order of the candidates."""
+    """Pairs of a baseline and a candidate, for each candidate that has a baseline; in the order of the candidates."""
     free = {_key(record): record for record in earlier if not record.noise}
     found: dict[str, tuple[TrialRecord, TrialRecord]] = {}
     waiting = []
     for record in later:
         if record.noise:
             continue
+        # A baseline serves one candidate, so it is taken out.
         if baseline := free.pop(_key(record), None):
             found[record.trial] = (baseline, record)
         else:
@@ -130,19 +143,23 @@ def _match(earlier: Sequence[TrialRecord], later: Sequence[TrialRecord]) -> list
     # The remaining trials may have another device, loss or seed: where one value is left on each side, they belong
     # together.
     for name in ("device", "loss_name", "seed"):
+        # Two values on a side would allow two ways to pair them, and a guess is no comparison.
         ones, others = ({getattr(record, name) for record in side} for side in (free.values(), waiting))
         if len(ones) == len(others) == 1:
             (one,) = ones
+            # A copy, since the list shrinks in the loop.
             for record in [*waiting]:
                 if baseline := free.pop(_key(replace(record, **{name: one})), None):
                     found[record.trial] = (baseline, record)
                     waiting.remove(record)
+    # One trial in each run: they are meant, however many things differ.
     if len(free) == len(waiting) == 1 and not found:
         found[waiting[0].trial] = (free.popitem()[1], waiting[0])
     return [found[record.trial] for record in later if record.trial in found]
 
 
 def _key(record: TrialRecord) -> tuple[str, str, int, int]:
+    """What two trials of different runs have in common if they belong together."""
     return record.loss_name, record.device, record.seed, record.replica
 
 
@@ -157,11 +174,13 @@ def _common_steps(errors: Mapping[str, StepErrors], pair: Pair) -> pa.Table:
             "tensor": tensor,
             "baseline_error_u": sides[0][step, quantity, tensor]["error_u"],
             "candidate_error_u": row["error_u"],
+            # The larger spread, since the limit must allow for what either step magnifies; 0 if neither was computed.
             "spread_u": max(side[step, quantity, tensor]["spread_u"] or 0.0 for side in sides) or None,
         }
         for (step, quantity, tensor), row in sides[1].items()
         if (step, quantity, tensor) in sides[0]
     ]
+    # A key that a row lacks becomes a null: nothing was repeated, and no rounding was looked for.
     return pa.Table.from_pylist(rows, schema=SHARED_STEPS)
 
 
@@ -170,6 +189,7 @@ def _check_hardware(pairs: Sequence[Pair]) -> None:
     for pair in pairs:
         sides = (pair.baseline, pair.candidate)
         names = [name for name in PROCESSOR if known_to_differ(*(getattr(record, name) for record in sides))]
+        # A CPU has no GPU's name, which `known_to_differ` takes for a fact that is not known.
         if names or len({record.gpu_name is None for record in sides}) > 1:
             shown = names[0] if names else "gpu_name"
             values = "; ".join(f"{record.run}: {getattr(record, shown) or record.cpu_model}" for record in sides)
@@ -210,7 +230,7 @@ def _left_out(
     later: Mapping[str, ComparedRun],
     pairs: Sequence[Pair],
 ) -> list[str]:
-    """Sentences on the trials of both runs that have no partner in the other."""
+    """Sentences about the trials of both runs that have no counterpart in the other run."""
     taken = {record.trial for pair in pairs for record in (pair.baseline, pair.candidate)}
     sentences = []
     for ranks, there in ((runs, name), (later, first)):

@@ -15,7 +15,7 @@ from parity.store.traces import Traces, read_columns
 
 # The ranks of a distributed training are stored as runs in folders rank-0, rank-1 and so on.
 RANK = "rank-"
-# Step, quantity and tensor of a row of step_errors.parquet; and the rows by these.
+# Step, quantity and tensor of a row of step_errors.parquet; and the rows by these three.
 StepPlace = tuple[int, str, str | None]
 StepErrors = Mapping[StepPlace, Mapping[str, Any]]
 
@@ -34,7 +34,12 @@ class ComparedRun:
 
     @classmethod
     def named(cls, run: StoredRun, name: str) -> ComparedRun:
-        """A run under a name that no other of the compared runs has."""
+        """Names a run and its trials.
+
+        Args:
+            run: The run as it was read.
+            name: A name that none of the other compared runs has.
+        """
         named = name_trials(run, name)
         errors: dict[str, dict[StepPlace, dict[str, Any]]] = {}
         for row in named.evidence["step_errors"].to_pylist():
@@ -48,7 +53,9 @@ def read_ranks(directory: StoragePath) -> dict[str, StoredRun]:
     Raises:
         Trouble: The directory has neither a run nor ranks, or one of them is damaged.
     """
+    # The directory of a distributed training has no run.json, but a folder for each rank.
     if not storage.exists(directory / "run.json"):
+        # Sorted by length first, so that rank-10 comes after rank-9.
         inside = [path.name for path in directory.glob(f"{RANK}*")] if directory.is_dir() else []
         if inside:
             return {name: read_run(directory / name) for name in sorted(inside, key=lambda name: (len(name), name))}
@@ -56,21 +63,29 @@ def read_ranks(directory: StoragePath) -> dict[str, StoredRun]:
 
 
 def label(directories: Sequence[StoragePath]) -> list[str]:
-    """Names of the runs: the last parts of their paths, as many as make them different, else with a number."""
+    """Names of the runs: as many of the last parts of their paths as make them different, else with a number."""
     parts = [[part for part in str(directory).replace("\\", "/").split("/") if part] for directory in directories]
+    # The last part of a path is usually enough; each further part is tried only where names are still equal.
     for count in range(1, max(map(len, parts)) + 1):
         names = ["/".join(each[-count:]) for each in parts]
         if len(set(names)) == len(names):
             return names
+    # One directory was given twice: even the whole paths are equal.
     return [f"{name}#{number}" for number, name in enumerate(names, start=1)]
 
 
 def name_trials(run: StoredRun, name: str) -> StoredRun:
-    """The run with its name before the names of its trials, in all tables."""
+    """The run, with its name in front of the names of its trials in all tables.
+
+    Args:
+        run: The run as it was read.
+        name: A name that none of the other compared runs has.
+    """
     trials = tuple(replace(record, trial=f"{name}/{record.trial}", run=name) for record in run.trials)
     originals = {new.trial: old.trial for new, old in zip(trials, run.trials, strict=True)}
     evidence = {}
     for kind, table in run.evidence.items():
+        # The column of names is a dictionary in the schema, which the cast restores.
         renamed = pa.array([f"{name}/{trial}" for trial in table["trial"].to_pylist()], pa.string())
         field = table.schema.field("trial")
         evidence[kind] = table.set_column(table.column_names.index("trial"), field, renamed.cast(field.type))
@@ -86,6 +101,7 @@ class RenamedTraces(Traces):
     @classmethod
     def together(cls, several: Sequence[Mapping[str, pa.Table]]) -> RenamedTraces:
         """The traces of several runs, whose names are all different."""
+        # The traces of each run have been renamed already, so each keeps the name that it has.
         joined = cls({}, {})
         joined._found = {trial: (traces, trial) for traces in several for trial in traces}
         return joined
@@ -106,6 +122,7 @@ class RenamedTraces(Traces):
         Raises:
             Trouble: The trace is damaged.
         """
+        # Read through the run's own traces, so that a long trace is read column by column here too.
         traces, original = self._found[trial]
         return read_columns(traces, original, [name])[name]
 

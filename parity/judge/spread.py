@@ -25,13 +25,15 @@ from parity.judge.permutation_test import (
     scale_steps,
 )
 
-# The shifts that are simulated, in sd of the replicas at each step, and the share that has to detect one.
+# The shifts that are simulated, in sd of the replicas at each step, and the share of simulations that has to detect a
+# shift.
 SHIFTS = (1, 2, 3, 5, 10)
 POWER = 0.9
 # The sd of a share of 0.9 over 200 simulations is 0.02.
 SIMULATIONS = 200
-# Where labellings are drawn, so many in each simulation: it costs little power and keeps many replicas cheap.
+# Number of labellings in each simulation where they are drawn: it costs little power and keeps many replicas cheap.
 _LABELLINGS = 500
+# Fixed, so that judging twice says the same.
 _SEED = 0
 
 
@@ -84,6 +86,7 @@ class SpreadTest:
         )
 
     def _explain_power(self) -> str:
+        """What the test can detect, in words that continue a sentence."""
         if self.power is None:
             return "its power is unknown, since the losses do not vary within the sides"
         only = " only" if self.detectable is None else ""
@@ -97,9 +100,12 @@ def compare_replicas(baseline: np.ndarray, candidate: np.ndarray, *, rounding_re
     NaN, inf and -inf are outcomes like any other: see `permutation_test.describe`.
 
     Args:
-        baseline: float64[R, S], the losses of replicas over the common steps.
-        candidate: float64[Q, S].
-        rounding_rel: Steps at which all losses are this near, relative to the largest, are ignored.
+        baseline: Losses of the baseline's replicas over the common steps; float64[R, S].
+        candidate: Losses of the candidate's replicas over the same steps; float64[Q, S].
+        rounding_rel: Steps at which all losses are this close, relative to the largest, are ignored.
+
+    Returns:
+        The test, its p-value and its power; the p-value is None where the test could not reject.
 
     Raises:
         ValueError: A side has no curve, or the sides differ in their steps.
@@ -109,6 +115,7 @@ def compare_replicas(baseline: np.ndarray, candidate: np.ndarray, *, rounding_re
     least = least_p(count, len(candidate))
     p_value, detectable, power = None, None, None
     columns, is_loss = describe(losses, rounding_rel=rounding_rel)
+    # A test that cannot reject says nothing, and without columns there is nothing to test.
     if least <= LEVEL and columns.size:
         p_value = p_value_of(columns, labellings(count, len(candidate)))
         detectable, power = _simulate_power(columns, is_loss, count)
@@ -128,9 +135,11 @@ def _largest_relative_spread(losses: np.ndarray) -> float:
     """The largest (max - min) / |mean| of the finite losses [N, S] of a step; 0 without any, inf at a mean of 0."""
     finite = np.isfinite(losses)
     scaled = scale_steps(losses, finite)
+    # Infinities as the ends of an empty range: a step without a finite loss has no spread.
     high = np.where(finite, scaled, -np.inf).max(axis=0)
     low = np.where(finite, scaled, np.inf).min(axis=0)
     spreads = high > low
+    # Numerator and denominator are scaled alike, so their ratio is that of the losses.
     mean = np.abs(scaled.sum(axis=0) / np.maximum(finite.sum(axis=0), 1))[spreads]
     with np.errstate(divide="ignore", over="ignore"):
         relative = (high[spreads] - low[spreads]) / mean
@@ -148,8 +157,11 @@ def _simulate_power(columns: np.ndarray, is_loss: np.ndarray, baseline: int) -> 
         As `SpreadTest.detectable` and `SpreadTest.power`.
     """
     curves = len(columns)
+    # Two means are estimated, one for each side, which leaves N - 2 degrees of freedom.
     residuals = np.vstack([_residuals(columns[:baseline]), _residuals(columns[baseline:])]) / math.sqrt(curves - 2)
+    # A shift moves losses; that a loss is NaN or infinite cannot be shifted.
     sd = np.sqrt(np.square(residuals).sum(axis=0)) * is_loss
+    # Neither side varies at any step, so there is no noise to simulate.
     if not sd.any():
         return None, None
     # Coordinates with the distances of the columns, so that simulating costs the same at any number of steps.
@@ -157,9 +169,12 @@ def _simulate_power(columns: np.ndarray, is_loss: np.ndarray, baseline: int) -> 
     coordinates = upper.T
     weights = np.random.default_rng(_SEED).standard_normal((SIMULATIONS, curves, curves))
     noise = weights @ coordinates[:-1]
+    # The same labellings for all simulations: only the curves change.
     members = labellings(baseline, curves - baseline, most=_LABELLINGS)
     power = 0.0
+    # In ascending order, so the first that is detected often enough is the smallest.
     for shift in SHIFTS:
+        # Only the candidate's curves are shifted; they are 0 in the observed labelling.
         shifted = noise + shift * np.outer(1 - members[0], coordinates[-1])
         power = sum(p_value_of(curve, members) <= LEVEL for curve in shifted) / SIMULATIONS
         if power >= POWER:

@@ -34,7 +34,7 @@ class Columns:
 
     Args:
         traces: Traces by the name of their trial.
-        most_bytes: How much of short traces is kept; the columns of long ones are kept by `store.Traces`.
+        most_bytes: Most bytes that are kept of short traces; the columns of long ones are kept by `store.Traces`.
     """
 
     def __init__(self, traces: Mapping[str, pa.Table], *, most_bytes: int = KEPT_BYTES) -> None:
@@ -46,24 +46,33 @@ class Columns:
     def get(self, record: TrialRecord, name: str) -> pa.ChunkedArray:
         """A column of a trial's trace.
 
+        Args:
+            record: The trial.
+            name: Name of the column.
+
         Raises:
             Trouble: The trace is damaged.
         """
         key = (record.trial, name)
         if key in self._kept:
+            # The columns that were used last are dropped last.
             self._kept.move_to_end(key)
             return self._kept[key]
+        # `store.Traces` keeps single columns of long traces itself.
         if name not in _JUDGED or is_long(record):
             return read_columns(self._traces, record.trial, [name])[name]
+        # All at once: a trace's columns lie in one file, and the judge needs most of them.
         table = read_columns(self._traces, record.trial, _JUDGED)
         for each in _JUDGED:
             self._keep((record.trial, each), table[each])
         return table[name]
 
     def _keep(self, key: tuple[str, str], column: pa.ChunkedArray) -> None:
+        # A trace is read again where only some of its columns were dropped.
         replaced = self._kept.pop(key, None)
         self._kept[key] = column
         self._kept_bytes += column.nbytes - (replaced.nbytes if replaced is not None else 0)
+        # Even the column just read may go; its reader has it already.
         while self._kept_bytes > self._most_bytes:
             self._kept_bytes -= self._kept.popitem(last=False)[1].nbytes
 
@@ -79,6 +88,7 @@ class TrialTrace:
 
     record: TrialRecord
     columns: Columns = field(repr=False)
+    # Filled by `signature`; then `has_same` needs no column.
     _fingerprints: dict[str, bytes] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
@@ -87,24 +97,40 @@ class TrialTrace:
         return len(self._column("step"))
 
     def values(self, name: str) -> np.ndarray:
-        """A column, with NaN for a null of floats; dtype[S]."""
+        """A column, with NaN for a null of floats; dtype[S].
+
+        Args:
+            name: Name of the column.
+
+        Raises:
+            Trouble: A trace is damaged.
+        """
         return np.asarray(self._column(name).to_numpy())
 
     def digests(self, quantity: str) -> np.ndarray:
         """Digest of each parameter tensor; uint64[S, P].
 
+        Args:
+            quantity: One of `trace.TENSOR_QUANTITIES`.
+
         Raises:
             Trouble: A row has more or fewer digests than there are parameters.
         """
+        # Arrow stores lists in one flat array: one reshape instead of a Python list for each step.
         rows = self._column(f"{quantity}_digests")
         count = len(self.record.param_names)
         flat = pc.list_flatten(rows).to_numpy()
+        # A reshape would mix up rows of different lengths without an error.
         if flat.size != len(rows) * count:
             raise Trouble(f"Trace {self.record.trace} is damaged: its {quantity}_digests are not {count} in each row.")
         return np.asarray(flat.reshape(len(rows), count))
 
     def signature(self) -> tuple[bytes, ...]:
-        """Fingerprints of all columns that make two traces equal or not; equal for equal traces."""
+        """Fingerprints of all columns that make two traces equal or not; equal for equal traces.
+
+        Raises:
+            Trouble: A trace is damaged.
+        """
         return tuple(self._fingerprint(name) for name in (*_DIGESTS, *_TENSOR_DIGESTS, *_NORMS))
 
     def has_same(self, name: str, other: "TrialTrace") -> bool:
@@ -113,6 +139,7 @@ class TrialTrace:
         False also where it is not known: only `signature` reads the columns for this.
         """
         mine, theirs = self._fingerprints.get(name), other._fingerprints.get(name)
+        # Two columns without a fingerprint are not known to be equal.
         return mine is not None and mine == theirs
 
     def _fingerprint(self, name: str) -> bytes:
@@ -120,6 +147,7 @@ class TrialTrace:
         if name not in self._fingerprints:
             tensors = name in _TENSOR_DIGESTS
             values = self.digests(name.removesuffix("_digests")) if tensors else self.values(name)
+            # The shape first: equal bytes in another shape are another column.
             digest = xxhash.xxh3_128(str(values.shape).encode())
             digest.update(np.ascontiguousarray(values.reshape(-1)).data)
             self._fingerprints[name] = digest.digest()

@@ -11,7 +11,7 @@ def ulp_distance(baseline: np.ndarray, candidate: np.ndarray, *, dtype: str) -> 
 
     Args:
         baseline: float64[N], each a value of the dtype.
-        candidate: float64[N].
+        candidate: float64[N], each a value of the dtype.
         dtype: "float16", "bfloat16", "float32" or "float64".
 
     Returns:
@@ -29,6 +29,7 @@ def ulp_distance(baseline: np.ndarray, candidate: np.ndarray, *, dtype: str) -> 
     if baseline.shape != candidate.shape:
         raise ValueError(f"shapes {baseline.shape} and {candidate.shape} differ")
     nan = np.isnan(baseline) | np.isnan(candidate)
+    # A NaN has no position among the numbers; any other number will do, since -1 replaces the result.
     left, right = (_ordinal(np.where(nan, 0.0, side), dtype) for side in (baseline, candidate))
     # Two float64 numbers of opposite sign may be further apart than int64 can count: these get its largest number.
     distance = np.abs(left.astype(object) - right.astype(object)) if dtype == "float64" else np.abs(left - right)
@@ -36,7 +37,15 @@ def ulp_distance(baseline: np.ndarray, candidate: np.ndarray, *, dtype: str) -> 
 
 
 def relative(absolute: np.ndarray, baseline: np.ndarray) -> np.ndarray:
-    """The absolute difference over |baseline|, 0 where it is 0; float64[N]."""
+    """The absolute difference over |baseline|; 0 where the difference is 0, even beside a baseline of 0.
+
+    Args:
+        absolute: float64[N].
+        baseline: float64[N].
+
+    Returns:
+        float64[N]; inf where only the baseline is 0.
+    """
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(absolute == 0, 0.0, absolute / np.abs(baseline))
 
@@ -49,11 +58,22 @@ def _ordinal(values: np.ndarray, dtype: str) -> np.ndarray:
         raise ValueError(f"The dtype {dtype!r} has no ulp. Known dtypes: {', '.join((*_INTEGERS, 'bfloat16'))}.")
     kind = _INTEGERS[dtype]
     bits = values.astype(dtype).view(kind).astype(np.int64)
+    # Floats of one sign are in the order of their bits. Negative ones run the other way, so they are mirrored at zero,
+    # which makes -0.0 and 0.0 the same position.
     lowest = int(np.iinfo(kind).min)
     return np.where(bits < 0, lowest - bits, bits)
 
 
 def bits_differ(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Whether two numbers differ in any bit, as -0.0 and 0.0 do, or one NaN and another; bool[N]."""
+    """Whether two numbers differ in any bit, as -0.0 and 0.0 do, or two different NaNs.
+
+    Args:
+        left: float64[N].
+        right: float64[N].
+
+    Returns:
+        bool[N].
+    """
+    # As integers: != of floats takes -0.0 and 0.0 as equal, and every NaN as different.
     differs: np.ndarray = np.ascontiguousarray(left).view(np.uint64) != np.ascontiguousarray(right).view(np.uint64)
     return differs

@@ -38,6 +38,7 @@ class Meaning:
     @property
     def passing(self) -> bool:
         """Whether nothing was found wrong."""
+        # By the exit status, so that a report and the exit status of its run cannot disagree.
         return self.exit_status == 0
 
 
@@ -51,6 +52,7 @@ VERDICTS: dict[VerdictWord, Meaning] = {
         of_all="All {count} pairs train the same to the bit.",
         explained=False,
     ),
+    # Better than rounding: the difference never reaches a parameter.
     "report-only": Meaning(
         0,
         "good",
@@ -65,6 +67,7 @@ VERDICTS: dict[VerdictWord, Meaning] = {
         "{candidate} trains as {baseline}: they differ by rounding only.",
         of_all="All {count} pairs train the same except for rounding.",
     ),
+    # A doubt outranks what passes, and is outranked by what was proven wrong.
     "inconclusive": Meaning(3, "doubt", "?", "It could not be decided whether {candidate} trains as {baseline}."),
     "diverged": Meaning(1, "bad", "≠", "{candidate} does not train as {baseline}."),
     "failed": Meaning(1, "bad", "✕", "{candidate} violates the contract that {baseline} meets."),
@@ -77,12 +80,21 @@ def rank(word: VerdictWord) -> int:
     >>> rank("identical") < rank("rounding") < rank("diverged")
     True
     """
+    # The table is in the order of the ranks, so a verdict is declared in one place only.
     return list(VERDICTS).index(word)
 
 
 @dataclass(frozen=True)
 class Onset:
-    """The first difference beyond rounding."""
+    """The first difference beyond rounding.
+
+    Attributes:
+        step: Optimizer step, from 0.
+        epoch: Epoch, from 0.
+        batch: Batch of the epoch, from 0.
+        quantity: One of `trace.QUANTITIES`.
+        tensor: Name of the parameter, or None for a quantity that is compared as a whole.
+    """
 
     step: int
     epoch: int
@@ -93,7 +105,14 @@ class Onset:
 
 @dataclass(frozen=True)
 class Largest:
-    """The largest relative difference of the losses; the step is None where there is no common step."""
+    """The largest relative difference of the losses.
+
+    Attributes:
+        step: The step, from 0; None where there is no common step.
+        abs: |candidate - baseline| at this step.
+        rel: abs / |baseline|.
+        ulp: Distance in the dtype of the loss; None beside a NaN.
+    """
 
     step: int | None
     abs: float
@@ -103,7 +122,12 @@ class Largest:
 
 @dataclass(frozen=True)
 class FirstErrors:
-    """Errors of both sides against float64 at their first difference, of the quantity and tensor that differ; in u."""
+    """Errors of both sides against float64 at their first difference, in the quantity and tensor that differ.
+
+    Attributes:
+        baseline_u: The baseline's error, in u.
+        candidate_u: The candidate's error, in u.
+    """
 
     baseline_u: float
     candidate_u: float
@@ -142,6 +166,7 @@ class PairVerdict:
     onset: Onset | None
     nan_side: Role | None
     largest: Largest
+    # Evidence is kept beside the verdict, so that renderers show what decided and compute nothing again.
     loss_audit: LossAudit | None
     device_audit: DeviceAudit | None
     spread: SpreadTest | None

@@ -59,18 +59,28 @@ class Rows:
 
 
 def make_rows(verdict: PairVerdict) -> Rows:
-    """A row for each quantity and tensor; where there are many tensors, only those that differ first."""
+    """A row for each quantity and tensor; where there are many tensors, only those that differ first.
+
+    Args:
+        verdict: The pair and its verdict.
+
+    Raises:
+        Trouble: A trace is damaged.
+    """
     comparison = verdict.comparison
     names = comparison.baseline.record.param_names
     same = names == comparison.candidate.record.param_names
     shown: list[Row] = []
     for quantity in QUANTITIES:
+        # Without equal names the tensors of the two sides cannot be paired, so the quantity is one row.
         if quantity not in TENSOR_QUANTITIES or not same or not names:
             shown.append(Row(quantity, None, comparison.differs[quantity]))
             continue
         sides = (trace.digests(quantity)[: verdict.steps] for trace in (comparison.baseline, comparison.candidate))
         differs = np.not_equal(*sides)
+        # Tensors that never differ come last; `argmax` alone would call them different from step 0 on.
         begins = np.where(differs.any(axis=0), differs.argmax(axis=0), verdict.steps)
+        # Chosen by when they differ, shown in the model's order; the stable sort keeps that order among equals.
         chosen = np.sort(np.argsort(begins, kind="stable")[:MOST_TENSORS])
         shown += [Row(quantity, names[tensor], differs[:, tensor]) for tensor in chosen]
     return Rows(tuple(shown), len(names) if same else 0)

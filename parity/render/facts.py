@@ -17,7 +17,7 @@ class Fact:
     """One finding.
 
     Attributes:
-        label: Its kind: cause, onset, first, drift, compared, shared or NaN.
+        label: What kind of finding it is: cause, onset, first, drift, compared, shared or NaN.
         text: The finding for a reader who sees the label; a line break marks the best place to break a long line.
         phrase: The finding for a reader who does not see the label; empty where another phrase says it.
     """
@@ -30,6 +30,7 @@ class Fact:
 def pair_facts(verdict: PairVerdict) -> tuple[Fact, ...]:
     """All findings about a pair, the most important first."""
     found = []
+    # A cause may quote an error message, which may have several lines.
     cause = flat(_cause(verdict))
     if cause:
         beyond = f"beyond rounding from step {verdict.onset.step}: " if verdict.onset else ""
@@ -38,18 +39,21 @@ def pair_facts(verdict: PairVerdict) -> tuple[Fact, ...]:
         onset = verdict.onset
         where = f"step {onset.step} (epoch {onset.epoch}, batch {onset.batch})"
         text = f"beyond rounding from {where} on, {flat(named(onset.quantity, onset.tensor))}"
+        # The phrase of the cause has the step already.
         found.append(Fact("onset", text, "" if cause else f"beyond rounding from step {onset.step}"))
     if verdict.first:
         first = verdict.first
         what, values = _what(first), _values(verdict, first)
         where = f"step {first.step} (epoch {first.epoch}, batch {first.batch})"
         found.append(Fact("first", f"{where}, {what}\n{values}", f"first at step {first.step}, {what} {values}"))
+        # Equal losses have no drift, even where something else differs.
         if verdict.largest.rel:
             largest = verdict.largest
             drift = f"the losses differ by up to {largest.rel:.2g} (relative), at step {largest.step}"
             found.append(Fact("drift", drift, drift))
     if verdict.steps:
         found.append(_alike("compared", f"{verdict.steps} steps, {len(QUANTITIES)} quantities{_audited(verdict)}"))
+    # A diverged device has the error and its limit in its cause.
     if verdict.device_audit and verdict.verdict == "rounding":
         worst = verdict.device_audit.worst
         steps = len(verdict.device_audit.steps)
@@ -65,17 +69,20 @@ def pair_facts(verdict: PairVerdict) -> tuple[Fact, ...]:
 
 def one_line(verdict: PairVerdict) -> str:
     """All findings about a pair in one line, however long; without its trials and its verdict."""
+    # Phrases are joined by semicolons, so none may end with a full stop.
     phrases = (flat(fact.phrase).rstrip(".") for fact in pair_facts(verdict))
     return "; ".join(phrase for phrase in phrases if phrase)
 
 
 def _alike(label: str, text: str) -> Fact:
+    """A fact whose text needs no label to be understood, so that it is its phrase too."""
     return Fact(label, text, text)
 
 
 def _audited(verdict: PairVerdict) -> str:
     """How many steps were audited, where not all of them were."""
     decision = verdict.decision
+    # Worth saying only where a reader would otherwise assume more than was done.
     if decision is None or decision.audited == verdict.steps:
         return ""
     return f"; {decision.audited} step{'s' * (decision.audited != 1)} audited"
@@ -96,6 +103,7 @@ def _cause(verdict: PairVerdict) -> str:
 
 def _what(first: Difference) -> str:
     """What differs: the loss itself, or the digest or the norm of a tensor."""
+    # A loss is printed as a number, a tensor by its digest; a norm only where digests are equal.
     kind = "" if first.quantity == "loss" else " digest" if isinstance(first.baseline, str) else " norm"
     return f"{flat(named(first.quantity, first.tensor))}{kind}"
 
@@ -107,6 +115,7 @@ def _values(verdict: PairVerdict, first: Difference) -> str:
     baseline, candidate = (_number(value, dtype) for value in (first.baseline, first.candidate))
     size = ""
     if first.ulp is not None:
+        # ulp where they are known: a relative difference means little between numbers near zero.
         size = f" ({first.ulp} ulp)"
     elif first.rel is not None and not math.isnan(first.rel):
         size = f" (relative {first.rel:.2g})"

@@ -24,15 +24,25 @@ IN_COMMON = "what they have in common"
 
 
 def render(run: StoredRun, judgement: Judgement, console: Console, *, width: int = WIDTH) -> None:
-    """Prints the table of classes, and a few lines about each odd device."""
+    """Prints the table of classes, and a few lines about each odd device.
+
+    Args:
+        run: The stored run.
+        judgement: Its judgement.
+        console: Where to print.
+        width: Most columns of a line.
+    """
+    # Rich folds long cells within the column instead of cutting them off.
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading, side in (("class", "left"), ("devices", "right"), ("odd", "right"), (IN_COMMON, "left")):
         table.add_column(heading, justify=side, overflow="fold")  # type: ignore[arg-type]
     for each in judgement.fleet.classes:
+        # `Text`, since Rich would read markup in a plain string.
         odd = Text(str(len(each.odd)), style="bold red" if each.odd else "green")
         table.add_row(each.label, str(len(each.devices)), odd, Text(flat(each.hardware.explain())))
     console.print(table, width=width)
     for head, *facts in paragraphs(run, judgement):
+        # `soft_wrap` leaves the lines as they were wrapped; names are printed without markup or highlighting.
         console.print("\n".join(wrap(head, width=width, then="  ")), soft_wrap=True, markup=False, highlight=False)
         for fact in facts:
             text = "\n".join(wrap(fact, width=width, first="  ", then="    "))
@@ -40,14 +50,29 @@ def render(run: StoredRun, judgement: Judgement, console: Console, *, width: int
 
 
 def lines(run: StoredRun, judgement: Judgement) -> Iterator[str]:
-    """A line about each class without a majority, and about each odd device."""
+    """A line about each class without a majority, and about each odd device.
+
+    Args:
+        run: The stored run.
+        judgement: Its judgement.
+    """
     return map("; ".join, paragraphs(run, judgement))
 
 
 def paragraphs(run: StoredRun, judgement: Judgement) -> Iterator[list[str]]:
-    """The sentences about each class without a majority, and about each odd device: which it is, and what is known."""
+    """The sentences about each class without a majority, and about each odd device: which it is, and what is known.
+
+    Args:
+        run: The stored run.
+        judgement: Its judgement.
+
+    Yields:
+        The sentences about one class or device; the first says which it is.
+    """
+    # By the odd trial that was repeated; a device may have several odd trials, and one repeat.
     repeats = {row["trial"]: explain(row) for row in run.evidence["replays"].to_pylist()}
     for each in judgement.fleet.classes:
+        # Each sentence about a class is a paragraph of its own, without facts below it.
         yield from ([line] for line in _split_lines(each))
         yield from (_odd_facts(unit, each, judgement, repeats) for unit in each.odd)
 
@@ -57,6 +82,7 @@ def columns(judgement: Judgement) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
     for each in judgement.fleet.classes:
         odd = [unit.device for unit in each.odd]
+        # Odd devices have columns of their own: the others of their class must not hide them.
         rest = tuple(device for device in each.devices if device not in odd)
         if len(rest) > 1:
             found[f"{rest[0]} and {len(rest) - 1} equal"] = rest
@@ -94,6 +120,8 @@ def alike_pairs(judgement: Judgement) -> list[list[PairVerdict]]:
 
 
 def _split_lines(each: DeviceClass) -> Iterator[str]:
+    """Sentences about a class that cannot have a majority, or has none."""
+    # Without replicas, a vote of two devices can only be unanimous or tied.
     if len(each.devices) == 2 and not each.odd:
         yield (
             f"Class {each.label} has only two devices, so there is no majority: if they differ, either may be the odd "
@@ -119,6 +147,7 @@ def _odd_facts(unit: OddDevice, each: DeviceClass, judgement: Judgement, repeats
     ]
     facts = [f"Odd: {unit.device} (class {each.label}, {len(each.devices)} devices)", unit.recurrence]
     if pairs:
+        # The earliest over all its pairs, which may belong to several losses and seeds.
         first = min((verdict.first for verdict in pairs if verdict.first), key=lambda first: first.step)
         what = named(first.quantity, first.tensor)
         facts.append(f"first at step {first.step} (epoch {first.epoch}, batch {first.batch}), {what}")

@@ -45,5 +45,12 @@ FORMATS: dict[str, Callable[[StoredRun, Judgement], str]] = {
 
 
 def print_report(run: StoredRun, judgement: Judgement, *, form: str = "text") -> None:
-    """Prints the report of a judged run to stdout, in one of `FORMATS`."""
+    """Prints the report of a judged run to stdout, in one of `FORMATS`.
+
+    Args:
+        run: The stored run.
+        judgement: Its judgement.
+        form: Name of the format.
+    """
+    # Each document ends with its own line break.
     sys.stdout.write(FORMATS[form](run, judgement))

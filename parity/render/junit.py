@@ -28,16 +28,24 @@ from parity.store.trials import TrialRecord
 _OUTCOMES = {1: "failure", 3: "error"}
 # Most characters of a message, since CI systems show it as a title.
 _MESSAGE = 500
+# All that XML 1.0 does not allow: control characters, surrogates, U+FFFE and U+FFFF.
 _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def render(run: StoredRun, judgement: Judgement) -> str:
-    """The document in ASCII, with references for all other characters, so that it is the same in every encoding."""
+    """The document in ASCII, with references for all other characters, so that it is the same in every encoding.
+
+    Args:
+        run: The stored run.
+        judgement: Its judgement.
+    """
     task = flat(run.trials[0].task) if run.trials else "parity"
     suite = ET.Element("testsuite", name=task)
     _describe_run(run, suite)
+    # A case of its own, since a baseline that failed has no pair that could fail.
     if judgement.trouble:
         _add_case(suite, f"parity.{task}", "baseline", 0.0, "error", "trouble", judgement.trouble, judgement.trouble)
+    # A suite without cases would pass; that nothing was compared must not.
     if not judgement.pairs:
         message = story.headline(judgement)
         _add_case(suite, f"parity.{task}", "pairs", 0.0, "error", "inconclusive", message, message)
@@ -62,6 +70,7 @@ def _describe_run(run: StoredRun, suite: ET.Element) -> None:
     """Adds when and where the run was made, its command, and the notes that a reader needs before the verdicts."""
     try:
         began = datetime.fromisoformat(str(run.info.get("created")))
+        # The format has no time zones.
         suite.set("timestamp", began.replace(tzinfo=None).isoformat(timespec="seconds"))
     except ValueError:
         pass  # run.json may come from another tool, and a suite may have no timestamp
@@ -78,6 +87,7 @@ def _add_pair(suite: ET.Element, task: str, verdict: PairVerdict) -> None:
     pair = verdict.pair
     details = "\n".join(line.plain for line in block(verdict))
     if pair.candidate.traceback and verdict.verdict == "failed":
+        # The traceback last, as Python prints it, with the error in its last line.
         details = f"{details}\n\n{pair.candidate.traceback}"
     _add_case(
         suite,
@@ -94,15 +104,18 @@ def _add_pair(suite: ET.Element, task: str, verdict: PairVerdict) -> None:
 def _add_case(
     suite: ET.Element, place: str, name: str, wall_s: float, outcome: str | None, kind: str, message: str, details: str
 ) -> None:
+    """Adds a case; one without an outcome passes."""
     case = ET.SubElement(suite, "testcase", classname=_allowed(place), name=_allowed(name), time=_seconds(wall_s))
     if outcome:
         found = ET.SubElement(case, outcome, type=kind, message=_allowed(message))
         found.text = _allowed(details)
     else:
+        # A case that passes has no message; what was compared is its output.
         ET.SubElement(case, "system-out").text = _allowed(details)
 
 
 def _wall_s(record: TrialRecord) -> float:
+    # A trial that did not end has no time.
     return record.wall_s if record.wall_s and math.isfinite(record.wall_s) else 0.0
 
 

@@ -15,12 +15,17 @@ from parity.store.stored_run import StoredRun
 # below add up to less, unless names consist of characters that must be escaped.
 MOST_CHARACTERS = 65_536
 _MATRIX, _PAIRS, _DETAILS, _LINES = 9_000, 22_000, 5_000, 3_000
-# Most notes and odd devices, most tables of contracts, and most columns of the matrix.
+# Most notes, pieces of advice and odd devices; most tables of contracts; most columns of the matrix.
 _MOST_LINES, _MOST_CONTRACTS, _MOST_DEVICES = 5, 3, 12
 
 
 def render(run: StoredRun, judgement: Judgement) -> str:
-    """The summary, of fewer characters than `MOST_CHARACTERS`."""
+    """The summary, of at most `MOST_CHARACTERS` characters.
+
+    Args:
+        run: The stored run.
+        judgement: Its judgement.
+    """
     parts = [
         f"## parity: {'trouble' if judgement.trouble else judgement.verdict}",
         *(f"> {prose(note)}" for note in _few(story.notes(run))),
@@ -44,8 +49,10 @@ def render(run: StoredRun, judgement: Judgement) -> str:
 def _within(parts: list[str], most: int) -> str:
     """The parts that fit; one is left out only where names and messages consist of characters that must be escaped."""
     notice = "Parts of this summary are not shown, because it would be too long."
+    # Two line breaks go before each part and before the notice, one after the last.
     kept, room = [], most - len(notice) - 3
     for part in parts:
+        # A later, shorter part may still fit after one that does not.
         if len(part) + 2 <= room:
             kept.append(part)
             room -= len(part) + 2
@@ -56,6 +63,7 @@ def _verdict(judgement: Judgement) -> Iterator[str]:
     """The verdict in one sentence, its reason, and the number of pairs by verdict."""
     yield f"**{prose(story.headline(judgement))}**"
     worst = min(judgement.pairs, key=story.worst_first, default=None)
+    # One reason keeps the summary short; the causes of all pairs are in their table.
     reason = story.reason(worst) if worst else None
     if reason:
         yield prose(reason)
@@ -65,6 +73,7 @@ def _verdict(judgement: Judgement) -> Iterator[str]:
 def _next(advice: list[Advice]) -> str:
     lines = []
     for each in advice[:_MOST_LINES]:
+        # An indented block belongs to its list item; otherwise it would end the list.
         command = f"\n\n{_indented(fenced(each.command, language='sh', most=1000))}" if each.command else ""
         lines.append(f"- {prose(each.text)}{command}")
     return "\n".join(lines)
@@ -103,6 +112,7 @@ def _pairs(judgement: Judgement) -> str:
         facts = {fact.label: fact.text for fact in pair_facts(verdict)}
         onset = verdict.onset
         where = f"step {onset.step}, {named(onset.quantity, onset.tensor)}" if onset else ""
+        # A group has one row, so the row says how many pairs it stands for.
         alike = f" ({len(group)} alike)" if len(group) > 1 else ""
         rows.append(
             [
@@ -126,6 +136,7 @@ def _contract(run: StoredRun, judgement: Judgement) -> Iterator[str]:
     found = tables.contract_tables(run, judgement)
     for title, content in found[:_MOST_CONTRACTS]:
         yield prose(title, most=300)
+        # The tables of contracts share the room of one.
         yield _table(content, most=_DETAILS // _MOST_CONTRACTS)
     if len(found) > _MOST_CONTRACTS:
         yield not_shown(len(found) - _MOST_CONTRACTS)
@@ -147,6 +158,7 @@ def _attempts(run: StoredRun) -> Iterator[str]:
         yield _table(found)
     for trial, text in tables.tracebacks(run, most=2):
         yield f"Traceback of {code(trial)}:"
+        # Two tracebacks share the room.
         yield fenced(text, most=_LINES // 2)
 
 

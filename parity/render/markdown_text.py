@@ -14,6 +14,7 @@ from parity.render.wrapping import clip, visible
 
 # Words (with hyphens or apostrophes inside), numbers, = and !=: nothing in them has a meaning in Markdown.
 _PLAIN = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*|-?\d+(?:[.,]\d+)*(?:e[+-]?\d+)?%?|!?=")
+# A word is split into opening punctuation, a core as short as possible, and closing punctuation.
 _WORD = re.compile(r"""([("']*)(.*?)([.,;:!?)"']*)""")
 # At the beginning of a line, these would turn it into a list item or a heading.
 _BEGINNING = re.compile(r"-?\d+[.)]+|!?=")
@@ -22,6 +23,10 @@ _BEGINNING = re.compile(r"-?\d+[.)]+|!?=")
 def code(text: str, *, most: int = 200) -> str:
     """A name as a code span; empty for an empty name.
 
+    Args:
+        text: The name.
+        most: Most characters of the name; a longer one is cut.
+
     >>> print(code("mine@cpu-s0"), code("a `b` c"))
     `mine@cpu-s0` ``a `b` c``
     """
@@ -29,6 +34,7 @@ def code(text: str, *, most: int = 200) -> str:
     if not name:
         return ""
     fence = _fence(name, least=1)
+    # A backtick at either end would join the fence; Markdown removes one space from both ends.
     space = " " if name.startswith("`") or name.endswith("`") else ""
     return f"{fence}{space}{name}{space}{fence}"
 
@@ -36,20 +42,32 @@ def code(text: str, *, most: int = 200) -> str:
 def prose(text: str, *, most: int = 400) -> str:
     """Sentences in which names become code spans.
 
+    Args:
+        text: The sentences.
+        most: Most characters of the text, before code spans are made; a longer one is cut.
+
     >>> print(prose("loss_fn does not train as <b>: see @octocat, at step 5."))
     `loss_fn` does not train as `<b>`: see `@octocat`, at step 5.
     """
     words = clip(text, most).split()
     escaped = [_word(word) for word in words]
+    # Only the first word can begin a line: the text is one line.
     if words and _BEGINNING.fullmatch(words[0]):
         escaped[0] = code(words[0])
     return " ".join(escaped)
 
 
 def fenced(text: str, *, language: str = "", most: int) -> str:
-    """Lines as a code block; a longer text loses its beginning, since a traceback ends with the error."""
+    """Lines as a code block; a text that is too long loses its beginning, since a traceback ends with the error.
+
+    Args:
+        text: The lines.
+        language: Language of the highlighting, or none.
+        most: Most characters of the lines.
+    """
     lines = "\n".join(visible(line.expandtabs()) for line in text.splitlines())
     if len(lines) > most:
+        # The dots show that the beginning is missing.
         lines = f"...{lines[-most:]}"
     fence = _fence(lines, least=3)
     return f"{fence}{language}\n{lines}\n{fence}"
@@ -67,6 +85,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, most: int, 
     lines = [_row(headings), _row(["---"] * len(headings))]
     room = most - sum(map(len, lines))
     for shown, row in enumerate(map(_row, rows)):
+        # With the line break after it.
         room -= len(row) + 1
         if room < 0:
             left_out += len(rows) - shown
@@ -83,6 +102,7 @@ def details(summary: str, *content: str) -> str:
         content: Paragraphs of Markdown; empty ones are left out.
     """
     paragraphs = "\n\n".join(each for each in content if each)
+    # GitHub reads Markdown inside an HTML element only after an empty line.
     return f"<details><summary>{summary}</summary>\n\n{paragraphs}\n\n</details>" if paragraphs else ""
 
 
@@ -92,6 +112,7 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _word(word: str) -> str:
+    """The word as it is if it is plain, else with its core in a code span."""
     found = _WORD.fullmatch(word)
     assert found is not None, "each group of the pattern may be empty, and the second matches everything"
     before, core, after = found.groups()

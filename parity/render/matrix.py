@@ -35,9 +35,15 @@ class Matrix:
 
 
 def make_matrix(run: StoredRun, judgement: Judgement) -> Matrix:
-    """The worst verdict of each loss on each device; the baseline loss has the verdicts of the devices."""
+    """The worst verdict of each loss on each device; the baseline loss has the verdicts of the devices.
+
+    Args:
+        run: The stored run.
+        judgement: Its judgement.
+    """
     losses = list(dict.fromkeys(record.loss_name for record in run.trials))
     columns = fleet.columns(judgement)
+    # Equal devices share a column, so several devices lead to one heading.
     heads = {device: heading for heading, devices in columns.items() for device in devices}
     found: dict[tuple[str, str], list[PairVerdict]] = {}
     for verdict in judgement.pairs:
@@ -51,8 +57,10 @@ def make_matrix(run: StoredRun, judgement: Judgement) -> Matrix:
 def _cell(pairs: Sequence[PairVerdict]) -> Cell:
     # A cell answers for the loss first, then for the device; replicas count only where nothing else was compared.
     for axis in dict.fromkeys(("loss", "device", *(verdict.pair.axis for verdict in pairs), "replica")):
+        # A chained comparison: on this axis, and never noise, which says nothing about a loss or device.
         found = [verdict for verdict in pairs if verdict.pair.axis == axis != "noise"]
         if found:
             worst = max(found, key=lambda verdict: rank(verdict.verdict))
+            # A verdict by another axis is marked: it does not compare the loss with the baseline loss.
             return Cell(worst.verdict if axis == "loss" else f"{worst.verdict} (by {axis})", worst)
     return Cell("baseline", None)

@@ -20,7 +20,12 @@ _CLUSTER = ("--address", "--each", "--wait-for-nodes", "--wait-limit", "--step-t
 
 @dataclass(frozen=True)
 class Advice:
-    """One thing to do, and the command that does it, or None."""
+    """One piece of advice.
+
+    Attributes:
+        text: What to do, in a sentence.
+        command: The command that does it, or None.
+    """
 
     text: str
     command: str | None = None
@@ -34,6 +39,7 @@ def next_steps(run: StoredRun, judgement: Judgement, *, where: str = "below") ->
         judgement: Its judgement.
         where: Where the reader finds the tables of contract and attempts, as in "below".
     """
+    # First what makes everything else pointless: a failed baseline, then nothing to compare, then odd devices.
     if judgement.trouble:
         return [
             Advice(f"Fix the baseline first: without it there is nothing to compare. See Attempts and faults, {where}.")
@@ -48,6 +54,7 @@ def next_steps(run: StoredRun, judgement: Judgement, *, where: str = "below") ->
     if odd:
         return [Advice(f"Inspect {unit.device}, or take it out of service. {_often(unit)}") for unit in odd[:MOST_ODD]]
     worst = max(pairs, key=lambda verdict: rank(verdict.verdict))
+    # Advice about the worst pair only; the report has the causes of the others.
     if worst.meaning.tone == "bad":
         return _fixes(run, worst, where)
     if (
@@ -61,6 +68,7 @@ def next_steps(run: StoredRun, judgement: Judgement, *, where: str = "below") ->
     if worst.meaning.tone == "doubt":
         return [Advice("Resolve the doubt described above, and run again.")]
     first = run.trials[0]
+    # Everything passes. What could make that surer is optional.
     found = [Advice("No action needed.")]
     if worst.pair.between:
         return found
@@ -74,9 +82,11 @@ def next_steps(run: StoredRun, judgement: Judgement, *, where: str = "below") ->
 
 def _fixes(run: StoredRun, verdict: PairVerdict, where: str) -> list[Advice]:
     """How to fix the causes of a pair, and the command that steps through its training up to where they show."""
+    # Causes of different kinds may have the same advice.
     texts = dict.fromkeys(CAUSES[cause.kind].advice for cause in verdict.causes)
     advice = [Advice(text.format(where=where)) for text in texts if text][:3]
     step = verdict.onset.step if verdict.onset else verdict.pair.candidate.failed_step
+    # A breakpoint in the loss helps only where the loss is in question.
     command = narrowed_command(run, step) if step is not None and verdict.pair.axis == "loss" else None
     if command:
         advice.append(Advice(f"Step through the training up to step {step}, with a breakpoint() in the loss:", command))
@@ -88,7 +98,12 @@ def _often(unit: OddDevice) -> str:
 
 
 def narrowed_command(run: StoredRun, step: int) -> str | None:
-    """The command that trains up to the step in one process; None where there is none, as for a run on a cluster."""
+    """The command that trains up to a step in one process; None where there is none, as for a run on a cluster.
+
+    Args:
+        run: The stored run.
+        step: The last step to train, from 0.
+    """
     given = run.info.get("arguments")
     if not isinstance(given, list) or any(str(each).split("=")[0] in _CLUSTER for each in given):
         return None
@@ -97,7 +112,9 @@ def narrowed_command(run: StoredRun, step: int) -> str | None:
     skip = False
     for each in map(str, given):
         if skip or each == "--inline" or each.split("=")[0] in _OPTIONS:
+            # The value of `--out DIR` is the next argument, that of `--out=DIR` is part of this one.
             skip = not skip and each in _OPTIONS
             continue
         kept.append(each)
+    # Steps count from 0, so step N is part of N + 1 steps.
     return shlex.join(["python", "-m", "parity.run", *kept, "--inline", "--steps", str(step + 1)])

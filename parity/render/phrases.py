@@ -13,12 +13,13 @@ def named(quantity: str, tensor: str | None) -> str:
 
 
 def listed(names: Sequence[str], *, most: int = 4) -> str:
-    """At most so many names; where there are more, the last place says how many.
+    """A list of at most `most` names; if there are more, its last place says how many are left.
 
     >>> listed(["a"]), listed(["a", "b", "c"]), listed(["a", "b", "c", "d"], most=3)
     ('a', 'a, b and c', 'a, b and 2 more')
     """
     if len(names) > most:
+        # The count takes the place of a name, so that the list is no longer than `most`.
         return f"{', '.join(names[: most - 1])} and {len(names) - most + 1:,} more"
     return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)
 

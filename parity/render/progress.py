@@ -14,9 +14,16 @@ MOST_BARS = 12
 
 
 class TrialProgress:
-    """Shows the progress of trials for as long as its `with` block runs."""
+    """Shows the progress of trials for as long as its `with` block runs.
+
+    Args:
+        trials: Names of the trials, in the order of the plan.
+        steps: Number of steps of each trial, at least 1.
+        quiet: Whether to show nothing.
+    """
 
     def __init__(self, trials: Sequence[str], *, steps: int, quiet: bool = False) -> None:
+        # stderr, so that stdout has the report alone and can be piped.
         self._console = Console(stderr=True, quiet=quiet)
         self._steps = steps
         self._done = dict.fromkeys(trials, 0)
@@ -24,14 +31,17 @@ class TrialProgress:
         self._running: dict[str, None] = {}
         self._began = self._last_line = time.monotonic()
         self._bars = Progress(
+            # Without markup: the names of trials contain those of losses, which users choose.
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[state]}", markup=False),
             console=self._console,
+            # Rich would print the bars once at the end of a log, where lines have been printed already.
             disable=not self._console.is_terminal,
         )
+        # Many trials share one bar, whose length is that of all of them together.
         self._one = len(trials) > MOST_BARS
         if self._one:
             bar = self._bars.add_task(f"{len(trials)} trials", total=steps * len(trials), state="")
@@ -68,9 +78,11 @@ class TrialProgress:
             self._bars.update(self._tasks[trial], advance=advance, state=f"{len(self._ended)} ended")
         else:
             self._bars.update(self._tasks[trial], completed=done, state=state)
+        # Monotonic, since the clock of the machine may be set while trials run.
         now = time.monotonic()
         if not self._console.is_terminal and now - self._last_line > LINE_EVERY_S:
             self._last_line = now
+            # Trials that have begun but not made a step yet would only lengthen the line.
             running = [f"{name} {self._done[name]}/{self._steps}" for name in self._running if self._done[name]]
             if len(running) > MOST_BARS:
                 running = [f"{len(running)} training"]
@@ -79,4 +91,5 @@ class TrialProgress:
 
     def say(self, line: str) -> None:
         """Prints a line above the bars."""
+        # As it is: no wrapping, and brackets in names are not markup.
         self._console.print(line, soft_wrap=True, markup=False, highlight=False)

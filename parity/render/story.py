@@ -22,6 +22,7 @@ def notes(run: StoredRun) -> list[str]:
     if partial:
         names = listed(partial, most=_MOST_NAMED)
         found.append(f"This run is partial: {names} did not finish. The verdict is about the steps that are stored.")
+    # Damage and missing trials first: they limit what every verdict below can mean.
     return [*found, *run.info.get("notes", ()), *software_differences(run.trials), *moved_lines(run)]
 
 
@@ -44,6 +45,7 @@ def moved_lines(run: StoredRun) -> list[str]:
 
 def worst_first(verdict: PairVerdict) -> tuple[bool, int]:
     """A key to sort pairs by: the worst verdict first, and the pairs of the noise band last."""
+    # False sorts before True.
     return verdict.pair.axis == "noise", -rank(verdict.verdict)
 
 
@@ -60,12 +62,14 @@ def headline(judgement: Judgement) -> str:
     pairs = pairs_in_question(judgement) or [*judgement.pairs]
     if not pairs:
         return "There is nothing to compare: a single trial is not a pair."
+    # An odd device explains all its pairs at once, so the headline names devices instead of the worst pair.
     odd = [unit for each in judgement.fleet.classes for unit in each.odd]
     if odd:
         devices = {device for each in judgement.fleet.classes for device in each.devices}
         differ = "differs from the majority of its" if len(odd) == 1 else "differ from the majority of their"
         return f"{len(odd)} of {len(devices)} devices {differ} class: {listed([unit.device for unit in odd])}."
     worst = max(pairs, key=lambda verdict: rank(verdict.verdict))
+    # A sentence about all pairs is true only if they have the same verdict.
     alike = [verdict for verdict in pairs if verdict.verdict == worst.verdict]
     if len(alike) == len(pairs) > 1 and worst.meaning.of_all:
         return worst.meaning.of_all.format(count=len(pairs))
@@ -75,6 +79,7 @@ def headline(judgement: Judgement) -> str:
 def pair_headline(verdict: PairVerdict) -> str:
     """The verdict of a pair, in one sentence."""
     candidate, baseline = subjects(verdict)
+    # The beginning of two sentences, which continue after a colon.
     diverged = VERDICTS["diverged"].sentence.format(candidate=candidate, baseline=baseline).rstrip(".")
     if verdict.onset and (role := verdict.nan_side):
         who, other = (candidate, baseline) if role == "candidate" else (baseline, candidate)
@@ -105,7 +110,9 @@ def reason(verdict: PairVerdict) -> str | None:
     # The headline of a trial that failed is its error.
     if verdict.pair.candidate.status == "failed" and verdict.verdict == "failed":
         return None
+    # The causes alone, without the numbers of the onset that `cause` ends with.
     text = "; ".join(cause.text for cause in verdict.causes) or verdict.cause
+    # `capitalize` would turn the rest into lower case, names included.
     return f"{text[:1].upper()}{text[1:].rstrip('.')}."
 
 
@@ -118,7 +125,12 @@ def tally(judgement: Judgement) -> str:
 
 
 def compared(run: StoredRun, judgement: Judgement) -> list[tuple[str, str]]:
-    """What was compared, as terms and their descriptions."""
+    """What was compared, as terms and their descriptions.
+
+    Args:
+        run: The stored run.
+        judgement: Its judgement.
+    """
     first = run.trials[0]
     losses = list(dict.fromkeys(record.loss_name for record in run.trials))
     devices = list(dict.fromkeys(record.device for record in run.trials))
@@ -126,6 +138,7 @@ def compared(run: StoredRun, judgement: Judgement) -> list[tuple[str, str]]:
     replicas = len({record.replica for record in run.trials})
     noise = len({record.noise for record in run.trials if record.noise})
     audited = [verdict.decision.audited for verdict in judgement.pairs if verdict.decision]
+    # The number of batches is not known for every loop.
     batches = f", in epochs of {first.batches:,} batches of {first.batch_size:,} rows" if first.batches else ""
     terms = [
         ("Losses", _baseline_first(losses)),
@@ -139,6 +152,7 @@ def compared(run: StoredRun, judgement: Judgement) -> list[tuple[str, str]]:
     if noise:
         terms.append(("Noise", f"{noise} trials of the baseline with random rounding"))
     if audited:
+        # Pairs may have different numbers of audited steps.
         most = f"{max(audited):,}" if len(set(audited)) == 1 else f"up to {max(audited):,}"
         terms.append(("Audit", f"{most} steps of each pair checked against a float64 reference"))
     return terms

@@ -11,6 +11,7 @@ from parity.store.schema import SCHEMA_NUMBER
 
 def render(judgement: Judgement) -> str:
     """The text of summary.json."""
+    # `allow_nan=False` raises where a number that is not finite was overlooked, instead of writing invalid JSON.
     return json.dumps(summarize(judgement), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
@@ -51,4 +52,5 @@ def _finite(value: Any) -> Any:
     """The value, with "nan", "inf" and "-inf" in the place of numbers that JSON cannot express."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
+    # `str` gives "nan", "inf" and "-inf" for these.
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -46,6 +46,7 @@ def steps_table(verdict: PairVerdict) -> Table:
     comparison, count = verdict.comparison, verdict.steps
     reasons = _outstanding(verdict)
     for step in np.linspace(0, count - 1, min(count, _EVENLY)).astype(int).tolist():
+        # A step that stands out keeps its reasons.
         reasons.setdefault(step, [])
     names = ("epoch", "batch", "rows")
     places = [comparison.both(name)[1] for name in names]
@@ -59,13 +60,17 @@ def steps_table(verdict: PairVerdict) -> Table:
                 str(step),
                 ", ".join(reasons[step]),
                 *(str(place[step]) for place in places),
+                # `repr` is the shortest text that reads back as the same number.
                 repr(loss),
                 repr(other),
+                # -1 stands for a NaN on one side or on both.
                 str(ulp[step]) if ulp[step] >= 0 else "NaN",
                 f"{rel[step]:.6g}",
+                # A step without an audit has no errors.
                 *("" if np.isnan(error) else f"{error:.6g}" for error in errors),
             )
         )
+    # The evenly spaced steps have no reason.
     marked = tuple(number for number, step in enumerate(sorted(reasons)) if reasons[step])
     headings = ("step", "why it stands out", *names, "baseline loss", "candidate loss", "ulp", "relative")
     errors_of = [f"{side} {what} error, u" for what in ("gradient", "loss") for side in ("baseline", "candidate")]
@@ -97,7 +102,12 @@ def _outstanding(verdict: PairVerdict) -> dict[int, list[str]]:
 
 
 def tensors_table(verdict: PairVerdict, rows: Rows) -> Table:
-    """The numbers behind the heat map: the first step at which each row differs, and how often it does."""
+    """The numbers behind the heat map: the first step at which each row differs, and how often it does.
+
+    Args:
+        verdict: The pair and its verdict.
+        rows: The rows of its heat map.
+    """
     found = []
     marked = []
     for number, row in enumerate(rows.shown):
@@ -122,6 +132,7 @@ def pairs_table(verdicts: Iterable[tuple[PairVerdict, int]]) -> Table:
         where = f"step {first.step}, {named(first.quantity, first.tensor)}" if first else ""
         drift = f"{verdict.largest.rel:.2g} at step {verdict.largest.step}" if verdict.largest.rel else ""
         trials = (verdict.pair.baseline.trial, verdict.pair.candidate.trial)
+        # The cause in full, since these pairs have no section that would explain it.
         rows.append((*trials, verdict.pair.axis, verdict.verdict, where, drift, verdict.cause or "", str(alike)))
     headings = (
         "baseline",
@@ -139,6 +150,7 @@ def pairs_table(verdicts: Iterable[tuple[PairVerdict, int]]) -> Table:
 def explain_audit(judgement: Judgement) -> str:
     """A sentence that says how to read `audit_table`, for after a colon."""
     audited = sorted({verdict.decision.audited for verdict in judgement.pairs if verdict.decision})
+    # Pairs of different lengths have different numbers of audited steps.
     steps = f"{audited[0]:,} to {audited[-1]:,}" if len(audited) > 1 else f"{audited[0]:,}"
     return (
         f"largest errors against float64 over {steps} steps, in u (unit roundoff); the limit is what rounding can "
@@ -168,6 +180,10 @@ def contract_tables(run: StoredRun, judgement: Judgement) -> list[tuple[str, Tab
     """A table for each loss whose contract was checked, with a summary as its title.
 
     Devices with equal results share a table, and items with equal results a row.
+
+    Args:
+        run: The stored run.
+        judgement: Its judgement.
     """
     items: dict[str, list[dict[str, str]]] = {}
     for row in run.evidence["contract"].to_pylist():
@@ -176,6 +192,7 @@ def contract_tables(run: StoredRun, judgement: Judgement) -> list[tuple[str, Tab
     found: dict[tuple[object, ...], tuple[str, Table]] = {}
     for trial, rows in items.items():
         alike: dict[tuple[str, str], list[str]] = {}
+        # Failures first; the sort is stable, so items of one status stay in the order of the contract.
         for row in sorted(rows, key=lambda row: _STATUSES.index(row["status"])):
             alike.setdefault((row["status"], row["reason"]), []).append(row["item"])
         cells = tuple((", ".join(names), status, reason) for (status, reason), names in alike.items())
@@ -199,6 +216,7 @@ def environment_tables(run: StoredRun) -> tuple[Table, Table]:
         for record in run.trials:
             value = getattr(record, fact)
             values.setdefault("not known" if value is None else str(value), []).append(record.trial)
+        # A fact that no trial has, such as a GPU's name on CPUs, is left out.
         if [*values] == ["not known"]:
             continue
         if len(values) == 1:
@@ -214,6 +232,7 @@ def attempts_table(run: StoredRun) -> Table:
     for record in run.trials:
         if not _eventful(record):
             continue
+        # In the order of time: restarts come before the error that ended the trial.
         events = [*record.restarts]
         events += [str(each) for each in (record.error, record.audit_error, record.shared_error) if each]
         place = "" if record.failed_step is None else str(record.failed_step)
@@ -223,16 +242,24 @@ def attempts_table(run: StoredRun) -> Table:
 
 
 def tracebacks(run: StoredRun, most: int = 5) -> list[tuple[str, str]]:
-    """Trial and traceback of the first failures; equal tracebacks once."""
+    """Trial and traceback of the first failures; equal tracebacks are listed once.
+
+    Args:
+        run: The stored run.
+        most: Most tracebacks.
+    """
     # Backwards, so that the first trial with a traceback is the one that is named.
     found = {record.traceback: record.trial for record in reversed(run.trials) if record.traceback}
+    # The dict is in the order of the last trials, so it is reversed too.
     return [(trial, text) for text, trial in reversed(found.items())][:most]
 
 
 def _eventful(record: TrialRecord) -> bool:
+    """Whether something happened to the trial that a reader should know."""
     errors = (record.error, record.audit_error, record.shared_error)
     return record.status != "complete" or record.attempts > 1 or bool(record.restarts) or any(errors)
 
 
 def _cut(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
+    """A table of at most `MOST_ROWS` rows, which counts the others."""
     return Table(headings, tuple(rows[:MOST_ROWS]), left_out=max(0, len(rows) - MOST_ROWS))

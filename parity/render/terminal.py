@@ -35,8 +35,14 @@ _STYLES = {"good": "green", "doubt": "yellow", "bad": "bold red"}
 
 
 def render_text(run: StoredRun, judgement: Judgement) -> str:
-    """The report as text, in colour where stdout is a terminal; its lines have no spaces at their ends."""
+    """The report as text, in colour where stdout is a terminal; its lines have no spaces at their ends.
+
+    Args:
+        run: The stored run.
+        judgement: Its judgement.
+    """
     console = Console()
+    # Captured whole, since spaces at the ends of lines and repeated empty lines are removed afterwards.
     with console.capture() as capture:
         render(run, judgement, console)
     text = re.sub(r" +\n", "\n", capture.get())  # the rows of tables are padded
@@ -44,9 +50,16 @@ def render_text(run: StoredRun, judgement: Judgement) -> str:
 
 
 def render(run: StoredRun, judgement: Judgement, console: Console) -> None:
-    """Prints the report, in at most `WIDTH` columns."""
+    """Prints the report, in at most `WIDTH` columns.
+
+    Args:
+        run: The stored run.
+        judgement: Its judgement.
+        console: Where to print.
+    """
     # Wider terminals do not get wider text: lines of 80 columns are easier to read, and README shows the same ones.
     width = min(console.width, WIDTH)
+    # What limits every verdict goes before them.
     notes = ([judgement.trouble] if judgement.trouble else []) + story.notes(run)
     for note in notes:
         _print(console, *wrap(note, width=width, then="  "))
@@ -56,12 +69,15 @@ def render(run: StoredRun, judgement: Judgement, console: Console) -> None:
     first = run.trials[0]
     _print(console, *wrap(f"{first.task}, {first.steps} steps: {judgement.verdict}", width=width))
     if not judgement.trouble:
+        # Trouble has been printed as the first note already.
         sentence = clip(story.headline(judgement), _SENTENCE)
         _print(console, *wrap(f"{sentence} {story.tally(judgement)}", width=width))
+    # A machine with one device of each kind has no classes to speak of.
     if judgement.fleet.large or any(each.odd for each in judgement.fleet.classes):
         fleet.render(run, judgement, console, width=width)
     for table in _matrices(make_matrix(run, judgement), width):
         console.print(table, width=width)
+    # One pair stands for those of equal devices, so that the report does not grow with the nodes.
     shown = fleet.representative_pairs(judgement)
     _print(console, *_pairs(shown, width))
     extra = [*_contract_lines(run, judgement), *_noise_lines(judgement)]
@@ -124,6 +140,7 @@ def block(verdict: PairVerdict, *, alike: int = 1, width: int = WIDTH) -> list[T
         width: Most columns of a line.
     """
     more = f" ({alike} pairs alike)" if alike > 1 else ""
+    # A pair that fits one line needs no block.
     line = pair_line(verdict).append(more)
     if line.cell_len <= width:
         return [line]
@@ -138,6 +155,7 @@ def _labelled(label: str, text: str, width: int) -> Iterator[str]:
     """The text beside its label, in one line if it fits, else broken at its line breaks and between words."""
     first, then = f"  {label:{_LABEL_WIDTH}}", " " * (_LABEL_WIDTH + 2)
     whole = wrap(text, width=width, first=first, then=then)
+    # The text names the best place for a break, which is used only where a break is needed.
     if len(whole) == 1 or "\n" not in text:
         yield from whole
         return
@@ -147,6 +165,7 @@ def _labelled(label: str, text: str, width: int) -> Iterator[str]:
 
 
 def _trials_and_verdict(verdict: PairVerdict) -> Text:
+    """Both trials, and the verdict in its colour."""
     trials = f"{flat(verdict.pair.baseline.trial)} {flat(verdict.pair.candidate.trial)}"
     return Text.assemble(f"{trials}  ", (verdict.verdict, _STYLES[verdict.meaning.tone]))
 
@@ -156,6 +175,7 @@ def _headline(verdict: PairVerdict, width: int) -> list[Text]:
     line = _trials_and_verdict(verdict)
     if line.cell_len <= width:
         return [line]
+    # Wrapping loses the style, so the verdict, the last word, gets it again.
     *lines, last = map(Text, wrap(line.plain, width=width, then="  "))
     last.stylize(_STYLES[verdict.meaning.tone], len(last) - len(verdict.verdict))
     return [*lines, last]
@@ -163,6 +183,7 @@ def _headline(verdict: PairVerdict, width: int) -> list[Text]:
 
 def _pairs(shown: Sequence[tuple[PairVerdict, int]], width: int) -> Iterator[Text]:
     """The worst pairs in full; of the others trials and verdict."""
+    # The worst are chosen, but the pairs stay in the order of the plan.
     full = sorted(range(len(shown)), key=lambda number: story.worst_first(shown[number][0]))[:MOST_BLOCKS]
     before = 1
     for number, (verdict, alike) in enumerate(shown):
@@ -183,6 +204,7 @@ def _matrices(matrix: Matrix, width: int) -> Iterator[Table]:
     columns = [
         (heading, [cells[place] for cells in matrix.rows.values()]) for place, heading in enumerate(matrix.devices)
     ]
+    # Columns of a terminal and not characters: wide letters take two.
     losses = min(_LOSS_WIDTH, max(cell_len(flat(loss)) for loss in ("loss", *matrix.rows)))
     while columns:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -191,6 +213,7 @@ def _matrices(matrix: Matrix, width: int) -> Iterator[Table]:
         for heading, cells in columns:
             wanted = max(cell_len(text) for text in (flat(heading), *(cell.text for cell in cells)))
             used += min(_DEVICE_WIDTH, wanted) + 3
+            # At least one column, however wide: otherwise the loop would not end.
             if shown and used > width:
                 break
             table.add_column(Text(flat(heading)), overflow="fold", max_width=_DEVICE_WIDTH)
@@ -206,10 +229,12 @@ def _matrices(matrix: Matrix, width: int) -> Iterator[Table]:
 
 
 def _audit_table(found: tables.Table) -> Table:
+    """The table of the audit for a terminal."""
     name, *numbers = found.headings
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column(name, overflow="fold")
     for heading in numbers:
+        # A number must not be broken; only the names fold.
         table.add_column(heading, justify="right", no_wrap=True)
     for trial, *errors in found.rows:
         table.add_row(Text(flat(trial)), *errors)
@@ -218,6 +243,7 @@ def _audit_table(found: tables.Table) -> Table:
 
 def _next(run: StoredRun, judgement: Judgement, width: int) -> Iterator[str]:
     """What to do next; nothing where all is well."""
+    # Nothing has to be done after a run that passes; the page still says what could make it surer.
     if judgement.exit_status == 0:
         return
     yield ""
@@ -231,14 +257,21 @@ def _next(run: StoredRun, judgement: Judgement, width: int) -> Iterator[str]:
 def shell_lines(command: str, *, width: int = WIDTH, indent: str = "") -> list[str]:
     r"""A command in lines that a shell reads as one; a line break inside a word is kept.
 
+    Args:
+        command: The command, quoted for a shell.
+        width: Most columns of a line, unless a single word is longer.
+        indent: Beginning of each line.
+
     >>> shell_lines("python -m parity.run --loss 'a b'", width=24)
     ['python -m parity.run \\', "  --loss 'a b'"]
     """
     lines = [""]
+    # Split and quoted again, so that lines break between the words of the shell only.
     for word in map(shlex.quote, shlex.split(command)):
         longer = f"{lines[-1]} {word}".lstrip(" ")
         if lines[-1] and cell_len(f"{indent}{longer} \\") > width:
             lines[-1] += " \\"
+            # A continued line is indented, which a shell ignores.
             lines.append(f"  {word}")
         else:
             lines[-1] = longer if len(lines) == 1 else f"{lines[-1]} {word}"

@@ -12,11 +12,13 @@ def visible(text: str) -> str:
     >>> visible("red \x1b[31m, and \u202e backwards")
     'red \\x1b[31m, and \\u202e backwards'
     """
+    # `ascii` gives the escape in quotes.
     return text if text.isprintable() else "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def flat(text: str) -> str:
     """The text in one line."""
+    # Split before escaping, so that line breaks and tabs become spaces and not escapes.
     return " ".join(map(visible, text.split()))
 
 
@@ -47,6 +49,7 @@ def wrap(text: str, *, width: int = WIDTH, first: str = "", then: str = "") -> l
     empty = True
     for word in map(visible, text.split()):
         longer = f"{lines[-1]}{word}" if empty else f"{lines[-1]} {word}"
+        # The first word stays on the first line, even if it does not fit: a name is never cut.
         if empty or cell_len(longer) <= width:
             lines[-1] = longer
         else:

@@ -46,6 +46,7 @@ class Chain:
         return broken is not None and broken.quantity in TENSOR_QUANTITIES
 
 
+# Each state in words, since a page must not rely on colours alone.
 _WORDS = {
     "equal": "equal",
     "first": "first to differ",
@@ -56,11 +57,21 @@ _WORDS = {
 
 
 def make_chains(verdict: PairVerdict, rows: Rows) -> tuple[Chain, ...]:
-    """The chain at the first difference, and at the onset where that is another step."""
+    """The chain at the first difference, and at the onset where that is another step.
+
+    Args:
+        verdict: The pair and its verdict.
+        rows: Where its quantities and tensors differ.
+
+    Returns:
+        Two chains at most; none for equal traces.
+    """
+    # Equal traces have no chain that breaks.
     if verdict.first is None:
         return ()
     chains = []
     first, onset = verdict.first, verdict.onset
+    # One chain shows both where they are in one step; then the onset is what it breaks at.
     beyond = onset.quantity if onset and onset.step == first.step else None
     chains.append(_chain(verdict, rows, first.step, "the first difference", first.tensor, beyond))
     if onset and onset.step != first.step:
@@ -71,6 +82,16 @@ def make_chains(verdict: PairVerdict, rows: Rows) -> tuple[Chain, ...]:
 
 
 def _chain(verdict: PairVerdict, rows: Rows, step: int, what: str, tensor: str | None, beyond: str | None) -> Chain:
+    """The chain at one step.
+
+    Args:
+        verdict: The pair and its verdict.
+        rows: Where its quantities and tensors differ.
+        step: The step.
+        what: Why the step is shown.
+        tensor: Name of the tensor at which the chain breaks, or None.
+        beyond: The quantity that is beyond rounding at this step, or None.
+    """
     differs = {quantity: bool(verdict.comparison.differs[quantity][step]) for quantity in QUANTITIES}
     # At the onset the chain breaks at the first quantity beyond rounding, though others may differ before it.
     broken = beyond or next(quantity for quantity in QUANTITIES if differs[quantity])
@@ -79,6 +100,7 @@ def _chain(verdict: PairVerdict, rows: Rows, step: int, what: str, tensor: str |
         state = "differs" if differs[quantity] else "equal"
         if quantity == broken:
             state = "beyond" if beyond else "first"
+        # Before the onset rounding explains the difference; after it, the difference is a consequence.
         elif differs[quantity] and place < QUANTITIES.index(broken):
             state = "within"
         links.append(Link(quantity, state, _WORDS[state]))
@@ -88,7 +110,9 @@ def _chain(verdict: PairVerdict, rows: Rows, step: int, what: str, tensor: str |
     for row in (row for row in rows.shown if row.tensor):
         state = "differs" if row.differs[step] else "equal"
         counts[row.quantity] += state != "equal"
+        # Rows of a tensor may be missing for one quantity: each quantity shows the tensors that differ first.
         layers.setdefault(str(row.tensor), {})[row.quantity] = state
+    # The tensor of the difference may have no row if many others differ as well.
     if broken in TENSOR_QUANTITIES and tensor in layers:
         layers[tensor][broken] = "first"
     named = tuple((name, tuple(states.get(each, "") for each in TENSOR_QUANTITIES)) for name, states in layers.items())

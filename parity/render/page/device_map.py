@@ -17,19 +17,31 @@ _MOST_NAMES = 500
 
 
 def states(run: StoredRun, each: DeviceClass) -> dict[str, str]:
-    """The state of each device of a class, one of `STATES`."""
+    """The state of each device of a class, one of `STATES`.
+
+    Args:
+        run: The stored run.
+        each: The class.
+    """
+    # Later states replace earlier ones, so the gravest comes last.
     found = dict.fromkeys(each.devices, "equal")
     for record in run.trials:
         if record.unit in found and record.status != "complete" and not record.noise:
             found[record.unit] = "unfinished"
     for vote in each.votes:
         if not vote.decided:
+            # The groups after the largest one: they differ from it, but no group is known to be wrong.
             found |= {record.unit: "no majority" for group in vote.groups[1:] for record in group}
     return found | {unit.device: "odd" for unit in each.odd}
 
 
 def device_map(run: StoredRun, judgement: Judgement) -> Plot:
-    """The map: 50 squares in a row, and a new row for each class."""
+    """The map: 50 squares in a row, and a new row for each class.
+
+    Args:
+        run: The stored run.
+        judgement: Its judgement.
+    """
     rows: list[np.ndarray] = []
     ticks: dict[int, str] = {}
     marked: list[tuple[int, int, str]] = []
@@ -38,10 +50,12 @@ def device_map(run: StoredRun, judgement: Judgement) -> Plot:
         found = states(run, each)
         for start in range(0, len(each.devices), _WIDTH):
             devices = each.devices[start : start + _WIDTH]
+            # 0 is an empty square, so that all rows are equally wide; states begin at 1.
             row = np.full(_WIDTH, 0, np.uint8)
             row[: len(devices)] = [1 + STATES.index(found[device]) for device in devices]
             marked += [(n, len(rows), f"{device}: {found[device]}") for n, device in enumerate(devices)]
             rows.append(row)
+    # A small fleet has no empty columns at its right.
     wide = min(_WIDTH, max(len(each.devices) for each in judgement.fleet.classes))
     picture: Json = {
         "type": "heatmap",
@@ -52,8 +66,10 @@ def device_map(run: StoredRun, judgement: Judgement) -> Plot:
         "ygap": 2,
         "showscale": False,
         "meta": "devices",
+        # The squares are a picture only; the invisible marks above them have the names.
         "hoverinfo": "skip",
     }
+    # In a fleet of many devices only those that are not equal have names.
     named = [mark for mark in marked if len(marked) <= _MOST_NAMES or not mark[2].endswith(": equal")][:_MOST_NAMES]
     names: Json = {
         "type": "scatter",
@@ -65,6 +81,7 @@ def device_map(run: StoredRun, judgement: Judgement) -> Plot:
         "marker": {
             "symbol": "x-thin-open",
             "size": 9,
+            # An invisible mark still shows its name to a pointer.
             "opacity": [float(not text.endswith(": equal")) for _, _, text in named],
         },
         "hovertemplate": "%{text}<extra></extra>",
@@ -72,6 +89,7 @@ def device_map(run: StoredRun, judgement: Judgement) -> Plot:
     axis: Json = {"fixedrange": True, "showgrid": False, "zeroline": False}
     layout: Json = {
         "xaxis": axis | {"showticklabels": False},
+        # Plotly counts rows from below; the first class belongs at the top.
         "yaxis": axis | {"autorange": "reversed", "tickvals": [*ticks], "ticktext": [*ticks.values()]},
         "showlegend": False,
         "hovermode": "closest",

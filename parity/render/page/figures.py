@@ -31,7 +31,7 @@ class Frame:
 
     Attributes:
         verdict: The pair and its verdict.
-        most: Most points of a series.
+        most: Approximate number of points that a series may have.
     """
 
     verdict: PairVerdict
@@ -40,6 +40,7 @@ class Frame:
     @cached_property
     def always(self) -> tuple[int, ...]:
         """The steps that every plot shows, however many it leaves out."""
+        # What the page's text names must be found in its plots.
         marked = (self.verdict.first, self.verdict.onset)
         steps = {each.step for each in marked if each} | {self.verdict.largest.step, self.verdict.both_nan}
         audit = {self.verdict.audit.step} if self.verdict.audit else set()
@@ -48,6 +49,7 @@ class Frame:
     @cached_property
     def epochs(self) -> np.ndarray:
         """The first step of each epoch but the first; int64[epochs - 1]."""
+        # The first epoch begins at the edge of the plot, so it needs no border.
         epoch = self.verdict.comparison.both("epoch")[1]
         return np.flatnonzero(np.diff(epoch)) + 1
 
@@ -59,14 +61,24 @@ class Frame:
 
 
 def pack(values: np.ndarray) -> Json:
-    """Numbers in the base64 form that Plotly.js reads; floats in the narrowest dtype that is exact."""
+    """Numbers in the base64 form that Plotly.js reads; floats in the narrowest dtype that is exact.
+
+    Args:
+        values: float64, int64 or uint8, of one or two dimensions.
+
+    Returns:
+        The dtype, the bytes (little-endian, in base64) and, for a matrix, the shape.
+    """
     if values.dtype.kind == "f":
+        # A float64 above the range of float32 becomes infinite, which the comparison below notices.
         with np.errstate(over="ignore"):
             narrow = values.astype("<f4")
         kind = "f4" if np.array_equal(narrow, values, equal_nan=True) else "f8"
     else:
+        # Steps as int32: Plotly.js reads no 64-bit integers.
         kind = "u1" if values.dtype == np.uint8 else "i4"
     packed: Json = {"dtype": kind, "bdata": base64.b64encode(values.astype(f"<{kind}").tobytes()).decode()}
+    # Plotly.js takes the shape of a matrix as text; a single row of numbers has none.
     return packed | {"shape": ",".join(map(str, values.shape))} if values.ndim > 1 else packed
 
 
@@ -88,32 +100,50 @@ def series(steps: np.ndarray, values: np.ndarray, role: str, *, name: str, hover
         "y": pack(values),
         "name": name,
         "meta": role,
+        # The empty <extra> removes the box in which Plotly repeats the name of the trace.
         "hovertemplate": f"step %{{x}}: {hover}<extra></extra>",
     }
 
 
 def not_finite(steps: np.ndarray, values: np.ndarray, role: str, *, name: str) -> list[Json]:
-    """Marks in the band at the top for numbers that are NaN or infinite; empty where all are finite."""
+    """Marks in the band at the top for numbers that are NaN or infinite; empty where all are finite.
+
+    Args:
+        steps: The steps; int64[K].
+        values: The values; float64[K].
+        role: The role that decides the colour.
+        name: The name of the series, for hovering.
+    """
     kinds = (np.isneginf(values), np.isposinf(values), np.isnan(values))
     return [
         _in_band(steps[kind], "y2", label, role, name=name, symbol="x", hover=f"{name} is {label}")
+        # Each kind has a line of its own in the band, in this order.
         for label, kind in zip(NOT_FINITE, kinds, strict=True)
         if kind.any()
     ]
 
 
 def equal(steps: np.ndarray, role: str, *, label: str) -> list[Json]:
-    """Marks in the band at the bottom for steps whose value is 0, which has no place on a logarithmic axis."""
+    """Marks in the band at the bottom for steps whose value is 0, which has no place on a logarithmic axis.
+
+    Args:
+        steps: The steps; int64[K].
+        role: The role that decides the colour.
+        label: What a value of 0 means, in a word.
+    """
+    # An empty trace would still make room for the band.
     if not len(steps):
         return []
     return [_in_band(steps, "y3", label, role, name=label, symbol="line-ns-open", hover=label)]
 
 
 def _in_band(steps: np.ndarray, axis: str, label: str, role: str, *, name: str, symbol: str, hover: str) -> Json:
+    """Marks in a band, all in the line with this label."""
     return {
         "type": "scatter",
         "mode": "markers",
         "x": pack(steps),
+        # The axis of a band has categories, so its values are texts.
         "y": [label] * len(steps),
         "yaxis": axis,
         "name": name,
@@ -137,11 +167,14 @@ def figure(frame: Frame, traces: Sequence[Json], *, title: str, log: Sequence[np
     axes = {trace.get("yaxis", "y") for trace in traces}
     bottom, top = 0.1 if "y3" in axes else 0.0, 0.86 if "y2" in axes else 1.0
     main: Json = {"title": {"text": title}, "domain": [bottom, top], "automargin": True}
+    # Plotly finds the range of a linear axis by itself.
     if log:
         main |= {"type": "log", "exponentformat": "e"} | _decades(np.concatenate(log))
     layout: Json = {
         "xaxis": {
             "title": {"text": "step", "standoff": 4},
+            # Half a step more at both ends, so that the marks of the first and last step are whole. Fixed, so that all
+            # plots of a pair have the same steps above each other.
             "range": [-0.5, frame.verdict.steps - 0.5],
             "anchor": "free",
         },
@@ -152,6 +185,7 @@ def figure(frame: Frame, traces: Sequence[Json], *, title: str, log: Sequence[np
     }
     band: Json = {"type": "category", "fixedrange": True, "automargin": True, "showgrid": False}
     if "y2" in axes:
+        # Only the kinds that occur have a line, so that the band has no empty ones.
         there = {trace["y"][0] for trace in traces if trace.get("yaxis") == "y2"}
         order = [label for label in NOT_FINITE if label in there]
         layout["yaxis2"] = band | {"domain": [0.9, 1.0], "categoryorder": "array", "categoryarray": order, "dtick": 1}
@@ -163,11 +197,15 @@ def figure(frame: Frame, traces: Sequence[Json], *, title: str, log: Sequence[np
 def _decades(numbers: np.ndarray) -> Json:
     """The range of an axis in whole decades, and the number of decades from tick to tick."""
     low, high = (np.log10([numbers.min(), numbers.max()]) if len(numbers) else np.array([0.0, 1.0])).tolist()
+    # At least one decade, even where all numbers are equal.
     low, high = math.floor(low), max(math.ceil(high), math.floor(low) + 1)
+    # A tenth of a decade of room for marks at the ends; about seven ticks, at whole decades.
     return {"range": [low - 0.1, high + 0.1], "dtick": -(-(high - low) // 7)}
 
 
 def _borders(frame: Frame) -> list[Json]:
+    """Lines at the borders of epochs and at partial batches, evenly spaced ones where there are many."""
+    # An epoch begins between two steps; a partial batch is a step.
     found = [("epoch", frame.epochs - 0.5), ("partial", frame.partial)]
     return [
         _upright(float(place), name)
@@ -191,12 +229,14 @@ def _marks(frame: Frame) -> list[Json]:
             place = {"x": found.step, "y": 1.0, "yref": "paper", "yshift": 4 + 15 * row}
             side = {"xanchor": "left" if early else "right", "yanchor": "bottom", "align": "left"}
             arrow = "▾ {}" if early else "{} ▾"
+            # The name decides the colour, as with traces and shapes.
             marks.append({"text": arrow.format(f"{text}, step {found.step}"), "name": text, "showarrow": False})
             marks[-1] |= place | side
     return marks
 
 
 def _upright(place: float, name: str) -> Json:
+    """A vertical line through the whole plot, behind its points."""
     return {"type": "line", "name": name, "x0": place, "x1": place, "yref": "paper", "y0": 0, "y1": 1, "layer": "below"}
 
 
@@ -207,5 +247,7 @@ def label(name: str, *, most: int) -> str:
     'a &lt;b&gt;xxxx…xxxxxxxxxx'
     """
     line = " ".join(name.split())
+    # The middle is left out, so that both ends of a long name can be read.
     short = line if len(line) <= most else f"{line[: most // 2 - 1]}…{line[-(most // 2) :]}"
+    # Plotly draws some HTML in labels. `&` first, since the other escapes contain it.
     return short.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

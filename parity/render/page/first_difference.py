@@ -56,13 +56,16 @@ def tell_first(verdict: PairVerdict) -> First | None:
     first = verdict.first
     if first is None:
         return None
+    # A partial batch is where a hard-coded batch size shows first, so it is mentioned.
     rows = int(verdict.comparison.both("rows")[1][first.step])
     partial = f", a partial batch of {rows} rows" if rows < verdict.pair.baseline.batch_size else ""
+    # A digest is text.
     number = isinstance(first.baseline, float)
     sides = _sides(verdict)
     nearer = [side for side in sides if side.nearer]
     if nearer:
         closer = f"The {nearer[0].role} is closer to float64."
+    # Both are known, and neither is smaller.
     elif sides[0].error and sides[1].error:
         closer = "Both are equally close to float64."
     else:
@@ -79,11 +82,13 @@ def tell_first(verdict: PairVerdict) -> First | None:
 
 
 def _sides(verdict: PairVerdict) -> tuple[Side, Side]:
+    """Baseline and candidate at the first difference."""
     first = verdict.first
     assert first is not None
     found = verdict.first_errors
     errors = (found.baseline_u, found.candidate_u) if found else (math.nan, math.nan)
     known = [not math.isnan(error) for error in errors]
+    # Equal errors have no closer side, and an unknown one may be smaller.
     nearest = min(errors) if all(known) and errors[0] != errors[1] else None
     norms: Sequence[str | None] = (None, None)
     # Digests say nothing about size, so the norms of gradients are shown beside them.
@@ -112,9 +117,11 @@ def _sides(verdict: PairVerdict) -> tuple[Side, Side]:
 
 
 def _distance(verdict: PairVerdict) -> str:
+    """The distance between the two values, in a sentence."""
     first = verdict.first
     assert first is not None
     distances = []
+    # The three distances that apply; ulp exist for losses only, and none beside a NaN.
     if first.ulp is not None:
         distances.append(f"{first.ulp:,} ulp")
     if first.abs is not None and not math.isnan(first.abs):
@@ -124,5 +131,6 @@ def _distance(verdict: PairVerdict) -> str:
     if distances:
         return f"They differ by {', '.join(distances)}."
     if first.abs is not None:
+        # Numbers without a distance.
         return "One of them is NaN."
     return "The bits of a tensor are compared by their digest."

@@ -34,6 +34,7 @@ _POINT_BYTES = 16
 _SERIES = 14
 # Most odd devices of a class that the table of classes names.
 _MOST_ODD = 20
+# Bounds of the number of points of a series, however many pairs share the bytes; chosen.
 _LEAST_POINTS, _MOST_POINTS = 120, 3000
 
 
@@ -67,21 +68,25 @@ class Section:
 
 
 def render(run: StoredRun, judgement: Judgement) -> str:
-    """The page as HTML.
+    """The page as HTML, in one file that loads nothing from anywhere.
 
     Args:
         run: The stored run.
         judgement: Its judgement.
     """
     groups = sorted(fleet.alike_pairs(judgement), key=lambda group: story.worst_first(group[0]))
+    # The worst first, so that what is left for the table is what matters least.
     shown = [group for group in groups if _needs_section(group[0], judgement)][:MOST_SECTIONS]
     rest = [(group[0], len(group)) for group in groups if group not in shown]
+    # The bytes are shared equally among the sections, their series and the points of these.
     most = int(PLOTS_BYTES / max(1, len(shown)) / _SERIES / _POINT_BYTES)
     most = min(_MOST_POINTS, max(_LEAST_POINTS, most))
     noise = plots.noise_band(judgement)
     sections = [_section(group, f"pair-{number}", noise, most) for number, group in enumerate(shown, start=1)]
+    # By identity: each pair of a group leads to the section of the group.
     anchors = {id(verdict): section.anchor for section, group in zip(sections, shown, strict=True) for verdict in group}
     scripts = [_asset("plotly-cartesian.min.js"), _asset("report.js")]
+    # A map of classes with one device each would only repeat the matrix.
     maps = [device_map(run, judgement)] if judgement.fleet.large else []
     page: str = _template().render(
         run=run,
@@ -118,6 +123,7 @@ def render(run: StoredRun, judgement: Judgement) -> str:
 
 
 def _section(group: list[PairVerdict], anchor: str, noise: NoiseBand | None, most: int) -> Section:
+    """The section of a group of pairs, which its first pair stands for."""
     verdict = group[0]
     section = Section(
         anchor=anchor,
@@ -131,10 +137,12 @@ def _section(group: list[PairVerdict], anchor: str, noise: NoiseBand | None, mos
         steps=None,
         tensors=None,
     )
+    # Without a common step there is nothing to draw, but the verdict still needs its place.
     if not verdict.steps:
         return section
     frame = Frame(verdict, most)
     rows = make_rows(verdict)
+    # Equal traces have their losses only: an empty plot of differences would say nothing.
     drawn = [plots.losses(frame)]
     if verdict.first:
         drawn += plots.differences(frame, noise)
@@ -157,10 +165,12 @@ def _needs_section(verdict: PairVerdict, judgement: Judgement) -> bool:
 
 
 def _worst_reason(sections: list[Section]) -> str | None:
+    """The reason of the worst pair that has a section, or None."""
     return sections[0].reason if sections else None
 
 
 def _classes(judgement: Judgement) -> tables.Table:
+    """A row for each class of devices, with its odd devices."""
     rows = []
     for each in judgement.fleet.classes:
         odd = listed([unit.device for unit in each.odd], most=_MOST_ODD)
@@ -171,6 +181,7 @@ def _classes(judgement: Judgement) -> tables.Table:
 
 @cache
 def _asset(name: str) -> str:
+    # Through importlib.resources, so that the assets are found in an installed package too.
     return (resources.files("parity.render.page") / name).read_text(encoding="utf-8")
 
 
@@ -184,9 +195,12 @@ def _script_hash(script: str) -> str:
 def _template() -> Any:
     import jinja2  # here, so that a run loads it only when there is a page to make
 
+    # Autoescape: names and messages come from users. A name that the template misspells must raise, not print nothing.
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_asset), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
+    # JSON has no NaN: figures hold their numbers in base64, so one here is a mistake. Without spaces the page is
+    # smaller.
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     return environment.get_template("report.html.j2")

@@ -54,19 +54,26 @@ def noise_band(judgement: Judgement) -> NoiseBand | None:
     noise = [verdict for verdict in judgement.pairs if verdict.pair.axis == "noise" and verdict.steps]
     if not noise:
         return None
+    # A noise trial that was interrupted is shorter.
     steps = min(verdict.steps for verdict in noise)
+    # `fmax` ignores a NaN in rel. In ulp -1 stands for one, which is below every distance.
     rel = np.fmax.reduce([verdict.comparison.loss_rel[:steps] for verdict in noise])
     ulp = np.fmax.reduce([verdict.comparison.loss_ulp[:steps] for verdict in noise]).astype(float)
     return NoiseBand(len(noise), rel, ulp)
 
 
 def losses(frame: Frame) -> Plot:
-    """The plot of both losses."""
+    """The plot of both losses.
+
+    Args:
+        frame: The pair, and how many points a series may have.
+    """
     traces: list[Json] = []
     sides = frame.verdict.comparison.both("loss")
     for role, values in zip(("baseline", "candidate"), sides, strict=True):
         steps = thin(values, most=frame.most, always=frame.always)
         shown = values[steps]
+        # An infinity has no place on the axis; as a NaN it is a gap, and its mark is in the band.
         finite = np.where(np.isfinite(shown), shown, np.nan)
         traces.append(series(steps, finite, role, name=role, hover=f"{role} %{{y:.{_digits(frame.verdict)}g}}"))
         traces += not_finite(steps, shown, role, name=role)
@@ -80,7 +87,12 @@ def losses(frame: Frame) -> Plot:
 
 
 def differences(frame: Frame, noise: NoiseBand | None) -> list[Plot]:
-    """The plots of the difference of the losses, in ulp and relative to the baseline, with the noise band."""
+    """The plots of the difference of the losses, in ulp and relative to the baseline, with the noise band.
+
+    Args:
+        frame: The pair, and how many points a series may have.
+        noise: The band, or None where there are no noise trials.
+    """
     ulp = frame.verdict.comparison.loss_ulp.astype(float)
     ulp[ulp < 0] = np.nan  # -1 stands for a NaN on one side or on both
     band = ""
@@ -113,6 +125,7 @@ def _difference(frame: Frame, values: np.ndarray, noise: np.ndarray | None, *, t
     traces = []
     if noise is not None:
         steps = thin(noise, most=frame.most)
+        # Zero has no place on a logarithmic axis, and the pair may be shorter than the noise trials.
         steps = steps[(noise[steps] > 0) & (steps < len(values))]
         traces.append(series(steps, noise[steps], "noise", name="noise", hover=f"noise {hover}") | {"fill": "tozeroy"})
     # Thinning keeps the step at which the losses first differ: a reader looks for it.
@@ -128,7 +141,12 @@ def _difference(frame: Frame, values: np.ndarray, noise: np.ndarray | None, *, t
 
 
 def audits(frame: Frame, audit: LossAudit) -> list[Plot]:
-    """Errors of gradient and loss against float64 at the audited steps, with the limit that decided the verdict."""
+    """Errors of gradient and loss against float64 at the audited steps, with the limit that decided the verdict.
+
+    Args:
+        frame: The pair, and how many points a series may have.
+        audit: The audit of its losses.
+    """
     caption = (
         "The error against float64, in u (unit roundoff), of the candidate and of the baseline, each on its own output "
         "and target. Rounding cannot explain an error above the limit. "
@@ -145,7 +163,9 @@ def _errors(frame: Frame, errors: AuditedErrors) -> Json:
     traces: list[Json] = []
     drawn = []
     for role, values in (("baseline", errors.baseline), ("candidate", errors.candidate)):
+        # Only audited steps are thinned, or the gaps between them would take the place of points.
         audited = np.flatnonzero(~np.isnan(values))
+        # As positions among the audited steps, which `thin` is given.
         always = np.flatnonzero(np.isin(audited, frame.always))
         steps = audited[thin(values[audited], most=frame.most, always=always.tolist())]
         shown = values[steps]
@@ -163,13 +183,20 @@ def _errors(frame: Frame, errors: AuditedErrors) -> Json:
 
 
 def shared_steps(frame: Frame, audit: DeviceAudit) -> Plot:
-    """Steps of a pair of devices from shared states: the error of each quantity's worst tensor beside the limit."""
+    """Steps of a pair of devices from shared states: the error of each quantity's worst tensor beside the limit.
+
+    Args:
+        frame: The pair, and what is marked.
+        audit: The candidate's steps from shared states.
+    """
     traces: list[Json] = []
+    # The limit belongs to the range of the axis even where all errors are far below it.
     drawn = [np.array([audit.line])]
     for quantity in QUANTITIES:
         worst: dict[int, float] = {}
         for error in audit.errors:
             if error.quantity == quantity:
+                # The tensor that is closest to its limit speaks for its quantity.
                 worst[error.step] = max(worst.get(error.step, 0.0), error.times)
         steps, values = np.array(sorted(worst), np.int64), np.array([worst[step] for step in sorted(worst)])
         if len(steps):
@@ -180,6 +207,7 @@ def shared_steps(frame: Frame, audit: DeviceAudit) -> Plot:
             traces.append(series(steps[seen], values[seen], quantity, name=quantity, hover=hover, mode=mode))
             traces += equal(steps[values == 0], quantity, label="0")
             traces += not_finite(steps, values, quantity, name=quantity)
+    # The limit is the same at all steps, so two points draw it.
     ends = np.array([0, frame.verdict.steps - 1])
     line = series(ends, np.full(2, audit.line), "line", name="limit", hover="the limit is %{y:.3g} times")
     return Plot(
@@ -198,6 +226,7 @@ def _digits(verdict: PairVerdict) -> int:
 
 
 def _how_far(verdict: PairVerdict) -> str:
+    """How far the losses differ at most, in a sentence; empty where there is no common step."""
     largest = verdict.largest
     if largest.step is None:
         return ""

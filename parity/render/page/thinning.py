@@ -30,25 +30,33 @@ def thin(values: np.ndarray, *, most: int, always: Iterable[int] = ()) -> np.nda
     if count <= most:
         return np.arange(count)
     stretches = max(1, most // 4)  # each keeps up to two extremes, and may keep values that are not finite
+    # Rounded up, so that the stretches cover all values.
     width = -(-count // stretches)
     finite = np.isfinite(values)
+    # An index may be asked for that the series does not have; it is removed at the end.
     kept = [np.array([0, count - 1]), np.array(sorted(always), np.int64)]
+    # The smallest of the negated values is the largest.
     for sign in (1, -1):
         lowest = _lowest(np.where(finite, sign * values, np.inf), width)
+        # In a stretch without a finite value the index means nothing.
         kept.append(lowest[finite[lowest]])
     kept.append(_not_finite(values, width, most=most // 2))
+    # An index is often chosen for several reasons; `unique` also sorts.
     chosen = np.unique(np.concatenate(kept))
     return chosen[(chosen >= 0) & (chosen < count)]
 
 
 def _not_finite(values: np.ndarray, width: int, *, most: int) -> np.ndarray:
+    """Indices of values that are not finite: all, or of many the first and last of each kind in each stretch."""
     places = np.flatnonzero(~np.isfinite(values))
     if len(places) <= most:
         return places
     kept = [np.empty(0, np.int64)]
+    # Each kind by itself: many NaNs must not hide a single infinity.
     for kind in (np.isnan(values), np.isposinf(values), np.isneginf(values)):
         of_kind = np.flatnonzero(kind)
         for side in (of_kind, of_kind[::-1]):
+            # `unique` gives the first place in each stretch; of the reversed places, this is the last.
             kept.append(side[np.unique(side // width, return_index=True)[1]])
     return np.concatenate(kept)
 
@@ -56,6 +64,7 @@ def _not_finite(values: np.ndarray, width: int, *, most: int) -> np.ndarray:
 def _lowest(values: np.ndarray, width: int) -> np.ndarray:
     """Index of the smallest value of each stretch; int64[stretches]."""
     stretches = -(-len(values) // width)
+    # Padded with infinity, which is never smaller than a value, to whole stretches.
     padded = np.full(stretches * width, np.inf)
     padded[: len(values)] = values
     lowest: np.ndarray = np.arange(stretches) * width + padded.reshape(stretches, width).argmin(axis=1)
