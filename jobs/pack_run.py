@@ -38,6 +38,7 @@ def encode(run: Path) -> str:
         )
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        # Named from the run itself, which gets another name where it is fetched to.
         archive.add(run, arcname=".")
     content = buffer.getvalue()
     lines = [base64.b64encode(content[at : at + LINE_BYTES]).decode() for at in range(0, len(content), LINE_BYTES)]
@@ -50,11 +51,13 @@ def decode(text: str) -> bytes:
     Raises:
         ValueError: The log does not contain a whole archive, or the archive is damaged.
     """
+    # The log may also hold lines of Ray, before the run and after it.
     _, begun, rest = text.partition(f"{BEGIN}\n")
     body, ended, _ = rest.partition(f"\n{END}")
     if not (begun and ended):
         raise ValueError("the log does not contain a whole run")
     digest, *lines = body.split("\n")
+    # `validate`, since characters that are not base64 would otherwise be skipped.
     content = b"".join(base64.b64decode(line, validate=True) for line in lines)
     if hashlib.sha256(content).hexdigest() != digest:
         raise ValueError("the run was damaged on the way: its SHA-256 is not the one that was sent")
@@ -64,11 +67,16 @@ def decode(text: str) -> bytes:
 def extract(content: bytes, out: Path) -> None:
     """Extracts an archive to a new folder, completely or not at all.
 
+    Args:
+        content: The archive, as `decode` returns it.
+        out: The new folder; the folders around it are made if they do not exist.
+
     Raises:
         ValueError: The archive contains anything but files and folders inside itself.
         OSError: The folder exists already, or cannot be made.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
+    # It is made in the same folder, since a rename is atomic only within a file system.
     beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.fetching-", dir=out.parent))
     try:
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
@@ -81,7 +89,8 @@ def extract(content: bytes, out: Path) -> None:
                 archive.extractall(beside, filter="data")
             else:
                 archive.extractall(beside)
-        beside.chmod(0o755)
+        beside.chmod(0o755)  # `mkdtemp` makes it private, and a run is a folder like others
+        # `rename` would replace a folder that is empty.
         if out.exists():
             raise FileExistsError(f"{out} already exists")
         beside.rename(out)
@@ -94,6 +103,7 @@ def main() -> int:
     try:
         print(encode(Path(sys.argv[1])))
     except (ValueError, OSError) as error:
+        # To stdout, like the run: `ray_jobs.Cluster.fetch` looks for this line in the log of the job.
         print(f"parity: {error}")
         return 2
     return 0

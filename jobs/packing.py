@@ -64,6 +64,7 @@ class Packing:
         relative = path.relative_to(root)
         _check_credentials(path, relative)
         packed = under / PurePosixPath(*relative.parts)
+        # A file that two losses import is added twice, which is fine as long as it is one file.
         present = self.files.get(packed)
         if present and present.resolve() != path.resolve() and present.read_bytes() != path.read_bytes():
             raise Trouble(f"{path} and {present} would both be {packed} in the job. Rename one of them.")
@@ -85,8 +86,10 @@ class Packing:
         """
         _check_folder(folder)
         for directory, folders, names in os.walk(folder):
+            # In place: `os.walk` then does not enter what is left out.
             folders[:] = sorted(name for name in folders if name not in SKIPPED_NAMES)
             for name in folders:
+                # `os.walk` does not enter it, so its files would be missing in the job without a message.
                 if (Path(directory) / name).is_symlink():
                     raise Trouble(
                         f"{Path(directory) / name} is a link to a folder, which is not followed. "
@@ -109,8 +112,10 @@ class Packing:
     def digest(self) -> str:
         """The SHA-256 of all paths and contents, in hexadecimal."""
         total = hashlib.sha256()
+        # Sorted: the order in which the files were found must not change the digest, nor the id of the job with it.
         for packed, path in sorted(self.files.items()):
             content = hashlib.sha256(path.read_bytes()).hexdigest()
+            # NUL cannot be in a path, so no other files give the same bytes.
             total.update(f"{packed}\0{content}\n".encode())
         return total.hexdigest()
 
@@ -119,6 +124,7 @@ class Packing:
         for packed, path in self.files.items():
             target = folder / packed
             target.parent.mkdir(parents=True, exist_ok=True)
+            # Only the contents, which are all that the digest covers.
             shutil.copyfile(path, target)
 
 
@@ -200,6 +206,7 @@ def _add_module(packing: Packing, module: str) -> None:
 
 def _add_imports(packing: Packing, path: Path, folder: Path, *, under: PurePosixPath) -> None:
     for name in _imported(path):
+        # parity is in the job already.
         if name != "parity":
             _add_neighbour(packing, name, folder, under=under)
 
@@ -231,6 +238,7 @@ def _imported(path: Path) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)
+        # What is imported relatively is in the same package, all of which is sent.
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             yield node.module.partition(".")[0]
 
@@ -249,6 +257,7 @@ def _packed_folder(folder: Path, root: Path) -> PurePosixPath:
 
 def _check_folder(folder: Path) -> None:
     """Raises `Trouble` for the home folder and any folder around it."""
+    # Links are followed on both sides, since the home folder itself may be one.
     home = Path.home().resolve()
     if home.is_relative_to(folder.resolve()):
         raise Trouble(f"{folder} contains your home folder, which is never sent. Name the files or folders to send.")
@@ -263,6 +272,7 @@ def _check_link(path: Path, root: Path) -> None:
 
 def _check_credentials(path: Path, relative: Path) -> None:
     """Raises `Trouble` for a name that is known to hold secrets: the path's own, or that of the file it links to."""
+    # The target of a link counts as well: a harmless name must not hide a key.
     whole = [f"/{each.as_posix().strip('/').lower()}/" for each in (path, path.resolve())]
     folders = [name for name in sorted(CREDENTIAL_FOLDERS) if any(f"/{name}/" in each for each in whole)]
     names = {part.lower() for part in (*relative.parts, path.resolve().name)}

@@ -29,7 +29,7 @@ KNOCK_S = 10.0
 # Time between two questions for a job's status. Chosen: half of the second that Ray itself takes to notice a change
 # (JOB_MONITOR_LOOP_PERIOD_S of ray, dashboard/modules/job/job_manager.py).
 POLL_S = 0.5
-# Ray's own watch of a job sees that it has ended up to 1 s later, and then writes the job's record anew.
+# Wait after deleting a job: Ray's own watch sees its end up to 1 s later, and then writes the job's record again.
 SETTLE_S = 1.5
 # How long a cluster that has just started may take until its agents run jobs; one on this machine needs a few seconds.
 AGENT_WAIT_S = 30.0
@@ -124,7 +124,7 @@ def _knock(address: str, host: str, port: int) -> None:
 
 
 class Cluster:
-    """A cluster's Jobs API."""
+    """A cluster's Jobs API; each method raises `Trouble` for what the cluster refuses or the connection fails at."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -143,7 +143,7 @@ class Cluster:
         except (RuntimeError, OSError, asyncio.TimeoutError, aiohttp.ClientError, RayError) as error:
             if authentication.refused(error):
                 raise Trouble(authentication.refusal(self.address, os.environ)) from error
-            text = " ".join(str(error).split())[:500]
+            text = " ".join(str(error).split())[:500]  # Ray's errors may contain a whole traceback
             raise Trouble(f"The Ray cluster at {self.address} answered with {type(error).__name__}: {text}") from error
 
     def job(self, job_id: str) -> Job | None:
@@ -218,14 +218,14 @@ class Cluster:
         try:
             async for text in self.client.tail_job_logs(job_id):
                 print(text, end="", flush=True)
-            await statuses
+            await statuses  # the log ends a little before the job does
         finally:
             statuses.cancel()
 
     async def _print_statuses(self, job_id: str) -> None:
         before = ""
         while before not in ENDED:
-            job = await asyncio.to_thread(self.job, job_id)
+            job = await asyncio.to_thread(self.job, job_id)  # Ray's client blocks, and the log is printed meanwhile
             if job is None:
                 return
             if job.status != before:
@@ -248,7 +248,7 @@ class Cluster:
         """
         fetching = f"{job_id}-fetch"
         if self.job(fetching):  # left by a fetch that was interrupted
-            self.wait(fetching)
+            self.wait(fetching)  # Ray deletes only jobs that have ended
             self._delete(fetching)
         self.submit(fetching, f"{python} jobs/pack_run.py {shlex.quote(run)}", runtime_env=runtime_env)
         try:
@@ -257,6 +257,7 @@ class Cluster:
         finally:
             self._delete(fetching)
         if job is None or job.exit_status != 0:
+            # pack_run prints what went wrong, in a line that begins so.
             reason = next((line[8:] for line in text.splitlines() if line.startswith("parity: ")), None)
             raise Trouble(f"The run could not be fetched: {reason or (job and job.message) or 'its job is gone'}.")
         try:
@@ -267,7 +268,7 @@ class Cluster:
             ) from error
 
     def _delete(self, job_id: str) -> None:
-        """Deletes a job that has ended; again if Ray's own watch of it has written its record anew."""
+        """Deletes a job that has ended; tries again if Ray's own watch of it has written its record once more."""
         for _ in range(3):
             # Refused while it has not ended: then we were interrupted, and the next fetch deletes it.
             with contextlib.suppress(RuntimeError):

@@ -56,7 +56,7 @@ class Submission:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    options, given = make_submit_parser().parse_known_args(arguments)
+    options, given = make_submit_parser().parse_known_args(arguments)  # the others are for parity.run
     try:
         return _run(options, given)
     except Trouble as trouble:
@@ -81,7 +81,7 @@ def make_submit_parser() -> argparse.ArgumentParser:
         "or a URI.",
         epilog=f"{EXIT_STATUSES}\nA job that does not run to its end counts as trouble (2).\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        allow_abbrev=False,  # an abbreviation may be an option of parity.run
     )
     add = parser.add_argument
     add("--address", required=True, metavar="URL", help="the cluster's dashboard, such as http://127.0.0.1:8265")
@@ -126,13 +126,13 @@ def prepare(options: argparse.Namespace, given: Sequence[str]) -> Submission:
         Trouble: An option is wrong, or a file does not exist or may not be sent.
         SystemExit: An option is unknown.
     """
-    asked = make_parser().parse_args(given)
+    asked = make_parser().parse_args(given)  # refuses an option of neither command
     if asked.inline or asked.address:
         name = "--inline" if asked.inline else "--address"
         raise Trouble(
             f"{name} of parity.run cannot be used in a job, which trains on the cluster that it runs on. Leave it out."
         )
-    check_out(asked.out)
+    check_out(asked.out)  # now, before anything is sent
     if options.fetch and "://" in asked.out:
         raise Trouble(
             f"--fetch can copy a directory only, and --out is {asked.out}. Copy it with the tools of that storage."
@@ -141,6 +141,7 @@ def prepare(options: argparse.Namespace, given: Sequence[str]) -> Submission:
         raise Trouble(f"--fetch {options.fetch} already exists. Choose a new directory.")
     runtime_env = read_runtime_env(options.runtime_env)
     packing, sent = pack(asked, given, options.include)
+    # A job runs the `python` of the cluster's PATH, which on this machine may be one that lacks Ray.
     python = options.python or (shlex.quote(sys.executable) if is_loopback(options.address) else "python")
     entrypoint = f"{python} -m parity.run {shlex.join(sent)}"
     return Submission(
@@ -150,7 +151,7 @@ def prepare(options: argparse.Namespace, given: Sequence[str]) -> Submission:
 
 def make_id(sent: Sequence[str], digest: str, runtime_env: dict[str, Any]) -> str:
     """Makes the id of a job, which is the same for the same arguments, files and runtime environment."""
-    text = json.dumps([list(sent), digest, runtime_env], sort_keys=True)
+    text = json.dumps([list(sent), digest, runtime_env], sort_keys=True)  # the order of a mapping does not count
     return f"parity-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
@@ -181,7 +182,7 @@ def read_runtime_env(path: Path | None) -> dict[str, Any]:
 
 def _run(options: argparse.Namespace, given: list[str]) -> int:
     """Does what the options ask for; returns the exit status."""
-    if (options.status or options.stop) and options.id:
+    if (options.status or options.stop) and options.id:  # the id names the job, so no file has to be packed
         return _show_or_stop(connect_jobs(options.address), options.id, stop=options.stop)
     submission = prepare(options, given)
     if options.dry_run:
@@ -201,13 +202,13 @@ def _run(options: argparse.Namespace, given: list[str]) -> int:
             return 2
         if job is None or job.status not in ENDED:
             try:
-                job = cluster.follow(submission.job_id)
+                job = cluster.follow(submission.job_id)  # Ctrl-C ends the following, and not the job
             except KeyboardInterrupt:
                 return _interrupted(cluster, options.address, submission.job_id)
         out = job.metadata.get("out", submission.out) if job else submission.out
         status = exit_status(job, cluster.log(submission.job_id), out=out)
         if options.fetch:
-            python = submission.entrypoint.partition(" -m ")[0]
+            python = submission.entrypoint.partition(" -m ")[0]  # the interpreter that ran the job
             cluster.fetch(submission.job_id, out, options.fetch, runtime_env=runtime_env, python=python)
             print(f"Fetched to {options.fetch}")
         else:
@@ -282,7 +283,7 @@ def _interrupted(cluster: Cluster, address: str, job_id: str) -> int:
 
 def _agreed(question: str, *, default: bool) -> bool:
     """Asks a question on the terminal; returns the default if there is none."""
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):  # in a script nobody can answer
         return default
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
     try:

@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the commands; returns 0 if --help asked for them, otherwise 2, since nothing was compared."""
     given = sys.argv[1:] if arguments is None else arguments
     asked = bool({"-h", "--help"} & set(given))
-    print(COMMANDS, end="", file=sys.stdout if asked else sys.stderr)
+    print(COMMANDS, end="", file=sys.stdout if asked else sys.stderr)  # as argparse does
     return 0 if asked else 2
 
 

@@ -15,7 +15,7 @@ from parity.ground.command import guarded
 from parity.ground.errors import Trouble
 from parity.judge.fleet import class_label
 
-# For each heading of the table of nodes, the fact that the column shows.
+# The headings of the table of nodes, each with the fact that its column shows.
 _COLUMNS = {
     "CPU": "cpu_model",
     "instruction set": "cpu_capability",
@@ -60,6 +60,7 @@ def list_devices(address: str) -> int:
     with connect(address, data_bytes=0) as cluster:
         cluster.probe()
         nodes = cluster.nodes
+    # Before the trouble, so that one silent node does not hide the others.
     render(nodes, Console())
     silent = [f"{node.name} ({node.problem})" for node in nodes if node.problem]
     if silent:
@@ -69,6 +70,7 @@ def list_devices(address: str) -> int:
 
 def render(nodes: Sequence[Node], console: Console) -> None:
     """Prints a table of the nodes, and one of their GPUs."""
+    # Classes are named in the order in which their first nodes are listed.
     labels: dict[object, str] = {}
     for node in nodes:
         labels.setdefault(node.hardware, class_label(len(labels)))
@@ -78,8 +80,10 @@ def render(nodes: Sequence[Node], console: Console) -> None:
     for node in nodes:
         facts = [node.facts.get(name) for name in _COLUMNS.values()]
         cells = [f"cpu@{node.name}", labels[node.hardware], node.cpus, *facts]
+        # As `Text`, since rich would read brackets in the name of a node as markup.
         table.add_row(*(Text("-" if cell is None else str(cell)) for cell in cells))
     console.print(table)
+    # A node that did not answer has no facts, and no line here.
     gpus = [(node, gpu) for node in nodes for gpu in node.facts.get("gpus", [])]
     if not gpus:
         console.print("No node has a GPU.", highlight=False)

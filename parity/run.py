@@ -48,7 +48,7 @@ class _Request:
     """What the options ask for, parsed and checked before anything is started.
 
     Attributes:
-        losses: The baseline first.
+        losses: The losses, the baseline first.
         devices: Values of `--device`, the baseline first; "auto" is replaced once it is known which devices there are.
         data: The task's data; dtype[rows, ...] by name.
         settings: What all trials share.
@@ -77,8 +77,10 @@ def run(options: argparse.Namespace, given: Sequence[str]) -> int:
     Raises:
         Trouble: There is no answer: an argument is wrong, a trial cannot run, or the run cannot be stored or read.
     """
+    # First of all, before anything is made that would have to be removed again.
     _check_text(given)
     if options.resume and read_info(parse_path(options.resume)).get("recorded"):
+        # A recorded loop is the user's own program: its tables can be written, but it cannot be continued from here.
         finish_recording(parse_path(options.resume))
         return _report(read_run(parse_path(options.resume)), interrupted=False, form=options.format)
     with contextlib.ExitStack() as held:
@@ -86,6 +88,7 @@ def run(options: argparse.Namespace, given: Sequence[str]) -> int:
         if started:
             interrupt.keep(started.directory)
         if started and started.complete:
+            # Left by a driver that was killed after it had marked the run complete.
             forget_journal(started.directory)
             return _report(read_run(started.directory), interrupted=False, form=options.format)
         # What a loss prints must not end up in a document.
@@ -104,7 +107,7 @@ def _measure(
         options: The parsed options.
         given: The arguments of the command.
         started: The run to continue, or None.
-        held: Is given the lock of a new run directory, which the caller holds until the run is judged.
+        held: Receives the lock of a new run directory, which the caller holds until the run is judged.
 
     Returns:
         The stored run, whether it was interrupted, and its devices if they have been classified.
@@ -115,14 +118,18 @@ def _measure(
         unused = cleanup.enter_context(contextlib.ExitStack())
         if not started:
             held.enter_context(begun(out))
+            # If the planning fails, nothing of the new directory stays.
             unused.callback(discard, out)
+        # Before the plan, since "auto" and --each depend on what the executor has.
         executor, nodes = cleanup.enter_context(_executor(options, request.data))
         trials = _plan_trials(options, request, executor, nodes)
         info = _describe(options, given, trials, request.data)
         if started:
             check_same(started, info)
+            # As it was stored: the date and the command are those with which the run began.
             info = started.info
         else:
+            # Before the first step, so that --resume finds the run from here on.
             write_json(out / "run.json", info)
         unused.pop_all()  # from here on the directory holds something worth keeping
         interrupt.keep(out)
@@ -131,6 +138,7 @@ def _measure(
         if not interrupted:
             fleet = Fleet(stored.trials, stored.traces)
             stored, interrupted = repeat_odd_trials(stored, trials, executor, request.data, fleet)
+    # An interrupted run stays unsealed and keeps its journal, from which --resume continues.
     if not interrupted:
         seal_run(out, info)
     return stored, interrupted, fleet
@@ -175,11 +183,13 @@ def _executor(options: argparse.Namespace, data: dict[str, np.ndarray]) -> Itera
 @contextlib.contextmanager
 def _connected(options: argparse.Namespace, data_bytes: int) -> Iterator[Cluster]:
     """The cluster that the options name, or one that is started for the run."""
+    # Without an address Ray would join any cluster that it finds on this machine.
     address = options.address or os.environ.get("RAY_ADDRESS") or "local"
     with connect(address, data_bytes=data_bytes, step_timeout_s=options.step_timeout) as cluster:
         if options.wait_for_nodes:
             cluster.wait_for_nodes(options.wait_for_nodes, gpu=options.each == "gpu", limit_s=options.wait_limit)
         if address != "local":
+            # On this machine alone there are no other nodes to compare with; each trial reports the facts of its own.
             cluster.probe()
         yield cluster
 
@@ -233,6 +243,7 @@ def _report(stored: StoredRun, *, interrupted: bool, form: str, fleet: Fleet | N
         print(f"\n{message}")
     else:
         print(message, file=sys.stderr)
+    # Whatever the steps so far say, the question that the run was to answer is still open.
     return 2 if interrupted else judgement.exit_status
 
 
@@ -258,6 +269,7 @@ def _choose_out(given: str | None) -> StoragePath:
     if ray_job.inside_job():
         ray_job.check_out(given)
     if given is None:
+        # With microseconds, since two runs may be started within a second.
         return Path("runs") / datetime.now(timezone.utc).strftime("%Y-%m-%dT%H%M%S.%fZ")
     return parse_path(given)
 
@@ -265,6 +277,8 @@ def _choose_out(given: str | None) -> StoragePath:
 def _expand_auto(devices: Sequence[str], accelerators: Callable[[], list[str]]) -> list[str]:
     """Replaces "auto" with the CPU and each kind of accelerator that there is; each device then appears once."""
     expanded = [device for text in devices for device in (["cpu", *accelerators()] if text == "auto" else [text])]
+    # "auto" may repeat a device that was also named. A name that the user gave twice is left for `parse_devices` to
+    # refuse.
     return list(dict.fromkeys(expanded)) if "auto" in devices else expanded
 
 

@@ -40,6 +40,7 @@ def require_token(environment: Environment, folder: Path) -> None:
     _set_common(environment)
     if not _requires_token(environment):
         return
+    # The user's own token is used as it is; checking it here names a file that is missing or empty.
     if environment.get("RAY_AUTH_TOKEN") or environment.get("RAY_AUTH_TOKEN_PATH"):
         present_token(environment)
         return
@@ -67,6 +68,7 @@ def present_token(environment: Environment) -> None:
     _set_common(environment)
     if not _requires_token(environment) or environment.get("RAY_AUTH_TOKEN", "").strip():
         return
+    # Ray looks in the same places, in the same order.
     path = Path(environment.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
     try:
         token = path.read_text(encoding="utf-8").strip()
@@ -84,6 +86,7 @@ def present_token(environment: Environment) -> None:
 def refused(error: BaseException) -> bool:
     """Whether an error of Ray, or one of its causes, says that the cluster refused the token."""
     cause: BaseException | None = error
+    # Ray wraps a refusal in errors of its own.
     while cause is not None:
         if any(word in f"{type(cause).__name__}: {cause}" for word in _REFUSALS):
             return True
@@ -92,7 +95,12 @@ def refused(error: BaseException) -> bool:
 
 
 def refusal(address: str, environment: Environment) -> str:
-    """The message about a cluster that refused the token."""
+    """The message about a cluster that refused the token.
+
+    Args:
+        address: The cluster's address, as the user gave it.
+        environment: Environment in which Ray was imported.
+    """
     if not _requires_token(environment):
         return (
             f"The Ray cluster at {address} requires a token, and with RAY_AUTH_MODE={environment['RAY_AUTH_MODE']} "
@@ -113,6 +121,7 @@ def _own_token() -> str:
 def _set_common(environment: Environment) -> None:
     # Without it Ray sends no token to a cluster that is joined by its address.
     environment.setdefault("RAY_AUTH_MODE", "token")
+    # No usage statistics are sent unless the user asks for it.
     environment.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 

@@ -39,6 +39,9 @@ def connect(address: str, *, data_bytes: int, step_timeout_s: float = math.inf) 
         data_bytes: Size of the data that will be put into the object store.
         step_timeout_s: Longest time from one event of a trial to the next; see `Cluster`.
 
+    Yields:
+        The cluster as an executor, connected until the block ends.
+
     Raises:
         Trouble: The address is for Ray Client, or the cluster cannot be reached or started.
     """
@@ -52,18 +55,22 @@ def connect(address: str, *, data_bytes: int, step_timeout_s: float = math.inf) 
     options: dict[str, Any] = {}
     with contextlib.ExitStack() as cleanup:
         if local:
+            # What is registered from here on is undone in reverse order: the autoscaler is killed, Ray is shut down,
+            # what is left of it is killed, the token is forgotten, and the folder is removed.
             temporary = cleanup.enter_context(temporary_folder())
             cleanup.callback(authentication.forget_token, os.environ, temporary)
             _set_environment(temporary)
             options = {
-                "include_dashboard": False,
+                "include_dashboard": False,  # it would take about a second to start, and 140 MB
                 "object_store_memory": OBJECT_STORE_BYTES + data_bytes,
                 # One level deeper, since Ray opens its own folder to everybody (0777), and ours is private.
                 "_temp_dir": str(temporary / "ray"),
             }
         else:
             authentication.present_token(os.environ)
+            # Despite its name, this is how often Ray tries to reach the cluster's head.
             os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", str(authentication.CONNECT_ATTEMPTS))
+        # Only here: Ray reads the variables that are set above when it is imported.
         import ray
 
         # An interruption waits until Ray has started, or ended; otherwise it would leave processes behind.
@@ -72,6 +79,7 @@ def connect(address: str, *, data_bytes: int, step_timeout_s: float = math.inf) 
             cleanup.callback(_end_left, temporary)
         cleanup.callback(ray.shutdown)
         try:
+            # The workers' output stays in Ray's logs: what a loss prints must not get into the report.
             with _own_sigterm():
                 ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
         except (RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
@@ -101,6 +109,7 @@ def _own_sigterm() -> Iterator[None]:
 def _raylet(ray: Any) -> psutil.Process | None:
     """Ray's process on this machine, through which the driver does everything; None if it is not found."""
     here = this_node()
+    # The socket tells it from the raylets of other clusters on this machine.
     name = next((node["RayletSocketName"] for node in ray.nodes() if node["NodeID"] == here), None)
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
@@ -119,6 +128,7 @@ def _end_left(temporary: Path) -> None:
     """Kills the processes left by an interrupted start of Ray, which its own shutdown does not know of."""
     for child in psutil.Process().children():
         with contextlib.suppress(psutil.Error):
+            # Ray passes its folder, which is in this one, to the processes that it starts.
             if any(str(temporary) in argument for argument in child.cmdline()):
                 child.kill()
 
@@ -159,6 +169,8 @@ def _set_environment(temporary: Path) -> None:
     Source:
         RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER: "0", the default on macOS and Windows, makes Ray listen on 127.0.0.1 only;
         measured on Linux with Ray 2.60, where the default listens on all interfaces. Ray does not document it.
+        RAY_ENABLE_UV_RUN_RUNTIME_ENV: "0" keeps Ray from starting the workers with `uv run` as well if the driver was
+        started with it.
         RAY_worker_niceness: Ray starts workers at nice 15; but the trials are what this machine is for now.
     """
     authentication.require_token(os.environ, temporary)

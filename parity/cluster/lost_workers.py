@@ -24,8 +24,8 @@ from parity.store.statuses import Failure
 ATTEMPTS = 2
 # Chosen, not measured: enough for a node to come back, too few for a trial that no node can run to take long.
 MOVES = 5
-# Phrases of Ray's message of an `ActorDiedError`. The first stands there when the process ended; without it the message
-# is about a node or a call of `ray.kill`. With the second begin the exit types that Ray itself decided on.
+# Phrases in Ray's message of an `ActorDiedError`. The first is there if the process ended; a message without it is
+# about a node or a call of `ray.kill`. The exit types that Ray itself decided on begin with the second.
 # Source: ray, src/ray/gcs (the text) and src/ray/protobuf/common.proto (WorkerExitType), seen in 2.60.
 _PROCESS_DIED = "worker process has died"
 _PLANNED_EXIT = "INTENDED_"
@@ -85,6 +85,7 @@ class Attempts:
         Returns:
             `Restarted` if the trial gets another worker, `Ended` if it has failed.
         """
+        # Before the trial began, none of its code had run; and a node that leaves takes its workers with it.
         suspect = lost.kind == "died" and lost.began and not lost.node_left
         if suspect or lost.kind in ("hung", "memory"):
             return self._after_death(trial, lost)
@@ -108,6 +109,7 @@ class Attempts:
         self.moves += 1
         if lost.node_left:
             reason = f"node {lost.node} left the cluster"
+            # A trial does not change its class of hardware, so it has nowhere to go.
             if not lost.replaceable:
                 return _failed(trial, f"{reason} during the trial, and no other node of its class is left")
         elif lost.kind == "unavailable":
@@ -135,8 +137,12 @@ def classify(error: Exception, exceptions: Any) -> Kind:
     Args:
         error: A `RayError`.
         exceptions: The module `ray.exceptions`, which this module does not import.
+
+    Returns:
+        The kind, as `LostWorker` explains it; "ended" for what is none of the others.
     """
     text = str(error)
+    # Not a kind of `ActorDiedError`, although the worker has died.
     if isinstance(error, exceptions.OutOfMemoryError):
         return "memory"
     if isinstance(error, exceptions.ActorDiedError) and _PROCESS_DIED in text and _PLANNED_EXIT not in text:
@@ -153,6 +159,7 @@ def _failed(trial: str, reason: str) -> Ended:
 
 def _ending(lost: LostWorker) -> str:
     """How a worker process ended, from what Ray reports and from what the process noted."""
+    # Where Ray reports an exit code itself, that goes before what the process noted.
     if code := re.search(r"exits with an exit code (\d+)", lost.text):
         return f"ended with exit code {code[1]}"
     if lost.noted is None:

@@ -42,6 +42,7 @@ class Node:
     @property
     def hardware(self) -> tuple[object, ...]:
         """Its class: the facts of hardware and software that nodes share which have to produce equal bits."""
+        # A node is compared by the models of its GPUs, however many of each it has.
         names = [str(gpu["gpu_name"]) for gpu in self.facts.get("gpus", [])]
         drivers = [str(gpu["gpu_driver"]) for gpu in self.facts.get("gpus", [])]
         shared = {"gpu_name": tuple(sorted(set(names))), "gpu_driver": tuple(sorted(set(drivers)))}
@@ -68,6 +69,7 @@ def alive(raw: Iterable[Mapping[str, Any]]) -> tuple[Node, ...]:
     Args:
         raw: What `ray.nodes()` returns.
     """
+    # Sorted, since the order of the nodes is that of the devices, of which the first is the baseline.
     found = sorted((node for node in raw if node["Alive"]), key=lambda node: (_name(node), node["NodeID"]))
     names = [_name(node) for node in found]
     count = Counter(names)
@@ -103,6 +105,12 @@ def this_node() -> str:
 def wait_for_nodes(ray: Any, count: int, *, gpu: bool, limit_s: float) -> None:
     """Waits until that many nodes have a free CPU, or GPU; an autoscaler starts those that are missing.
 
+    Args:
+        ray: The module `ray`, connected to the cluster.
+        count: Number of nodes to wait for.
+        gpu: Whether each of them has to have a free GPU in place of a CPU.
+        limit_s: Longest time to wait, in seconds.
+
     Raises:
         Trouble: They did not come in time.
     """
@@ -113,6 +121,7 @@ def wait_for_nodes(ray: Any, count: int, *, gpu: bool, limit_s: float) -> None:
     try:
         came = group.wait(timeout_seconds=limit_s)
     finally:
+        # The trials need what the group holds; and one that was never ready would keep the autoscaler at work.
         ray.util.remove_placement_group(group)
     if not came:
         found = [node.name for node in alive(ray.nodes()) if (node.gpus if gpu else node.cpus)]
@@ -126,13 +135,19 @@ def wait_for_nodes(ray: Any, count: int, *, gpu: bool, limit_s: float) -> None:
 def probe(ray: Any, nodes: Sequence[Node]) -> tuple[Node, ...]:
     """Asks all nodes at once for the facts of their machines.
 
+    Args:
+        ray: The module `ray`, connected to the cluster.
+        nodes: The nodes to ask.
+
     Returns:
         The nodes in their order, each with its facts, or with the problem that kept it from answering.
     """
+    # The call needs no CPU, so that a node also answers if all its CPUs are busy, or if it has none to give out.
     call = ray.remote(num_cpus=0, max_retries=1)(node_facts)
     asked = {node.id: call.options(label_selector=on_nodes(node.id)).remote() for node in nodes}
     _, late = ray.wait(list(asked.values()), num_returns=len(asked), timeout=PROBE_S)
     for reference in late:
+        # Without force, a call that hangs, in an import for example, might not end.
         ray.cancel(reference, force=True)
     silent = f"it did not answer within {PROBE_S:.0f} s"
     return tuple(
@@ -152,5 +167,6 @@ def _answered(ray: Any, reference: Any, node: Node) -> Node:
     try:
         return replace(node, facts=ray.get(reference))
     except ray.exceptions.RayError as error:
+        # Ray's message holds the traceback of the node; what went wrong is in its last line.
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return replace(node, problem=lines[-1] if lines else type(error).__name__)

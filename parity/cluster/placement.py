@@ -53,9 +53,10 @@ def expand(wanted: Sequence[Device], each: str | None, nodes: Sequence[Node]) ->
     placed = [
         replace(device, node=name, index=index) for name, index in locations for device in wanted if not device.node
     ]
-    # By what it is without its fault, which is what it takes the place of.
+    # Keyed by the same device without its fault, which it takes the place of.
     given = {replace(device, plant=None): device for device in wanted if device.node}
     expanded = [given.pop(device, device) for device in placed]
+    # What is left replaces nothing: other settings on a node, or a node that `--each` leaves out.
     return (*expanded, *given.values())
 
 
@@ -88,6 +89,7 @@ def check(trials: Sequence[Trial], nodes: Sequence[Node]) -> None:
     """Raises `Trouble` for a trial that no node could run even when idle, or not the node that it names."""
     checked = set()
     for trial in trials:
+        # What a trial needs depends on its device alone, and thousands of trials may share one.
         if trial.device in checked:
             continue
         checked.add(trial.device)
@@ -113,7 +115,15 @@ def _unplaceable(trial: Trial, needs: Mapping[str, int], nodes: Sequence[Node]) 
 
 
 def equals(device: Device, nodes: Sequence[Node]) -> object:
-    """What a device shares with those that have to produce equal bits: its settings, and the class of its node."""
+    """What a device shares with those that have to produce equal bits: its settings, and the class of its node.
+
+    Args:
+        device: The device.
+        nodes: The nodes of the cluster, with their facts.
+
+    Returns:
+        A key to compare and to hash; the device itself if it is on any node.
+    """
     node = next((node for node in nodes if node.name == device.node), None)
     return (device.without_location, node.hardware) if node else device
 
@@ -138,6 +148,7 @@ class Placement:
         before = {node.id: node for node in self._known.values()}
         self.nodes = tuple(before.get(node.id, node) for node in nodes)
         self.by_id = {node.id: node for node in self.nodes}
+        # Never removed, see `__init__`.
         self._known |= {node.name: node for node in self.nodes}
         # The nodes chosen for a device, until the nodes change: its trials must not spread over several classes.
         self._homes: dict[Device, tuple[Node, ...]] = {}
@@ -156,6 +167,7 @@ class Placement:
         own = self._known.get(device.node or "")
         if own and own.id in self.by_id:
             return (own,)
+        # Its node has left, so another node of that class takes its place.
         hardware = own.hardware if own else hardware
         if hardware is None and device in self._homes:
             return self._homes[device]
@@ -167,6 +179,7 @@ class Placement:
         if hardware is not None:
             return tuple(classes.get(hardware, ()))
         kind = "gpus" if resources(device)["GPU"] else "cpus"
+        # The largest class, on which most trials can run at the same time.
         home = max(classes.values(), key=lambda members: sum(getattr(node, kind) for node in members), default=[])
         return self._homes.setdefault(device, tuple(home))
 
@@ -175,6 +188,8 @@ class Placement:
         needs = resources(device)
         for kind in ("CPU", "GPU"):
             total = sum(node.cpus if kind == "CPU" else node.gpus for node in nodes)
+            # An estimate: room that other groups with some of these nodes have taken is not seen. Then Ray queues the
+            # trial.
             used = sum(self._used[node.id, kind] for node in nodes) + self._used[_group(nodes), kind]
             # Where nothing runs there is nothing to wait for, so the trial starts even on nodes that have shrunk.
             if needs[kind] and used and used + needs[kind] > total:

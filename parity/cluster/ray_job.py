@@ -23,6 +23,7 @@ def check_out(out: str | None) -> None:
     Raises:
         Trouble: `--out` is missing, or relative.
     """
+    # A path of the cluster, and not of the machine that a job is submitted from.
     if out and ("://" in out or PurePosixPath(out).is_absolute()):
         return
     found = f"--out {out} is relative" if out else "--out is missing"

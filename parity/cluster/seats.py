@@ -56,6 +56,7 @@ class Seats:
         by_name = {node.name: node for node in nodes}
         wanted = {(trial.device.node, trial.device.index) for trial in trials if trial.device.index is not None}
         missing = {(by_name[node].id, index) for node, index in wanted if node and index is not None}
+        # The seats answer in any order, and all that are needed have to do so within `HOLD_S`.
         asked = self._ask_for_all([node for node in nodes if node.id in {number for number, _ in missing}])
         end = time.monotonic() + HOLD_S
         while asked and missing:
@@ -70,6 +71,7 @@ class Seats:
                 self._held[key] = seat
             else:
                 ray.kill(seat)
+        # Requests that Ray has not met would take a GPU as soon as one is released.
         for _, seat in asked.values():
             ray.kill(seat)
         if missing:
@@ -89,6 +91,7 @@ class Seats:
         asked = {}
         for node in nodes:
             for _ in range(node.gpus):
+                # A seat needs no CPU, since it only waits; the trial asks for the CPU.
                 seat = self._ray.remote(Seat).options(num_cpus=0, num_gpus=1, label_selector=on_nodes(node.id)).remote()
                 asked[seat.index.remote()] = (node.id, seat)
         return asked
@@ -104,6 +107,7 @@ class Seats:
             The node and the number of the GPU there, or None if all of them are taken.
         """
         for node in nodes:
+            # Equal GPUs have to produce equal bits, so on another node of its class any of them will do.
             for index in [device.index] if node.name == device.node else range(node.gpus):
                 if index is not None and (node.id, index) in self._held.keys() - self._taken:
                     self._taken.add((node.id, index))
@@ -117,6 +121,7 @@ class Seats:
     def give_back(self) -> None:
         """Returns all GPUs to the cluster."""
         for seat in self._held.values():
+            # Killed and not just forgotten: a handle that is left anywhere keeps the actor, and with it the GPU.
             self._ray.kill(seat)
         self._held.clear()
         self._taken.clear()

@@ -29,12 +29,13 @@ class Running:
         nodes: Nodes that its worker may be placed on.
         index: Number of the GPU that was taken for it, or None.
         actor: Ray's handle of the worker.
-        where: Id of the worker's node, and the file there that it notes its end in or None; None before it answers.
-        home: That node.
+        where: Id of the worker's node, and the file there in which it notes its end (or None); None before the worker
+            has answered.
+        home: That node, or None where it is not known.
         began: Whether the worker has reported that the trial began.
-        error: Ray's, once the worker is lost and another node looks up what ended it; None otherwise.
+        error: Ray's error, once the worker is lost and while another node looks up what ended it; None otherwise.
         pending: Ray's reference to the answer that is awaited.
-        pending_since_s: When that was asked for, on the monotonic clock.
+        pending_since_s: When that answer was asked for, in seconds on the monotonic clock.
     """
 
     trial: Trial
@@ -52,6 +53,7 @@ class Running:
 
     def set_worker(self, actor: Any) -> None:
         """Gives the trial a new worker, about which nothing is known yet."""
+        # All of it: what was known of the lost worker must not be taken for what is known of the new one.
         self.actor, self.where, self.home, self.began, self.error = actor, None, None, False, None
 
     def ask(self, reference: Any) -> Any:
@@ -64,13 +66,14 @@ class Running:
         return self.ask(self.actor.advance.remote())
 
     def overdue_at_s(self, limit_s: float) -> float:
-        """When its answer is overdue, on the monotonic clock; inf before the trial has begun.
+        """When its answer is overdue, in seconds on the monotonic clock; inf before the trial has begun.
 
         Args:
-            limit_s: How long a worker may take from one event to the next.
+            limit_s: How long a worker may take from one event to the next, in seconds.
         """
         if self.error:
             return self.pending_since_s + LOOK_UP_S
+        # Until then Ray may still be queueing or starting the worker, which is not the trial's fault.
         return self.pending_since_s + limit_s if self.began else math.inf
 
 
@@ -78,7 +81,7 @@ class Waiting:
     """The trials that have no worker, in one queue for each place, so that a full node does not hold up the others."""
 
     def __init__(self, trials: Sequence[Trial] = ()) -> None:
-        # By the id of the entry, since a trial is removed from the middle of its queue and entries do not hash.
+        # Keyed by the id of the entry, since a trial is removed from the middle of its queue and entries do not hash.
         self._queues: dict[str, dict[int, Running]] = {}
         for trial in trials:
             entry = Running(trial)
@@ -118,4 +121,5 @@ class Waiting:
 
 
 def _queue(trial: Trial) -> str:
+    # Trials on any node wait by device, since another device may fit on another node.
     return trial.device.location or trial.device.name

@@ -21,6 +21,7 @@ class Worker:
 
     def __init__(self, environment: dict[str, str]) -> None:
         # torch reads OMP_NUM_THREADS and ATEN_CPU_CAPABILITY once, at its import. Ray can be set to preload it.
+        # They are not set by a runtime_env, for which Ray would start a new process for each worker (0.6 s or more).
         if "torch" in sys.modules:
             raise RuntimeError("torch is imported before the environment is set")
         os.environ.update(environment)
@@ -30,13 +31,21 @@ class Worker:
     ) -> tuple[str, str | None]:
         """Takes a trial, as `perform` does; the arrays of the data lie in Ray's shared memory and are read-only.
 
+        Args:
+            trial: What to train.
+            data: The task's data; dtype[rows, ...] by name.
+            shared: What the trial that it has its shared steps from left, or None.
+            position: Where it continues, or None.
+
         Returns:
             Id of the node that this process runs on, and the file there in which it notes what ends it, or None.
         """
+        # A generator: no code of the trial runs before the first `advance`, and by then the process notes what ends it.
         self._events = perform(trial, data, shared, position)
         return this_node(), last_words.note()
 
     def advance(self) -> Event:
-        """Trains up to the next event."""
+        """Trains up to the next event, and returns it."""
+        # Never past its end: after the trial's last event the driver ends this process.
         event = next(self._events)
         return replace(event, facts=event.facts | {"node_id": this_node()}) if isinstance(event, Began) else event

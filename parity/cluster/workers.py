@@ -46,7 +46,7 @@ class Cluster:
         self._step_timeout_s = step_timeout_s
         self._placement = Placement(alive(ray.nodes()))
         self._seats = Seats(ray)
-        # Of the call of `train` that is under way.
+        # State of the call of `train` that is under way.
         self._past: Past = NoPast()
         self._data: Any = None
         self._actors: Any = None
@@ -101,11 +101,11 @@ class Cluster:
         self._waiting, self._running = Waiting(trials), {}
         try:
             self._seats.hold(trials, self.nodes)
-            changed = True
+            changed = True  # whether room may have become free, or nodes have left
             while self._waiting or self._running:
                 if changed:
                     for entry in self._waiting.remove_stranded(self._placement, self._seats.nodes):
-                        self._sharing.discard(entry.trial.name)
+                        self._sharing.discard(entry.trial.name)  # others do not wait for its steps any longer
                         yield [nowhere_to_run(entry.trial.name)]
                     for entry in self._startable():
                         self._running[self._start(entry)] = entry
@@ -115,7 +115,7 @@ class Cluster:
                 yield [event for _, event in reports]  # they are stored before anything else is asked for
                 for entry, event in reports:
                     changed |= self._follow_up(entry, event)
-        finally:
+        finally:  # also when the caller ends the generator early
             for entry in self._running.values():
                 self._ray.kill(entry.actor)
             self._seats.give_back()
@@ -143,7 +143,7 @@ class Cluster:
             entry.nodes, entry.index = seat[:1], seat[1]
         elif not self._placement.room(device, entry.nodes):
             return False
-        self._placement.take(device, entry.nodes)
+        self._placement.take(device, entry.nodes)  # also beside a seat, which holds a GPU but no CPU
         return True
 
     def _start(self, entry: Running) -> Any:
@@ -153,7 +153,7 @@ class Cluster:
         gpus = needs["GPU"] if entry.index is None else 0  # its seat holds the GPU
         # No restarts by Ray: it would repeat the trial from its first step, and we continue from the last saved state.
         options: dict[str, Any] = {"num_cpus": needs["CPU"], "num_gpus": gpus, "max_restarts": 0}
-        if len(self.nodes) > 1:
+        if len(self.nodes) > 1:  # on a single node there is nothing to choose
             options["label_selector"] = on_nodes(*(node.id for node in entry.nodes))
         entry.set_worker(self._actors.options(**options).remote(environment(device)))
         shared = self._past.shared(entry.trial.shared_from) if entry.trial.shared_from else None
@@ -176,7 +176,7 @@ class Cluster:
         reports: list[tuple[Running, Event]] = []
         for reference in ready:
             entry = self._running[reference]
-            event = self._event(reference, entry)
+            event = self._event(reference, entry)  # if this raises, `_train` still knows the worker, and ends it
             del self._running[reference]
             if event:
                 reports.append((entry, event))
@@ -209,7 +209,7 @@ class Cluster:
             if not isinstance(error.cause, Trouble):
                 raise
             if not entry.trial.device.node:  # it would be the same on every node
-                raise error.cause from None
+                raise error.cause from None  # without the traceback of Ray, which does not help the user
             return Ended(entry.trial.name, status="failed", failure="node", error=str(error.cause).rstrip("."))
         except ray.exceptions.RayError as error:
             entry.error = error
@@ -277,7 +277,7 @@ class Cluster:
         with contextlib.suppress(OSError, self._ray.exceptions.RayError):
             here = node == this_node()
             found = last_words.look_up(path) if here else self._ray.get(entry.pending, timeout=0)
-            return found or last_words.NOTHING_NOTED
+            return found or last_words.NOTHING_NOTED  # the log was read, and has no note
         return None
 
     def _decide(self, entry: Running, kind: Kind, text: str, noted: str | None = None) -> Restarted | Ended:
@@ -286,7 +286,7 @@ class Cluster:
         The trial stays in the class of hardware that it ran on, since another class need not produce the same bits.
         """
         self._placement.renew(alive(self._ray.nodes()))
-        home = entry.home or entry.nodes[0]
+        home = entry.home or entry.nodes[0]  # a worker that was lost before it answered has no home
         entry.hardware = home.hardware
         lost = LostWorker(
             kind,

@@ -51,7 +51,7 @@ def interruptible() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    vars(_state).update(vars(_State()))  # of an earlier block in this process nothing counts
+    vars(_state).update(vars(_State()))  # what happened in an earlier block does not count
     # A background job of a shell ignores Ctrl-C, and has to keep ignoring it.
     before = {each: signal.getsignal(each) for each in SIGNALS if signal.getsignal(each) is not signal.SIG_IGN}
     read, write = os.pipe()
@@ -64,6 +64,7 @@ def interruptible() -> Iterator[None]:
     try:
         yield
     finally:
+        # Handlers and wakeup descriptor go before the pipe: a signal in between must not write to one that is closed.
         for each, handler in before.items():
             signal.signal(each, handler)
         signal.set_wakeup_fd(woken)
@@ -73,6 +74,7 @@ def interruptible() -> Iterator[None]:
 
 
 def _first(_signum: int, _frame: FrameType | None) -> None:
+    # A second signal is the watcher's: this handler waits for the main thread, which may be in a long call.
     if not _state.came:
         _state.came = _state.due = True
         _raise_due()
@@ -104,7 +106,7 @@ def _watch(read: int) -> None:
 
 @contextlib.contextmanager
 def held() -> Iterator[None]:
-    """Runs the block without a first interruption, which is raised at its end instead."""
+    """Holds a first interruption back while the block runs; it is raised when the block has ended."""
     before, _state.held = _state.held, True
     try:
         yield
@@ -144,9 +146,11 @@ def end_at_once(reason: str) -> NoReturn:
     for child in reversed(psutil.Process().children(recursive=True)):
         with contextlib.suppress(psutil.Error):
             child.kill()
+    # `os._exit` runs no `finally`, so nothing else removes these folders.
     for folder in temporary.mine:
         shutil.rmtree(folder, ignore_errors=True)
     shown = b"\x1b[?25h" if os.isatty(2) else b""  # shows the cursor, which a live bar hides
     with contextlib.suppress(OSError):
+        # Not `print`: the main thread may be writing, and hold the lock of stderr's buffer for as long as that takes.
         os.write(2, shown + f"parity: {reason}{how_to_go_on()}\n".encode())
     os._exit(2)  # without cleaning up, which could wait for what was interrupted

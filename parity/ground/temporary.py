@@ -40,5 +40,6 @@ def remove_left() -> None:
     for lock in Path(tempfile.gettempdir()).glob(f"{PREFIX}*/{LOCK}"):
         with contextlib.suppress(OSError, Timeout):  # of another user, in use, or removed meanwhile
             if time.time() - lock.stat().st_mtime > YOUNG_S:
+                # If this gets the lock, the process that held it has ended: the system released it.
                 with FileLock(lock, timeout=0):
                     shutil.rmtree(lock.parent, ignore_errors=True)

@@ -40,6 +40,7 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {
+    # `plant` is left out of the grammar that help and messages print: only a fire drill needs it.
     "cpu": Kind(
         ("cpu", "cpu:threads=N", f"cpu:isa={'|'.join(ISAS)}"),
         options=frozenset({"threads", "isa", "plant"}),
@@ -84,6 +85,7 @@ class Device:
     @property
     def without_location(self) -> Device:
         """The same settings on any node, without a planted fault: that belongs to one physical device."""
+        # On any node the fault stays: there it is a setting of the device, which is compared with one that lacks it.
         return replace(self, node=None, index=None, plant=None) if self.node else self
 
     @property
@@ -95,6 +97,7 @@ class Device:
     @property
     def name(self) -> str:
         """The device in the grammar, with only the options that differ from the default."""
+        # In a fixed order and without defaults, so that equal devices have equal names; names of trials contain them.
         options = []
         if self.threads != 1:
             options.append(f"threads={self.threads}")
@@ -135,6 +138,7 @@ def parse_device(text: str) -> Device:
     kind, colon, rest = settings.partition(":")
     pairs = [option.partition("=")[::2] for option in rest.split(",")] if colon else []
     options = dict(pairs)
+    # Fewer options than pairs: one of them is given twice.
     if kind not in KINDS or len(options) < len(pairs) or not options.keys() <= KINDS[kind].options:
         raise Trouble(f"Unknown device {text!r}. Known devices: {GRAMMAR}.")
     threads = options.get("threads", "1")
@@ -167,6 +171,7 @@ def _located(device: Device, location: str, *, text: str) -> Device:
         Trouble: The node or the GPU is missing, or the index is not a number.
     """
     numbered = KINDS[device.kind].numbered
+    # From the right, since the name of a node may contain "#" too.
     node, mark, index = location.rpartition("#") if numbered else (location, "", "")
     if not mark:
         node, index = location, ""
@@ -185,6 +190,9 @@ def _located(device: Device, location: str, *, text: str) -> Device:
 def environment(device: Device) -> dict[str, str]:
     """The environment variables that must be set before torch is imported.
 
+    Args:
+        device: The device; its index, if it has one, is that of the GPU on the node that it runs on.
+
     Source:
         OMP_NUM_THREADS, MKL_NUM_THREADS: docs.pytorch.org/docs/stable/notes/cpu_threading_torchscript_inference.html.
         ATEN_CPU_CAPABILITY: pytorch, aten/src/ATen/native/DispatchStub.cpp.
@@ -197,12 +205,16 @@ def environment(device: Device) -> dict[str, str]:
         variables["ATEN_CPU_CAPABILITY"] = device.isa
     kind = KINDS[device.kind]
     if not kind.numbered:
+        # Empty and not unset, which would mean all of them.
         variables["CUDA_VISIBLE_DEVICES"] = ""
     elif device.index is not None:
+        # The run holds this GPU (see `cluster.seats`), so the worker asks Ray for none, and Ray sets nothing. For a GPU
+        # without a number Ray chooses one and sets the variable itself.
         variables["CUDA_VISIBLE_DEVICES"] = str(device.index)
     return variables | dict(kind.variables)
 
 
 def resources(device: Device) -> dict[str, int]:
     """The Ray resources that the trial's worker occupies: one CPU for each thread, and a whole GPU if it uses one."""
+    # A whole GPU: Ray's fractions are only counted, and separate neither the memory nor the processors of two trials.
     return {"CPU": device.threads, "GPU": KINDS[device.kind].gpus}

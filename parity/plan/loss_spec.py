@@ -24,7 +24,9 @@ def parse_losses(texts: Sequence[str], *, shipped: Sequence[str]) -> tuple[CodeS
     """
     specs = [_parse(text, shipped) for text in texts]
     names = Counter(spec.name for spec in specs)
+    # Only names that clash get longer, so that trials usually have the short name that people use.
     specs = [_qualified(spec) if names[spec.name] > 1 else spec for spec in specs]
+    # What is still equal is the same loss twice, or comes from two files of one name.
     for name, count in Counter(spec.name for spec in specs).items():
         if count > 1:
             raise Trouble(f"Loss {name!r} is given {count} times. Give each once; to repeat trials, use --replicas.")
@@ -33,7 +35,7 @@ def parse_losses(texts: Sequence[str], *, shipped: Sequence[str]) -> tuple[CodeS
 
 def _qualified(spec: CodeSpec) -> CodeSpec:
     origin = Path(spec.path).stem if spec.path else spec.module
-    return replace(spec, name=f"{origin}.{spec.attr}") if origin else spec
+    return replace(spec, name=f"{origin}.{spec.attr}") if origin else spec  # a shipped loss keeps its name
 
 
 def _parse(text: str, shipped: Sequence[str]) -> CodeSpec:

@@ -30,8 +30,10 @@ def name_constant(factors: Sequence[float], *, rows: Sequence[int], elements: Se
         "numel, the elements of the batch": [float(size) for size in elements],
     }
     for name, values in sizes.items():
+        # "1/batch size", "1/elements of a row (1/features, 1/classes)" and so on.
         inverse = f"1/{name.removeprefix('the ').replace('(', '(1/').replace(', c', ', 1/c')}"
         for text, powers in ((name, values), (inverse, [1 / value for value in values])):
+            # A size of 1 fits every gradient that is right, and explains nothing.
             if all(value != 1 and _near(factor, value) for factor, value in zip(factors, powers, strict=True)):
                 return text
     for value, text in PLAIN.items():

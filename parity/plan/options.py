@@ -15,6 +15,7 @@ _Add: TypeAlias = Callable[..., argparse.Action]
 # Values of `--format`; `render.formats` makes the documents.
 FORMATS = ("text", "markdown", "json", "junit")
 
+# Also printed by `jobs/submit.py --help`, since a job ends with the status of its run.
 EXIT_STATUSES = """exit status:
   0  every pair is identical, report-only or rounding
   1  a pair diverged, or a candidate failed through its own fault
@@ -31,7 +32,7 @@ def make_parser() -> argparse.ArgumentParser:
         description="Trains the same seeded model once for each loss and device, and reports where\n"
         "the runs differ, by how much, and whether that is rounding or a bug.",
         epilog=EXIT_STATUSES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=argparse.RawDescriptionHelpFormatter,  # keeps the table of exit statuses as it is
     )
     _add_trials(parser.add_argument_group("what to compare").add_argument)
     _add_training(parser.add_argument_group("training").add_argument)
@@ -44,6 +45,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _add_trials(add: _Add) -> None:
     add(
+        # `extend` takes `--loss a b` and `--loss a --loss b` alike. It would also extend a default, so options of this
+        # kind have none here, and `run` fills it in.
         "--loss",
         nargs="+",
         action="extend",
@@ -164,6 +167,7 @@ def _add_machines(add: _Add) -> None:
         help="longest time to wait for the nodes (default: %(default).0f)",
     )
     add(
+        # Without effect with --inline, where no other process could stop the training.
         "--step-timeout",
         type=_rate,
         default=600.0,
@@ -176,12 +180,15 @@ def _add_machines(add: _Add) -> None:
 def _add_storage(add: _Add) -> None:
     add(
         "--out",
+        # Not a Path, which would make s3:/BUCKET of s3://BUCKET.
         type=str,
         metavar="DIR",
         help="where to store the run: a new directory, or a URI such as s3://BUCKET/DIR of any filesystem that fsspec "
         "supports (default: runs/<UTC time>)",
     )
     add(
+        # An option that only says how to continue a run has to be named in `store.resume.FREE`; all others are
+        # compared.
         "--resume",
         metavar="DIR",
         help="continue a run that was interrupted or killed: only what is missing is trained, each trial from its last "
@@ -223,7 +230,7 @@ def _whole(text: str, *, least: int = 0) -> int:
 def _rate(text: str) -> float:
     """Parses a finite number greater than 0."""
     try:
-        number = float(text)
+        number = float(text)  # takes "inf" and "nan" as well
     except ValueError:
         number = math.nan
     if not (math.isfinite(number) and number > 0):

@@ -33,6 +33,9 @@ def make_settings(
         audit_every: Audit every step that this divides; 0 turns the audit off.
         save_every_s: Seconds of training between two stored states.
 
+    Returns:
+        The settings, with as many steps as the run will have.
+
     Raises:
         Trouble: The batch is larger than the data.
     """
@@ -45,6 +48,7 @@ def make_settings(
         task=task,
         rows=rows,
         batch_size=batch_size,
+        # --steps can end a run early, and never makes it longer than --epochs.
         steps=steps_in_all if steps is None else min(steps, steps_in_all),
         lr=lr,
         audit_every=audit_every,
@@ -96,6 +100,7 @@ def plan(
             contract=not quick and loss is not losses[0] and seed == seeds[0] and replica == 0,
             measured=not quick and replica == 0,
         )
+        # The first device comes first, since trials on others wait for the steps that it shares.
         for device in devices
         for seed in seeds
         for replica in range(replicas)
@@ -111,6 +116,7 @@ def plan(
         for trial in trials
         if trial.loss is losses[0] and trial.device is devices[0] and trial.replica == 0
     ]
+    # Their states are not those of the baseline, so no device takes steps from them.
     return (*trials, *(replace(trial, shares=False) for trial in noisy))
 
 
@@ -118,4 +124,5 @@ def _with_shared_steps(trial: Trial, first: Device, others: Collection[Device]) 
     """The trial as one that leaves shared steps (on the first device) or takes them (on the others)."""
     if trial.device == first:
         return replace(trial, shares=True)
+    # The same trial on the first device, whose name follows from its fields.
     return replace(trial, shared_from=replace(trial, device=first).name) if trial.device in others else trial

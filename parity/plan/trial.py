@@ -80,10 +80,11 @@ class Settings:
         return Place(step, epoch, batch, rows, partial=rows < self.batch_size, audited=self.audited(step))
 
     def audited(self, step: int) -> bool:
-        """Whether the step is audited: every `audit_every`-th, the last, and each partial batch."""
+        """Whether the step is audited: every `audit_every`-th from step 0, the last, and each partial batch."""
         if self.audit_every == 0:
             return False
         start, stop = self.row_range(step)
+        # A partial batch is where a gradient with a fixed batch size goes wrong, so thinning must not skip it.
         return step % self.audit_every == 0 or step == self.steps - 1 or stop - start < self.batch_size
 
     def shared(self, step: int) -> bool:
@@ -97,6 +98,7 @@ class Settings:
     @property
     def _partial(self) -> int:
         """The first step whose batch is partial; 0 if there is none."""
+        # Step 0 is shared and measured anyway, so it adds nothing where there is no partial batch.
         return self.batches - 1 if self.rows % self.batch_size else 0
 
 
@@ -137,5 +139,6 @@ class Trial:
     @property
     def name(self) -> str:
         """`numpy@cpu-s0`; `numpy@cpu-s0-r1` for a replica; `builtin@cpu-s0-n1` for a baseline under random rounding."""
+        # The settings are left out, since all trials of a run share them; so names are unique within a run.
         suffix = f"-r{self.replica}" if self.replica else f"-n{self.noise}" if self.noise else ""
         return f"{self.loss.name}@{self.device.name}-s{self.seed}{suffix}"

@@ -1,4 +1,4 @@
-"""The user's code behind `module:attr` and `file.py:attr`: checked without running it, loaded afresh for each trial."""
+"""The user's code behind `module:attr` and `file.py:attr`: checked without running it, and loaded for each trial."""
 
 import ast
 import copy
@@ -68,12 +68,19 @@ def parse_code(text: str, *, kind: str, unknown: str) -> CodeSpec:
 def load_code(spec: CodeSpec) -> object:
     """Imports the module, or runs the file's text as a new module, and returns the attribute.
 
+    Args:
+        spec: Where the code comes from.
+
+    Returns:
+        The attribute; a copy of it if it is an `nn.Module` that a Python caller gave.
+
     Raises:
         Trouble: The attribute does not exist.
         Exception: Whatever the user's code raises.
     """
     if spec.given is not None:  # the state of a module must not pass from one trial to the next
         return copy.deepcopy(spec.given) if hasattr(spec.given, "state_dict") else spec.given
+    # Python keeps an imported module, so trials in one process share its globals; the text of a file runs again.
     module = importlib.import_module(spec.module) if spec.module else _run_file(spec)
     if not hasattr(module, spec.attr):
         raise Trouble(f"{spec.origin} has no attribute {spec.attr!r}. Check the spelling.")
@@ -84,6 +91,7 @@ def _parse_file(path: Path, attr: str, *, kind: str) -> CodeSpec:
     """Reads the file, so that the run trains with this text even if the file is changed meanwhile."""
     subject = f"{kind.capitalize()} file {str(path)!r}"
     try:
+        # Read once: the digest has to be that of the text that runs.
         content = path.read_bytes()
         source = content.decode()
     except FileNotFoundError as error:
@@ -128,6 +136,7 @@ def _bound_names(body: Sequence[ast.stmt]) -> Iterator[str]:
     """Yields the names that a module's statements bind at module level, and "*" for a star import."""
     for statement in body:
         if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            # What its body binds belongs to the function or class, and not to the module.
             yield statement.name
             continue
         if isinstance(statement, ast.Import | ast.ImportFrom):
@@ -136,6 +145,8 @@ def _bound_names(body: Sequence[ast.stmt]) -> Iterator[str]:
         for node in ast.walk(statement):
             if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
                 yield node.id
+        # `walk` finds names that are assigned at any depth; functions, classes and imports inside of if, try, with and
+        # loops are found here.
         for name in ("body", "orelse", "finalbody"):
             yield from _bound_names(getattr(statement, name, []))
         for handler in getattr(statement, "handlers", []):

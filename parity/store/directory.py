@@ -26,6 +26,9 @@ LOCK = "lock"
 def create(out: StoragePath) -> None:
     """Makes the run directory.
 
+    Args:
+        out: A new directory. One in which a driver was killed before it wrote run.json counts as new.
+
     Raises:
         Trouble: It exists already, or cannot be made.
     """
@@ -33,13 +36,14 @@ def create(out: StoragePath) -> None:
         if storage.exists(out / "run.json", patience_s=storage.FIRST_PATIENCE_S):
             raise Trouble(f"{out} already holds a run. Choose another --out, or continue it with --resume {out}.")
         if isinstance(out, Path):
+            # `mkdir` refuses a folder that exists, so a folder that holds something else is never filled.
             out.mkdir(parents=True)
             (out / "traces").mkdir()
         # An object store has no folders to make. The lock may be left by a driver that was killed before it wrote more.
         elif set(storage.names(out, patience_s=storage.FIRST_PATIENCE_S)) - {LOCK}:
             raise FileExistsError
     except FileExistsError as error:
-        # Such a folder holds nothing yet, and whoever starts the same command again must not be sent elsewhere.
+        # Such a folder holds nothing yet, and the same command, started again, must not be refused.
         if isinstance(out, Path) and out.is_dir() and _left_before_planned(out):
             return
         raise Trouble(f"{out} already exists. Choose another --out, a new directory.") from error
@@ -55,6 +59,7 @@ def _left_before_planned(out: Path) -> bool:
     """Whether a driver was killed in this directory before it had written run.json."""
     names = {path.name for path in out.iterdir()}
     planned = {"traces", LOCK, name_beside(out / "run.json").name}
+    # Without traces/ the folder is one of the user's rather than one that `create` made.
     return "traces" in names and names <= planned and not any((out / "traces").iterdir())
 
 
@@ -78,6 +83,7 @@ def hold(directory: StoragePath) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
+    # The system releases the lock however the process ends. Only the file may stay, which `create` allows for.
     lock = FileLock(path)
     lock.acquire(timeout=0)
     try:
@@ -94,6 +100,7 @@ def discard(out: StoragePath) -> None:
     if isinstance(out, Path):
         name_beside(out / "run.json").unlink(missing_ok=True)
         (out / "traces").rmdir()
+        # Not the whole tree: `rmdir` refuses a folder in which there is more than `create` made.
         out.rmdir()
 
 
@@ -105,7 +112,9 @@ def complete(directory: StoragePath, info: Mapping[str, Any]) -> None:
         info: The content of run.json so far.
 
     Raises:
+        OSError: A table cannot be read.
         Trouble: run.json cannot be written.
     """
     state: RunState = "complete"
+    # Written after all tables of the training: where run.json says "complete", the journal is no longer needed.
     write_json(directory / "run.json", seal({**info, "state": state}, directory))

@@ -13,24 +13,27 @@ import pyarrow as pa
 
 from parity.store.events import Advanced, Began, Ended, Event, Found, Restarted, Saved
 
-# Length of the head in bytes.
+# Length of the head in bytes: uint64, little-endian on every machine, since a run may be continued on another one.
 _LENGTH = struct.Struct("<Q")
+# By name, as the head stores it. `Captured` is missing: repeats of odd trials are not written to the journal.
 _KINDS = {kind.__name__: kind for kind in (Began, Advanced, Restarted, Saved, Found, Ended)}
 
 
 def encode(event: Event) -> bytes:
-    """The event as bytes."""
+    """Encodes an event as bytes, from which `decode` makes an equal one."""
     # Not `asdict`, which would copy tables and states.
     values: dict[str, Any] = {field.name: getattr(event, field.name) for field in fields(event)}
     blobs: list[bytes] = []
     if isinstance(event, Advanced):
+        # No other event has bytes of its own: the state of a `Saved` is in a file by now, and None here.
         blobs = [_stream(values.pop("table")), *values.pop("shared")]
+    # Floats survive to the bit: `json` writes the shortest digits that are read back as the same number.
     head = json.dumps({"kind": type(event).__name__, "values": values, "blobs": [len(blob) for blob in blobs]}).encode()
     return b"".join([_LENGTH.pack(len(head)), head, *blobs])
 
 
 def decode(payload: bytes) -> Event:
-    """The event that `encode` made these bytes from."""
+    """Decodes the event that `encode` made these bytes from."""
     start = _LENGTH.size + _LENGTH.unpack_from(payload)[0]
     head = json.loads(payload[_LENGTH.size : start])
     blobs = []

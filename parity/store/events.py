@@ -73,6 +73,7 @@ class Restarted:
     trial: str
     reason: str
     step: int = 0
+    # None marks a restart that the `Gatherer` has not taken yet: it alone knows where the trial was saved.
     at_s: float | None = None
     portable: bool = True
 
@@ -136,4 +137,6 @@ class Captured:
     values: np.ndarray | None
 
 
+# No event holds a tensor of torch, which the driver does without: states and steps are packed into bytes before.
+# A kind that is added here also needs an entry in `event_codec` and a case in `KeptTrial.add`, unless it is not stored.
 Event = Began | Advanced | Saved | Restarted | Ended | Found | Captured

@@ -15,10 +15,15 @@ from parity.store.storage import StoragePath
 def write_json(path: StoragePath, content: Mapping[str, Any]) -> None:
     """Writes strict JSON, whole or not at all; replaces an existing file.
 
+    Args:
+        path: The file.
+        content: What `json` can encode, with finite numbers only.
+
     Raises:
         ValueError: A number is not finite.
         Trouble: The file cannot be written.
     """
+    # NaN and Infinity, which `json` would write, are not JSON: callers store such numbers as strings.
     write_text(path, json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
@@ -43,7 +48,7 @@ def write_bytes(path: StoragePath, content: bytes | pa.Buffer) -> None:
 
 @contextlib.contextmanager
 def writing(path: StoragePath) -> Iterator[None]:
-    """Within the block, an OSError is one of writing the file.
+    """Turns an OSError of the block into the `Trouble` that the file cannot be written.
 
     Raises:
         Trouble: The block raised an OSError.
@@ -51,6 +56,7 @@ def writing(path: StoragePath) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        # The bare reason, since the whole text of the error would name the hidden file that is written beside the path.
         raise Trouble(
             f"{path} cannot be written ({error.strerror or error}). What was written before is kept."
         ) from error

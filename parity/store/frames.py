@@ -26,6 +26,8 @@ def unframe(file: io.FileIO | BinaryIO) -> bytes | None:
     """The payload of the frame at the file's position; None if the frame is incomplete or damaged."""
     front = file.read(FRONT_BYTES)
     length = payload_length(front)
+    # The front has a digest of its own, so that a damaged length is never believed: it could ask for any amount of
+    # memory.
     if length is None:
         return None
     payload = file.read(length)
@@ -34,7 +36,7 @@ def unframe(file: io.FileIO | BinaryIO) -> bytes | None:
 
 
 def payload_length(front: bytes) -> int | None:
-    """Bytes of the payload that follows a frame's first bytes; None if these are damaged or too few."""
+    """Length in bytes of the payload that follows a frame's first bytes; None if these are damaged or too few."""
     if len(front) < FRONT_BYTES:
         return None
     header, (check,) = front[: _HEADER.size], _CHECK.unpack_from(front, _HEADER.size)

@@ -1,4 +1,4 @@
-"""Takes the events of a run's trials: into the journal as they come, and into tables once the trials have ended."""
+"""Takes the events of a run's trials: writes them to the journal as they come, and to tables at the end of the run."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -38,7 +38,7 @@ class Progress(Protocol):
 class Gatherer:
     """Takes the events of a run's trials, and answers where each trial continues; the `Past` of a run.
 
-    Keeps of each event where it is in the journal, and of the traces no more than the chunk at hand.
+    Of each event it keeps only the place in the journal, and of the traces no more than the chunk that it is taking.
 
     Args:
         trials: The trials of the plan.
@@ -54,12 +54,14 @@ class Gatherer:
         self._progress = progress
         self._names = [trial.name for trial in trials]
         self._kept = {trial.name: KeptTrial(planned_record(index, trials)) for index, trial in enumerate(trials)}
+        # Trials that have to begin again, until the executor has asked `void` about them.
         self._void: set[str] = set()
         self._journal = Journal(out / JOURNAL)
         try:
             for offset, event in self._journal.replay():
                 self._apply(event, offset)
         except Trouble:
+            # The caller gets no Gatherer that it could close.
             self._journal.close()
             raise
         if self._journal.left_out:
@@ -75,7 +77,7 @@ class Gatherer:
 
     @property
     def rows(self) -> int:
-        """Number of steps that count, of all trials."""
+        """Number of steps that count, over all trials."""
         return sum(kept.rows for kept in self._kept.values())
 
     def take(self, events: Sequence[Event]) -> None:
@@ -93,10 +95,13 @@ class Gatherer:
                 if not kept.portable:  # a state that must not be used is not stored
                     continue
                 assert event.state is not None
+                # Before the journal names it: a name without its file would cost the trial its steps, while a file that
+                # is not named costs nothing and is removed with the others once the run is complete.
                 write_state(self._out, self._index(event.trial), event.step, event.state)
                 older += [(event.trial, kept.saved.step)] if kept.saved else []
                 event = replace(event, state=None)
             elif isinstance(event, Restarted) and event.at_s is None:
+                # The executor, which lost the worker, does not know which state was stored last.
                 event = replace(event, step=self.step(event.trial), at_s=time.time())
             elif reason := self._contradiction(kept, event):
                 self._void.add(event.trial)
@@ -115,6 +120,7 @@ class Gatherer:
         Args:
             reason: What ended its worker.
         """
+        # A trial that has not begun has nothing to roll back, and is not charged with an attempt.
         begun = [name for name in self.unfinished if self._kept[name].steps or self._kept[name].record.host]
         self.take([Restarted(name, reason) for name in begun])
 
@@ -155,6 +161,7 @@ class Gatherer:
         shared = SharedSteps(tables=list(self._digests(trial)))
         for steps in self._kept[trial].steps:
             if steps.shared:
+                # Read when they are asked for, and not kept: each shared step holds a whole state of the baseline.
                 event = self._journal.read(steps.offset)
                 assert isinstance(event, Advanced)
                 shared.steps += event.shared
@@ -191,6 +198,7 @@ class Gatherer:
 
     def _contradiction(self, kept: KeptTrial, event: Event) -> str | None:
         """Why a trial that continued from a state has to begin again, or None."""
+        # Without a saved state a trial begins with step 0, which it may do on any hardware.
         if isinstance(event, Began) and kept.saved:
             before, now = (tuple(facts.get(name) for name in CLASS) for facts in (vars(kept.record), event.facts))
             if before != now:
@@ -208,6 +216,8 @@ class Gatherer:
         """The first step that differs from what it was before it was rolled back, or None; forgets those compared."""
         first = int(table["step"][0].as_py())
         end = first + len(table)
+        # Chunks end by time, so those of the two attempts seldom cover the same steps: they are compared where they
+        # overlap.
         for steps in kept.rolled_back:
             low, high = max(first, steps.first), min(end, steps.end)
             if low < high:
@@ -228,6 +238,7 @@ class Gatherer:
 
 def forget_journal(out: StoragePath) -> None:
     """Removes the journal and the saved states of a run whose tables are complete."""
+    # Killed in here, a driver leaves a run that is complete all the same; --resume then removes what is left.
     if isinstance(out, Path):
         (out / JOURNAL).unlink(missing_ok=True)
     else:

@@ -24,11 +24,19 @@ JOURNAL = "journal"
 
 
 class Journal:
-    """The journal of a run, read from its beginning and written at its end."""
+    """The journal of a run, read from its beginning and written at its end.
+
+    Args:
+        path: The journal's file, or its folder on an object store; a file that does not exist is created.
+
+    Raises:
+        Trouble: It cannot be opened, or a segment of it is missing.
+    """
 
     def __init__(self, path: StoragePath) -> None:
         self._path = path
         self._open = contextlib.ExitStack()
+        # `opened` closes the file again if what follows fails.
         with _accessing(path), contextlib.ExitStack() as opened:
             if isinstance(path, Path):
                 # Unbuffered, so that closing it writes nothing.
@@ -37,6 +45,7 @@ class Journal:
                 # A file without a name, so that a killed driver leaves nothing behind.
                 self._file = opened.enter_context(tempfile.TemporaryFile(buffering=0))
                 segments.fetch(path, self._file)
+            # How many bytes were added, and how many of these are durable.
             self._end = self._durable = self._file.seek(0, os.SEEK_END)
             self._open = opened.pop_all()
         self.left_out = 0  # bytes of an incomplete end that `replay` has cut off
@@ -51,8 +60,10 @@ class Journal:
         with _accessing(self._path):
             self._file.seek(began)
             left = memoryview(written)
+            # A file without a buffer may take fewer bytes than it is given.
             while left:
                 left = left[self._file.write(left) :]
+        # Only after the whole frame: the next event is written over one that failed halfway.
         self._end += len(written)
         return began
 
@@ -64,17 +75,21 @@ class Journal:
         """
         with _accessing(self._path):
             if isinstance(self._path, Path):
+                # Not `fsync`: of what the file system knows of a file, only the length matters here, and that is
+                # written too.
                 os.fdatasync(self._file.fileno())
+            # All events since the last call are one segment. Without any there is none: it would be empty, and take the
+            # name of the next.
             elif self._durable < self._end:
                 self._file.seek(self._durable)
                 segments.append(self._path, self._durable, self._file.read(self._end - self._durable))
         self._durable = self._end
 
     def read(self, offset: int) -> Event:
-        """The event at an offset in bytes.
+        """Reads the event at an offset in bytes, as `add` and `replay` give it.
 
         Raises:
-            Trouble: It is damaged.
+            Trouble: The event is damaged, or cannot be read.
         """
         with _accessing(self._path):
             self._file.seek(offset)
@@ -84,10 +99,10 @@ class Journal:
         return decode(payload)
 
     def replay(self) -> Iterator[tuple[int, Event]]:
-        """All events in their order, each with its offset in bytes; an incomplete last one is cut off.
+        """Yields all events in their order, each with its offset in bytes, and cuts off an incomplete last one.
 
         Raises:
-            Trouble: An event before the last is damaged.
+            Trouble: An event before the last is damaged, or the journal cannot be read.
         """
         size, offset = self._end, 0
         while offset < size:
@@ -116,7 +131,8 @@ class Journal:
             rest = self._file.read()
             length = payload_length(rest[:FRONT_BYTES])
             # The last frame has too few bytes for a front, only zeros (the file was lengthened and not filled), or a
-            # sound front whose payload reaches to the end of the file or would reach further.
+            # sound front whose payload reaches to the end of the file or would reach further. The blocks of a write
+            # reach the disk in any order, so even a last frame of full length may be incomplete.
             last = (
                 len(rest) < FRONT_BYTES or not any(rest) or (length is not None and FRONT_BYTES + length >= len(rest))
             )
@@ -131,7 +147,7 @@ class Journal:
 
 @contextlib.contextmanager
 def _accessing(path: StoragePath) -> Iterator[None]:
-    """Within the block, an OSError is one of reading or writing the journal; it becomes Trouble."""
+    """Turns an OSError of the block into the `Trouble` that the journal cannot be written or read."""
     try:
         yield
     except OSError as error:

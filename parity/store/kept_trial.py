@@ -55,6 +55,7 @@ class KeptTrial:
     portable: bool = True
     findings: list[int] = field(default_factory=list)
     saved: Saved | None = None
+    # Less than any offset, so that without a saved state a restart drops everything.
     saved_at: int = -1
 
     @property
@@ -68,12 +69,13 @@ class KeptTrial:
         return self.saved.step if self.saved else 0
 
     def add(self, event: Event, offset: int) -> None:
-        """Takes in an event of the trial, which the journal holds at the offset."""
+        """Takes in an event of the trial, which the journal holds at the offset in bytes."""
         match event:
             case Began():
                 self.record = replace(self.record, **event.facts)
             case Advanced():
                 self.record = replace(self.record, **event.facts)
+                # A chunk has at least one step, and its steps follow one another.
                 first = int(event.table["step"][0].as_py())
                 self.steps.append(StepsInJournal(offset, first, len(event.table), bool(event.shared)))
             case Saved():
@@ -89,12 +91,14 @@ class KeptTrial:
 
     def final_record(self) -> TrialRecord:
         """The record with the number of steps that are stored; a trial that began and did not end is interrupted."""
+        # The status changes only with `Ended`, so a trial that was cut off is still "planned" here.
         begun = self.record.status == "planned" and self.steps
         status: TrialStatus = "interrupted" if begun else self.record.status
         return replace(self.record, status=status, rows=self.rows)
 
     def _roll_back(self, event: Restarted) -> None:
         """Drops what the trial reported since it was saved."""
+        # This is never undone: if one state could not be trusted, another one cannot either.
         self.portable &= event.portable
         # The journal is in the order of time: what is at a larger offset than the state was reported after it.
         if event.step:
@@ -105,6 +109,7 @@ class KeptTrial:
         self.findings = [offset for offset in self.findings if offset < self.saved_at]
         reason = f"step {event.step}: {storable(event.reason)}"
         when = _time(event.at_s)
+        # The facts of the old worker stay until the new one reports its own, with `Began`.
         self.record = replace(
             self.record,
             attempts=self.record.attempts + 1,
@@ -118,6 +123,9 @@ def planned_record(index: int, trials: Sequence[Trial]) -> TrialRecord:
     Args:
         index: Position of the trial in the plan.
         trials: The trials of the plan.
+
+    Returns:
+        The record with the status "planned", and with null for every fact that only the worker knows.
     """
     trial = trials[index]
     settings = trial.settings
@@ -138,6 +146,7 @@ def planned_record(index: int, trials: Sequence[Trial]) -> TrialRecord:
         batches=settings.batches,
         batch_size=settings.batch_size,
         lr=settings.lr,
+        # Reported with the first steps: the task makes its optimizer in the worker.
         optimizer=None,
         audit_every=settings.audit_every,
         trace=trace_file(index, [trial.name for trial in trials]),
@@ -146,6 +155,7 @@ def planned_record(index: int, trials: Sequence[Trial]) -> TrialRecord:
 
 def storable(value: Any) -> Any:
     """The value; in a text, escapes replace what cannot be encoded, which the message of an exception may contain."""
+    # Arrow stores UTF-8 and would refuse the whole table for the sake of one such text.
     return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
 
 

@@ -50,8 +50,9 @@ def lease(folder: UPath) -> Iterator[None]:
         yield
     finally:
         ended.set()
-        thread.join()
+        thread.join()  # a renewal that is under way would write the object again
         with contextlib.suppress(OSError):  # an object that stays is not renewed, and can be taken over
+            # Larger numbers are those of a driver that has taken over.
             for each in [each for each in _numbers(folder) if each <= number]:
                 storage.remove(folder / str(each), patience_s=0)
 

@@ -23,12 +23,19 @@ def write_table(path: StoragePath, table: pa.Table) -> None:
         Trouble: The file cannot be written.
     """
     sink = pa.BufferOutputStream()
+    # Parquet's checksums are optional. With them a flipped bit is found wherever it is in a page, and not only where it
+    # breaks the decoding.
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     write_bytes(path, sink.getvalue())
 
 
 def write_tables(path: StoragePath, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
     """Writes the rows of several tables as `write_table` does, with one of them in memory at a time.
+
+    Args:
+        path: The file.
+        schema: The schema of each table.
+        tables: The tables, in the order of their rows.
 
     Raises:
         Trouble: The file cannot be written.
@@ -49,6 +56,7 @@ def open_parquet(path: StoragePath) -> pq.ParquetFile:
         Trouble: The file does not exist, or is damaged.
     """
     with reading(path), storage.on_disk(path) as copy:
+        # The copy of an object is deleted when the block ends, and stays readable while this file is open.
         return pq.ParquetFile(copy, page_checksum_verification=True)
 
 
@@ -64,7 +72,7 @@ def read_table(path: StoragePath, schema: pa.Schema) -> pa.Table:
 
 @contextlib.contextmanager
 def reading(path: StoragePath) -> Iterator[None]:
-    """Within the block, an error is one of reading the file.
+    """Turns an error of the block into the `Trouble` that the file is missing or damaged.
 
     Raises:
         Trouble: The block raised an error of the system, of Arrow, or of a value.
@@ -74,16 +82,17 @@ def reading(path: StoragePath) -> Iterator[None]:
     except FileNotFoundError as error:
         raise Trouble(f"{path} is missing: the run directory is damaged.") from error
     except (OSError, ValueError, OverflowError, pa.ArrowException) as error:  # ValueError: a name is not UTF-8
+        # Errors of Arrow may have several lines, of which the first says what is wrong.
         raise Trouble(f"{path} is damaged ({(str(error).splitlines() or [type(error).__name__])[0]}).") from error
 
 
 def cast(path: StoragePath, table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The table in the types of the schema, with nulls in the `LATER_COLUMNS` that it lacks.
+    """Casts a table to the types of the schema, with nulls in the `LATER_COLUMNS` that it lacks.
 
     Args:
-        path: The file that it was read from, for messages.
-        table: The table.
-        schema: The schema.
+        path: The file that the table was read from, for messages.
+        table: The table, with its columns in the order of the schema.
+        schema: The schema that the table has to have.
 
     Raises:
         Trouble: The columns are not those of the schema.
@@ -91,6 +100,7 @@ def cast(path: StoragePath, table: pa.Table, schema: pa.Schema) -> pa.Table:
     missing = {*schema.names} - {*table.column_names}
     if missing <= LATER_COLUMNS and len(table.column_names) + len(missing) == len(schema):
         for name in (name for name in schema.names if name in missing):
+            # In the schema's place, since Arrow casts a table only if its columns have the same order.
             place = schema.get_field_index(name)
             table = table.add_column(place, schema.field(name), pa.nulls(len(table), schema.field(name).type))
     try:  # pandas writes the same values back in types of its own

@@ -40,6 +40,7 @@ class SharedSteps:
     tables: list[pa.Table] = field(default_factory=list)
 
 
+# A protocol, since the executors only ask: `train` and `cluster` need not know that a journal gives the answers.
 class Past(Protocol):
     """Answers what earlier events say about a trial; `gather.Gatherer` is one."""
 

@@ -51,11 +51,15 @@ def reopen(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Iter
         options: The options given now.
         parser: The parser of the command, which also reads the stored arguments.
 
+    Yields:
+        The run, with the options to continue it with.
+
     Raises:
         Trouble: It is not a run, is in use, or was started with other options than are given now.
     """
     directory = parse_path(options.resume)
-    # Once before the lock, which must not be created in a folder that is not a run, and again after it.
+    # Once before the lock, which must not be created in a folder that is not a run, and again under it, since another
+    # driver may have changed the run until then.
     read_info(directory)
     with hold(directory):
         if run_state(read_info(directory)) != "complete" and exists(directory / "trials.parquet"):
@@ -81,6 +85,7 @@ def _options(
     for name, value in vars(options).items():
         if name in FREE:
             setattr(before, name, value)
+        # An option that is left out has its default, and looks the same as one that is given with that value.
         elif value not in (parser.get_default(name), getattr(before, name)):
             option = f"--{name.replace('_', '-')}"
             raise Trouble(
@@ -96,9 +101,14 @@ def fingerprint(trials: Sequence[Trial], data: Mapping[str, np.ndarray]) -> dict
     Args:
         trials: The trials of the plan.
         data: The task's arrays by name, dtype[...].
+
+    Returns:
+        "losses" (origin and SHA-256 of the code, by name of the loss), "task_code" (the same of the task) and
+        "data_xxh3" (a digest of all arrays, in hexadecimal).
     """
     losses = {trial.loss.name: _code(trial.loss) for trial in trials}
     digest = xxhash.xxh3_128()
+    # Sorted: the order of the names is not part of the data.
     for name, array in sorted(data.items()):
         # The bytes alone would be the same for another shape or dtype.
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
@@ -107,7 +117,7 @@ def fingerprint(trials: Sequence[Trial], data: Mapping[str, np.ndarray]) -> dict
 
 
 def check_same(started: Started, info: Mapping[str, Any]) -> None:
-    """Compares what the run was started with and what it would be started with now.
+    """Compares what the run was started with to what it would be started with now.
 
     Args:
         started: The run.
@@ -123,6 +133,7 @@ def check_same(started: Started, info: Mapping[str, Any]) -> None:
     for kind, what in (("losses", "the code of the loss"), ("versions", "the version of")):
         compared += [(f"{what} {name}", value, now[kind].get(name)) for name, value in before[kind].items()]
     found = [f"{what} ({_shown(left)} then, {_shown(right)} now)" for what, left, right in compared if left != right]
+    # One name of each list is enough for a message: another cluster can differ in every trial.
     missing = [name for name in before["trials"] if name not in now["trials"]]
     added = [name for name in now["trials"] if name not in before["trials"]]
     found += [f"the trial {name} no longer exists" for name in missing[:1]]

@@ -23,8 +23,11 @@ def describe(command: str, trials: Sequence[Trial], *, data: Path | None) -> dic
         command: The command line, or the call, that asked for the run.
         trials: The trials of the run.
         data: The folder that MNIST came from, or None.
+
+    Returns:
+        What `json` can encode, with the state "running".
     """
-    settings = trials[0].settings
+    settings = trials[0].settings  # all trials of a run share them
     state: RunState = "running"
     return {
         "schema": SCHEMA_NUMBER,

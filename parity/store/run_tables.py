@@ -15,12 +15,12 @@ from parity.store.tables import EVIDENCE
 from parity.store.traces import TraceWriter
 from parity.store.trials import write_trials
 
-# Rows of a row group of a trace. A row takes some 600 bytes in memory, so a group takes some 6 MB.
+# Number of rows in a row group of a trace. A row takes some 600 bytes in memory, so a group takes some 6 MB.
 GROUP_ROWS = 10_000
 
 
 def write_run_tables(out: StoragePath, kept: Mapping[str, KeptTrial], journal: Journal) -> None:
-    """Writes every table of a run but those of the judge.
+    """Writes every table of a run except those that the judge writes.
 
     Args:
         out: The run directory.
@@ -34,11 +34,16 @@ def write_run_tables(out: StoragePath, kept: Mapping[str, KeptTrial], journal: J
     for name, schema in EVIDENCE.items():
         rows = list(_evidence(name, kept, journal))
         write_table(out / f"{name}.parquet", pa.Table.from_pylist(rows, schema=schema))
+    # Last: `stored_run` and `resume` take the existence of trials.parquet for that of all tables.
     write_trials(out, [each.final_record() for each in kept.values()])
 
 
 def steps_table(steps: StepsInJournal, journal: Journal) -> pa.Table:
     """The steps of a trace that an event holds, in the columns of `trace.SCHEMA`.
+
+    Args:
+        steps: Where the journal holds the event.
+        journal: The journal.
 
     Raises:
         Trouble: The journal is damaged.
@@ -50,12 +55,14 @@ def steps_table(steps: StepsInJournal, journal: Journal) -> pa.Table:
 
 def _write_traces(out: StoragePath, kept: Mapping[str, KeptTrial], journal: Journal) -> None:
     writers: dict[str, TraceWriter] = {}
+    # All files are open at the same time, at most `MOST_TRACE_FILES` of them.
     for each in kept.values():
         if each.steps:
             file = each.record.trace
             writer = writers.setdefault(file, TraceWriter(out / "traces" / file))
             for table in _joined(steps_table(steps, journal) for steps in each.steps):
                 writer.append(table)
+    # They get their names when all are written: an error before leaves the traces of an earlier driver as they were.
     for writer in writers.values():
         writer.close()
     for file in (each.record.trace for each in kept.values()):

@@ -52,7 +52,7 @@ def describe_record(row: str, record: type) -> pa.Schema:
         row: What a row of the table is.
         record: The dataclass; each field that is annotated with a `Column` is a column, in the order of the fields.
     """
-    hints = get_type_hints(record, include_extras=True)
+    hints = get_type_hints(record, include_extras=True)  # without the extras the `Column`s would be dropped
     columns = [
         column(field.name, note.kind, note.meaning, unit=note.unit)
         for field in fields(record)

@@ -21,11 +21,14 @@ def seal(info: Mapping[str, Any], directory: StoragePath) -> dict[str, Any]:
     Args:
         info: The content without them.
         directory: The run directory, with all its tables.
+
+    Raises:
+        OSError: A file cannot be read.
     """
     files = {name: _digest(directory / name) for name in find(directory, ".parquet")}
     files.pop("differences.parquet", None)  # written again by each judging, and never read
     content = {**info, "files": files}
-    # Of all other values, so that a change of any of them is seen.
+    # The seal covers all other values, so that a change of any of them is detected.
     return content | {"seal": _digest_of(content)}
 
 
@@ -35,6 +38,9 @@ def altered(info: Mapping[str, Any], directory: StoragePath) -> tuple[str, ...]:
     Args:
         info: The content of run.json.
         directory: The run directory.
+
+    Raises:
+        OSError: A file cannot be read.
     """
     if "seal" not in info and "files" not in info:
         return ()
@@ -47,6 +53,7 @@ def altered(info: Mapping[str, Any], directory: StoragePath) -> tuple[str, ...]:
 
 
 def _digest_of(content: Mapping[str, Any]) -> str:
+    # Sorted, so that only the values count, and not the order in which a program wrote them.
     return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())
 
 

@@ -27,6 +27,7 @@ def fetch(folder: UPath, into: BinaryIO) -> None:
     for start in range(0, len(names), FETCHED):
         contents = storage.read_several([folder / name for name in names[start : start + FETCHED]])
         for name, content in zip(names[start : start + FETCHED], contents, strict=True):
+            # Each segment has to begin where the one before it ends, so a missing one shows in the name of the next.
             if name != f"{offset:0{DIGITS}d}":
                 raise Trouble(
                     f"{folder} is damaged: its segment {offset:0{DIGITS}d} is missing. Restore it, or train again."
@@ -37,6 +38,11 @@ def fetch(folder: UPath, into: BinaryIO) -> None:
 
 def append(folder: UPath, offset: int, content: bytes) -> None:
     """Writes the segment that begins at an offset in bytes.
+
+    Args:
+        folder: The folder of the segments.
+        offset: The total length of all segments before it, in bytes.
+        content: Its bytes; at least one.
 
     Raises:
         Trouble: Another driver has written one there.

@@ -23,14 +23,15 @@ def write_state(directory: StoragePath, index: int, step: int, state: bytes) -> 
     """
     path = _state_path(directory, index, step)
     if isinstance(path, Path):
-        # On first use: a run whose trials are too short to be saved has no such folder.
+        # The folder is made on first use: a run whose trials are too short to be saved has none.
         with writing(path):
             path.parent.mkdir(exist_ok=True)
+    # The frame detects damage, since training from a damaged state might raise no error and only give other numbers.
     write_bytes(path, frame(state))
 
 
 def read_state(directory: StoragePath, index: int, step: int) -> bytes:
-    """Reads the state that `write_state` wrote.
+    """Reads the state that `write_state` wrote for the same trial and step.
 
     Raises:
         Trouble: The file is missing or damaged.
@@ -61,4 +62,5 @@ def remove_state(directory: StoragePath, index: int, step: int) -> None:
 
 
 def _state_path(directory: StoragePath, index: int, step: int) -> StoragePath:
+    # A file for each step: the older state has to exist until the journal says that the newer one counts.
     return directory / "states" / f"{index:04d}-{step}.state"

@@ -68,11 +68,16 @@ def parse_path(text: str) -> StoragePath:
         raise Trouble(f"{text}: {protocol} needs a package that is not installed. {error}.") from error
     except (ValueError, OSError) as error:
         raise Trouble(f"{text} cannot be used ({error}). Give a path, or a URI as s3://BUCKET/DIR.") from error
+    # A file:// URI is a local path, where files can be renamed, appended to and locked.
     return Path(filesystem._strip_protocol(text)) if protocol in ("file", "local") else path
 
 
 def write_whole(path: StoragePath, content: bytes | pa.Buffer) -> None:
     """Writes a file, whole or not at all, and durably; replaces an existing one.
+
+    Args:
+        path: The file.
+        content: All of its bytes.
 
     Raises:
         OSError: It cannot be written.
@@ -87,11 +92,17 @@ def write_whole(path: StoragePath, content: bytes | pa.Buffer) -> None:
 def write_new(path: UPath, content: bytes, *, patience_s: float | None = None) -> None:
     """Writes an object that does not exist yet, whole or not at all; of several writers one succeeds.
 
+    Args:
+        path: The object.
+        content: Its content.
+        patience_s: As for `patiently`.
+
     Raises:
         FileExistsError: It exists already, with other content.
         OSError: It cannot be written.
     """
     try:
+        # The store itself decides which of several writers was first: a test for the object beforehand could not.
         patiently(path, lambda: path.fs.pipe_file(path.path, content, mode="create"), patience_s=patience_s)
     except FileExistsError:
         if read(path) != content:  # else an earlier try succeeded, and only its answer was lost
@@ -100,12 +111,13 @@ def write_new(path: UPath, content: bytes, *, patience_s: float | None = None) -
 
 @contextlib.contextmanager
 def written_beside(path: StoragePath) -> Iterator[Path]:
-    """A local file to write, which becomes the file at the path, durably, if the block raises nothing.
+    """Yields a local file to write, which becomes the file at the path, durably, if the block raises nothing.
 
     Raises:
         OSError: It cannot be written.
     """
     if isinstance(path, Path):
+        # If the block raises, the file stays under its hidden name, and the next attempt writes over it.
         beside = name_beside(path)
         yield beside
         # The content has to be on the disk before the name is, or a power failure leaves an empty file of that name.
@@ -121,7 +133,7 @@ def written_beside(path: StoragePath) -> Iterator[Path]:
 
 def name_beside(path: Path) -> Path:
     """The path where a local file is written before it gets its name."""
-    # In the same folder, since only within a file system a rename is atomic; hidden, so that no reader takes it up.
+    # In the same folder, since a rename is atomic only within a file system, and hidden, so that no reader uses it.
     return path.with_name(f".{path.name}.writing")
 
 
@@ -162,7 +174,7 @@ def read_several(paths: Sequence[UPath]) -> list[bytes]:
 
 @contextlib.contextmanager
 def on_disk(path: StoragePath) -> Iterator[Path]:
-    """The file on the local disk: of an object a copy, which is removed after the block, but stays readable while open.
+    """Yields the file on the local disk; for an object a copy, removed after the block but readable while it is open.
 
     Raises:
         OSError: It cannot be read.
@@ -178,6 +190,10 @@ def on_disk(path: StoragePath) -> Iterator[Path]:
 
 def exists(path: StoragePath, *, patience_s: float | None = None) -> bool:
     """Whether a file exists, or a folder that is not empty.
+
+    Args:
+        path: The file or folder.
+        patience_s: As for `patiently`; without effect on a local disk.
 
     Raises:
         OSError: The store does not answer, or refuses.
@@ -224,14 +240,14 @@ def remove_folder(path: StoragePath) -> None:
 
 
 def patiently(path: UPath, call: Callable[[], Result], *, patience_s: float | None = None) -> Result:
-    """Calls an object store, again and again while it does not answer; returns its answer.
+    """Calls an object store, repeatedly while it does not answer; returns its answer.
 
     Errors that neither the operating system nor the store's library raises are bugs of ours, and pass through at once.
 
     Args:
         path: The object, for messages.
         call: The call; may be made several times.
-        patience_s: For how long to try; None means `PATIENCE_S`.
+        patience_s: How long to try, in seconds; None means `PATIENCE_S`.
 
     Raises:
         OSError: The store did not answer, or refused.
@@ -247,6 +263,7 @@ def patiently(path: UPath, call: Callable[[], Result], *, patience_s: float | No
     retrying = Retrying(
         retry=retry_if_exception(_may_pass),
         wait=wait_exponential(multiplier=FIRST_PAUSE_S, max=LONGEST_PAUSE_S),
+        # Gives up before a pause that would exceed the patience, and not after it.
         stop=stop_before_delay(PATIENCE_S if patience_s is None else patience_s),
         before_sleep=report,
         retry_error_callback=give_up,
@@ -256,6 +273,7 @@ def patiently(path: UPath, call: Callable[[], Result], *, patience_s: float | No
 
 def _may_pass(error: BaseException) -> bool:
     """Whether the error is one of a store that may answer when it is asked again."""
+    # Asked first, since these are OSErrors as well.
     if isinstance(error, FINAL):
         return False
     return isinstance(error, OSError) or any(
@@ -264,6 +282,7 @@ def _may_pass(error: BaseException) -> bool:
 
 
 def _error(state: RetryCallState) -> BaseException:
+    # tenacity's types also allow for a call that has not ended.
     error = state.outcome.exception() if state.outcome else None
     assert error is not None, "only a call that failed is repeated"
     return error

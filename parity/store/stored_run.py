@@ -58,6 +58,7 @@ def read_run(directory: StoragePath) -> StoredRun:
     path = directory / "trials.parquet"
     table = read_table(path, TRIALS)
     with reading(path):
+        # Within `reading`, since a name that is not UTF-8 raises only when it becomes a `str`.
         trials = tuple(TrialRecord(**row) for row in table.to_pylist())
     if [record.trial for record in trials] != info.get("trials"):
         raise Trouble(f"{directory / 'trials.parquet'} is damaged: its trials are not those of run.json.")
@@ -93,6 +94,7 @@ def read_info(directory: StoragePath) -> dict[str, Any]:
 
 def _read_evidence(info: Mapping[str, Any], directory: StoragePath, name: str, schema: pa.Schema) -> pa.Table:
     """The table; empty if the run was completed before such tables existed."""
+    # Only the list of files in a sealed run excuses a missing table; elsewhere a missing table is damage.
     sealed = info.get("files")
     if name in LATER_TABLES and isinstance(sealed, dict) and f"{name}.parquet" not in sealed:
         return schema.empty_table()

@@ -126,7 +126,7 @@ REPLAYS = describe_table(
     ],
 )
 
-# By name of the table, which is that of its file.
+# The tables by name, which is also the name of the file.
 EVIDENCE = {
     "shared_steps": SHARED_STEPS,
     "step_errors": STEP_ERRORS,

@@ -113,6 +113,8 @@ def make_table(columns: Mapping[str, np.ndarray], *, names: Mapping[str, str], r
 def _array(values: np.ndarray, kind: pa.DataType, *, valid: np.ndarray | None = None) -> pa.Array:
     """An Arrow array on the values' own memory: `pa.array` converts value by value, which is slow for lists."""
     if pa.types.is_list(kind):
+        # Arrow's plain lists have offsets of 32 bits, enough for the rows of one chunk. A model without parameters has
+        # only empty lists, for which `arange` would need a step of 0.
         rows, width = values.shape
         offsets = np.arange(0, rows * width + 1, width, dtype=np.int32) if width else np.zeros(rows + 1, np.int32)
         child = _array(np.ascontiguousarray(values).reshape(-1), kind.value_type)
@@ -133,7 +135,15 @@ def _constant(name: str, rows: int) -> pa.Array:
 
 
 def first_difference(baseline: pa.Table, candidate: pa.Table) -> int | None:
-    """The first row in which a digest of two traces, or of two slices of them, differs; None if none does."""
+    """Finds the first row in which a digest of two traces, or of two slices of them, differs.
+
+    Args:
+        baseline: Has at least the columns `DIGESTS`.
+        candidate: The same for the other trace, aligned with the first row of the baseline.
+
+    Returns:
+        Number of the row, from 0; None if no row that both have differs.
+    """
     steps = min(len(baseline), len(candidate))
     differs = np.zeros(steps, bool)
     for name in DIGESTS:

@@ -17,11 +17,11 @@ from parity.store.storage import StoragePath
 from parity.store.trace import SCHEMA
 from parity.store.trials import TrialRecord
 
-# Of the traces that were read, at most so many rows stay in memory, some 600 bytes each, and of longer traces at most
-# so many bytes of single columns.
+# Most rows of traces that stay in memory after they were read: at some 600 bytes each, they take some 60 MB.
 KEPT_ROWS = 100_000
+# A trace of more rows is read by columns. Most bytes of such columns that stay in memory.
 KEPT_BYTES = 256 * 2**20
-# Most trace files of a run, however many trials it has.
+# Most trace files that a run has, however many trials there are.
 MOST_TRACE_FILES = 16
 # Most characters of a trial's name used in a file name, since file systems limit its length (often to 255 bytes).
 MOST_LETTERS = 150
@@ -31,6 +31,10 @@ class Traces(Mapping[str, pa.Table]):
     """The traces of a run by trial name, read from storage on demand; those used last stay in memory.
 
     For a trace of more than `KEPT_ROWS` ask for columns, with `read_columns`: all of it may not fit into memory.
+
+    Args:
+        directory: The run directory.
+        trials: The records of all trials of the run, which also say which trials share a file.
     """
 
     def __init__(self, directory: StoragePath, trials: Sequence[TrialRecord]) -> None:
@@ -42,6 +46,7 @@ class Traces(Mapping[str, pa.Table]):
         self._kept: OrderedDict[str, pa.Table] = OrderedDict()
         self._kept_rows = 0
         self._columns: OrderedDict[tuple[str, str], pa.ChunkedArray] = OrderedDict()
+        # Files stay open, since one that trials share is read for each of them; there are at most `MOST_TRACE_FILES`.
         self._open: dict[StoragePath, pq.ParquetFile] = {}
 
     def __getitem__(self, trial: str) -> pa.Table:
@@ -49,8 +54,10 @@ class Traces(Mapping[str, pa.Table]):
             self._kept.move_to_end(trial)
             return self._kept[trial]
         parts = list(self._parts(self._records[trial], SCHEMA.names))
+        # The empty table gives a trace without steps its columns.
         table = self._kept[trial] = pa.concat_tables([SCHEMA.empty_table(), *parts]).combine_chunks()
         self._kept_rows += len(table)
+        # The trace that was asked for stays, even if it exceeds the limit by itself.
         while len(self._kept) > 1 and self._kept_rows > KEPT_ROWS:
             self._kept_rows -= len(self._kept.popitem(last=False)[1])
         return table
@@ -62,7 +69,11 @@ class Traces(Mapping[str, pa.Table]):
         return len(self._records)
 
     def column(self, trial: str, name: str) -> pa.ChunkedArray:
-        """A column of a trace.
+        """A column of a trace, with a row for each step.
+
+        Args:
+            trial: Name of the trial.
+            name: Name of the column, in `trace.SCHEMA`.
 
         Raises:
             Trouble: The trace is damaged.
@@ -97,6 +108,7 @@ class Traces(Mapping[str, pa.Table]):
             Trouble: The trace is damaged; or, if "step" is among the columns, its steps are not complete.
         """
         path = self._directory / "traces" / record.trace
+        # A trial without steps has no file, unless it shares one with trials that have some.
         if not record.rows and not storage.exists(path):
             return
         file = self._open.get(path) or self._open.setdefault(path, open_parquet(path))
@@ -122,7 +134,12 @@ class Traces(Mapping[str, pa.Table]):
 
 
 def read_columns(traces: Mapping[str, pa.Table], trial: str, names: Sequence[str]) -> pa.Table:
-    """Some columns of the trace of a trial.
+    """Reads some columns of a trace, and no others if it is a long one.
+
+    Args:
+        traces: The traces by trial name.
+        trial: Name of the trial.
+        names: Names of the columns, in `trace.SCHEMA`.
 
     Raises:
         Trouble: The trace is damaged.
@@ -147,7 +164,11 @@ def trace_file(index: int, trials: Sequence[str]) -> str:
 
 
 class TraceWriter:
-    """Writes a file of traces row group by row group; the file gets its name once it is complete."""
+    """Writes a file of traces row group by row group; the file gets its name once it is complete.
+
+    Args:
+        path: The file; nothing is written before the first chunk.
+    """
 
     def __init__(self, path: StoragePath) -> None:
         self._path = path
@@ -164,6 +185,8 @@ class TraceWriter:
             if self._writer is None:
                 beside = self._placing.enter_context(storage.written_beside(self._path))
                 self._writer = pq.ParquetWriter(beside, SCHEMA, compression="zstd", write_page_checksum=True)
+            # Each call makes row groups of its own, so each of them has rows of one trial; `_row_groups` relies on
+            # that.
             self._writer.write_table(chunk)
 
     def close(self) -> None:
@@ -174,6 +197,7 @@ class TraceWriter:
         """
         with writing(self._path), self._placing:
             assert self._writer is not None, "a trace without a chunk has no file"
+            # Writes the footer, and has to come before `_placing` ends and gives the file its name.
             self._writer.close()
 
 
@@ -183,6 +207,7 @@ def _row_groups(file: pq.ParquetFile, trial: str) -> list[int]:
     found = []
     for number in range(file.num_row_groups):
         statistics = file.metadata.row_group(number).column(column).statistics
+        # Another program may have written the file again, without statistics; then each group is read.
         if not statistics or not statistics.has_min_max or statistics.min <= trial <= statistics.max:
             found.append(number)
     return found

@@ -42,6 +42,7 @@ class TrialRecord:
     optimizer: Annotated[str | None, Column(pa.string(), "class and settings of the optimizer; null if not known")]
     audit_every: Annotated[int, Column(pa.int64(), "the steps divisible by this are audited; 0 for none")]
     trace: Annotated[str, Column(pa.string(), "name of the trace's file in traces/")]
+    # Known only once the trial trains, so the fields have defaults from here on.
     status: Annotated[TrialStatus, Column(NAME, "planned, complete, failed or interrupted")] = "planned"
     rows: Annotated[int, Column(pa.int64(), "number of steps in the trace")] = 0
     failed_step: Annotated[
@@ -74,6 +75,7 @@ class TrialRecord:
     shared_error: Annotated[
         str | None, Column(pa.string(), "why steps from the baseline device's states are missing; null if none are")
     ] = None
+    # Facts of the machine, from `machine.facts`.
     host: Annotated[str | None, Column(pa.string(), "name of the machine")] = None
     node: Annotated[
         str | None, Column(pa.string(), "name of the Ray node; null outside a cluster of several nodes")
@@ -119,7 +121,8 @@ def write_trials(directory: StoragePath, records: Sequence[TrialRecord]) -> None
     Raises:
         Trouble: It cannot be written.
     """
-    # `asdict` would copy each value, which takes longer than all else here.
+    # `asdict` would copy each value, which takes longer than all else here. Arrow leaves out `run`, which is not in the
+    # schema.
     rows = [vars(record) for record in records]
     write_table(directory / "trials.parquet", pa.Table.from_pylist(rows, schema=TRIALS))
 
