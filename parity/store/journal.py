@@ -77,7 +77,7 @@ class Journal:
             if isinstance(self._path, Path):
                 # Not `fsync`: of what the file system knows of a file, only the length matters here, and that is
                 # written too.
-                os.fdatasync(self._file.fileno())
+                getattr(os, "fdatasync", os.fsync)(self._file.fileno())  # macOS has no fdatasync
             # All events since the last call are one segment. Without any there is none: it would be empty, and take the
             # name of the next.
             elif self._durable < self._end:

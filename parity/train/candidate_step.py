@@ -88,7 +88,10 @@ def take_shared_steps(
     for entry in usable:
         restore_state(entry.state, training.model, training.optimizer)
         values = take_step(training, data, entry.step)
-        found += _errors(training, data, entry, values, repeated=None)
+        try:
+            found += _errors(training, data, entry, values, repeated=None)
+        except OracleUnavailable as error:  # the step ran in float64, but does not from moved parameters
+            reason = str(error)
     # Last, since it trains on from one of the shared states.
     if differs_at is not None and usable:
         found += _take_differing_step(training, data, usable, differs_at=differs_at, trace=trace)
@@ -126,10 +129,10 @@ def _take_differing_step(
     }
     try:
         exact = exact_step(training, data, state)
+        again = SharedStep(differs_at, state, exact, largest, start.names, draws=False, unavailable=None)
+        return _errors(training, data, again, values, repeated=repeated)
     except OracleUnavailable:
         return []
-    again = SharedStep(differs_at, state, exact, largest, start.names, draws=False, unavailable=None)
-    return _errors(training, data, again, values, repeated=repeated)
 
 
 def _errors(

@@ -1,6 +1,7 @@
 import csv
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ import pytest
 import torch
 
 from parity.ground.errors import TrialFailed
+from parity.plan.task_spec import parse_task
 from parity.store.trace import SCHEMA
 from parity.tasks import mnist_autoencoder
+from parity.tasks.loading import load_data
 from parity.train.loop import train
 
 WRONG = "tests/wrong_losses.py"
@@ -181,3 +184,27 @@ def test_a_nan_is_stored_as_it_is(data, make_trials):
     rows = trace(train(trial, data)).to_pylist()
     assert [math.isnan(row["loss"]) for row in rows] == [False] * 5 + [True] * 2
     assert rows[5]["grad_error_u"] == math.inf
+
+
+def test_chunks_of_a_float64_task_keep_their_numbers(make_trials, tmp_path):
+    """The observer's buffers, which later steps write to, are not those of the tables."""
+    task = tmp_path / "task.py"
+    task.write_text(
+        "import torch\n"
+        "class Wide:\n"
+        "    def data(self): return {'rows': torch.arange(1.0, 7.0, dtype=torch.float64)}\n"
+        "    def model(self): return torch.nn.Linear(1, 1).double()\n"
+        "    def optimizer(self, parameters, lr): return torch.optim.SGD(parameters, lr)\n"
+        "    def batch(self, data, start, stop): return (torch.tensor(data['rows'][start:stop])[:, None],)\n"
+        "    def forward(self, model, batch): return model(batch[0]), batch[0]\n"
+        "    def loss(self, output, target): return torch.nn.functional.mse_loss(output, target)\n"
+    )
+    spec = parse_task(f"{task}:Wide")
+    (pattern,) = make_trials()
+    settings = replace(pattern.settings, task=spec, rows=6, batch_size=1, steps=6)
+    trial = replace(pattern, settings=settings)
+    data = load_data(spec)
+    chunks = list(train(trial, data, chunk_steps=2))
+    whole = trace(train(trial, data))
+    assert [len(chunk.table) for chunk in chunks] == [2, 2, 2]
+    assert without_times(trace(chunks)).equals(without_times(whole))
