@@ -161,13 +161,7 @@ class Recorder:
             self._trial, self._model, oracle=oracle or _no_oracle, baseline=criterion or _no_oracle
         )
         self._measured = MeasuredSteps(self._model, self._optimizers, oracle)
-        self._step = 0
-        self._batch_rows: int | None = None
-        self._pending: list[_Pending] = []
-        self._scale = 1.0
-        self._saw_backward = False
-        self._step_grad_norm: torch.Tensor | None = None
-        self._closed = False
+        self._begin_state()
         # Directory, journal and hooks: whatever has to be let go when the recording ends, however it ends.
         self._held = ExitStack()
         self._directory = _directory(out)
@@ -182,6 +176,16 @@ class Recorder:
         # Wall time to be stored, and a clock that never jumps to measure with.
         self._wall_began = time.time()
         self._began = self._step_began = self._flushed = time.perf_counter()
+
+    def _begin_state(self) -> None:
+        """Where the recording stands: nothing of the first step has been seen."""
+        self._step = 0
+        self._batch_rows: int | None = None
+        self._pending: list[_Pending] = []
+        self._scale = 1.0
+        self._saw_backward = False
+        self._step_grad_norm: torch.Tensor | None = None
+        self._closed = False
 
     def _begin(self, device: Device) -> None:
         """Makes the run directory, opens its journal, and hooks the optimizers.

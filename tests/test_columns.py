@@ -143,7 +143,7 @@ def test_markdown_escapes_what_would_end_a_cell():
     )
     text = columns.markdown("x.parquet", schema.with_metadata({"parity.row": "a step"}))
     assert "| &lt;g, g64> / &lt;g64, g64>: 1 is right" in text
-    assert "| double | u | \\|loss - loss64\\| / (u \\|loss64\\|): " in text
+    assert "| double | u | error of the loss: \\|loss - loss64\\| / (u \\|loss64\\|); " in text
 
 
 def test_the_columns_load_neither_torch_nor_ray():

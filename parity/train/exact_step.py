@@ -49,16 +49,8 @@ def exact_step(
     # needs.
     generators = take_generators()
     try:
-        # A copy, since cpu() and double() convert a module in place. The optimizer is made anew, over its parameters.
-        model = copy.deepcopy(training.model).cpu().double()
-        optimizer = training.task.optimizer(model.parameters(), training.trial.settings.lr)
-        # Loading converts each tensor to the dtype of what it is loaded into, so the state arrives in float64.
-        restore_state(state, model, optimizer)
-        if perturb:
-            with torch.no_grad():
-                for parameter in model.parameters():
-                    parameter.copy_(perturb(parameter))
-        wide = replace(training, model=model, optimizer=optimizer, device=torch.device("cpu"))
+        wide = _widened(training, state, perturb)
+        model, optimizer = wide.model, wide.optimizer
         batch = tuple(widened(tensor) for tensor in make_batch(wide, data, state["step"]))
         # Forward and backward are rounded, the oracle between them too; the optimizer's step has no products.
         with RoundedProducts(rounding) if rounding else contextlib.nullcontext():
@@ -92,6 +84,22 @@ def exact_step(
         "param_grad": [on_host(parameter.grad) for parameter in model.parameters()],
         "param": [on_host(parameter) for parameter in model.parameters()],
     }
+
+
+def _widened(
+    training: Training, state: dict[str, Any], perturb: Callable[[torch.Tensor], torch.Tensor] | None
+) -> Training:
+    """A copy of the training in float64 on the CPU, in the state, its parameters moved by `perturb`."""
+    # A copy, since cpu() and double() convert a module in place. The optimizer is made anew, over its parameters.
+    model = copy.deepcopy(training.model).cpu().double()
+    optimizer = training.task.optimizer(model.parameters(), training.trial.settings.lr)
+    # Loading converts each tensor to the dtype of what it is loaded into, so the state arrives in float64.
+    restore_state(state, model, optimizer)
+    if perturb:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.copy_(perturb(parameter))
+    return replace(training, model=model, optimizer=optimizer, device=torch.device("cpu"))
 
 
 def step_values(values: StepValues, model: torch.nn.Module) -> Values:

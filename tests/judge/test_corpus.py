@@ -4,6 +4,7 @@ benchmarks/verdicts.py runs it in full, with 3 seeds and 240 steps.
 """
 
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -39,6 +40,8 @@ def verdicts(request, data, tmp_path_factory):
     found = [entry for file in files for entry in entries(file) if entry.name not in LATE]
     losses = parse_losses(["builtin", *(f"{entry.path}:{entry.name}" for entry in found)], shipped=SHIPPED_LOSSES)
     trials = plan(losses, parse_devices(["cpu"]), seeds=[0], replicas=1, settings=settings)
+    # The steps that are measured for comparisons with other runs, a third of the time, decide nothing within one.
+    trials = [replace(trial, measured=False) for trial in trials]
     few = {name: values[:ROWS] for name, values in data.items()}
     checked = run_trials(trials, few, tmp_path_factory.mktemp("corpus") / "run", title="test")
     return list(zip(found, checked.pairs, strict=True))

@@ -142,8 +142,8 @@ def test_two_that_part_have_no_majority(train):
     assert pair.verdict == "diverged"
     assert pair.cause.endswith("class A, of 2 devices, has no majority, so either may be the odd one")
     text = words(result)
-    assert "Class A has only two devices, which is no majority" in text
-    assert "Class A has no majority for builtin: its traces fall into 2 groups (1 with cpu@a, 1 with" in text
+    assert "Class A has only two devices, so there is no majority" in text
+    assert "Class A has no majority for builtin: its traces fall into 2 groups (1 with cpu@a and 1 with" in text
 
 
 def test_a_class_that_falls_in_halves_accuses_nobody(train):

@@ -1,5 +1,7 @@
 """A map of a fleet: a square for each device, class by class, with marks on the odd ones."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from parity.judge.fleet import DeviceClass
@@ -69,23 +71,7 @@ def device_map(run: StoredRun, judgement: Judgement) -> Plot:
         # The squares are a picture only; the invisible marks above them have the names.
         "hoverinfo": "skip",
     }
-    # In a fleet of many devices only those that are not equal have names.
-    named = [mark for mark in marked if len(marked) <= _MOST_NAMES or not mark[2].endswith(": equal")][:_MOST_NAMES]
-    names: Json = {
-        "type": "scatter",
-        "mode": "markers",
-        "x": [x for x, _, _ in named],
-        "y": [y for _, y, _ in named],
-        "text": [label(text, most=80) for _, _, text in named],
-        "meta": "names",
-        "marker": {
-            "symbol": "x-thin-open",
-            "size": 9,
-            # An invisible mark still shows its name to a pointer.
-            "opacity": [float(not text.endswith(": equal")) for _, _, text in named],
-        },
-        "hovertemplate": "%{text}<extra></extra>",
-    }
+    names = _names(marked)
     axis: Json = {"fixedrange": True, "showgrid": False, "zeroline": False}
     layout: Json = {
         "xaxis": axis | {"showticklabels": False},
@@ -103,3 +89,28 @@ def device_map(run: StoredRun, judgement: Judgement) -> Plot:
         {"data": [picture, names], "layout": layout},
         height=110 + 26 * len(rows),
     )
+
+
+def _names(marked: Sequence[tuple[int, int, str]]) -> Json:
+    """The marks above the squares, which show the names of their devices to a pointer.
+
+    Args:
+        marked: Column, row, and name with state of each device.
+    """
+    # In a fleet of many devices only those that are not equal have names.
+    named = [mark for mark in marked if len(marked) <= _MOST_NAMES or not mark[2].endswith(": equal")][:_MOST_NAMES]
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "x": [x for x, _, _ in named],
+        "y": [y for _, y, _ in named],
+        "text": [label(text, most=80) for _, _, text in named],
+        "meta": "names",
+        "marker": {
+            "symbol": "x-thin-open",
+            "size": 9,
+            # An invisible mark still shows its name to a pointer.
+            "opacity": [float(not text.endswith(": equal")) for _, _, text in named],
+        },
+        "hovertemplate": "%{text}<extra></extra>",
+    }
