@@ -201,7 +201,7 @@ class Observer:
         columns = {
             name: np.array(values, np.uint64 if "digest" in name else None) for name, values in self._columns.items()
         }
-        # One copy from the device for all rows, rather than one for each step. On a CPU it is copied as well, since later
+        # One copy from the device for all rows, instead of one a step. On a CPU it is copied as well, since later
         # steps write to the buffers while the table may still be in use.
         fetched = {name: buffer[:rows].to("cpu", copy=True) for name, buffer in self._values.items()}
         columns |= {name: values.double().numpy() for name, values in fetched.items()}
