@@ -156,5 +156,5 @@ def _settings(optimizer: str) -> dict[str, list[str]]:
 
 def known_to_differ(left: object, right: object) -> bool:
     """Whether both facts are known, and not equal."""
-    # A fact that one side did not record is no evidence of a difference.
+    # A fact that one side did not record is not evidence of a difference.
     return left is not None and right is not None and left != right

@@ -236,7 +236,7 @@ def _unexplained(evidence: LossEvidence) -> bool:
 
 def _of_report(evidence: LossEvidence) -> list[Cause]:
     """A reported number that no order of summation can explain, beside a gradient that is right."""
-    # Beside a wrong gradient, a wrong number is no cause of its own.
+    # Beside a wrong gradient, a wrong number is not a cause of its own.
     if evidence.wrong.any() or evidence.record.status == "failed":
         return []
     # The contract checks value and gradient on a few rows; only a wrong value beside a right gradient is meant.

@@ -110,7 +110,7 @@ def _judge_pair(run: StoredRun, pair: Pair, comparison: Comparison, replicas: Re
     shared = None
     if pair.axis == "device" or pair.between:
         shared = audit_device(run.evidence["shared_steps"], pair.candidate.trial)
-    # Equal devices owe equal bits, so nearness to float64 is no excuse for a difference. The errors are still shown.
+    # Equal devices owe equal bits, so nearness to float64 does not excuse a difference. The errors are still shown.
     device_audit = shared if not equals else None
     # Replicas have no onset: whatever their difference is, it shows that they are not deterministic, which `decide`
     # says.

@@ -79,7 +79,7 @@ def make_pairs(trials: Sequence[TrialRecord], fleet: Fleet, *, across: bool = Tr
             "replica": (loss, device, seed, 0),
         }
         for axis, key in baselines.items():
-            # The first loss, a reference or an original is no candidate on its own axis.
+            # The first loss, a reference or an original is not a candidate on its own axis.
             if found[key] is not candidate:
                 pairs[axis].append(Pair(axis, found[key], candidate))
     # A noise trial repeats the baseline, so it is compared with the original and not with a replica.

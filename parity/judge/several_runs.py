@@ -143,7 +143,7 @@ def _match(earlier: Sequence[TrialRecord], later: Sequence[TrialRecord]) -> list
     # The remaining trials may have another device, loss or seed: where one value is left on each side, they belong
     # together.
     for name in ("device", "loss_name", "seed"):
-        # Two values on a side would allow two ways to pair them, and a guess is no comparison.
+        # Two values on a side would allow two ways to pair them, and a guess is not a comparison.
         ones, others = ({getattr(record, name) for record in side} for side in (free.values(), waiting))
         if len(ones) == len(others) == 1:
             (one,) = ones

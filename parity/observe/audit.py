@@ -178,5 +178,5 @@ def _relative_error(value: float, exact: float, unit: float) -> float:
 
 
 def _ratio(error: float, size: float) -> float:
-    # 0 / 0 is no error here; any other error beside an exact 0 is infinite.
+    # 0 / 0 is not an error here; any other error beside an exact 0 is infinite.
     return 0.0 if error == 0 else error / size if size else math.inf
