@@ -207,7 +207,7 @@ def compare(result: Round, out: StoragePath, whole: Path) -> None:
         result.outcome, result.note = "WRONG", "another verdict"
 
 
-def told(out: Path) -> Iterator[Event]:
+def kept_events(out: Path) -> Iterator[Event]:
     """What the journal has by now."""
     if not (out / "journal").exists():
         return
@@ -221,7 +221,7 @@ def told(out: Path) -> Iterator[Event]:
 def trained_again_s(out: Path) -> float:
     """Seconds of the steps that the journal has, and that no state has."""
     since: dict[str, float] = defaultdict(float)
-    for event in told(out):
+    for event in kept_events(out):
         match event:
             case Advanced():
                 since[event.trial] += sum(event.table["step_s"].to_pylist())
@@ -233,7 +233,7 @@ def trained_again_s(out: Path) -> float:
 def told_rows(out: Path) -> int:
     """Rows of all traces that the journal has."""
     rows: dict[str, int] = defaultdict(int)
-    for event in told(out):
+    for event in kept_events(out):
         match event:
             case Advanced():
                 rows[event.trial] += len(event.table)
@@ -359,8 +359,8 @@ def journal(bench: Bench, out: Path, result: Round) -> None:
         damaged[place] ^= 1 << bench.random.randrange(8)
         path.write_bytes(damaged)
         status = finish(start(out, "--resume"))
-        told = log(out)
-        if status == 2 and f"{path} is damaged at byte" in told:
+        logged = log(out)
+        if status == 2 and f"{path} is damaged at byte" in logged:
             if path.read_bytes() != damaged:
                 result.outcome, result.note = "WRONG", "the damaged journal was changed"
                 return
@@ -369,7 +369,7 @@ def journal(bench: Bench, out: Path, result: Round) -> None:
             result.outcome = "refused" if result.outcome == "survived" else result.outcome
             return
         if status != 0:  # in the last frame, a damage is a torn end
-            result.outcome, result.note = "WRONG", f"byte {place}, status {status}: {told}"
+            result.outcome, result.note = "WRONG", f"byte {place}, status {status}: {logged}"
             return
         compare(result, out, whole)
         return
@@ -552,8 +552,8 @@ def show(results: list[Round]) -> int:
             again = max(result.again_s for result in some)
             seconds = sum(result.seconds for result in some) / len(some)
             worst = [max(known, default=None) for known in (_known(some, "cost_s"), _known(some, "delay_s"))]
-            told = " | ".join("" if value is None else f"{value:.1f} s" for value in (again, *worst, seconds))
-            print(f"| {kind} | {' | '.join(map(str, counts))} | {told} |")
+            times = " | ".join("" if value is None else f"{value:.1f} s" for value in (again, *worst, seconds))
+            print(f"| {kind} | {' | '.join(map(str, counts))} | {times} |")
     wrong = any(result.outcome == "WRONG" or result.lost or result.changed for result in results)
     return 1 if wrong else 0
 

@@ -127,7 +127,7 @@ def _take(*, stop: bool) -> Callable[..., None]:
     return take
 
 
-def told(directory: Path) -> str:
+def reported(directory: Path) -> str:
     """What parity.report prints.
 
     Raises:
@@ -166,7 +166,7 @@ def attempt(directory: Path, want: str, chosen: random.Random) -> Outcome:
 
 def _judged(directory: Path, path: Path, want: str, what: str, *, same: bool) -> tuple[str, str]:
     try:
-        have = told(directory)
+        have = reported(directory)
     except Trouble as trouble:
         return (
             "refused" if path.name in str(trouble) or directory.name in str(trouble) else "WRONG"
@@ -181,7 +181,7 @@ def _judged(directory: Path, path: Path, want: str, what: str, *, same: bool) ->
 
 def campaign(runs: dict[str, Path], *, seed: int, rounds: int) -> Counter[tuple[str, str]]:
     """Damages so often; returns how often what came of which run, and prints what should not have."""
-    want = {name: told(out) for name, out in runs.items()}
+    want = {name: reported(out) for name, out in runs.items()}
     assert want["identical"].count("identical") and want["diverged"].count("diverged"), want
     chosen = random.Random(seed)
     counts: Counter[tuple[str, str]] = Counter()

@@ -4,9 +4,9 @@
     python benchmarks/judging.py [--rows N] [--keep DIR]
 
 The run has ten trials of N / 10 steps each, two losses on five equal devices, in all columns of `trace.SCHEMA` and with
-the 16 parameters of the reference experiment. All trials tell the same but for faults at known steps: the candidate
-loss parts at one step and stays apart, one device at its last step, one for a single step at the beginning of a row
-group. Each way of finding them is a process of its own, of which the wall time and the largest resident size are told:
+the 16 parameters of the reference experiment. All trials are equal but for faults at known steps: the candidate
+loss differs from one step on, one device at its last step, one for a single step at the beginning of a row
+group. Each way of finding them is a process of its own; its wall time and its largest resident size are printed:
 `parity.report`, which checks and judges; `parity.run --resume`, which of a complete run judges and stores; and DuckDB,
 which joins the two files of each pair, by step or row by row, and compares. All have to find the planted faults, and
 nothing else.
@@ -118,8 +118,8 @@ def generate(out: Path, rows: int) -> dict[tuple[str, str], Place | None]:
     create(out)
     info = describe("benchmarks/judging.py", planned, data=None) | {"arguments": []}
     write_json(out / "run.json", info)
-    told = FACTS | {"status": "complete", "rows": steps, "loss_dtype": "float32", "param_names": LAYERS}
-    records = [replace(planned_record(index, planned), **told) for index in range(len(planned))]
+    shared = FACTS | {"status": "complete", "rows": steps, "loss_dtype": "float32", "param_names": LAYERS}
+    records = [replace(planned_record(index, planned), **shared) for index in range(len(planned))]
     planted = {record.trial: faults_of(record.loss_name, record.device, steps, GROUP_ROWS) for record in records}
     for record in records:
         writer = TraceWriter(out / "traces" / record.trace)
@@ -182,12 +182,12 @@ def first_by_duckdb(directory: Path, join: str) -> list[list[object]]:
     joined = f"{side} a POSITIONAL JOIN {side} b" if join == "positional" else f"{side} a JOIN {side} b USING (step)"
     step = "a.step" if join == "positional" else "step"
     query = f"SELECT {step}, CASE {cases} END FROM {joined} WHERE {' OR '.join(found.values())} ORDER BY {step} LIMIT 1"
-    told = []
+    answers = []
     for pair in json.loads((directory / "summary.json").read_text())["pairs"]:
         names = [pair["baseline"], pair["candidate"]]
         rows = duckdb.execute(query, [text for name in names for text in (files[name], name)]).fetchall()
-        told.append([*names, *(rows[0] if rows else (None, None))])
-    return told
+        answers.append([*names, *(rows[0] if rows else (None, None))])
+    return answers
 
 
 def measure(arguments: list[str]) -> tuple[str, float, float]:
@@ -219,8 +219,8 @@ def check(name: str, text: str, directory: Path, planted: dict[tuple[str, str], 
         blocks = [" ".join(part.split()) for part in re.split(r"\n(?! )", text) if " steps, 6 quantities" in part]
         for (baseline, candidate), place in planted.items():
             for block in (block for block in blocks if block.startswith(f"{baseline} {candidate} ")):
-                told = " identical" if place is None else f", {' '.join(str(part) for part in place[1:] if part)} "
-                if told not in block or (place and f" first step {place[0]} " not in block):
+                line = " identical" if place is None else f", {' '.join(str(part) for part in place[1:] if part)} "
+                if line not in block or (place and f" first step {place[0]} " not in block):
                     raise RuntimeError(f"{block} is not {place}.")
         if len(blocks) < 4:
             raise RuntimeError(f"{name} printed too little:\n{text}")
@@ -255,8 +255,8 @@ def main() -> None:
         print(json.dumps(first_by_duckdb(options.directory, options.duckdb)))
         return
     if options.directory:  # in a process of its own, since the largest resident size is handed on to children
-        told = generate(options.directory, options.rows)
-        print(json.dumps([[*pair, place] for pair, place in told.items()]))
+        planted = generate(options.directory, options.rows)
+        print(json.dumps([[*pair, place] for pair, place in planted.items()]))
         return
     with tempfile.TemporaryDirectory() as folder:
         directory = options.keep or Path(folder) / "run"

@@ -1,4 +1,4 @@
-"""An S3-compatible server on loopback (moto's) that fails as it is told to, for tests and benchmarks."""
+"""An S3-compatible server on loopback (moto's) that fails on request, for tests and benchmarks."""
 
 from __future__ import annotations
 

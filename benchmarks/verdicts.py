@@ -60,7 +60,7 @@ class Result:
         flagged: By check.
         seconds: By check; a check that trains has the baseline's share in it.
         named: Whether parity named the cause as the corpus does; None of a right loss.
-        told: What parity said.
+        answer: What parity said.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Result:
     flagged: dict[str, bool]
     seconds: dict[str, float]
     named: bool | None
-    told: str
+    answer: str
 
 
 def run_share(task: str, share: Sequence[Entry], seed: int, steps: int) -> list[Result]:
@@ -104,9 +104,9 @@ def run_share(task: str, share: Sequence[Entry], seed: int, steps: int) -> list[
         }
         seconds = {"parity": parity_s, **dict.fromkeys(OTHERS[:3], plain_s), OTHERS[3]: close_s, OTHERS[4]: gradcheck_s}
         named = cause_named(entry, [(cause.kind, cause.text) for cause in pair.causes]) if entry.kind else None
-        told = f"{pair.verdict}: {'; '.join(f'[{cause.kind}] {cause.text}' for cause in pair.causes)}"
+        answer = f"{pair.verdict}: {'; '.join(f'[{cause.kind}] {cause.text}' for cause in pair.causes)}"
         name = f"{entry.path.stem}:{entry.name} seed {seed} ({entry.kind}, {entry.text})"
-        results.append(Result(name, entry.kind is not None, flagged, seconds, named, told))
+        results.append(Result(name, entry.kind is not None, flagged, seconds, named, answer))
     return results
 
 
@@ -174,7 +174,7 @@ def main() -> None:
         if result.flagged["parity"] != result.wrong or result.named is False:
             print(
                 f"{'not flagged as due' if result.flagged['parity'] != result.wrong else 'other cause'}: "
-                f"{result.name}: {result.told}"
+                f"{result.name}: {result.answer}"
             )
     print(table(results))
 

@@ -98,7 +98,7 @@ class CheckResult:
 
     @property
     def line(self) -> str:
-        """One line on the worst pair, as in the report; or the reason why there is no answer."""
+        """One line on the worst pair, as in the report, or why no verdict was reached."""
         return self.judgement.trouble or terminal.pair_line(self.worst).plain
 
     @property
@@ -195,8 +195,8 @@ def check(
         The verdict, its causes, and the tables behind it.
 
     Raises:
-        Trouble: There is no answer: an argument is wrong, there is nothing to compare, or the device is not available.
-            The message says what to do.
+        Trouble: The check could not be made: an argument is wrong, there is nothing to compare, or the device is
+            not available. The message says what to do.
     """
     task_spec = parse_task(task) if isinstance(task, str) else _given(task)
     shipped = shipped_losses(task_spec)

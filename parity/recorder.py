@@ -245,13 +245,7 @@ class Recorder:
         if self._saw_backward:
             raise RuntimeError("Recorder.forward() after backward(): call step() after the optimizer's step first.")
         floating = parts(output)
-        for what, found in (("output", floating), ("loss", [loss])):
-            if not found or not all(tensor.requires_grad for tensor in found):
-                raise ValueError(
-                    f"Recorder.forward(): the {what} has no graph, so no gradient can be observed. Give it undetached."
-                )
-        if loss.numel() != 1:
-            raise ValueError(f"Recorder.forward(): the loss has shape {list(loss.shape)}, one element is needed.")
+        _check_graph(floating, loss)
         # Under accumulation the batch before has had its backward by now. Its gradients are observed at once, so that
         # no more than one batch is kept.
         self._settle()
@@ -456,6 +450,21 @@ def _directory(out: str | os.PathLike[str]) -> StoragePath:
         # A directory has one writer.
         return path / f"rank-{torch.distributed.get_rank()}"
     return path
+
+
+def _check_graph(floating: Sequence[torch.Tensor], loss: torch.Tensor) -> None:
+    """Refuses an output or a loss whose gradient cannot be observed.
+
+    Raises:
+        ValueError: The output or the loss has no graph, or the loss is not a scalar.
+    """
+    for what, found in (("output", floating), ("loss", [loss])):
+        if not found or not all(tensor.requires_grad for tensor in found):
+            raise ValueError(
+                f"Recorder.forward(): the {what} has no graph, so no gradient can be observed. Give it undetached."
+            )
+    if loss.numel() != 1:
+        raise ValueError(f"Recorder.forward(): the loss has shape {list(loss.shape)}, one element is needed.")
 
 
 def _no_oracle(*_: Outputs) -> Any:

@@ -75,7 +75,8 @@ def run(options: argparse.Namespace, given: Sequence[str]) -> int:
         given: The arguments that they were parsed from.
 
     Raises:
-        Trouble: There is no answer: an argument is wrong, a trial cannot run, or the run cannot be stored or read.
+        Trouble: The run could not be made: an argument is wrong, a trial cannot run, or the run cannot be stored
+            or read.
     """
     # First of all, before anything is made that would have to be removed again.
     _check_text(given)

@@ -29,6 +29,8 @@ from parity.store.events import Advanced
 from parity.store.journal import JOURNAL, Journal
 from parity.tasks import mnist
 
+from cluster_process import cluster_process
+
 ROOT = Path(__file__).parent.parent
 TESTS = "tests"
 # In the environment of all that a module starts.
@@ -260,3 +262,23 @@ def rewrite(directory, **facts):
         values = pa.array([value] * len(table), plain)
         table = table.set_column(index, table.schema.field(index), values.cast(kind))
     pq.write_table(table, path)
+
+
+STRANGER = """
+import ray, sys
+context = ray.init(address="local", include_dashboard=False, num_cpus=2, _temp_dir=sys.argv[1], log_to_driver=False)
+print(context.address_info["gcs_address"], flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="module")
+def stranger():
+    """Another user's cluster on this machine: its address, and the environment to join it with."""
+    environment = {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": "planted-token-of-a-stranger-0123456789",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    }
+    with cluster_process(STRANGER, "stranger-", **environment) as process:
+        yield process.stdout.readline().strip(), environment

@@ -63,7 +63,7 @@ def present_token(environment: Environment) -> None:
     """Makes sure that Ray will find a token to send to a cluster that is joined.
 
     Raises:
-        Trouble: There is no token, or it cannot be read.
+        Trouble: The token is missing or cannot be read.
     """
     _set_common(environment)
     if not _requires_token(environment) or environment.get("RAY_AUTH_TOKEN", "").strip():
@@ -137,7 +137,7 @@ def _origin(environment: Environment) -> str:
 
 def _no_token(found: str) -> str:
     return (
-        f"There is no token for the Ray cluster: {found}. A token is expected in RAY_AUTH_TOKEN, in the file that "
+        f"No token was found for the Ray cluster: {found}. A token is expected in RAY_AUTH_TOKEN, in the file that "
         "RAY_AUTH_TOKEN_PATH names, or in ~/.ray/auth_token. To join a cluster without authentication, "
         "set RAY_AUTH_MODE=disabled."
     )

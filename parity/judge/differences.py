@@ -13,7 +13,7 @@ from parity.judge.fleet import same_hardware
 from parity.judge.trial_trace import TrialTrace
 from parity.judge.ulp import bits_differ, relative, ulp_distance
 from parity.store.schema import NAME, column, describe_table
-from parity.store.trace import NORMED_QUANTITIES, QUANTITIES, TENSOR_QUANTITIES
+from parity.store.trace import NORMED_QUANTITIES, PLACE, QUANTITIES, TENSOR_QUANTITIES
 
 # The columns of differences.parquet.
 SCHEMA = describe_table(
@@ -22,9 +22,7 @@ SCHEMA = describe_table(
         column("axis", NAME, "what the pair differs in: loss, device, replica or noise"),
         column("baseline", NAME, "name of the baseline trial"),
         column("candidate", NAME, "name of the candidate trial"),
-        column("step", pa.int64(), "optimizer step, from 0"),
-        column("epoch", pa.int32(), "epoch, from 0"),
-        column("batch", pa.int32(), "batch of the epoch, from 0"),
+        *PLACE,
         column("loss_abs", pa.float64(), "|candidate - baseline| of the loss"),
         column("loss_rel", pa.float64(), "loss_abs / |baseline|, 0 where loss_abs is 0"),
         column("loss_ulp", pa.int64(), "neighbouring numbers between the losses, null beside a NaN", unit="ulp"),

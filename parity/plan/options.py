@@ -172,7 +172,7 @@ def _add_machines(add: _Add) -> None:
         type=_rate,
         default=600.0,
         metavar="SECONDS",
-        help="stop a worker that has finished no step for this long, and continue its trial in a new worker, once "
+        help="stop a worker that has not finished a step for this long, and continue its trial in a new worker, once "
         "(default: %(default).0f; with --inline there is no limit)",
     )
 

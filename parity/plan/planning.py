@@ -110,14 +110,15 @@ def plan(
     others = {device for device in devices if equals(device) != equals(devices[0])}
     if others and not quick:
         trials = [_with_shared_steps(trial, devices[0], others) for trial in trials]
-    noisy = [
-        replace(trial, noise=number, measured=False)
-        for number in range(1, noise + 1)
-        for trial in trials
-        if trial.loss is losses[0] and trial.device is devices[0] and trial.replica == 0
+    baselines = [
+        trial for trial in trials if trial.loss is losses[0] and trial.device is devices[0] and trial.replica == 0
     ]
-    # Their states are not those of the baseline, so no device takes steps from them.
-    return (*trials, *(replace(trial, shares=False) for trial in noisy))
+    return (*trials, *(_with_noise(trial, number) for number in range(1, noise + 1) for trial in baselines))
+
+
+def _with_noise(trial: Trial, number: int) -> Trial:
+    """The trial under random rounding: its states are not those of the baseline, so no device takes steps from them."""
+    return replace(trial, noise=number, measured=False, shares=False)
 
 
 def _with_shared_steps(trial: Trial, first: Device, others: Collection[Device]) -> Trial:

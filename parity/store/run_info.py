@@ -44,5 +44,13 @@ def describe(command: str, trials: Sequence[Trial], *, data: Path | None) -> dic
         "trials": [trial.name for trial in trials],
         "host": platform.node(),
         "versions": {"python": platform.python_version(), "training-parity": __version__}
-        | {name: importlib.metadata.version(name) for name in PACKAGES},
+        | {name: _version(name) for name in PACKAGES},
     }
+
+
+def _version(package: str) -> str | None:
+    """The version of a package; None where it is not installed: without a cluster, training does not need Ray."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -5,15 +5,24 @@ from typing import Literal, get_args
 import pyarrow as pa
 
 from parity.store.schema import NAME, column, describe_table
+from parity.store.trace import STEP
+
+_TENSOR = column("tensor", NAME, "name of the parameter; null for a quantity that is one tensor")
+# What was checked against float64, and how far float64 itself moves with the parameters.
+_CHECKED = (STEP, column("quantity", NAME, "the quantity that was checked against float64"), _TENSOR)
+_SPREAD = column(
+    "spread_u",
+    pa.float64(),
+    "the same distance between float64 steps from slightly moved parameters; null if not computed",
+    unit="u",
+)
 
 # Steps that a device takes from the states of the first device, checked against a float64 reference.
 SHARED_STEPS = describe_table(
     "a tensor of a step that a device took from the first device's state",
     [
         column("trial", NAME, "name of the candidate's trial"),
-        column("step", pa.int64(), "optimizer step, from 0"),
-        column("quantity", NAME, "the quantity that was checked against float64"),
-        column("tensor", NAME, "name of the parameter; null for a quantity that is one tensor"),
+        *_CHECKED,
         column(
             "baseline_error_u",
             pa.float64(),
@@ -26,12 +35,7 @@ SHARED_STEPS = describe_table(
             "error of the candidate: ||c - x|| / (u ||x||), with x from float64",
             unit="u",
         ),
-        column(
-            "spread_u",
-            pa.float64(),
-            "the same distance between float64 steps from slightly moved parameters; null if not computed",
-            unit="u",
-        ),
+        _SPREAD,
         column(
             "repeated",
             pa.bool_(),
@@ -50,22 +54,15 @@ STEP_ERRORS = describe_table(
     "a tensor of a step that was checked against float64",
     [
         column("trial", NAME, "name of the trial"),
-        column("step", pa.int64(), "optimizer step, from 0"),
-        column("quantity", NAME, "the quantity that was checked against float64"),
-        column("tensor", NAME, "name of the parameter; null for a quantity that is one tensor"),
+        *_CHECKED,
         column(
             "error_u",
             pa.float64(),
             "error of the trial: ||b - x|| / (u ||x||), with x from float64 and the same state",
             unit="u",
         ),
-        column(
-            "spread_u",
-            pa.float64(),
-            "the same distance between float64 steps from slightly moved parameters; null if not computed",
-            unit="u",
-        ),
-        column("exact_norm", pa.float64(), "||x||, with x from float64; NaN if there is no such tensor"),
+        _SPREAD,
+        column("exact_norm", pa.float64(), "norm of the tensor in float64; NaN if the tensor is missing"),
     ],
 )
 
@@ -101,7 +98,7 @@ FINDINGS = describe_table(
     "a step whose gradient error is larger than rounding can explain, and was diagnosed",
     [
         column("trial", NAME, "name of the trial"),
-        column("step", pa.int64(), "optimizer step, from 0"),
+        STEP,
         column("kind", NAME, "the rule that fits the output gradient, or unknown"),
         column("value", pa.float64(), "the factor of a scaled gradient, or the offset that is added; else null"),
         column("detail", pa.string(), "more about it: which rows, which loss, ..."),
@@ -116,7 +113,7 @@ REPLAYS = describe_table(
         column("reference", NAME, "name of the trial of the same class that it was compared with"),
         column("step", pa.int64(), "first optimizer step at which the traces differ, from 0"),
         column("quantity", NAME, "the first quantity that differs"),
-        column("tensor", NAME, "name of the parameter; null for a quantity that is one tensor"),
+        _TENSOR,
         column("elements", pa.int64(), "number of elements of the tensor"),
         column("differing", pa.int64(), "number of elements whose bits differ; 0 if the difference did not recur"),
         column("bits", pa.list_(pa.int32()), "positions of the bits that differ in any element; 0 is the lowest"),

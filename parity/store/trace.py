@@ -20,6 +20,13 @@ TENSOR_QUANTITIES = ("param_grad", "param")
 NORMED_QUANTITIES = ("output_grad", "param_grad")
 # What the audit measures, in the order in which `audit.errors` returns it; null where a step was not audited.
 AUDIT_COLUMNS = ("grad_error_u", "loss_error_u", "grad_ratio")
+STEP = column("step", pa.int64(), "optimizer step, from 0")
+# Where a step stands in the training.
+PLACE = (
+    STEP,
+    column("epoch", pa.int32(), "epoch, from 0"),
+    column("batch", pa.int32(), "number of the batch in its epoch, from 0"),
+)
 # Columns that may be null.
 _NULLABLE = (*AUDIT_COLUMNS, "step_grad_norm")
 SCHEMA = describe_table(
@@ -30,9 +37,7 @@ SCHEMA = describe_table(
         column("device", NAME, "name of the device"),
         column("seed", pa.int64(), "seed of the generators"),
         column("replica", pa.int32(), "number of the repeat; 0 for the first run"),
-        column("step", pa.int64(), "optimizer step, from 0"),
-        column("epoch", pa.int32(), "epoch, from 0"),
-        column("batch", pa.int32(), "number of the batch in its epoch, from 0"),
+        *PLACE,
         column("rows", pa.int32(), "number of rows in the batch"),
         column("elements", pa.int64(), "number of elements of the output"),
         column(

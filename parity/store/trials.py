@@ -71,7 +71,7 @@ class TrialRecord:
     initial_norms: Annotated[
         list[float] | None, Column(pa.list_(pa.float64()), "L2 norm of each parameter tensor before the first step")
     ] = None
-    audit_error: Annotated[str | None, Column(pa.string(), "why there is no audit; null if there is one")] = None
+    audit_error: Annotated[str | None, Column(pa.string(), "why the trial was not audited; null if it was")] = None
     shared_error: Annotated[
         str | None, Column(pa.string(), "why steps from the baseline device's states are missing; null if none are")
     ] = None

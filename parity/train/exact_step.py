@@ -17,7 +17,7 @@ from parity.observe.audit import gradients
 from parity.observe.float64_step import Errors, Values, on_host, spread_of, unit_of, widened
 from parity.observe.generators import restore_generators, take_generators
 from parity.observe.low_precision import RoundedProducts
-from parity.tasks.outputs import map_tensors, parts
+from parity.tasks.outputs import Outputs, map_tensors, parts
 from parity.train.state import restore_state
 from parity.train.step import StepValues, Training, forward, make_batch, send_back
 
@@ -76,7 +76,11 @@ def exact_step(
     narrow = next((dtype for dtype in dtypes if dtype != torch.float64), None)
     if narrow:
         raise OracleUnavailable(f"the task's model gives {narrow} for parameters and a batch of float64")
-    # `on_host` copies, so the tensors outlive the model.
+    return _values(model, output, loss, grads)
+
+
+def _values(model: torch.nn.Module, output: Outputs, loss: float, grads: list[np.ndarray]) -> Values:
+    """The tensors of the step by quantity. `on_host` copies, so they outlive the model."""
     return {
         "output": [on_host(part) for part in parts(output)],
         "loss": [np.array(loss)],

@@ -33,8 +33,8 @@ class Chunk:
         take_state: Copies what `train` resumes from: next step, parameters, optimizer, generators, the loss's own state
             if it is an `nn.Module`, and how far the audit has looked. It raises RuntimeError once the next chunk has
             been asked for.
-        facts: Facts of the trial: "loss_dtype", "param_names", "optimizer", "audit_error" (why there is no audit, or
-            None); and "initial_norms" if the trial began with step 0.
+        facts: Facts of the trial: "loss_dtype", "param_names", "optimizer", "audit_error" (why the trial was not
+            audited, or None); and "initial_norms" if the trial began with step 0.
         began_s: When the first step of the chunk began, in seconds since 1970.
         shared: The steps that other devices are to take from the same state.
         errors: Errors of the steps that were compared with float64.

@@ -5,20 +5,21 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass, field
 
 import pandas as pd
 import pytest
 
+from cluster_process import cluster_process
 from conftest import ROOT, command, trials_with_steps
 
 pytestmark = pytest.mark.kills
 
 # Starts a head and two more nodes; kills the node that a line on stdin names, ends with the input.
 NODES = """
-import sys
+import os, sys
+os.environ["RAY_TMPDIR"] = sys.argv[1]
 from ray.cluster_utils import Cluster
 quick = {
     "health_check_initial_delay_ms": 0,
@@ -67,21 +68,9 @@ class Nodes:
 
 @pytest.fixture(scope="module")
 def nodes():
-    with (
-        tempfile.TemporaryDirectory(prefix="three-", ignore_cleanup_errors=True) as folder,
-        subprocess.Popen(
-            [sys.executable, "-c", NODES],
-            env={**os.environ, **ENVIRONMENT, "RAY_TMPDIR": folder},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        ) as process,
-    ):
+    with cluster_process(NODES, "three-", **ENVIRONMENT) as process:
         address = next(line.strip() for line in process.stdout if line.strip().replace(":", ".").count(".") == 4)
         yield Nodes(address, process)
-        process.stdin.close()
-        process.wait(timeout=30)
 
 
 def trials(out):

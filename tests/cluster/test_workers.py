@@ -116,38 +116,6 @@ def test_an_isa_is_set_in_the_worker_before_torch(stranger, tmp_path):
     assert list(pd.read_parquet(tmp_path / "run" / "trials.parquet").cpu_capability) == ["DEFAULT"]
 
 
-STRANGER = """
-import ray, sys
-context = ray.init(address="local", include_dashboard=False, num_cpus=2, _temp_dir=sys.argv[1], log_to_driver=False)
-print(context.address_info["gcs_address"], flush=True)
-sys.stdin.read()
-"""
-
-
-@pytest.fixture(scope="module")
-def stranger():
-    """Another user's cluster on this machine: its address, and the environment to join it with."""
-    environment = {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": "planted-token-of-a-stranger-0123456789",
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    }
-    with (
-        tempfile.TemporaryDirectory(prefix="stranger-", ignore_cleanup_errors=True) as folder,
-        subprocess.Popen(
-            [sys.executable, "-c", STRANGER, folder],
-            env={**os.environ, **environment},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        ) as process,
-    ):
-        yield process.stdout.readline().strip(), environment
-        process.stdin.close()
-        process.wait(timeout=30)
-
-
 @pytest.mark.parametrize("how", ["--address", "RAY_ADDRESS"])
 def test_a_running_cluster_is_joined_when_it_is_asked_for(stranger, tmp_path, how):
     address, environment = stranger

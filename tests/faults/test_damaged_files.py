@@ -1,4 +1,4 @@
-"""A few of the damages of benchmarks/fuzz.py: each is told, or makes no difference."""
+"""A few of the damages of benchmarks/fuzz.py: each is reported, or makes no difference."""
 
 import pytest
 
@@ -22,20 +22,20 @@ def test_a_trace_that_is_gone_is_told_of_an_interrupted_trial_too(runs, copy_of)
     (path,) = (directory / "traces").glob("*numpy*")
     path.unlink()
     with pytest.raises(fuzz.Trouble) as caught:
-        fuzz.told(directory)
+        fuzz.reported(directory)
     assert str(caught.value) == f"{path} is missing: the run directory is damaged."
 
 
 def test_a_wrong_verdict_would_be_seen(runs, monkeypatch, capsys):
     """As if a damage were read over, and another report came of it."""
-    genuine, told = fuzz.attempt, fuzz.told
+    genuine, reported = fuzz.attempt, fuzz.reported
 
     def attempt(*arguments):
-        monkeypatch.setattr(fuzz, "told", lambda directory: "other")
+        monkeypatch.setattr(fuzz, "reported", lambda directory: "other")
         return genuine(*arguments)
 
     monkeypatch.setattr(fuzz, "attempt", attempt)
     counts = fuzz.campaign(runs, seed=0, rounds=5)
-    monkeypatch.setattr(fuzz, "told", told)
+    monkeypatch.setattr(fuzz, "reported", reported)
     assert sum(count for (_, kind), count in counts.items() if kind == "WRONG") == 5
     assert "round 4, " in capsys.readouterr().out

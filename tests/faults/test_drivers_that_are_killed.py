@@ -161,7 +161,7 @@ def test_wherever_it_is_killed_the_bits_are_those_of_an_undisturbed_run(
 
 
 def test_a_process_that_is_killed_while_it_trains(tmp_path):
-    """With SIGKILL, and what it had told by then is not trained again."""
+    """With SIGKILL, and what it had sent by then is not trained again."""
     runs = [tmp_path / "killed", tmp_path / "undisturbed"]
     arguments = ["--inline", "--device", "cpu", "--steps", "200", "--save-every", "0.5"]
     with subprocess.Popen(

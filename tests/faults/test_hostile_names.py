@@ -43,8 +43,8 @@ def test_a_loss_in_a_file_of_any_name_is_trained_stored_and_told(tmp_path, capsy
     assert len(set(names)) == 2 and all(name.endswith(".損失") for name in names)
     assert set(pd.read_parquet(out / "traces")["loss_name"]) == {"builtin", *names}
     assert report([str(out)]) == 0
-    told = f"{capsys.readouterr().out} Stored in {out}; report: {out}/report.html"
-    assert told.split() == printed.split()
+    shown = f"{capsys.readouterr().out} Stored in {out}; report: {out}/report.html"
+    assert shown.split() == printed.split()
     for name in names:
         assert "".join(name.split()) in "".join(printed.split())
     assert run.main(["--resume", str(out)]) == 0

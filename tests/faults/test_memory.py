@@ -1,4 +1,4 @@
-"""A loss that eats up the memory: Ray ends its worker, twice, and the reason is told in words."""
+"""A loss that eats up the memory: Ray ends its worker, twice, and the reason is given in words."""
 
 import pandas as pd
 import psutil

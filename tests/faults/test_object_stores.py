@@ -69,7 +69,7 @@ def test_a_driver_that_is_killed_is_followed_by_another(bucket, undisturbed, cap
     with driver(*RUN, "--out", out) as process:
         end = time.monotonic() + 60
         known = 0
-        while not known or len(find(out / "journal", "")) == known:  # what is told behind a state makes it count
+        while not known or len(find(out / "journal", "")) == known:  # what is written behind a state makes it count
             assert process.poll() is None and time.monotonic() < end
             known = known or (find(out, ".state") and len(find(out / "journal", "")))
         process.send_signal(signal.SIGKILL)
@@ -83,8 +83,8 @@ def test_a_driver_that_is_killed_is_followed_by_another(bucket, undisturbed, cap
     assert " step 0:" not in restart and "the driver was ended" in restart
     printed = capsys.readouterr().out
     assert report([str(out)]) == 0
-    told = f"{capsys.readouterr().out} Stored in {out}; report: {out}/report.html"
-    assert printed.split() == told.split()
+    shown = f"{capsys.readouterr().out} Stored in {out}; report: {out}/report.html"
+    assert printed.split() == shown.split()
 
 
 def test_a_run_that_another_driver_has_is_refused(bucket):
@@ -95,12 +95,12 @@ def test_a_run_that_another_driver_has_is_refused(bucket):
             assert first.poll() is None and time.monotonic() < end
             time.sleep(0.02)
         with driver("--resume", out) as second:
-            told = second.communicate(timeout=60)[1]
+            shown = second.communicate(timeout=60)[1]
         assert first.poll() is None
         first.send_signal(signal.SIGINT)
         first.communicate(timeout=60)
     assert second.returncode == 2
-    assert f"parity: {out} is in use by another driver, on " in told
+    assert f"parity: {out} is in use by another driver, on " in shown
     assert first.returncode == 2 and not [name for name in find(out, "") if name.startswith("lock")]
 
 
@@ -128,9 +128,9 @@ def test_what_was_told_before_the_store_was_gone_is_kept(bucket, server, undistu
     with monkeypatch.context() as patched:
         patched.setattr(run.Inline, "train", train)
         assert run.main([*RUN, "--out", str(out)]) == 2
-    told = capsys.readouterr().err.splitlines()[-1]
-    assert told.startswith(f"parity: {out}/") and "cannot be written" in told
-    assert told.endswith(f"What was trained is kept: continue it with --resume {out}.")
+    shown = capsys.readouterr().err.splitlines()[-1]
+    assert shown.startswith(f"parity: {out}/") and "cannot be written" in shown
+    assert shown.endswith(f"What was trained is kept: continue it with --resume {out}.")
     server.faults.gone = False
     monkeypatch.setattr(lease, "GONE_S", 1.0)  # it could not be let go of, and this process goes on
     assert run.main(["--resume", str(out)]) == 0
@@ -165,16 +165,16 @@ def test_a_damaged_segment_is_named_and_nothing_is_changed(bucket, capsys, monke
 
 
 @pytest.mark.parametrize(
-    ("out", "told"),
+    ("out", "shown"),
     [
         ("s3://nowhere/run", "s3://nowhere/run/lock cannot be written (The specified bucket does not exist)."),
         ("s3://runs/there", "s3://runs/there already exists. Choose another --out, a new directory."),
     ],
 )
-def test_what_cannot_be_a_run_is_told(bucket, capsys, out, told):
+def test_what_cannot_be_a_run_is_reported(bucket, capsys, out, shown):
     (bucket / "there" / "file").write_bytes(b"")
     assert run.main([*RUN, "--out", out]) == 2
-    assert told in capsys.readouterr().err
+    assert shown in capsys.readouterr().err
     assert find(bucket / "there", "") == ["file"]
 
 

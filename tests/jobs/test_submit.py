@@ -4,11 +4,8 @@ import base64
 import hashlib
 import io
 import json
-import os
-import subprocess
 import sys
 import tarfile
-import tempfile
 from dataclasses import dataclass
 
 import pytest
@@ -20,6 +17,7 @@ from parity.ground.errors import Trouble
 from parity.plan.options import make_parser
 from parity.version import __version__
 
+from cluster_process import cluster_process
 from conftest import command
 
 LOOPBACK = "http://127.0.0.1:8265"
@@ -326,20 +324,8 @@ def head(tmp_path_factory):
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
     }
-    with (
-        tempfile.TemporaryDirectory(prefix="head-", ignore_cleanup_errors=True) as folder,
-        subprocess.Popen(
-            [sys.executable, "-c", HEAD, folder],
-            env={**os.environ, **environment},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        ) as process,
-    ):
+    with cluster_process(HEAD, "head-", **environment) as process:
         yield Head(f"http://{process.stdout.readline().strip()}", environment)
-        process.stdin.close()
-        process.wait(timeout=30)
 
 
 @pytest.fixture(scope="module")
@@ -410,4 +396,4 @@ def test_a_wrong_or_missing_token_is_reported(head, tmp_path):
     missing = head.environment | {"RAY_AUTH_TOKEN_PATH": str(tmp_path / "gone")}
     ended = submitted("--address", head.address, "--out", "/x", timeout_s=30, **missing)
     assert ended.status == 2
-    assert f"There is no token for the Ray cluster: {tmp_path}/gone does not exist." in ended.stderr
+    assert f"No token was found for the Ray cluster: {tmp_path}/gone does not exist." in ended.stderr

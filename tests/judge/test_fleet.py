@@ -21,7 +21,7 @@ STEPS = 12
 
 @pytest.fixture
 def train(make_trials, data, tmp_path, monkeypatch):
-    """Trains on simulated devices, each placed on a node of its own; facts of some may be told otherwise."""
+    """Trains on simulated devices, each placed on a node of its own; the facts of some may be replaced."""
 
     def run(*names, losses=("builtin",), replicas=1, facts=None):
         (pattern,) = make_trials(steps=STEPS, audit_every=0)

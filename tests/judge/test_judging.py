@@ -215,8 +215,8 @@ def test_without_an_audit_a_difference_stays_undecided(stored):
         traces=dict(moved.traces) | {names(stored)[1]: nothing.set_column(index, nothing.schema.field(index), nulls)},
     )
     assert only(moved)[1].cause == "no audit: --audit-every 0"
-    told = with_record(moved, names(stored)[1], audit_error="in float64 it raised TypeError: float32 only")
-    _, verdict = only(told)
+    unaudited = with_record(moved, names(stored)[1], audit_error="in float64 it raised TypeError: float32 only")
+    _, verdict = only(unaudited)
     assert (verdict.verdict, verdict.audit) == ("inconclusive", None)
     assert verdict.cause == "no audit: in float64 it raised TypeError: float32 only"
 
@@ -251,8 +251,8 @@ def test_devices_that_took_no_shared_step_are_not_decided(devices):
     assert verdict.cause == "not decided locally: it took no step from the baseline's states"
     assert (judgement.exit_status, verdict.first.step, verdict.first.quantity) == (3, 3, "output")
     assert verdict.audit is None
-    _, told = only(with_record(devices, names(devices)[1], shared_error="the task does not train in float64: x"))
-    assert told.cause == "not decided locally: the task does not train in float64: x"
+    _, verdict = only(with_record(devices, names(devices)[1], shared_error="the task does not train in float64: x"))
+    assert verdict.cause == "not decided locally: the task does not train in float64: x"
 
 
 def test_devices_within_the_line_are_rounding(devices):

@@ -24,9 +24,9 @@ def compared(make_trials):
 
     def compare(baseline, candidate):
         trials = [replace(trial, capture=CAPTURE) for trial in make_trials(replicas=2)]
-        told = zip(trials, (candidate, baseline), strict=True)
+        captured = zip(trials, (candidate, baseline), strict=True)
         rows = odd_elements.repeat(
-            [Replay(*trials)], [[Captured(trial.name, CAPTURE, values) for trial, values in told]]
+            [Replay(*trials)], [[Captured(trial.name, CAPTURE, values) for trial, values in captured]]
         )
         return rows[0] if rows else None
 

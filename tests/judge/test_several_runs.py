@@ -218,8 +218,8 @@ def test_other_hardware_is_refused_and_compared_when_asked(old, copied, capsys):
     new = copied(old)
     rewrite(new, cpu_model="Another CPU")
     assert report.main([str(old), str(new)]) == 2
-    told = capsys.readouterr().err
-    assert "different hardware (cpu_model: old: " in told and "new: Another CPU" in told and "--across" in told
+    stderr = capsys.readouterr().err
+    assert "different hardware (cpu_model: old: " in stderr and "new: Another CPU" in stderr and "--across" in stderr
     assert report.main([str(old), str(new), "--across"]) == 0
     assert "identical (by cpu_model)" in capsys.readouterr().out
 

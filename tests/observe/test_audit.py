@@ -83,17 +83,17 @@ def test_a_module_with_float32_buffers_is_widened(tmp_path, step):
 def test_a_baseline_that_raises_in_float64_is_told(tmp_path, step):
     (tmp_path / "mine.py").write_text("def mse(output, target):\n    raise TypeError('float32 only')\n")
     output, target, loss, gradient = step
-    with pytest.raises(OracleUnavailable) as told:
+    with pytest.raises(OracleUnavailable) as unavailable:
         errors(oracle_of(f"{tmp_path}/mine.py:mse"), output, target, loss=loss, output_grad=gradient)
-    assert str(told.value) == "in float64 it raised TypeError: float32 only"
+    assert str(unavailable.value) == "in float64 it raised TypeError: float32 only"
 
 
 def test_a_baseline_that_narrows_is_told(tmp_path, step):
     (tmp_path / "mine.py").write_text("def mse(output, target):\n    return ((output - target) ** 2).mean().float()\n")
     output, target, loss, gradient = step
-    with pytest.raises(OracleUnavailable) as told:
+    with pytest.raises(OracleUnavailable) as unavailable:
         errors(oracle_of(f"{tmp_path}/mine.py:mse"), output, target, loss=loss, output_grad=gradient)
-    assert str(told.value) == "for float64 tensors it returned torch.float32"
+    assert str(unavailable.value) == "for float64 tensors it returned torch.float32"
 
 
 def test_a_nan_that_only_the_candidate_has_is_an_infinite_error(step):

@@ -89,9 +89,9 @@ def test_a_state_that_is_past_is_told(data, make_trials):
     chunks = train(trial, data, chunk_steps=1)
     first = next(chunks)
     next(chunks)
-    with pytest.raises(RuntimeError) as told:
+    with pytest.raises(RuntimeError) as error:
         first.take_state()
-    assert str(told.value) == "The training has gone on; take a chunk's state before you ask for the next chunk."
+    assert str(error.value) == "The training has gone on; take a chunk's state before you ask for the next chunk."
 
 
 def test_a_trace_has_the_columns_of_the_schema_and_full_precision(data, make_trials):

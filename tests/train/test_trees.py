@@ -95,7 +95,7 @@ class Broken(Pair):
 
 
 @pytest.mark.parametrize(
-    ("output", "told"),
+    ("output", "message"),
     [
         (lambda pair: ["text", None], "gave (str, NoneType) as output, a tensor or a tree of tensors is needed"),
         (lambda pair: (pair[0].long(),), "gave an output of (int64[50, 8]), a floating dtype is needed"),
@@ -103,9 +103,9 @@ class Broken(Pair):
         (lambda pair: [part.detach() for part in pair], "that does not depend on the model's parameters"),
     ],
 )
-def test_what_is_not_a_tree_of_tensors_is_refused(output, told):
+def test_what_is_not_a_tree_of_tensors_is_refused(output, message):
     result = check(lambda output, target: None, Broken(output))
-    assert result.judgement.trouble and told in result.judgement.trouble
+    assert result.judgement.trouble and message in result.judgement.trouble
 
 
 class Heads(nn.Module):

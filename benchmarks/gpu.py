@@ -1,0 +1,365 @@
+"""Runs parity on this machine's GPU, without Ray: how CPU and GPU differ, what is caught there, what tracing costs.
+
+    python benchmarks/gpu.py [--out DIR] [--parts PART ...] [--pretend]
+
+Writes `results.json` and `summary.md` under `benchmarks/results/<gpu>/`. Parts that are in results.json already are
+skipped, so a command that was cut off can be repeated. `--pretend` takes the CPU in place of the GPU, with few steps,
+to try the script itself.
+"""
+
+import argparse
+import csv
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+ROOT = Path(__file__).parent.parent
+CORPUS = ROOT / "tests" / "corpus"
+sys.path[:0] = [str(ROOT), str(CORPUS)]  # parity may be installed from elsewhere, or not at all
+
+from catalog import entries  # noqa: E402 - the corpus is no package
+
+import parity  # noqa: E402
+from parity.observe.digest import digest  # noqa: E402
+from parity.plan.device import parse_device  # noqa: E402
+from parity.tasks import mnist, mnist_autoencoder  # noqa: E402
+from parity.train.machine import facts  # noqa: E402
+from parity.train.switches import prepare  # noqa: E402
+
+PUBLISHED = ROOT / "tests" / "published_losses.csv"
+# The published losses have four decimals; on the CPU the tests allow the same distance.
+PUBLISHED_DISTANCE = 1e-4
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool)
+
+
+class Bench:
+    """The device that is measured, and the sizes."""
+
+    def __init__(self, *, pretend: bool) -> None:
+        # With another thread count, since a run needs two devices.
+        self.device = parse_device("cpu:threads=2" if pretend else "cuda")
+        self.torch_device = prepare(self.device)
+        self.other_switch = "cpu:threads=3" if pretend else "cuda:tf32=on"
+        self.steps = 6 if pretend else 240
+        self.epoch_steps = 6 if pretend else 470
+        self.tensors = 20 if pretend else 1500
+        self.losses = 2 if pretend else 20
+        self.turns, self.turn_steps = (1, 3) if pretend else (7, 20)
+        # Past step 10, the last one that the Recorder takes in float64.
+        self.first_steps = 2 if pretend else 11
+
+    def time(self, steps: Iterator[None], count: int) -> float:
+        """Seconds that the next steps take, until the device is done with them."""
+        self._wait()
+        began = time.perf_counter()
+        for _ in range(count):
+            next(steps)
+        self._wait()
+        return time.perf_counter() - began
+
+    def _wait(self) -> None:
+        if self.torch_device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def run(*options: object, steps: int) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Has `parity.run` train and judge in a process of its own: its summary, and the losses of all trials."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run"
+        command = ["-m", "parity.run", "--inline", "--format", "json", "--steps", steps, "--out", out, *options]
+        began = time.perf_counter()
+        done = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True)
+        took = time.perf_counter() - began
+        if done.returncode == 2:  # any other status is an answer
+            raise RuntimeError(f"parity.run {' '.join(map(str, options))}:\n{done.stdout[-200:]}{done.stderr[-1000:]}")
+        traces = pd.read_parquet(out / "traces", columns=["trial", "loss_name", "device", "epoch", "batch", "loss"])
+        trials = pd.read_parquet(out / "trials.parquet", columns=["trial", "status"])
+    summary = json.loads(done.stdout) | {"seconds": took, "status_of_trials": dict(trials.to_numpy().tolist())}
+    return summary, traces
+
+
+def measure_facts(bench: Bench) -> dict[str, Any]:
+    """What trials.parquet says of this machine, so that the figures can be placed."""
+    return facts(bench.device)
+
+
+def measure_digest(bench: Bench) -> dict[str, Any]:
+    """Digests of equal tensors on the CPU and on the device, and of such with one bit changed."""
+    generator = torch.Generator().manual_seed(0)
+    found = {}
+    for dtype in DTYPES:
+        unequal = missed = 0
+        for number in range(bench.tensors):
+            shape = torch.randint(1, 40, (number % 4,), generator=generator).tolist()
+            values = torch.randn(shape, generator=generator) * 10 ** (number % 9 - 4)
+            tensor = (values > 0) if dtype is torch.bool else values.to(dtype)
+            if number % 2:
+                tensor = tensor.mT if tensor.ndim > 1 else tensor  # not contiguous
+            moved = tensor.to(bench.torch_device)
+            unequal += digest(moved) != digest(tensor)
+            changed = tensor.clone().contiguous()
+            bits = changed.reshape(-1).view(torch.uint8)
+            bits[int(torch.randint(len(bits), (), generator=generator))] ^= 1
+            missed += digest(changed.to(bench.torch_device)) == digest(tensor)
+        found[str(dtype)] = {"tensors": bench.tensors, "unequal": unequal, "changed_bits_missed": missed}
+    return found
+
+
+def measure_reference(bench: Bench) -> dict[str, Any]:
+    """The reference run on the CPU, the device, and the device with TF32."""
+    summary, _ = run("--device", "cpu", bench.device.name, bench.other_switch, steps=bench.steps)
+    return summary
+
+
+def measure_classifier(bench: Bench) -> dict[str, Any]:
+    """The same with the classifier."""
+    summary, _ = run("--task", "mnist-classifier", "--device", "cpu", bench.device.name, steps=bench.steps)
+    return summary
+
+
+def measure_replicas(bench: Bench) -> dict[str, Any]:
+    """Three replicas on the device, which have to be equal to the bit."""
+    summary, _ = run("--device", bench.device.name, "--replicas", 3, steps=bench.steps)
+    return summary
+
+
+def measure_published(bench: Bench) -> dict[str, Any]:
+    """How many of the published losses the CPU and the device reproduce, to all decimals and within the distance."""
+    _, traces = run("--loss", "builtin", "--device", "cpu", bench.device.name, steps=bench.epoch_steps)
+    with PUBLISHED.open() as file:
+        published = {(int(row["epoch"]) - 1, int(row["step"]) - 1): row["loss"] for row in csv.DictReader(file)}
+    found = {}
+    for device, table in traces.groupby("device"):
+        losses = table.set_index(["epoch", "batch"])["loss"].to_dict()
+        met = {place: losses[place] for place in published if place in losses}
+        found[device] = {
+            "compared": len(met),
+            "equal_to_4_decimals": sum(f"{loss:.4f}" == published[place] for place, loss in met.items()),
+            "within_1e-4": sum(
+                abs(loss - float(published[place])) <= PUBLISHED_DISTANCE for place, loss in met.items()
+            ),
+        }
+    return found
+
+
+def measure_corpus(bench: Bench) -> dict[str, Any]:
+    """The planted corpus on the device: the verdict on each of the first wrong and the first right losses."""
+    found: dict[str, Any] = {}
+    for name in ("wrong_mse", "right_mse"):
+        chosen = entries(CORPUS / f"{name}.py")[: bench.losses]
+        losses = [f"{entry.path}:{entry.name}" for entry in chosen]
+        summary, _ = run("--device", bench.device.name, "--loss", "builtin", *losses, steps=bench.steps)
+        found[name] = [
+            {"loss": pair["candidate_loss"], "verdict": pair["verdict"], "cause": pair["cause"]}
+            for pair in summary["pairs"]
+        ]
+    return found
+
+
+Setting = tuple[torch.nn.Module, tuple[torch.Tensor, ...], Callable[[torch.Tensor, torch.Tensor], torch.Tensor]]
+
+
+def autoencoder(device: torch.device) -> Setting:
+    """The reference model with one batch."""
+    (images,) = mnist_autoencoder.batch(mnist.load(), 0, 256)
+    images = images.to(device)
+    return mnist_autoencoder.model().to(device), (images, images), torch.nn.MSELoss()
+
+
+def resnet18(device: torch.device) -> Setting:
+    """ResNet-18 with one random batch."""
+    import torchvision
+
+    images, labels = torch.randn(64, 3, 224, 224), torch.randint(1000, (64,))
+    model = torchvision.models.resnet18().to(device)
+    return model, (images.to(device), labels.to(device)), torch.nn.CrossEntropyLoss()
+
+
+class Transformer(torch.nn.Module):
+    """A language model of the size of 30 million parameters."""
+
+    def __init__(self, vocabulary: int = 16_000, width: int = 512, layers: int = 4) -> None:
+        super().__init__()
+        self.embedding = torch.nn.Embedding(vocabulary, width)
+        layer = torch.nn.TransformerEncoderLayer(width, 8, 4 * width, dropout=0.0, batch_first=True)
+        self.layers = torch.nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+        self.head = torch.nn.Linear(width, vocabulary)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.head(self.layers(self.embedding(tokens))).flatten(0, 1)
+
+
+def transformer(device: torch.device) -> Setting:
+    """The transformer with 16 random sequences of 256 tokens."""
+    tokens = torch.randint(16_000, (16, 256), device=device)
+    return Transformer().to(device), (tokens, tokens.flatten()), torch.nn.CrossEntropyLoss()
+
+
+def _steps(
+    make: Callable[[torch.device], Setting], device: torch.device, out: Path | None, *, audited: bool, autocast: bool
+) -> Iterator[None]:
+    """Endless training steps on one batch, recorded into `out` if there is one."""
+    torch.manual_seed(0)
+    model, (inputs, target), criterion = make(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+    recorder = None
+    if out is not None:
+        recorder = parity.Recorder(out, model, optimizers=optimizer, criterion=criterion if audited else None)
+    while True:
+        optimizer.zero_grad()
+        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+            output = model(inputs)
+            loss = criterion(output, target)
+        if recorder:
+            recorder.forward((inputs,), output=output, target=target, loss=loss)
+        loss.backward()
+        if recorder:
+            recorder.backward()
+        optimizer.step()
+        if recorder:
+            recorder.step()
+        yield
+
+
+def measure_steps(bench: Bench, make: Callable[[torch.device], Setting], *, autocast: bool = False) -> dict[str, Any]:
+    """Times training steps that are bare, recorded, and recorded with the audit, in turn.
+
+    Returns:
+        By contender: minimum and median in ms; the ratio of the medians to the bare step's; the seconds of the first
+        steps, which import and allocate and, with the audit, are taken in float64 on the CPU as well; and the peak of
+        the GPU's memory over these, in MiB.
+    """
+    # As in a loop of the user's own: the float64 steps use all cores.
+    torch.set_num_threads(os.cpu_count() or 1)
+    device = bench.torch_device
+    found: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        outs = {"bare": None, "recorded": Path(folder) / "recorded", "recorded and audited": Path(folder) / "audited"}
+        contenders = {}
+        for name, out in outs.items():
+            contenders[name] = _steps(make, device, out, audited="audited" in name, autocast=autocast)
+            if device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+                held = torch.cuda.memory_allocated()
+            first_s = bench.time(contenders[name], bench.first_steps)
+            peak = (torch.cuda.max_memory_allocated() - held) / 2**20 if device.type == "cuda" else None
+            found[name] = {"first_steps_s": first_s, "peak_mib": peak}
+        times: dict[str, list[float]] = {name: [] for name in contenders}
+        for _ in range(bench.turns):
+            for name, steps in contenders.items():
+                times[name].append(1000 * bench.time(steps, bench.turn_steps) / bench.turn_steps)
+    bare = statistics.median(times["bare"])
+    for name, values in times.items():
+        median = statistics.median(values)
+        found[name] |= {"minimum_ms": min(values), "median_ms": median, "ratio_of_medians": median / bare}
+    return found
+
+
+PARTS = {
+    "facts": measure_facts,
+    "digest": measure_digest,
+    "reference": measure_reference,
+    "replicas": measure_replicas,
+    "published": measure_published,
+    "classifier": measure_classifier,
+    "steps: autoencoder": partial(measure_steps, make=autoencoder),
+    "steps: ResNet-18, fp32": partial(measure_steps, make=resnet18),
+    "steps: ResNet-18, bf16 autocast": partial(measure_steps, make=resnet18, autocast=True),
+    "steps: transformer, fp32": partial(measure_steps, make=transformer),
+    "steps: transformer, bf16 autocast": partial(measure_steps, make=transformer, autocast=True),
+    "corpus": measure_corpus,
+}
+# Those of which the CPU alone can take a few steps in seconds.
+PRETENDED = ("facts", "digest", "reference", "replicas", "published", "classifier", "steps: autoencoder", "corpus")
+
+
+def summarize(results: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    lines = [f"# {results['facts']['gpu_name'] or 'the CPU in place of a GPU'}", ""]
+    lines += [f"Made by `benchmarks/gpu.py` with torch {results['facts']['torch']}, CUDA {results['facts']['cuda']}, "]
+    lines[-1] += f"driver {results['facts']['gpu_driver']}. Parts that are missing here were not measured."
+    if "digest" in results:
+        counts = results["digest"].values()
+        lines += ["", "## Digest", ""]
+        lines += [f"{sum(each['tensors'] for each in counts)} tensors of {len(counts)} dtypes: "]
+        lines[-1] += f"{sum(each['unequal'] for each in counts)} have another digest on the GPU than on the CPU; "
+        lines[-1] += f"{sum(each['changed_bits_missed'] for each in counts)} changed bits were missed."
+    if "published" in results:
+        lines += ["", "## Published losses", "", "| device | compared | equal to 4 decimals | within 1e-4 |"]
+        lines += ["| --- | --- | --- | --- |"]
+        for device, row in results["published"].items():
+            lines += [f"| {device} | {row['compared']} | {row['equal_to_4_decimals']} | {row['within_1e-4']} |"]
+    for part in ("reference", "replicas", "classifier"):
+        if part in results:
+            lines += ["", f"## Verdicts: {part}", "", f"{len(results[part]['status_of_trials'])} trials in "]
+            lines[-1] += f"{results[part]['seconds']:.0f} s, start included."
+            lines += ["", "| baseline | candidate | verdict | cause | largest relative difference of the losses |"]
+            lines += ["| --- | --- | --- | --- | --- |"]
+            for pair in results[part]["pairs"]:
+                lines += [f"| {pair['baseline']} | {pair['candidate']} | {pair['verdict']} | {pair['cause'] or ''} | "]
+                lines[-1] += f"{pair['largest']['rel']:.2g} |"
+    for kind, rows in results.get("corpus", {}).items():
+        caught = sum(row["verdict"] in ("diverged", "failed") for row in rows)
+        lines += ["", f"## Corpus: {kind}", "", f"{caught} of {len(rows)} are diverged or failed."]
+    timed = {part: found for part, found in results.items() if part.startswith("steps: ")}
+    if timed:
+        lines += ["", "## A training step", "", "| loop | step | minimum | median | ratio | first steps | memory |"]
+        lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
+    for part, found in timed.items():
+        for name, row in found.items():
+            lines += [f"| {part.removeprefix('steps: ')} | {name} | {row['minimum_ms']:.2f} ms | "]
+            lines[-1] += f"{row['median_ms']:.2f} ms | {row['ratio_of_medians']:.2f} | "
+            lines[-1] += "| " if row["first_steps_s"] is None else f"{row['first_steps_s']:.1f} s | "
+            lines[-1] += "|" if row["peak_mib"] is None else f"{row['peak_mib']:.0f} MiB |"
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures the parts that are asked for; exit status 1 if one of them failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="where to store the results (default: benchmarks/results/<gpu>)")
+    parser.add_argument("--pretend", action="store_true", help="use the CPU in place of the GPU, with few steps")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, metavar="PART", help=f"of: {', '.join(PARTS)}")
+    options = parser.parse_args(arguments)
+    if not options.pretend and not torch.cuda.is_available():
+        parser.error("torch sees no CUDA GPU on this machine. Try the script with --pretend.")
+    gpu = "pretend" if options.pretend else re.sub(r"\W+", "-", torch.cuda.get_device_name())
+    out = options.out or ROOT / "benchmarks" / "results" / gpu
+    out.mkdir(parents=True, exist_ok=True)
+    stored = out / "results.json"
+    results = json.loads(stored.read_text(encoding="utf-8")) if stored.exists() else {}
+    bench = Bench(pretend=options.pretend)
+    failed = False
+    for part in options.parts or (PRETENDED if options.pretend else PARTS):
+        if part in results:
+            print(f"{part}: stored already", flush=True)
+            continue
+        began = time.perf_counter()
+        try:
+            results[part] = PARTS[part](bench)
+        except Exception as error:  # noqa: BLE001 - the parts are independent, and a GPU is rarely at hand
+            print(f"{part}: FAILED: {type(error).__name__}: {error}", flush=True)
+            failed = True
+            continue
+        # After each part: a machine with a GPU may be lent for minutes.
+        stored.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        print(f"{part}: {time.perf_counter() - began:.0f} s", flush=True)
+    if "facts" in results:
+        (out / "summary.md").write_text(summarize(results), encoding="utf-8")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
