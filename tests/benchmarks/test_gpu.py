@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py, tried on the CPU: a machine with a GPU is lent for minutes, and must not meet a script that breaks."""
+"""benchmarks/gpu.py, tried on the CPU: a lent GPU must not meet a script that breaks."""
 
 import json
 import subprocess
