@@ -160,7 +160,9 @@ class Recorder:
         self._observer = Observer(
             self._trial, self._model, oracle=oracle or _no_oracle, baseline=criterion or _no_oracle
         )
-        self._measured = MeasuredSteps(self._model, self._optimizers, oracle)
+        # torch.compile keeps what it compiles under this name.
+        compiled = any("_orig_mod" in each for each, _ in model.named_modules())
+        self._measured = MeasuredSteps(self._model, self._optimizers, oracle=oracle, compiled=compiled)
         self._begin_state()
         # Directory, journal and hooks: whatever has to be let go when the recording ends, however it ends.
         self._held = ExitStack()
@@ -212,6 +214,7 @@ class Recorder:
         }
         self._send(Began(self._trial.name, machine.facts(device, ordinal=ordinal_of(self._model))))
         # Hooks are removed with everything else that is held: a loop may go on after its recording.
+        self._held.callback(self._measured.let_go)
         for optimizer in self._optimizers:
             self._held.callback(optimizer.register_step_pre_hook(self._before_step).remove)
 
@@ -261,7 +264,7 @@ class Recorder:
             self._observer.audit_error = self._observer.audit_error or dependence(output)
         # A step of one batch alone is taken in float64, and only while nothing has scaled its gradient.
         if self._measured.due(place) and factor == self._scale == 1.0 and not self._observer.batches:
-            self._measured.forward(tensors, target)
+            self._measured.forward(inputs, output=output, target=target)
         # Without its graph: what is kept here must not keep the step's memory.
         detached = map_tensors(torch.Tensor.detach, output)
         batch = self._observer.forward(place, tensors, detached, target)
@@ -305,6 +308,7 @@ class Recorder:
         self._observer.update(step_s=began - self._step_began - self._own_s, step_grad_norm=self._step_grad_norm)
         self._measured.after_update(self._step)
         self._step += 1
+        self._measured.await_step(self._step)
         self._saw_backward, self._step_grad_norm = False, None
         now = time.perf_counter()
         if self._observer.rows == CAPACITY or now - self._flushed > CHUNK_S:
@@ -406,10 +410,10 @@ class Recorder:
             norm = self._observer.gradient_norm()
             scale = getattr(optimizer, "grad_scale", None)  # set on a fused optimizer, which divides by it inside
             self._step_grad_norm = norm if scale is None else norm / scale
-            # The float64 step has the gradient of backward, so its update can be compared only if the loop's own is
-            # from that gradient. Equal norms show it at the price of one number.
-            if self._measured.awaits_update and torch.equal(norm, self._observer.param_grad_norm):
-                self._measured.before_update()
+            # The float64 step has the gradient of backward, so it goes on only if the loop's own update is from that
+            # gradient. Equal norms show it at the price of one number.
+            if self._measured.awaits_update:
+                self._measured.before_update(unchanged=torch.equal(norm, self._observer.param_grad_norm))
             self._own_s += time.perf_counter() - began
 
     def _flush(self) -> None:

@@ -74,11 +74,17 @@ SUSPICIOUS_DEVICE = Line(
     "Half of the line of devices, so that every tensor beyond that line has been looked into.",
 )
 STRANGE = Line(
-    1e5,
-    "u",
+    6e-3,
+    "relative",
     "largest distance of an output from its float64 step that can still be the same step",
-    "The largest error of an output that was seen in the same step is 72,000 u, with products in bfloat16. "
-    "In another step the error is about as large as the output itself, which is 2**24 u in float32.",
+    "The largest error of a float32 output that was seen in the same step is 4.3e-3, with products in bfloat16. "
+    "In another step the error is about as large as the output itself.",
+)
+STRANGE_U = Line(
+    64.0,
+    "u",
+    "the same for outputs of narrow dtypes, whichever of the two is larger",
+    "Chosen: 0.25 in bfloat16, between its rounding in a deep model and the output itself.",
 )
 
 # Runs of different days

@@ -13,7 +13,18 @@ from parity.store.schema import SCHEMA_NUMBER
 from parity.store.storage import StoragePath
 
 # Columns added after the first release: older runs lack them, and are read with nulls.
-LATER_COLUMNS = frozenset({"step_grad_norm", "optimizer", "initial_norms"})
+LATER_COLUMNS = frozenset(
+    {
+        "step_grad_norm",
+        "optimizer",
+        "initial_norms",
+        "whole_error_u",
+        "baseline_whole_error_u",
+        "candidate_whole_error_u",
+        "unit",
+        "exact_sketch",
+    }
+)
 
 
 def write_table(path: StoragePath, table: pa.Table) -> None:
