@@ -17,7 +17,15 @@ from parity.judge.decide_loss import LossAudit, audit_loss
 from parity.judge.differences import Comparison, Difference
 from parity.judge.find_causes import LossEvidence, contract_of, find_causes, findings_of
 from parity.judge.fleet import Fleet
-from parity.judge.onset import find_onset, find_onset_between, find_unequal_onset, first_true, nan_side, one_sided_nan
+from parity.judge.onset import (
+    find_onset,
+    find_onset_between,
+    find_other_function,
+    find_unequal_onset,
+    first_true,
+    nan_side,
+    one_sided_nan,
+)
 from parity.judge.pairs import Pair, Role, make_pairs
 from parity.judge.replicas import Replicas, group_of
 from parity.judge.trial_trace import is_long
@@ -118,7 +126,11 @@ def _judge_pair(run: StoredRun, pair: Pair, comparison: Comparison, replicas: Re
     if equals and comparison.steps:
         onset, beyond = find_unequal_onset(comparison, equals, pair)
     elif pair.axis != "replica" and comparison.steps:
-        onset, beyond = find_onset(comparison, audit, device_audit)
+        # From equal parameters at the first step, so nothing is earlier.
+        if pair.between:
+            onset, beyond = find_other_function(comparison, pair.between)
+        if onset is None:
+            onset, beyond = find_onset(comparison, audit, device_audit)
         # Evidence from single steps takes precedence over what the runs have in common.
         if onset is None and pair.between:
             onset, beyond = find_onset_between(comparison, pair.between, steady=unsteady is None)
