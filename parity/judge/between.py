@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from parity.judge.pairs import Between, Pair
-from parity.judge.same_function import OtherFunction, other_function
+from parity.judge.same_function import Functions, compare_functions
 from parity.judge.sides import ComparedRun
 from parity.plan import lines
 from parity.store.trials import SOFTWARE, TrialRecord
@@ -60,15 +60,17 @@ def pair_across_runs(earlier: ComparedRun, later: ComparedRun, baseline: TrialRe
         name for name in (*SOFTWARE, *kernels) if known_to_differ(getattr(baseline, name), getattr(candidate, name))
     ]
     found = [*code, *hardware, *software]
-    other = _other(earlier, later, baseline, candidate)
-    # A device may differ here: how far its steps are from float64 is what decides such a pair.
-    apart = _apart(earlier, later, baseline, candidate, [name for name in code if name != "device"])
+    same = _same_functions(earlier, later, baseline, candidate)
+    # A device may differ here: how far its steps are from float64 is what decides such a pair. So may the class of an
+    # optimizer whose update is the same.
+    allowed = {"device", *(["optimizer"] if same.shows("update") else [])}
+    apart = _apart(earlier, later, baseline, candidate, [name for name in code if name not in allowed])
     between = Between(
         differ=tuple((name, *_values(name, earlier, later, baseline, candidate)) for name in found),
         owed=not found and not recorded,
         same_machine="device" not in code and not hardware and not software,
-        apart=apart or (other.why if other else None),
-        other=other if other and other.certain else None,
+        apart=apart or (same.other.why if same.other else None),
+        other=same.other if same.other and same.other.certain else None,
     )
     return Pair(", ".join(found) or "run", baseline, candidate, between)
 
@@ -114,18 +116,17 @@ def _apart(
     return None
 
 
-def _other(
+def _same_functions(
     earlier: ComparedRun, later: ComparedRun, baseline: TrialRecord, candidate: TrialRecord
-) -> OtherFunction | None:
-    """Where the first steps of both trials, in float64, are not those of one function; None where that is not known."""
+) -> Functions:
+    """What the first steps of both trials, in float64, show of the functions that they compute."""
     sides = (earlier.errors.get(baseline.trial), later.errors.get(candidate.trial))
-    # From other parameters, or other draws, no two steps are equal.
-    if not sides[0] or not sides[1] or baseline.seed != candidate.seed:
-        return None
     norms = [record.initial_norms for record in (baseline, candidate)]
-    if not norms[0] or not norms[1] or not _same(norms[0], norms[1]):
-        return None
-    return other_function(sides[0], sides[1], equal_start=norms[0] == norms[1])
+    # From other parameters, or other draws, no two steps are equal.
+    alike = baseline.seed == candidate.seed and norms[0] and norms[1] and _same(norms[0], norms[1])
+    if not sides[0] or not sides[1] or not alike:
+        return Functions(None, frozenset())
+    return compare_functions(sides[0], sides[1], equal_start=norms[0] == norms[1])
 
 
 def _same(left: Sequence[float], right: Sequence[float]) -> bool:

@@ -59,8 +59,25 @@ def paired(baseline: StepErrors, candidate: StepErrors) -> list[tuple[Row, Row]]
     return found
 
 
-def other_function(baseline: StepErrors, candidate: StepErrors, *, equal_start: bool) -> OtherFunction | None:
-    """Where the first steps in float64 are not those of one function, or None where they are.
+@dataclass(frozen=True)
+class Functions:
+    """What the first steps of two runs, in float64, show of the functions that they compute.
+
+    Attributes:
+        other: Where they are not those of one function, or None where no difference was found.
+        same: The quantities that were compared from equal parameters, and are the same.
+    """
+
+    other: OtherFunction | None
+    same: frozenset[str]
+
+    def shows(self, quantity: str) -> bool:
+        """Whether the quantity is that of the same function, for certain."""
+        return quantity in self.same
+
+
+def compare_functions(baseline: StepErrors, candidate: StepErrors, *, equal_start: bool) -> Functions:
+    """Compares the first steps of two runs, as they were taken in float64.
 
     Args:
         baseline: The rows of the baseline.
@@ -72,18 +89,22 @@ def other_function(baseline: StepErrors, candidate: StepErrors, *, equal_start: 
     pairs: dict[str, list[tuple[Row, Row]]] = {}
     for both in paired(sides[0], sides[1]):
         pairs.setdefault(both[0]["quantity"], []).append(both)
+    same: list[str] = []
     for quantity in CHECKED:
         rows = pairs.get(quantity, [])
         # What one side lacks is compared nowhere, so it shows nothing. The parameters are their update, and more.
         if quantity == "param" or not rows:
             continue
-        if equal_start and all("exact_sketch" in row and _is_known(row) for each in rows for row in each):
-            found = _by_sketches(quantity, rows, pairs)
-        else:
-            found = _by_norms(quantity, rows)
+        sketched = equal_start and all(_is_known(row) for each in rows for row in each)
+        # An update of which no whole step was taken in float64 has no norm either.
+        if quantity == "update" and not any(row["exact_sketch"] for each in rows for row in each):
+            continue
+        found = _by_sketches(quantity, rows, pairs) if sketched else _by_norms(quantity, rows)
         if found:
-            return found
-    return None
+            return Functions(found, frozenset(same))
+        if sketched:
+            same.append(quantity)
+    return Functions(None, frozenset(same))
 
 
 def _by_sketches(

@@ -8,6 +8,33 @@ import torch
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+# The operations that return nothing but random numbers. Others draw too (attention, dropout in one kernel), but would
+# compute in the narrower dtype; their masks do not depend on it.
+_DRAWS = {
+    f"aten::{name}"
+    for name in [
+        "bernoulli",
+        "bernoulli_",
+        "binomial",
+        "cauchy_",
+        "exponential",
+        "exponential_",
+        "geometric_",
+        "log_normal_",
+        "multinomial",
+        "normal",
+        "normal_",
+        "poisson",
+        "rand",
+        "rand_like",
+        "randn",
+        "randn_like",
+        "uniform",
+        "uniform_",
+        "_standard_gamma",
+    ]
+}
+
 
 class SameDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Within its `with` block, random numbers that are asked for in float64 are drawn in a narrower dtype.
@@ -25,7 +52,7 @@ class SameDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Calls the operation; one that draws is called with tensors of the narrower dtype."""
         kwargs = kwargs or {}
-        if torch.Tag.nondeterministic_seeded not in func.tags:
+        if func.overloadpacket._qualified_op_name not in _DRAWS:
             return func(*args, **kwargs)
         narrow_args, narrow_kwargs = pytree.tree_map(self._narrow, (args, kwargs))
         result = func(*narrow_args, **narrow_kwargs)
