@@ -118,7 +118,8 @@ class DeviceAudit:
         return {
             error.quantity
             for error in self.errors
-            if error.quantity != "output"
+            # The criterion decides the loss and its gradients; what the optimizer makes of them was checked by itself.
+            if error.quantity in ("loss", "output_grad", "param_grad")
             and error.baseline_error_u > lines.OFF.value * error.explained_u * excess.get(error.step, 1.0)
             # Beside the whole too: nothing explains how far a gradient of zero is from itself.
             and not error.baseline_whole_error_u <= lines.OFF.value * excess.get(error.step, 1.0)

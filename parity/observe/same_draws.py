@@ -11,28 +11,21 @@ from torch.utils._python_dispatch import TorchDispatchMode
 # The operations that return nothing but random numbers. Others draw too (attention, dropout in one kernel), but would
 # compute in the narrower dtype; their masks do not depend on it.
 _DRAWS = {
-    f"aten::{name}"
-    for name in [
-        "bernoulli",
-        "bernoulli_",
-        "binomial",
-        "cauchy_",
-        "exponential",
-        "exponential_",
-        "geometric_",
-        "log_normal_",
-        "multinomial",
-        "normal",
-        "normal_",
-        "poisson",
-        "rand",
-        "rand_like",
-        "randn",
-        "randn_like",
-        "uniform",
-        "uniform_",
-        "_standard_gamma",
-    ]
+    torch.ops.aten.bernoulli,
+    torch.ops.aten.bernoulli_,
+    torch.ops.aten.cauchy_,
+    torch.ops.aten.exponential_,
+    torch.ops.aten.geometric_,
+    torch.ops.aten.log_normal_,
+    torch.ops.aten.multinomial,
+    torch.ops.aten.normal,
+    torch.ops.aten.normal_,
+    torch.ops.aten.poisson,
+    torch.ops.aten.rand,
+    torch.ops.aten.rand_like,
+    torch.ops.aten.randn,
+    torch.ops.aten.randn_like,
+    torch.ops.aten.uniform_,
 }
 
 
@@ -52,7 +45,7 @@ class SameDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Calls the operation; one that draws is called with tensors of the narrower dtype."""
         kwargs = kwargs or {}
-        if func.overloadpacket._qualified_op_name not in _DRAWS:
+        if func.overloadpacket not in _DRAWS:
             return func(*args, **kwargs)
         narrow_args, narrow_kwargs = pytree.tree_map(self._narrow, (args, kwargs))
         result = func(*narrow_args, **narrow_kwargs)
