@@ -18,7 +18,15 @@ from parity.judge.differences import Comparison, Difference
 from parity.judge.find_causes import LossEvidence, contract_of, find_causes, findings_of
 from parity.judge.fleet import Fleet
 from parity.judge.jumps import Jump, find_jump
-from parity.judge.onset import find_onset, find_onset_between, find_unequal_onset, first_true, nan_side, one_sided_nan
+from parity.judge.onset import (
+    find_onset,
+    find_onset_between,
+    find_other_function,
+    find_unequal_onset,
+    first_true,
+    nan_side,
+    one_sided_nan,
+)
 from parity.judge.pairs import Pair, Role, make_pairs
 from parity.judge.parting import Parting, find_parting, find_unequal_gradient
 from parity.judge.replicas import Replicas, group_of
@@ -122,6 +130,10 @@ def _judge_pair(run: StoredRun, pair: Pair, comparison: Comparison, replicas: Re
     parting, unequal, jump = _find_evidence(comparison, audit) if pair.axis != "replica" else (None, None, None)
     if pair.axis != "replica" and comparison.steps and not equals:
         onset, beyond = find_onset(comparison, audit, device_audit, evidence=(parting, unequal, jump))
+        # Functions are compared at the first step, so nothing is earlier; but a setting by name says more.
+        if pair.between and (onset is None or onset.step > comparison.first_step):
+            other, why = find_other_function(comparison, pair.between)
+            onset, beyond = (other, why) if other else (onset, beyond)
         # Evidence from single steps takes precedence over what the runs have in common.
         if onset is None and pair.between:
             onset, beyond = find_onset_between(comparison, pair.between, steady=unsteady is None)

@@ -87,7 +87,7 @@ def _first(comparison: Comparison, quantity: str, after: int) -> Jump | None:
     # All tensors together first: of jumps at one step min() keeps the first.
     for values, named in ((distances.whole[:, None], False), (distances.beside_whole, True)):
         before = _largest_before(values)
-        limit = np.maximum(floor, np.minimum(before, np.finfo(float).max / lines.JUMP.value) * lines.JUMP.value)
+        limit = np.maximum(floor, lines.JUMP.value * np.minimum(before, 1e100))
         jumps = values > limit
         jumps[: after + 1] = False
         rows = np.flatnonzero(jumps.any(axis=1))

@@ -85,6 +85,25 @@ def find_onset_between(
     return (_at(comparison, index, first.quantity, first.tensor), why) if why else (None, None)
 
 
+def find_other_function(comparison: Comparison, between: Between) -> tuple[Onset, str] | tuple[None, None]:
+    """The onset of two runs that compute other functions from equal parameters, at their first step.
+
+    Args:
+        comparison: The two traces.
+        between: What is known of the two runs.
+
+    Returns:
+        The onset and why rounding cannot explain it, or (None, None); where all bits are equal, no function differs.
+
+    Raises:
+        Trouble: A trace is damaged.
+    """
+    first = comparison.first(among=TRAINED)
+    if between.other is None or first is None or comparison.differs_in("input")[0]:
+        return None, None
+    return _at(comparison, 0, between.other.quantity, between.other.tensor), between.other.why
+
+
 def _changed_update(comparison: Comparison, step: int) -> str | None:
     """Why the parameters differ after gradients that are equal to the bit; None where that is not known."""
     # This norm is taken after whatever changes the gradients before the optimizer uses them. It may be NaN, or not

@@ -94,7 +94,8 @@ def _chain(verdict: PairVerdict, rows: Rows, step: int, what: str, tensor: str |
     """
     index = verdict.comparison.index_of(step)
     differs = {quantity: bool(verdict.comparison.differs[quantity][index]) for quantity in QUANTITIES}
-    # The update is seen in the parameters. At the onset the chain breaks at the first quantity beyond rounding, though others may differ before it.
+    # The update is seen in the parameters.
+    # At the onset the chain breaks at the first quantity beyond rounding, though others may differ before it.
     broken = "param" if beyond == "update" else beyond or next(quantity for quantity in QUANTITIES if differs[quantity])
     links = []
     for place, quantity in enumerate(QUANTITIES):
