@@ -145,8 +145,8 @@ class _Walk:
             self._keep(value._version, functools.partial(_require_version, value))
         # An expanded tensor shares its elements, which copy_ refuses to write.
         elif all(stride or size == 1 for size, stride in zip(value.shape, value.stride(), strict=True)):
-            # The training may have saved the tensor for its backward, which refuses one that was written to since. Torch
-            # has no public way to say that the old numbers are back.
+            # The training may have saved the tensor for its backward, which refuses one that was written to since.
+            # Torch has no public way to say that the old numbers are back.
             self._back.enter_context(torch.autograd._unsafe_preserve_version_counter(value))  # type: ignore[attr-defined]
             self._keep(value.detach().clone(), lambda kept: value.data.copy_(kept))
 
