@@ -33,6 +33,7 @@ from parity.observe.user_loop import (
     unwrapped,
 )
 from parity.plan.device import Device
+from parity.plan.numbers import checked
 from parity.plan.trial import Place
 from parity.store.events import Advanced, Began, Ended, Event, Found
 from parity.store.files import write_json
@@ -133,8 +134,12 @@ class Recorder:
             replica: 0, or the number of the repeat.
 
         Raises:
-            Trouble: The directory exists already, or cannot be made; or the model has no parameters.
+            Trouble: The directory exists already, or cannot be made; the model has no parameters; or a number is not
+                allowed.
         """
+        audit_every, seed = checked("audit_every", audit_every), checked("seed", seed)
+        replica = checked("replica", replica)
+        steps_per_epoch = None if steps_per_epoch is None else checked("steps_per_epoch", steps_per_epoch)
         # Without their wrappers: parameters then have the same names, and the hooks are on the optimizer that steps.
         self._model = unwrapped(model)
         several = [optimizers] if isinstance(optimizers, torch.optim.Optimizer) else list(optimizers)
