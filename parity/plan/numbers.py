@@ -37,6 +37,7 @@ RULES = {
     "replicas": Rule(1, "Give the number of times that each trial is trained."),
     "replica": Rule(0, "Give 0, or the number of the repeat."),
     "noise": Rule(0, "Give the number of trials under random rounding, or 0 for none."),
+    "first_step": Rule(0, "Give the number of steps that were taken before the recording began."),
     "steps_per_epoch": Rule(1, "Give the number of steps in an epoch, or None for one epoch without an end."),
 }
 
