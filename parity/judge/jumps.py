@@ -82,19 +82,21 @@ def _first(comparison: Comparison, quantity: str, after: int) -> Jump | None:
         return None
     if quantity == "update":
         distances = _without_noise(distances, comparison.distances("step_grad"))
-    floor = max(lines.JUMP_FLOOR.value, lines.FAR_NARROW.value * comparison.unit)
+    line = lines.JUMP_GRADIENT if quantity == "param_grad" else lines.JUMP_FLOOR
+    floor = max(line.value, lines.FAR_NARROW.value * comparison.unit)
+    explained = _explained(comparison, quantity)
     found = []
     # All tensors together first: of jumps at one step min() keeps the first.
     for values, named in ((distances.whole[:, None], False), (distances.beside_whole, True)):
         before = _largest_before(values)
-        limit = np.maximum(floor, lines.JUMP.value * np.minimum(before, 1e100))
+        limit = np.maximum(np.maximum(floor, explained[:, None]), lines.JUMP.value * np.minimum(before, 1e100))
         jumps = values > limit
         jumps[: after + 1] = False
         rows = np.flatnonzero(jumps.any(axis=1))
         if rows.size:
             index = int(rows[0])
             tensor = int(np.argmax(np.where(jumps[index], values[index], -1)))
-            stays = bool((values[index : index + _STAYS, tensor] > limit[index, tensor]).all())
+            later = values[index : index + _STAYS, tensor]
             found.append(
                 Jump(
                     index,
@@ -102,10 +104,19 @@ def _first(comparison: Comparison, quantity: str, after: int) -> Jump | None:
                     _tensor(comparison, quantity, tensor) if named else None,
                     float(values[index, tensor]),
                     float(before[index, tensor]),
-                    stays,
+                    stays=len(later) == _STAYS and bool((later > limit[index, tensor]).all()),
                 )
             )
     return min(found, key=lambda jump: jump.index, default=None)
+
+
+def _explained(comparison: Comparison, quantity: str) -> np.ndarray:
+    """The distance that follows from that of the quantity before it, in the same step; float64[S]."""
+    source = {"step_grad": "param_grad", "update": "step_grad"}.get(quantity)
+    distances = comparison.distances(source) if source else None
+    if distances is None:
+        return np.zeros(comparison.steps)
+    return lines.JUMP_FOLLOWS.value * np.minimum(np.nan_to_num(distances.whole, nan=np.inf), 1e100)
 
 
 def _without_noise(updates: TensorDistances, gradients: TensorDistances | None) -> TensorDistances:

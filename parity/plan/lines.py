@@ -210,8 +210,20 @@ JUMP_FLOOR = Line(
     3e-3,
     "relative",
     "distance below which a jump is not looked at",
-    "One unit of a ReLU that flips for one row of a batch moved the gradient of the classifier by 1.6e-4, 340 times "
-    "the distance before. Late faults were seen at 1e-2 and more.",
+    "A learning rate that is 1 % off moves the update by 1e-2, other late faults by more.",
+)
+JUMP_GRADIENT = Line(
+    0.03,
+    "relative",
+    "the same for the gradient of the parameters, in which a kink of the model may show",
+    "One unit of a ReLU that flips for one row of a batch moved the gradient of the classifier (256 rows) by 1.6e-4, "
+    "340 times the distance before; in a convolutional net with 16 rows by 8e-3. Half of one layer's gradient is at 0.1.",
+)
+JUMP_FOLLOWS = Line(
+    10.0,
+    "times",
+    "largest ratio of an update's distance to that of its gradient where the gradient jumps",
+    "An update from a gradient that a kink has moved is as far off as the gradient (seen: 1.0 times).",
 )
 NOISE = Line(
     1e-2,
