@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from parity.driver import begun, gathering, recorded_trial, seal_run
-from parity.ground.errors import OracleUnavailable, Trouble
+from parity.ground.errors import OracleUnavailable
 from parity.observe.audit import oracle_of
 from parity.observe.measured_steps import MeasuredSteps
 from parity.observe.observer import CAPACITY, Observer, unscaled

@@ -217,7 +217,7 @@ JUMP_GRADIENT = Line(
     "relative",
     "the same for the gradient of the parameters, in which a kink of the model may show",
     "One unit of a ReLU that flips for one row of a batch moved the gradient of the classifier (256 rows) by 1.6e-4, "
-    "340 times the distance before; in a convolutional net with 16 rows by 8e-3. Half of one layer's gradient is at 0.1.",
+    "340 times the distance before; in a convolutional net with 16 rows by 8e-3. Half of a layer's is at 0.1.",
 )
 JUMP_FOLLOWS = Line(
     10.0,
