@@ -95,7 +95,7 @@ def decide(evidence: PairEvidence) -> tuple[VerdictWord, str | None]:
         return _decide_unsteady(evidence)
     if comparison.first() is None:
         return _decide_equal(evidence)
-    if comparison.first_index(among=TRAINED) and evidence.parting is None:
+    if comparison.first_index(among=TRAINED) and not comparison.first_index(among=COMPUTED):
         return _decide_other_state(comparison)
     if pair.axis != "replica" and (missing := _missing_evidence(evidence)):
         return "inconclusive", missing
@@ -284,6 +284,10 @@ def _decide_other_state(comparison: Comparison) -> tuple[VerdictWord, str]:
 
 def _missing_evidence(evidence: PairEvidence) -> str | None:
     """Why a difference that was found is neither explained nor wrong for certain, or None."""
+    inputs = evidence.comparison.differs_in("input")
+    if inputs.any() and not (evidence.pair.between and evidence.comparison.differs_in("output")[np.argmax(inputs)]):
+        number = evidence.comparison.first_step + int(np.argmax(inputs))
+        return f"the inputs differ from step {number} on: the data is not the same"
     if evidence.unequal is not None:
         number = evidence.comparison.first_step + evidence.unequal.index
         return f"step {number} was not audited: {evidence.unequal.explain()}. Audit each step, with --audit-every 1."
