@@ -29,7 +29,7 @@ class Batch:
         output_grad_digest: Digest of the loss's gradient for the output.
         output_grad_square: Sum of that gradient's squares, dtype[] on its device.
         output_grad_strided: Whether that gradient has other strides than the output.
-        audit: What `audit.errors` returns; NaN where there is no audit.
+        audit: What `Auditor.audit` returns; NaN where there is no audit.
     """
 
     rows: int
@@ -77,7 +77,7 @@ def joined(batches: Sequence[Batch]) -> Batch:
         ),
         output_grad_digest=_combined([batch.output_grad_digest for batch in batches]),
         output_grad_strided=any(batch.output_grad_strided for batch in batches),
-        audit=(worst[0], max((batch.audit[1] for batch in batches), key=_nan_last), worst[2]),
+        audit=(worst[0], max((batch.audit[1] for batch in batches), key=_nan_last), *worst[2:]),
     )
 
 

@@ -13,17 +13,16 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from parity.ground.errors import OracleUnavailable, TrialFailed
-from parity.observe.audit import Oracle, errors
+from parity.ground.errors import TrialFailed
+from parity.observe.audit import Oracle
+from parity.observe.auditor import Auditor
 from parity.observe.batch import Batch, digest_all, digest_outputs, joined
-from parity.observe.diagnosis.diagnostician import Diagnostician
 from parity.observe.diagnosis.rules import Finding
 from parity.observe.digest import combine, digest
-from parity.plan import lines
 from parity.plan.trial import Place, Trial
 from parity.store.trace import AUDIT_COLUMNS, make_table
 from parity.tasks.losses import Loss
-from parity.tasks.outputs import Outputs, elements_of, is_tree, map_tensors, parts, tensors
+from parity.tasks.outputs import Outputs, elements_of, is_tree, parts, tensors
 
 # Steps in one block: the length of the buffers on the device.
 CAPACITY = 256
@@ -38,7 +37,6 @@ class Observer:
     `backward` and `update`.
 
     Attributes:
-        audit_error: Why there is no audit, or None.
         param_grad_norm: L2 norm of the last step's gradient for all parameters, dtype[] on its device.
     """
 
@@ -47,13 +45,26 @@ class Observer:
     def __init__(self, trial: Trial, model: torch.nn.Module, *, oracle: Oracle, baseline: Loss) -> None:
         self._trial = trial
         self._parameters = list(model.parameters())
-        self._oracle = oracle
-        self._diagnostician = Diagnostician(baseline=baseline, oracle=oracle)
+        self._auditor = Auditor(trial, oracle=oracle, baseline=baseline)
         self._columns: defaultdict[str, list[object]] = defaultdict(list)
         self._batches: list[Batch] = []
         self._values: dict[str, torch.Tensor] = {}
         self._slots: dict[str, tuple[torch.Tensor, ...]] = {}
-        self.audit_error: str | None = None
+        self._passed_on_u: float | None = None
+
+    @property
+    def audit_error(self) -> str | None:
+        """Why there is no audit, or None."""
+        return self._auditor.error
+
+    @audit_error.setter
+    def audit_error(self, reason: str | None) -> None:
+        self._auditor.error = reason
+
+    @property
+    def doubt(self) -> Sequence[torch.Tensor] | None:
+        """Where the gradient just audited is suspicious, its difference from the oracle's, scaled; else None."""
+        return self._auditor.doubt
 
     @property
     def rows(self) -> int:
@@ -128,6 +139,17 @@ class Observer:
             # The oracle has no factor, so it is divided out: in float64, where this adds no error that u would notice.
             exact = output_grad if factor == 1.0 else [grad.double() / factor for grad in output_grad]
             batch.audit = self._audit(batch, output, target, loss=loss, output_grad=exact)
+        else:
+            self._auditor.skip(output, target)
+
+    def before_loss(self) -> None:
+        """The loss is about to be called: call this between `forward` and the loss, where the loss can be seen."""
+        if self._place.audited:
+            self._auditor.before_loss()
+
+    def passed_on(self, norm_u: float) -> None:
+        """Takes the norm of what the model's backward makes of `doubt`, in u; NaN where it is not known."""
+        self._passed_on_u = norm_u
 
     def backward(self, *, scale: float = 1.0) -> None:
         """Records the gradient for the parameters, as the last backward pass left it.
@@ -144,6 +166,10 @@ class Observer:
             if grad is not None:
                 squares.append(_squared_norm(grad))
         self._param_grads, self.param_grad_norm = np.array(digests, np.uint64), _norm(squares)
+        if self._passed_on_u is not None:
+            batch, norm_u, self._passed_on_u = self._batches[-1], self._passed_on_u, None
+            passed = self._auditor.passed_on(norm_u, float(self.param_grad_norm))
+            batch.audit = (*batch.audit[:-1], passed)
 
     def gradient_norm(self) -> torch.Tensor:
         """L2 norm of the gradient for all parameters, as it is now; dtype[] on its device."""
@@ -224,17 +250,15 @@ class Observer:
 
     def state(self) -> dict[str, object]:
         """What an observer that continues from here must know."""
-        return {"audit_error": self.audit_error, **self._diagnostician.state()}
+        return self._auditor.state()
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continues from where another observer was."""
-        # An audit that has failed stays off: it must not begin again with a trial that continues.
-        self.audit_error = state["audit_error"]
-        self._diagnostician.restore(state)
+        self._auditor.restore(state)
 
     def take_findings(self) -> tuple[Finding, ...]:
         """Returns what was found wrong with the gradient since the last call."""
-        return self._diagnostician.take_findings()
+        return self._auditor.take_findings()
 
     def _audit(
         self,
@@ -245,7 +269,7 @@ class Observer:
         loss: torch.Tensor,
         output_grad: Sequence[torch.Tensor],
     ) -> Sequence[float]:
-        """Returns what `audit.errors` returns; NaN where the oracle is not available."""
+        """Returns the values of `AUDIT_COLUMNS`; NaN where the oracle is not available."""
         step = self._place.step
         # Before the oracle is asked, which would be given the tensors that were changed.
         if batch.output_digest != digest_outputs(output):
@@ -256,20 +280,7 @@ class Observer:
             raise TrialFailed(
                 step, "the loss changed its target in place; work on a copy, target.clone()", kind="mutates"
             )
-        # What the oracle cannot do at one step it cannot do at the next: the audit ends with the first failure.
-        if self.audit_error is None:
-            try:
-                output, target = map_tensors(torch.Tensor.cpu, output), map_tensors(torch.Tensor.cpu, target)
-                grads = [grad.cpu() for grad in output_grad]
-                grad = grads if is_tree(output) else grads[0]
-                found = errors(self._oracle, output, target, loss=loss.cpu(), output_grad=grad)
-                # `not <=` rather than `>`, so that NaN is looked into as well.
-                if not found[0] <= lines.SUSPICIOUS_GRADIENT.value and self._trial.loss != self._trial.oracle:
-                    self._diagnostician.look(self._place, output, target, grad, ratio=found[2])
-                return found
-            except OracleUnavailable as error:
-                self.audit_error = str(error)
-        return batch.audit
+        return self._auditor.audit(self._place, output, target, loss=loss, output_grad=output_grad)
 
     def _hold(self, name: str, value: torch.Tensor) -> None:
         """Writes a scalar into a buffer on its device.

@@ -13,7 +13,9 @@ from parity.store.schema import SCHEMA_NUMBER
 from parity.store.storage import StoragePath
 
 # Columns added after the first release: older runs lack them, and are read with nulls.
-LATER_COLUMNS = frozenset({"step_grad_norm", "optimizer", "initial_norms"})
+LATER_COLUMNS = frozenset(
+    {"step_grad_norm", "optimizer", "initial_norms", "grad_u", "grad_condition_u", "grad_rows", "passed_on_u"}
+)
 
 
 def write_table(path: StoragePath, table: pa.Table) -> None:

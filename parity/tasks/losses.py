@@ -57,7 +57,8 @@ def mse_float64(output: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarr
     >>> mse_float64(np.array([[1.0, 3.0]]), np.array([[0.0, 1.0]]))
     (2.5, array([[1., 2.]]))
     """
-    gradient = np.subtract(output, target, dtype=np.float64)
+    # An array also where both have no dimension, of which NumPy would make a number.
+    gradient = np.asarray(np.subtract(output, target, dtype=np.float64))
     flat = torch.from_numpy(gradient).reshape(-1)
     loss = float(torch.dot(flat, flat)) / output.size  # torch's thread count is pinned, that of NumPy's BLAS is not
     # In place, after the loss has been taken from the differences.
