@@ -43,7 +43,11 @@ class Mixed(Bfloat16):
     """A bfloat16 output, and a loss that is computed in float32."""
 
     def loss(self, output, target):
-        return F.mse_loss(output.float(), target.float()) if output.dtype == torch.bfloat16 else super().loss(output, target)
+        return (
+            F.mse_loss(output.float(), target.float())
+            if output.dtype == torch.bfloat16
+            else super().loss(output, target)
+        )
 
 
 class Scalar(Plain):

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from parity.plan import lines
-from parity.store.trace import QUANTITIES
 from parity.tasks.outputs import Outputs, part_names
 
 # The tensors of a step by quantity, on the CPU: T of output and output_grad, one of loss, P of param_grad and param
@@ -27,8 +26,8 @@ TensorNames = Mapping[str, Sequence[str | None]]
 # Moves a parameter.
 Perturb = Callable[[torch.Tensor], torch.Tensor]
 
-# Every quantity but the input, which is the same on both sides.
-COMPARED = QUANTITIES[1:]
+# The quantities of a step that are compared with float64.
+COMPARED = ("output", "loss", "output_grad", "param_grad", "param")
 # A step is repeated in float64 from slightly moved parameters, since near the kink of a ReLU rounding alone decides
 # which side an activation is on, and with it a whole path of the gradient. The largest of six distances is exceeded by
 # a seventh in one case of seven, well inside the factor of `lines.DEVICE`.

@@ -176,6 +176,13 @@ SAME_NORMS = Line(
     "(measured on the reference experiment: 1.0e-7). 8 times that.",
 )
 
+SAME_SETTING = Line(
+    1e-6,
+    "relative",
+    "largest distance of two settings of an optimizer that are the same number",
+    "A rate that is kept as a float32 tensor is off by 6e-8 at most; rates that are meant to differ, differ by more.",
+)
+
 # The loss contract, on a few rows
 
 

@@ -112,7 +112,13 @@ def _take_differing_step(
         training = begin(training.trial)
     else:
         restore_state(start.state, training.model, training.optimizer)
-    observer = Observer(training.trial, training.model, oracle=training.oracle, baseline=training.baseline)
+    observer = Observer(
+        training.trial,
+        training.model,
+        oracle=training.oracle,
+        baseline=training.baseline,
+        optimizers=[training.optimizer],
+    )
     # Unobserved: the traces have these steps, and they are equal.
     for step in range(start.step, differs_at):
         take_step(training, data, step)
