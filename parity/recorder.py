@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from parity.driver import begun, gathering, recorded_trial, seal_run
-from parity.ground.errors import OracleUnavailable, Trouble
+from parity.ground.errors import OracleUnavailable
 from parity.observe.audit import oracle_of
 from parity.observe.measured_steps import MeasuredSteps
 from parity.observe.observer import CAPACITY, Observer, unscaled
@@ -33,6 +33,7 @@ from parity.observe.user_loop import (
     unwrapped,
 )
 from parity.plan.device import Device
+from parity.plan.numbers import checked
 from parity.plan.trial import Place
 from parity.store.events import Advanced, Began, Ended, Event, Found
 from parity.store.files import write_json
@@ -105,11 +106,12 @@ class Recorder:
             replica: 0, or the number of the repeat.
 
         Raises:
-            Trouble: The directory exists already, or cannot be made; the model has no parameters; or `first_step` is
-                negative.
+            Trouble: The directory exists already, or cannot be made; the model has no parameters; or a number is not
+                allowed.
         """
-        if first_step < 0:
-            raise Trouble(f"parity.Recorder: first_step is {first_step}, and has to be at least 0.")
+        audit_every, seed = checked("audit_every", audit_every), checked("seed", seed)
+        replica, first_step = checked("replica", replica), checked("first_step", first_step)
+        steps_per_epoch = None if steps_per_epoch is None else checked("steps_per_epoch", steps_per_epoch)
         # Without their wrappers: parameters then have the same names, and the hooks are on the optimizer that steps.
         self._model = unwrapped(model)
         several = [optimizers] if isinstance(optimizers, torch.optim.Optimizer) else list(optimizers)

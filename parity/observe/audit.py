@@ -9,9 +9,10 @@ Shapes: the output is dtype[...], of any shape, or a tree of such tensors; `u` i
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,8 @@ import torch
 from torch import nn
 
 from parity.ground.errors import OracleUnavailable
+from parity.observe.generators import generators_restored
+from parity.observe.loss_state import settings_restored, state_restored
 from parity.plan.user_code import CodeSpec
 from parity.tasks import Task
 from parity.tasks.losses import Loss, load_loss, mse_float64
@@ -46,7 +49,8 @@ def make_oracle(baseline: CodeSpec, task: Task) -> Oracle:
     if baseline.shipped and baseline.attr in task.float64_forms:
         form = task.float64_forms[baseline.attr]
         return lambda output, target: form(_array(output), _array(target))
-    return _widened(load_loss(baseline, task))
+    # A file is run anew for each loss that is loaded from it; everything else may share its state with the training.
+    return _widened(load_loss(baseline, task), shared=baseline.path is None)
 
 
 def oracle_of(criterion: Loss) -> Oracle:
@@ -54,7 +58,7 @@ def oracle_of(criterion: Loss) -> Oracle:
     # Not isinstance: a subclass may compute something else.
     if type(criterion) is nn.MSELoss and criterion.reduction == "mean":
         return lambda output, target: mse_float64(_array(output), _array(target))
-    return _widened(criterion)
+    return _widened(criterion, shared=True)
 
 
 def gradients(found: Gradient) -> list[np.ndarray]:
@@ -182,17 +186,35 @@ def _gradient_error(grad: np.ndarray, grad64: np.ndarray, unit: float, *, least:
     )
 
 
-def _widened(loss_function: Loss) -> Oracle:
+def _widened(loss_function: Loss, *, shared: bool) -> Oracle:
     """Returns an oracle that evaluates the loss on float64 tensors, and its gradient with autograd."""
-    return _Widened(loss_function)
+    wide = loss_function
+    kept: tuple[object, ...] = (loss_function,) if shared else ()
+    if isinstance(loss_function, nn.Module):
+        try:
+            wide = _wide_copy(loss_function)
+        except OracleUnavailable as error:  # a training must go on without an audit, too
+            return _unavailable(str(error))
+        # What the copy shares with the original: its class, and the globals that its code names.
+        kept = (type(loss_function),) if shared else ()
+    return _Widened(wide, kept)
 
 
 class _Widened:
-    """A loss evaluated on float64 tensors. A module keeps its state, such as a running mean, from call to call."""
+    """A loss evaluated on float64 tensors.
 
-    def __init__(self, loss_function: Loss) -> None:
-        # A copy, since double() converts a module in place, and this one may be in use in a training.
-        self._loss = copy.deepcopy(loss_function).double() if isinstance(loss_function, nn.Module) else loss_function
+    Its calls leave nothing behind in the process: generators, settings and, of a loss that is shared with a training,
+    its state are restored. A module is copied once, and the copy has a state of its own, which goes on from call to call
+    as that of the loss does.
+
+    Attributes:
+        watch: Called before the generators are restored, if it is not None.
+    """
+
+    def __init__(self, loss_function: Loss, kept: tuple[object, ...]) -> None:
+        self._loss = loss_function
+        self._kept = kept
+        self.watch: Callable[[], None] | None = None
 
     @property
     def module(self) -> nn.Module | None:
@@ -207,9 +229,12 @@ class _Widened:
         """
         leaves = [part.double().requires_grad_() for part in parts(output)]
         try:
-            loss = self._loss(with_parts(output, leaves), map_tensors(_wide, target))
-            # A loss need not depend on each part of a tree, but on the only tensor it must.
-            grads = torch.autograd.grad(loss, leaves, allow_unused=is_tree(output))
+            with generators_restored(), settings_restored(), state_restored(*self._kept), torch.enable_grad():
+                loss = self._loss(with_parts(output, leaves), map_tensors(_wide, target))
+                # A loss need not depend on each part of a tree, but on the only tensor it must.
+                grads = torch.autograd.grad(loss, leaves, allow_unused=is_tree(output))
+                if self.watch:
+                    self.watch()
         except Exception as error:  # a user's baseline may raise anything
             raise OracleUnavailable(f"in float64 it raised {type(error).__name__}: {error}") from error
         # A loss that narrows inside has the rounding errors that an oracle must not have.
@@ -220,6 +245,18 @@ class _Widened:
             for leaf, grad in zip(leaves, grads, strict=True)
         ]
         return float(loss.detach()), arrays if is_tree(output) else arrays[0]
+
+
+@contextlib.contextmanager
+def watched(oracle: Oracle, watch: Callable[[], None]) -> Iterator[None]:
+    """Within the block, `watch` is called at the end of each call of the oracle, before the generators are restored."""
+    if isinstance(oracle, _Widened):  # a closed form draws nothing
+        oracle.watch = watch
+    try:
+        yield
+    finally:
+        if isinstance(oracle, _Widened):
+            oracle.watch = None
 
 
 def oracle_state(oracle: Oracle) -> OracleState:
@@ -236,6 +273,28 @@ def restore_oracle(oracle: Oracle, state: OracleState) -> None:
         owner, _, last = name.rpartition(".")
         # Not in place: a forward that assigns its buffer anew, as many do, leaves another tensor there each time.
         module.get_submodule(owner)._buffers[last] = buffer.clone()
+
+
+def _wide_copy(module: nn.Module) -> nn.Module:
+    """A copy in float64: double() converts a module in place, and this one may be in use in a training.
+
+    Raises:
+        OracleUnavailable: The module cannot be copied.
+    """
+    try:
+        with generators_restored():
+            return copy.deepcopy(module).double()
+    except Exception as error:  # a user's module may raise anything
+        raise OracleUnavailable(f"it cannot be copied: {type(error).__name__}: {error}") from error
+
+
+def _unavailable(reason: str) -> Oracle:
+    """An oracle that has no answer."""
+
+    def oracle(*_: Outputs) -> tuple[float, Gradient]:
+        raise OracleUnavailable(reason)
+
+    return oracle
 
 
 def _wide(tensor: torch.Tensor) -> torch.Tensor:

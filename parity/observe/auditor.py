@@ -83,7 +83,7 @@ class Auditor:
         grad = grads if is_tree(output) else grads[0]
         try:
             before = oracle_state(self._oracle)
-            with self._draws.repeated(parts(output)[0].dtype):
+            with self._draws.repeated(self._oracle, parts(output)[0].dtype):
                 found = measure(self._oracle, output, target, loss=loss.cpu(), output_grad=grad)
             after = oracle_state(self._oracle)
             self._keeps_state |= not _same_state(before, after)

@@ -10,6 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from parity.ground.errors import OracleUnavailable
+from parity.observe.audit import Oracle, watched
 from parity.observe.generators import GENERATORS
 
 UNSEEN = (
@@ -35,10 +36,11 @@ class Draws:
         self._start = self._take()
 
     @contextlib.contextmanager
-    def repeated(self, dtype: torch.dtype) -> Iterator[None]:
+    def repeated(self, oracle: Oracle, dtype: torch.dtype) -> Iterator[None]:
         """Within the block, the oracle draws what the loss drew; afterwards the generators are as they were.
 
         Args:
+            oracle: It is called once within the block.
             dtype: In which the loss drew: the same generator gives other numbers in float64.
 
         Raises:
@@ -48,21 +50,24 @@ class Draws:
         after = self._take()
         drew = start is not None and not _same(start, after)
         if start is not None and drew:
-            _restore(start, instead_of=after)
-        ended = after
+            _restore(start)
+        began = after if start is None else start
+        ended = [began]
         try:
-            with NarrowDraws(dtype) if drew else contextlib.nullcontext():
+            with (
+                watched(oracle, lambda: ended.append(self._take())),
+                NarrowDraws(dtype) if drew else contextlib.nullcontext(),
+            ):
                 yield
         finally:
-            ended = self._take()
-            _restore(after, instead_of=ended)
-        began = after if start is None else start
-        if not _same(began, ended):
+            if drew:
+                _restore(after)
+        if not _same(began, ended[-1]):
             if start is None:
                 raise OracleUnavailable(UNSEEN)
-            if not _same(ended, after):
+            if not _same(ended[-1], after):
                 raise OracleUnavailable(OTHERS)
-        used = [name for name in self._names if not all(_equal(each[name], after[name]) for each in (began, ended))]
+        used = [name for name in self._names if not all(_equal(each[name], after[name]) for each in (began, ended[-1]))]
         # torch's own is read in microseconds, and watched for a loss that begins to draw later.
         self._names = tuple(dict.fromkeys(["torch", *used]))
 
@@ -101,11 +106,9 @@ def _widened(value: Any) -> Any:
     return value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
 
-def _restore(states: Mapping[str, Any], *, instead_of: Mapping[str, Any]) -> None:
-    """Writes the states that differ from the generators' present ones."""
+def _restore(states: Mapping[str, Any]) -> None:
     for name, state in states.items():
-        if not _equal(state, instead_of[name]):
-            GENERATORS[name].restore(state)
+        GENERATORS[name].restore(state)
 
 
 def _same(left: Mapping[str, Any], right: Mapping[str, Any]) -> bool:
