@@ -267,6 +267,13 @@ def off_oracle(
                 f"the baseline's gradient is off by {np.nanmin(gradient):.3g} u or more at every audited step: it is "
                 "not the loss that it is audited against"
             )
+        # What is exact in float64 is infinitely far from any rounding.
+        most = np.where(np.isfinite(gradient), gradient, 0) * unit
+        if np.max(most[unit < lines.NARROW.value], initial=0) > lines.OFF_ORACLE_MOST.value:
+            return (
+                f"the baseline's own gradient is off by {np.max(most):.2g} of its norm at step {np.argmax(most)}, "
+                "which leaves no line to hold a candidate against"
+            )
     known = ~np.isnan(loss)
     if known.any() and (loss > np.fmax(any_order, lines.OFF_ORACLE.value))[known].all():
         return (

@@ -203,12 +203,12 @@ def _widened(loss_function: Loss, *, shared: bool) -> Oracle:
 class _Widened:
     """A loss evaluated on float64 tensors.
 
-    Its calls leave nothing behind in the process: generators, settings and, of a loss that is shared with a training,
-    its state are restored. A module is copied once, and the copy has a state of its own, which goes on from call to call
-    as that of the loss does.
+    Its calls leave nothing behind: generators, settings, the buffers of a module (which is copied) and, of a loss that
+    is shared with a training, its state are restored. The calls within `audited` are those that go on from state to
+    state, as the calls of the loss do.
 
     Attributes:
-        watch: Called before the generators are restored, if it is not None.
+        watch: Called before the generators are restored; None outside of `audited`.
     """
 
     def __init__(self, loss_function: Loss, kept: tuple[object, ...]) -> None:
@@ -228,6 +228,7 @@ class _Widened:
             OracleUnavailable: The loss raised in float64, or does not compute in float64.
         """
         leaves = [part.double().requires_grad_() for part in parts(output)]
+        before = {} if self.watch else oracle_state(self)
         try:
             with generators_restored(), settings_restored(), state_restored(*self._kept), torch.enable_grad():
                 loss = self._loss(with_parts(output, leaves), map_tensors(_wide, target))
@@ -235,6 +236,8 @@ class _Widened:
                 grads = torch.autograd.grad(loss, leaves, allow_unused=is_tree(output))
                 if self.watch:
                     self.watch()
+                else:
+                    restore_oracle(self, before)
         except Exception as error:  # a user's baseline may raise anything
             raise OracleUnavailable(f"in float64 it raised {type(error).__name__}: {error}") from error
         # A loss that narrows inside has the rounding errors that an oracle must not have.
@@ -248,8 +251,13 @@ class _Widened:
 
 
 @contextlib.contextmanager
-def watched(oracle: Oracle, watch: Callable[[], None]) -> Iterator[None]:
-    """Within the block, `watch` is called at the end of each call of the oracle, before the generators are restored."""
+def audited(oracle: Oracle, watch: Callable[[], None]) -> Iterator[None]:
+    """Within the block, the oracle is called for a step of the training: a state that it keeps goes on.
+
+    Args:
+        oracle: The oracle.
+        watch: Called at the end of each call, before the generators are restored.
+    """
     if isinstance(oracle, _Widened):  # a closed form draws nothing
         oracle.watch = watch
     try:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from parity.ground.errors import OracleUnavailable
-from parity.observe.audit import Measured, Oracle, OracleState, measure, oracle_state, restore_oracle
+from parity.observe.audit import Measured, Oracle, OracleState, audited, measure, oracle_state, restore_oracle
 from parity.observe.diagnosis.diagnostician import Diagnostician
 from parity.observe.diagnosis.rules import Finding
 from parity.observe.draws import Draws
@@ -89,7 +89,7 @@ class Auditor:
             self._keeps_state |= not _same_state(before, after)
             closer = (math.nan, math.nan)
             if self._looks and is_suspicious(found):
-                # Each further evaluation starts from the state of this one, and leaves none of its own.
+                # Each further evaluation starts from the state that this one started from.
                 restore_oracle(self._oracle, before)
                 closer = self._look(place, output, target, grads, found)
                 restore_oracle(self._oracle, after)
@@ -105,7 +105,8 @@ class Auditor:
         if self._keeps_state and self.error is None:
             output, target = map_tensors(torch.Tensor.cpu, output), map_tensors(torch.Tensor.cpu, target)
             try:
-                self._oracle(map_tensors(torch.Tensor.detach, output), map_tensors(torch.Tensor.detach, target))
+                with audited(self._oracle, lambda: None):
+                    self._oracle(map_tensors(torch.Tensor.detach, output), map_tensors(torch.Tensor.detach, target))
             except OracleUnavailable as error:
                 self.error = str(error)
 

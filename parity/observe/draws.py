@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from parity.ground.errors import OracleUnavailable
-from parity.observe.audit import Oracle, watched
+from parity.observe.audit import Oracle, audited
 from parity.observe.generators import GENERATORS
 
 UNSEEN = (
@@ -55,7 +55,7 @@ class Draws:
         ended = [began]
         try:
             with (
-                watched(oracle, lambda: ended.append(self._take())),
+                audited(oracle, lambda: ended.append(self._take())),
                 NarrowDraws(dtype) if drew else contextlib.nullcontext(),
             ):
                 yield

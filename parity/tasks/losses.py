@@ -5,7 +5,7 @@ Shapes: B rows of a batch, F features, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,15 @@ class NumpyMSE(torch.autograd.Function):
         output, target = ctx.saved_tensors
         # In this order of operations, as the reference experiment defines it: another order may round otherwise.
         return grad_outputs[0] * 2 * (output - target) / output.numel(), None
+
+
+def is_widened(dtype: torch.dtype, dtypes: Iterable[torch.dtype]) -> bool:
+    """Whether a loss of this dtype is computed in float32 from narrower outputs, as loss(output.float(), …) is.
+
+    >>> is_widened(torch.float32, [torch.bfloat16]), is_widened(torch.float64, [torch.float32])
+    (True, False)
+    """
+    return dtype == torch.float32 and all(each.itemsize < dtype.itemsize for each in dtypes)
 
 
 def mse_float64(output: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray]:

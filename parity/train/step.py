@@ -17,7 +17,7 @@ from parity.observe.observer import Observer
 from parity.plan.trial import Trial
 from parity.tasks import Task
 from parity.tasks.loading import load_task
-from parity.tasks.losses import Loss, load_loss
+from parity.tasks.losses import Loss, is_widened, load_loss
 from parity.tasks.outputs import Outputs, describe, parts, separated, tensors
 from parity.train.passing_on import pass_on
 from parity.train.planted import planted, spoil_gradient
@@ -250,9 +250,7 @@ def _check_loss(step: int, loss: object, output: Outputs) -> None:
         raise TrialFailed(step, f"loss returned shape {list(loss.shape)}, a scalar is needed", kind="result")
     # A dict for its order: the message must not depend on hashes.
     dtypes = list(dict.fromkeys(part.dtype for part in parts(output)))
-    # In mixed precision the loss of a float16 or bfloat16 output is computed in float32, as by loss(output.float(), …).
-    widened = loss.dtype == torch.float32 and all(dtype.itemsize < loss.dtype.itemsize for dtype in dtypes)
-    if loss.dtype not in dtypes and not widened:
+    if loss.dtype not in dtypes and not is_widened(loss.dtype, dtypes):  # the second is usual in mixed precision
         raise TrialFailed(
             step,
             f"loss returned {loss.dtype}, the output's {' or '.join(map(str, dtypes))} is needed",

@@ -54,3 +54,26 @@ def test_what_the_model_takes_away_is_rounding_and_said():
         "the gradients differ in a direction that the model takes away: what its backward makes of the difference is "
         "rounding"
     )
+
+
+@pytest.mark.parametrize("every", [1, 5])
+def test_a_baseline_that_keeps_state_is_audited_from_the_state_that_it_had(every):
+    audit = check(tasks.CentredByHand, tasks.Plain, baseline=tasks.Centred, audit_every=every).worst.loss_audit
+    assert not audit.beyond()["output_grad"].any() and audit.off_oracle is None
+    assert audit.decision.grad_error_u < 4 and audit.decision.baseline_grad_error_u < 4
+
+
+def test_a_state_that_follows_too_slowly_is_caught():
+    wrong = check(tasks.CentredTooSlowly, tasks.Plain, baseline=tasks.Centred)
+    assert (wrong.verdict, wrong.onset.step) == ("diverged", 0)
+
+
+def test_a_loss_that_draws_other_numbers_than_the_baseline_is_undecided():
+    result = check(tasks.squares, tasks.Noisy)
+    assert (result.verdict, result.onset) == ("inconclusive", None)
+    assert "the loss did not draw as many from the same generators" in result.worst.cause
+
+
+def test_an_audit_that_repeats_draws_changes_no_bit_of_the_training():
+    with_audit, without = (check(tasks.noisy_by_hand, tasks.Noisy, audit_every=every).traces.loss for every in (1, 0))
+    assert with_audit.equals(without)
