@@ -45,8 +45,8 @@ class Decision:
         loss_error_u: The candidate's largest error of the loss.
         baseline_loss_error_u: The baseline's largest error of the loss.
         loss_line_u: The line at the step of the candidate's largest error of the loss.
-        seen: The least relative error of a gradient that would have been seen: at the audited steps with the lowest
-            line.
+        seen: The least relative error of a gradient that would have been seen, at the audited steps with the lowest
+            line; None where the audit decides nothing.
         seen_anywhere: The least that would have been seen at whichever audited step; at least `seen`.
         seen_scale: In a narrow dtype, the least relative error that is common to all elements and would have been seen;
             else None, and `seen` holds for such errors too.
@@ -59,7 +59,7 @@ class Decision:
     loss_error_u: float
     baseline_loss_error_u: float
     loss_line_u: float
-    seen: float
+    seen: float | None
     seen_anywhere: float
     seen_scale: float | None
 
@@ -152,7 +152,7 @@ class LossAudit:
             loss_error_u=float(np.nanmax(self.loss.candidate)),
             baseline_loss_error_u=_largest_known(self.loss.baseline),
             loss_line_u=float(self.loss.line[np.nanargmax(self.loss.candidate)]),
-            seen=float(np.min(lines_seen)),
+            seen=float(np.min(lines_seen)) if self.off_oracle is None else None,
             seen_anywhere=float(np.max(lines_seen)),
             seen_scale=float(np.min(scales)) if scales.size else None,
         )
