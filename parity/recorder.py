@@ -143,7 +143,9 @@ class Recorder:
             optimizers=self._optimizers,
             also={each: unwrapped(other) for each, other in (also or {}).items()},
         )
-        self._measured = MeasuredSteps(self._model, self._optimizers, oracle)
+        # torch.compile keeps what it compiles under this name.
+        compiled = any("_orig_mod" in each for each, _ in model.named_modules())
+        self._measured = MeasuredSteps(self._model, self._optimizers, oracle=oracle, compiled=compiled)
         self._begin_state(first_step)
         # Directory, journal and hooks: whatever has to be let go when the recording ends, however it ends.
         self._held = ExitStack()
@@ -201,6 +203,7 @@ class Recorder:
         }
         self._send(Began(self._trial.name, machine.facts(device, ordinal=ordinal_of(self._model))))
         # Hooks are removed with everything else that is held: a loop may go on after its recording.
+        self._held.callback(self._measured.let_go)
         for optimizer in self._optimizers:
             self._held.callback(optimizer.register_step_pre_hook(self._before_step).remove)
             self._held.callback(optimizer.register_step_post_hook(self._after_step).remove)
@@ -266,7 +269,7 @@ class Recorder:
             self._observer.audit_error = self._observer.audit_error or dependence(output)
         # A step of one batch alone is taken in float64, and only while nothing has scaled its gradient.
         if self._measured.due(place) and factor == self._scale == 1.0 and not self._observer.batches:
-            self._measured.forward(tensors, target)
+            self._measured.forward(inputs, output=output, target=target)
         # Without its graph: what is kept here must not keep the step's memory.
         detached, fixed = (map_tensors(torch.Tensor.detach, side) for side in (output, target))
         learning = [part for part in parts(target) if part.requires_grad]
@@ -324,6 +327,7 @@ class Recorder:
         self._observer.update(step_s=began - self._step_began - self._own_s)
         self._measured.after_update(self._step)
         self._step += 1
+        self._measured.await_step(self._step)
         self._saw_backward = False
         # The state that the next step starts from: what draws from a generator from here on belongs to that step.
         self._observer.begin()
@@ -442,10 +446,10 @@ class Recorder:
             # is set on a fused optimizer, which divides by it inside.
             scale = getattr(optimizer, "grad_scale", None)
             unchanged = self._observer.step_gradient(scale=1.0 if scale is None else float(scale))
-            # The float64 step has the gradient of backward, so its update can be compared only if the loop's own is
-            # from that gradient.
-            if self._measured.awaits_update and unchanged:
-                self._measured.before_update()
+            # The float64 step has the gradient of backward, so it goes on only if the loop's own update is from that
+            # gradient.
+            if self._measured.awaits_update:
+                self._measured.before_update(unchanged=unchanged)
 
     def _after_step(self, *_: object) -> None:
         """Notes that an optimizer's step has ended; a hook that it calls then."""
