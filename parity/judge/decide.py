@@ -132,6 +132,9 @@ def _decide_between(evidence: PairEvidence, between: Between) -> tuple[VerdictWo
     parting = evidence.parting
     if parting and parting.finding == "within" and parting.quantity != "output_grad":
         return "rounding", parting.explain()
+    # Beside a baseline that is not its oracle, steps that were checked against that oracle are evidence of nothing.
+    if evidence.audit and evidence.audit.off_oracle:
+        return _decide_loss(evidence)
     if evidence.device_audit:
         # Without the input, which is not computed and so has no error.
         unseen = [quantity for quantity in TRAINED[1:] if quantity not in evidence.device_audit.quantities]
@@ -190,6 +193,8 @@ def _decide_loss(evidence: PairEvidence) -> tuple[VerdictWord, str]:
         beyond = audit.explain_loss() if audit else None
         far = f", by more than any order of summation can explain ({beyond})" if beyond else ""
         return "report-only", f"only the reported number differs{far}; the gradient and everything after it are equal"
+    if audit and audit.off_oracle:
+        return "inconclusive", f"the audit decides nothing: {audit.off_oracle}"
     # The output gradients are equal in value. A backward pass that gets them in another layout may sum in another
     # order.
     if first.quantity == "param_grad" and _laid_out_otherwise(
@@ -209,6 +214,11 @@ def _decide_loss(evidence: PairEvidence) -> tuple[VerdictWord, str]:
         return "inconclusive", f"no audit: {reason}" if reason else "no audit: --audit-every 0"
     if evidence.pair.axis == "noise":
         return "rounding", "the baseline's own gradient, randomly rounded by 1 ulp at each step"
+    if audit.excused.any():
+        return "rounding", (
+            "the gradients differ in a direction that the model takes away: what its backward makes of the difference "
+            "is rounding"
+        )
     return "rounding", "the gradient is as near to float64 as rounding allows"
 
 
