@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 import pyarrow as pa
 
+from parity.judge.common_steps import Both, common_steps
 from parity.judge.distances import TensorDistances, measure, unit
 from parity.judge.fleet import same_hardware
 from parity.judge.state_differences import StateDifferences
@@ -88,9 +89,14 @@ class Comparison:
         return step - self.first_step
 
     @cached_property
+    def common(self) -> Both:
+        """The common steps of the baseline and of the candidate."""
+        return common_steps(self.baseline, self.candidate)
+
+    @property
     def steps(self) -> int:
         """Number of common steps, S."""
-        return max(0, min(side.first_step + side.steps for side in (self.baseline, self.candidate)) - self.first_step)
+        return self.common[0].steps
 
     @property
     def differs(self) -> dict[str, np.ndarray]:
@@ -153,11 +159,7 @@ class Comparison:
             Trouble: A trace is damaged.
         """
         # A step that only one side has cannot be compared; `decide` reports it.
-        return self._common(self.baseline, name), self._common(self.candidate, name)
-
-    def _common(self, trace: TrialTrace, name: str) -> np.ndarray:
-        begin = self.first_step - trace.first_step
-        return trace.values(name)[begin : begin + self.steps]
+        return self.common[0].values(name), self.common[1].values(name)
 
     def compares(self, quantity: str) -> bool:
         """Whether both traces have the quantity: one of an earlier version, or of a loop without optimizer, may not.
@@ -250,16 +252,12 @@ class Comparison:
         if paired and self.baseline.has_same(f"{quantity}_digests", self.candidate):
             return np.zeros((self.steps, 1), bool)
         # Reading these checks their number in each row, even where the names differ.
-        baseline, candidate = (self._common_digests(trace, quantity) for trace in (self.baseline, self.candidate))
+        baseline, candidate = (side.digests(quantity) for side in self.common)
         # The tensors cannot be paired, so none of them counts as equal.
         if not paired:
             return np.ones((self.steps, 1), bool)
         differs: np.ndarray = baseline != candidate
         return differs
-
-    def _common_digests(self, trace: TrialTrace, quantity: str) -> np.ndarray:
-        begin = self.first_step - trace.first_step
-        return trace.digests(quantity)[begin : begin + self.steps]
 
     @cached_property
     def paired(self) -> bool:
@@ -276,18 +274,18 @@ class Comparison:
             Trouble: A trace is damaged.
         """
         if quantity not in self._distances:
-            self._distances[quantity] = measure(self, quantity)
+            self._distances[quantity] = measure(self.common, quantity)
         return self._distances[quantity]
 
     @cached_property
     def unit(self) -> float:
         """The unit roundoff u of the coarsest dtype that the baseline's training shows."""
-        return unit(self)
+        return unit(self.common)
 
     @cached_property
     def state(self) -> StateDifferences:
         """Where the states before the steps differ, and in what."""
-        return StateDifferences(self)
+        return StateDifferences(self.common)
 
     def _describe(self, step: int, quantity: str) -> Difference:
         number, epoch, batch = (int(self.both(name)[0][step]) for name in ("step", "epoch", "batch"))
@@ -326,7 +324,5 @@ class Comparison:
                 index = int(found[-1] if quantity == "param_grad" else found[0])
                 tensor = names[index]
                 # The digests of this tensor instead of those of all tensors together.
-                digests = [
-                    self._common_digests(trace, quantity)[step, index] for trace in (self.baseline, self.candidate)
-                ]
+                digests = [side.digests(quantity)[step, index] for side in self.common]
         return tensor, f"{int(digests[0]):016x}", f"{int(digests[1]):016x}"

@@ -7,15 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from parity.judge.common_steps import Both, CommonSteps
+from parity.judge.trial_trace import paired
 from parity.store.trace import SKETCH_SUMS
-
-if TYPE_CHECKING:
-    from parity.judge.differences import Comparison
-    from parity.judge.trial_trace import TrialTrace
 
 # Number of significant bits of the dtypes that parameters and outputs have, the implicit one included.
 _BITS = {"float16": 11, "bfloat16": 8, "float32": 24, "float64": 53}
@@ -57,30 +54,38 @@ class TensorDistances:
         return _over(self.absolute, self.whole_norm[:, None])
 
 
-def measure(comparison: Comparison, quantity: str) -> TensorDistances | None:
+def measure(both: Both, quantity: str) -> TensorDistances | None:
     """The distances of a quantity; None where a side has no sketches of it, or they cannot be paired.
 
     Args:
-        comparison: The two traces.
+        both: The common steps of the two traces.
         quantity: One of `trace.SKETCHED_QUANTITIES`.
 
     Raises:
         Trouble: A trace is damaged.
     """
-    if quantity in ("param_grad", "step_grad", "update") and not comparison.paired:
+    if quantity in ("param_grad", "step_grad", "update") and not paired(*(side.trace.record for side in both)):
         return None
-    sides = [_sketches(comparison, trace, quantity) for trace in (comparison.baseline, comparison.candidate)]
+    sides = [_sketches(side, quantity) for side in both]
     (left, left_norms), (right, right_norms) = sides
     if left is None or right is None or left.shape != right.shape or not left.size:
         return None
     with np.errstate(invalid="ignore", over="ignore"):
         absolute = np.sqrt(np.square(left - right).sum(axis=2))
+    if quantity == "buffer":
+        absolute = np.where(_counters(both), 0.0, absolute)
     missing = np.isnan(left_norms), np.isnan(right_norms)
     absolute = np.where(missing[0] & missing[1], 0.0, np.where(missing[0] ^ missing[1], np.inf, absolute))
     return TensorDistances(absolute, np.nan_to_num(left_norms))
 
 
-def unit(comparison: Comparison) -> float:
+def _counters(both: Both) -> np.ndarray:
+    """Whether each buffer is a counter of batches: what it does to the training shows in the running averages."""
+    names = both[0].trace.record.buffer_names or []
+    return np.array([name.endswith("num_batches_tracked") for name in names], bool)
+
+
+def unit(both: Both) -> float:
     """The unit roundoff u of the coarsest dtype that the baseline's training shows."""
     # Not the candidate's: one that computes in a narrower dtype than the baseline does not differ by rounding only.
     record = comparison.baseline.record
@@ -88,15 +93,14 @@ def unit(comparison: Comparison) -> float:
     return max([2.0 ** -_BITS[dtype] for dtype in dtypes if dtype in _BITS], default=2.0**-24)
 
 
-def _sketches(comparison: Comparison, trace: TrialTrace, quantity: str) -> tuple[np.ndarray | None, np.ndarray]:
+def _sketches(side: CommonSteps, quantity: str) -> tuple[np.ndarray | None, np.ndarray]:
     """The sketches, float64[S, T, 8], and the norms, float64[S, T]; None where the trace has none."""
-    begin = comparison.first_step - trace.first_step
     columns = []
     for kind in ("norms", "sketches"):
-        rows = trace.lists(f"{quantity}_{kind}")[begin : begin + comparison.steps]
-        if quantity == "step_grad" and trace.has("step_grad"):
+        rows = side.lists(f"{quantity}_{kind}")
+        if quantity == "step_grad" and side.trace.has("step_grad"):
             # Stored only where something has changed the gradient between backward and the optimizer's step.
-            own = trace.lists(f"param_grad_{kind}")[begin : begin + comparison.steps]
+            own = side.lists(f"param_grad_{kind}")
             rows = [one if one is not None else other for one, other in zip(rows, own, strict=True)]
         if any(row is None for row in rows) or len({len(row) for row in rows if row is not None}) > 1:
             return None, np.zeros(0)

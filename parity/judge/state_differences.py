@@ -10,15 +10,13 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from parity.judge.common_steps import Both
 from parity.plan import lines
 from parity.store.trace import GENERATORS
-
-if TYPE_CHECKING:
-    from parity.judge.differences import Comparison
 
 # The settings in words, where the word in the code is not enough.
 _WORDS = {"lr": "learning rate", "evaluating": "modules in evaluation mode", "frozen": "frozen parameters",
@@ -57,25 +55,22 @@ class StateDifferences:
         comparable: Whether their optimizers keep their states in the same form.
     """
 
-    def __init__(self, comparison: Comparison) -> None:
-        self._comparison = comparison
-        nothing = np.zeros(comparison.steps, bool)
-        self.known = comparison.compares("state")
+    def __init__(self, both: Both) -> None:
+        nothing = np.zeros(both[0].steps, bool)
+        self.known = all(side.trace.has("state") for side in both)
         self.named, self.tensors, self.comparable = nothing, nothing, False
         self.generators: dict[str, np.ndarray] = {}
         if not self.known:
             return
-        sides = [(trace.texts("settings"), trace.lists("state_counts")) for trace in self._traces()]
-        (self._left, left_counts), (self._right, right_counts) = [
-            tuple(self._common(number, values) for values in side) for number, side in enumerate(sides)
-        ]
+        self._left, self._right = (side.texts("settings") for side in both)
+        left_counts, right_counts = (side.lists("state_counts") for side in both)
         # Optimizers of other classes keep their states in other forms, of which nothing can be compared.
         self.comparable = _classes(self._left) == _classes(self._right)
         counts = self.comparable & _where(lambda one, other: not _equal(one, other), left_counts, right_counts)
         self._counts = (left_counts, right_counts)
         self.named = counts | _where(lambda one, other: bool(_settings(one, other)), self._left, self._right)
-        self.tensors = self.comparable & np.not_equal(*comparison.both("state_digest")) & ~counts
-        self.generators = dict(self._moving_generators())
+        self.tensors = self.comparable & np.not_equal(*(side.values("state_digest") for side in both)) & ~counts
+        self.generators = dict(_moving_generators(both))
 
     @property
     def differs(self) -> np.ndarray:
@@ -89,24 +84,18 @@ class StateDifferences:
         left, right = (side[index] for side in self._counts) if self.comparable else (None, None)
         return [*found, *_counters(left, right)]
 
-    def _traces(self) -> tuple[Any, Any]:
-        return self._comparison.baseline, self._comparison.candidate
 
-    def _common(self, side: int, values: list[Any]) -> list[Any]:
-        begin = self._comparison.first_step - self._traces()[side].first_step
-        return values[begin : begin + self._comparison.steps]
-
-    def _moving_generators(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Yields the generators that either side draws from, and where their states differ."""
-        lists = [self._common(number, trace.lists("generator_digests")) for number, trace in enumerate(self._traces())]
-        if any(row is None or len(row) != len(GENERATORS) for side in lists for row in side):
-            return
-        sides = [np.array(side, np.uint64).reshape(-1, len(GENERATORS)) for side in lists]
-        for number, name in enumerate(GENERATORS):
-            left, right = (side[:, number] for side in sides)
-            # A generator that nobody draws from has no effect, and is rarely seeded.
-            if any(len(np.unique(side)) > 1 for side in (left, right)):
-                yield name, left != right
+def _moving_generators(both: Both) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields the generators that either side draws from, and where their states differ."""
+    lists = [side.lists("generator_digests") for side in both]
+    if any(row is None or len(row) != len(GENERATORS) for side in lists for row in side):
+        return
+    sides = [np.array(side, np.uint64).reshape(-1, len(GENERATORS)) for side in lists]
+    for number, name in enumerate(GENERATORS):
+        left, right = (side[:, number] for side in sides)
+        # A generator that nobody draws from has no effect, and is rarely seeded.
+        if any(len(np.unique(side)) > 1 for side in (left, right)):
+            yield name, left != right
 
 
 def _classes(settings: list[str | None]) -> list[str | None]:
