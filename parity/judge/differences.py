@@ -83,6 +83,10 @@ class Comparison:
         """Number of the first common step: a recording may continue an earlier one."""
         return max(self.baseline.first_step, self.candidate.first_step)
 
+    def index_of(self, step: int) -> int:
+        """Position of a step among the common ones."""
+        return step - self.first_step
+
     @cached_property
     def steps(self) -> int:
         """Number of common steps, S."""

@@ -54,13 +54,14 @@ class StateDifferences:
         tensors: Whether the tensors of the optimizers' states differ; bool[S].
         generators: For each generator that either side draws from, whether its states differ; bool[S].
         known: Whether both sides have stored their states.
+        comparable: Whether their optimizers keep their states in the same form.
     """
 
     def __init__(self, comparison: Comparison) -> None:
         self._comparison = comparison
         nothing = np.zeros(comparison.steps, bool)
         self.known = comparison.compares("state")
-        self.named, self.tensors = nothing, nothing
+        self.named, self.tensors, self.comparable = nothing, nothing, False
         self.generators: dict[str, np.ndarray] = {}
         if not self.known:
             return
@@ -68,10 +69,12 @@ class StateDifferences:
         (self._left, left_counts), (self._right, right_counts) = [
             tuple(self._common(number, values) for values in side) for number, side in enumerate(sides)
         ]
-        counts = _where(lambda one, other: not _equal(one, other), left_counts, right_counts)
+        # Optimizers of other classes keep their states in other forms, of which nothing can be compared.
+        self.comparable = _classes(self._left) == _classes(self._right)
+        counts = self.comparable & _where(lambda one, other: not _equal(one, other), left_counts, right_counts)
         self._counts = (left_counts, right_counts)
         self.named = counts | _where(lambda one, other: bool(_settings(one, other)), self._left, self._right)
-        self.tensors = np.not_equal(*comparison.both("state_digest")) & ~counts
+        self.tensors = self.comparable & np.not_equal(*comparison.both("state_digest")) & ~counts
         self.generators = dict(self._moving_generators())
 
     @property
@@ -83,7 +86,7 @@ class StateDifferences:
     def at(self, index: int) -> list[StateDifference]:
         """What differs by name at a position among the common steps."""
         found = [*_settings(self._left[index], self._right[index])] if self.known else []
-        left, right = (side[index] for side in self._counts) if self.known else (None, None)
+        left, right = (side[index] for side in self._counts) if self.comparable else (None, None)
         return [*found, *_counters(left, right)]
 
     def _traces(self) -> tuple[Any, Any]:
@@ -104,6 +107,15 @@ class StateDifferences:
             # A generator that nobody draws from has no effect, and is rarely seeded.
             if any(len(np.unique(side)) > 1 for side in (left, right)):
                 yield name, left != right
+
+
+def _classes(settings: list[str | None]) -> list[str | None]:
+    """The classes of the optimizers at the first step at which all of them have stepped."""
+    for text in dict.fromkeys(settings):
+        optimizers = json.loads(text)["optimizers"] if text else []
+        if optimizers and all(optimizers):
+            return [optimizer["class"] for optimizer in optimizers]
+    return []
 
 
 def _where(differ: Callable[[Any, Any], bool], left: list[Any], right: list[Any]) -> np.ndarray:
@@ -148,7 +160,7 @@ def _settings(left: str | None, right: str | None) -> tuple[StateDifference, ...
     for name in ("evaluating", "frozen", "factors", "scale"):
         if not _same(one.get(name), other.get(name)):
             found.append(StateDifference(_WORDS[name], _shown(one.get(name)), _shown(other.get(name))))
-    groups = [_by_parameter(side) for side in (one, other)]
+    groups = [_effective(_by_parameter(side)) for side in (one, other)]
     for name in dict.fromkeys(name for name, _ in groups[0]):
         # Of settings that only one optimizer has, nothing can be compared.
         numbers = [number for number in _numbers(groups[0], name) if (name, number) in groups[1]]
@@ -174,6 +186,16 @@ def _by_parameter(settings: Mapping[str, Any]) -> dict[tuple[str, int], Any]:
                 for number in range(int(first), int(last or first) + 1):
                     found |= {(name, number): value for name, value in group.items() if name != "params"}
     return found
+
+
+def _effective(values: dict[tuple[str, int], Any]) -> dict[tuple[str, int], Any]:
+    """The settings that change what is computed: those of a decay or a momentum of 0 do not."""
+    idle = {"decoupled_weight_decay": "weight_decay", "dampening": "momentum", "nesterov": "momentum"}
+    return {
+        (name, number): value
+        for (name, number), value in values.items()
+        if name not in idle or values.get((idle[name], number))
+    }
 
 
 def _numbers(groups: Mapping[tuple[str, int], Any], name: str) -> list[int]:

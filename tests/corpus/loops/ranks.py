@@ -1,0 +1,74 @@
+"""Records ranked loops, two processes for all of them: python -m loops.ranks FOLDER RANK, run in tests/corpus."""
+
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch.distributed as dist
+
+from .loop import History, Loop, train
+
+RANKS = 2
+CORPUS = Path(__file__).parent.parent
+
+
+def record_ranked(folder: Path) -> None:
+    """Records the loops of all ranked pairs that several processes train, each in `folder / name / side`.
+
+    Raises:
+        RuntimeError: A process has failed; with what it wrote.
+    """
+    path = os.pathsep.join(map(str, [CORPUS, CORPUS.parent.parent]))
+    command = [sys.executable, "-m", "loops.ranks", str(folder)]
+    started = [
+        subprocess.Popen(
+            [*command, str(rank)],
+            cwd=CORPUS,
+            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(RANKS)
+    ]
+    try:
+        said = [process.communicate(timeout=300)[0] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    if any(process.returncode for process in started):
+        raise RuntimeError("A rank has failed:\n" + "\n".join(said))
+
+
+def read_history(path: Path) -> History:
+    """The history of the first rank of a recorded loop."""
+    with np.load(path.with_suffix(".npz")) as stored:
+        return History(*(tuple(stored[name]) for name in ("losses", "parameters", "buffers")))
+
+
+def main(folder: Path, rank: int) -> None:
+    """Trains and records this rank's part of all loops."""
+    from . import PAIRS
+
+    warnings.simplefilter("ignore")
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=RANKS)
+    loops: Mapping[Path, Loop] = {
+        folder / pair.name / side: loop
+        for pair in PAIRS
+        for side, loop in (("baseline", pair.baseline), ("candidate", pair.candidate))
+        if loop.rank_share
+    }
+    for out, loop in loops.items():
+        history = train(loop, out)
+        if rank == 0:
+            np.savez(out.with_suffix(".npz"), **vars(history))
+        dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))
