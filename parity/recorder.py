@@ -115,7 +115,7 @@ class Recorder:
         replica, first_step = checked("replica", replica), checked("first_step", first_step)
         steps_per_epoch = None if steps_per_epoch is None else checked("steps_per_epoch", steps_per_epoch)
         # Without their wrappers: parameters then have the same names, and the hooks are on the optimizer that steps.
-        self._model, self._hooks_model = unwrapped(model), not is_compiled(model)
+        self._model, self._compiled = unwrapped(model), is_compiled(model)
         several = [optimizers] if isinstance(optimizers, torch.optim.Optimizer) else list(optimizers)
         self._optimizers = [inner_optimizer(optimizer) for optimizer in several]
         self._scaler = scaler
@@ -134,20 +134,7 @@ class Recorder:
             "first_step": first_step,
         }
         self._trial = recorded_trial(self._asked)
-        oracle = oracle_of(criterion) if criterion else None
-        # An observer needs an oracle. The one of a recorder without a criterion is never asked, since no step is
-        # audited.
-        self._observer = Observer(
-            self._trial,
-            self._model,
-            oracle=oracle or _no_oracle,
-            baseline=criterion or _no_oracle,
-            optimizers=self._optimizers,
-            also={each: unwrapped(other) for each, other in (also or {}).items()},
-        )
-        # torch.compile keeps what it compiles under this name.
-        compiled = any("_orig_mod" in each for each, _ in model.named_modules())
-        self._measured = MeasuredSteps(self._model, self._optimizers, oracle=oracle, compiled=compiled)
+        self._begin_observers(criterion, also or {})
         self._begin_state(first_step)
         # Directory, journal and hooks: whatever has to be let go when the recording ends, however it ends.
         self._held = ExitStack()
@@ -164,6 +151,21 @@ class Recorder:
         # Wall time to be stored, and a clock that never jumps to measure with.
         self._wall_began = time.time()
         self._began = self._step_began = self._flushed = time.perf_counter()
+
+    def _begin_observers(self, criterion: Loss | None, also: Mapping[str, torch.nn.Module]) -> None:
+        """Makes what looks at each step, and at some steps in float64."""
+        oracle = oracle_of(criterion) if criterion else None
+        # An observer needs an oracle. The one of a recorder without a criterion is never asked, since no step is
+        # audited.
+        self._observer = Observer(
+            self._trial,
+            self._model,
+            oracle=oracle or _no_oracle,
+            baseline=criterion or _no_oracle,
+            optimizers=self._optimizers,
+            also={each: unwrapped(other) for each, other in also.items()},
+        )
+        self._measured = MeasuredSteps(self._model, self._optimizers, oracle=oracle, compiled=self._compiled)
 
     def _begin_state(self, first_step: int) -> None:
         """Where the recording stands: nothing of the first step has been seen."""
@@ -206,9 +208,9 @@ class Recorder:
         }
         self._send(Began(self._trial.name, machine.facts(device, ordinal=ordinal_of(self._model))))
         # Hooks are removed with everything else that is held: a loop may go on after its recording.
-        self._held.callback(self._measured.let_go)
-        if self._hooks_model:
+        if not self._compiled:
             self._held.callback(hook(self._model, lambda output: self._guarded("forward", self._outputs.keep, output)))
+        self._held.callback(self._measured.let_go)
         for optimizer in self._optimizers:
             self._held.callback(optimizer.register_step_pre_hook(self._before_step).remove)
             self._held.callback(optimizer.register_step_post_hook(self._after_step).remove)
@@ -333,8 +335,8 @@ class Recorder:
         self._observer.update(step_s=began - self._step_began - self._own_s)
         self._measured.after_update(self._step)
         self._step += 1
-        self._measured.await_step(self._step)
         self._outputs.end_step()
+        self._measured.await_step(self._step)
         self._saw_backward = False
         # The state that the next step starts from: what draws from a generator from here on belongs to that step.
         self._observer.begin()

@@ -22,12 +22,12 @@ def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def is_compiled(model: torch.nn.Module) -> bool:
-    """Whether the model runs compiled code, which a hook on it would have compiled anew."""
-    if isinstance(model, DistributedDataParallel):
-        return is_compiled(model.module)
-    # The latter is what `model.compile()` sets.
-    compiled = hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None
-    return compiled or isinstance(model, torch.jit.ScriptModule)
+    """Whether some of the model is compiled, which a hook or a look at its modules could have compiled anew."""
+    # torch.compile keeps what it compiles as `_orig_mod`, and `model.compile()` under the second name.
+    return isinstance(model, torch.jit.ScriptModule) or any(
+        "_orig_mod" in name or getattr(module, "_compiled_call_impl", None) is not None
+        for name, module in model.named_modules()
+    )
 
 
 def inner_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
