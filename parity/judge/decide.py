@@ -95,6 +95,7 @@ def decide(evidence: PairEvidence) -> tuple[VerdictWord, str | None]:
         return _decide_unsteady(evidence)
     if comparison.first() is None:
         return _decide_equal(evidence)
+    # Not by `parting`, which is None also where the audit has decided about it.
     if comparison.first_index(among=TRAINED) and not comparison.first_index(among=COMPUTED):
         return _decide_other_state(comparison)
     if pair.axis != "replica" and (missing := _missing_evidence(evidence)):

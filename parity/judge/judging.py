@@ -193,7 +193,9 @@ def _find_evidence(
     """
     if not comparison.steps:
         return None, None, None
-    audited = audit.audited if audit else np.zeros(comparison.steps, bool)
+    # An audit against something other than the baseline has decided nothing.
+    decides = audit is not None and audit.off_oracle is None
+    audited = audit.audited if audit and decides else np.zeros(comparison.steps, bool)
     parting = find_parting(comparison)
     # The audit says more of a gradient than its distance from the baseline's does.
     judged = parting is not None and parting.quantity == "output_grad" and audited[parting.index]

@@ -6,7 +6,7 @@ import pytest
 from synthetic_runs import ROUNDING, Planted, make_run
 
 from parity.judge.judging import judge
-from parity.store.trace import SCHEMA
+from parity.store.trace import GENERATORS, SCHEMA
 
 STEPS = 40
 
@@ -15,7 +15,10 @@ def judged(*, own=None, mine=None, steps=STEPS):
     """The verdict on a candidate: by column, the values of the baseline's trace, and of the candidate's, by step."""
     run = make_run(Planted("mine", differs={"loss": 0, **ROUNDING, "output_grad": 0}), steps=steps)
     for trial, columns in zip(list(run.traces), (own or {}, mine or {}), strict=True):
-        table = run.traces[trial]
+        # A made-up trace has the digest of a state, which belongs with those of its generators.
+        index = SCHEMA.get_field_index("generator_digests")
+        field = SCHEMA.field(index)
+        table = run.traces[trial].set_column(index, field, pa.array([[0] * len(GENERATORS)] * steps, field.type))
         for name, values in columns.items():
             column = table[name].to_numpy(zero_copy_only=False).astype(float).copy()
             for step, value in values.items():
@@ -75,7 +78,7 @@ def test_in_a_narrow_dtype_a_factor_is_seen_below_the_line_of_errors(u, verdict)
     found = judged(own={"grad_u": everywhere(u)}, mine=columns)
     assert found.verdict == verdict
     if verdict == "diverged":
-        assert "1.04688 times the float64 one over all its elements, and rounding can explain 0.9792" in found.cause
+        assert "1.04688 times the float64 one over all its elements, and rounding can explain 0.9793" in found.cause
         assert found.decision.seen_scale == pytest.approx((4 + 16 / 150**0.5) * u)
 
 
@@ -134,7 +137,7 @@ def test_a_baseline_that_loses_digits_where_its_gradient_vanishes_is_still_its_o
     wavering = {step: 1 + 0.2 * growing[step] * 2**-24 * (-1) ** step for step in range(STEPS)}
     verdict = judged(own={"grad_error_u": growing, "grad_ratio": wavering}, mine={"grad_error_u": growing})
     assert verdict.verdict == "rounding"
-    assert verdict.decision.seen == pytest.approx(16 * 1.5**1 * 2**-24, rel=1)
+    assert verdict.decision.seen < 3e-5 and verdict.decision.seen_anywhere > 1e-2
 
 
 def test_runs_of_earlier_versions_are_judged_as_before():

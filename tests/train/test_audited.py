@@ -68,10 +68,10 @@ def test_a_state_that_follows_too_slowly_is_caught():
     assert (wrong.verdict, wrong.onset.step) == ("diverged", 0)
 
 
-def test_a_loss_that_draws_other_numbers_than_the_baseline_is_undecided():
+def test_a_loss_that_draws_other_numbers_than_the_baseline_is_not_audited():
     result = check(tasks.squares, tasks.Noisy)
-    assert (result.verdict, result.onset) == ("inconclusive", None)
-    assert "the loss did not draw as many from the same generators" in result.worst.cause
+    assert not result.passed and result.worst.decision is None
+    assert "the loss did not draw as many from the same generators" in str(result.worst.pair.candidate.audit_error)
 
 
 def test_an_audit_that_repeats_draws_changes_no_bit_of_the_training():
