@@ -109,9 +109,9 @@ def _terms(packet: Any, args: Any, found: Sequence[Any]) -> float:
     """The number of terms in an element of a sum over a batch; 1 for anything else."""
     terms = args[0]
     if packet in _SUMS:
-        return terms.numel() / max(1, found[0].numel())
+        return float(terms.numel() / max(1, found[0].numel()))
     if packet in _CHANNEL_SUMS:
-        return terms.numel() / max(1, terms.shape[1])
+        return float(terms.numel() / max(1, terms.shape[1]))
     return 1.0
 
 
