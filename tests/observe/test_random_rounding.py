@@ -1,5 +1,6 @@
 """Random rounding shows what rounding can do to a step, and changes nothing else."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -50,6 +51,12 @@ def test_what_is_apart_is_not_swapped():
         return inputs.grad
 
     assert spread(gradient) < 20
+
+
+@pytest.mark.parametrize(("terms", "least", "most"), [(16, 2, 12), (65536, 60, 400)])
+def test_a_long_sum_moves_as_far_as_its_order_can_move_it(terms, least, most):
+    values = torch.ones(terms, dtype=torch.float64)
+    assert least < spread(lambda: (values * 1.5).sum()) < most
 
 
 def test_it_repeats_and_draws_from_no_generator_of_the_training():
