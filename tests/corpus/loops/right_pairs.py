@@ -10,19 +10,17 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from . import optimizers as by_hand
-from .hooks import adam, adamw, by_logsumexp, clip_norm, scaled, setting, sgd
+from .hooks import adam, adamw, by_logsumexp, clip_norm, in_layers, scaled, setting, sgd
 from .loop import Loop, Training, of
 from .models import (
     Reader,
     attention_by_hand,
     biased,
-    called,
     convolutional,
     dropping,
     images,
     measured,
     narrow,
-    normed,
     perceptron,
     points,
     sdpa,
@@ -87,10 +85,6 @@ def _autocast(t: Training) -> Any:
 
 
 # Layers by hand
-
-
-def _sequential(inner: Any, x: torch.Tensor) -> torch.Tensor:
-    return inner(x)
 
 
 def _checkpointed(inner: Any, x: torch.Tensor) -> torch.Tensor:
@@ -345,8 +339,7 @@ PAIRS = [
         "convolution_as_product",
         "kernel",
         BY_HAND,
-        replace(SEEING, model=called(_sequential, convolutional)),
-        replace(SEEING, model=called(_convolution_as_product, convolutional)),
+        *in_layers(SEEING, _convolution_as_product),
     ),
     right(
         "compiled",
@@ -388,47 +381,42 @@ PAIRS = [
         "checkpointed",
         "layer",
         "pytorch/pytorch #62471: checkpointing",
-        replace(PERCEPTRON, model=called(_sequential, perceptron)),
-        replace(PERCEPTRON, model=called(_checkpointed, perceptron)),
+        *in_layers(PERCEPTRON, _checkpointed),
         passes="identical",
     ),
     right(
         "checkpointed_dropout",
         "layer",
         "pytorch/pytorch #62471: checkpointing; preserve_rng_state draws the same numbers again",
-        replace(DROPPING, model=called(_sequential, dropping)),
-        replace(DROPPING, model=called(_checkpointed, dropping)),
+        *in_layers(DROPPING, _checkpointed),
         passes="identical",
     ),
     right(
         "functional",
         "layer",
         BY_HAND,
-        replace(PERCEPTRON, model=called(_sequential, perceptron)),
-        replace(PERCEPTRON, model=called(_functional, perceptron)),
+        *in_layers(PERCEPTRON, _functional),
     ),
     *(
         right(
             name,
             "layer",
             BY_HAND,
-            replace(PERCEPTRON, model=called(_sequential, make)),
-            replace(PERCEPTRON, model=called(call, make)),
+            *in_layers(base, call),
         )
-        for name, make, call in [
-            ("matmul", perceptron, _matmul),
-            ("einsum", perceptron, _einsum),
-            ("gelu_by_hand", perceptron, _gelu_by_hand),
-            ("layer_norm_by_hand", perceptron, _layer_norm_by_hand),
-            ("batch_norm_by_hand", normed, _batch_norm_by_hand),
+        for name, base, call in [
+            ("matmul", PERCEPTRON, _matmul),
+            ("einsum", PERCEPTRON, _einsum),
+            ("gelu_by_hand", PERCEPTRON, _gelu_by_hand),
+            ("layer_norm_by_hand", PERCEPTRON, _layer_norm_by_hand),
+            ("batch_norm_by_hand", NORMED, _batch_norm_by_hand),
         ]
     ),
     right(
         "batch_norm_by_hand_after_a_bias",
         "layer",
         BY_HAND,
-        replace(BIASED, model=called(_sequential, biased), optimizer=sgd()),
-        replace(BIASED, model=called(_batch_norm_by_hand, biased), optimizer=sgd()),
+        *in_layers(replace(BIASED, optimizer=sgd()), _batch_norm_by_hand),
     ),
     right(
         "lstm_by_hand",
