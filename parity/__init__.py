@@ -9,9 +9,18 @@
 `python -m parity` lists the commands.
 """
 
+import random as _random
 from typing import TYPE_CHECKING, Any
 
 from parity.version import __version__ as __version__
+
+# Rich draws from Python's generator when its styles are imported. Here, where every import of parity passes: a program
+# must draw the same numbers with parity as without.
+_state = _random.getstate()
+import rich.style as _rich_style  # noqa: E402
+
+_random.setstate(_state)
+del _state, _rich_style
 
 if TYPE_CHECKING:
     from parity.api import CheckResult, check

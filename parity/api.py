@@ -6,7 +6,7 @@ import contextlib
 import io
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,8 +67,12 @@ class CheckResult:
 
     @property
     def passed(self) -> bool:
-        """Whether the verdict is identical, report-only or rounding, and the baseline itself did not fail."""
-        return self.judgement.meaning.passing and self.judgement.trouble is None
+        """Whether the verdict is identical, report-only or rounding, and the baseline itself did not fail.
+
+        A pair of which no step was compared does not pass, whatever its verdict.
+        """
+        compared = bool(self.pairs) and all(pair.steps for pair in self.pairs)
+        return compared and self.judgement.meaning.passing and self.judgement.trouble is None
 
     @property
     def pairs(self) -> tuple[PairVerdict, ...]:
@@ -218,12 +222,12 @@ def check(
         trials = plan(
             losses,
             parse_devices([device] if isinstance(device, str) else device),
-            seeds=[seed] if isinstance(seed, int) else seed,
+            seeds=list(seed) if isinstance(seed, Iterable) else [seed],
             replicas=replicas,
             settings=settings,
             noise=noise,
         )
-        if len(trials) == 1:
+        if len(trials) < 2:
             raise Trouble("Nothing to compare: give a candidate, a second device or replicas.")
         # The temporary directory is removed on leaving, when everything that the result needs has been read.
         with contextlib.ExitStack() as stack:

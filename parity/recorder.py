@@ -8,20 +8,20 @@ from __future__ import annotations
 import os
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from parity.driver import begun, gathering, recorded_trial, seal_run
 from parity.ground.errors import OracleUnavailable
 from parity.observe.audit import oracle_of
-from parity.observe.batch import Batch
 from parity.observe.measured_steps import MeasuredSteps
 from parity.observe.observer import CAPACITY, Observer, unscaled
+from parity.observe.pending import Pending
 from parity.observe.user_loop import (
     dependence,
     device_of,
@@ -33,6 +33,7 @@ from parity.observe.user_loop import (
     unwrapped,
 )
 from parity.plan.device import Device
+from parity.plan.numbers import checked
 from parity.plan.trial import Place
 from parity.store.events import Advanced, Began, Ended, Event, Found
 from parity.store.files import write_json
@@ -47,40 +48,6 @@ from parity.train.state import optimizer_settings, parameter_norms
 # The rows of a chunk are stored after this many seconds, or when the observer's buffers are full.
 CHUNK_S = 0.5
 NO_CRITERION = "the Recorder was given no criterion"
-
-
-@dataclass
-class _Pending:
-    """A batch whose gradient has not arrived yet, or has arrived and has not been observed yet.
-
-    Attributes:
-        batch: What was observed of it so far.
-        output: What the loss was given, outside of the graph.
-        target: What the loss was given.
-        loss: What it returned, outside of the graph.
-        factor: What the loss is multiplied by before it enters the step.
-        grads: The gradient for each part of the output, by its number, as backward has brought it.
-    """
-
-    batch: Batch
-    output: Outputs
-    target: Outputs
-    loss: torch.Tensor
-    factor: float
-    grads: dict[int, torch.Tensor] = field(default_factory=dict)
-
-    def watch(self, number: int, part: torch.Tensor) -> None:
-        """Keeps the gradient for a part of the output when backward brings it."""
-
-        def keep(grad: torch.Tensor) -> None:
-            # A second backward through the same graph calls the hook again, and its gradient is added, as torch adds it
-            # to the parameters.
-            before = self.grads.get(number)
-            self.grads[number] = grad.detach() if before is None else before + grad.detach()
-
-        # A hook sees the gradient on its way and changes nothing; retain_grad() would leave a gradient on the user's
-        # tensor.
-        part.register_hook(keep)  # type: ignore[no-untyped-call]
 
 
 class Recorder:
@@ -109,6 +76,8 @@ class Recorder:
         optimizers: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] = (),
         criterion: Loss | None = None,
         scaler: torch.amp.GradScaler | None = None,
+        also: Mapping[str, torch.nn.Module] | None = None,
+        first_step: int = 0,
         steps_per_epoch: int | None = None,
         audit_every: int = 1,
         seed: int = 0,
@@ -126,6 +95,10 @@ class Recorder:
             criterion: The correct loss, (output, target) -> scalar: the loss and the gradient of each audited step are
                 compared with it in float64, which is what separates rounding from a bug. None turns this off.
             scaler: The `torch.amp` scaler of the loop; its scale is divided out of what is recorded.
+            also: Other models that are to agree, by name, such as an average of the weights: their parameters and
+                buffers are recorded after each step, as the buffers of the model are.
+            first_step: Number of the first step of a loop that continues an earlier one: `parity.report whole resumed`
+                compares the steps that both have.
             steps_per_epoch: Number of steps in an epoch, so that the report names epoch and batch; with None, all steps
                 belong to one epoch.
             audit_every: The audit checks every step whose number this divides, and partial batches; 0 turns it off.
@@ -133,8 +106,12 @@ class Recorder:
             replica: 0, or the number of the repeat.
 
         Raises:
-            Trouble: The directory exists already, or cannot be made; or the model has no parameters.
+            Trouble: The directory exists already, or cannot be made; the model has no parameters; or a number is not
+                allowed.
         """
+        audit_every, seed = checked("audit_every", audit_every), checked("seed", seed)
+        replica, first_step = checked("replica", replica), checked("first_step", first_step)
+        steps_per_epoch = None if steps_per_epoch is None else checked("steps_per_epoch", steps_per_epoch)
         # Without their wrappers: parameters then have the same names, and the hooks are on the optimizer that steps.
         self._model = unwrapped(model)
         several = [optimizers] if isinstance(optimizers, torch.optim.Optimizer) else list(optimizers)
@@ -152,16 +129,24 @@ class Recorder:
             "seed": seed,
             "replica": replica,
             "audit_every": self._audit_every,
+            "first_step": first_step,
         }
         self._trial = recorded_trial(self._asked)
         oracle = oracle_of(criterion) if criterion else None
         # An observer needs an oracle. The one of a recorder without a criterion is never asked, since no step is
         # audited.
         self._observer = Observer(
-            self._trial, self._model, oracle=oracle or _no_oracle, baseline=criterion or _no_oracle
+            self._trial,
+            self._model,
+            oracle=oracle or _no_oracle,
+            baseline=criterion or _no_oracle,
+            optimizers=self._optimizers,
+            also={each: unwrapped(other) for each, other in (also or {}).items()},
         )
-        self._measured = MeasuredSteps(self._model, self._optimizers, oracle)
-        self._begin_state()
+        # torch.compile keeps what it compiles under this name.
+        compiled = any("_orig_mod" in each for each, _ in model.named_modules())
+        self._measured = MeasuredSteps(self._model, self._optimizers, oracle=oracle, compiled=compiled)
+        self._begin_state(first_step)
         # Directory, journal and hooks: whatever has to be let go when the recording ends, however it ends.
         self._held = ExitStack()
         self._directory = _directory(out)
@@ -173,19 +158,23 @@ class Recorder:
             raise
         # Time spent in here since the last step; it is taken out of the step's time.
         self._own_s = 0.0
+        self._observer.begin()
         # Wall time to be stored, and a clock that never jumps to measure with.
         self._wall_began = time.time()
         self._began = self._step_began = self._flushed = time.perf_counter()
 
-    def _begin_state(self) -> None:
+    def _begin_state(self, first_step: int) -> None:
         """Where the recording stands: nothing of the first step has been seen."""
-        self._step = 0
+        self._step = self._first_step = first_step
         self._batch_rows: int | None = None
-        self._pending: list[_Pending] = []
+        self._pending: list[Pending] = []
         self._scale = 1.0
         self._saw_backward = False
-        self._step_grad_norm: torch.Tensor | None = None
+        # Whether an optimizer is in its step, which may call a closure.
+        self._stepping = False
         self._closed = False
+        # Why the recording has ended before the loop, or None.
+        self._off: str | None = None
 
     def _begin(self, device: Device) -> None:
         """Makes the run directory, opens its journal, and hooks the optimizers.
@@ -206,14 +195,18 @@ class Recorder:
             # torch.compile puts `_orig_mod.` into the names of parameters that are compiled in a submodule.
             "param_names": [name.replace("_orig_mod.", "") for name, _ in self._model.named_parameters()],
             "initial_norms": parameter_norms(self._model),
+            **self._observer.initial(),
+            "first_step": self._first_step,
             "optimizer": optimizer_settings(self._optimizers),
             "lr": only_lr(self._optimizers),
             "batches": self._steps_per_epoch,
         }
         self._send(Began(self._trial.name, machine.facts(device, ordinal=ordinal_of(self._model))))
         # Hooks are removed with everything else that is held: a loop may go on after its recording.
+        self._held.callback(self._measured.let_go)
         for optimizer in self._optimizers:
             self._held.callback(optimizer.register_step_pre_hook(self._before_step).remove)
+            self._held.callback(optimizer.register_step_post_hook(self._after_step).remove)
 
     def forward(
         self,
@@ -235,19 +228,34 @@ class Recorder:
             loss: What the loss returned, of one element, with its graph; neither scaled nor divided.
             factor: What you multiply the loss by before backward: 1 / k under accumulation over k batches.
 
+        A call that cannot be recorded (an output without a graph, a call out of order) raises nothing in your training:
+        the recording ends there with a warning, and keeps the steps before.
+
         Raises:
-            ValueError: The output or the loss has no graph, or the loss is not a scalar.
-            RuntimeError: `step` is missing since the last `backward`, or the recorder is closed.
+            RuntimeError: The recorder is closed.
         """
-        began = time.perf_counter()
-        self._check_open()
-        # A batch that came now would be counted to the step that has had its backward already.
+        self._guarded("forward", lambda: self._forward(inputs, output=output, target=target, loss=loss, factor=factor))
+
+    def _forward(
+        self,
+        inputs: torch.Tensor | Sequence[torch.Tensor] | Mapping[str, torch.Tensor],
+        *,
+        output: Outputs,
+        target: Outputs,
+        loss: torch.Tensor,
+        factor: float,
+    ) -> None:
         if self._saw_backward:
-            raise RuntimeError("Recorder.forward() after backward(): call step() after the optimizer's step first.")
+            # An optimizer such as LBFGS evaluates the loss several times in one step. The first evaluation is recorded:
+            # it is the one from the parameters before the step.
+            if self._stepping:
+                return
+            # A batch that came now would be counted to the step that has had its backward already.
+            raise RuntimeError("forward() came after backward(): call step() after the optimizer's step first.")
         floating = parts(output)
         _check_graph(floating, loss)
-        # Under accumulation the batch before has had its backward by now. Its gradients are observed at once, so that
-        # no more than one batch is kept.
+        # Under accumulation the batch before may have had its backward by now. Its gradients are observed at once, so
+        # that no more batches are kept than the loop itself keeps.
         self._settle()
         # Asked at each batch: a scaler changes its scale between steps.
         self._scale = float(self._scaler.get_scale()) if self._scaler else 1.0
@@ -257,62 +265,94 @@ class Recorder:
         self._batch_rows = self._batch_rows or rows
         place = self._place(rows)
         # Once: the way in which parts depend on each other is that of the model.
-        if self._step == 0 and self._audit_every:
+        if self._step == self._first_step and self._audit_every:
             self._observer.audit_error = self._observer.audit_error or dependence(output)
         # A step of one batch alone is taken in float64, and only while nothing has scaled its gradient.
         if self._measured.due(place) and factor == self._scale == 1.0 and not self._observer.batches:
-            self._measured.forward(tensors, target)
+            self._measured.forward(inputs, output=output, target=target)
         # Without its graph: what is kept here must not keep the step's memory.
-        detached = map_tensors(torch.Tensor.detach, output)
-        batch = self._observer.forward(place, tensors, detached, target)
+        detached, fixed = (map_tensors(torch.Tensor.detach, side) for side in (output, target))
+        learning = [part for part in parts(target) if part.requires_grad]
+        batch = self._observer.forward(place, tensors, detached, fixed)
         # A loss of shape [1] is a scalar for the trace.
-        pending = _Pending(batch, detached, target, loss.detach().reshape(()), factor)
-        for number, part in enumerate(floating):
-            pending.watch(number, part)
+        scalar = loss.detach().reshape(())
+        pending = Pending(batch, detached, fixed, scalar, factor, [part.detach() for part in learning])
+        pending.watch([*floating, *learning])
         self._pending.append(pending)
-        self._own_s += time.perf_counter() - began
 
     def backward(self) -> None:
         """Records the gradients: call it after the last backward of a step, before unscaling and clipping.
 
         Raises:
-            RuntimeError: `forward` is missing, backward did not pass the output, or the recorder is closed.
+            RuntimeError: The recorder is closed.
         """
-        began = time.perf_counter()
-        self._check_open()
+        self._guarded("backward", self._backward)
+
+    def _backward(self) -> None:
+        if self._stepping and self._saw_backward:  # a further evaluation of a closure, as in `_forward`
+            return
         if not self._pending and not self._observer.batches:
-            raise RuntimeError("Recorder.backward() without forward(): call that between the loss and its backward.")
+            raise RuntimeError("backward() came without forward(): call that between the loss and its backward.")
         self._settle()
+        if self._pending:
+            raise RuntimeError(
+                "backward has not passed the output that forward() was given. Give the tensor that the loss was "
+                "computed from; torch.compile may have the model, but not model and loss in one graph."
+            )
         self._observer.backward(scale=self._scale)
         self._measured.backward()
         self._saw_backward = True
-        self._own_s += time.perf_counter() - began
 
     def step(self) -> None:
         """Records the parameters, and closes the step: call it after the optimizer's step.
 
         Raises:
-            RuntimeError: `backward` is missing, or the recorder is closed.
+            RuntimeError: The recorder is closed.
             Trouble: The rows cannot be written.
         """
         began = time.perf_counter()
-        self._check_open()
-        if not self._saw_backward:
-            raise RuntimeError("Recorder.step() without backward(): call that after loss.backward(), before clipping.")
-        # Before `update`, which is given the step's time without that of the recorder.
-        self._own_s += time.perf_counter() - began
-        # Up to the call of step(), less what the calls before it took: the digests of `update` are not in it either.
-        self._observer.update(step_s=began - self._step_began - self._own_s, step_grad_norm=self._step_grad_norm)
-        self._measured.after_update(self._step)
-        self._step += 1
-        self._saw_backward, self._step_grad_norm = False, None
+        self._guarded("step", lambda: self._close_step(began))
         now = time.perf_counter()
-        if self._observer.rows == CAPACITY or now - self._flushed > CHUNK_S:
+        if self._off is None and (self._observer.rows == CAPACITY or now - self._flushed > CHUNK_S):
             self._flush()
             self._flushed = time.perf_counter()
         # What storing the rows took belongs to no step.
         self._own_s = 0.0
         self._step_began = time.perf_counter()
+
+    def _close_step(self, began: float) -> None:
+        if not self._saw_backward:
+            raise RuntimeError("step() came without backward(): call that after loss.backward(), before clipping.")
+        # Up to the call of step(), less what the calls before it took.
+        self._observer.update(step_s=began - self._step_began - self._own_s)
+        self._measured.after_update(self._step)
+        self._step += 1
+        self._measured.await_step(self._step)
+        self._saw_backward = False
+        # The state that the next step starts from: what draws from a generator from here on belongs to that step.
+        self._observer.begin()
+
+    def _guarded(self, call: str, record: Callable[[], None]) -> None:
+        """Runs what a call of the loop records; an error ends the recording, and not the training.
+
+        Raises:
+            RuntimeError: The recorder is closed.
+        """
+        began = time.perf_counter()
+        if self._closed:
+            raise RuntimeError("The Recorder is closed.")
+        if self._off is None:
+            try:
+                record()
+            except Exception as error:  # noqa: BLE001 - whatever it is, the user's training must go on
+                self._switch_off(f"Recorder.{call}(): {error or type(error).__name__}")
+        self._own_s += time.perf_counter() - began
+
+    def _switch_off(self, reason: str) -> None:
+        """Ends the recording with the steps that it has."""
+        self._off = f"the recording ended before step {self._step}: {reason}"
+        self._pending.clear()
+        warnings.warn(f"parity: {self._off} The training goes on unrecorded.", RuntimeWarning, stacklevel=4)
 
     def close(self) -> None:
         """Ends the recording, and writes its tables.
@@ -335,7 +375,7 @@ class Recorder:
         else:  # Ctrl-C, sys.exit
             self._end("interrupted")
 
-    def _end(self, status: EndStatus | Literal["interrupted"], error: BaseException | None = None) -> None:
+    def _end(self, status: EndStatus, error: BaseException | None = None) -> None:
         """Stores what is left, writes the tables and closes the recorder; does nothing if it is closed already."""
         # close() in a `with` block, or twice, must not fail.
         if self._closed:
@@ -347,9 +387,9 @@ class Recorder:
             self._flush()
             # Without this last event the trial counts as interrupted.
             if status != "interrupted":
-                self._send(self._ended(status, error))
+                self._send(self._ended("interrupted" if self._off and not error else status, error))
             self._gatherer.write_tables()
-            seal_run(self._directory, self._info | {"steps": self._step})
+            seal_run(self._directory, self._info | {"steps": self._step - self._first_step})
 
     def _ended(self, status: EndStatus, error: BaseException | None) -> Ended:
         return Ended(
@@ -357,7 +397,7 @@ class Recorder:
             status=status,
             failed_step=self._step if error else None,
             failure="raised" if error else None,
-            error=f"the loop raised {type(error).__name__}: {error}" if error else None,
+            error=f"the loop raised {type(error).__name__}: {error}" if error else self._off,
             traceback="".join(traceback.format_exception(error)) if error else None,
             wall_s=time.perf_counter() - self._began,
             began_s=self._wall_began,
@@ -374,43 +414,46 @@ class Recorder:
         return Place(self._step, epoch, batch, rows, partial=partial_batch, audited=audited)
 
     def _settle(self) -> None:
-        """Observes the batches whose gradients have arrived.
-
-        Raises:
-            RuntimeError: Backward has not passed the output of a batch.
-        """
+        """Observes the batches whose gradients have arrived; those of the others may still come."""
+        arrived = [each for each in self._pending if each.arrived]
         # Forgotten first: a batch that cannot be observed must not be tried again at the next call.
-        pending, self._pending = self._pending, []
-        for each in pending:
-            # No part has had a gradient. (Where some have, the loss does not use the others.)
-            if not each.grads:
-                raise RuntimeError(
-                    "Recorder: backward has not passed the output that forward() was given. Give the tensor that the "
-                    "loss was computed from; torch.compile may have the model, but not model and loss in one graph."
-                )
-            found = [
-                each.grads[number] if number in each.grads else torch.zeros_like(part)  # the loss does not use the part
-                for number, part in enumerate(parts(each.output))
-            ]
-            grads = found if self._scale == 1.0 else [unscaled(grad, self._scale) for grad in found]
-            self._measured.loss(each.output, each.loss, grads)
+        self._pending = [each for each in self._pending if not each.arrived]
+        for each in arrived:
+            output_grads, target_grads = (
+                grads if self._scale == 1.0 else [unscaled(grad, self._scale) for grad in grads]
+                for grads in each.gradients()
+            )
+            self._measured.loss(each.output, each.loss, output_grads)
             self._observer.loss(
-                each.batch, each.output, each.target, loss=each.loss, output_grad=grads, factor=each.factor
+                each.batch,
+                each.output,
+                each.target,
+                loss=each.loss,
+                output_grad=output_grads,
+                target_grad=target_grads,
+                factor=each.factor,
             )
 
     def _before_step(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
-        """Observes the gradient that the optimizer is given; a hook that the optimizer calls before its step."""
+        """Observes state and gradient of an optimizer; a hook that it calls before its step."""
+        self._stepping = True
+        self._guarded("step", lambda: self._look_before_step(optimizer))
+
+    def _look_before_step(self, optimizer: torch.optim.Optimizer) -> None:
+        self._observer.before_update(optimizer)
         if self._saw_backward:
-            began = time.perf_counter()
-            # After clipping and unscaling, if the loop does either: this is what the update is computed from.
-            norm = self._observer.gradient_norm()
-            scale = getattr(optimizer, "grad_scale", None)  # set on a fused optimizer, which divides by it inside
-            self._step_grad_norm = norm if scale is None else norm / scale
-            # The float64 step has the gradient of backward, so its update can be compared only if the loop's own is
-            # from that gradient. Equal norms show it at the price of one number.
-            if self._measured.awaits_update and torch.equal(norm, self._observer.param_grad_norm):
-                self._measured.before_update()
-            self._own_s += time.perf_counter() - began
+            # After clipping and unscaling, if the loop does either: this is what the update is computed from. The scale
+            # is set on a fused optimizer, which divides by it inside.
+            scale = getattr(optimizer, "grad_scale", None)
+            unchanged = self._observer.step_gradient(scale=1.0 if scale is None else float(scale))
+            # The float64 step has the gradient of backward, so it goes on only if the loop's own update is from that
+            # gradient.
+            if self._measured.awaits_update:
+                self._measured.before_update(unchanged=unchanged)
+
+    def _after_step(self, *_: object) -> None:
+        """Notes that an optimizer's step has ended; a hook that it calls then."""
+        self._stepping = False
 
     def _flush(self) -> None:
         """Stores the rows since the last flush, and what was found about them.
@@ -419,12 +462,16 @@ class Recorder:
             Trouble: They cannot be written.
         """
         if self._observer.rows:
-            facts = self._facts | {
-                "loss_dtype": str(self._observer.loss_dtype).removeprefix("torch."),
-                "audit_error": self._observer.audit_error if self._audit_every else NO_CRITERION,
-                "steps": self._step,
-                "batch_size": self._batch_rows,
-            }
+            facts = (
+                self._facts
+                | self._observer.facts
+                | {
+                    "loss_dtype": str(self._observer.loss_dtype).removeprefix("torch."),
+                    "audit_error": self._observer.audit_error if self._audit_every else NO_CRITERION,
+                    "steps": self._step - self._first_step,
+                    "batch_size": self._batch_rows,
+                }
+            )
             # Rows before what is found about them.
             self._send(Advanced(self._trial.name, self._observer.flush(), facts))
             errors, missing = self._measured.take()
@@ -436,10 +483,6 @@ class Recorder:
 
     def _send(self, event: Event) -> None:
         self._gatherer.take([event])
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise RuntimeError("The Recorder is closed.")
 
 
 def _directory(out: str | os.PathLike[str]) -> StoragePath:
@@ -459,12 +502,11 @@ def _check_graph(floating: Sequence[torch.Tensor], loss: torch.Tensor) -> None:
         ValueError: The output or the loss has no graph, or the loss is not a scalar.
     """
     for what, found in (("output", floating), ("loss", [loss])):
-        if not found or not all(tensor.requires_grad for tensor in found):
-            raise ValueError(
-                f"Recorder.forward(): the {what} has no graph, so no gradient can be observed. Give it undetached."
-            )
+        # Some parts of a tree may be constants.
+        if not any(tensor.requires_grad for tensor in found):
+            raise ValueError(f"the {what} has no graph, so no gradient can be observed. Give it undetached.")
     if loss.numel() != 1:
-        raise ValueError(f"Recorder.forward(): the loss has shape {list(loss.shape)}, one element is needed.")
+        raise ValueError(f"the loss has shape {list(loss.shape)}, one element is needed.")
 
 
 def _no_oracle(*_: Outputs) -> Any:

@@ -1,6 +1,7 @@
 """parity.check: what it returns, what it leaves alone, and that importing parity stays cheap."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -71,3 +72,39 @@ def test_a_run_that_is_kept_has_its_page(tmp_path):
     parity.check(doubled, steps=2, out=tmp_path / "kept")
     page = (tmp_path / "kept" / "report.html").read_text(encoding="utf-8")
     assert "doubled" in page and "diverged" in page
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"steps": 0}, "steps=0 is not a whole number of at least 1. "),
+        ({"steps": -5}, "steps=-5 is not a whole number of at least 1. "),
+        ({"epochs": 0}, "epochs=0 is not a whole number of at least 1. "),
+        ({"batch_size": 0}, "batch_size=0 is not a whole number of at least 1. "),
+        ({"batch_size": -8}, "batch_size=-8 is not a whole number of at least 1. "),
+        ({"lr": float("nan")}, "lr=nan is not a number greater than 0. "),
+        ({"lr": 0}, "lr=0 is not a number greater than 0. "),
+        ({"replicas": 0}, "replicas=0 is not a whole number of at least 1. "),
+        ({"noise": -1}, "noise=-1 is not a whole number of at least 0. "),
+        ({"audit_every": -1}, "audit_every=-1 is not a whole number of at least 0. "),
+        ({"audit_every": 1.5}, "audit_every=1.5 is not a whole number of at least 0. "),
+        ({"seed": -1}, "seed=-1 is not a whole number of at least 0. "),
+        ({"seed": [0, "1"]}, "seed='1' is not a whole number of at least 0. "),
+        ({"seed": []}, "seed=[] names none, and without one nothing is trained. Give at least one."),
+        ({"device": []}, "device=() names none, and without one nothing is trained. Give at least one."),
+    ],
+    ids=str,
+)
+def test_a_call_refuses_what_the_command_refuses(wrong, message, assert_parity):
+    for call in (parity.check, assert_parity):
+        with pytest.raises(Trouble) as trouble:
+            call("numpy", **wrong)
+        assert str(trouble.value).startswith(message)
+
+
+def test_a_result_without_a_compared_step_does_not_pass(tmp_path):
+    result = parity.check("numpy", steps=1)
+    assert result.passed
+    pairs = tuple(replace(pair, steps=0) for pair in result.judgement.pairs)
+    assert not replace(result, judgement=replace(result.judgement, pairs=pairs)).passed
+    assert not replace(result, judgement=replace(result.judgement, pairs=())).passed

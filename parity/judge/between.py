@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 
 import numpy as np
 
 from parity.judge.pairs import Between, Pair
-from parity.judge.sides import ComparedRun, StepErrors
+from parity.judge.same_function import Functions, compare_functions
+from parity.judge.sides import ComparedRun
 from parity.plan import lines
 from parity.store.trials import SOFTWARE, TrialRecord
 
 # Facts about the processor. Different processors need not produce equal bits; `store.trials.HARDWARE` also has the
 # kernels that were in use, which may differ on equal processors.
 PROCESSOR = ("cpu_model", "cpu_isa", "gpu_name")
+
+# Settings of optimizers that choose an implementation rather than what is computed.
+_IMPLEMENTATIONS = ("foreach", "fused", "capturable")
 
 
 def pair_across_runs(earlier: ComparedRun, later: ComparedRun, baseline: TrialRecord, candidate: TrialRecord) -> Pair:
@@ -57,12 +60,17 @@ def pair_across_runs(earlier: ComparedRun, later: ComparedRun, baseline: TrialRe
         name for name in (*SOFTWARE, *kernels) if known_to_differ(getattr(baseline, name), getattr(candidate, name))
     ]
     found = [*code, *hardware, *software]
+    same = _same_functions(earlier, later, baseline, candidate)
+    # A device may differ here: how far its steps are from float64 is what decides such a pair. So may the class of an
+    # optimizer whose update is the same.
+    allowed = {"device", *(["optimizer"] if same.shows("update") else [])}
+    apart = _apart(earlier, later, baseline, candidate, [name for name in code if name not in allowed])
     between = Between(
         differ=tuple((name, *_values(name, earlier, later, baseline, candidate)) for name in found),
         owed=not found and not recorded,
         same_machine="device" not in code and not hardware and not software,
-        # A device may differ here: how far its steps are from float64 is what decides such a pair.
-        apart=_apart(earlier, later, baseline, candidate, [name for name in code if name != "device"]),
+        apart=apart or (same.other.why if same.other else None),
+        other=same.other if same.other and same.other.certain else None,
     )
     return Pair(", ".join(found) or "run", baseline, candidate, between)
 
@@ -93,7 +101,6 @@ def _apart(
     settings: Sequence[str],
 ) -> str | None:
     """Why the steps that each run checked against float64 cannot be compared, or None."""
-    # The comparison of the functions comes last, since it needs the steps that both trials checked.
     if settings:
         return f"the runs differ in {' and '.join(settings)}, so they need not take the same steps"
     norms = [record.initial_norms for record in (baseline, candidate)]
@@ -106,28 +113,20 @@ def _apart(
                 record.shared_error or record.audit_error or "it ran with --quick, or with an earlier version of parity"
             )
             return f"{record.run} checked no step against float64 ({why})"
-    return _other_function(*(side.errors[record.trial] for record, side in ((baseline, earlier), (candidate, later))))
-
-
-def _other_function(baseline: StepErrors, candidate: StepErrors) -> str | None:
-    """Why the first steps in float64 are not those of one function from one state, or None where they are.
-
-    From equal states, one function gives equal tensors in float64. Initial parameters that differ in their last bits
-    change these tensors slightly.
-    """
-    for place, row in candidate.items():
-        step, quantity, tensor = place
-        # Later steps start from parameters that rounding has already driven apart.
-        if step == 0 and place in baseline:
-            # A norm is NaN where there is no such tensor in float64, and `isclose` takes no NaN as equal to another.
-            norms = (float(baseline[place]["exact_norm"]), float(row["exact_norm"]))
-            if not (math.isclose(*norms, rel_tol=lines.SAME_FUNCTION.value) or all(map(math.isnan, norms))):
-                what = f"{quantity} {tensor}" if tensor else quantity
-                return (
-                    "their first steps do not compute the same function: in float64 the norm of "
-                    f"{what} is {norms[0]:.9g} and {norms[1]:.9g}"
-                )
     return None
+
+
+def _same_functions(
+    earlier: ComparedRun, later: ComparedRun, baseline: TrialRecord, candidate: TrialRecord
+) -> Functions:
+    """What the first steps of both trials, in float64, show of the functions that they compute."""
+    sides = (earlier.errors.get(baseline.trial), later.errors.get(candidate.trial))
+    norms = [record.initial_norms for record in (baseline, candidate)]
+    # From other parameters, or other draws, no two steps are equal.
+    alike = baseline.seed == candidate.seed and norms[0] and norms[1] and _same(norms[0], norms[1])
+    if not sides[0] or not sides[1] or not alike:
+        return Functions(None, frozenset())
+    return compare_functions(sides[0], sides[1], equal_start=norms[0] == norms[1])
 
 
 def _same(left: Sequence[float], right: Sequence[float]) -> bool:
@@ -150,7 +149,8 @@ def _settings(optimizer: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {"": re.findall(r"(\w+)\(", optimizer)}
     # A value ends at a comma, a semicolon or a parenthesis, unless it is a tuple, such as betas, with its own commas.
     for name, value in re.findall(r"(\w+)=(\([^)]*\)|[^,;)]*)", optimizer):
-        found.setdefault(name, []).append(value)
+        if name not in _IMPLEMENTATIONS:
+            found.setdefault(name, []).append(value)
     return found
 
 

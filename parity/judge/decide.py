@@ -2,13 +2,17 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from parity.judge.causes import Cause
 from parity.judge.decide_device import DeviceAudit
 from parity.judge.decide_loss import LossAudit
 from parity.judge.differences import Comparison
 from parity.judge.fleet import DeviceClass
-from parity.judge.onset import TRAINED, first_true
+from parity.judge.jumps import Jump
+from parity.judge.onset import TRAINED
 from parity.judge.pairs import Between, Pair, Role
+from parity.judge.parting import COMPUTED, Parting
 from parity.judge.spread import SpreadTest
 from parity.judge.verdict import Onset, VerdictWord
 from parity.plan import lines
@@ -34,6 +38,9 @@ class PairEvidence:
         onset: The first step and quantity beyond rounding, or None.
         beyond: Why rounding cannot explain the onset, or None.
         causes: What explains the onset.
+        parting: Where the two part, or None.
+        unequal: A step with equal outputs and unequal gradients that no audit has decided about, or None.
+        jump: A step at which they are further apart than rounding grows, or None.
         broken: Whether the candidate's loss broke its contract.
         unsteady: The side whose replicas disagree, the baseline first; None where neither side's do.
         spread: Whether the replicas of both sides are spread alike; None where neither side is unsteady.
@@ -48,6 +55,9 @@ class PairEvidence:
     onset: Onset | None
     beyond: str | None
     causes: tuple[Cause, ...]
+    parting: Parting | None
+    unequal: Parting | None
+    jump: Jump | None
     broken: bool
     unsteady: Role | None
     spread: SpreadTest | None
@@ -84,10 +94,11 @@ def decide(evidence: PairEvidence) -> tuple[VerdictWord, str | None]:
     if evidence.unsteady == "baseline" and (pair.axis in ("loss", "device") or pair.between):
         return _decide_unsteady(evidence)
     if comparison.first() is None:
-        # Equal bits may be chance here: the next repeat need not have them.
-        if evidence.unsteady:
-            return "inconclusive", f"no difference here, but the {evidence.unsteady}'s replicas disagree"
-        return "identical", None
+        return _decide_equal(evidence)
+    if comparison.first_index(among=TRAINED) and evidence.parting is None:
+        return _decide_other_state(comparison)
+    if pair.axis != "replica" and (missing := _missing_evidence(evidence)):
+        return "inconclusive", missing
     if pair.between:
         return _decide_between(evidence, pair.between)
     if pair.axis == "replica":
@@ -115,9 +126,12 @@ def _decide_unsteady(evidence: PairEvidence) -> tuple[VerdictWord, str]:
 
 def _decide_between(evidence: PairEvidence, between: Between) -> tuple[VerdictWord, str]:
     """The verdict on a pair of two runs that differ, but nowhere beyond rounding."""
-    first = evidence.comparison.first(among=TRAINED)
+    first = evidence.comparison.first(among=COMPUTED)
     if first is None:
         return _decide_loss(evidence)
+    parting = evidence.parting
+    if parting and parting.finding == "within" and parting.quantity != "output_grad":
+        return "rounding", parting.explain()
     if evidence.device_audit:
         # Without the input, which is not computed and so has no error.
         unseen = [quantity for quantity in TRAINED[1:] if quantity not in evidence.device_audit.quantities]
@@ -140,7 +154,9 @@ def _decide_between(evidence: PairEvidence, between: Between) -> tuple[VerdictWo
     # Each run was audited against its own oracle, so both audits are needed, and the oracles must agree.
     if first.quantity == "output_grad" and unaudited:
         return "inconclusive", f"no audit; {'; '.join(unaudited)}"
-    if first.quantity == "output_grad" and not _one_oracle(evidence.comparison, first.step):
+    if first.quantity == "output_grad" and not _one_oracle(
+        evidence.comparison, evidence.comparison.index_of(first.step)
+    ):
         oracles = " and ".join(record.oracle for record in sides)
         return "inconclusive", f"they are audited against different losses: {oracles}"
     return _decide_loss(evidence)
@@ -168,7 +184,7 @@ def _one_oracle(comparison: Comparison, step: int) -> bool:
 def _decide_loss(evidence: PairEvidence) -> tuple[VerdictWord, str]:
     """The verdict on a loss, or on a noise trial, that differs, but nowhere beyond rounding."""
     audit = evidence.audit
-    first = evidence.comparison.first(among=TRAINED)
+    first = evidence.comparison.first(among=COMPUTED)
     if first is None:
         # However far off the number is: it reaches no parameter.
         beyond = audit.explain_loss() if audit else None
@@ -176,7 +192,9 @@ def _decide_loss(evidence: PairEvidence) -> tuple[VerdictWord, str]:
         return "report-only", f"only the reported number differs{far}; the gradient and everything after it are equal"
     # The output gradients are equal in value. A backward pass that gets them in another layout may sum in another
     # order.
-    if first.quantity == "param_grad" and _laid_out_otherwise(evidence.comparison, first.step):
+    if first.quantity == "param_grad" and _laid_out_otherwise(
+        evidence.comparison, evidence.comparison.index_of(first.step)
+    ):
         return "rounding", "the gradient has equal values in another memory layout, which are summed in another order"
     # A loss acts on the training through its output gradient only; whatever differs before or after has another cause.
     if first.quantity != "output_grad":
@@ -211,7 +229,65 @@ def _doubt(evidence: PairEvidence) -> str | None:
             # The other trial may be the one that is shorter.
             of = f" of {record.steps}" if record.steps != comparison.steps else ""
             return f"{record.trial} was interrupted: {comparison.steps}{of} steps can be compared"
-    inputs = first_true(comparison.differs_in("input"))
-    if inputs is not None:
-        return f"the inputs differ from step {inputs} on: the data is not the same"
+    return _other_steps(evidence)
+
+
+def _other_steps(evidence: PairEvidence) -> str | None:
+    """Why a side has steps that the other one lacks, or None."""
+    comparison = evidence.comparison
+    sides = (comparison.baseline, comparison.candidate)
+    if not comparison.steps:
+        return "the two have no step in common, so nothing can be compared"
+    # A recording that continues another one has only the later steps, and says so.
+    ends = [side.first_step + side.steps for side in sides]
+    if ends[0] != ends[1]:
+        return (
+            f"{sides[0].record.trial} ends after step {ends[0] - 1} and {sides[1].record.trial} after step "
+            f"{ends[1] - 1}: only {comparison.steps} steps can be compared"
+        )
+    return None
+
+
+def _decide_equal(evidence: PairEvidence) -> tuple[VerdictWord, str | None]:
+    """The verdict on a pair of which nothing that is compared differs."""
+    # Equal bits may be chance here: the next repeat need not have them.
+    if evidence.unsteady:
+        return "inconclusive", f"no difference here, but the {evidence.unsteady}'s replicas disagree"
+    comparison = evidence.comparison
+    lacking = comparison.lacking
+    if set(lacking) <= {"state", "step_grad"}:
+        # The update of each step shows what the optimizers made of their states, whatever they keep in them.
+        if lacking or not comparison.state.comparable:
+            what = "was not recorded" if lacking else "is kept in different forms"
+            return "rounding", f"every tensor is equal to the bit at each step; the state of the optimizer {what}"
+        return "identical", None
+    return "inconclusive", (
+        f"what both have stored is equal to the bit, but {' and '.join(lacking)} cannot be compared: an earlier "
+        "version of parity did not store it in the same way"
+    )
+
+
+def _decide_other_state(comparison: Comparison) -> tuple[VerdictWord, str]:
+    """The verdict on a pair that differs in nothing but the states from which the steps are taken."""
+    state = comparison.state
+    drawn = [name for name, differs in state.generators.items() if differs.any()]
+    if drawn:
+        return "inconclusive", (
+            f"every tensor is equal to the bit, but the random generator of {' and '.join(drawn)} is not in the same "
+            "state: whatever draws from it next will differ"
+        )
+    if state.named.any():
+        named = "; ".join(each.explain() for each in state.at(int(np.argmax(state.named))))
+        return "rounding", f"the states differ ({named}), and no bit of the training does"
+    return "rounding", "the optimizers' states differ, and no bit of the training does"
+
+
+def _missing_evidence(evidence: PairEvidence) -> str | None:
+    """Why a difference that was found is neither explained nor wrong for certain, or None."""
+    if evidence.unequal is not None:
+        number = evidence.comparison.first_step + evidence.unequal.index
+        return f"step {number} was not audited: {evidence.unequal.explain()}. Audit each step, with --audit-every 1."
+    if evidence.jump is not None:
+        number = evidence.comparison.first_step + evidence.jump.index
+        return f"at step {number} {evidence.jump.explain()}, and no step there was checked against float64"
     return None

@@ -9,8 +9,10 @@ from functools import cached_property
 import numpy as np
 import pyarrow as pa
 
+from parity.judge.distances import TensorDistances, measure, unit
 from parity.judge.fleet import same_hardware
-from parity.judge.trial_trace import TrialTrace
+from parity.judge.state_differences import StateDifferences
+from parity.judge.trial_trace import TrialTrace, paired
 from parity.judge.ulp import bits_differ, relative, ulp_distance
 from parity.store.schema import NAME, column, describe_table
 from parity.store.trace import NORMED_QUANTITIES, PLACE, QUANTITIES, TENSOR_QUANTITIES
@@ -74,11 +76,21 @@ class Comparison:
     candidate: TrialTrace
     # Results by quantity, so that each is compared once; a frozen instance can still fill a dict.
     _differs: dict[str, np.ndarray] = field(default_factory=dict, init=False, repr=False)
+    _distances: dict[str, TensorDistances | None] = field(default_factory=dict, init=False, repr=False)
+
+    @cached_property
+    def first_step(self) -> int:
+        """Number of the first common step: a recording may continue an earlier one."""
+        return max(self.baseline.first_step, self.candidate.first_step)
+
+    def index_of(self, step: int) -> int:
+        """Position of a step among the common ones."""
+        return step - self.first_step
 
     @cached_property
     def steps(self) -> int:
         """Number of common steps, S."""
-        return min(self.baseline.steps, self.candidate.steps)
+        return max(0, min(side.first_step + side.steps for side in (self.baseline, self.candidate)) - self.first_step)
 
     @property
     def differs(self) -> dict[str, np.ndarray]:
@@ -94,9 +106,14 @@ class Comparison:
         Raises:
             Trouble: A trace is damaged.
         """
+        if quantity not in self._differs and not self.compares(quantity):
+            # Nobody looked: it decides nothing, and `decide` calls no such pair identical.
+            self._differs[quantity] = np.zeros(self.steps, bool)
         if quantity not in self._differs:
             # Whatever is stored counts, digest and number: identical means that all of it was compared.
             differs = self._digests_differ(quantity)
+            if quantity == "state":
+                differs = differs | self.state.differs
             if quantity == "loss":
                 differs = differs | bits_differ(*self.both("loss"))
             # Only on equal hardware do equal tensors have equal norms: a norm is rounded as its device adds it up.
@@ -135,11 +152,32 @@ class Comparison:
         Raises:
             Trouble: A trace is damaged.
         """
-        # A step that only one side has cannot be compared; `decide` reports the shorter side as interrupted.
-        return self.baseline.values(name)[: self.steps], self.candidate.values(name)[: self.steps]
+        # A step that only one side has cannot be compared; `decide` reports it.
+        return self._common(self.baseline, name), self._common(self.candidate, name)
 
-    def first(self, *, among: tuple[str, ...] = QUANTITIES) -> Difference | None:
-        """The first difference in any of the quantities, or None.
+    def _common(self, trace: TrialTrace, name: str) -> np.ndarray:
+        begin = self.first_step - trace.first_step
+        return trace.values(name)[begin : begin + self.steps]
+
+    def compares(self, quantity: str) -> bool:
+        """Whether both traces have the quantity: one of an earlier version, or of a loop without optimizer, may not.
+
+        Args:
+            quantity: One of `trace.QUANTITIES`.
+        """
+        sides = (self.baseline, self.candidate)
+        # Rows of a batch were digested in another way before the state was stored.
+        if quantity in ("input", "output", "output_grad") and len({side.has("buffer") for side in sides}) > 1:
+            return False
+        return all(side.has(quantity) for side in sides)
+
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """Quantities that cannot be compared, since a side lacks them."""
+        return tuple(quantity for quantity in QUANTITIES if not self.compares(quantity))
+
+    def first_index(self, *, among: tuple[str, ...] = QUANTITIES) -> tuple[int, str] | None:
+        """Where the first difference is: the position among the common steps, and the quantity; or None.
 
         Args:
             among: Quantities to look at, in the order of computation.
@@ -150,10 +188,21 @@ class Comparison:
         anywhere = np.logical_or.reduce([self.differs_in(quantity) for quantity in among])
         if not anywhere.any():
             return None
-        step = int(np.argmax(anywhere))
+        index = int(np.argmax(anywhere))
         # `among` is in the order of computation: the first quantity points to the cause, the others follow from it.
-        quantity = next(quantity for quantity in among if self.differs_in(quantity)[step])
-        return self._describe(step, quantity)
+        return index, next(quantity for quantity in among if self.differs_in(quantity)[index])
+
+    def first(self, *, among: tuple[str, ...] = QUANTITIES) -> Difference | None:
+        """The first difference in any of the quantities, or None.
+
+        Args:
+            among: Quantities to look at, in the order of computation.
+
+        Raises:
+            Trouble: A trace is damaged.
+        """
+        found = self.first_index(among=among)
+        return self._describe(*found) if found else None
 
     def table(self, axis: str) -> pa.Table:
         """The rows of differences.parquet, in the columns of `SCHEMA`; one row for each common step.
@@ -197,29 +246,61 @@ class Comparison:
 
     def _tensors_differ(self, quantity: str) -> np.ndarray:
         """Whether each parameter tensor differs; bool[S, P], or bool[S, 1] where all are equal or the names differ."""
-        same_names = self.baseline.record.param_names == self.candidate.record.param_names
-        if same_names and self.baseline.has_same(f"{quantity}_digests", self.candidate):
+        paired = self.paired
+        if paired and self.baseline.has_same(f"{quantity}_digests", self.candidate):
             return np.zeros((self.steps, 1), bool)
         # Reading these checks their number in each row, even where the names differ.
-        baseline, candidate = (trace.digests(quantity)[: self.steps] for trace in (self.baseline, self.candidate))
-        # The tensors cannot be paired by name, so none of them counts as equal.
-        if not same_names:
+        baseline, candidate = (self._common_digests(trace, quantity) for trace in (self.baseline, self.candidate))
+        # The tensors cannot be paired, so none of them counts as equal.
+        if not paired:
             return np.ones((self.steps, 1), bool)
         differs: np.ndarray = baseline != candidate
         return differs
 
+    def _common_digests(self, trace: TrialTrace, quantity: str) -> np.ndarray:
+        begin = self.first_step - trace.first_step
+        return trace.digests(quantity)[begin : begin + self.steps]
+
+    @cached_property
+    def paired(self) -> bool:
+        """Whether the parameter tensors of both sides belong together, one by one."""
+        return paired(self.baseline.record, self.candidate.record)
+
+    def distances(self, quantity: str) -> TensorDistances | None:
+        """How far the tensors of a quantity are apart; None where that is not known.
+
+        Args:
+            quantity: One of `trace.SKETCHED_QUANTITIES`.
+
+        Raises:
+            Trouble: A trace is damaged.
+        """
+        if quantity not in self._distances:
+            self._distances[quantity] = measure(self, quantity)
+        return self._distances[quantity]
+
+    @cached_property
+    def unit(self) -> float:
+        """The unit roundoff u of the coarsest dtype that the training of either side shows."""
+        return unit(self)
+
+    @cached_property
+    def state(self) -> StateDifferences:
+        """Where the states before the steps differ, and in what."""
+        return StateDifferences(self)
+
     def _describe(self, step: int, quantity: str) -> Difference:
-        epoch, batch = (int(self.both(name)[0][step]) for name in ("epoch", "batch"))
+        number, epoch, batch = (int(self.both(name)[0][step]) for name in ("step", "epoch", "batch"))
         numbers = self._numbers(step, quantity)
         if numbers is None:
             # A digest says that bits differ, not how far.
             tensor, left, right = self._first_tensor(step, quantity)
-            return Difference(step, epoch, batch, quantity, tensor, left, right, abs=None, rel=None, ulp=None)
+            return Difference(number, epoch, batch, quantity, tensor, left, right, abs=None, rel=None, ulp=None)
         baseline, candidate = numbers
         absolute = abs(candidate - baseline)
         rel = float(relative(np.array([absolute]), np.array([baseline]))[0])
         ulp = int(self.loss_ulp[step]) if quantity == "loss" and self.loss_ulp[step] >= 0 else None
-        return Difference(step, epoch, batch, quantity, None, baseline, candidate, abs=absolute, rel=rel, ulp=ulp)
+        return Difference(number, epoch, batch, quantity, None, baseline, candidate, abs=absolute, rel=rel, ulp=ulp)
 
     def _numbers(self, step: int, quantity: str) -> tuple[float, float] | None:
         """The losses where they differ, the norms where nothing else does; None where digests show the difference."""
@@ -238,12 +319,14 @@ class Comparison:
         digests = [side[step] for side in self.both(f"{quantity}_digest")]
         names = self.baseline.record.param_names
         tensor = None
-        if quantity in TENSOR_QUANTITIES and names == self.candidate.record.param_names:
+        if quantity in TENSOR_QUANTITIES and self.paired:
             found = np.flatnonzero(self._tensors_differ(quantity)[step])
             if found.size:
                 # Stored in the model's order, computed in the reverse one by the backward pass.
                 index = int(found[-1] if quantity == "param_grad" else found[0])
                 tensor = names[index]
                 # The digests of this tensor instead of those of all tensors together.
-                digests = [trace.digests(quantity)[step, index] for trace in (self.baseline, self.candidate)]
+                digests = [
+                    self._common_digests(trace, quantity)[step, index] for trace in (self.baseline, self.candidate)
+                ]
         return tensor, f"{int(digests[0]):016x}", f"{int(digests[1]):016x}"

@@ -17,8 +17,18 @@ from parity.judge.decide_loss import LossAudit, audit_loss
 from parity.judge.differences import Comparison, Difference
 from parity.judge.find_causes import LossEvidence, contract_of, find_causes, findings_of
 from parity.judge.fleet import Fleet
-from parity.judge.onset import find_onset, find_onset_between, find_unequal_onset, first_true, nan_side, one_sided_nan
+from parity.judge.jumps import Jump, find_jump
+from parity.judge.onset import (
+    find_onset,
+    find_onset_between,
+    find_other_function,
+    find_unequal_onset,
+    first_true,
+    nan_side,
+    one_sided_nan,
+)
 from parity.judge.pairs import Pair, Role, make_pairs
+from parity.judge.parting import Parting, find_parting, find_unequal_gradient
 from parity.judge.replicas import Replicas, group_of
 from parity.judge.trial_trace import is_long
 from parity.judge.verdict import VERDICTS, FirstErrors, Judgement, Largest, Onset, PairVerdict, VerdictWord, rank
@@ -117,8 +127,13 @@ def _judge_pair(run: StoredRun, pair: Pair, comparison: Comparison, replicas: Re
     onset, beyond = None, None
     if equals and comparison.steps:
         onset, beyond = find_unequal_onset(comparison, equals, pair)
-    elif pair.axis != "replica" and comparison.steps:
-        onset, beyond = find_onset(comparison, audit, device_audit)
+    parting, unequal, jump = _find_evidence(comparison, audit) if pair.axis != "replica" else (None, None, None)
+    if pair.axis != "replica" and comparison.steps and not equals:
+        onset, beyond = find_onset(comparison, audit, device_audit, evidence=(parting, unequal, jump))
+        # Functions are compared at the first step, so nothing is earlier; but a setting by name says more.
+        if pair.between and (onset is None or onset.step > comparison.first_step):
+            other, why = find_other_function(comparison, pair.between)
+            onset, beyond = (other, why) if other else (onset, beyond)
         # Evidence from single steps takes precedence over what the runs have in common.
         if onset is None and pair.between:
             onset, beyond = find_onset_between(comparison, pair.between, steady=unsteady is None)
@@ -128,7 +143,21 @@ def _judge_pair(run: StoredRun, pair: Pair, comparison: Comparison, replicas: Re
     source = _source_of_shared_steps(run, pair)
     odd_source = source is not None and fleet.odd(source)
     evidence = PairEvidence(
-        pair, comparison, audit, device_audit, onset, beyond, causes, broken, unsteady, spread, equals, odd_source
+        pair=pair,
+        comparison=comparison,
+        audit=audit,
+        device_audit=device_audit,
+        onset=onset,
+        beyond=beyond,
+        causes=causes,
+        parting=parting,
+        unequal=unequal,
+        jump=jump,
+        broken=broken,
+        unsteady=unsteady,
+        spread=spread,
+        equals=equals,
+        odd_source=odd_source,
     )
     verdict, cause = decide(evidence)
     # Another decision may have taken precedence, such as a failed trial; then the onset decided nothing.
@@ -142,7 +171,7 @@ def _judge_pair(run: StoredRun, pair: Pair, comparison: Comparison, replicas: Re
         first=first,
         first_errors=_first_errors(pair, comparison, first, shared) if first else None,
         onset=onset,
-        nan_side=nan_side(comparison, onset.quantity, onset.step) if onset else None,
+        nan_side=nan_side(comparison, onset.quantity, comparison.index_of(onset.step)) if onset else None,
         largest=_largest(comparison),
         loss_audit=audit,
         device_audit=device_audit,
@@ -152,6 +181,24 @@ def _judge_pair(run: StoredRun, pair: Pair, comparison: Comparison, replicas: Re
         both_nan=first_true(np.logical_and(*(np.isnan(side) for side in comparison.both("loss")))),
         comparison=comparison,
     )
+
+
+def _find_evidence(
+    comparison: Comparison, audit: LossAudit | None
+) -> tuple[Parting | None, Parting | None, Jump | None]:
+    """Where the two part, where equal outputs have unequal gradients, and where they jump apart.
+
+    Raises:
+        Trouble: A trace is damaged.
+    """
+    if not comparison.steps:
+        return None, None, None
+    audited = audit.audited if audit else np.zeros(comparison.steps, bool)
+    parting = find_parting(comparison)
+    # The audit says more of a gradient than its distance from the baseline's does.
+    judged = parting is not None and parting.quantity == "output_grad" and audited[parting.index]
+    jump = find_jump(comparison, after=parting.index) if parting else None
+    return None if judged else parting, find_unequal_gradient(comparison, audited=audited), jump
 
 
 def _first_errors(
@@ -166,7 +213,8 @@ def _first_errors(
         return FirstErrors(found.baseline_error_u, found.error_u) if found else None
     # The audit knows no other quantities.
     column = {"loss": "loss_error_u", "output_grad": "grad_error_u"}.get(first.quantity)
-    return FirstErrors(*(float(side[first.step]) for side in comparison.both(column))) if column else None
+    index = comparison.index_of(first.step)
+    return FirstErrors(*(float(side[index]) for side in comparison.both(column))) if column else None
 
 
 def _contract(run: StoredRun, pair: Pair) -> dict[str, tuple[str, str]]:

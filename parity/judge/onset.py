@@ -1,12 +1,16 @@
 """The onset of a pair: the first step and quantity whose difference is larger than rounding can explain."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from parity.judge.decide_device import DeviceAudit
 from parity.judge.decide_loss import LossAudit
 from parity.judge.differences import Comparison
 from parity.judge.fleet import DeviceClass
+from parity.judge.jumps import Jump
 from parity.judge.pairs import Between, Pair, Role
+from parity.judge.parting import Parting
 from parity.judge.verdict import Onset
 from parity.plan import lines
 from parity.store.trace import NORMED_QUANTITIES, QUANTITIES
@@ -16,7 +20,11 @@ TRAINED = tuple(quantity for quantity in QUANTITIES if quantity != "loss")
 
 
 def find_onset(
-    comparison: Comparison, audit: LossAudit | None, device_audit: DeviceAudit | None
+    comparison: Comparison,
+    audit: LossAudit | None,
+    device_audit: DeviceAudit | None,
+    *,
+    evidence: Sequence[Parting | Jump | None] = (),
 ) -> tuple[Onset, str] | tuple[None, None]:
     """The first step and quantity that is beyond rounding, or NaN on one side only.
 
@@ -24,6 +32,7 @@ def find_onset(
         comparison: The two traces.
         audit: The audit of their losses, or None.
         device_audit: The audit of the candidate's steps from shared states, or None.
+        evidence: Where the traces part and jump; those that rounding cannot explain count.
 
     Returns:
         The onset and why rounding cannot explain it, or (None, None) where there is none.
@@ -36,6 +45,11 @@ def find_onset(
         found.append(_audit_onset(comparison, audit))
     if device_audit:
         found.append(_device_onset(comparison, device_audit))
+    found += [
+        (_at(comparison, each.index, each.quantity, each.tensor), each.explain())
+        for each in evidence
+        if each and (each.finding == "beyond" if isinstance(each, Parting) else each.stays)
+    ]
     # A NaN takes precedence over the other onsets of its step, which follow from it: `min` returns the first of equals.
     return min((each for each in found if each), key=lambda each: each[0].step, default=(None, None))
 
@@ -61,13 +75,33 @@ def find_onset_between(
     if first is None or first.quantity == "input":
         return None, None
     # Where the parameters differ first, the gradients from which they were updated are equal to the bit.
-    why = _changed_update(comparison, first.step) if first.quantity == "param" else None
+    why = _changed_update(comparison, comparison.index_of(first.step)) if first.quantity == "param" else None
     if why is None and between.owed and steady:
         why = (
             "nothing that is recorded differs (code, settings, software, hardware), yet the bits do: code that they "
             "import may have changed, or the device does not reproduce its own results"
         )
-    return (_at(comparison, first.step, first.quantity, first.tensor), why) if why else (None, None)
+    index = comparison.index_of(first.step)
+    return (_at(comparison, index, first.quantity, first.tensor), why) if why else (None, None)
+
+
+def find_other_function(comparison: Comparison, between: Between) -> tuple[Onset, str] | tuple[None, None]:
+    """The onset of two runs that compute other functions from equal parameters, at their first step.
+
+    Args:
+        comparison: The two traces.
+        between: What is known of the two runs.
+
+    Returns:
+        The onset and why rounding cannot explain it, or (None, None); where all bits are equal, no function differs.
+
+    Raises:
+        Trouble: A trace is damaged.
+    """
+    first = comparison.first(among=TRAINED)
+    if between.other is None or first is None or comparison.differs_in("input")[0]:
+        return None, None
+    return _at(comparison, 0, between.other.quantity, between.other.tensor), between.other.why
 
 
 def _changed_update(comparison: Comparison, step: int) -> str | None:
@@ -116,14 +150,15 @@ def _audit_onset(comparison: Comparison, audit: LossAudit) -> tuple[Onset, str] 
         return None
     # A wrong gradient is the graver of the two, and the loss's looser bound may trip over the same step.
     onset = _at(comparison, step, "output_grad" if beyond["output_grad"][step] else "loss")
-    return onset, audit.explain(onset.step, onset.quantity)
+    return onset, audit.explain(step, onset.quantity)
 
 
 def _device_onset(comparison: Comparison, audit: DeviceAudit) -> tuple[Onset, str] | None:
     """The first error of a device beyond its line; else its first difference, if it did not repeat its own bits."""
     # A shared step may lie beyond the steps that both traces have.
-    if audit.first is not None and audit.first.step < comparison.steps:
-        return _at(comparison, audit.first.step, audit.first.quantity, audit.first.tensor), audit.first.explain()
+    if audit.first is not None and 0 <= comparison.index_of(audit.first.step) < comparison.steps:
+        index = comparison.index_of(audit.first.step)
+        return _at(comparison, index, audit.first.quantity, audit.first.tensor), audit.first.explain()
     first = comparison.first()
     # Which step differs by itself is then chance, so the place is that of the traces' first difference.
     if audit.unrepeated is not None and first is not None:
@@ -131,7 +166,7 @@ def _device_onset(comparison: Comparison, audit: DeviceAudit) -> tuple[Onset, st
             "repeated from the same state, the step produced different bits: the device does not reproduce its own "
             "results"
         )
-        return _at(comparison, first.step, first.quantity, first.tensor), why
+        return _at(comparison, comparison.index_of(first.step), first.quantity, first.tensor), why
     return None
 
 
@@ -154,7 +189,7 @@ def find_unequal_onset(
     first = comparison.first()
     if first is None:
         return None, None
-    onset = _at(comparison, first.step, first.quantity, first.tensor)
+    onset = _at(comparison, comparison.index_of(first.step), first.quantity, first.tensor)
     # The trials that lost the vote; the baseline may be among them.
     odd = {record.trial for device in equals.odd for record in device.trials}
     blamed = [record.device for record in (pair.candidate, pair.baseline) if record.trial in odd]
@@ -168,9 +203,9 @@ def find_unequal_onset(
     )
 
 
-def _at(comparison: Comparison, step: int, quantity: str, tensor: str | None = None) -> Onset:
-    """The onset at a step, with its epoch and batch."""
-    epoch, batch = (int(comparison.both(name)[1][step]) for name in ("epoch", "batch"))
+def _at(comparison: Comparison, index: int, quantity: str, tensor: str | None = None) -> Onset:
+    """The onset at a position among the common steps, with its step, epoch and batch."""
+    step, epoch, batch = (int(comparison.both(name)[1][index]) for name in ("step", "epoch", "batch"))
     return Onset(step, epoch, batch, quantity, tensor)
 
 

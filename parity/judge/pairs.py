@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from parity.judge.fleet import Fleet
+from parity.judge.same_function import OtherFunction
 from parity.store.trials import TrialRecord
 
 # The two sides of a pair.
@@ -40,12 +41,14 @@ class Between:
         owed: Whether nothing is known to differ, so that both must produce equal bits.
         same_machine: Whether hardware and software are the same, so that only code or settings can make a difference.
         apart: Why the steps that each run checked against float64 cannot be compared, or None where they can.
+        other: Where the two compute other functions, or None where that is not known.
     """
 
     differ: tuple[tuple[str, str, str], ...]
     owed: bool
     same_machine: bool
     apart: str | None
+    other: OtherFunction | None = None
 
 
 def make_pairs(trials: Sequence[TrialRecord], fleet: Fleet, *, across: bool = True) -> tuple[Pair, ...]:

@@ -15,6 +15,7 @@ import pyarrow as pa
 from parity.ground.errors import Trouble
 from parity.judge.between import PROCESSOR, known_to_differ, pair_across_runs
 from parity.judge.pairs import Pair
+from parity.judge.same_function import paired
 from parity.judge.sides import ComparedRun, RenamedTraces, StepErrors, label, read_ranks, select_trials
 from parity.store.storage import StoragePath
 from parity.store.stored_run import StoredRun
@@ -165,23 +166,40 @@ def _key(record: TrialRecord) -> tuple[str, str, int, int]:
 
 def _common_steps(errors: Mapping[str, StepErrors], pair: Pair) -> pa.Table:
     """The steps that both trials checked against float64, in the columns of shared_steps.parquet."""
-    sides = [errors[record.trial] for record in (pair.baseline, pair.candidate)]
-    rows = [
-        {
-            "trial": pair.candidate.trial,
-            "step": step,
-            "quantity": quantity,
-            "tensor": tensor,
-            "baseline_error_u": sides[0][step, quantity, tensor]["error_u"],
-            "candidate_error_u": row["error_u"],
-            # The larger spread, since the limit must allow for what either step magnifies; 0 if neither was computed.
-            "spread_u": max(side[step, quantity, tensor]["spread_u"] or 0.0 for side in sides) or None,
-        }
-        for (step, quantity, tensor), row in sides[1].items()
-        if (step, quantity, tensor) in sides[0]
-    ]
+    narrowest = [_output_units(errors[record.trial]) for record in (pair.baseline, pair.candidate)]
+    rows = []
+    for baseline, candidate in paired(errors[pair.baseline.trial], errors[pair.candidate.trial]):
+        # In the baseline's u: a candidate that computes in a narrower dtype must not be measured in its own.
+        units = [row.get("unit") for row in (baseline, candidate)]
+        scale = units[1] / units[0] if units[0] and units[1] else 1.0
+        # The larger spread, since the limit must allow for what either step magnifies; 0 if neither was computed. It
+        # imitates the rounding of the dtype of the step's output, and a candidate's narrower one is no excuse.
+        outputs = [side.get(candidate["step"]) for side in narrowest]
+        narrower = min(1.0, outputs[0] / outputs[1]) if outputs[0] and outputs[1] else 1.0
+        spread_u = max(baseline["spread_u"] or 0.0, narrower * scale * (candidate["spread_u"] or 0.0))
+        whole_u = candidate.get("whole_error_u")
+        rows.append(
+            {
+                "trial": pair.candidate.trial,
+                **{name: candidate[name] for name in ("step", "quantity", "tensor")},
+                "baseline_error_u": baseline["error_u"],
+                "candidate_error_u": scale * candidate["error_u"],
+                "baseline_whole_error_u": baseline.get("whole_error_u"),
+                "candidate_whole_error_u": None if whole_u is None else scale * whole_u,
+                "spread_u": spread_u or None,
+            }
+        )
     # A key that a row lacks becomes a null: nothing was repeated, and no rounding was looked for.
     return pa.Table.from_pylist(rows, schema=SHARED_STEPS)
+
+
+def _output_units(errors: StepErrors) -> dict[int, float]:
+    """The largest unit roundoff of the parts of the output, by step; nothing for older runs."""
+    found: dict[int, float] = {}
+    for (step, quantity, _), row in errors.items():
+        if quantity == "output" and row["unit"]:
+            found[step] = max(found.get(step, 0.0), row["unit"])
+    return found
 
 
 def _check_hardware(pairs: Sequence[Pair]) -> None:

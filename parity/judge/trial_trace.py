@@ -77,6 +77,14 @@ class Columns:
             self._kept_bytes -= self._kept.popitem(last=False)[1].nbytes
 
 
+def paired(one: TrialRecord, other: TrialRecord) -> bool:
+    """Whether the parameter tensors of two trials belong together, one by one: by name, or by order and shape."""
+    if one.param_names == other.param_names:
+        return True
+    # A port of a model may name its parameters otherwise.
+    return one.param_shapes is not None and one.param_shapes == other.param_shapes
+
+
 def is_long(record: TrialRecord) -> bool:
     """Whether a trial's trace is read column by column, since all of it may not fit into memory."""
     return record.rows > KEPT_ROWS
@@ -96,8 +104,44 @@ class TrialTrace:
         """Number of steps, S."""
         return len(self._column("step"))
 
+    @property
+    def first_step(self) -> int:
+        """Number of the first step."""
+        return self.record.first_step or 0
+
+    def has(self, quantity: str) -> bool:
+        """Whether the trace has the quantity: any digest of it, at any step.
+
+        Args:
+            quantity: One of `trace.QUANTITIES`.
+        """
+        column = self._column(f"{quantity}_digest")
+        return bool(column.null_count < len(column)) or not len(column)
+
+    def texts(self, name: str) -> list[str | None]:
+        """A column of names.
+
+        Raises:
+            Trouble: The trace is damaged.
+        """
+        found: list[str | None] = self._column(name).to_pylist()
+        return found
+
+    def lists(self, name: str) -> list[np.ndarray | None]:
+        """A column of lists, row by row; None for a null.
+
+        Raises:
+            Trouble: The trace is damaged.
+        """
+        rows = self._column(name).combine_chunks()
+        offsets, values = rows.offsets.to_numpy(), rows.values.to_numpy(zero_copy_only=False)
+        valid = rows.is_valid().to_numpy(zero_copy_only=False)
+        return [
+            values[begin:end] if known else None for begin, end, known in zip(offsets, offsets[1:], valid, strict=False)
+        ]
+
     def values(self, name: str) -> np.ndarray:
-        """A column, with NaN for a null of floats; dtype[S].
+        """A column, with NaN for a null of floats and 0 for that of a digest; dtype[S].
 
         Args:
             name: Name of the column.
@@ -105,7 +149,9 @@ class TrialTrace:
         Raises:
             Trouble: A trace is damaged.
         """
-        return np.asarray(self._column(name).to_numpy())
+        column = self._column(name)
+        # NumPy would make floats of integers among nulls, which do not hold a digest.
+        return np.asarray((pc.fill_null(column, 0) if column.type == pa.uint64() else column).to_numpy())
 
     def digests(self, quantity: str) -> np.ndarray:
         """Digest of each parameter tensor; uint64[S, P].

@@ -18,6 +18,8 @@ import torch
 from torch import nn
 
 from parity.ground.errors import OracleUnavailable
+from parity.observe.generators import generators_restored
+from parity.observe.loss_state import settings_restored, state_restored
 from parity.plan.user_code import CodeSpec
 from parity.tasks import Task
 from parity.tasks.losses import Loss, load_loss, mse_float64
@@ -43,7 +45,8 @@ def make_oracle(baseline: CodeSpec, task: Task) -> Oracle:
     if baseline.shipped and baseline.attr in task.float64_forms:
         form = task.float64_forms[baseline.attr]
         return lambda output, target: form(_array(output), _array(target))
-    return _widened(load_loss(baseline, task))
+    # A file is run anew for each loss that is loaded from it; everything else may share its state with the training.
+    return _widened(load_loss(baseline, task), shared=baseline.path is None)
 
 
 def oracle_of(criterion: Loss) -> Oracle:
@@ -51,7 +54,7 @@ def oracle_of(criterion: Loss) -> Oracle:
     # Not isinstance: a subclass may compute something else.
     if type(criterion) is nn.MSELoss and criterion.reduction == "mean":
         return lambda output, target: mse_float64(_array(output), _array(target))
-    return _widened(criterion)
+    return _widened(criterion, shared=True)
 
 
 def gradients(found: Gradient) -> list[np.ndarray]:
@@ -123,17 +126,29 @@ def _gradient_error(grad: np.ndarray, grad64: np.ndarray, unit: float, *, least:
     )
 
 
-def _widened(loss_function: Loss) -> Oracle:
-    """Returns an oracle that evaluates the loss on float64 tensors, and its gradient with autograd."""
-    # A copy, since double() converts a module in place, and this one may be in use in a training.
-    wide = copy.deepcopy(loss_function).double() if isinstance(loss_function, nn.Module) else loss_function
+def _widened(loss_function: Loss, *, shared: bool) -> Oracle:
+    """Returns an oracle that evaluates the loss on float64 tensors, and its gradient with autograd.
+
+    Its calls leave nothing behind in the process: generators, settings and, of a loss that is shared with a training,
+    its state are restored. A module is copied once, and the copy has a state of its own.
+    """
+    wide = loss_function
+    kept: tuple[object, ...] = (loss_function,) if shared else ()
+    if isinstance(loss_function, nn.Module):
+        try:
+            wide = _wide_copy(loss_function)
+        except OracleUnavailable as error:  # a training must go on without an audit, too
+            return _unavailable(str(error))
+        # What the copy shares with the original: its class, and the globals that its code names.
+        kept = (type(loss_function),) if shared else ()
 
     def oracle(output: Outputs, target: Outputs) -> tuple[float, Gradient]:
         leaves = [part.double().requires_grad_() for part in parts(output)]
         try:
-            loss = wide(with_parts(output, leaves), map_tensors(_wide, target))
-            # A loss need not depend on each part of a tree, but on the only tensor it must.
-            grads = torch.autograd.grad(loss, leaves, allow_unused=is_tree(output))
+            with generators_restored(), settings_restored(), state_restored(*kept), torch.enable_grad():
+                loss = wide(with_parts(output, leaves), map_tensors(_wide, target))
+                # A loss need not depend on each part of a tree, but on the only tensor it must.
+                grads = torch.autograd.grad(loss, leaves, allow_unused=is_tree(output))
         except Exception as error:  # a user's baseline may raise anything
             raise OracleUnavailable(f"in float64 it raised {type(error).__name__}: {error}") from error
         # A loss that narrows inside has the rounding errors that an oracle must not have.
@@ -144,6 +159,28 @@ def _widened(loss_function: Loss) -> Oracle:
             for leaf, grad in zip(leaves, grads, strict=True)
         ]
         return float(loss.detach()), arrays if is_tree(output) else arrays[0]
+
+    return oracle
+
+
+def _wide_copy(module: nn.Module) -> nn.Module:
+    """A copy in float64: double() converts a module in place, and this one may be in use in a training.
+
+    Raises:
+        OracleUnavailable: The module cannot be copied.
+    """
+    try:
+        with generators_restored():
+            return copy.deepcopy(module).double()
+    except Exception as error:  # a user's module may raise anything
+        raise OracleUnavailable(f"it cannot be copied: {type(error).__name__}: {error}") from error
+
+
+def _unavailable(reason: str) -> Oracle:
+    """An oracle that has no answer."""
+
+    def oracle(*_: Outputs) -> tuple[float, Gradient]:
+        raise OracleUnavailable(reason)
 
     return oracle
 

@@ -1,17 +1,18 @@
-"""The observations of one batch of a step, bit by bit, and of several batches whose gradients are accumulated."""
+"""The observations of one batch of a step, and of several batches whose gradients are accumulated."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from parity.observe.digest import combine, digest
+from parity.observe.fingerprint import Rows
 from parity.store.trace import AUDIT_COLUMNS
-from parity.tasks.outputs import Outputs, is_tree, tensors
+from parity.tasks.outputs import Outputs, elements_of, parts, tensors
 
 
 @dataclass
@@ -20,71 +21,103 @@ class Batch:
 
     Attributes:
         rows: Number of rows in the batch.
-        inputs: The tensors of the batch and its target.
-        input_digest: Digest of `inputs`.
-        output_digest: Digest of the model's output.
         elements: Number of elements of the output.
+        given: The tensors of the batch and its target, and those of the output.
+        before: The digests of the step's batches without this one, by which a change of `given` is seen.
         loss: The loss as it enters the step, dtype[] on its device; None until it is known.
         loss_digest: Digest of the loss; None where it can wait until the rows are fetched.
-        output_grad_digest: Digest of the loss's gradient for the output.
-        output_grad_square: Sum of that gradient's squares, dtype[] on its device.
-        output_grad_strided: Whether that gradient has other strides than the output.
+        strided: Whether the gradient for the output has other strides than the output.
         audit: What `audit.errors` returns; NaN where there is no audit.
     """
 
     rows: int
-    inputs: Sequence[torch.Tensor]
-    input_digest: int
-    output_digest: int
     elements: int
+    given: tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]
+    before: tuple[Rows, Rows]
     # From here on known only after the loss has been called, while what is above is recorded before it.
     loss: torch.Tensor | None = None
     loss_digest: int | None = None
-    output_grad_digest: int = 0
-    output_grad_square: torch.Tensor | None = None
-    output_grad_strided: bool = False
+    strided: bool = False
     # NaN, which the trace stores as null: a step that was not audited is not a step without an error.
     audit: Sequence[float] = (math.nan,) * len(AUDIT_COLUMNS)
 
 
-def digest_all(values: Sequence[torch.Tensor]) -> int:
-    """One digest of several tensors, in their order; uint64."""
-    # The dtype is explicit, since NumPy would make float64 of a list of large integers.
-    return combine(np.array([digest(tensor) for tensor in values], np.uint64))
+@dataclass
+class Batches:
+    """The batches of a step: k batches of b rows leave the trace of one batch of k b rows.
 
+    Attributes:
+        each: The batches so far.
+        factors: What the loss of each was multiplied by.
+        inputs: Digests of the batches and their targets.
+        outputs: Fingerprints of the parts of the output.
+        output_grads: Fingerprints of the gradients for them.
+        target_grads: Fingerprints of the gradients for the parts of the target that require one.
+    """
 
-def digest_outputs(outputs: Outputs) -> int:
-    """The digest of a tensor; for a tree, one digest of the digests of all its tensors. uint64."""
-    return digest_all(tensors(outputs)) if is_tree(outputs) else digest(outputs)
+    each: list[Batch] = field(default_factory=list)
+    factors: list[float] = field(default_factory=list)
+    inputs: Rows = field(default_factory=lambda: Rows(sketched=False))
+    outputs: Rows = field(default_factory=lambda: Rows(sketched=True))
+    output_grads: Rows = field(default_factory=lambda: Rows(sketched=True))
+    target_grads: Rows = field(default_factory=lambda: Rows(sketched=True))
 
+    def add(self, rows: int, batch: Sequence[torch.Tensor], output: Outputs, target: Outputs) -> Batch:
+        """Adds a batch, of which the loss has not been called yet."""
+        # A target that is the batch itself, as an autoencoder's, is not digested twice; `is`, since `in` would compare
+        # elements.
+        inputs = [*batch, *(each for each in tensors(target) if not any(each is tensor for tensor in batch))]
+        before = self.inputs.copy(), self.outputs.copy()
+        outputs = tensors(output)
+        self.inputs.add(inputs)
+        self.outputs.add(outputs)
+        made = Batch(rows, elements_of(output), (inputs, outputs), before)
+        self.each.append(made)
+        return made
 
-def joined(batches: Sequence[Batch]) -> Batch:
-    """Several batches of a step as one: digests of digests, sums, and the audit of the worst batch."""
-    # Gradient error and ratio come from one batch, since the ratio explains the error; the largest error of a loss may
-    # be that of another batch.
-    worst = max(batches, key=lambda batch: _nan_last(batch.audit[0])).audit
-    return Batch(
-        rows=sum(batch.rows for batch in batches),
-        # Only the audit reads the tensors, and it has been made for each batch.
-        inputs=(),
-        input_digest=_combined([batch.input_digest for batch in batches]),
-        output_digest=_combined([batch.output_digest for batch in batches]),
-        elements=sum(batch.elements for batch in batches),
-        loss_digest=_combined(
-            # A digest of digests needs each of them now: for a single batch the loss can stay on its device until the
-            # rows are fetched.
-            [digest(batch.loss) if batch.loss_digest is None else batch.loss_digest for batch in batches]
-        ),
-        output_grad_digest=_combined([batch.output_grad_digest for batch in batches]),
-        output_grad_strided=any(batch.output_grad_strided for batch in batches),
-        audit=(worst[0], max((batch.audit[1] for batch in batches), key=_nan_last), worst[2]),
-    )
+    def changed(self, batch: Batch) -> str | None:
+        """What of the batch that was added last has other bits now: "output", "target", or None."""
+        if not self.outputs.unchanged(batch.before[1], batch.given[1]):
+            return "output"
+        return None if self.inputs.unchanged(batch.before[0], batch.given[0]) else "target"
 
+    def differentiated(
+        self,
+        batch: Batch,
+        output: Outputs,
+        output_grads: Sequence[torch.Tensor],
+        target_grads: Sequence[torch.Tensor],
+        *,
+        loss: torch.Tensor,
+        factor: float,
+    ) -> None:
+        """Adds the loss and the gradients of a batch."""
+        batch.loss = loss.detach()
+        if factor != 1.0:
+            # The digest is that of the loss as it was returned; what is summed over the step's batches has the factor.
+            batch.loss_digest, batch.loss = digest(batch.loss), batch.loss * factor
+        self.factors.append(factor)
+        self.output_grads.add(output_grads)
+        self.target_grads.add(target_grads)
+        batch.strided = any(
+            grad.stride() != part.stride() for grad, part in zip(output_grads, parts(output), strict=True)
+        )
 
-def _combined(digests: Sequence[int]) -> int:
-    """One digest of several, in their order; uint64."""
-    # The dtype is explicit, since NumPy would make float64 of a list of large integers.
-    return combine(np.array(digests, np.uint64))
+    @property
+    def loss_digest(self) -> int | None:
+        """Digest of the loss, or of the digests of several; None where it can wait until the rows are fetched."""
+        if len(self.each) == 1:
+            return self.each[0].loss_digest
+        found = [digest(batch.loss) if batch.loss_digest is None else batch.loss_digest for batch in self.each]
+        return combine(np.array(found, np.uint64))
+
+    @property
+    def audit(self) -> Sequence[float]:
+        """The audit of the worst batch."""
+        # Gradient error and ratio come from one batch, since the ratio explains the error; the largest error of a loss
+        # may be that of another batch.
+        worst = max(self.each, key=lambda batch: _nan_last(batch.audit[0])).audit
+        return (worst[0], max((batch.audit[1] for batch in self.each), key=_nan_last), worst[2])
 
 
 def _nan_last(value: float) -> float:

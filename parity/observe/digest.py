@@ -6,11 +6,10 @@ import numpy as np
 import torch
 import xxhash
 
+from parity.observe.host import array_of, on_host
+
 # The digest of a missing tensor (a parameter without a gradient).
 MISSING = 0
-
-# Dtypes that NumPy does not have; their elements are digested as bytes.
-_NOT_IN_NUMPY = {torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2}
 
 
 def digest(tensor: torch.Tensor | None) -> int:
@@ -28,11 +27,16 @@ def digest(tensor: torch.Tensor | None) -> int:
     Source:
         github.com/Cyan4973/xxHash, doc/xxhash_spec.md.
     """
-    if tensor is None:
+    return MISSING if tensor is None else digest_of_host(on_host(tensor))
+
+
+def digest_of_host(host: torch.Tensor | None) -> int:
+    """The digest of a tensor that `host.on_host` returned; `MISSING` for None."""
+    if host is None:
         return MISSING
     # Equal bytes of another dtype or shape are another tensor, so both go into the seed. `.data` is a view: nothing is
     # copied.
-    return xxhash.xxh3_64_intdigest(_elements(tensor).data, _seed(tensor.dtype, tensor.shape))
+    return xxhash.xxh3_64_intdigest(array_of(host, exact=True).data, _seed(host.dtype, host.shape))
 
 
 def combine(digests: np.ndarray) -> int:
@@ -40,19 +44,13 @@ def combine(digests: np.ndarray) -> int:
     return xxhash.xxh3_64_intdigest(digests.data)
 
 
-def _elements(tensor: torch.Tensor) -> np.ndarray:
-    """The elements in C order, on the host; a contiguous tensor of the CPU is not copied."""
-    # A step digests some 40 tensors: the two checks cost less than the calls that they save.
-    host = tensor.detach() if tensor.requires_grad else tensor
-    host = host if host.is_cpu else host.cpu()
-    if host.dtype in _NOT_IN_NUMPY:
-        host = host.contiguous().reshape(-1).view(torch.uint8)
-    # In C order whatever the strides, so that the layout in memory does not belong to the digest.
-    return np.ascontiguousarray(host.numpy())
+def row_seed(host: torch.Tensor) -> int:
+    """The seed for the digest of rows of this dtype and shape, whose number is not known yet; uint64."""
+    return _seed(host.dtype, host.shape[1:], "rows" if host.dim() else "scalars")
 
 
 # A training has few pairs of dtype and shape, and asks for each of them at every step.
 @functools.cache
-def _seed(dtype: torch.dtype, shape: torch.Size) -> int:
-    """The seed of a digest: XXH3 of the dtype and the shape in words; uint64."""
-    return xxhash.xxh3_64_intdigest(f"{dtype} {tuple(shape)}".encode())
+def _seed(dtype: torch.dtype, shape: torch.Size, of: str = "") -> int:
+    """The seed of a digest: XXH3 of the dtype, the shape and a word for what has them; uint64."""
+    return xxhash.xxh3_64_intdigest(f"{of}{dtype} {tuple(shape)}".encode())

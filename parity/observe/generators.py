@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import xxhash
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,23 @@ def generators_restored() -> Iterator[None]:
         yield
     finally:
         restore_generators(states)
+
+
+def digest_generators() -> list[int]:
+    """A digest of the state of each global generator, in the order of `trace.GENERATORS`; 0 for one that is not used.
+
+    Cheaper than `take_generators`, since it is asked at each step.
+    """
+    _, keys, *rest = np.random.get_state()
+    drawn = random.getstate()
+    accelerators = [torch.cat(states) if (states := _take_cuda()) else None, _take_mps()]
+    return [
+        xxhash.xxh3_64_intdigest(torch.get_rng_state().numpy().data),
+        xxhash.xxh3_64_intdigest(np.asarray(keys).data, hash(tuple(rest)) % 2**64),
+        # The hash of a tuple of numbers is the same in each process; that of None, which may be in it, is not.
+        hash((drawn[1], drawn[2] or 0.0)) % 2**64,
+        *(0 if state is None else xxhash.xxh3_64_intdigest(state.numpy().data) for state in accelerators),
+    ]
 
 
 def drew(before: dict[str, Any], after: dict[str, Any]) -> bool:

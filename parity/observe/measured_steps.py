@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+import contextlib
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
+from torch.nn.modules import module as modules
 
 from parity.ground.errors import OracleUnavailable
 from parity.observe.audit import Oracle
 from parity.observe.float64_step import (
     StepError,
-    Values,
-    on_host,
+    TakenStep,
     relative_errors,
-    spread_of,
     step_errors,
     strange,
+    taken_step,
     tensor_names,
-    unit_of,
 )
-from parity.observe.recorded_step import RecordedStep
+from parity.observe.generators import take_generators
+from parity.observe.recorded_step import Inputs, RecordedStep
 from parity.plan.trial import MEASURED_STEPS, Place
-from parity.tasks.outputs import Outputs, parts
+from parity.tasks.outputs import Outputs
+
+# A step in float64 that takes longer is announced, since the loop stands still meanwhile. Only the sentence depends on
+# the time; what is measured does not.
+ANNOUNCED_S = 5.0
 
 
 class MeasuredSteps:
@@ -35,35 +42,77 @@ class MeasuredSteps:
         model: The loop's model.
         optimizers: Its optimizers.
         oracle: The criterion in float64; None where there is no criterion, and no step is measured.
+        compiled: Whether some of the model is compiled.
     """
 
     def __init__(
-        self, model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer], oracle: Oracle | None
+        self,
+        model: torch.nn.Module,
+        optimizers: Sequence[torch.optim.Optimizer],
+        *,
+        oracle: Oracle | None,
+        compiled: bool,
     ) -> None:
         self._model = model
         self._optimizers = optimizers
         self._oracle = oracle
+        self._compiled = compiled
         self._exact: RecordedStep | None = None
         self._output: Outputs | None = None
-        self._values: Values = {}
+        self._taken = TakenStep({}, {})
         self._errors: list[StepError] = []
         self._missing: str | None = None
         self._saw_partial = False
+        self._drops_out = _drops_out(model)
+        self._hook: Any = None
+        self.await_step(0)
+
+    def await_step(self, step: int) -> None:
+        """Notes the state of the global generators from which the next step will draw, if the step will be measured."""
+        self._generators: dict[str, Any] | None = None
+        if self._oracle is None or step not in MEASURED_STEPS:
+            return
+        self._generators = take_generators()
+        # What loads the data may draw before the model does. The hook is torch's, not the model's, which may be copied
+        # or stored meanwhile; it is there for this step alone. A compiled model, which it would compile anew, draws
+        # numbers of its own anyway.
+        if self._drops_out and not self._compiled:
+            self._hook = modules.register_module_forward_pre_hook(self._note_generators)
+
+    def _note_generators(self, module: torch.nn.Module, _: object) -> None:
+        if module is self._model:
+            self._generators = take_generators()
+
+    def let_go(self) -> None:
+        """Removes the hook that waits for the next step, if there is one."""
+        hook, self._hook = self._hook, None
+        if hook:
+            hook.remove()
 
     def due(self, place: Place) -> bool:
         """Whether to measure the step: it is one of `MEASURED_STEPS`, or the first with a partial batch."""
-        first_partial = place.partial and not self._saw_partial
+        # The state of the generators before a partial batch is not known, since nobody knew that it would come.
+        first_partial = place.partial and not self._saw_partial and not self._drops_out
         # Noted at every step, measured or not: only the first partial batch of the loop counts.
         self._saw_partial |= place.partial
         return self._oracle is not None and (place.step in MEASURED_STEPS or first_partial)
 
-    def forward(self, inputs: Sequence[torch.Tensor], target: Outputs) -> None:
+    def forward(self, inputs: Inputs, *, output: Outputs, target: Outputs) -> None:
         """Takes the step in float64 as far as the gradients."""
         assert self._oracle is not None, "only with a criterion is a step due"
+        self.let_go()
         try:
             # Now, from the parameters that the loop's forward pass used. If it raises, the calls that follow do
             # nothing.
-            self._exact = RecordedStep(self._model, inputs, target, self._oracle)
+            with _announced("a step"):
+                self._exact = RecordedStep(
+                    self._model,
+                    inputs,
+                    output=output,
+                    target=target,
+                    oracle=self._oracle,
+                    generators=self._generators,
+                )
         except OracleUnavailable as error:
             self._missing = str(error)
 
@@ -72,27 +121,27 @@ class MeasuredSteps:
         if self._exact:
             self._output = output
             # Copies on the host: the loop goes on with these tensors before they are compared.
-            self._values = {
-                "output": [on_host(part) for part in parts(output)],
-                "loss": [on_host(loss)],
-                "output_grad": [on_host(grad) for grad in output_grad],
-            }
+            self._taken = taken_step(output, loss, output_grad)
 
     def backward(self) -> None:
         """Keeps the loop's own gradient for the parameters."""
         if self._exact:
-            self._values["param_grad"] = [on_host(parameter.grad) for parameter in self._model.parameters()]
+            self._taken.keep("param_grad", [parameter.grad for parameter in self._model.parameters()])
 
     @property
     def awaits_update(self) -> bool:
         """Whether the optimizers' steps are still to be taken in float64."""
-        return self._exact is not None and "param" not in self._exact.values
+        return self._exact is not None and self._exact.own_update is None
 
-    def before_update(self) -> None:
-        """Takes the optimizers' steps in float64 too: they are about to be given the gradient of backward unchanged."""
+    def before_update(self, *, unchanged: bool) -> None:
+        """Takes the optimizers' steps in float64 too: they are about to take theirs.
+
+        Args:
+            unchanged: Whether they are about to be given the gradient of backward as it was.
+        """
         if self._exact:
             try:
-                self._exact.update(self._optimizers, self._model)
+                self._exact.update(self._optimizers, self._model, unchanged=unchanged)
             except OracleUnavailable as error:
                 self._missing = str(error)
 
@@ -102,26 +151,26 @@ class MeasuredSteps:
         exact, self._exact = self._exact, None
         if exact is None:
             return
-        # Absent where the optimizer could not be copied, or was given another gradient than that of backward.
-        if "param" in exact.values:
-            self._values["param"] = [on_host(parameter) for parameter in self._model.parameters()]
+        taken, right = self._taken, dict(exact.values)
+        taken.keep("param", list(self._model.parameters()))
+        # Absent where the optimizer could not be copied.
+        if exact.own_update is not None:
+            taken.values["update"], taken.units["update"] = exact.own_difference(self._model), taken.units["param"]
+            right["update"] = exact.own_update
         try:
-            errors = relative_errors(self._values, exact.values)
+            errors = relative_errors(taken, right)
         except ValueError as error:  # shapes, or numbers of tensors, differ
             self._missing = f"the model in float64 gives another output: {error}"
             return
-        if missing := strange(errors):
+        if missing := strange(errors, taken.units):
             self._missing = missing
             return
-        # torch.compile puts `_orig_mod.` into the names of parameters: without it a compiled loop has the names of a
-        # plain one.
-        names = {
-            quantity: [name and name.replace("_orig_mod.", "") for name in each]
-            for quantity, each in tensor_names(self._model, self._output).items()
-        }
-        spread = partial(spread_of, exact.take, exact.values, unit=unit_of(self._model))
+        names = tensor_names(self._model, self._output)
         try:
-            self._errors += step_errors(step, names, errors, exact.values, spread)
+            with _announced("the spread of a step"):
+                self._errors += step_errors(
+                    step, names, errors=errors, units=taken.units, exact=exact.values, take=exact.take
+                )
         except OracleUnavailable as error:
             self._missing = str(error)
 
@@ -130,3 +179,31 @@ class MeasuredSteps:
         found = self._errors, self._missing
         self._errors, self._missing = [], None
         return found
+
+
+@contextlib.contextmanager
+def _announced(what: str) -> Iterator[None]:
+    """Says on stderr what the loop waits for, if the block takes long."""
+
+    def announce() -> None:
+        sys.stderr.write(
+            f"parity: taking {what} of this loop in float64 on the CPU, to see what rounding explains; "
+            "the loop goes on after it\n"
+        )
+
+    timer = threading.Timer(ANNOUNCED_S, announce)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _drops_out(model: torch.nn.Module) -> bool:
+    """Whether a module of the model has a setting for dropout that is not zero."""
+    return any(
+        isinstance(value, float) and value > 0 and (name == "p" or "drop" in name)
+        for module in model.modules()
+        for name, value in vars(module).items()
+    )

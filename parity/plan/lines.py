@@ -73,12 +73,25 @@ SUSPICIOUS_DEVICE = Line(
     "error from which on the causes of a device's error are looked for",
     "Half of the line of devices, so that every tensor beyond that line has been looked into.",
 )
+OFF = Line(
+    1000.0,
+    "times what rounding explains",
+    "error of a baseline from which on it does not compute what was taken in float64",
+    "Right steps, and steps whose output is as far off, were seen at 20 times at most; a loss divided by 4 at 1e7 "
+    "times, an L2 term of 1e-2 that the criterion lacks at 1e5 times.",
+)
 STRANGE = Line(
-    1e5,
-    "u",
+    6e-3,
+    "relative",
     "largest distance of an output from its float64 step that can still be the same step",
-    "The largest error of an output that was seen in the same step is 72,000 u, with products in bfloat16. "
-    "In another step the error is about as large as the output itself, which is 2**24 u in float32.",
+    "The largest error of a float32 output that was seen in the same step is 4.3e-3, with products in bfloat16. "
+    "In another step the error is about as large as the output itself.",
+)
+STRANGE_U = Line(
+    64.0,
+    "u",
+    "the same for outputs of narrow dtypes, whichever of the two is larger",
+    "Chosen: 0.25 in bfloat16, between its rounding in a deep model and the output itself.",
 )
 
 # Runs of different days
@@ -99,12 +112,26 @@ CHANGED_NORM = Line(
     "A norm in float32 may be off by `NORM_ERROR`, which is 6e-5; the next power of ten above it.",
 )
 SAME_FUNCTION = Line(
+    1e-10,
+    "relative",
+    "largest distance in float64, of all tensors of a quantity, of first steps that compute the same function",
+    "Right implementations were seen at 4e-13 at most; tanh for erf in GELU, an attention scale off by 1.001, decay of "
+    "the wrong parameters and eps inside the root at 2e-7 to 9e-6.",
+)
+ROUNDED_CONSTANT = Line(
+    2.0**-24,
+    "relative",
+    "largest distance of such steps that a constant explains which one of them rounds to float32",
+    "The unit roundoff of float32: a scale that is computed in float32 is off by as much. No wrong function was seen "
+    "below 2e-7.",
+)
+SAME_NORM_OF_FUNCTION = Line(
     1e-5,
     "relative",
-    "largest distance of norms in float64 of the first step that computes the same function",
-    "Measured on the reference experiment, 5 seeds, each initial parameter moved to a neighbouring float32: norms move "
-    "by 4e-7 at most (a parameter gradient; output and output gradient by 2e-10). 25 times that. A function that "
-    "differs by less is not seen here.",
+    "largest distance, beside the whole, of norms in float64 of the first step that computes the same function",
+    "For initial parameters that are not equal to the bit. Measured on the reference experiment, 5 seeds, each initial "
+    "parameter moved to a neighbouring float32: norms move by 4e-7 at most (a parameter gradient; output and output "
+    "gradient by 2e-10). 25 times that. A function that differs by less is not seen here.",
 )
 SAME_NORMS = Line(
     1e-6,
@@ -112,6 +139,104 @@ SAME_NORMS = Line(
     "largest distance of the norms of initial parameters that are the same but for their last bits",
     "Parameters that each differ by one neighbouring number have norms that differ by 2 u at most, 1.2e-7 in float32 "
     "(measured on the reference experiment: 1.0e-7). 8 times that.",
+)
+
+SAME_SETTING = Line(
+    1e-6,
+    "relative",
+    "largest distance of two settings of an optimizer that are the same number",
+    "A rate that is kept as a float32 tensor is off by 6e-8 at most; rates that are meant to differ, differ by more.",
+)
+
+# Two runs where they part from equal bits, and after that
+
+PARTING_OUTPUT = Line(
+    256.0,
+    "u",
+    "largest distance of outputs of equal parameters and inputs that rounding can explain without a float64 step",
+    "Right pairs were seen at 0.4 to 20 u (threads, channels_last, compiled, attention), wrong ones at 6e-3 and more.",
+)
+PARTING_OUTPUT_GRAD = Line(
+    64.0,
+    "u",
+    "largest distance of output gradients of equal outputs that rounding can explain without an audit",
+    "Right losses were seen at 0.4 to 2 u, right cross-entropies at up to 20 u; 4 times `GRADIENT` at its least.",
+)
+PARTING_PARAM_GRAD = Line(
+    512.0,
+    "u",
+    "largest distance of parameter gradients, beside all of them, that rounding can explain without a float64 step",
+    "Right convolutions in channels_last were seen at 71 to 97 u from float64, so at up to 200 u from each other.",
+)
+PARTING_UPDATE = Line(
+    256.0,
+    "u",
+    "largest distance of updates from equal gradients and states that rounding can explain, beside that of the sum",
+    "An optimizer has a few operations for each element: fused, foreach and loop implementations were seen at 0 to "
+    "4 u. A weight decay of the wrong group is at 5e-4 and more.",
+)
+PARTING_SUM = Line(
+    16.0,
+    "u of the parameter",
+    "largest rounding of a parameter to which its update is added",
+    "One rounding of each of two results is 2 u at most; 8 times that.",
+)
+PARTING_BUFFER = Line(
+    256.0,
+    "u",
+    "largest distance of buffers that rounding can explain",
+    "A running mean is a sum over a batch: right pairs were seen at 0 to 3 u, another momentum at 1e-2 and more.",
+)
+FAR = Line(
+    1e-3,
+    "relative",
+    "distance of a parting quantity from which on no rounding explains it, whatever a float64 step says",
+    "Right pairs part at 1e-7 to 1e-5; the bugs that were tried at 6e-3 to 2. In narrow dtypes at least `FAR_NARROW`.",
+)
+FAR_NARROW = Line(
+    32.0,
+    "u",
+    "the same in units of rounding",
+    "In bfloat16 32 u is 0.125: right attentions were seen at up to 3 u.",
+)
+JUMP = Line(
+    30.0,
+    "times the largest distance of the steps before",
+    "jump of a distance that the growth of rounding explains",
+    "Over all tensors, right pairs were seen at up to 8 where the distance was above `JUMP_FLOOR`; late faults at 700 "
+    "and more.",
+)
+JUMP_FLOOR = Line(
+    3e-3,
+    "relative",
+    "distance below which a jump is not looked at",
+    "A learning rate that is 1 % off moves the update by 1e-2, other late faults by more.",
+)
+JUMP_GRADIENT = Line(
+    0.03,
+    "relative",
+    "the same for the gradient of the parameters, in which a kink of the model may show",
+    "One unit of a ReLU that flips for one row of a batch moved the gradient of the classifier (256 rows) by 1.6e-4, "
+    "340 times the distance before; in a convolutional net with 16 rows by 8e-3. Half of a layer's is at 0.1.",
+)
+JUMP_FOLLOWS = Line(
+    10.0,
+    "times",
+    "largest ratio of an update's distance to that of its gradient where the gradient jumps",
+    "An update from a gradient that a kink has moved is as far off as the gradient (seen: 1.0 times).",
+)
+NOISE = Line(
+    1e-2,
+    "relative",
+    "distance of a gradient beside itself from which on it is nothing but rounding",
+    "A bias before a batch norm, whose gradient is zero but for rounding, was seen at 0.3 to 2, other tensors below "
+    "1e-3 until the runs have drifted apart.",
+)
+JUMP_WINDOW = Line(
+    20.0,
+    "steps",
+    "number of steps before a step whose largest distance its own is compared with",
+    "DESIGN.md, section 7.",
 )
 
 # The loss contract, on a few rows

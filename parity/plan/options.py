@@ -1,12 +1,14 @@
 """The options of `python -m parity.run`."""
 
 import argparse
+import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from parity.plan.device import EACH, GRAMMAR
+from parity.plan.numbers import RULES, Rule, allows
 from parity.plan.task_spec import TASKS
 from parity.plan.trial import EPOCHS
 
@@ -73,20 +75,20 @@ def _add_trials(add: _Add) -> None:
         "--seed",
         nargs="+",
         action="extend",
-        type=_whole,
+        type=_number("seed"),
         metavar="N",
         help="the seeds; every trial is trained with each of them (default: 0)",
     )
     add(
         "--replicas",
-        type=_positive,
+        type=_number("replicas"),
         default=1,
         metavar="N",
         help="train each trial N times, to see whether it repeats itself (default: %(default)s)",
     )
     add(
         "--noise",
-        type=_whole,
+        type=_number("noise"),
         default=0,
         metavar="N",
         help="train the baseline N more times with its output gradient randomly rounded by 1 ulp at each step, to see "
@@ -104,23 +106,28 @@ def _add_trials(add: _Add) -> None:
 def _add_training(add: _Add) -> None:
     add(
         "--epochs",
-        type=_positive,
+        type=_number("epochs"),
         default=EPOCHS,
         metavar="N",
         help="number of passes over the data (default: %(default)s)",
     )
-    add("--steps", type=_positive, metavar="N", help="stop after N optimizer steps in all (default: train every epoch)")
+    add(
+        "--steps",
+        type=_number("steps"),
+        metavar="N",
+        help="stop after N optimizer steps in all (default: train every epoch)",
+    )
     add(
         "--batch-size",
-        type=_positive,
+        type=_number("batch_size"),
         default=256,
         metavar="N",
         help="number of rows in a batch (default: %(default)s)",
     )
-    add("--lr", type=_rate, default=1e-3, metavar="X", help="learning rate (default: %(default)s)")
+    add("--lr", type=_number("lr"), default=1e-3, metavar="X", help="learning rate (default: %(default)s)")
     add(
         "--audit-every",
-        type=_whole,
+        type=_number("audit_every"),
         default=1,
         metavar="N",
         help="check the loss and its gradient against a float64 reference at every Nth step, at the first and the last "
@@ -214,25 +221,29 @@ def add_format(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def _number(name: str) -> Callable[[str], Any]:
+    """The parser of an option whose number `numbers.RULES` has a rule for."""
+    return functools.partial(_parse, rule=RULES[name])
+
+
 def _positive(text: str) -> int:
     """Parses a whole number of at least 1."""
-    return _whole(text, least=1)
-
-
-def _whole(text: str, *, least: int = 0) -> int:
-    """Parses a whole number of at least `least`."""
-    # `int` alone would also take "1_000", " 1" and the digits of other scripts.
-    if not (text.isascii() and text.isdigit()) or int(text) < least:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
-    return int(text)
+    return int(_parse(text, rule=Rule(1, "")))
 
 
 def _rate(text: str) -> float:
     """Parses a finite number greater than 0."""
+    return float(_parse(text, rule=Rule(None, "")))
+
+
+def _parse(text: str, *, rule: Rule) -> int | float:
+    """Parses a number that the rule allows."""
     try:
-        number = float(text)  # takes "inf" and "nan" as well
+        # `int` alone would also take "1_000", " 1" and the digits of other scripts; `float` takes "inf" and "nan" too,
+        # which no rule allows.
+        number = float(text) if rule.least is None else int(text) if text.isascii() and text.isdigit() else math.nan
     except ValueError:
         number = math.nan
-    if not (math.isfinite(number) and number > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number greater than 0")
+    if not allows(rule, number):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {rule.allowed}")
     return number

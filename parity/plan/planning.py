@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from parity.ground.errors import Trouble
 from parity.plan.device import Device
+from parity.plan.numbers import checked
 from parity.plan.trial import Settings, Trial
 from parity.plan.user_code import CodeSpec
 
@@ -37,8 +38,12 @@ def make_settings(
         The settings, with as many steps as the run will have.
 
     Raises:
-        Trouble: The batch is larger than the data.
+        Trouble: A number is not allowed, or the batch is larger than the data.
     """
+    # Here and in `plan`, through which the command and Python's calls both come.
+    batch_size, epochs, lr = checked("batch_size", batch_size), checked("epochs", epochs), checked("lr", lr)
+    steps = None if steps is None else checked("steps", steps)
+    audit_every = checked("audit_every", audit_every)
     if batch_size > rows:
         raise Trouble(
             f"--batch-size {batch_size} is larger than the data, which has {rows} rows. Choose at most {rows}."
@@ -84,8 +89,13 @@ def plan(
         loss comes on the baseline device before the others, which take its shared steps.
 
     Raises:
-        Trouble: A seed is given twice.
+        Trouble: A number is not allowed, a seed is given twice, or there is no seed or device.
     """
+    seeds = [checked("seed", seed) for seed in seeds]
+    replicas, noise = checked("replicas", replicas), checked("noise", noise)
+    for name, given in (("seed", seeds), ("device", devices)):
+        if not given:
+            raise Trouble(f"{name}={given!r} names none, and without one nothing is trained. Give at least one.")
     if len(set(seeds)) < len(seeds):
         raise Trouble(f"--seed {' '.join(map(str, seeds))} names a seed twice. To repeat trials, use --replicas.")
     # The contract of a loss depends on neither seed nor replica; it compares the loss with the baseline.

@@ -114,12 +114,14 @@ class Found:
         table: Name of the table in `tables.EVIDENCE`.
         rows: Rows of that table, without the trial's name.
         missing: Why there are no steps from the baseline device's states, or fewer than planned; else None.
+        progress: How far a long search has come, for whoever watches the run; "" for nothing to say.
     """
 
     trial: str
     table: str
     rows: tuple[dict[str, Any], ...]
     missing: str | None = None
+    progress: str = ""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pyarrow as pa
 from parity.ground.errors import Trouble
 from parity.plan.trial import Trial
 from parity.store import storage
-from parity.store.events import Advanced, Began, Ended, Event, Restarted, Saved
+from parity.store.events import Advanced, Began, Ended, Event, Found, Restarted, Saved
 from parity.store.journal import JOURNAL, Journal
 from parity.store.kept_trial import KeptTrial, planned_record
 from parity.store.position import Position, SharedSteps
@@ -108,6 +108,9 @@ class Gatherer:
                 # Another class of hardware says nothing against states: those saved on it can be used later.
                 event = Restarted(event.trial, reason, 0, time.time(), portable=isinstance(event, Began))
             self._apply(event, self._journal.add(event))
+            # Here rather than in `_apply`: of a run that is continued, it was said before.
+            if isinstance(event, Found) and event.progress:
+                self._progress.say(f"{event.trial}: {event.progress}")
         # Once for all events: syncing is what costs time.
         self._journal.sync()
         # Only now: until the journal says that the newer state counts, a killed driver needs the older one.

@@ -7,13 +7,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from parity.ground.errors import Trouble
-from parity.store import storage
+from parity.store import storage, trace
 from parity.store.files import write_bytes, writing
 from parity.store.schema import SCHEMA_NUMBER
 from parity.store.storage import StoragePath
 
 # Columns added after the first release: older runs lack them, and are read with nulls.
-LATER_COLUMNS = frozenset({"step_grad_norm", "optimizer", "initial_norms"})
+LATER_COLUMNS = trace.LATER_COLUMNS | {
+    *("optimizer", "initial_norms", "initial_digests", "first_step", "param_shapes", "buffer_names"),
+    *("output_names", "output_dtype", "param_dtypes", "whole_error_u", "baseline_whole_error_u"),
+    *("candidate_whole_error_u", "unit", "exact_sketch"),
+}
 
 
 def write_table(path: StoragePath, table: pa.Table) -> None:

@@ -8,10 +8,10 @@ from typing import Any, Literal, TypeAlias
 
 from parity.ground.errors import FailureOfTrial
 
-# How a trial that has ended has ended.
-EndStatus: TypeAlias = Literal["complete", "failed"]
+# How a trial that has ended has ended: a recording may end before its loop.
+EndStatus: TypeAlias = Literal["complete", "failed", "interrupted"]
 # The status of a trial in trials.parquet: "planned" before its first step, "interrupted" if it began and did not end.
-TrialStatus: TypeAlias = Literal["planned", "interrupted"] | EndStatus
+TrialStatus: TypeAlias = Literal["planned"] | EndStatus
 # What ended a trial that failed: its own code, the loss of its process ("died", "hung"; "memory" if its node ran out of
 # memory), or "node" if no node could run it.
 Failure: TypeAlias = FailureOfTrial | Literal["died", "hung", "memory", "node"]

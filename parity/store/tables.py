@@ -7,13 +7,15 @@ import pyarrow as pa
 from parity.store.schema import NAME, column, describe_table
 from parity.store.trace import STEP
 
+# The quantities that are checked against float64, in the order in which a step computes them.
+CHECKED = ("output", "loss", "output_grad", "param_grad", "update", "param")
 _TENSOR = column("tensor", NAME, "name of the parameter; null for a quantity that is one tensor")
-# What was checked against float64, and how far float64 itself moves with the parameters.
+# What was checked against float64, and how far random rounding moves float64 itself.
 _CHECKED = (STEP, column("quantity", NAME, "the quantity that was checked against float64"), _TENSOR)
 _SPREAD = column(
     "spread_u",
     pa.float64(),
-    "the same distance between float64 steps from slightly moved parameters; null if not computed",
+    "the same distance of float64 steps with random rounding from the one without; null if not computed",
     unit="u",
 )
 
@@ -33,6 +35,19 @@ SHARED_STEPS = describe_table(
             "candidate_error_u",
             pa.float64(),
             "error of the candidate: ||c - x|| / (u ||x||), with x from float64",
+            unit="u",
+        ),
+        column(
+            "baseline_whole_error_u",
+            pa.float64(),
+            "error of the first device beside the whole: ||b - x|| / (u ||X||), with X all tensors of the quantity; "
+            "null in older runs",
+            unit="u",
+        ),
+        column(
+            "candidate_whole_error_u",
+            pa.float64(),
+            "error of the candidate beside the whole: ||c - x|| / (u ||X||); null in older runs",
             unit="u",
         ),
         _SPREAD,
@@ -58,11 +73,25 @@ STEP_ERRORS = describe_table(
         column(
             "error_u",
             pa.float64(),
-            "error of the trial: ||b - x|| / (u ||x||), with x from float64 and the same state",
+            "error of the trial: ||b - x|| / (u ||x||), with x from float64 and the same state (for an update: and the "
+            "same gradient)",
+            unit="u",
+        ),
+        column(
+            "whole_error_u",
+            pa.float64(),
+            "error beside the whole: ||b - x|| / (u ||X||), with X all tensors of the quantity; null in older runs",
             unit="u",
         ),
         _SPREAD,
+        column("unit", pa.float64(), "the unit roundoff u of the tensor's dtype; null in older runs"),
         column("exact_norm", pa.float64(), "norm of the tensor in float64; NaN if the tensor is missing"),
+        column(
+            "exact_sketch",
+            pa.list_(pa.float64()),
+            "sketch of the tensor in float64, by which two runs are compared; null if the tensor is missing, and in "
+            "older runs",
+        ),
     ],
 )
 

@@ -4,14 +4,25 @@ Letters: P parameter tensors of the model.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from parity.store.schema import NAME, column, describe_table
 
-# What is compared in a step, in the order in which it is computed.
-QUANTITIES = ("input", "output", "loss", "output_grad", "param_grad", "param")
+# What is compared in a step bit for bit, in the order in which it is computed.
+QUANTITIES = (
+    *("state", "input", "output", "loss", "output_grad", "target_grad", "param_grad", "step_grad", "param", "buffer"),
+)
+# Quantities that runs of earlier versions lack; null where nobody looked.
+LATER_QUANTITIES = ("state", "target_grad", "step_grad", "buffer")
+# Quantities whose tensors have a norm and a sketch at each step, in the order of computation. The update is what the
+# step added to each parameter.
+SKETCHED_QUANTITIES = ("output", "output_grad", "target_grad", "param_grad", "step_grad", "update", "buffer")
+# Number of sums in the sketch of a tensor.
+SKETCH_SUMS = 8
 # Columns that show where two traces first differ.
 DIGESTS = [f"{quantity}_digest" for quantity in QUANTITIES]
 # Quantities with one tensor for each parameter, whose digests are also stored one by one.
@@ -20,6 +31,8 @@ TENSOR_QUANTITIES = ("param_grad", "param")
 NORMED_QUANTITIES = ("output_grad", "param_grad")
 # What the audit measures, in the order in which `audit.errors` returns it; null where a step was not audited.
 AUDIT_COLUMNS = ("grad_error_u", "loss_error_u", "grad_ratio")
+# The random generators whose states are stored, in this order.
+GENERATORS = ("torch", "numpy", "python", "cuda", "mps")
 STEP = column("step", pa.int64(), "optimizer step, from 0")
 # Where a step stands in the training.
 PLACE = (
@@ -27,8 +40,27 @@ PLACE = (
     column("epoch", pa.int32(), "epoch, from 0"),
     column("batch", pa.int32(), "number of the batch in its epoch, from 0"),
 )
+_SKETCH_COLUMNS = tuple(f"{quantity}_{kind}" for quantity in SKETCHED_QUANTITIES for kind in ("norms", "sketches"))
+_LATER_DIGESTS = tuple(f"{quantity}_digest" for quantity in LATER_QUANTITIES)
+# Columns that were added after the first release; null in older runs.
+LATER_COLUMNS = frozenset(
+    {
+        *("step_grad_norm", "settings", "state_counts", "generator_digests", "buffer_digests"),
+        *_LATER_DIGESTS,
+        *_SKETCH_COLUMNS,
+    }
+)
 # Columns that may be null.
-_NULLABLE = (*AUDIT_COLUMNS, "step_grad_norm")
+_NULLABLE = (*AUDIT_COLUMNS, *LATER_COLUMNS)
+_SKETCHED_MEANINGS = {
+    "output": "output",
+    "output_grad": "output gradient",
+    "target_grad": "target gradient",
+    "param_grad": "parameter gradient",
+    "step_grad": "gradient that the optimizer received; null if it is the parameter gradient, or not observed",
+    "update": "parameters, less those after the previous step",
+    "buffer": "buffers",
+}
 SCHEMA = describe_table(
     "an optimizer step of a trial",
     [
@@ -53,12 +85,35 @@ SCHEMA = describe_table(
             pa.float64(),
             "L2 norm of the gradient that the optimizer received, after any clipping; null if not observed",
         ),
+        column("settings", NAME, "settings of the optimizers and modes of the model in this step, as JSON"),
+        column(
+            "state_counts",
+            pa.list_(pa.int64()),
+            "for each optimizer: number of parameters with a state, and the least and largest step counter in it",
+        ),
+        column("state_digest", pa.uint64(), "XXH3 digest of the optimizers' state before their step"),
+        column(
+            "generator_digests",
+            pa.list_(pa.uint64()),
+            f"XXH3 digest of the states of the generators before the step: {', '.join(GENERATORS)}",
+        ),
         column("input_digest", pa.uint64(), "XXH3 digest of the batch and the target"),
         column("output_digest", pa.uint64(), "XXH3 digest of the output"),
         column("loss_digest", pa.uint64(), "XXH3 digest of the loss"),
         column("output_grad_digest", pa.uint64(), "XXH3 digest of the gradient of the loss with respect to the output"),
+        column(
+            "target_grad_digest",
+            pa.uint64(),
+            "XXH3 digest of the gradient of the loss with respect to the target; 0 if it requires none",
+        ),
         column("param_grad_digest", pa.uint64(), "XXH3 digest of param_grad_digests"),
+        column(
+            "step_grad_digest",
+            pa.uint64(),
+            "XXH3 digest of the gradient of each parameter that the optimizer received; null if not observed",
+        ),
         column("param_digest", pa.uint64(), "XXH3 digest of param_digests"),
+        column("buffer_digest", pa.uint64(), "XXH3 digest of buffer_digests"),
         column(
             "param_grad_digests",
             pa.list_(pa.uint64()),
@@ -66,6 +121,21 @@ SCHEMA = describe_table(
         ),
         column(
             "param_digests", pa.list_(pa.uint64()), "XXH3 digest of each parameter after the step, in the model's order"
+        ),
+        column(
+            "buffer_digests", pa.list_(pa.uint64()), "XXH3 digest of each buffer after the step, in the model's order"
+        ),
+        *(
+            field
+            for quantity, meaning in _SKETCHED_MEANINGS.items()
+            for field in (
+                column(f"{quantity}_norms", pa.list_(pa.float32()), f"L2 norm of each tensor of the {meaning}"),
+                column(
+                    f"{quantity}_sketches",
+                    pa.list_(pa.float32()),
+                    f"{SKETCH_SUMS} signed sums of each tensor of the {meaning}",
+                ),
+            )
         ),
         column(
             "grad_error_u",
@@ -89,12 +159,12 @@ SCHEMA = describe_table(
 )
 
 
-def make_table(columns: Mapping[str, np.ndarray], *, names: Mapping[str, str], rows: int) -> pa.Table:
+def make_table(columns: Mapping[str, np.ndarray | list[Any]], *, names: Mapping[str, str], rows: int) -> pa.Table:
     """Builds a trace from arrays.
 
     Args:
-        columns: Values by column: dtype[rows], or uint64[rows, P] for a list column. A nullable column may be missing,
-            and its NaNs become nulls.
+        columns: Values by column: dtype[rows], or dtype[rows, N] for a list column. A nullable column may be missing;
+            its NaNs become nulls, and so do the masked values of a masked array and the Nones of a list.
         names: The one value of each column of names.
         rows: Number of steps.
 
@@ -105,14 +175,30 @@ def make_table(columns: Mapping[str, np.ndarray], *, names: Mapping[str, str], r
     for field in SCHEMA:
         if field.name in names:
             arrays.append(_constant(names[field.name], rows))
-        elif field.name in _NULLABLE and field.name not in columns:
+            continue
+        if field.name in _NULLABLE and field.name not in columns:
             arrays.append(pa.nulls(rows, field.type))
-        elif field.name in _NULLABLE:
-            arrays.append(_array(columns[field.name], field.type, valid=~np.isnan(columns[field.name])))
+            continue
+        values = columns[field.name]
+        if isinstance(values, list):
+            arrays.append(_from_list(values, field.type))
+        elif isinstance(values, np.ma.MaskedArray):
+            # A list is masked as a whole.
+            masked = np.ma.getmaskarray(values)
+            arrays.append(_array(values.data, field.type, valid=~(masked[:, 0] if masked.ndim > 1 else masked)))
+        elif field.name in AUDIT_COLUMNS or field.name == "step_grad_norm":
+            arrays.append(_array(values, field.type, valid=~np.isnan(values)))
         else:
-            arrays.append(_array(columns[field.name], field.type))
+            arrays.append(_array(values, field.type))
     # The meanings of the columns are stored once in a file, and not sent with each chunk of a trace.
     return pa.Table.from_arrays(arrays, schema=SCHEMA.remove_metadata())
+
+
+def _from_list(values: list[Any], kind: pa.DataType) -> pa.Array:
+    """An Arrow array of values that are no array: names, lists of several lengths, or nothing but nulls."""
+    if pa.types.is_dictionary(kind):
+        return pa.array(values, kind.value_type).dictionary_encode()
+    return pa.array([value.tolist() if isinstance(value, np.ndarray) else value for value in values], kind)
 
 
 def _array(values: np.ndarray, kind: pa.DataType, *, valid: np.ndarray | None = None) -> pa.Array:
@@ -123,12 +209,15 @@ def _array(values: np.ndarray, kind: pa.DataType, *, valid: np.ndarray | None = 
         rows, width = values.shape
         offsets = np.arange(0, rows * width + 1, width, dtype=np.int32) if width else np.zeros(rows + 1, np.int32)
         child = _array(np.ascontiguousarray(values).reshape(-1), kind.value_type)
-        return pa.Array.from_buffers(kind, rows, [None, pa.py_buffer(offsets)], children=[child])
+        return pa.Array.from_buffers(kind, rows, [_validity(valid), pa.py_buffer(offsets)], children=[child])
     # Arrow keeps validity and booleans as bits, the first in the lowest.
     values = np.ascontiguousarray(values, dtype=kind.to_pandas_dtype())
-    validity = None if valid is None else pa.py_buffer(np.packbits(valid, bitorder="little"))
     content = np.packbits(values, bitorder="little") if pa.types.is_boolean(kind) else values
-    return pa.Array.from_buffers(kind, len(values), [validity, pa.py_buffer(content)])
+    return pa.Array.from_buffers(kind, len(values), [_validity(valid), pa.py_buffer(content)])
+
+
+def _validity(valid: np.ndarray | None) -> pa.Buffer | None:
+    return None if valid is None else pa.py_buffer(np.packbits(valid, bitorder="little"))
 
 
 def _constant(name: str, rows: int) -> pa.Array:
@@ -152,6 +241,7 @@ def first_difference(baseline: pa.Table, candidate: pa.Table) -> int | None:
     steps = min(len(baseline), len(candidate))
     differs = np.zeros(steps, bool)
     for name in DIGESTS:
-        left, right = (side[name].to_numpy()[:steps] for side in (baseline, candidate))
+        # A digest that nobody took is null on both sides.
+        left, right = (pc.fill_null(side[name], 0).to_numpy()[:steps] for side in (baseline, candidate))
         differs |= left != right
     return int(np.argmax(differs)) if differs.any() else None

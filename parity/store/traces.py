@@ -125,8 +125,9 @@ class Traces(Mapping[str, pa.Table]):
                 raise Trouble(f"{path} is damaged: it holds rows of other trials than {record.trial}.")
             if not alone:
                 table = table.filter(pc.equal(table["trial"], record.trial))
-            if "step" in names and table["step"].to_pylist() != list(range(rows, rows + len(table))):
-                raise Trouble(f"{path} is damaged: its steps are not 0, 1, 2 and so on.")
+            begin = (record.first_step or 0) + rows
+            if "step" in names and table["step"].to_pylist() != list(range(begin, begin + len(table))):
+                raise Trouble(f"{path} is damaged: its steps are not {record.first_step or 0} and so on, one by one.")
             rows += len(table)
             yield table.select(names)
         if rows != record.rows:

@@ -45,6 +45,9 @@ class TrialRecord:
     # Known only once the trial trains, so the fields have defaults from here on.
     status: Annotated[TrialStatus, Column(NAME, "planned, complete, failed or interrupted")] = "planned"
     rows: Annotated[int, Column(pa.int64(), "number of steps in the trace")] = 0
+    first_step: Annotated[
+        int | None, Column(pa.int64(), "number of the trace's first step; null in runs of earlier versions: 0")
+    ] = 0
     failed_step: Annotated[
         int | None, Column(pa.int64(), "the step that failed; null if none did, or if not known")
     ] = None
@@ -71,6 +74,23 @@ class TrialRecord:
     initial_norms: Annotated[
         list[float] | None, Column(pa.list_(pa.float64()), "L2 norm of each parameter tensor before the first step")
     ] = None
+    initial_digests: Annotated[
+        list[int] | None, Column(pa.list_(pa.uint64()), "XXH3 digest of each parameter tensor before the first step")
+    ] = None
+    param_shapes: Annotated[
+        list[str] | None, Column(pa.list_(pa.string()), 'shape of each parameter tensor, as in "128x784"')
+    ] = None
+    param_dtypes: Annotated[list[str] | None, Column(pa.list_(pa.string()), "dtype of each parameter tensor")] = None
+    buffer_names: Annotated[
+        list[str] | None,
+        Column(pa.list_(pa.string()), "names of the buffers, and of what else was to be compared as they are"),
+    ] = None
+    output_names: Annotated[
+        list[str | None] | None, Column(pa.list_(pa.string()), "names of the parts of the output; null for one tensor")
+    ] = None
+    output_dtype: Annotated[str | None, Column(NAME, "dtype of the output; of several, the one with the largest u")] = (
+        None
+    )
     audit_error: Annotated[str | None, Column(pa.string(), "why the trial was not audited; null if it was")] = None
     shared_error: Annotated[
         str | None, Column(pa.string(), "why steps from the baseline device's states are missing; null if none are")

@@ -1,4 +1,7 @@
-"""What a model gives and a loss takes: a tensor, or a tree of tensors (tuples, lists and dicts, nested as needed).
+"""What a model gives and a loss takes: a tensor, or a tree of tensors, nested as needed.
+
+A tree is made of tuples, lists, mappings and dataclasses (such as the outputs of transformers), and of whatever is
+registered with torch's pytree.
 
 The *parts* of a tree are its floating-point tensors, in the order of the tree: a loss has a gradient for each of them.
 Other tensors (labels, masks) and leaves that are not tensors belong to the tree, and have no gradient.
@@ -9,7 +12,9 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -28,7 +33,7 @@ def tensors(outputs: Outputs) -> list[torch.Tensor]:
     """All tensors, in the order of the tree."""
     if isinstance(outputs, torch.Tensor):
         return [outputs]
-    return [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, torch.Tensor)]
+    return [leaf for _, leaf in _flattened(outputs)[0] if isinstance(leaf, torch.Tensor)]
 
 
 def parts(outputs: Outputs) -> list[torch.Tensor]:
@@ -44,16 +49,16 @@ def part_names(outputs: Outputs) -> list[str | None]:
     """
     if isinstance(outputs, torch.Tensor):
         return [None]
-    # In the same order as `parts`: both walk the tree by pytree and keep the same leaves.
-    leaves, _ = pytree.tree_flatten_with_path(outputs)
-    return [".".join(map(_key, path)) for path, leaf in leaves if _is_part(leaf)]
+    # In the same order as `parts`: both walk the same leaves.
+    return [".".join(path) for path, leaf in _flattened(outputs)[0] if _is_part(leaf)]
 
 
 def map_tensors(function: Callable[[torch.Tensor], torch.Tensor], outputs: Outputs) -> Outputs:
     """The same tree with the function applied to each tensor; leaves that are not tensors stay as they are."""
     if isinstance(outputs, torch.Tensor):
         return function(outputs)
-    return pytree.tree_map(lambda leaf: function(leaf) if isinstance(leaf, torch.Tensor) else leaf, outputs)
+    leaves, rebuild = _flattened(outputs)
+    return rebuild(function(leaf) if isinstance(leaf, torch.Tensor) else leaf for _, leaf in leaves)
 
 
 def with_parts(outputs: Outputs, replacements: Sequence[torch.Tensor]) -> Outputs:
@@ -62,12 +67,13 @@ def with_parts(outputs: Outputs, replacements: Sequence[torch.Tensor]) -> Output
     Raises:
         ValueError: The tree has another number of parts.
     """
-    leaves, shape = pytree.tree_flatten(outputs)
+    named, rebuild = _flattened(outputs)
+    leaves = [leaf for _, leaf in named]
     places = [index for index, leaf in enumerate(leaves) if _is_part(leaf)]
     # strict, so that another number of tensors raises.
     for index, replacement in zip(places, replacements, strict=True):
         leaves[index] = replacement
-    return pytree.tree_unflatten(leaves, shape)
+    return rebuild(iter(leaves))
 
 
 def rows_of(outputs: Outputs) -> int:
@@ -102,11 +108,51 @@ def describe(outputs: Outputs) -> str:
     """
     if isinstance(outputs, torch.Tensor):
         return f"{str(outputs.dtype).removeprefix('torch.')}{list(outputs.shape)}"
-    if isinstance(outputs, dict):
+    if isinstance(outputs, Mapping):
         return "{" + ", ".join(f"{key}: {describe(value)}" for key, value in outputs.items()) + "}"
     if isinstance(outputs, tuple | list):
         return "(" + ", ".join(map(describe, outputs)) + ")"
     return type(outputs).__name__
+
+
+def _flattened(outputs: Outputs) -> tuple[list[tuple[tuple[str, ...], Any]], Callable[[Iterator[Any]], Outputs]]:
+    """The leaves of a tree with their paths, and a function that makes the same tree of other leaves, in order."""
+    leaves, shape = pytree.tree_flatten_with_path(outputs)
+    found: list[tuple[tuple[str, ...], Any]] = []
+    makers: list[Callable[[Iterator[Any]], Any]] = []
+    for path, leaf in leaves:
+        before = tuple(map(_key, path))
+        fields = _fields(leaf)
+        if fields is None:
+            found.append((before, leaf))
+            makers.append(next)
+        else:
+            # A leaf to pytree, which does not know its class.
+            inner, rebuild = _flattened(fields)
+            found += [(before + names, each) for names, each in inner]
+            makers.append(lambda others, leaf=leaf, rebuild=rebuild: _with_fields(leaf, rebuild(others)))  # type: ignore[misc]
+    return found, lambda others: pytree.tree_unflatten([make(others) for make in makers], shape)
+
+
+def _fields(leaf: Any) -> dict[str, Any] | None:
+    """What a mapping or a dataclass holds, by name; None for anything else."""
+    if isinstance(leaf, Mapping):
+        return {str(name): value for name, value in leaf.items()}
+    if dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
+        return {each.name: getattr(leaf, each.name) for each in dataclasses.fields(leaf)}
+    return None
+
+
+def _with_fields(leaf: Any, values: dict[str, Any]) -> Any:
+    """A copy of a mapping or a dataclass with other values."""
+    made = copy.copy(leaf)
+    for name in [*leaf] if isinstance(leaf, Mapping) else values:
+        if isinstance(leaf, Mapping):
+            made[name] = values[str(name)]
+        else:
+            # Frozen dataclasses refuse an assignment, not this.
+            object.__setattr__(made, name, values[name])
+    return made
 
 
 def _is_part(leaf: object) -> bool:

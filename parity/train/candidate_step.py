@@ -1,24 +1,35 @@
 """The baseline's shared steps taken on a candidate's device, each compared with the same step in float64.
 
-u is the unit roundoff of the model's dtype (2**-24 for float32).
+u is the unit roundoff of a tensor's own dtype (2**-24 for float32).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 
 from parity.ground.errors import OracleUnavailable
-from parity.observe.float64_step import COMPARED, Values, each_error, relative_errors, tensor_names
-from parity.observe.low_precision import ROUNDINGS
+from parity.observe.float64_step import (
+    TakenStep,
+    TensorError,
+    Values,
+    each_error,
+    relative_errors,
+    spread_of,
+    tensor_names,
+)
+from parity.observe.low_precision import ROUNDINGS, RoundedProducts
 from parity.observe.observer import Observer
 from parity.plan import lines
 from parity.plan.trial import Trial
+from parity.store.tables import CHECKED
 from parity.store.trace import DIGESTS
-from parity.train.exact_step import exact_spread, exact_step, step_values
+from parity.train.exact_step import errors_of, exact_step, taken
 from parity.train.shared_step import SharedStep
 from parity.train.state import on_cpu, restore_state, take_state
 from parity.train.step import StepValues, Training, begin, take_step
@@ -35,7 +46,9 @@ class SharedError:
         baseline_error_u: ||b - x|| / (u ||x||) of the baseline's tensor b and its counterpart x in float64. For a step
             that only the candidate took (the first that differs), the largest over the steps that both took.
         candidate_error_u: ||c - x|| / (u ||x||) of the candidate's tensor c.
-        spread_u: The same between float64 steps from slightly moved parameters; None where it was not measured.
+        baseline_whole_error_u: ||b - x|| / (u ||X||), with X all tensors of the quantity; None where it is not known.
+        candidate_whole_error_u: ||c - x|| / (u ||X||).
+        spread_u: ||y - x|| / (u ||x||) of y from float64 steps with random rounding; None where it was not measured.
         repeated: Whether the candidate's step gave the bits of its own training; None where it was another step.
         rounding: The rounding of the factors of matrix products that explains the error, or None.
     """
@@ -45,6 +58,8 @@ class SharedError:
     tensor: str | None
     baseline_error_u: float
     candidate_error_u: float
+    baseline_whole_error_u: float | None
+    candidate_whole_error_u: float
     spread_u: float | None
     repeated: bool | None
     rounding: str | None
@@ -73,7 +88,7 @@ def take_shared_steps(
     Raises:
         TrialFailed: As `step.begin` and `step.take_step`.
         Trouble: As `step.begin`.
-        OracleUnavailable: A suspicious step cannot be taken in float64 with moved parameters or rounded factors.
+        OracleUnavailable: A suspicious step cannot be taken in float64 with random rounding or rounded factors.
     """
     # A training of its own, on the same device, since the trial's has ended. Without the audit, whose work nobody would
     # read.
@@ -90,7 +105,7 @@ def take_shared_steps(
         values = take_step(training, data, entry.step)
         try:
             found += _errors(training, data, entry, values, repeated=None)
-        except OracleUnavailable as error:  # the step ran in float64, but does not from moved parameters
+        except OracleUnavailable as error:  # the step ran in float64, but does not with random rounding
             reason = str(error)
     # Last, since it trains on from one of the shared states.
     if differs_at is not None and usable:
@@ -112,7 +127,13 @@ def _take_differing_step(
         training = begin(training.trial)
     else:
         restore_state(start.state, training.model, training.optimizer)
-    observer = Observer(training.trial, training.model, oracle=training.oracle, baseline=training.baseline)
+    observer = Observer(
+        training.trial,
+        training.model,
+        oracle=training.oracle,
+        baseline=training.baseline,
+        optimizers=[training.optimizer],
+    )
     # Unobserved: the traces have these steps, and they are equal.
     for step in range(start.step, differs_at):
         take_step(training, data, step)
@@ -124,12 +145,17 @@ def _take_differing_step(
     # The baseline's error at this very step is not known: it took another one. Its largest over the shared steps takes
     # its place.
     largest = {
-        quantity: [max(errors) for errors in zip(*(entry.errors[quantity] for entry in usable), strict=True)]
-        for quantity in COMPARED
+        quantity: [
+            TensorError(*(max(column) for column in zip(*errors, strict=True)))
+            for errors in zip(*(entry.errors[quantity] for entry in usable), strict=True)
+        ]
+        for quantity in CHECKED
+        # A step that an earlier version stored lacks some.
+        if all(quantity in entry.errors for entry in usable)
     }
     try:
         exact = exact_step(training, data, state)
-        again = SharedStep(differs_at, state, exact, largest, start.names, draws=False, unavailable=None)
+        again = replace(start, step=differs_at, state=state, exact=exact, errors=largest, draws=False)
         return _errors(training, data, again, values, repeated=repeated)
     except OracleUnavailable:
         return []
@@ -146,49 +172,58 @@ def _errors(
     """The errors of a step that was just taken, a row for each tensor of each quantity.
 
     Raises:
-        OracleUnavailable: The step cannot be taken in float64 with moved parameters or rounded factors.
+        OracleUnavailable: The step cannot be taken in float64 with random rounding or rounded factors.
     """
     assert shared.exact is not None, "only steps with a float64 run are taken"
-    host = step_values(values, training.model)
-    errors = relative_errors(host, shared.exact)
+    own = taken(training, values, shared.state)
+    # A step that an earlier version stored lacks some quantities.
+    exact = {quantity: tensors for quantity, tensors in shared.exact.items() if quantity in shared.errors}
+    errors = errors_of(training, own, exact, shared.state)
     # Spread and explanation cost several steps in float64, so only a suspicious step pays for them.
     suspicious = any(
-        error > lines.SUSPICIOUS_DEVICE.value * max(lines.LEAST_ERROR.value, baseline)
-        for quantity in COMPARED
+        error.own > lines.SUSPICIOUS_DEVICE.value * max(lines.LEAST_ERROR.value, baseline.own)
+        for quantity in exact
         for error, baseline in zip(errors[quantity], shared.errors[quantity], strict=True)
     )
-    spread = exact_spread(training, data, shared.state, shared.exact) if suspicious else None
-    rounding = _explain(training, data, shared, host) if suspicious else None
+    spread: dict[str, list[float]] = {}
+    rounding = None
+    if suspicious:
+        take = partial(exact_step, training, data, shared.state)
+        spread = spread_of(lambda within: take(within=within), exact, units=own.units, errors=errors)
+        rounding = _explain(take, own, exact)
     return [
         SharedError(
             step=shared.step,
             quantity=quantity,
             tensor=tensor,
-            baseline_error_u=shared.errors[quantity][index],
-            candidate_error_u=error,
-            spread_u=spread[quantity][index] if spread else None,
+            baseline_error_u=(baseline := shared.errors[quantity][index]).own,
+            candidate_error_u=error.own,
+            # An earlier version did not store it.
+            baseline_whole_error_u=baseline.whole if math.isfinite(baseline.whole) else None,
+            candidate_whole_error_u=error.whole,
+            spread_u=spread[quantity][index] if quantity in spread else None,
             repeated=repeated,
             rounding=rounding,
         )
         for quantity, tensor, index, error in each_error(tensor_names(training.model, values.output), errors)
+        if quantity in exact
     ]
 
 
-def _explain(training: Training, data: Mapping[str, np.ndarray], shared: SharedStep, values: Values) -> str | None:
+def _explain(take: Callable[..., Values], own: TakenStep, exact: Values) -> str | None:
     """The rounding of the factors of matrix products that moves the output to where the candidate has it, or None."""
-    assert shared.exact is not None, "only steps with a float64 run are taken"
-    error = _output_error(values, shared.exact)
+    error = _output_error(own, exact)
     for name, rounding in ROUNDINGS.items():
-        rounded = exact_step(training, data, shared.state, rounding=rounding)
+        rounded = take(within=RoundedProducts(rounding))
         # A quarter is chosen, not measured: the rounding that a device applies explains most of its error.
-        if _output_error(values, rounded) < error / 4:
+        if _output_error(own, rounded) < error / 4:
             return name
     return None
 
 
-def _output_error(values: Values, exact: Values) -> float:
+def _output_error(own: TakenStep, exact: Values) -> float:
     """The largest error of a part of the output, in u."""
-    return max(relative_errors(values, {"output": exact["output"]})["output"])
+    return max(error.own for error in relative_errors(own, {"output": exact["output"]})["output"])
 
 
 def _same_digests(again: pa.Table, before: pa.Table) -> bool:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,10 @@ import torch
 
 from parity.ground.errors import OracleUnavailable, TrialFailed
 from parity.observe.audit import gradients
-from parity.observe.float64_step import Errors, Values, on_host, spread_of, unit_of, widened
-from parity.observe.generators import restore_generators, take_generators
-from parity.observe.low_precision import RoundedProducts
-from parity.tasks.outputs import Outputs, map_tensors, parts
+from parity.observe.float64_step import Errors, TakenStep, Values, on_host, relative_errors, taken_step, widened
+from parity.observe.generators import generators_restored, restore_generators, take_generators
+from parity.observe.same_draws import SameDraws
+from parity.tasks.outputs import map_tensors, parts
 from parity.train.state import restore_state
 from parity.train.step import StepValues, Training, forward, make_batch, send_back
 
@@ -27,8 +27,7 @@ def exact_step(
     data: Mapping[str, np.ndarray],
     state: dict[str, Any],
     *,
-    perturb: Callable[[torch.Tensor], torch.Tensor] | None = None,
-    rounding: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    within: AbstractContextManager[object] | None = None,
 ) -> Values:
     """Takes the step in float64 on the CPU; model, optimizer and generators of the training stay as they are.
 
@@ -36,8 +35,7 @@ def exact_step(
         training: Gives the model, the loss and the optimizer.
         data: The task's data.
         state: State of the training before the step, on the CPU.
-        perturb: Moves each parameter before the step, or None.
-        rounding: Rounds the factors of matrix products, or None.
+        within: What forward and backward run within: something that rounds. None to take the step as it is.
 
     Returns:
         The tensors of the step by quantity, float64 on the CPU.
@@ -49,11 +47,12 @@ def exact_step(
     # needs.
     generators = take_generators()
     try:
-        wide = _widened(training, state, perturb)
+        wide = _widened(training, state)
         model, optimizer = wide.model, wide.optimizer
+        before = [parameter.detach().clone() for parameter in model.parameters()]
         batch = tuple(widened(tensor) for tensor in make_batch(wide, data, state["step"]))
         # Forward and backward are rounded, the oracle between them too; the optimizer's step has no products.
-        with RoundedProducts(rounding) if rounding else contextlib.nullcontext():
+        with SameDraws(next(training.model.parameters()).dtype), within or contextlib.nullcontext():
             output, target = forward(wide, batch, state["step"])
             loss, found = wide.oracle(map_tensors(torch.Tensor.detach, output), target)
             grads = [np.asarray(grad) for grad in gradients(found)]
@@ -76,48 +75,72 @@ def exact_step(
     narrow = next((dtype for dtype in dtypes if dtype != torch.float64), None)
     if narrow:
         raise OracleUnavailable(f"the task's model gives {narrow} for parameters and a batch of float64")
-    return _values(model, output, loss, grads)
-
-
-def _values(model: torch.nn.Module, output: Outputs, loss: float, grads: list[np.ndarray]) -> Values:
-    """The tensors of the step by quantity. `on_host` copies, so they outlive the model."""
     return {
+        # `on_host` copies, so they outlive the model.
         "output": [on_host(part) for part in parts(output)],
         "loss": [np.array(loss)],
         "output_grad": [*grads],
         "param_grad": [on_host(parameter.grad) for parameter in model.parameters()],
+        "update": _updates(before, model),
         "param": [on_host(parameter) for parameter in model.parameters()],
     }
 
 
-def _widened(
-    training: Training, state: dict[str, Any], perturb: Callable[[torch.Tensor], torch.Tensor] | None
-) -> Training:
-    """A copy of the training in float64 on the CPU, in the state, its parameters moved by `perturb`."""
+def taken(training: Training, values: StepValues, state: dict[str, Any]) -> TakenStep:
+    """The tensors of a step that was just taken, on the CPU.
+
+    Args:
+        training: The training, whose model has the gradients and the parameters of the step.
+        values: What else the step computed.
+        state: State of the training before the step, on the CPU.
+    """
+    model = training.model
+    step = taken_step(values.output, values.loss, values.output_grad)
+    step.keep("param_grad", [parameter.grad for parameter in model.parameters()])
+    step.keep("param", list(model.parameters()))
+    with generators_restored():
+        before = [parameter.detach() for parameter in _widened(training, state).model.parameters()]
+    # In float64: the difference of two parameters need not be a number of their dtype.
+    step.values["update"] = _updates(before, model)
+    step.units["update"] = step.units["param"]
+    return step
+
+
+def errors_of(training: Training, step: TakenStep, exact: Values, state: dict[str, Any]) -> Errors:
+    """The errors of a step that was just taken; its update is compared with that of its own gradient.
+
+    Args:
+        training: The training, whose model has the gradients of the step.
+        step: The step.
+        exact: The step in float64.
+        state: State of the training before the step, on the CPU.
+
+    Raises:
+        ValueError: A tensor has another shape in float64, or a quantity has another number of tensors.
+    """
+    with generators_restored():
+        wide = _widened(training, state)
+        before = [parameter.detach().clone() for parameter in wide.model.parameters()]
+        for parameter, own in zip(wide.model.parameters(), training.model.parameters(), strict=True):
+            parameter.grad = None if own.grad is None else widened(own.grad.detach().cpu())
+        wide.optimizer.step()
+    # An optimizer magnifies what is before it (Adam divides a gradient by its size), so it is judged by itself.
+    return relative_errors(step, exact | {"update": _updates(before, wide.model)})
+
+
+def _updates(before: Sequence[torch.Tensor], model: torch.nn.Module) -> list[np.ndarray | None]:
+    """Each parameter minus the same parameter before, in float64."""
+    return [
+        on_host(widened(parameter.detach().cpu()) - old)
+        for old, parameter in zip(before, model.parameters(), strict=True)
+    ]
+
+
+def _widened(training: Training, state: dict[str, Any]) -> Training:
+    """A copy of the training in float64 on the CPU, in the state. The global generators get the state's, too."""
     # A copy, since cpu() and double() convert a module in place. The optimizer is made anew, over its parameters.
     model = copy.deepcopy(training.model).cpu().double()
     optimizer = training.task.optimizer(model.parameters(), training.trial.settings.lr)
     # Loading converts each tensor to the dtype of what it is loaded into, so the state arrives in float64.
     restore_state(state, model, optimizer)
-    if perturb:
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.copy_(perturb(parameter))
     return replace(training, model=model, optimizer=optimizer, device=torch.device("cpu"))
-
-
-def step_values(values: StepValues, model: torch.nn.Module) -> Values:
-    """The tensors of a step that was just taken, as arrays on the CPU."""
-    return {
-        "output": [on_host(part) for part in parts(values.output)],
-        "loss": [on_host(values.loss)],
-        "output_grad": [on_host(grad) for grad in values.output_grad],
-        "param_grad": [on_host(parameter.grad) for parameter in model.parameters()],
-        "param": [on_host(parameter) for parameter in model.parameters()],
-    }
-
-
-def exact_spread(training: Training, data: Mapping[str, np.ndarray], state: dict[str, Any], exact: Values) -> Errors:
-    """What rounding alone can do to the step, in u: the spread of float64 steps from slightly moved parameters."""
-    take = partial(exact_step, training, data, state)
-    return spread_of(lambda perturb: take(perturb=perturb), exact, unit=unit_of(training.model))

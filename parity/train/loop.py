@@ -34,7 +34,8 @@ class Chunk:
             if it is an `nn.Module`, and how far the audit has looked. It raises RuntimeError once the next chunk has
             been asked for.
         facts: Facts of the trial: "loss_dtype", "param_names", "optimizer", "audit_error" (why the trial was not
-            audited, or None); and "initial_norms" if the trial began with step 0.
+            audited, or None), those of `Observer.facts`; and "initial_norms" and "initial_digests" if the trial began
+            with step 0.
         began_s: When the first step of the chunk began, in seconds since 1970.
         shared: The steps that other devices are to take from the same state.
         errors: Errors of the steps that were compared with float64.
@@ -107,7 +108,9 @@ class _Chunks:
     def __init__(self, training: Training, state: dict[str, Any] | None) -> None:
         self._training = training
         model, optimizer = training.model, training.optimizer
-        self._observer = Observer(training.trial, model, oracle=training.oracle, baseline=training.baseline)
+        self._observer = Observer(
+            training.trial, model, oracle=training.oracle, baseline=training.baseline, optimizers=[optimizer]
+        )
         # A loss that is a module may have buffers or parameters; the state of another loss cannot be stored.
         self._module = training.loss if isinstance(training.loss, torch.nn.Module) else None
         if state is not None:
@@ -122,7 +125,7 @@ class _Chunks:
         }
         # Norms of the initial parameters, which a training that continues no longer has.
         if state is None:
-            self._facts["initial_norms"] = parameter_norms(model)
+            self._facts |= {"initial_norms": parameter_norms(model), **self._observer.initial()}
         self._shared: list[SharedStep] = []
         self._errors: list[StepError] = []
         self.began_s = 0.0
@@ -159,7 +162,7 @@ class _Chunks:
 
         dtype = str(self._observer.loss_dtype).removeprefix("torch.")
         # These two are not known before the first step.
-        facts = self._facts | {"loss_dtype": dtype, "audit_error": self._observer.audit_error}
+        facts = self._facts | self._observer.facts | {"loss_dtype": dtype, "audit_error": self._observer.audit_error}
         # Copies, since the lists are cleared for the next chunk.
         shared, errors = tuple(self._shared), tuple(self._errors)
         self._shared.clear()

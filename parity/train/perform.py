@@ -23,6 +23,8 @@ from parity.store.trace import DIGESTS, first_difference
 # Rows that the loss is checked on: few, since it is called some 300 times, and more than one, so that it shows if rows
 # are mixed up.
 CONTRACT_ROWS = 8
+# Seconds of the contract after which its progress is reported, as often as that of the training.
+CONTRACT_LINE_S = 10.0
 # Saving the state takes at most one second in this many.
 SAVE_SHARE = 50.0
 
@@ -59,7 +61,7 @@ def perform(
             return
         # A trial that continues has reported its contract before.
         if trial.contract and not position:
-            yield Found(trial.name, "contract", _contract(trial, data))
+            yield from _contract(trial, data)
         yield from _train(trial, data, shared, position, clock)
     except TrialFailed as failure:
         # What the user's code raised; a failed check of ours has no cause, and a traceback would only show our own
@@ -139,21 +141,33 @@ def _train(
         yield _shared(trial, data, shared, pa.concat_tables(tables))
 
 
-def _contract(trial: Trial, data: dict[str, np.ndarray]) -> tuple[dict[str, Any], ...]:
+def _contract(trial: Trial, data: dict[str, np.ndarray]) -> Iterator[Found]:
     """The items of the contract, on a few rows; with a loss and a model of their own, apart from the training.
+
+    Yields:
+        All items at once, or, of a slow loss, those that were checked since the last event, with a line of progress.
 
     Raises:
         TrialFailed: The training could not begin either.
     """
-    from parity.observe.contract.checking import check_contract
+    from parity.observe.contract.checking import ITEMS, iterate_contract
     from parity.train.step import begin, forward, make_batch
 
     # A training of its own: the loss may keep state between calls, and must not bring it into the real one.
     few = replace(trial.settings, batch_size=min(CONTRACT_ROWS, trial.settings.batch_size))
     training = begin(replace(trial, settings=few))
     output, target = forward(training, make_batch(training, data, 0), 0)
-    items = check_contract(training.loss, training.baseline, training.oracle, output, target)
-    return tuple({"item": item.name, "status": item.status, "reason": item.reason} for item in items)
+    rows: list[dict[str, Any]] = []
+    reported = time.monotonic()
+    items = iterate_contract(training.loss, training.baseline, training.oracle, output, target)
+    for done, item in enumerate(items, start=1):
+        rows.append({"item": item.name, "status": item.status, "reason": item.reason})
+        # Only what is shown depends on the time; the events together have the same rows.
+        if time.monotonic() - reported > CONTRACT_LINE_S and done < len(ITEMS):
+            line = f"{done} of {len(ITEMS)} items of the loss contract checked; the loss is slow"
+            yield Found(trial.name, "contract", tuple(rows), progress=line)
+            rows, reported = [], time.monotonic()
+    yield Found(trial.name, "contract", tuple(rows))
 
 
 def _shared(trial: Trial, data: dict[str, np.ndarray], shared: SharedSteps, trace: pa.Table) -> Found:

@@ -1,10 +1,11 @@
 """A step of the baseline's device that other devices take from the same state, and the same step in float64.
 
-u is the unit roundoff of the model's dtype (2**-24 for float32).
+u is the unit roundoff of a tensor's own dtype (2**-24 for float32).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,18 +15,20 @@ import torch
 
 from parity.ground.errors import OracleUnavailable
 from parity.observe.float64_step import (
+    Errors,
     StepError,
+    TensorError,
     TensorNames,
+    Units,
     Values,
     on_host,
-    relative_errors,
     step_errors,
     strange,
     tensor_names,
 )
 from parity.observe.generators import drew, take_generators
 from parity.observe.observer import Observer
-from parity.train.exact_step import exact_spread, exact_step, step_values
+from parity.train.exact_step import errors_of, exact_step, taken
 from parity.train.saved_state import StateNotPortable, pack, unpack
 from parity.train.state import on_cpu, take_state
 from parity.train.step import Training, take_step
@@ -39,7 +42,8 @@ class SharedStep:
         step: Number of the step, from 0.
         state: State of the training before the step, on the CPU.
         exact: The values of the step in float64 on the CPU; None where there is no such run.
-        errors: The baseline's errors, in u, by quantity; one for each tensor.
+        errors: The baseline's errors by quantity; one for each tensor.
+        units: The unit roundoff of each of them.
         names: The names of these tensors.
         draws: Whether the step drew from a random generator of torch.
         unavailable: Why there is no float64 run, or None.
@@ -48,7 +52,8 @@ class SharedStep:
     step: int
     state: dict[str, Any]
     exact: Values | None
-    errors: dict[str, list[float]]
+    errors: Errors
+    units: Units
     names: TensorNames
     draws: bool
     unavailable: str | None
@@ -61,19 +66,26 @@ def pack_step(shared: SharedStep) -> bytes:
     if shared.exact:
         exact = {name: [_tensor(value) for value in values] for name, values in shared.exact.items()}
     try:
-        return pack({**vars(shared), "exact": exact})
+        return pack({**vars(shared), "exact": exact, "errors": _plain(shared.errors)})
     except StateNotPortable as error:
         reason = f"the training's state cannot be sent to another device: {error}"
         # Still a shared step: the other devices learn the reason from it.
-        return pack({**vars(shared), "state": {}, "exact": None, "unavailable": reason})
+        return pack(
+            {**vars(shared), "errors": _plain(shared.errors), "state": {}, "exact": None, "unavailable": reason}
+        )
 
 
 def unpack_step(packed: bytes) -> SharedStep:
     """The shared step that was packed."""
     values = unpack(packed)
     exact = values["exact"] and {name: [on_host(each) for each in tensors] for name, tensors in values["exact"].items()}
+    # Errors beside the whole, and units, are newer than the errors.
+    errors = {
+        quantity: [TensorError(*each) if isinstance(each, tuple) else TensorError(each, math.inf) for each in found]
+        for quantity, found in values["errors"].items()
+    }
     # Steps that were stored before outputs could be trees have no names; their outputs are one tensor.
-    return SharedStep(**{"names": {}} | values | {"exact": exact})
+    return SharedStep(**{"names": {}, "units": {}} | values | {"exact": exact, "errors": errors})
 
 
 def take_shared_step(
@@ -99,21 +111,31 @@ def take_shared_step(
     try:
         exact = exact_step(training, data, state)
     except OracleUnavailable as error:
-        return SharedStep(step, state, None, {}, names, draws, str(error))
-    errors = relative_errors(step_values(values, training.model), exact)
-    if reason := strange(errors):
-        return SharedStep(step, state, None, {}, names, draws, reason)
-    return SharedStep(step, state, exact, errors, names, draws, None)
+        return SharedStep(step, state, None, {}, {}, names, draws, str(error))
+    own = taken(training, values, state)
+    errors = errors_of(training, own, exact, state)
+    if reason := strange(errors, own.units):
+        return SharedStep(step, state, None, {}, {}, names, draws, reason)
+    return SharedStep(step, state, exact, errors, own.units, names, draws, None)
 
 
 def own_errors(training: Training, data: Mapping[str, np.ndarray], shared: SharedStep) -> list[StepError]:
     """How far a step of the training is from the step in float64; a row for each tensor, none without such a step."""
-    exact = shared.exact
-    if exact is None:
+    if shared.exact is None:
         return []
     return step_errors(
-        shared.step, shared.names, shared.errors, exact, lambda: exact_spread(training, data, shared.state, exact)
+        shared.step,
+        shared.names,
+        errors=shared.errors,
+        units=shared.units,
+        exact=shared.exact,
+        take=lambda within: exact_step(training, data, shared.state, within=within),
     )
+
+
+def _plain(errors: Errors) -> dict[str, list[tuple[float, ...]]]:
+    """The errors as tuples: a class of our own cannot be read back without running code."""
+    return {quantity: [tuple(each) for each in found] for quantity, found in errors.items()}
 
 
 def _tensor(value: np.ndarray | None) -> torch.Tensor | None:

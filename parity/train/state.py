@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from parity.observe.generators import restore_generators, take_generators
+from parity.observe.host import on_host
 
 
 def take_state(next_step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -41,7 +42,7 @@ def restore_state(state: dict[str, Any], model: torch.nn.Module, optimizer: torc
 
 def parameter_norms(model: torch.nn.Module) -> list[float]:
     """L2 norm of each parameter tensor, summed in float64 on the CPU; in the model's order."""
-    return [float(parameter.detach().cpu().double().norm()) for parameter in model.parameters()]
+    return [float(on_host(parameter).double().norm()) for parameter in model.parameters()]
 
 
 def optimizer_settings(optimizers: Sequence[torch.optim.Optimizer]) -> str | None:

@@ -154,6 +154,9 @@ def take_step(
     """
     trial, model, optimizer = training.trial, training.model, training.optimizer
     plant = trial.device.plant
+    # Before the batch, whose making may draw from the generators.
+    if observer:
+        observer.begin()
     # Outside of the step's time, which is that of forward, loss, backward and optimizer.
     batch = make_batch(training, data, step)
     clock = _Stopwatch(training.device)
@@ -185,11 +188,12 @@ def take_step(
     spoil_gradient(plant, step, model, replica=trial.replica)
     if observer:
         observer.backward()
+        observer.before_update(optimizer)
     with blamed(step, "the optimizer"), clock:
         optimizer.step()
     if observer:
-        # The very tensor of `backward`: nothing comes between backward and optimizer here.
-        observer.update(step_s=clock.elapsed_s, step_grad_norm=observer.param_grad_norm)
+        # Nothing comes between backward and optimizer here.
+        observer.update(step_s=clock.elapsed_s, unchanged=True)
     return StepValues(given, target, loss, output_grad)
 
 

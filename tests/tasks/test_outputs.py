@@ -1,5 +1,8 @@
 """Outputs: a tensor, or a tree of tensors."""
 
+from collections import OrderedDict
+from dataclasses import dataclass
+
 import pytest
 import torch
 
@@ -65,3 +68,24 @@ def test_separated_parts_have_gradients_of_their_own():
 
 def test_descriptions():
     assert describe(TREE) == "{code: float32[4, 2], labels: int64[4], heads: (float32[4], NoneType, float32[4, 3])}"
+
+
+class Named(OrderedDict):
+    """A mapping of a class of its own, as transformers' outputs are."""
+
+
+@dataclass(frozen=True)
+class Result:
+    logits: torch.Tensor
+    hidden: Named
+    note: str = "kept"
+
+
+def test_mappings_and_dataclasses_of_their_own_classes_are_trees():
+    result = Result(torch.ones(2, 3), Named(first=torch.zeros(2), second=None))
+    assert part_names(result) == ["logits", "hidden.first"]
+    doubled = map_tensors(lambda tensor: tensor + 1, (result, 7))
+    assert isinstance(doubled[0], Result) and isinstance(doubled[0].hidden, Named)
+    assert (doubled[0].note, doubled[1], doubled[0].hidden["second"]) == ("kept", 7, None)
+    assert doubled[0].hidden["first"].tolist() == [1, 1] and result.hidden["first"].tolist() == [0, 0]
+    assert with_parts(result, [torch.ones(1), torch.ones(2)]).hidden["first"].tolist() == [1, 1]

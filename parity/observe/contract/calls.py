@@ -6,7 +6,6 @@ Shapes: R rows; the output is dtype[R, ...], or a tree of such tensors whose flo
 from __future__ import annotations
 
 import contextlib
-import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -45,8 +44,6 @@ class Case:
         baseline_grads_u: The baseline's gradient error on this output in u, for each part of the output, at least 1.
         baseline_loss_u: The baseline's loss error on this output in u, at least 1.
         target_learns: Whether the target requires a gradient in this training.
-        deadline_s: Time on the monotonic clock after which no further item is begun; gradcheck looks at fewer elements
-            of a slow loss.
     """
 
     loss: Loss
@@ -57,7 +54,6 @@ class Case:
     baseline_grads_u: tuple[float, ...]
     baseline_loss_u: float = 1.0
     target_learns: bool = False
-    deadline_s: float = math.inf
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -26,7 +25,8 @@ from parity.observe.audit import Oracle
 from parity.observe.contract.calls import Broken, Case, Check, Outcome, Raised, learning
 from parity.observe.contract.distances import baseline_errors
 from parity.observe.contract.items import CHECKS
-from parity.observe.generators import restore_generators, take_generators
+from parity.observe.generators import generators_restored
+from parity.observe.loss_state import settings_restored, state_restored
 from parity.plan import lines
 from parity.tasks.losses import Loss
 from parity.tasks.outputs import Outputs, map_tensors, tensors
@@ -34,9 +34,6 @@ from parity.tasks.outputs import Outputs, map_tensors, tensors
 STATUSES = ("passed", "limited", "not applicable", "failed")
 ITEMS = tuple(CHECKS)
 
-# Seconds for one loss, after which no further item is begun. Chosen: an ordinary loss took 0.2 s of one core's time on
-# 8 rows (1.0 s for the first of a process), so that only slow losses and busy machines come near it.
-BUDGET_S = 4.0
 # What torch raises where it cannot compute with tensors: of another device, of a complex dtype, without float64.
 UNASKABLE = (RuntimeError, TypeError, ValueError)
 
@@ -60,9 +57,22 @@ class Item:
 def check_contract(
     candidate: Loss, baseline: Loss, oracle: Oracle, output: Outputs, target: Outputs
 ) -> tuple[Item, ...]:
-    """Checks whether a loss does what the baseline does.
+    """Checks whether a loss does what the baseline does; arguments, effects and result as of `iterate_contract`.
 
-    The global generators (torch's, its accelerators', NumPy's, Python's) are left as they were.
+    Returns:
+        An item for each name of `ITEMS`, in that order.
+    """
+    return tuple(iterate_contract(candidate, baseline, oracle, output, target))
+
+
+def iterate_contract(
+    candidate: Loss, baseline: Loss, oracle: Oracle, output: Outputs, target: Outputs
+) -> Iterator[Item]:
+    """Checks whether a loss does what the baseline does, item by item, since slow losses take long.
+
+    Every loss gets every item, however slow it is: what is checked depends on numbers of calls and never on seconds.
+    Between two items, and at the end, the global generators and torch's settings are as they were; at the end the state
+    of both losses is, too (see `state_restored` for what that is).
 
     Args:
         candidate: Called some 300 times, never with the same tensors.
@@ -72,7 +82,7 @@ def check_contract(
             written to.
         target: The target that belongs to the output. Never written to.
 
-    Returns:
+    Yields:
         An item for each name of `ITEMS`, in that order.
     """
     # With the least errors, which stay if the baseline's own cannot be measured.
@@ -84,15 +94,23 @@ def check_contract(
         map_tensors(_contiguous, target),
         baseline_grads_u=(lines.LEAST_ERROR.value,) * len(learning(output)),
         target_learns=any(tensor.requires_grad for tensor in tensors(target)),
-        deadline_s=time.monotonic() + BUDGET_S,
     )
     items: dict[str, Item] = {}
-    with _generators_restored(), _uncompiled(), torch.enable_grad():
-        with contextlib.suppress(Broken, OracleUnavailable, *UNASKABLE):  # items that need these errors report why not
+    with state_restored(candidate, baseline):
+        # Items that need the baseline's errors report why they are missing.
+        with _undisturbed(), contextlib.suppress(Broken, OracleUnavailable, *UNASKABLE):
             case = _with_baseline_errors(case)
         for name, check in CHECKS.items():
-            items[name] = Item(name, *_find(check, case, items))
-    return tuple(items.values())
+            with _undisturbed():
+                items[name] = Item(name, *_find(check, case, items))
+            yield items[name]
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Keeps what an item does from the rest of the process, and a compiler from what it calls."""
+    with generators_restored(), settings_restored(), _uncompiled(), torch.enable_grad():
+        yield
 
 
 def _contiguous(tensor: torch.Tensor) -> torch.Tensor:
@@ -116,9 +134,7 @@ def _with_baseline_errors(case: Case) -> Case:
 
 def _find(check: Check, case: Case, items: Mapping[str, Item]) -> Outcome:
     """The candidate's outcome, unless an earlier item or the baseline rules the question out."""
-    # From the cheapest answer to the most expensive: the clock, the earlier items, the baseline, the candidate.
-    if time.monotonic() > case.deadline_s:
-        return "not applicable", f"not checked: the items before it took the {BUDGET_S:g} s that a contract may take"
+    # From the cheapest answer to the most expensive: the earlier items, the baseline, the candidate.
     for need in check.needs:
         if (status := items[need].status) != "passed":
             return "not applicable", f'needs "{need}", which {"failed" if status == "failed" else f"is {status}"}'
@@ -147,15 +163,6 @@ def _attempt(check: Check, case: Case) -> Outcome:
     # From the check itself; what the loss raises arrives as `Raised`.
     except UNASKABLE as error:
         return check.when_raised, f"cannot be checked: {type(error).__name__}: {error}"
-
-
-@contextlib.contextmanager
-def _generators_restored() -> Iterator[None]:
-    states = take_generators()
-    try:
-        yield
-    finally:
-        restore_generators(states)
 
 
 @contextlib.contextmanager

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
+from parity.observe.audit import gradients
 from parity.observe.contract.calls import (
     GRAVITY,
     PASSED,
@@ -22,6 +23,7 @@ from parity.observe.contract.calls import (
 from parity.observe.contract.distances import (
     distance_in_u,
     errors_of,
+    exact_oracle,
     in_part,
     loss_limit_u,
     near_oracle,
@@ -31,9 +33,6 @@ from parity.observe.contract.distances import (
 from parity.plan import lines
 from parity.tasks.outputs import Outputs, elements_of, is_tree, map_tensors, part_names, parts, tensors
 
-# A finite gradient this many times larger than an ordinary one has saturated rather than hidden what is not finite: it
-# ruins the step as visibly as a gradient that is not finite. Chosen, not measured.
-SATURATED = 1e12
 # Most that 2 * value * sqrt(elements) may be: its square, 2**15, is within the range of float16, which ends at 65504.
 LARGEST_IN_FLOAT16 = 2.0**7.5
 
@@ -146,34 +145,73 @@ def check_narrow(dtype: torch.dtype, grad_output: float) -> Callable[[Case], Out
     """
 
     def check(case: Case) -> Outcome:
-        output, target = (floating(side, dtype) for side in _within_range(case.output, case.target))
-        value, _ = evaluate(case.loss, output, target, grad_output=grad_output)
+        *wide, fits = _within_range(case)
+        output, target = (floating(side, dtype) for side in wide)
+        value, grads = evaluate(case.loss, output, target, grad_output=grad_output)
         returned = f"for {dtype} tensors it returns {value.dtype}"
         # A wider dtype loses nothing. The other 16-bit dtype is not wider: each of the two lacks range or digits of the
         # other.
         if torch.promote_types(value.dtype, dtype) != value.dtype:
             return "failed", returned
         outcome = near_oracle(case, output, target, grad_output=grad_output)
+        if outcome[0] == "failed" and not fits and not all(each.isfinite().all() for each in (value, *grads)):
+            return "limited", f"with numbers of this size it overflows in {dtype}, where the baseline does not"
         return ("limited", returned) if outcome == PASSED and value.dtype != dtype else outcome
 
     return check
 
 
-def _within_range(output: Outputs, target: Outputs) -> tuple[Outputs, Outputs]:
-    """Output and floating-point target, scaled down so far that float16 holds their squares and the sum of these.
+def _within_range(case: Case) -> tuple[Outputs, Outputs, bool]:
+    """Output and target, scaled down so far that float16 holds their squares and the sum of these, where they may be.
 
     The question is whether the loss can compute in the dtype; that data of this size may overflow it is another matter.
+
+    Returns:
+        Output, target, and whether their size is now within the range.
     """
-    largest = max(float(tensor.abs().max()) for tensor in (*parts(output), *parts(target)))
-    excess = 2 * largest * math.sqrt(elements_of(output)) / LARGEST_IN_FLOAT16
-    if not 1 < excess < math.inf:
-        return output, target
-    factor = 0.5 ** math.ceil(math.log2(excess))  # a power of two: it changes no digit
+    output, target = case.output, case.target
+    measured = [tensor for tensor in parts(target) if not are_labels(tensor)]
+    excess = _excess(case, [*parts(output), *measured])
+    if 1 < excess < math.inf:
+        factor = 0.5 ** math.ceil(math.log2(excess))  # a power of two: it changes no digit
 
-    def scaled(tensor: torch.Tensor) -> torch.Tensor:
-        return tensor * factor if tensor.is_floating_point() else tensor
+        def scaled(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor * factor if tensor.is_floating_point() else tensor
 
-    return map_tensors(scaled, output), map_tensors(scaled, target)
+        smaller = (
+            map_tensors(scaled, output),
+            map_tensors(lambda tensor: tensor if are_labels(tensor) else scaled(tensor), target),
+        )
+        if _same_mask(case, *smaller):
+            output, target = smaller
+    return output, target, _excess(case, [*parts(output), *parts(target)]) <= 1
+
+
+def _excess(case: Case, measured: Sequence[torch.Tensor]) -> float:
+    """How many times larger the largest number is than what float16 holds the sum of squares of; NaN if one is."""
+    largest = max((float(tensor.abs().max()) for tensor in measured), default=0.0)
+    return 2 * largest * math.sqrt(elements_of(case.output)) / LARGEST_IN_FLOAT16
+
+
+def are_labels(tensor: torch.Tensor) -> bool:
+    """Whether all numbers of a target are whole: classes, flags and marks such as -100, which are read by comparison.
+
+    A multiple of such a number means something else, and no arithmetic of a model makes them.
+    """
+    return not tensor.is_floating_point() or bool((tensor == tensor.round()).all())
+
+
+def _same_mask(case: Case, output: Outputs, target: Outputs) -> bool:
+    """Whether the oracle leaves out the same elements as of the case's own tensors: those whose gradient is zero.
+
+    A target of measurements may have a mark among them, too, and scaling it down would bring the marked elements in.
+    """
+    oracle = exact_oracle(case)
+    found = [
+        gradients(oracle(*(map_tensors(torch.Tensor.cpu, floating(side, torch.float64)) for side in pair))[1])
+        for pair in ((case.output, case.target), (output, target))
+    ]
+    return all(((before == 0) == (after == 0)).all() for before, after in zip(*found, strict=True))
 
 
 def check_broadcast(case: Case) -> Outcome:
@@ -214,7 +252,10 @@ def check_nonfinite(spoil: float) -> Callable[[Case], Outcome]:
                 if index < len(spoilt) and spoilt[index].numel():  # labels cannot be spoilt
                     spoilt[index].view(-1)[spoilt[index].numel() // 2] = spoil
                     place = f" in the {side}" if name is None else in_part(name, side)
-                    outcomes.append(_spoilt(case, output, target, f"{what}{place}"))
+                    status, reason = _spoilt(case, output, target, f"{what}{place}")
+                    # Such a target is read by comparison, and no arithmetic of this training can spoil it.
+                    harmless = side == "target" and not case.target_learns and are_labels(parts(case.target)[index])
+                    outcomes.append(("limited" if harmless and status == "failed" else status, reason))
         # The worst outcome counts; of equal ones min() keeps the first.
         return min(outcomes, key=lambda outcome: GRAVITY.index(outcome[0]))
 
@@ -235,20 +276,14 @@ def _spoilt(case: Case, output: Outputs, target: Outputs, name: str) -> Outcome:
         return "failed", f"hides {name}: the loss is {float(value):.7g}, the baseline's is {float(expected_loss)}"
     grad, expected = joined(grads), joined(expected_grads)
     due, found = int((~expected.isfinite()).sum()), int((~grad.isfinite()).sum())
-    # A gradient fails only here: one element that is not finite is enough for mixed precision to skip the step.
+    # The loss shows it, so nothing is hidden: a comparison with NaN chooses a branch, whose gradient is finite.
     if due and not found:
-        return _finite_gradient(case, grad, name)
+        return (
+            "limited",
+            f"with {name}, the gradient is finite, up to {float(grad.abs().max()):.4g}, the baseline's is not",
+        )
     if found > due:
         return "limited", f"with {name}, {found} gradient elements are not finite, {due} with the baseline"
     if (grad.isnan() & expected.isinf()).any():
         return "limited", f"with {name}, the gradient has NaN where the baseline's has inf"
     return PASSED
-
-
-def _finite_gradient(case: Case, grad: torch.Tensor, name: str) -> Outcome:
-    """The outcome for a finite gradient where the baseline's is not, by which mixed precision skips a step."""
-    ordinary = joined(evaluate(case.loss, case.output, case.target)[1])
-    largest = float(grad.abs().max())
-    if largest > SATURATED * float(ordinary.abs().max()):
-        return "limited", f"with {name}, the gradient is finite, up to {largest:.4g}, the baseline's is not"
-    return "failed", f"hides {name}: the whole gradient is finite, the baseline's is not"

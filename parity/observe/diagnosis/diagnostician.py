@@ -10,6 +10,8 @@ import torch
 
 from parity.observe.audit import Oracle
 from parity.observe.diagnosis.rules import Finding, diagnose
+from parity.observe.generators import generators_restored
+from parity.observe.loss_state import settings_restored, state_restored
 from parity.plan import lines
 from parity.plan.trial import Place
 from parity.tasks.losses import Loss
@@ -58,7 +60,9 @@ class Diagnostician:
         due = self._looks < FIRST_LOOKS or (place.partial and self._partial_looks < PARTIAL_LOOKS) or changed
         if not due or self._looks >= ALL_LOOKS:
             return
-        found = diagnose(place.step, output, target, output_grad, baseline=self._baseline, oracle=self._oracle)
+        # The baseline may be the very object that the training calls.
+        with generators_restored(), settings_restored(), state_restored(self._baseline):
+            found = diagnose(place.step, output, target, output_grad, baseline=self._baseline, oracle=self._oracle)
         # Only findings count as looks, so that a step without one does not use up the budget.
         if found:
             self._looks += 1

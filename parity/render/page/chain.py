@@ -92,9 +92,11 @@ def _chain(verdict: PairVerdict, rows: Rows, step: int, what: str, tensor: str |
         tensor: Name of the tensor at which the chain breaks, or None.
         beyond: The quantity that is beyond rounding at this step, or None.
     """
-    differs = {quantity: bool(verdict.comparison.differs[quantity][step]) for quantity in QUANTITIES}
+    index = verdict.comparison.index_of(step)
+    differs = {quantity: bool(verdict.comparison.differs[quantity][index]) for quantity in QUANTITIES}
+    # The update is seen in the parameters.
     # At the onset the chain breaks at the first quantity beyond rounding, though others may differ before it.
-    broken = beyond or next(quantity for quantity in QUANTITIES if differs[quantity])
+    broken = "param" if beyond == "update" else beyond or next(quantity for quantity in QUANTITIES if differs[quantity])
     links = []
     for place, quantity in enumerate(QUANTITIES):
         state = "differs" if differs[quantity] else "equal"
@@ -108,7 +110,7 @@ def _chain(verdict: PairVerdict, rows: Rows, step: int, what: str, tensor: str |
     layers: dict[str, dict[str, str]] = {}
     counts = dict.fromkeys(TENSOR_QUANTITIES, 0)
     for row in (row for row in rows.shown if row.tensor):
-        state = "differs" if row.differs[step] else "equal"
+        state = "differs" if row.differs[index] else "equal"
         counts[row.quantity] += state != "equal"
         # Rows of a tensor may be missing for one quantity: each quantity shows the tensors that differ first.
         layers.setdefault(str(row.tensor), {})[row.quantity] = state

@@ -1,0 +1,113 @@
+"""How far the tensors of two traces are apart at each step, estimated from what each of them stored.
+
+Letters: S steps that both traces have; T tensors of a quantity.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from parity.store.trace import SKETCH_SUMS
+
+if TYPE_CHECKING:
+    from parity.judge.differences import Comparison
+    from parity.judge.trial_trace import TrialTrace
+
+# Number of significant bits of the dtypes that parameters and outputs have, the implicit one included.
+_BITS = {"float16": 11, "bfloat16": 8, "float32": 24, "float64": 53}
+
+
+@dataclass(frozen=True, eq=False)
+class TensorDistances:
+    """The distances of the tensors of one quantity, ||a - b||, and the norms that they are held against.
+
+    A tensor that only one side has is infinitely far; a distance that is not known is NaN.
+
+    Attributes:
+        absolute: ||a - b|| of each tensor; float64[S, T].
+        norms: ||b|| of each tensor of the baseline; float64[S, T].
+    """
+
+    absolute: np.ndarray
+    norms: np.ndarray
+
+    @cached_property
+    def whole_norm(self) -> np.ndarray:
+        """Norm of all tensors of the baseline together; float64[S]."""
+        norm: np.ndarray = np.sqrt(np.nansum(np.square(self.norms), axis=1))
+        return norm
+
+    @cached_property
+    def whole(self) -> np.ndarray:
+        """Relative distance of all tensors together; float64[S]."""
+        return _over(np.sqrt(np.square(self.absolute).sum(axis=1)), self.whole_norm)
+
+    @cached_property
+    def each(self) -> np.ndarray:
+        """Relative distance of each tensor, beside its own norm; float64[S, T]."""
+        return _over(self.absolute, np.nan_to_num(self.norms))
+
+    @cached_property
+    def beside_whole(self) -> np.ndarray:
+        """Distance of each tensor beside the norm of all of them; float64[S, T]."""
+        return _over(self.absolute, self.whole_norm[:, None])
+
+
+def measure(comparison: Comparison, quantity: str) -> TensorDistances | None:
+    """The distances of a quantity; None where a side has no sketches of it, or they cannot be paired.
+
+    Args:
+        comparison: The two traces.
+        quantity: One of `trace.SKETCHED_QUANTITIES`.
+
+    Raises:
+        Trouble: A trace is damaged.
+    """
+    if quantity in ("param_grad", "step_grad", "update") and not comparison.paired:
+        return None
+    sides = [_sketches(comparison, trace, quantity) for trace in (comparison.baseline, comparison.candidate)]
+    (left, left_norms), (right, right_norms) = sides
+    if left is None or right is None or left.shape != right.shape or not left.size:
+        return None
+    with np.errstate(invalid="ignore", over="ignore"):
+        absolute = np.sqrt(np.square(left - right).sum(axis=2))
+    missing = np.isnan(left_norms), np.isnan(right_norms)
+    absolute = np.where(missing[0] & missing[1], 0.0, np.where(missing[0] ^ missing[1], np.inf, absolute))
+    return TensorDistances(absolute, np.nan_to_num(left_norms))
+
+
+def unit(comparison: Comparison) -> float:
+    """The unit roundoff u of the coarsest dtype that the training of either side shows."""
+    dtypes = {
+        dtype
+        for record in (comparison.baseline.record, comparison.candidate.record)
+        for dtype in (record.output_dtype, record.loss_dtype, *(record.param_dtypes or ()))
+    }
+    return max([2.0 ** -_BITS[dtype] for dtype in dtypes if dtype in _BITS], default=2.0**-24)
+
+
+def _sketches(comparison: Comparison, trace: TrialTrace, quantity: str) -> tuple[np.ndarray | None, np.ndarray]:
+    """The sketches, float64[S, T, 8], and the norms, float64[S, T]; None where the trace has none."""
+    begin = comparison.first_step - trace.first_step
+    columns = []
+    for kind in ("norms", "sketches"):
+        rows = trace.lists(f"{quantity}_{kind}")[begin : begin + comparison.steps]
+        if quantity == "step_grad" and trace.has("step_grad"):
+            # Stored only where something has changed the gradient between backward and the optimizer's step.
+            own = trace.lists(f"param_grad_{kind}")[begin : begin + comparison.steps]
+            rows = [one if one is not None else other for one, other in zip(rows, own, strict=True)]
+        if any(row is None for row in rows) or len({len(row) for row in rows if row is not None}) > 1:
+            return None, np.zeros(0)
+        columns.append(np.array(rows, np.float64).reshape(len(rows), -1))
+    norms, sketches = columns
+    return sketches.reshape(len(norms), -1, SKETCH_SUMS), norms
+
+
+def _over(distance: np.ndarray, norm: np.ndarray) -> np.ndarray:
+    """Distance / norm: 0 where there is no distance, infinite beside a norm of 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(distance == 0, 0.0, distance / norm)

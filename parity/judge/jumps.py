@@ -1,0 +1,149 @@
+"""Jumps: steps at which two traces that have parted by rounding are suddenly further apart than rounding grows.
+
+Letters: S steps that both traces have; T tensors of a quantity.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from parity.judge.differences import Comparison
+from parity.judge.distances import TensorDistances
+from parity.judge.state_differences import StateDifference
+from parity.plan import lines
+
+# In the order in which a step computes them; a jump of a later one may be the consequence of an earlier one.
+_LOOKED_AT = ("output", "output_grad", "target_grad", "param_grad", "step_grad", "update", "buffer")
+# A jump that stays for so many steps is a fault; one that passes may be a kink of the model that one side met.
+_STAYS = 3
+
+
+@dataclass(frozen=True)
+class Jump:
+    """A step whose distance the growth of rounding does not explain.
+
+    Attributes:
+        index: Position among the common steps.
+        quantity: What jumps; "state" where a difference of the states explains it.
+        tensor: The tensor, or None where all of them together jump.
+        distance: The relative distance at that step.
+        before: The largest distance of the steps before.
+        stays: Whether the distance stays as large.
+        named: What differs in the states at that step.
+    """
+
+    index: int
+    quantity: str
+    tensor: str | None
+    distance: float
+    before: float
+    stays: bool
+    named: tuple[StateDifference, ...] = ()
+
+    def explain(self) -> str:
+        """What was found, in words."""
+        if self.named:
+            return "the states from which the step is taken differ: " + "; ".join(each.explain() for each in self.named)
+        what = f"{self.quantity} {self.tensor}" if self.tensor else self.quantity
+        return (
+            f"{what} is suddenly {self.distance:.2g} (relative) from the baseline's, after {self.before:.2g} at most "
+            "in the steps before: rounding does not grow so fast"
+        )
+
+
+def find_jump(comparison: Comparison, *, after: int) -> Jump | None:
+    """The first jump, or None.
+
+    Args:
+        comparison: The two traces.
+        after: Position of the step at which they part, which is judged by itself.
+
+    Raises:
+        Trouble: A trace is damaged.
+    """
+    found = [jump for quantity in _LOOKED_AT if (jump := _first(comparison, quantity, after))]
+    state = comparison.state.named.copy()
+    state[: after + 1] = False
+    if state.any():
+        index = int(np.argmax(state))
+        named = tuple(comparison.state.at(index))
+        if all(index <= jump.index for jump in found):
+            return Jump(index, "state", None, np.nan, np.nan, True, named)
+    # Of equal steps the first quantity: min() keeps the first of equals.
+    return min(found, key=lambda jump: jump.index, default=None)
+
+
+def _first(comparison: Comparison, quantity: str, after: int) -> Jump | None:
+    """The first jump of a quantity."""
+    distances = comparison.distances(quantity)
+    if distances is None:
+        return None
+    if quantity == "update":
+        distances = _without_noise(distances, comparison.distances("step_grad"))
+    line = lines.JUMP_GRADIENT if quantity == "param_grad" else lines.JUMP_FLOOR
+    floor = max(line.value, lines.FAR_NARROW.value * comparison.unit)
+    explained = _explained(comparison, quantity)
+    found = []
+    # All tensors together first: of jumps at one step min() keeps the first.
+    for values, named in ((distances.whole[:, None], False), (distances.beside_whole, True)):
+        before = _largest_before(values)
+        limit = np.maximum(np.maximum(floor, explained[:, None]), lines.JUMP.value * np.minimum(before, 1e100))
+        jumps = values > limit
+        jumps[: after + 1] = False
+        rows = np.flatnonzero(jumps.any(axis=1))
+        if rows.size:
+            index = int(rows[0])
+            tensor = int(np.argmax(np.where(jumps[index], values[index], -1)))
+            later = values[index : index + _STAYS, tensor]
+            found.append(
+                Jump(
+                    index,
+                    quantity,
+                    _tensor(comparison, quantity, tensor) if named else None,
+                    float(values[index, tensor]),
+                    float(before[index, tensor]),
+                    stays=len(later) == _STAYS and bool((later > limit[index, tensor]).all()),
+                )
+            )
+    return min(found, key=lambda jump: jump.index, default=None)
+
+
+def _explained(comparison: Comparison, quantity: str) -> np.ndarray:
+    """The distance that follows from that of the quantity before it, in the same step; float64[S]."""
+    source = {"step_grad": "param_grad", "update": "step_grad"}.get(quantity)
+    distances = comparison.distances(source) if source else None
+    if distances is None:
+        return np.zeros(comparison.steps)
+    return lines.JUMP_FOLLOWS.value * np.minimum(np.nan_to_num(distances.whole, nan=np.inf), 1e100)
+
+
+def _without_noise(updates: TensorDistances, gradients: TensorDistances | None) -> TensorDistances:
+    """The distances of the updates, 0 where the gradient is zero but for rounding.
+
+    An optimizer that divides a gradient by its size, as Adam does, makes whole steps of the noise of such a gradient.
+    """
+    if gradients is None:
+        return updates
+    noise = np.nan_to_num(gradients.each, nan=np.inf) > lines.NOISE.value
+    recent = noise | (_largest_before(noise.astype(float)) > 0)
+    return TensorDistances(np.where(recent & np.isfinite(updates.absolute), 0.0, updates.absolute), updates.norms)
+
+
+def _largest_before(values: np.ndarray) -> np.ndarray:
+    """The largest value in the window before each step; 0 before the first. float64[S, T]."""
+    window = int(lines.JUMP_WINDOW.value)
+    before = np.zeros_like(values)
+    finite = np.nan_to_num(values, nan=0.0)
+    for shift in range(1, window + 1):
+        before[shift:] = np.maximum(before[shift:], finite[:-shift])
+    return before
+
+
+def _tensor(comparison: Comparison, quantity: str, tensor: int) -> str | None:
+    record = comparison.baseline.record
+    if quantity in ("output", "output_grad", "target_grad"):
+        return None
+    names = (record.buffer_names or []) if quantity == "buffer" else record.param_names
+    return names[tensor] if tensor < len(names) else None

@@ -1,0 +1,221 @@
+"""Where two traces part from equal bits: how far, and whether rounding can explain it there.
+
+In a step the first quantity that differs names the cause: everything before it is equal to the bit, so its distance is
+that of one operation, and can be held against a line.
+
+Letters: S steps that both traces have; T tensors of a quantity.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from parity.judge.differences import Comparison
+from parity.judge.distances import TensorDistances
+from parity.judge.state_differences import StateDifference
+from parity.plan import lines
+from parity.plan.lines import Line
+from parity.store.trace import QUANTITIES
+
+# What is computed in a step, in this order; the number of the loss is only reported.
+COMPUTED = tuple(quantity for quantity in QUANTITIES if quantity not in ("state", "loss"))
+# The line of each quantity whose distance is known.
+_LINES: dict[str, Line] = {
+    "output": lines.PARTING_OUTPUT,
+    "output_grad": lines.PARTING_OUTPUT_GRAD,
+    "target_grad": lines.PARTING_OUTPUT_GRAD,
+    "param_grad": lines.PARTING_PARAM_GRAD,
+    "step_grad": lines.PARTING_OUTPUT_GRAD,
+    "param": lines.PARTING_UPDATE,
+    "buffer": lines.PARTING_BUFFER,
+}
+# Quantities that a few operations for each element compute: a distance beyond their line needs no float64 step.
+_DIRECT = ("input", "step_grad", "param", "buffer")
+
+
+@dataclass(frozen=True)
+class Parting:
+    """Where two traces part, and what that says.
+
+    Attributes:
+        index: Position among the common steps.
+        quantity: The first quantity that differs; "state" where a difference of the states before it is the cause.
+        tensor: The tensor that is furthest, or None.
+        distance: Its relative distance, of a parameter that of the update; None where it is not known.
+        line: The largest distance that rounding can explain, or None.
+        finding: "beyond" rounding, "within" it, or "unknown".
+        named: What differs in the states, where that is the cause.
+    """
+
+    index: int
+    quantity: str
+    tensor: str | None
+    distance: float | None
+    line: float | None
+    finding: Literal["beyond", "within", "unknown"]
+    named: tuple[StateDifference, ...] = ()
+
+    def explain(self) -> str:
+        """What was found, in words."""
+        if self.named:
+            return "the states from which the step is taken differ: " + "; ".join(each.explain() for each in self.named)
+        if self.quantity == "state":
+            return "the states from which the step is taken differ, and with them what follows"
+        what = _WORDS[self.quantity] + (f" of {self.tensor}" if self.tensor else "")
+        if self.distance is None or self.line is None:
+            return f"{what} differs, and how far is not known"
+        before = _BEFORE[self.quantity]
+        return (
+            f"{what} is {self.distance:.2g} (relative) from the baseline's after {before} equal to the bit; "
+            f"rounding explains {self.line:.2g}"
+        )
+
+
+_WORDS = {
+    "input": "the input",
+    "output": "the output",
+    "output_grad": "the output gradient",
+    "target_grad": "the target's gradient",
+    "param_grad": "the gradient",
+    "step_grad": "the gradient that the optimizer received",
+    "update": "the update",
+    "param": "the parameter",
+    "buffer": "the buffer",
+}
+_BEFORE = {
+    "input": "states that are",
+    "output": "inputs and parameters that are",
+    "output_grad": "outputs and targets that are",
+    "target_grad": "outputs and targets that are",
+    "param_grad": "output gradients that are",
+    "step_grad": "gradients from backward that are",
+    "update": "gradients and an optimizer's state that are",
+    "param": "gradients and an optimizer's state that are",
+    "buffer": "parameters that are",
+}
+
+
+def find_parting(comparison: Comparison) -> Parting | None:
+    """The first difference in what is computed, with what is known about it; None where there is none.
+
+    Raises:
+        Trouble: A trace is damaged.
+    """
+    found = comparison.first_index(among=COMPUTED)
+    if found is None:
+        return None
+    parting = _part(comparison, *found)
+    return _with_state(comparison, parting)
+
+
+def find_unequal_gradient(comparison: Comparison, *, audited: np.ndarray) -> Parting | None:
+    """The first step whose outputs are equal to the bit and whose output gradients rounding cannot explain.
+
+    Outputs and targets that are equal are a free audit: the two losses were given the same.
+
+    Args:
+        comparison: The two traces.
+        audited: Whether the audit has decided about the step; bool[S].
+
+    Raises:
+        Trouble: A trace is damaged.
+    """
+    distances = comparison.distances("output_grad")
+    if distances is None or not all(map(comparison.compares, ("input", "output"))):
+        return None
+    equal = ~(comparison.differs_in("input") | comparison.differs_in("output")) & ~audited
+    line = lines.PARTING_OUTPUT_GRAD.value * comparison.unit
+    suspicious = equal & (np.nan_to_num(distances.each, posinf=np.inf).max(axis=1) > line)
+    if not suspicious.any():
+        return None
+    return _part(comparison, int(np.argmax(suspicious)), "output_grad")
+
+
+def _part(comparison: Comparison, index: int, quantity: str) -> Parting:
+    """What is known of a difference from equal bits."""
+    if quantity == "input":
+        return _part_at_input(comparison, index)
+    distances = comparison.distances("update" if quantity == "param" else quantity)
+    if distances is None:
+        return Parting(index, quantity, None, None, None, "unknown")
+    line = _line(comparison, quantity, index, distances)
+    # A tensor whose gradient is zero but for rounding is judged beside the whole.
+    measured = distances.beside_whole[index] if quantity in ("param_grad", "step_grad") else distances.each[index]
+    # A tensor of zeros in the baseline has no size of its own.
+    measured = np.where(np.isinf(measured), distances.beside_whole[index], measured)
+    excess = np.where(np.isnan(measured), np.inf, measured / line)
+    worst = _first_beyond(excess, backwards=quantity == "param_grad")
+    far = max(lines.FAR.value, lines.FAR_NARROW.value * comparison.unit)
+    beyond = excess[worst] > 1 and (quantity in _DIRECT or measured[worst] > far or np.isnan(measured[worst]))
+    return Parting(
+        index,
+        "update" if quantity == "param" else quantity,
+        _name(comparison, quantity, worst),
+        float(measured[worst]),
+        float(line[worst]),
+        "beyond" if beyond else "unknown" if excess[worst] > 1 else "within",
+    )
+
+
+def _part_at_input(comparison: Comparison, index: int) -> Parting:
+    """Inputs have no sketches: those that differ by rounding only give outputs that do."""
+    output = comparison.distances("output")
+    line = lines.PARTING_OUTPUT.value * comparison.unit
+    within = output is not None and float(np.nan_to_num(output.each[index], nan=np.inf).max()) <= line
+    return Parting(index, "input", None, None, None, "within" if within else "beyond")
+
+
+def _line(comparison: Comparison, quantity: str, index: int, distances: TensorDistances) -> np.ndarray:
+    """The largest relative distance of each tensor that rounding can explain; float64[T]."""
+    line = np.full(distances.norms.shape[1], _LINES[quantity].value * comparison.unit)
+    if quantity == "param":
+        # The update is the difference of two parameters, each of which is rounded.
+        size = np.array(comparison.baseline.record.initial_norms or [np.inf] * len(line))
+        size = size + distances.norms[: index + 1].sum(axis=0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            line = line + np.nan_to_num(lines.PARTING_SUM.value * comparison.unit * size / distances.norms[index])
+    return line
+
+
+def _first_beyond(excess: np.ndarray, *, backwards: bool) -> int:
+    """The first tensor beyond its line in the order of computation; where none is, the furthest."""
+    beyond = np.flatnonzero(excess > 1)
+    if not beyond.size:
+        return int(np.argmax(excess))
+    return int(beyond[-1] if backwards else beyond[0])
+
+
+def _name(comparison: Comparison, quantity: str, tensor: int) -> str | None:
+    record = comparison.baseline.record
+    if quantity == "buffer":
+        names = record.buffer_names or []
+    elif quantity in ("param_grad", "step_grad", "param"):
+        names = record.param_names
+    else:
+        return (record.output_names or [None])[tensor] if quantity in ("output", "output_grad") else None
+    return names[tensor] if tensor < len(names) else None
+
+
+def _with_state(comparison: Comparison, parting: Parting) -> Parting:
+    """The same with a difference of the states as its cause, if there is one and its consequence is beyond rounding."""
+    if parting.finding != "beyond" or not comparison.state.known:
+        return parting
+    upto = slice(0, parting.index + 1)
+    for differs in (comparison.state.named[upto], comparison.state.differs[upto]):
+        if differs.any():
+            index = int(np.argmax(differs))
+            named = tuple(comparison.state.at(index)) or _generators(comparison, index)
+            return Parting(index, "state", None, parting.distance, parting.line, "beyond", named)
+    return parting
+
+
+def _generators(comparison: Comparison, index: int) -> tuple[StateDifference, ...]:
+    """The generators whose states differ."""
+    return tuple(
+        StateDifference("random generator", f"{name}'s in one state", "in another")
+        for name, differs in comparison.state.generators.items()
+        if differs[index]
+    )

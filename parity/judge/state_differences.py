@@ -1,0 +1,217 @@
+"""In what the states differ from which two trials take their steps: settings, counters, modes, generators.
+
+Letters: S steps that both traces have.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from parity.plan import lines
+from parity.store.trace import GENERATORS
+
+if TYPE_CHECKING:
+    from parity.judge.differences import Comparison
+
+# The settings in words, where the word in the code is not enough.
+_WORDS = {"lr": "learning rate", "evaluating": "modules in evaluation mode", "frozen": "frozen parameters",
+          "factors": "factor of the loss", "scale": "loss scale"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class StateDifference:
+    """One thing in which two states differ.
+
+    Attributes:
+        name: What it is, in words.
+        baseline: Its value in the baseline.
+        candidate: Its value in the candidate.
+        of: The parameters that it belongs to, in words, or "" where it belongs to all of them.
+    """
+
+    name: str
+    baseline: str
+    candidate: str
+    of: str = ""
+
+    def explain(self) -> str:
+        """The difference in words."""
+        return f"{self.name}{f' of {self.of}' if self.of else ''}: {self.baseline} and {self.candidate}"
+
+
+class StateDifferences:
+    """The differences of the states of a pair, step by step.
+
+    Attributes:
+        named: Whether settings, counters or modes differ; bool[S].
+        tensors: Whether the tensors of the optimizers' states differ; bool[S].
+        generators: For each generator that either side draws from, whether its states differ; bool[S].
+        known: Whether both sides have stored their states.
+        comparable: Whether their optimizers keep their states in the same form.
+    """
+
+    def __init__(self, comparison: Comparison) -> None:
+        self._comparison = comparison
+        nothing = np.zeros(comparison.steps, bool)
+        self.known = comparison.compares("state")
+        self.named, self.tensors, self.comparable = nothing, nothing, False
+        self.generators: dict[str, np.ndarray] = {}
+        if not self.known:
+            return
+        sides = [(trace.texts("settings"), trace.lists("state_counts")) for trace in self._traces()]
+        (self._left, left_counts), (self._right, right_counts) = [
+            tuple(self._common(number, values) for values in side) for number, side in enumerate(sides)
+        ]
+        # Optimizers of other classes keep their states in other forms, of which nothing can be compared.
+        self.comparable = _classes(self._left) == _classes(self._right)
+        counts = self.comparable & _where(lambda one, other: not _equal(one, other), left_counts, right_counts)
+        self._counts = (left_counts, right_counts)
+        self.named = counts | _where(lambda one, other: bool(_settings(one, other)), self._left, self._right)
+        self.tensors = self.comparable & np.not_equal(*comparison.both("state_digest")) & ~counts
+        self.generators = dict(self._moving_generators())
+
+    @property
+    def differs(self) -> np.ndarray:
+        """Whether anything of the states differs; bool[S]."""
+        differs: np.ndarray = np.logical_or.reduce([self.named, self.tensors, *self.generators.values()])
+        return differs
+
+    def at(self, index: int) -> list[StateDifference]:
+        """What differs by name at a position among the common steps."""
+        found = [*_settings(self._left[index], self._right[index])] if self.known else []
+        left, right = (side[index] for side in self._counts) if self.comparable else (None, None)
+        return [*found, *_counters(left, right)]
+
+    def _traces(self) -> tuple[Any, Any]:
+        return self._comparison.baseline, self._comparison.candidate
+
+    def _common(self, side: int, values: list[Any]) -> list[Any]:
+        begin = self._comparison.first_step - self._traces()[side].first_step
+        return values[begin : begin + self._comparison.steps]
+
+    def _moving_generators(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Yields the generators that either side draws from, and where their states differ."""
+        sides = [
+            np.array(self._common(number, trace.lists("generator_digests")), np.uint64).reshape(-1, len(GENERATORS))
+            for number, trace in enumerate(self._traces())
+        ]
+        for number, name in enumerate(GENERATORS):
+            left, right = (side[:, number] for side in sides)
+            # A generator that nobody draws from has no effect, and is rarely seeded.
+            if any(len(np.unique(side)) > 1 for side in (left, right)):
+                yield name, left != right
+
+
+def _classes(settings: list[str | None]) -> list[str | None]:
+    """The classes of the optimizers at the first step at which all of them have stepped."""
+    for text in dict.fromkeys(settings):
+        optimizers = json.loads(text)["optimizers"] if text else []
+        if optimizers and all(optimizers):
+            return [optimizer["class"] for optimizer in optimizers]
+    return []
+
+
+def _where(differ: Callable[[Any, Any], bool], left: list[Any], right: list[Any]) -> np.ndarray:
+    """Whether the two values of each step differ; bool[S]."""
+    return np.fromiter(map(differ, left, right), bool, len(left))
+
+
+def _equal(one: np.ndarray | None, other: np.ndarray | None) -> bool:
+    """Whether two lists of counters are equal."""
+    return (one is None) == (other is None) and (one is None or other is None or np.array_equal(one, other))
+
+
+def _counters(left: np.ndarray | None, right: np.ndarray | None) -> Iterator[StateDifference]:
+    """The differences of what the optimizers have counted."""
+    if left is None or right is None or _equal(left, right):
+        return
+    if len(left) != len(right):
+        yield StateDifference("number of optimizers", str(len(left) // 3), str(len(right) // 3))
+        return
+    for one, other in zip(left.reshape(-1, 3), right.reshape(-1, 3), strict=True):
+        if (one[0] < 0) != (other[0] < 0):
+            yield StateDifference("optimizer's step", *("skipped" if side[0] < 0 else "taken" for side in (one, other)))
+        elif not np.array_equal(one, other):
+            yield StateDifference("optimizer's state", _count(one), _count(other))
+
+
+def _count(counts: np.ndarray) -> str:
+    entries, least, most = (int(count) for count in counts)
+    if not entries:
+        return "none"
+    steps = f"{most}" if least == most else f"{least} to {most}"
+    return f"of {entries} parameters after {steps} steps" if most else f"of {entries} parameters"
+
+
+@functools.lru_cache(maxsize=4096)
+def _settings(left: str | None, right: str | None) -> tuple[StateDifference, ...]:
+    """The differences of two descriptions of settings, as `observe.step_state` stores them."""
+    if left is None or right is None or left == right:
+        return ()
+    one, other = json.loads(left), json.loads(right)
+    found = []
+    for name in ("evaluating", "frozen", "factors", "scale"):
+        if not _same(one.get(name), other.get(name)):
+            found.append(StateDifference(_WORDS[name], _shown(one.get(name)), _shown(other.get(name))))
+    groups = [_effective(_by_parameter(side)) for side in (one, other)]
+    for name in dict.fromkeys(name for name, _ in groups[0]):
+        # Of settings that only one optimizer has, nothing can be compared.
+        numbers = [number for number in _numbers(groups[0], name) if (name, number) in groups[1]]
+        values = {
+            number: (groups[0][name, number], groups[1][name, number])
+            for number in numbers
+            if not _same(groups[0][name, number], groups[1][name, number])
+        }
+        for pair in {json.dumps(pair): pair for pair in values.values()}.values():
+            where = [number for number, value in values.items() if value == pair]
+            of = "" if len(where) == len(numbers) else f"parameters {', '.join(map(str, where[:8]))}"
+            found.append(StateDifference(_WORDS.get(name, name), _shown(pair[0]), _shown(pair[1]), of))
+    return tuple(found)
+
+
+def _by_parameter(settings: Mapping[str, Any]) -> dict[tuple[str, int], Any]:
+    """The value of each setting, by its name and the number of the parameter."""
+    found: dict[tuple[str, int], Any] = {}
+    for optimizer in settings.get("optimizers") or ():
+        for group in (optimizer or {}).get("groups", ()):
+            for part in group["params"].split():
+                first, _, last = part.lstrip("-").partition("-")
+                for number in range(int(first), int(last or first) + 1):
+                    found |= {(name, number): value for name, value in group.items() if name != "params"}
+    return found
+
+
+def _effective(values: dict[tuple[str, int], Any]) -> dict[tuple[str, int], Any]:
+    """The settings that change what is computed: those of a decay or a momentum of 0 do not."""
+    idle = {"decoupled_weight_decay": "weight_decay", "dampening": "momentum", "nesterov": "momentum"}
+    return {
+        (name, number): value
+        for (name, number), value in values.items()
+        if name not in idle or values.get((idle[name], number))
+    }
+
+
+def _numbers(groups: Mapping[tuple[str, int], Any], name: str) -> list[int]:
+    return [number for each, number in groups if each == name]
+
+
+def _same(left: Any, right: Any) -> bool:
+    """Whether two settings are equal; a rate that is a float32 tensor is off by its rounding."""
+    if isinstance(left, int | float) and isinstance(right, int | float):
+        return math.isclose(left, right, rel_tol=lines.SAME_SETTING.value)
+    if isinstance(left, list) and isinstance(right, list):
+        return len(left) == len(right) and all(map(_same, left, right))
+    return bool(left == right)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_shown, value[:4])) + (", …" if len(value) > 4 else "") if value else "none"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

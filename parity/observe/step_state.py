@@ -1,0 +1,170 @@
+"""What a step starts from beside its parameters: settings and state of the optimizers, modes of the model, generators.
+
+Also the buffers that a step leaves, and the tensors of other models that are to agree, such as an average of weights.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from parity.observe.digest import combine, digest
+from parity.observe.fingerprint import Fingerprint, fingerprint
+from parity.observe.generators import digest_generators
+
+# Settings of an optimizer that choose how it computes or serve a scheduler, and not what is computed.
+IMPLEMENTATION = frozenset(
+    {"params", "param_names", "foreach", "fused", "capturable", "differentiable", "initial_lr", "max_lr", "min_lr"}
+)
+# Where an optimizer counts the steps of a parameter.
+_COUNTERS = ("step", "t", "steps")
+
+
+class StepState:
+    """Observes the state of a training at each step.
+
+    The calls for a step are `begin`, `modes`, `before_update` for each optimizer, `take` and `buffers`, in this order.
+
+    Args:
+        model: The model.
+        optimizers: Its optimizers.
+        also: Other models whose parameters and buffers are compared as buffers are, by name.
+
+    Attributes:
+        buffer_names: The names of the buffers, and of the tensors of the other models.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        optimizers: Sequence[torch.optim.Optimizer],
+        also: Mapping[str, torch.nn.Module] | None = None,
+    ) -> None:
+        self._model = model
+        self._optimizers = list(optimizers)
+        self._numbers = {parameter: number for number, parameter in enumerate(model.parameters())}
+        self._parameters = list(model.named_parameters())
+        self._modules = list(model.named_modules())
+        self._buffers = dict(_buffers("", model, parameters=False))
+        for name, other in (also or {}).items():
+            self._buffers |= dict(_buffers(f"{name}.", other, parameters=True))
+        self.buffer_names = [*self._buffers]
+        self._generators: list[int] = []
+        self._modes: dict[str, Any] = {}
+        self._seen: dict[int, dict[str, Any]] = {}
+        self._text: tuple[Any, str] = (None, "")
+
+    def begin(self) -> None:
+        """Looks at the generators, before anything of the step draws from them."""
+        self._generators = digest_generators()
+
+    def modes(self) -> None:
+        """Looks at the modes of the model, which its forward pass has just had."""
+        evaluating = [name for name, module in self._modules if not module.training]
+        self._modes = {
+            # Most models are in one mode as a whole.
+            "evaluating": "all" if len(evaluating) == len(self._modules) else evaluating,
+            "frozen": [name for name, parameter in self._parameters if not parameter.requires_grad],
+        }
+
+    def before_update(self, optimizer: torch.optim.Optimizer) -> None:
+        """Looks at the settings and the state of an optimizer, which is about to step."""
+        number = next(number for number, each in enumerate(self._optimizers) if each is optimizer)
+        digests, counters, entries = [], [], 0
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                state = optimizer.state.get(parameter) or {}
+                entries += bool(state)
+                for key in sorted(state, key=str):
+                    value = state[key]
+                    if key in _COUNTERS:
+                        counters.append(int(value))
+                    elif isinstance(value, torch.Tensor):
+                        digests.append(digest(value))
+        self._seen[number] = {
+            "class": type(optimizer).__name__,
+            "groups": [self._group(group) for group in optimizer.param_groups],
+            "digests": digests,
+            "counts": [entries, min(counters, default=0), max(counters, default=0)],
+        }
+
+    def take(self, *, scale: float = 1.0, factors: Sequence[float] = ()) -> dict[str, Any]:
+        """What was seen of the step, in the columns of `trace.SCHEMA`; forgets it.
+
+        Args:
+            scale: What the gradients were multiplied by against underflow.
+            factors: What the losses of the step's batches were multiplied by.
+        """
+        seen, self._seen = self._seen, {}
+        described = [
+            {"class": seen[number]["class"], "groups": seen[number]["groups"]} if number in seen else None
+            for number in range(len(self._optimizers))
+        ]
+        nothing = {"counts": [-1, -1, -1], "digests": []}
+        states = [seen.get(number, nothing) for number in range(len(self._optimizers))]
+        counts = [count for each in states for count in each["counts"]]
+        digests = [number for each in states for number in each["digests"]]
+        settings = {"optimizers": described, "scale": scale, "factors": [*factors], **self._modes}
+        return {
+            "settings": self._as_text(settings),
+            "state_counts": counts,
+            "state_digest": combine(np.array([*digests, *(count % 2**64 for count in counts)], np.uint64)),
+            "generator_digests": self._generators,
+        }
+
+    def buffers(self) -> Fingerprint:
+        """The fingerprint of the buffers, as they are now."""
+        return fingerprint([get() for get in self._buffers.values()])
+
+    def _group(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings of a group of parameters that decide what is computed."""
+        # By number, since ports of a model name their parameters otherwise; -1 for one outside of the model.
+        numbers = [self._numbers.get(parameter, -1) for parameter in group["params"]]
+        return {"params": _ranges(numbers)} | {
+            name: _plain(value) for name, value in sorted(group.items()) if name not in IMPLEMENTATION
+        }
+
+    def _as_text(self, settings: dict[str, Any]) -> str:
+        """The settings as JSON, made anew only where they have changed."""
+        if self._text[0] != settings:
+            self._text = (settings, json.dumps(settings, default=str))
+        return self._text[1]
+
+
+def _buffers(
+    prefix: str, model: torch.nn.Module, *, parameters: bool
+) -> Iterator[tuple[str, Callable[[], torch.Tensor | None]]]:
+    """Yields the name of each buffer, and of each parameter if these are wanted, and how to get it."""
+    # Looked up in their modules at each step, since a module may put another tensor in place of its buffer; found once,
+    # since walking through a large model takes longer than a digest.
+    for where, module in model.named_modules():
+        path = f"{prefix}{where}." if where else prefix
+        for table in (module._parameters, module._buffers) if parameters else (module._buffers,):
+            for name in table:
+                yield f"{path}{name}", lambda table=table, name=name: table.get(name)  # type: ignore[misc]
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Numbers in words.
+
+    >>> _ranges([0, 1, 2, 5, 7, 8])
+    '0-2 5 7-8'
+    """
+    found: list[list[int]] = []
+    for number in numbers:
+        if found and number == found[-1][1] + 1:
+            found[-1][1] = number
+        else:
+            found.append([number, number])
+    return " ".join(str(first) if first == last else f"{first}-{last}" for first, last in found)
+
+
+def _plain(value: Any) -> Any:
+    """A setting as JSON has it; a rate may be a tensor."""
+    if isinstance(value, torch.Tensor):
+        return value.item() if value.numel() == 1 else value.tolist()
+    return value
