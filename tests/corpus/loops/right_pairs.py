@@ -173,15 +173,29 @@ class _Port(nn.Module):
         return self.classifier(self.normalisation(self.activation(self.stem(inputs))))
 
 
-class _WordsByProduct(Reader):
-    """Its embedding is a product with one-hot vectors, without the gradient of the padding."""
+class _Product(nn.Embedding):
+    """An embedding by a product with one-hot vectors, which the gradient of the padding does not reach."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        embedding = self.words
-        kept = torch.ones(len(embedding.weight), 1)
-        kept[0] = 0
-        embedding.forward = lambda tokens: F.one_hot(tokens, len(kept)).to(kept.dtype) @ (embedding.weight * kept)
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Rows of the weight, dtype[..., D]."""
+        kept = (torch.arange(self.num_embeddings) != self.padding_idx).to(self.weight.dtype)
+        return (F.one_hot(tokens, self.num_embeddings).to(self.weight.dtype) * kept) @ self.weight
+
+
+def _by_product() -> nn.Module:
+    reader = Reader()
+    product = _Product(*reader.words.weight.shape, padding_idx=reader.words.padding_idx)
+    product.load_state_dict(reader.words.state_dict())
+    reader.words = product
+    return reader
+
+
+def _patched() -> nn.Module:
+    """A layer whose method is replaced by a function that holds it, as LoRA's implementations do it."""
+    reader = Reader()
+    words, usual = reader.words, reader.words.forward
+    words.forward = lambda tokens: usual(tokens) + 0 * words.weight[0]
+    return reader
 
 
 # Losses by hand
@@ -425,7 +439,14 @@ PAIRS = [
         replace(PERCEPTRON, model=lambda: _Recurrent(by_hand=False)),
         replace(PERCEPTRON, model=lambda: _Recurrent(by_hand=True)),
     ),
-    right("words_by_product", "layer", BY_HAND, READING, replace(READING, model=_WordsByProduct)),
+    right("words_by_product", "layer", BY_HAND, READING, replace(READING, model=_by_product)),
+    right(
+        "forward_patched",
+        "layer",
+        "kohya-ss/sd-scripts #989: LoRA replaces forward() of layers; a copy of the model calls the original's",
+        READING,
+        replace(READING, model=_patched),
+    ),
     right(
         "other_names",
         "layer",
