@@ -20,12 +20,14 @@ from parity.driver import begun, gathering, recorded_trial, seal_run
 from parity.ground.errors import OracleUnavailable
 from parity.observe.audit import oracle_of
 from parity.observe.measured_steps import MeasuredSteps
+from parity.observe.model_output import ModelOutputs, as_returned, hook
 from parity.observe.observer import CAPACITY, Observer, unscaled
 from parity.observe.pending import Pending
 from parity.observe.user_loop import (
     dependence,
     device_of,
     inner_optimizer,
+    is_compiled,
     name_of,
     only_lr,
     ordinal_of,
@@ -113,7 +115,7 @@ class Recorder:
         replica, first_step = checked("replica", replica), checked("first_step", first_step)
         steps_per_epoch = None if steps_per_epoch is None else checked("steps_per_epoch", steps_per_epoch)
         # Without their wrappers: parameters then have the same names, and the hooks are on the optimizer that steps.
-        self._model = unwrapped(model)
+        self._model, self._hooks_model = unwrapped(model), not is_compiled(model)
         several = [optimizers] if isinstance(optimizers, torch.optim.Optimizer) else list(optimizers)
         self._optimizers = [inner_optimizer(optimizer) for optimizer in several]
         self._scaler = scaler
@@ -168,6 +170,7 @@ class Recorder:
         self._step = self._first_step = first_step
         self._batch_rows: int | None = None
         self._pending: list[Pending] = []
+        self._outputs = ModelOutputs()
         self._scale = 1.0
         self._saw_backward = False
         # Whether an optimizer is in its step, which may call a closure.
@@ -204,6 +207,8 @@ class Recorder:
         self._send(Began(self._trial.name, machine.facts(device, ordinal=ordinal_of(self._model))))
         # Hooks are removed with everything else that is held: a loop may go on after its recording.
         self._held.callback(self._measured.let_go)
+        if self._hooks_model:
+            self._held.callback(hook(self._model, lambda output: self._guarded("forward", self._outputs.keep, output)))
         for optimizer in self._optimizers:
             self._held.callback(optimizer.register_step_pre_hook(self._before_step).remove)
             self._held.callback(optimizer.register_step_post_hook(self._after_step).remove)
@@ -271,13 +276,14 @@ class Recorder:
         if self._measured.due(place) and factor == self._scale == 1.0 and not self._observer.batches:
             self._measured.forward(inputs, output=output, target=target)
         # Without its graph: what is kept here must not keep the step's memory.
-        detached, fixed = (map_tensors(torch.Tensor.detach, side) for side in (output, target))
+        changed = self._outputs.changed(floating)
+        detached, fixed = as_returned(output, changed), map_tensors(torch.Tensor.detach, target)
         learning = [part for part in parts(target) if part.requires_grad]
         batch = self._observer.forward(place, tensors, detached, fixed)
         # A loss of shape [1] is a scalar for the trace.
         scalar = loss.detach().reshape(())
         pending = Pending(batch, detached, fixed, scalar, factor, [part.detach() for part in learning])
-        pending.watch([*floating, *learning])
+        pending.watch([*floating, *learning], changed)
         self._pending.append(pending)
 
     def backward(self) -> None:
@@ -328,11 +334,12 @@ class Recorder:
         self._measured.after_update(self._step)
         self._step += 1
         self._measured.await_step(self._step)
+        self._outputs.end_step()
         self._saw_backward = False
         # The state that the next step starts from: what draws from a generator from here on belongs to that step.
         self._observer.begin()
 
-    def _guarded(self, call: str, record: Callable[[], None]) -> None:
+    def _guarded(self, call: str, record: Callable[..., None], *arguments: object) -> None:
         """Runs what a call of the loop records; an error ends the recording, and not the training.
 
         Raises:
@@ -343,7 +350,7 @@ class Recorder:
             raise RuntimeError("The Recorder is closed.")
         if self._off is None:
             try:
-                record()
+                record(*arguments)
             except Exception as error:  # noqa: BLE001 - whatever it is, the user's training must go on
                 self._switch_off(f"Recorder.{call}(): {error or type(error).__name__}")
         self._own_s += time.perf_counter() - began

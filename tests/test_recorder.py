@@ -680,3 +680,20 @@ def test_what_a_killed_process_recorded_is_kept(tmp_path, capsys):
     pd.testing.assert_frame_equal(kept, bits(tmp_path / "whole")[: len(kept)], check_exact=True)
     status, out = compared(capsys, tmp_path / "whole", tmp_path / "killed")
     assert (status, "was interrupted" in out) == (3, True)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"audit_every": -1}, "audit_every=-1 is not a whole number of at least 0. "),
+        ({"steps_per_epoch": 0}, "steps_per_epoch=0 is not a whole number of at least 1. "),
+        ({"first_step": -1}, "first_step=-1 is not a whole number of at least 0. "),
+        ({"seed": 0.5}, "seed=0.5 is not a whole number of at least 0. "),
+        ({"replica": -1}, "replica=-1 is not a whole number of at least 0. "),
+    ],
+    ids=str,
+)
+def test_a_recorder_refuses_numbers_that_mean_nothing(wrong, message, tmp_path):
+    with pytest.raises(Trouble) as trouble:
+        parity.Recorder(tmp_path / "run", nn.Linear(1, 1), **wrong)
+    assert str(trouble.value).startswith(message) and not (tmp_path / "run").exists()

@@ -95,7 +95,7 @@ def decide(evidence: PairEvidence) -> tuple[VerdictWord, str | None]:
         return _decide_unsteady(evidence)
     if comparison.first() is None:
         return _decide_equal(evidence)
-    if comparison.first_index(among=TRAINED) and evidence.parting is None:
+    if comparison.first_index(among=TRAINED) and not comparison.first_index(among=COMPUTED):
         return _decide_other_state(comparison)
     if pair.axis != "replica" and (missing := _missing_evidence(evidence)):
         return "inconclusive", missing
@@ -132,6 +132,9 @@ def _decide_between(evidence: PairEvidence, between: Between) -> tuple[VerdictWo
     parting = evidence.parting
     if parting and parting.finding == "within" and parting.quantity != "output_grad":
         return "rounding", parting.explain()
+    # Beside a baseline that is not its oracle, steps that were checked against that oracle are evidence of nothing.
+    if evidence.audit and evidence.audit.off_oracle:
+        return _decide_loss(evidence)
     if evidence.device_audit:
         # Without the input, which is not computed and so has no error.
         unseen = [quantity for quantity in TRAINED[1:] if quantity not in evidence.device_audit.quantities]
@@ -190,6 +193,8 @@ def _decide_loss(evidence: PairEvidence) -> tuple[VerdictWord, str]:
         beyond = audit.explain_loss() if audit else None
         far = f", by more than any order of summation can explain ({beyond})" if beyond else ""
         return "report-only", f"only the reported number differs{far}; the gradient and everything after it are equal"
+    if audit and audit.off_oracle:
+        return "inconclusive", f"the audit decides nothing: {audit.off_oracle}"
     # The output gradients are equal in value. A backward pass that gets them in another layout may sum in another
     # order.
     if first.quantity == "param_grad" and _laid_out_otherwise(
@@ -209,6 +214,11 @@ def _decide_loss(evidence: PairEvidence) -> tuple[VerdictWord, str]:
         return "inconclusive", f"no audit: {reason}" if reason else "no audit: --audit-every 0"
     if evidence.pair.axis == "noise":
         return "rounding", "the baseline's own gradient, randomly rounded by 1 ulp at each step"
+    if audit.excused.any():
+        return "rounding", (
+            "the gradients differ in a direction that the model takes away: what its backward makes of the difference "
+            "is rounding"
+        )
     return "rounding", "the gradient is as near to float64 as rounding allows"
 
 
@@ -284,6 +294,10 @@ def _decide_other_state(comparison: Comparison) -> tuple[VerdictWord, str]:
 
 def _missing_evidence(evidence: PairEvidence) -> str | None:
     """Why a difference that was found is neither explained nor wrong for certain, or None."""
+    inputs = evidence.comparison.differs_in("input")
+    if inputs.any() and not (evidence.pair.between and evidence.comparison.differs_in("output")[np.argmax(inputs)]):
+        number = evidence.comparison.first_step + int(np.argmax(inputs))
+        return f"the inputs differ from step {number} on: the data is not the same"
     if evidence.unequal is not None:
         number = evidence.comparison.first_step + evidence.unequal.index
         return f"step {number} was not audited: {evidence.unequal.explain()}. Audit each step, with --audit-every 1."

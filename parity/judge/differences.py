@@ -281,7 +281,7 @@ class Comparison:
 
     @cached_property
     def unit(self) -> float:
-        """The unit roundoff u of the coarsest dtype that the training of either side shows."""
+        """The unit roundoff u of the coarsest dtype that the baseline's training shows."""
         return unit(self)
 
     @cached_property

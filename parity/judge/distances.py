@@ -81,12 +81,10 @@ def measure(comparison: Comparison, quantity: str) -> TensorDistances | None:
 
 
 def unit(comparison: Comparison) -> float:
-    """The unit roundoff u of the coarsest dtype that the training of either side shows."""
-    dtypes = {
-        dtype
-        for record in (comparison.baseline.record, comparison.candidate.record)
-        for dtype in (record.output_dtype, record.loss_dtype, *(record.param_dtypes or ()))
-    }
+    """The unit roundoff u of the coarsest dtype that the baseline's training shows."""
+    # Not the candidate's: one that computes in a narrower dtype than the baseline does not differ by rounding only.
+    record = comparison.baseline.record
+    dtypes = {record.output_dtype, record.loss_dtype, *(record.param_dtypes or ())}
     return max([2.0 ** -_BITS[dtype] for dtype in dtypes if dtype in _BITS], default=2.0**-24)
 
 

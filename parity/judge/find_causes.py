@@ -55,6 +55,7 @@ class LossEvidence:
         wrong: Whether the gradient is beyond rounding, or NaN on the candidate's side only; bool[S].
         wrong_loss: Whether the number that the loss reports is beyond rounding; bool[S].
         nan: Which number is NaN on one side only, in words, or None.
+        unit: u of the gradient's dtype.
     """
 
     record: TrialRecord
@@ -66,6 +67,7 @@ class LossEvidence:
     wrong: np.ndarray
     wrong_loss: np.ndarray
     nan: str | None
+    unit: float = 2.0**-24
 
     def status(self, item: str) -> str | None:
         """The status of an item of the contract; None where it was not checked."""
@@ -198,11 +200,14 @@ def _scaled(evidence: LossEvidence, findings: Sequence[Finding]) -> Cause:
         rows=[int(evidence.rows[step]) for step in steps],
         elements=[int(evidence.elements[step]) for step in steps],
     )
-    constant = sizes.max() - sizes.min() <= lines.SAME_FACTOR.value * sizes.max()
+    # A narrow dtype has neither the accuracy nor the digits of the others: there, a factor wavers as `RATIO` allows.
+    narrow = lines.is_narrow(evidence.unit)
+    accuracy = max(lines.SAME_FACTOR.value, lines.RATIO.value * evidence.unit if narrow else 0.0)
+    constant = sizes.max() - sizes.min() <= accuracy * sizes.max()
     if not (constant or name):
         changing = f"a factor that changes: {factors.min():.6g} to {factors.max():.6g}"
         return make_cause("scaled", value=changing, detail=part)
-    number = f"{sizes[0]:.7g}"
+    number = f"{sizes[0]:.{3 if narrow else 7}g}"
     # A plain number, such as 2, is not followed by itself.
     factor = f"{number}, {name}" if name and name != number else number
     return make_cause("scaled", value=f"{factor}{' and has the wrong sign' if negative else ''}", detail=part)

@@ -101,7 +101,9 @@ def find_other_function(comparison: Comparison, between: Between) -> tuple[Onset
     first = comparison.first(among=TRAINED)
     if between.other is None or first is None or comparison.differs_in("input")[0]:
         return None, None
-    return _at(comparison, 0, between.other.quantity, between.other.tensor), between.other.why
+    # A setting that differs is the cause by name.
+    named = _changed_update(comparison, 0) if between.other.quantity == "update" else None
+    return _at(comparison, 0, between.other.quantity, between.other.tensor), named or between.other.why
 
 
 def _changed_update(comparison: Comparison, step: int) -> str | None:

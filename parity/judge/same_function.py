@@ -96,8 +96,8 @@ def compare_functions(baseline: StepErrors, candidate: StepErrors, *, equal_star
         if quantity == "param" or not rows:
             continue
         sketched = equal_start and all(_is_known(row) for each in rows for row in each)
-        # An update of which no whole step was taken in float64 has no norm either.
-        if quantity == "update" and not any(row["exact_sketch"] for each in rows for row in each):
+        # One side took no whole step in float64 (gradients that are clipped, say), so it has no update.
+        if not all(any(not math.isnan(row["exact_norm"]) for row in side) for side in zip(*rows, strict=True)):
             continue
         found = _by_sketches(quantity, rows, pairs) if sketched else _by_norms(quantity, rows)
         if found:

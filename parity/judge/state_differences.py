@@ -98,10 +98,10 @@ class StateDifferences:
 
     def _moving_generators(self) -> Iterator[tuple[str, np.ndarray]]:
         """Yields the generators that either side draws from, and where their states differ."""
-        sides = [
-            np.array(self._common(number, trace.lists("generator_digests")), np.uint64).reshape(-1, len(GENERATORS))
-            for number, trace in enumerate(self._traces())
-        ]
+        lists = [self._common(number, trace.lists("generator_digests")) for number, trace in enumerate(self._traces())]
+        if any(row is None or len(row) != len(GENERATORS) for side in lists for row in side):
+            return
+        sides = [np.array(side, np.uint64).reshape(-1, len(GENERATORS)) for side in lists]
         for number, name in enumerate(GENERATORS):
             left, right = (side[:, number] for side in sides)
             # A generator that nobody draws from has no effect, and is rarely seeded.

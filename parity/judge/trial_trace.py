@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import xxhash
 
 from parity.ground.errors import Trouble
-from parity.store.trace import NORMED_QUANTITIES, QUANTITIES, TENSOR_QUANTITIES
+from parity.store.trace import AUDIT_COLUMNS, NORMED_QUANTITIES, QUANTITIES, TENSOR_QUANTITIES
 from parity.store.traces import KEPT_BYTES, KEPT_ROWS, read_columns
 from parity.store.trials import TrialRecord
 
@@ -24,7 +24,7 @@ _NORMS = tuple(f"{quantity}_norm" for quantity in NORMED_QUANTITIES)
 # The columns that are judged; a short trace is read once for all of them.
 _JUDGED = (
     *("step", "epoch", "batch", "rows", "elements", "output_grad_strided"),
-    *("loss", "loss_error_u", "grad_error_u", "grad_ratio"),
+    *("loss", *AUDIT_COLUMNS),
     *(*_DIGESTS, *_TENSOR_DIGESTS, *_NORMS, "step_grad_norm"),
 )
 

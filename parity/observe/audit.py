@@ -9,9 +9,11 @@ Shapes: the output is dtype[...], of any shape, or a tree of such tensors; `u` i
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -29,6 +31,8 @@ from parity.tasks.outputs import Outputs, is_tree, map_tensors, parts, with_part
 Gradient = np.ndarray | list[np.ndarray]
 # (output, target), both on the CPU -> loss, and gradient for the output.
 Oracle = Callable[[Outputs, Outputs], tuple[float, Gradient]]
+# Buffers of a baseline that is a module, by name; float64[...] or integers.
+OracleState = dict[str, torch.Tensor]
 
 
 def make_oracle(baseline: CodeSpec, task: Task) -> Oracle:
@@ -62,6 +66,31 @@ def gradients(found: Gradient) -> list[np.ndarray]:
     return found if isinstance(found, list) else [found]
 
 
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """The errors of one loss and its output gradient, and what they were measured against.
+
+    Attributes:
+        grad_error_u: ||g - g64|| / (u ||g64||) of the worst part of the output.
+        loss_error_u: |loss - loss64| / (u |loss64|).
+        grad_ratio: <g, g64> / <g64, g64> of that part: 1 for a right gradient, c for one that is c times too large.
+        grad_u: u of that part's dtype.
+        worst: Number of that part.
+        loss64: The oracle's loss.
+        exact: The oracle's gradient for each part; float64[...].
+        units: u of each part's dtype.
+    """
+
+    grad_error_u: float
+    loss_error_u: float
+    grad_ratio: float
+    grad_u: float
+    worst: int
+    loss64: float
+    exact: list[np.ndarray]
+    units: list[float]
+
+
 def errors(
     oracle: Oracle,
     output: Outputs,
@@ -70,6 +99,23 @@ def errors(
     loss: torch.Tensor,
     output_grad: torch.Tensor | Sequence[torch.Tensor],
 ) -> tuple[float, float, float]:
+    """The gradient error, the loss error and the ratio of `measure`, which has the same arguments.
+
+    Raises:
+        OracleUnavailable: The baseline's loss raised in float64, or does not compute in float64.
+    """
+    found = measure(oracle, output, target, loss=loss, output_grad=output_grad)
+    return found.grad_error_u, found.loss_error_u, found.grad_ratio
+
+
+def measure(
+    oracle: Oracle,
+    output: Outputs,
+    target: Outputs,
+    *,
+    loss: torch.Tensor,
+    output_grad: torch.Tensor | Sequence[torch.Tensor],
+) -> Measured:
     """Measures how far the loss and the output gradient of one step are from the oracle's.
 
     Args:
@@ -80,19 +126,17 @@ def errors(
         output_grad: What its backward returned, of the output's shape and dtype; for a tree one tensor for each part.
 
     Returns:
-        In the order of `trace.AUDIT_COLUMNS`: ||g - g64|| / (u ||g64||); |loss - loss64| / (u |loss64|); and
-        <g, g64> / <g64, g64>, which is 1 for a right gradient and c for one that is c times too large. For a tree the
-        gradient's numbers are those of the part with the largest error. An error is 0 where both sides are equal, and
-        inf where only one is finite or only the oracle is zero; where both have the same NaNs and infinities, the
-        finite elements decide.
+        The errors; for a tree the gradient's are those of the part with the largest error. An error is 0 where both
+        sides are equal, and inf where only one is finite or only the oracle is zero; where both have the same NaNs and
+        infinities, the finite elements decide.
 
     Raises:
         OracleUnavailable: The baseline's loss raised in float64, or does not compute in float64.
     """
-    # Each part has the u of its own dtype; the one loss, made of all parts, has that of the coarsest.
+    # Each part has the u of its own dtype.
     units = [torch.finfo(part.dtype).eps / 2 for part in parts(output)]
     loss64, found = oracle(map_tensors(torch.Tensor.detach, output), map_tensors(torch.Tensor.detach, target))
-    loss_error = _relative_error(float(loss.detach()), loss64, max(units))
+    loss_error = _relative_error(float(loss.detach()), loss64, loss_unit(loss, units))
     grads = [output_grad] if isinstance(output_grad, torch.Tensor) else list(output_grad)
     grads64 = gradients(found)
     # Norm of the gradient over all parts. One tensor is its own whole, so there is nothing to measure it beside.
@@ -103,8 +147,24 @@ def errors(
         for grad, grad64, unit in zip(grads, grads64, units, strict=True)
     ]
     # Every comparison with NaN is False, so max() would find NaN or not depending on the order: it counts as the worst.
-    grad_error, ratio = max(measured, key=lambda each: math.inf if math.isnan(each[0]) else each[0])
-    return grad_error, loss_error, ratio
+    worst = max(range(len(measured)), key=lambda part: _nan_last(measured[part][0]))
+    grad_error, ratio = measured[worst]
+    return Measured(grad_error, loss_error, ratio, units[worst], worst, loss64, grads64, units)
+
+
+def loss_unit(loss: torch.Tensor, units: Sequence[float]) -> float:
+    """The u that the error of a loss is counted in.
+
+    Args:
+        loss: The loss; dtype[].
+        units: u of each part of the output.
+
+    Returns:
+        That of the loss's own dtype where every part is narrower (a float32 loss of a bfloat16 output is computed in
+        float32); else that of the coarsest part, since the one loss is made of all of them.
+    """
+    own = torch.finfo(loss.dtype).eps / 2
+    return own if own < min(units) else max(units)
 
 
 def _gradient_error(grad: np.ndarray, grad64: np.ndarray, unit: float, *, least: float) -> tuple[float, float]:
@@ -127,11 +187,7 @@ def _gradient_error(grad: np.ndarray, grad64: np.ndarray, unit: float, *, least:
 
 
 def _widened(loss_function: Loss, *, shared: bool) -> Oracle:
-    """Returns an oracle that evaluates the loss on float64 tensors, and its gradient with autograd.
-
-    Its calls leave nothing behind in the process: generators, settings and, of a loss that is shared with a training,
-    its state are restored. A module is copied once, and the copy has a state of its own.
-    """
+    """Returns an oracle that evaluates the loss on float64 tensors, and its gradient with autograd."""
     wide = loss_function
     kept: tuple[object, ...] = (loss_function,) if shared else ()
     if isinstance(loss_function, nn.Module):
@@ -141,14 +197,47 @@ def _widened(loss_function: Loss, *, shared: bool) -> Oracle:
             return _unavailable(str(error))
         # What the copy shares with the original: its class, and the globals that its code names.
         kept = (type(loss_function),) if shared else ()
+    return _Widened(wide, kept)
 
-    def oracle(output: Outputs, target: Outputs) -> tuple[float, Gradient]:
+
+class _Widened:
+    """A loss evaluated on float64 tensors.
+
+    Its calls leave nothing behind: generators, settings, the buffers of a module (which is copied) and, of a loss that
+    is shared with a training, its state are restored. The calls within `audited` are those that go on from state to
+    state, as the calls of the loss do.
+
+    Attributes:
+        watch: Called before the generators are restored; None outside of `audited`.
+    """
+
+    def __init__(self, loss_function: Loss, kept: tuple[object, ...]) -> None:
+        self._loss = loss_function
+        self._kept = kept
+        self.watch: Callable[[], None] | None = None
+
+    @property
+    def module(self) -> nn.Module | None:
+        """The module that keeps state, or None."""
+        return self._loss if isinstance(self._loss, nn.Module) else None
+
+    def __call__(self, output: Outputs, target: Outputs) -> tuple[float, Gradient]:
+        """The loss, and its gradient for the output.
+
+        Raises:
+            OracleUnavailable: The loss raised in float64, or does not compute in float64.
+        """
         leaves = [part.double().requires_grad_() for part in parts(output)]
+        before = {} if self.watch else oracle_state(self)
         try:
-            with generators_restored(), settings_restored(), state_restored(*kept), torch.enable_grad():
-                loss = wide(with_parts(output, leaves), map_tensors(_wide, target))
+            with generators_restored(), settings_restored(), state_restored(*self._kept), torch.enable_grad():
+                loss = self._loss(with_parts(output, leaves), map_tensors(_wide, target))
                 # A loss need not depend on each part of a tree, but on the only tensor it must.
                 grads = torch.autograd.grad(loss, leaves, allow_unused=is_tree(output))
+                if self.watch:
+                    self.watch()
+                else:
+                    restore_oracle(self, before)
         except Exception as error:  # a user's baseline may raise anything
             raise OracleUnavailable(f"in float64 it raised {type(error).__name__}: {error}") from error
         # A loss that narrows inside has the rounding errors that an oracle must not have.
@@ -160,7 +249,38 @@ def _widened(loss_function: Loss, *, shared: bool) -> Oracle:
         ]
         return float(loss.detach()), arrays if is_tree(output) else arrays[0]
 
-    return oracle
+
+@contextlib.contextmanager
+def audited(oracle: Oracle, watch: Callable[[], None]) -> Iterator[None]:
+    """Within the block, the oracle is called for a step of the training: a state that it keeps goes on.
+
+    Args:
+        oracle: The oracle.
+        watch: Called at the end of each call, before the generators are restored.
+    """
+    if isinstance(oracle, _Widened):  # a closed form draws nothing
+        oracle.watch = watch
+    try:
+        yield
+    finally:
+        if isinstance(oracle, _Widened):
+            oracle.watch = None
+
+
+def oracle_state(oracle: Oracle) -> OracleState:
+    """Copies of the buffers that the oracle may change when it is called; empty for one that has none."""
+    module = oracle.module if isinstance(oracle, _Widened) else None
+    return {name: buffer.detach().clone() for name, buffer in module.named_buffers()} if module else {}
+
+
+def restore_oracle(oracle: Oracle, state: OracleState) -> None:
+    """Gives an oracle the state that `oracle_state` returned."""
+    module = oracle.module if isinstance(oracle, _Widened) else None
+    for name, buffer in state.items():
+        assert module is not None, "only a module has a state"
+        owner, _, last = name.rpartition(".")
+        # Not in place: a forward that assigns its buffer anew, as many do, leaves another tensor there each time.
+        module.get_submodule(owner)._buffers[last] = buffer.clone()
 
 
 def _wide_copy(module: nn.Module) -> nn.Module:
@@ -199,6 +319,11 @@ def _dots(difference: np.ndarray, grad64: np.ndarray) -> tuple[float, float, flo
     """The products <d, d>, <d, g> and <g, g>, summed by torch, whose threads are pinned."""
     left, right = torch.from_numpy(difference).reshape(-1), torch.from_numpy(grad64).reshape(-1)
     return float(torch.dot(left, left)), float(torch.dot(left, right)), float(torch.dot(right, right))
+
+
+def _nan_last(value: float) -> float:
+    """A key for max(): the value, with NaN as the largest."""
+    return math.inf if math.isnan(value) else value
 
 
 def _same_nonfinite(left: np.ndarray, right: np.ndarray) -> bool:

@@ -27,7 +27,7 @@ class Batch:
         loss: The loss as it enters the step, dtype[] on its device; None until it is known.
         loss_digest: Digest of the loss; None where it can wait until the rows are fetched.
         strided: Whether the gradient for the output has other strides than the output.
-        audit: What `audit.errors` returns; NaN where there is no audit.
+        audit: What `Auditor.audit` returns; NaN where there is no audit.
     """
 
     rows: int
@@ -117,7 +117,7 @@ class Batches:
         # Gradient error and ratio come from one batch, since the ratio explains the error; the largest error of a loss
         # may be that of another batch.
         worst = max(self.each, key=lambda batch: _nan_last(batch.audit[0])).audit
-        return (worst[0], max((batch.audit[1] for batch in self.each), key=_nan_last), worst[2])
+        return (worst[0], max((batch.audit[1] for batch in self.each), key=_nan_last), *worst[2:])
 
 
 def _nan_last(value: float) -> float:

@@ -17,15 +17,11 @@ import torch
 
 from parity.observe.random_rounding import RandomRounding
 from parity.observe.sketch import norms_and_sketches
+from parity.observe.taken_step import TakenStep, Units, Values
 from parity.plan import lines
 from parity.store.tables import CHECKED
-from parity.tasks.outputs import Outputs, part_names, parts
+from parity.tasks.outputs import Outputs, part_names
 
-# The tensors of a step by quantity, on the CPU: T of output and output_grad, one of loss, P of param_grad, update and
-# param (None for a missing gradient).
-Values = dict[str, list[np.ndarray | None]]
-# The unit roundoff u of each of them.
-Units = dict[str, list[float]]
 # The names of the tensors in the same order; None for a quantity of one tensor.
 TensorNames = Mapping[str, Sequence[str | None]]
 # Takes a step in float64, as far as the gradients, within a context.
@@ -54,25 +50,6 @@ class TensorError(NamedTuple):
 
 # Errors in the order of `Values`.
 Errors = dict[str, list[TensorError]]
-
-
-@dataclass(frozen=True)
-class TakenStep:
-    """A step as it was taken, on the CPU.
-
-    Attributes:
-        values: Its tensors by quantity.
-        units: The unit roundoff of each of them.
-    """
-
-    values: Values
-    units: Units
-
-    def keep(self, quantity: str, tensors: Sequence[torch.Tensor | None]) -> None:
-        """Copies the tensors of a quantity to the host."""
-        self.values[quantity] = [on_host(tensor) for tensor in tensors]
-        # A missing tensor has an infinite error or none, in whichever unit.
-        self.units[quantity] = [1.0 if tensor is None else unit_roundoff(tensor.dtype) for tensor in tensors]
 
 
 @dataclass(frozen=True)
@@ -245,33 +222,6 @@ def spread_of(take: Take, exact: Values, *, units: Units, errors: Errors) -> dic
         if explained and number + 1 >= LEAST_ROUNDED_STEPS:
             break
     return largest
-
-
-def taken_step(output: Outputs, loss: torch.Tensor, output_grad: Sequence[torch.Tensor]) -> TakenStep:
-    """A step as far as the gradient of the output, copied to the host."""
-    taken = TakenStep({}, {})
-    taken.keep("output", parts(output))
-    taken.keep("loss", [loss])
-    taken.keep("output_grad", output_grad)
-    return taken
-
-
-def unit_roundoff(dtype: torch.dtype) -> float:
-    """The unit roundoff u of a dtype: half the distance from 1 to the next number."""
-    return float(torch.finfo(dtype).eps) / 2
-
-
-def on_host(tensor: torch.Tensor | None) -> np.ndarray | None:
-    """A copy of the tensor as an array, since the training goes on; bfloat16, which NumPy does not have, as float32."""
-    if tensor is None:
-        return None
-    host = tensor.detach().cpu()
-    return np.array((host.float() if host.dtype == torch.bfloat16 else host).numpy())
-
-
-def widened(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor in float64, if it holds floating-point numbers."""
-    return tensor.double() if tensor.is_floating_point() else tensor
 
 
 def l2_norm(array: np.ndarray) -> float:

@@ -13,17 +13,10 @@ from torch.nn.modules import module as modules
 
 from parity.ground.errors import OracleUnavailable
 from parity.observe.audit import Oracle
-from parity.observe.float64_step import (
-    StepError,
-    TakenStep,
-    relative_errors,
-    step_errors,
-    strange,
-    taken_step,
-    tensor_names,
-)
+from parity.observe.float64_step import StepError, relative_errors, step_errors, strange, tensor_names
 from parity.observe.generators import take_generators
 from parity.observe.recorded_step import Inputs, RecordedStep
+from parity.observe.taken_step import TakenStep, taken_step
 from parity.plan.trial import MEASURED_STEPS, Place
 from parity.tasks.outputs import Outputs
 

@@ -11,21 +11,20 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from parity.ground.errors import OracleUnavailable, TrialFailed
-from parity.observe.audit import Oracle, errors
+from parity.ground.errors import TrialFailed
+from parity.observe.audit import Oracle
+from parity.observe.auditor import Auditor
 from parity.observe.batch import Batch, Batches
 from parity.observe.columns import Columns
-from parity.observe.diagnosis.diagnostician import Diagnostician
 from parity.observe.diagnosis.rules import Finding
 from parity.observe.digest import digest
 from parity.observe.fingerprint import Fingerprint, fingerprint
 from parity.observe.parameters import ObservedParameters
 from parity.observe.step_state import StepState
-from parity.plan import lines
 from parity.plan.trial import Place, Trial
 from parity.store.trace import AUDIT_COLUMNS
 from parity.tasks.losses import Loss
-from parity.tasks.outputs import Outputs, is_tree, map_tensors, part_names, parts
+from parity.tasks.outputs import Outputs, part_names, parts
 
 # Steps in one block: the length of the buffers on the device.
 CAPACITY = 256
@@ -48,7 +47,6 @@ class Observer:
         also: Other models that are compared as the buffers are, by name.
 
     Attributes:
-        audit_error: Why there is no audit, or None.
         facts: Facts of the trial that are known so far, for trials.parquet.
     """
 
@@ -63,8 +61,7 @@ class Observer:
         also: Mapping[str, torch.nn.Module] | None = None,
     ) -> None:
         self._trial = trial
-        self._oracle = oracle
-        self._diagnostician = Diagnostician(baseline=baseline, oracle=oracle)
+        self._auditor = Auditor(trial, oracle=oracle, baseline=baseline)
         self._columns = Columns(CAPACITY)
         self._batches = Batches()
         self._state = StepState(model, optimizers, also)
@@ -73,8 +70,22 @@ class Observer:
         self._param_grad: Fingerprint | None = None
         self._step_grad: Fingerprint | None = None
         self._scale = 1.0
-        self.audit_error: str | None = None
+        self._passed_on_u: float | None = None
         self.facts: dict[str, Any] = self._parameters.facts() | {"buffer_names": self._state.buffer_names}
+
+    @property
+    def audit_error(self) -> str | None:
+        """Why there is no audit, or None."""
+        return self._auditor.error
+
+    @audit_error.setter
+    def audit_error(self, reason: str | None) -> None:
+        self._auditor.error = reason
+
+    @property
+    def doubt(self) -> Sequence[torch.Tensor] | None:
+        """Where the gradient just audited is suspicious, its difference from the oracle's, scaled; else None."""
+        return self._auditor.doubt
 
     @property
     def rows(self) -> int:
@@ -150,6 +161,17 @@ class Observer:
             # The oracle has no factor, so it is divided out: in float64, where this adds no error that u would notice.
             exact = output_grad if factor == 1.0 else [grad.double() / factor for grad in output_grad]
             batch.audit = self._audit(batch, output, target, loss=loss, output_grad=exact)
+        else:
+            self._auditor.skip(output, target)
+
+    def before_loss(self) -> None:
+        """The loss is about to be called: call this between `forward` and the loss, where the loss can be seen."""
+        if self._place.audited:
+            self._auditor.before_loss()
+
+    def passed_on(self, norm_u: float) -> None:
+        """Takes the norm of what the model's backward makes of `doubt`, in u; NaN where it is not known."""
+        self._passed_on_u = norm_u
 
     def backward(self, *, scale: float = 1.0) -> None:
         """Records the gradient for the parameters, as the last backward pass left it.
@@ -161,6 +183,10 @@ class Observer:
         self._param_grad = fingerprint(
             [grad if grad is None or scale == 1.0 else unscaled(grad, scale) for grad in self._parameters.grads()]
         )
+        if self._passed_on_u is not None:
+            batch, norm_u, self._passed_on_u = self._batches.each[-1], self._passed_on_u, None
+            passed = self._auditor.passed_on(norm_u, self._param_grad.norm)
+            batch.audit = (*batch.audit[:-1], passed)
 
     def before_update(self, optimizer: torch.optim.Optimizer) -> None:
         """Records the settings and the state of an optimizer that is about to step."""
@@ -229,17 +255,15 @@ class Observer:
 
     def state(self) -> dict[str, object]:
         """What an observer that continues from here must know."""
-        return {"audit_error": self.audit_error, **self._diagnostician.state()}
+        return self._auditor.state()
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continues from where another observer was."""
-        # An audit that has failed stays off: it must not begin again with a trial that continues.
-        self.audit_error = state["audit_error"]
-        self._diagnostician.restore(state)
+        self._auditor.restore(state)
 
     def take_findings(self) -> tuple[Finding, ...]:
         """Returns what was found wrong with the gradient since the last call."""
-        return self._diagnostician.take_findings()
+        return self._auditor.take_findings()
 
     def _audit(
         self,
@@ -250,27 +274,14 @@ class Observer:
         loss: torch.Tensor,
         output_grad: Sequence[torch.Tensor],
     ) -> Sequence[float]:
-        """Returns what `audit.errors` returns; NaN where the oracle is not available."""
+        """Returns the values of `AUDIT_COLUMNS`; NaN where the oracle is not available."""
         step = self._place.step
         # Before the oracle is asked, which would be given the tensors that were changed.
         if changed := self._batches.changed(batch):
             raise TrialFailed(
                 step, f"the loss changed its {changed} in place; work on a copy, {changed}.clone()", kind="mutates"
             )
-        # What the oracle cannot do at one step it cannot do at the next: the audit ends with the first failure.
-        if self.audit_error is None:
-            try:
-                output, target = map_tensors(torch.Tensor.cpu, output), map_tensors(torch.Tensor.cpu, target)
-                grads = [grad.cpu() for grad in output_grad]
-                grad = grads if is_tree(output) else grads[0]
-                found = errors(self._oracle, output, target, loss=loss.cpu(), output_grad=grad)
-                # `not <=` rather than `>`, so that NaN is looked into as well.
-                if not found[0] <= lines.SUSPICIOUS_GRADIENT.value and self._trial.loss != self._trial.oracle:
-                    self._diagnostician.look(self._place, output, target, grad, ratio=found[2])
-                return found
-            except OracleUnavailable as error:
-                self.audit_error = str(error)
-        return batch.audit
+        return self._auditor.audit(self._place, output, target, loss=loss, output_grad=output_grad)
 
     def _same_grads(self, grads: Sequence[torch.Tensor | None]) -> bool:
         """Whether the gradients are those of the last `backward`, to the bit."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from parity.observe.batch import Batch
+from parity.observe.model_output import Returned
 from parity.tasks.outputs import Outputs, parts
 
 
@@ -33,22 +34,26 @@ class Pending:
     learning: list[torch.Tensor]
     grads: dict[int, torch.Tensor] = field(default_factory=dict)
 
-    def watch(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Keeps the gradient for each of these tensors when backward brings it."""
+    def watch(self, tensors: Sequence[torch.Tensor], changed: Mapping[int, Returned]) -> None:
+        """Keeps the gradient for each of these tensors, or for what it was before, when backward brings it."""
         for number, tensor in enumerate(tensors):
-            if tensor.requires_grad:  # a constant part of an output has none
-                self._watch(number, tensor)
+            if number in changed:
+                changed[number].arrived = self.keeper(number)
+            elif tensor.requires_grad:  # a constant part of an output has none
+                # A hook sees the gradient on its way and changes nothing; retain_grad() would leave a gradient on the
+                # user's tensor.
+                tensor.register_hook(self.keeper(number))  # type: ignore[no-untyped-call]
 
-    def _watch(self, number: int, tensor: torch.Tensor) -> None:
+    def keeper(self, number: int) -> Callable[[torch.Tensor], None]:
+        """Returns what keeps the gradient for the tensor of this number."""
+
         def keep(grad: torch.Tensor) -> None:
             # A second backward through the same graph calls the hook again, and its gradient is added, as torch adds it
             # to the parameters.
             before = self.grads.get(number)
             self.grads[number] = grad.detach() if before is None else before + grad.detach()
 
-        # A hook sees the gradient on its way and changes nothing; retain_grad() would leave a gradient on the user's
-        # tensor.
-        tensor.register_hook(keep)  # type: ignore[no-untyped-call]
+        return keep
 
     @property
     def arrived(self) -> bool:

@@ -21,6 +21,15 @@ def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
     return unwrapped(inner) if isinstance(inner, torch.nn.Module) else model
 
 
+def is_compiled(model: torch.nn.Module) -> bool:
+    """Whether the model runs compiled code, which a hook on it would have compiled anew."""
+    if isinstance(model, DistributedDataParallel):
+        return is_compiled(model.module)
+    # The latter is what `model.compile()` sets.
+    compiled = hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None
+    return compiled or isinstance(model, torch.jit.ScriptModule)
+
+
 def inner_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     """The optimizer itself, which a library may have wrapped."""
     # Libraries that wrap an optimizer keep it under this name.

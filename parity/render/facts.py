@@ -90,7 +90,8 @@ def _audited(verdict: PairVerdict) -> str:
 
 def _cause(verdict: PairVerdict) -> str:
     """The cause; empty where there is none, or where the table of the audit shows it."""
-    if not verdict.cause or verdict.verdict == "rounding":
+    excused = verdict.loss_audit is not None and verdict.loss_audit.excused.any()
+    if not verdict.cause or (verdict.verdict == "rounding" and not excused):
         return ""  # the cause of rounding is a row of numbers, which the table of the audit shows in columns
     cause = verdict.cause
     if verdict.onset:

@@ -129,7 +129,8 @@ def _pairs(judgement: Judgement) -> str:
 
 def _audit(judgement: Judgement) -> str:
     found = tables.audit_table([group[0] for group in fleet.alike_pairs(judgement)])
-    return f"{tables.explain_audit(judgement).capitalize()}\n\n{_table(found)}" if found.rows else ""
+    explained = tables.explain_audit(judgement)
+    return f"{explained[0].upper()}{explained[1:]}\n\n{_table(found)}" if found.rows else ""
 
 
 def _contract(run: StoredRun, judgement: Judgement) -> Iterator[str]:

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
+from parity.judge.decide_loss import Decision
+
 
 def named(quantity: str, tensor: str | None) -> str:
     """A quantity, followed by the name of its tensor if it has several.
@@ -40,3 +42,18 @@ def not_shown(count: int) -> str:
     '1,200 more are not shown.'
     """
     return f"{count:,} more {'is' if count == 1 else 'are'} not shown."
+
+
+def would_have_been_seen(decisions: Iterable[Decision]) -> str:
+    """The least error of a gradient that the audit of these pairs would have seen; empty where it decided nothing."""
+    deciding = [decision for decision in decisions if decision.seen]
+    if not deciding:
+        return ""
+    least = min(decision.seen for decision in deciding if decision.seen)
+    most = max(decision.seen_anywhere for decision in deciding)
+    text = f"a gradient wrong by more than {most:.2g} would have been seen"
+    # The lines of most runs differ little, and one number is read where two are passed over.
+    if most > 2 * least:
+        text += f" at each of them, by more than {least:.2g} at the most exact ones"
+    scales = [decision.seen_scale for decision in deciding if decision.seen_scale]
+    return f"{text}, all elements wrong alike by more than {max(scales):.2g}" if scales else text

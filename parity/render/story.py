@@ -3,7 +3,7 @@
 from parity.judge.fleet import software_differences
 from parity.judge.verdict import VERDICTS, Judgement, PairVerdict, rank
 from parity.plan.device import parse_device
-from parity.render.phrases import counted, listed
+from parity.render.phrases import counted, listed, would_have_been_seen
 from parity.store.stored_run import StoredRun
 from parity.store.trace import QUANTITIES
 from parity.store.trials import TrialRecord
@@ -154,7 +154,9 @@ def compared(run: StoredRun, judgement: Judgement) -> list[tuple[str, str]]:
     if audited:
         # Pairs may have different numbers of audited steps.
         most = f"{max(audited):,}" if len(set(audited)) == 1 else f"up to {max(audited):,}"
-        terms.append(("Audit", f"{most} steps of each pair checked against a float64 reference"))
+        seen = would_have_been_seen(verdict.decision for verdict in judgement.pairs if verdict.decision)
+        checked = f"{most} steps of each pair checked against a float64 reference"
+        terms.append(("Audit", f"{checked}; {seen}" if seen else checked))
     return terms
 
 

@@ -29,8 +29,12 @@ DIGESTS = [f"{quantity}_digest" for quantity in QUANTITIES]
 TENSOR_QUANTITIES = ("param_grad", "param")
 # Quantities of which the L2 norm is stored.
 NORMED_QUANTITIES = ("output_grad", "param_grad")
-# What the audit measures, in the order in which `audit.errors` returns it; null where a step was not audited.
-AUDIT_COLUMNS = ("grad_error_u", "loss_error_u", "grad_ratio")
+# What the audit measures, in the order in which `Auditor.audit` returns it; null where a step was not audited.
+AUDIT_COLUMNS = (
+    *("grad_error_u", "loss_error_u", "grad_ratio", "grad_u"),
+    # Only where the gradient is suspicious.
+    *("grad_condition_u", "grad_rows", "passed_on_u"),
+)
 # The random generators whose states are stored, in this order.
 GENERATORS = ("torch", "numpy", "python", "cuda", "mps")
 STEP = column("step", pa.int64(), "optimizer step, from 0")
@@ -45,6 +49,7 @@ _LATER_DIGESTS = tuple(f"{quantity}_digest" for quantity in LATER_QUANTITIES)
 # Columns that were added after the first release; null in older runs.
 LATER_COLUMNS = frozenset(
     {
+        *AUDIT_COLUMNS[3:],
         *("step_grad_norm", "settings", "state_counts", "generator_digests", "buffer_digests"),
         *_LATER_DIGESTS,
         *_SKETCH_COLUMNS,
@@ -153,6 +158,26 @@ SCHEMA = describe_table(
             "grad_ratio",
             pa.float64(),
             "<g, g64> / <g64, g64>: 1 is right, 2 is twice too large; null if not audited",
+        ),
+        column("grad_u", pa.float64(), "unit roundoff u that grad_error_u counts in; null if not audited"),
+        column(
+            "grad_condition_u",
+            pa.float64(),
+            "how far one rounding of the output moves the gradient in float64; null if the gradient is not suspicious",
+            unit="u",
+        ),
+        column(
+            "grad_rows",
+            pa.float64(),
+            "number of rows that the gradient is made of: (sum s)**2 / sum s**2 of the rows' squared norms s; null if "
+            "the gradient is not suspicious",
+        ),
+        column(
+            "passed_on_u",
+            pa.float64(),
+            "what the model's backward makes of g - g64, beside the whole gradient of the parameters; null if the "
+            "gradient is not suspicious, or it was not sent on",
+            unit="u",
         ),
         column("step_s", pa.float64(), "wall time of forward, loss, backward and optimizer step", unit="s"),
     ],

@@ -5,7 +5,7 @@ Shapes: B rows of a batch, F features, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,15 @@ class NumpyMSE(torch.autograd.Function):
         return grad_outputs[0] * 2 * (output - target) / output.numel(), None
 
 
+def is_widened(dtype: torch.dtype, dtypes: Iterable[torch.dtype]) -> bool:
+    """Whether a loss of this dtype is computed in float32 from narrower outputs, as loss(output.float(), …) is.
+
+    >>> is_widened(torch.float32, [torch.bfloat16]), is_widened(torch.float64, [torch.float32])
+    (True, False)
+    """
+    return dtype == torch.float32 and all(each.itemsize < dtype.itemsize for each in dtypes)
+
+
 def mse_float64(output: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray]:
     """Computes the mean squared error and its gradient in float64 from the first operation on.
 
@@ -57,7 +66,8 @@ def mse_float64(output: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarr
     >>> mse_float64(np.array([[1.0, 3.0]]), np.array([[0.0, 1.0]]))
     (2.5, array([[1., 2.]]))
     """
-    gradient = np.subtract(output, target, dtype=np.float64)
+    # An array also where both have no dimension, of which NumPy would make a number.
+    gradient = np.asarray(np.subtract(output, target, dtype=np.float64))
     flat = torch.from_numpy(gradient).reshape(-1)
     loss = float(torch.dot(flat, flat)) / output.size  # torch's thread count is pinned, that of NumPy's BLAS is not
     # In place, after the loss has been taken from the differences.

@@ -14,17 +14,10 @@ import numpy as np
 import pyarrow as pa
 
 from parity.ground.errors import OracleUnavailable
-from parity.observe.float64_step import (
-    TakenStep,
-    TensorError,
-    Values,
-    each_error,
-    relative_errors,
-    spread_of,
-    tensor_names,
-)
+from parity.observe.float64_step import TensorError, each_error, relative_errors, spread_of, tensor_names
 from parity.observe.low_precision import ROUNDINGS, RoundedProducts
 from parity.observe.observer import Observer
+from parity.observe.taken_step import TakenStep, Values
 from parity.plan import lines
 from parity.plan.trial import Trial
 from parity.store.tables import CHECKED

@@ -14,9 +14,10 @@ import torch
 
 from parity.ground.errors import OracleUnavailable, TrialFailed
 from parity.observe.audit import gradients
-from parity.observe.float64_step import Errors, TakenStep, Values, on_host, relative_errors, taken_step, widened
+from parity.observe.float64_step import Errors, relative_errors
 from parity.observe.generators import generators_restored, restore_generators, take_generators
 from parity.observe.same_draws import SameDraws
+from parity.observe.taken_step import TakenStep, Values, on_host, taken_step, widened
 from parity.tasks.outputs import map_tensors, parts
 from parity.train.state import restore_state
 from parity.train.step import StepValues, Training, forward, make_batch, send_back

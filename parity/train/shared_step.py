@@ -14,20 +14,10 @@ import numpy as np
 import torch
 
 from parity.ground.errors import OracleUnavailable
-from parity.observe.float64_step import (
-    Errors,
-    StepError,
-    TensorError,
-    TensorNames,
-    Units,
-    Values,
-    on_host,
-    step_errors,
-    strange,
-    tensor_names,
-)
+from parity.observe.float64_step import Errors, StepError, TensorError, TensorNames, step_errors, strange, tensor_names
 from parity.observe.generators import drew, take_generators
 from parity.observe.observer import Observer
+from parity.observe.taken_step import Units, Values, on_host
 from parity.train.exact_step import errors_of, exact_step, taken
 from parity.train.saved_state import StateNotPortable, pack, unpack
 from parity.train.state import on_cpu, take_state

@@ -17,8 +17,9 @@ from parity.observe.observer import Observer
 from parity.plan.trial import Trial
 from parity.tasks import Task
 from parity.tasks.loading import load_task
-from parity.tasks.losses import Loss, load_loss
+from parity.tasks.losses import Loss, is_widened, load_loss
 from parity.tasks.outputs import Outputs, describe, parts, separated, tensors
+from parity.train.passing_on import pass_on
 from parity.train.planted import planted, spoil_gradient
 from parity.train.rounding_noise import round_randomly
 from parity.train.switches import prepare
@@ -168,6 +169,7 @@ def take_step(
     if observer:
         # Before the loss is called: the audit finds by these digests that the loss has written to its output or target.
         observed = observer.forward(trial.settings.place(step), batch, given, target)
+        observer.before_loss()
     with blamed(step, "the loss"), clock:
         loss = training.loss(given, target)
     _check_loss(step, loss, given)
@@ -182,6 +184,8 @@ def take_step(
         ]
     if observer:
         observer.loss(observed, given, target, loss=loss, output_grad=output_grad)
+        if observer.doubt is not None:
+            observer.passed_on(pass_on(model, output, observer.doubt))
     with blamed(step, "the model's backward"), clock, planted(plant):
         send_back(output, output_grad)
     # Before the observer sees the gradient, as a faulty device would have it.
@@ -239,16 +243,18 @@ def _check_model(model: object) -> None:
 
 
 def _check_loss(step: int, loss: object, output: Outputs) -> None:
-    """Raises `TrialFailed` unless the loss is a scalar with a gradient, of the output's dtype and on its device."""
+    """Raises `TrialFailed` unless the loss is a scalar with a gradient, on the output's device and as wide as it."""
     if not isinstance(loss, torch.Tensor):
         raise TrialFailed(step, f"loss returned {_type(loss)}, a tensor is needed", kind="result")
     if loss.shape != ():
         raise TrialFailed(step, f"loss returned shape {list(loss.shape)}, a scalar is needed", kind="result")
     # A dict for its order: the message must not depend on hashes.
-    dtypes = list(dict.fromkeys(str(part.dtype) for part in parts(output)))
-    if str(loss.dtype) not in dtypes:
+    dtypes = list(dict.fromkeys(part.dtype for part in parts(output)))
+    if loss.dtype not in dtypes and not is_widened(loss.dtype, dtypes):  # the second is usual in mixed precision
         raise TrialFailed(
-            step, f"loss returned {loss.dtype}, the output's {' or '.join(dtypes)} is needed", kind="result"
+            step,
+            f"loss returned {loss.dtype}, the output's {' or '.join(map(str, dtypes))} is needed",
+            kind="result",
         )
     device = parts(output)[0].device
     if loss.device != device:

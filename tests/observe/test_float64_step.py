@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from parity.observe.float64_step import TakenStep, relative_errors, spread_of, strange, unit_roundoff
+from parity.observe.float64_step import relative_errors, spread_of, strange
+from parity.observe.taken_step import TakenStep, unit_roundoff
 
 
 def taken(**tensors):

@@ -29,7 +29,7 @@ from parity.observe.contract.calls import (
 )
 from parity.observe.contract.distances import distance_in_u, in_part, near_oracle, repeats, same_bits
 from parity.plan import lines
-from parity.tasks.losses import Loss
+from parity.tasks.losses import Loss, is_widened
 from parity.tasks.outputs import is_tree, map_tensors, part_names, parts, tensors
 
 # Elements of the output whose slopes are checked, spread over it. Chosen: they take 192 calls of each of the two
@@ -46,12 +46,12 @@ def check_scalar(case: Case) -> Outcome:
 
 
 def check_dtype_and_device(case: Case) -> Outcome:
-    """Whether the scalar has the dtype and the device of the output."""
+    """Whether the scalar has the dtype and the device of the output; of a narrow one, it may be float32."""
     value = call(case.loss, lay_out(case.output), cloned(case.target))
     given = learning(case.output)
     # The parts of a tree may have several dtypes; arithmetic on all of them has the widest.
     dtype = functools.reduce(torch.promote_types, (tensor.dtype for tensor in given))
-    if value.dtype != dtype:
+    if value.dtype != dtype and not is_widened(value.dtype, [tensor.dtype for tensor in given]):
         return "failed", f"returned {value.dtype}, the output's {dtype} is needed"
     if value.device != given[0].device:
         return "failed", f"returned a tensor on {value.device}, the output's {given[0].device} is needed"
