@@ -1,9 +1,11 @@
 """Runs the corpus of wrong and right losses through parity and through five checks that people use instead.
 
     python benchmarks/verdicts.py [--seed N ...] [--steps N]
+    python benchmarks/verdicts.py --corpus loops [--kind KIND ...]
 
 Prints a table: of all runs (a loss and a seed) how many wrong ones were caught and right ones flagged, how many causes
-were named as the corpus names them, and the median seconds of a run. Above it stands what parity missed.
+were named as the corpus names them, and the median seconds of a run. Above it stands what parity missed. The corpus of
+loops has a table of its own, see verdicts_on_loops.py.
 """
 
 import argparse
@@ -161,7 +163,15 @@ def main() -> None:
     parser.add_argument(
         "--file", nargs="+", default=["wrong_mse", "right_mse", "wrong_cross_entropy", "right_cross_entropy"]
     )
+    parser.add_argument("--corpus", choices=["losses", "loops"], default="losses")
+    parser.add_argument("--kind", nargs="+", default=[], metavar="KIND", help="of loops: kinds of pairs, such as late")
     options = parser.parse_args()
+    if options.corpus == "loops":
+        # Here, since it reads the loops of tests/corpus/loops.
+        from verdicts_on_loops import main as on_loops
+
+        on_loops(options.kind)
+        return
     jobs = []
     for stem in options.file:
         task = TASKS[stem.partition("_")[2]]

@@ -222,3 +222,55 @@ def test_a_contract_leaves_the_state_of_a_loss_as_it_was():
     parity.check(losses[0], baseline=losses[1], task=Small, steps=1, batch_size=8, audit_every=0)
     after_one_step = losses[0].average.item()
     assert after_one_step == losses[1].average.item()
+
+
+class Reader(nn.Module):
+    """Words and their places, which a step in float64 adds in float64 even where it meets float32 words."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.places, self.head = nn.Embedding(5, 4), nn.Embedding(2, 4), nn.Linear(8, 1)
+
+    def forward(self, tokens):
+        return self.head((self.words(tokens) + self.places(torch.arange(2))).flatten(1))
+
+
+def closed_over():
+    """A model one of whose methods is a closure that holds its layer: a copy of the model calls the layer itself."""
+    torch.manual_seed(0)
+    model = Reader()
+    words, usual = model.words, model.words.forward
+    # LoRA's implementations replace methods like this (kohya-ss/sd-scripts #989).
+    words.forward = lambda tokens: usual(tokens) + 0 * words.weight[0]
+    return model
+
+
+def train_closed_over(recorder_of):
+    model = closed_over()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    generator = torch.Generator().manual_seed(0)
+    with recorder_of(model, optimizer) as recorder:
+        for _ in range(3):
+            tokens = torch.randint(5, (6, 2), generator=generator)
+            target = torch.randn(6, 1, generator=generator)
+            optimizer.zero_grad()
+            output = model(tokens)
+            loss = F.mse_loss(output, target)
+            if recorder:
+                recorder.forward(tokens, output=output, target=target, loss=loss)
+            loss.backward()
+            if recorder:
+                recorder.backward()
+            optimizer.step()
+            if recorder:
+                recorder.step()
+    return [parameter.detach().clone() for parameter in model.parameters()]
+
+
+def test_a_float64_step_adds_to_no_gradient_of_a_layer_that_a_closure_holds(tmp_path):
+    bare = train_closed_over(lambda *_: nullcontext())
+    recorded = train_closed_over(
+        lambda model, optimizer: parity.Recorder(tmp_path / "loop", model, optimizers=optimizer, criterion=nn.MSELoss())
+    )
+    for plain, other in zip(bare, recorded, strict=True):
+        assert torch.equal(plain, other)

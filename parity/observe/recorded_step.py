@@ -142,7 +142,13 @@ class RecordedStep:
         loss, found = self._oracle(given, self._target)
         grads = [np.asarray(grad) for grad in gradients(found)]
         # from_numpy shares memory with its array, hence the copies: `grads` must stay as the oracle returned it.
-        torch.autograd.backward(floating, [torch.from_numpy(np.array(grad)) for grad in grads])
+        # Only for the parameters of the copy: a method that was replaced by a closure (LoRA does it) still calls the
+        # user's own layers, whose gradients must not be added to.
+        torch.autograd.backward(
+            floating,
+            [torch.from_numpy(np.array(grad)) for grad in grads],
+            inputs=[each for each in model.parameters() if each.requires_grad],
+        )
         return {
             "output": [on_host(part) for part in floating],
             "loss": [np.array(loss)],

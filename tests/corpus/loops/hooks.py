@@ -1,13 +1,15 @@
 """What the hooks of the loops do: small, and named for what they do."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .loop import Hook, Micro, Training
+from .loop import Hook, Loop, Micro, Training
+from .models import called
 
 
 def at(step: int, act: Hook) -> Hook:
@@ -53,6 +55,15 @@ def adam(lr: float = 1e-3, **settings: Any) -> Callable[[nn.Module], torch.optim
 def adamw(lr: float = 1e-3, **settings: Any) -> Callable[[nn.Module], torch.optim.Optimizer]:
     """Makes torch's AdamW."""
     return lambda model: torch.optim.AdamW(model.parameters(), lr, **{"foreach": False, **settings})
+
+
+def _whole(inner: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    return inner(inputs)
+
+
+def in_layers(base: Loop, call: Callable[[Any, torch.Tensor], torch.Tensor]) -> tuple[Loop, Loop]:
+    """A loop whose model is called as usual, and the one whose layers are called by hand."""
+    return replace(base, model=called(_whole, base.model)), replace(base, model=called(call, base.model))
 
 
 def backward(t: Training) -> None:

@@ -137,7 +137,7 @@ class Loop:
     update: Hook = _update
     after: Hook = nothing
     criterion: Callable[[Any, Any], torch.Tensor] | None = F.cross_entropy
-    steps: int = 20
+    steps: int = 16
     threads: int = 1
     first_step: int = 0
     restore: Callable[[dict[str, Any], Training], None] | None = None
@@ -149,11 +149,13 @@ class History:
     """What a loop left, to be compared without parity.
 
     Attributes:
+        first_step: The step of the first of them.
         losses: float64[], of each step, as it enters the step.
         parameters: float64[P], after each step.
         buffers: float64[B], after each step; those of the average of the model among them.
     """
 
+    first_step: int
     losses: tuple[float, ...]
     parameters: tuple[np.ndarray, ...]
     buffers: tuple[np.ndarray, ...]
@@ -182,7 +184,7 @@ def train(loop: Loop, out: Path | None = None) -> History:
                 rows.append((loss, _flat(t.model.parameters()), _flat(_buffers(t))))
     finally:
         torch.set_num_threads(threads)
-    return History(*zip(*rows, strict=True))
+    return History(loop.first_step, *zip(*rows, strict=True))
 
 
 def _begun(loop: Loop) -> Training:

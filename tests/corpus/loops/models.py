@@ -4,6 +4,7 @@ Letters: S steps, B rows, F features, C classes, T tokens of a row, D width, V w
 """
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -66,10 +67,12 @@ class Layers(nn.Module):
         return self.call(self.inner, inputs)
 
 
+@cache
 def called(
     call: Callable[[nn.Module, torch.Tensor], torch.Tensor], make: Callable[[], nn.Module]
 ) -> Callable[[], nn.Module]:
     """Makes a model whose layers are called by hand."""
+    # Cached: loops are recorded once, and those of equal hooks are equal.
     return lambda: Layers(make, call)
 
 

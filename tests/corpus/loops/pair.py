@@ -30,8 +30,8 @@ class Pair:
         candidate: The loop that is compared.
         verdicts: What is right to say.
         steps: Of a wrong pair, the steps at which its onset may be reported: one, but the next as well where the two
-            were apart by rounding before.
-        quantities: Of a wrong pair, the quantities at which its onset may be reported; empty where none is asked.
+            were apart by rounding before; empty where no place is asked.
+        quantities: Of a wrong pair, the quantities at which its onset may be reported.
         words: Of a wrong pair, words of which one must be in the text of its cause.
         inexact: Why the two need not agree (a right pair) or need not differ (a wrong pair) in float64; None where
             `test_corpus_of_loops` holds them to it.
@@ -77,6 +77,7 @@ def wrong(
     at: str = "",
     says: str = "",
     slack: int = 0,
+    undecided: bool = False,
     inexact: str | None = None,
 ) -> Pair:
     """A pair that must be caught.
@@ -91,6 +92,7 @@ def wrong(
         at: The quantities that may be named, separated by spaces.
         says: The words of which the cause must have one, separated by "|".
         slack: By how many steps the onset may be reported later.
+        undecided: Whether "inconclusive" is right too; no place is asked then.
         inexact: Why the two need not differ in float64.
     """
     return Pair(
@@ -99,8 +101,8 @@ def wrong(
         source,
         baseline,
         candidate,
-        frozenset({"diverged", "failed"}),
-        tuple(range(step, step + slack + 1)),
+        frozenset({"diverged", "failed", "inconclusive"} if undecided else {"diverged", "failed"}),
+        () if undecided else tuple(range(step, step + slack + 1)),
         frozenset(at.split()),
         tuple(says.split("|")),
         inexact,
@@ -175,7 +177,7 @@ def _gravity(verdict: PairVerdict) -> tuple[int, Any]:
 
 def placed(pair: Pair, answer: Answer) -> bool:
     """Whether the onset of a wrong pair is where it is right."""
-    return answer.step in pair.steps and (not pair.quantities or answer.quantity in pair.quantities)
+    return not pair.steps or (answer.step in pair.steps and answer.quantity in pair.quantities)
 
 
 def named(pair: Pair, answer: Answer) -> bool:

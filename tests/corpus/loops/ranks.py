@@ -8,16 +8,19 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
 import torch.distributed as dist
 
-from .loop import History, Loop, train
+from .loop import History, Loop, float64, train
 
 RANKS = 2
 CORPUS = Path(__file__).parent.parent
 
 
 def record_ranked(folder: Path) -> None:
-    """Records the loops of all ranked pairs that several processes train, each in `folder / name / side`.
+    """Records the loops of all pairs that several processes train, each in `folder / name / side`.
+
+    Their histories stand beside them, and those in float64.
 
     Raises:
         RuntimeError: A process has failed; with what it wrote.
@@ -45,9 +48,9 @@ def record_ranked(folder: Path) -> None:
 
 
 def read_history(path: Path) -> History:
-    """The history of the first rank of a recorded loop."""
+    """The history of a recorded loop: the mean of the losses, and parameters and buffers of the first rank."""
     with np.load(path.with_suffix(".npz")) as stored:
-        return History(*(tuple(stored[name]) for name in ("losses", "parameters", "buffers")))
+        return History(0, *(tuple(stored[name]) for name in ("losses", "parameters", "buffers")))
 
 
 def main(folder: Path, rank: int) -> None:
@@ -63,9 +66,15 @@ def main(folder: Path, rank: int) -> None:
         if loop.rank_share
     }
     for out, loop in loops.items():
-        history = train(loop, out)
-        if rank == 0:
-            np.savez(out.with_suffix(".npz"), **vars(history))
+        histories = {out: train(loop, out)}
+        with float64():
+            histories[out.with_name(f"{out.name}-float64")] = train(loop)
+        for path, history in histories.items():
+            # Their mean is the loss of the whole batch, since all ranks have equally many rows.
+            losses = torch.tensor(history.losses, dtype=torch.float64)
+            dist.all_reduce(losses)
+            if rank == 0:
+                np.savez(path.with_suffix(".npz"), **{**vars(history), "losses": losses.numpy() / RANKS})
         dist.barrier()
     dist.destroy_process_group()
 

@@ -352,8 +352,9 @@ RANKED = [
         "gradients_summed_over_ranks",
         "ranks",
         "NVIDIA/apex #696: sum or mean over ranks",
-        SINGLE,
-        replace(BY_HAND, backward=_reduced(1)),
+        # Adam would hide it.
+        replace(SINGLE, optimizer=sgd()),
+        replace(BY_HAND, optimizer=sgd(), backward=_reduced(1)),
         at="param_grad",
         says="2|scaled|sum",
     ),

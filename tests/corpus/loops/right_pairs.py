@@ -10,19 +10,17 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from . import optimizers as by_hand
-from .hooks import adam, adamw, by_logsumexp, clip_norm, scaled, setting, sgd
+from .hooks import adam, adamw, by_logsumexp, clip_norm, in_layers, scaled, setting, sgd
 from .loop import Loop, Training, of
 from .models import (
     Reader,
     attention_by_hand,
     biased,
-    called,
     convolutional,
     dropping,
     images,
     measured,
     narrow,
-    normed,
     perceptron,
     points,
     sdpa,
@@ -87,10 +85,6 @@ def _autocast(t: Training) -> Any:
 
 
 # Layers by hand
-
-
-def _sequential(inner: Any, x: torch.Tensor) -> torch.Tensor:
-    return inner(x)
 
 
 def _checkpointed(inner: Any, x: torch.Tensor) -> torch.Tensor:
@@ -179,15 +173,29 @@ class _Port(nn.Module):
         return self.classifier(self.normalisation(self.activation(self.stem(inputs))))
 
 
-class _WordsByProduct(Reader):
-    """Its embedding is a product with one-hot vectors, without the gradient of the padding."""
+class _Product(nn.Embedding):
+    """An embedding by a product with one-hot vectors, which the gradient of the padding does not reach."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        embedding = self.words
-        kept = torch.ones(len(embedding.weight), 1)
-        kept[0] = 0
-        embedding.forward = lambda tokens: F.one_hot(tokens, len(kept)).to(kept.dtype) @ (embedding.weight * kept)
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Rows of the weight, dtype[..., D]."""
+        kept = (torch.arange(self.num_embeddings) != self.padding_idx).to(self.weight.dtype)
+        return (F.one_hot(tokens, self.num_embeddings).to(self.weight.dtype) * kept) @ self.weight
+
+
+def _by_product() -> nn.Module:
+    reader = Reader()
+    product = _Product(*reader.words.weight.shape, padding_idx=reader.words.padding_idx)
+    product.load_state_dict(reader.words.state_dict())
+    reader.words = product
+    return reader
+
+
+def _patched() -> nn.Module:
+    """A layer whose method is replaced by a function that holds it, as LoRA's implementations do it."""
+    reader = Reader()
+    words, usual = reader.words, reader.words.forward
+    words.forward = lambda tokens: usual(tokens) + 0 * words.weight[0]
+    return reader
 
 
 # Losses by hand
@@ -345,8 +353,7 @@ PAIRS = [
         "convolution_as_product",
         "kernel",
         BY_HAND,
-        replace(SEEING, model=called(_sequential, convolutional)),
-        replace(SEEING, model=called(_convolution_as_product, convolutional)),
+        *in_layers(SEEING, _convolution_as_product),
     ),
     right(
         "compiled",
@@ -388,47 +395,42 @@ PAIRS = [
         "checkpointed",
         "layer",
         "pytorch/pytorch #62471: checkpointing",
-        replace(PERCEPTRON, model=called(_sequential, perceptron)),
-        replace(PERCEPTRON, model=called(_checkpointed, perceptron)),
+        *in_layers(PERCEPTRON, _checkpointed),
         passes="identical",
     ),
     right(
         "checkpointed_dropout",
         "layer",
         "pytorch/pytorch #62471: checkpointing; preserve_rng_state draws the same numbers again",
-        replace(DROPPING, model=called(_sequential, dropping)),
-        replace(DROPPING, model=called(_checkpointed, dropping)),
+        *in_layers(DROPPING, _checkpointed),
         passes="identical",
     ),
     right(
         "functional",
         "layer",
         BY_HAND,
-        replace(PERCEPTRON, model=called(_sequential, perceptron)),
-        replace(PERCEPTRON, model=called(_functional, perceptron)),
+        *in_layers(PERCEPTRON, _functional),
     ),
     *(
         right(
             name,
             "layer",
             BY_HAND,
-            replace(PERCEPTRON, model=called(_sequential, make)),
-            replace(PERCEPTRON, model=called(call, make)),
+            *in_layers(base, call),
         )
-        for name, make, call in [
-            ("matmul", perceptron, _matmul),
-            ("einsum", perceptron, _einsum),
-            ("gelu_by_hand", perceptron, _gelu_by_hand),
-            ("layer_norm_by_hand", perceptron, _layer_norm_by_hand),
-            ("batch_norm_by_hand", normed, _batch_norm_by_hand),
+        for name, base, call in [
+            ("matmul", PERCEPTRON, _matmul),
+            ("einsum", PERCEPTRON, _einsum),
+            ("gelu_by_hand", PERCEPTRON, _gelu_by_hand),
+            ("layer_norm_by_hand", PERCEPTRON, _layer_norm_by_hand),
+            ("batch_norm_by_hand", NORMED, _batch_norm_by_hand),
         ]
     ),
     right(
         "batch_norm_by_hand_after_a_bias",
         "layer",
         BY_HAND,
-        replace(BIASED, model=called(_sequential, biased), optimizer=sgd()),
-        replace(BIASED, model=called(_batch_norm_by_hand, biased), optimizer=sgd()),
+        *in_layers(replace(BIASED, optimizer=sgd()), _batch_norm_by_hand),
     ),
     right(
         "lstm_by_hand",
@@ -437,7 +439,14 @@ PAIRS = [
         replace(PERCEPTRON, model=lambda: _Recurrent(by_hand=False)),
         replace(PERCEPTRON, model=lambda: _Recurrent(by_hand=True)),
     ),
-    right("words_by_product", "layer", BY_HAND, READING, replace(READING, model=_WordsByProduct)),
+    right("words_by_product", "layer", BY_HAND, READING, replace(READING, model=_by_product)),
+    right(
+        "forward_patched",
+        "layer",
+        "kohya-ss/sd-scripts #989: LoRA replaces forward() of layers; a copy of the model calls the original's",
+        READING,
+        replace(READING, model=_patched),
+    ),
     right(
         "other_names",
         "layer",

@@ -127,7 +127,7 @@ FAULTS = [
         "layer_frozen",
         "ultralytics/yolov5 #1213: what is frozen and what is not is not what was asked for",
         {"before": at(LATE, _freeze)},
-        "param_grad",
+        "state param_grad",
         "frozen|no gradient|zero",
     ),
     (
@@ -135,7 +135,7 @@ FAULTS = [
         "pytorch/pytorch #185509, as the corpus of losses cites it: the forward is right, the gradient is off",
         {"backward": since(LATE, _halve_gradient, backward)},
         "param_grad",
-        "half|0.5|1/2|scaled",
+        "0.weight|half|0.5|1/2|scaled",
     ),
     (
         "weight_doubled",
@@ -155,7 +155,7 @@ FAULTS = [
         "update_skipped",
         "made for this corpus: a step that a scaler skips on one side only; here by hand",
         {"update": lambda t: None if t.step == LATE else t.optimizer.step()},
-        "update param",
+        "state update param",
         "skipped|not updated|unchanged|no update|no step",
     ),
     (
@@ -275,7 +275,7 @@ PAIRS = [
         replace(NARROW, model=narrow(sdpa), backward=since(LATE, _halve_gradient_of_the_head, backward)),
         step=LATE,
         at="param_grad",
-        says="half|0.5|1/2|scaled",
+        says="head.weight|half|0.5|1/2|scaled",
         slack=1,
     ),
     wrong(

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .hooks import at, sgd
+from .hooks import at, in_layers, sgd
 from .loop import Loop, Training, of
 from .models import (
     TOKENS,
@@ -63,12 +63,6 @@ def _mask_of_at_most_nine(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mas
     short = mask.clone()
     short[..., 9:] = False
     return attention_by_hand(q, k, v, short)
-
-
-def _layers(call: Callable[[nn.Module, torch.Tensor], torch.Tensor], base: Loop = BASE) -> tuple[Loop, Loop]:
-    """A loop whose model is called as usual, and one whose layers are called by hand."""
-    usual = replace(base, model=called(lambda inner, inputs: inner(inputs), base.model))
-    return usual, replace(base, model=called(call, base.model))
 
 
 def _tanh_gelu(inner: Any, x: torch.Tensor) -> torch.Tensor:
@@ -208,7 +202,7 @@ PAIRS = [
         "gelu_by_tanh",
         "operation",
         "goodfire-ai/spd #624: GELU by erf and by tanh",
-        *_layers(_tanh_gelu),
+        *in_layers(BASE, _tanh_gelu),
         at="output",
         says=FUNCTION,
     ),
@@ -216,7 +210,7 @@ PAIRS = [
         "eps_of_the_norm",
         "operation",
         "karpathy/makemore #1: eps of LayerNorm is 1e-5 and 1e-6",
-        *_layers(_other_eps),
+        *in_layers(BASE, _other_eps),
         at="output",
         says=FUNCTION,
     ),
@@ -224,7 +218,7 @@ PAIRS = [
         "deviation_of_the_norm",
         "operation",
         "FluxML/Flux.jl #1187: (x - m) / (s + eps) instead of the root of s**2 + eps",
-        *_layers(_unbiased_norm),
+        *in_layers(BASE, _unbiased_norm),
         at="output",
         says=FUNCTION,
     ),
@@ -232,7 +226,7 @@ PAIRS = [
         "wrong_axis_where_square",
         "operation",
         "ctallec/world-models #10: softmax over the batch; here only where the batch is square",
-        *_layers(_wrong_axis_where_square, replace(BASE, batches=_square_late)),
+        *in_layers(replace(BASE, batches=_square_late), _wrong_axis_where_square),
         step=6,
         at="output",
         says=FUNCTION,
