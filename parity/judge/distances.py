@@ -88,7 +88,7 @@ def _counters(both: Both) -> np.ndarray:
 def unit(both: Both) -> float:
     """The unit roundoff u of the coarsest dtype that the baseline's training shows."""
     # Not the candidate's: one that computes in a narrower dtype than the baseline does not differ by rounding only.
-    record = comparison.baseline.record
+    record = both[0].trace.record
     dtypes = {record.output_dtype, record.loss_dtype, *(record.param_dtypes or ())}
     return max([2.0 ** -_BITS[dtype] for dtype in dtypes if dtype in _BITS], default=2.0**-24)
 

@@ -116,7 +116,8 @@ def _explained(comparison: Comparison, quantity: str) -> np.ndarray:
     distances = comparison.distances(source) if source else None
     if distances is None:
         return np.zeros(comparison.steps)
-    return lines.JUMP_FOLLOWS.value * np.minimum(np.nan_to_num(distances.whole, nan=np.inf), 1e100)
+    follows: np.ndarray = lines.JUMP_FOLLOWS.value * np.minimum(np.nan_to_num(distances.whole, nan=np.inf), 1e100)
+    return follows
 
 
 def _without_noise(updates: TensorDistances, gradients: TensorDistances | None) -> TensorDistances:
