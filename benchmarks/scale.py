@@ -25,7 +25,7 @@ from rich.console import Console
 
 from parity.cluster import connection, placement, workers
 from parity.judge import odd_elements
-from parity.judge.differences import SCHEMA as DIFFERENCES
+from parity.judge.differences_table import SCHEMA as DIFFERENCES
 from parity.judge.fleet import Fleet
 from parity.judge.judging import differences_tables, judge
 from parity.plan.device import parse_devices

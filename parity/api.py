@@ -18,7 +18,7 @@ from rich.console import Console
 from parity.driver import begun, judge_run, repeat_odd_trials, seal_run, train, write_page
 from parity.ground.errors import Trouble
 from parity.judge import Judgement, PairVerdict, differences_tables
-from parity.judge.differences import SCHEMA as DIFFERENCES
+from parity.judge.differences_table import SCHEMA as DIFFERENCES
 from parity.judge.fleet import Fleet
 from parity.judge.verdict import rank
 from parity.plan.device import parse_devices

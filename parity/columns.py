@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 
 from parity.ground.command import guarded
-from parity.judge.differences import SCHEMA as DIFFERENCES
+from parity.judge.differences_table import SCHEMA as DIFFERENCES
 from parity.store.tables import EVIDENCE
 from parity.store.trace import SCHEMA
 from parity.store.trials import TRIALS

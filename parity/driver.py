@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from parity.ground.errors import Trouble
 from parity.judge import Judgement, differences_tables, judge, odd_elements
-from parity.judge.differences import SCHEMA as DIFFERENCES
+from parity.judge.differences_table import SCHEMA as DIFFERENCES
 from parity.judge.fleet import Fleet
 from parity.plan.device import Device
 from parity.plan.trial import Settings, Trial

@@ -111,9 +111,11 @@ class Recorder:
             Trouble: The directory exists already, or cannot be made; the model has no parameters; or a number is not
                 allowed.
         """
-        audit_every, seed = checked("audit_every", audit_every), checked("seed", seed)
-        replica, first_step = checked("replica", replica), checked("first_step", first_step)
-        steps_per_epoch = None if steps_per_epoch is None else checked("steps_per_epoch", steps_per_epoch)
+        numbers = {"audit_every": audit_every, "seed": seed, "replica": replica, "first_step": first_step}
+        if steps_per_epoch is not None:
+            numbers["steps_per_epoch"] = steps_per_epoch
+        for each, value in numbers.items():
+            checked(each, value)
         # Without their wrappers: parameters then have the same names, and the hooks are on the optimizer that steps.
         self._model, self._compiled = unwrapped(model), is_compiled(model)
         several = [optimizers] if isinstance(optimizers, torch.optim.Optimizer) else list(optimizers)

@@ -1,20 +1,13 @@
 """The decision on one pair: from the evidence to a verdict and its cause."""
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from parity.judge.causes import Cause
-from parity.judge.decide_device import DeviceAudit
-from parity.judge.decide_loss import LossAudit
 from parity.judge.differences import Comparison
-from parity.judge.fleet import DeviceClass
-from parity.judge.jumps import Jump
+from parity.judge.evidence import PairEvidence
 from parity.judge.onset import TRAINED
-from parity.judge.pairs import Between, Pair, Role
-from parity.judge.parting import COMPUTED, Parting
-from parity.judge.spread import SpreadTest
-from parity.judge.verdict import Onset, VerdictWord
+from parity.judge.pairs import Between
+from parity.judge.parting import COMPUTED
+from parity.judge.verdict import VerdictWord
 from parity.plan import lines
 from parity.store.trials import TrialRecord
 
@@ -24,45 +17,6 @@ def describe_failure(record: TrialRecord) -> str:
     place = f" at step {record.failed_step}" if record.failed_step is not None else ""
     host = f" on {record.host}" if record.host else ""
     return f"Trial {record.trial} failed{place}{host}: {record.error}."
-
-
-@dataclass(frozen=True)
-class PairEvidence:
-    """What is known of a pair before its verdict.
-
-    Attributes:
-        pair: The two trials.
-        comparison: Their traces, side by side.
-        audit: The audit of their losses, or None.
-        device_audit: The audit of the candidate's steps from shared states, or None.
-        onset: The first step and quantity beyond rounding, or None.
-        beyond: Why rounding cannot explain the onset, or None.
-        causes: What explains the onset.
-        parting: Where the two part, or None.
-        unequal: A step with equal outputs and unequal gradients that no audit has decided about, or None.
-        jump: A step at which they are further apart than rounding grows, or None.
-        broken: Whether the candidate's loss broke its contract.
-        unsteady: The side whose replicas disagree, the baseline first; None where neither side's do.
-        spread: Whether the replicas of both sides are spread alike; None where neither side is unsteady.
-        equals: The class that both devices belong to, so that they must produce equal bits, or None.
-        odd_source: Whether the shared states came from a device that is odd in its class.
-    """
-
-    pair: Pair
-    comparison: Comparison
-    audit: LossAudit | None
-    device_audit: DeviceAudit | None
-    onset: Onset | None
-    beyond: str | None
-    causes: tuple[Cause, ...]
-    parting: Parting | None
-    unequal: Parting | None
-    jump: Jump | None
-    broken: bool
-    unsteady: Role | None
-    spread: SpreadTest | None
-    equals: DeviceClass | None
-    odd_source: bool
 
 
 def decide(evidence: PairEvidence) -> tuple[VerdictWord, str | None]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-import pyarrow as pa
 
 from parity.judge.common_steps import Both, common_steps
 from parity.judge.distances import TensorDistances, measure, unit
@@ -15,28 +14,7 @@ from parity.judge.fleet import same_hardware
 from parity.judge.state_differences import StateDifferences
 from parity.judge.trial_trace import TrialTrace, paired
 from parity.judge.ulp import bits_differ, relative, ulp_distance
-from parity.store.schema import NAME, column, describe_table
-from parity.store.trace import NORMED_QUANTITIES, PLACE, QUANTITIES, TENSOR_QUANTITIES
-
-# The columns of differences.parquet.
-SCHEMA = describe_table(
-    "a step that both trials of a pair have",
-    [
-        column("axis", NAME, "what the pair differs in: loss, device, replica or noise"),
-        column("baseline", NAME, "name of the baseline trial"),
-        column("candidate", NAME, "name of the candidate trial"),
-        *PLACE,
-        column("loss_abs", pa.float64(), "|candidate - baseline| of the loss"),
-        column("loss_rel", pa.float64(), "loss_abs / |baseline|, 0 where loss_abs is 0"),
-        column("loss_ulp", pa.int64(), "neighbouring numbers between the losses, null beside a NaN", unit="ulp"),
-        column("output_grad_norm_ratio", pa.float64(), "candidate / baseline of the output gradient's norm"),
-        column("param_grad_norm_ratio", pa.float64(), "candidate / baseline of the parameter gradient's norm"),
-        *(
-            column(f"{quantity}_differs", pa.bool_(), f"whether the {quantity} differs in any bit")
-            for quantity in QUANTITIES
-        ),
-    ],
-)
+from parity.store.trace import NORMED_QUANTITIES, QUANTITIES, TENSOR_QUANTITIES
 
 
 @dataclass(frozen=True)
@@ -205,37 +183,6 @@ class Comparison:
         """
         found = self.first_index(among=among)
         return self._describe(*found) if found else None
-
-    def table(self, axis: str) -> pa.Table:
-        """The rows of differences.parquet, in the columns of `SCHEMA`; one row for each common step.
-
-        Args:
-            axis: What the pair differs in.
-
-        Raises:
-            Trouble: A trace is damaged.
-        """
-        ulp = self.loss_ulp
-        columns: dict[str, object] = {
-            "axis": pa.repeat(axis, self.steps),
-            "baseline": pa.repeat(self.baseline.record.trial, self.steps),
-            "candidate": pa.repeat(self.candidate.record.trial, self.steps),
-            "loss_abs": self.loss_abs,
-            "loss_rel": self.loss_rel,
-            # Arrow makes a null where the mask is True.
-            "loss_ulp": pa.array(ulp, pa.int64(), mask=ulp < 0),
-        }
-        for name in ("step", "epoch", "batch"):
-            columns[name] = self.both(name)[0]
-        for quantity in NORMED_QUANTITIES:
-            baseline, candidate = self.both(f"{quantity}_norm")
-            with np.errstate(divide="ignore", invalid="ignore"):
-                # 0 / 0 and x / 0 are values of this column, not errors.
-                columns[f"{quantity}_norm_ratio"] = candidate / baseline
-        for quantity in QUANTITIES:
-            columns[f"{quantity}_differs"] = self.differs_in(quantity)
-        # In the order of the schema that Arrow is given.
-        return pa.table({name: columns[name] for name in SCHEMA.names}, schema=SCHEMA)
 
     def _digests_differ(self, quantity: str) -> np.ndarray:
         name = f"{quantity}_digest"

@@ -6,7 +6,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from parity.ground.errors import Trouble
-from parity.judge.differences import SCHEMA, Comparison
+from parity.judge.differences import Comparison
+from parity.judge.differences_table import SCHEMA, differences_table
 from parity.judge.trial_trace import Columns, TrialTrace
 from parity.judge.ulp import relative, ulp_distance
 from parity.store.stored_run import read_run
@@ -149,7 +150,7 @@ def test_the_table_says_which_quantities_differ(equal_pair, copy_of):
     directory = copy_of(equal_pair)
     plant(directory, "functional", "loss", 3, one_ulp)
     plant(directory, "functional", "param_digest", 5, one_bit)
-    table = compare(directory).table("loss")
+    table = differences_table(compare(directory), "loss")
     assert table.schema.equals(SCHEMA)
     assert table["loss_differs"].to_pylist() == [step == 3 for step in range(8)]
     assert table["param_differs"].to_pylist() == [step == 5 for step in range(8)]
