@@ -101,7 +101,7 @@ OFF_ORACLE = Line(
     "u",
     "own error from which on a baseline is not what it is audited against",
     "Measured in float32: the corpus's baselines are off by 0.4 to 4 u. Beyond 1,000 u were seen only well-separated "
-    "classes (20,300 u at most, where the loss is below 1e-3), which begin at 0.8 u and whose error is no factor.",
+    "classes (20,300 u at most, where the loss is below 1e-3), which begin at 0.8 u and whose error is not a factor.",
 )
 OFF_ORACLE_MOST = Line(
     0.01,
