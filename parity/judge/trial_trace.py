@@ -21,6 +21,8 @@ from parity.store.trials import TrialRecord
 _DIGESTS = tuple(f"{quantity}_digest" for quantity in QUANTITIES)
 _TENSOR_DIGESTS = tuple(f"{quantity}_digests" for quantity in TENSOR_QUANTITIES)
 _NORMS = tuple(f"{quantity}_norm" for quantity in NORMED_QUANTITIES)
+# What is compared of a quantity beside its digest.
+_BESIDE_DIGEST = {"state": ("settings", "state_counts", "generator_digests")}
 # The columns that are judged; a short trace is read once for all of them.
 _JUDGED = (
     *("step", "epoch", "batch", "rows", "elements", "output_grad_strided"),
@@ -110,13 +112,15 @@ class TrialTrace:
         return self.record.first_step or 0
 
     def has(self, quantity: str) -> bool:
-        """Whether the trace has the quantity: any digest of it, at any step.
+        """Whether the trace has the quantity, all of it, at each step: what is missing on both sides is not equal.
 
         Args:
             quantity: One of `trace.QUANTITIES`.
         """
-        column = self._column(f"{quantity}_digest")
-        return bool(column.null_count < len(column)) or not len(column)
+        columns = [self._column(name) for name in (f"{quantity}_digest", *_BESIDE_DIGEST.get(quantity, ()))]
+        # A step that the optimizer did not take, such as one that a scaler skips, has no gradient of its own.
+        missing = [column.null_count for column in columns]
+        return not len(columns[0]) or (max(missing) < len(columns[0]) if quantity == "step_grad" else not any(missing))
 
     def texts(self, name: str) -> list[str | None]:
         """A column of names.
