@@ -248,7 +248,9 @@ def _missing_evidence(evidence: PairEvidence) -> str | None:
         return f"the inputs differ from step {number} on: the data is not the same"
     if evidence.unequal is not None:
         number = evidence.comparison.first_step + evidence.unequal.index
-        return f"step {number} was not audited: {evidence.unequal.explain()}. Audit each step, with --audit-every 1."
+        reasons = [record.audit_error for record in (evidence.pair.candidate, evidence.pair.baseline)]
+        reason = next((f"no audit: {reason}" for reason in reasons if reason), "audit each step, with --audit-every 1")
+        return f"step {number} was not audited: {evidence.unequal.explain()}; {reason}"
     if evidence.jump is not None:
         number = evidence.comparison.first_step + evidence.jump.index
         return f"at step {number} {evidence.jump.explain()}, and no step there was checked against float64"
