@@ -242,6 +242,30 @@ def fleet_run(devices, *, odd=(), steps=6):
     )
 
 
+def with_column(run, number, name, change):
+    """The run with a column of one of its trials changed.
+
+    Args:
+        run: As `make_run` returned it; it is left as it was.
+        number: Of the trial.
+        name: Of the column.
+        change: Takes the values as a list, and returns those instead of them.
+    """
+    trial = run.trials[number].trial
+    trace = run.traces[trial]
+    index = trace.schema.get_field_index(name)
+    kind = trace.schema.field(index).type
+    plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+    values = pa.array(change(trace[name].to_pylist()), plain).cast(kind)
+    changed = trace.set_column(index, trace.schema.field(index), values)
+    return replace(run, traces=run.traces | {trial: changed})
+
+
+def nothing(values):
+    """A column in which nothing is stored."""
+    return [None] * len(values)
+
+
 def write_run(run, directory):
     """Stores a run of `make_run`, all of whose trials share one trace file."""
     create(directory)
