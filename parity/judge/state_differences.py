@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from parity.judge.common_steps import Both
+from parity.judge.common_steps import Both, CommonSteps
 from parity.plan import lines
 from parity.store.trace import GENERATORS
 
@@ -74,7 +74,8 @@ class StateDifferences:
         counts = self.comparable & _where(lambda one, other: not _equal(one, other), left_counts, right_counts)
         self._counts = (left_counts, right_counts)
         self.named = counts | _where(lambda one, other: bool(_settings(one, other)), self._left, self._right)
-        self.tensors = self.comparable & np.not_equal(*(side.values("state_digest") for side in both)) & ~counts
+        if self.comparable and not both[0].trace.has_same("state_digest", both[1].trace):
+            self.tensors = np.not_equal(*(side.values("state_digest") for side in both)) & ~counts
         self._generator_digests = [side.lists("generator_digests") for side in both]
         self.generators = dict(_moving_generators(self._generator_digests))
 
@@ -99,6 +100,30 @@ class StateDifferences:
                 left, right = (f"{int(side[index][number]):016x}" for side in self._generator_digests)
                 return StateDifference("generator", left, right, name)
         return None
+
+
+def initial_difference(both: Both) -> StateDifference | None:
+    """That the first common step is taken from other parameters, if that is known."""
+    (left, right), records = map(_initial_digests, both), [side.trace.record for side in both]
+    if left is None or right is None or len(left) != len(right):
+        return None
+    others = np.flatnonzero(np.not_equal(left, right))
+    if not others.size:
+        return None
+    names, index = records[0].param_names, int(others[0])
+    more = f" and {others.size - 1} more" if others.size > 1 else ""
+    return StateDifference(
+        "initial parameters", f"{int(left[index]):016x}", f"{int(right[index]):016x}", names[index] + more
+    )
+
+
+def _initial_digests(side: CommonSteps) -> np.ndarray | None:
+    """The digest of each parameter before the first common step; uint64[P], or None."""
+    if side.begin:
+        before: np.ndarray = side.trace.digests("param")[side.begin - 1]
+        return before
+    found = side.trace.record.initial_digests
+    return None if found is None else np.array(found, np.uint64)
 
 
 def _moving_generators(lists: Sequence[list[np.ndarray | None]]) -> Iterator[tuple[str, np.ndarray]]:

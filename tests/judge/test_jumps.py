@@ -40,7 +40,7 @@ def test_rounding_that_grows_does_not_jump(quantity):
 )
 def test_a_late_fault_is_found_where_it_is_planted(quantity, tensor, step):
     found = jump(distances={quantity: {2: NEAR, step: 0.9}}, tensors=(4,))
-    assert (found.index, found.quantity, found.stays) == (step, quantity, True)
+    assert (found.index, found.quantity, found.certain) == (step, quantity, True)
     # One tensor of 16 that is 0.9 off is 0.2 of all of them together.
     assert found.tensor in (tensor, None)
     assert "is suddenly" in found.explain() and "rounding does not grow so fast" in found.explain()
@@ -55,16 +55,27 @@ def test_one_tensor_among_many_is_found_and_named():
 
 def test_a_jump_that_passes_may_be_a_kink():
     found = jump(distances={"param_grad": {2: NEAR, 30: 0.5, 31: NEAR}})
-    assert (found.index, found.stays) == (30, False)
+    assert (found.index, found.certain) == (30, False)
 
 
-def test_at_the_end_no_jump_has_stayed():
-    assert not jump(distances={"update": {2: NEAR, 59: 0.5}}).stays
+def test_at_the_end_no_jump_of_a_gradient_has_stayed():
+    assert not jump(distances={"param_grad": {2: NEAR, 59: 0.5}}).certain
+    assert jump(distances={"update": {2: NEAR, 59: 0.5}}).certain
 
 
-def test_a_distance_below_the_floor_is_not_looked_at():
-    assert jump(distances={"update": {2: NEAR, 30: 0.9 * lines.JUMP_FLOOR.value}}) is None
-    assert jump(distances={"update": {2: NEAR, 30: 1.1 * lines.JUMP_FLOOR.value}}).index == 30
+@pytest.mark.parametrize(
+    ("quantity", "line"),
+    [("output", lines.JUMP_FLOOR), ("update", lines.JUMP_UPDATE), ("param_grad", lines.JUMP_GRADIENT)],
+)
+def test_a_distance_below_the_floor_is_not_looked_at(quantity, line):
+    assert jump(distances={quantity: {2: NEAR, 30: 0.9 * line.value}}) is None
+    assert jump(distances={quantity: {2: NEAR, 30: 1.1 * line.value}}).index == 30
+
+
+def test_updates_of_gradients_that_have_drifted_apart_have_a_higher_floor():
+    drifted = {"param_grad": {2: 2 * lines.QUIET.value}}
+    assert jump(distances={**drifted, "update": {2: NEAR, 30: 2 * lines.JUMP_UPDATE.value}}) is None
+    assert jump(distances={**drifted, "update": {2: NEAR, 30: 0.9}}).index == 30
 
 
 def test_an_update_follows_from_its_gradient():
@@ -85,7 +96,7 @@ def test_of_one_step_the_quantity_that_is_computed_first_is_found():
 
 def test_a_setting_that_changes_late_is_the_cause():
     found = jump(settings={30: {"lr": 1.1e-3}}, distances={"update": {2: NEAR, 30: 0.1}})
-    assert (found.index, found.quantity, found.stays) == (30, "state", True)
+    assert (found.index, found.quantity, found.certain) == (30, "state", True)
     assert found.explain() == "the states from which the step is taken differ: learning rate: 0.001 and 0.0011"
 
 

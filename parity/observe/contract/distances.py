@@ -37,7 +37,11 @@ def errors_of(
     """
     value, grads = evaluate(loss, output, target, grad_output=grad_output)
     unscaled = [grad.cpu().double() / grad_output for grad in grads]  # in float64, so that nothing is lost
-    value, output, target = _as_narrow(value.cpu(), output), map_tensors(torch.Tensor.cpu, output), map_tensors(torch.Tensor.cpu, target)
+    value, output, target = (
+        _as_narrow(value.cpu(), output),
+        map_tensors(torch.Tensor.cpu, output),
+        map_tensors(torch.Tensor.cpu, target),
+    )
     oracle = exact_oracle(case)
     if not is_tree(output):
         return [audit.errors(oracle, output, target, loss=value, output_grad=unscaled[0])]
