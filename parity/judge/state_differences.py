@@ -97,7 +97,8 @@ class StateDifferences:
             return each
         for number, name in enumerate(GENERATORS):
             if name in self.generators and self.generators[name][index]:
-                left, right = (f"{int(side[index][number]):016x}" for side in self._generator_digests)
+                rows = [side[index] for side in self._generator_digests]
+                left, right = (f"{int(row[number]):016x}" for row in rows if row is not None)
                 return StateDifference("generator", left, right, name)
         return None
 
