@@ -55,7 +55,9 @@ def step(columns, number, *, loss=0.5, step_grad="same", outputs=1, loss_digest=
             **dict.fromkeys(
                 [name for name in SCHEMA.names if name.endswith("_u") or name in ("grad_ratio", "grad_rows")], np.nan
             ),
-            "step": number, "epoch": 0, "batch": number,
+            "step": number,
+            "epoch": 0,
+            "batch": number,
             "step_s": 0.01,
         }
     )
