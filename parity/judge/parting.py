@@ -15,7 +15,7 @@ import numpy as np
 
 from parity.judge.differences import Comparison
 from parity.judge.distances import TensorDistances
-from parity.judge.state_differences import StateDifference
+from parity.judge.state_differences import StateDifference, initial_difference
 from parity.plan import lines
 from parity.plan.lines import Line
 from parity.store.trace import QUANTITIES
@@ -208,7 +208,11 @@ def _name(comparison: Comparison, quantity: str, tensor: int) -> str | None:
 
 def _with_state(comparison: Comparison, parting: Parting) -> Parting:
     """The same with a difference of the states as its cause, if there is one and its consequence is beyond rounding."""
-    if parting.finding != "beyond" or not comparison.state.known:
+    if parting.finding != "beyond":
+        return parting
+    if parting.index == 0 and parting.quantity == "output" and (initial := initial_difference(comparison.common)):
+        return Parting(0, "state", None, parting.distance, parting.line, "beyond", (initial,))
+    if not comparison.state.known:
         return parting
     if parting.quantity == "step_grad" and comparison.state.named[parting.index]:
         # One loop may add to the gradient by hand what a setting of the other one's optimizer adds.
