@@ -11,7 +11,7 @@ from parity.store.files import write_json
 from parity.store.parquet import write_table
 from parity.store.stored_run import StoredRun
 from parity.store.tables import EVIDENCE
-from parity.store.trace import QUANTITIES, TENSOR_QUANTITIES, make_table
+from parity.store.trace import QUANTITIES, SKETCH_SUMS, SKETCHED_QUANTITIES, TENSOR_QUANTITIES, make_table
 from parity.store.traces import TraceWriter
 from parity.store.trials import TrialRecord, write_trials
 
@@ -34,6 +34,7 @@ class Planted:
         grad_errors: By step, the gradient's error in u.
         steps: Of its trace; None is all.
         record: What else its record says.
+        apart: Of sketched quantities, from which step on they are how far apart, relative to the baseline.
     """
 
     name: str = "mine"
@@ -45,12 +46,13 @@ class Planted:
     grad_errors: dict = field(default_factory=dict)
     steps: int | None = None
     record: dict = field(default_factory=dict)
+    apart: dict = field(default_factory=dict)
 
 
 ROUNDING = dict.fromkeys(("output_grad", "param_grad", "param"), 2)
 
 
-def make_run(*candidates, steps=20, tensors=TENSORS, directory="run", **evidence):
+def make_run(*candidates, steps=20, tensors=TENSORS, directory="run", sketched=False, **evidence):
     """A run of the baseline and candidates.
 
     Args:
@@ -58,6 +60,7 @@ def make_run(*candidates, steps=20, tensors=TENSORS, directory="run", **evidence
         steps: Of each trial.
         tensors: Names of the parameters.
         directory: Where it says it is.
+        sketched: Whether the traces have norms and sketches, as older ones have not.
         evidence: Rows of the tables of that name.
     """
     records, traces = [], {}
@@ -65,7 +68,7 @@ def make_run(*candidates, steps=20, tensors=TENSORS, directory="run", **evidence
         suffix = f"-r{planted.replica}" if planted.replica else ""
         trial = f"{planted.name}@{planted.device}-s0{suffix}"
         rows = steps if planted.steps is None else planted.steps
-        traces[trial] = _trace(planted, trial, rows, tensors)
+        traces[trial] = _trace(planted, trial, rows, tensors, sketched=sketched)
         records.append(
             TrialRecord(
                 trial=trial,
@@ -111,7 +114,7 @@ def make_run(*candidates, steps=20, tensors=TENSORS, directory="run", **evidence
     return StoredRun(Path(directory), info, tuple(records), traces, tables)
 
 
-def _trace(planted, trial, steps, tensors):
+def _trace(planted, trial, steps, tensors, *, sketched):
     step = np.arange(steps)
     batch = step % BATCHES
     loss = (0.05 + 0.2 * np.exp(-step / 40) + 0.002 * np.sin(step)).astype(np.float32).astype(float)
@@ -148,9 +151,25 @@ def _trace(planted, trial, steps, tensors):
             odd = [*range(len(tensors))] if planted.tensors is None else [*planted.tensors]
             each[begins:, odd] += 50
             columns[f"{quantity}_digests"] = each
+    if sketched:
+        columns |= _sketches(planted, steps, len(tensors))
     columns["loss_digest"] = np.ascontiguousarray(loss).view(np.uint64)
     names = {"trial": trial, "loss_name": planted.name, "device": planted.device}
     return make_table(columns, names=names, rows=steps)
+
+
+def _sketches(planted, steps, tensors):
+    """Norms of 1, and sketches that are as far apart as was planted, of each tensor beside its own norm."""
+    columns = {}
+    for quantity in SKETCHED_QUANTITIES:
+        count = tensors if quantity in ("param_grad", "step_grad", "update") else 1
+        sketches = np.zeros((steps, count, SKETCH_SUMS))
+        begins, distance = planted.apart.get(quantity, (steps, 0.0))
+        odd = [*range(count)] if planted.tensors is None or count == 1 else [*planted.tensors]
+        sketches[begins:, odd, 0] = distance
+        columns[f"{quantity}_norms"] = np.ones((steps, count))
+        columns[f"{quantity}_sketches"] = sketches.reshape(steps, -1)
+    return columns
 
 
 def long_run(steps=10_000):

@@ -98,6 +98,17 @@ _BEFORE = {
 }
 
 
+def parting_line(quantity: str, unit: float) -> float:
+    """The largest relative distance that rounding can explain where two traces part in a quantity.
+
+    Args:
+        quantity: One of `trace.SKETCHED_QUANTITIES`; "update" without the rounding of the parameters, which depends on
+            the step.
+        unit: The unit roundoff u.
+    """
+    return _LINES["param" if quantity == "update" else quantity].value * unit
+
+
 def find_parting(comparison: Comparison) -> Parting | None:
     """The first difference in what is computed, with what is known about it; None where there is none.
 
@@ -127,7 +138,7 @@ def find_unequal_gradient(comparison: Comparison, *, audited: np.ndarray) -> Par
     if distances is None or not all(map(comparison.compares, ("input", "output"))):
         return None
     equal = ~(comparison.differs_in("input") | comparison.differs_in("output")) & ~audited
-    line = lines.PARTING_OUTPUT_GRAD.value * comparison.unit
+    line = parting_line("output_grad", comparison.unit)
     suspicious = equal & (np.nan_to_num(distances.each, posinf=np.inf).max(axis=1) > line)
     if not suspicious.any():
         return None
@@ -163,14 +174,16 @@ def _part(comparison: Comparison, index: int, quantity: str) -> Parting:
 def _part_at_input(comparison: Comparison, index: int) -> Parting:
     """Inputs have no sketches: those that differ by rounding only give outputs that do."""
     output = comparison.distances("output")
-    line = lines.PARTING_OUTPUT.value * comparison.unit
-    within = output is not None and float(np.nan_to_num(output.each[index], nan=np.inf).max()) <= line
+    line = parting_line("output", comparison.unit)
+    if output is None:
+        return Parting(index, "input", None, None, None, "unknown")
+    within = float(np.nan_to_num(output.each[index], nan=np.inf).max()) <= line
     return Parting(index, "input", None, None, None, "within" if within else "beyond")
 
 
 def _line(comparison: Comparison, quantity: str, index: int, distances: TensorDistances) -> np.ndarray:
     """The largest relative distance of each tensor that rounding can explain; float64[T]."""
-    line = np.full(distances.norms.shape[1], _LINES[quantity].value * comparison.unit)
+    line = np.full(distances.norms.shape[1], parting_line(quantity, comparison.unit))
     if quantity == "param":
         # The update is the difference of two parameters, each of which is rounded.
         size = np.array(comparison.baseline.record.initial_norms or [np.inf] * len(line))

@@ -84,6 +84,16 @@ class StateDifferences:
         left, right = (side[index] for side in self._counts) if self.comparable else (None, None)
         return [*found, *_counters(left, right)]
 
+    def explain(self, index: int) -> str:
+        """What differs at a position among the common steps, in words; empty where nothing does."""
+        named = [each.explain() for each in self.at(index)]
+        drawn = [name for name, differs in self.generators.items() if differs[index]]
+        if drawn:
+            named.append(f"random generator of {' and '.join(drawn)}")
+        if not named and self.tensors[index]:
+            named.append("tensors of the optimizer's state")
+        return "; ".join(named)
+
 
 def _moving_generators(both: Both) -> Iterator[tuple[str, np.ndarray]]:
     """Yields the generators that either side draws from, and where their states differ."""
