@@ -49,7 +49,7 @@ def heat_map(frame: Frame, rows: Rows) -> Plot:
         "What differs, step by step",
         _caption(rows, width, known=any(each["meta"] == "far" for each in pictures)),
         drawn,
-        height=130 + _ROW_HEIGHT * len(names),
+        height=150 + _ROW_HEIGHT * len(names),
     )
 
 

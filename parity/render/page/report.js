@@ -6,11 +6,14 @@
   const coarse = matchMedia("(pointer: coarse)").matches;
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 
-  // The distances of the heat map from their bytes, as powers of ten; null where bits are equal. See heat_map.py.
-  function decades({ bdata, shape }) {
-    const [rows, columns] = shape.split(",").map(Number), bytes = atob(bdata);
-    const decade = (place) => (bytes.charCodeAt(place) ? (bytes.charCodeAt(place) - 1) / 16 - 12 : null);
-    return Array.from({ length: rows }, (_, row) => Array.from({ length: columns }, (_, column) => decade(row * columns + column)));
+  // A picture of some of the heat map's rows, with gaps in the others: Plotly would stretch the cells over them.
+  function spread(trace, names) {
+    const columns = Number(trace.z.shape.split(",")[1]), bytes = atob(trace.z.bdata);
+    trace.z = names.map((name) => {
+      const row = trace.y.indexOf(name);
+      return Array.from({ length: columns }, (_, column) => (row < 0 ? null : bytes.charCodeAt(row * columns + column)));
+    });
+    Object.assign(trace, { y: names, hoverongaps: false });
   }
 
   function dress(figure, narrow) {
@@ -19,13 +22,15 @@
     for (const trace of data) {
       const role = trace.meta;
       if (role === "heat") {
+        spread(trace, layout.yaxis.categoryarray);
         const tone = colour(far ? "noise" : "hot");
-        trace.colorscale = [[0, colour("cold")], [0.009, colour("cold")], [0.01, tone + "99"], [1, tone]];
+        trace.colorscale = [[0, colour("cold")], [0.009, colour("cold")], [0.01, tone + (far ? "55" : "99")], [1, tone + (far ? "99" : "")]];
       } else if (role === "far") {
-        trace.z = decades(trace.z);
-        trace.text = trace.z.map((row) => row.map((each) => (each === null ? "equal" : `${(10 ** each).toExponential(1)} apart`)));
-        // Equal cells have a number below the scale, so that they have a colour and a text.
-        trace.z = trace.z.map((row) => row.map((each) => (each === null ? -9 : Math.max(each, -8))));
+        spread(trace, layout.yaxis.categoryarray);
+        // From bytes to powers of ten, see heat_map.py. Equal cells, of 0, have a number below the scale.
+        const decade = (byte) => (byte - 1) / 16 - 12;
+        trace.text = trace.z.map((row) => row.map((byte) => (byte ? `${(10 ** decade(byte)).toExponential(1)} apart` : "equal")));
+        trace.z = trace.z.map((row) => row.map((byte) => (byte === null ? null : byte ? Math.max(decade(byte), -8) : -9)));
         trace.zmin = -9;
         trace.zmax = 0;
         trace.colorscale = [[0, colour("cold")], [0.11, colour("cold")], [0.111, colour("near")], [0.55, colour("hot")], [1, colour("bad")]];
@@ -58,7 +63,7 @@
       font: { color: colour("muted"), family: getComputedStyle(document.body).fontFamily, size: narrow ? 11 : 12 },
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       hoverlabel: { bgcolor: colour("panel"), bordercolor: colour("rule"), font: { color: colour("fg") } },
-      margin: { l: narrow ? 44 : 60, r: 10, t: 28 + 16 * (layout.annotations || []).length, b: layout.showlegend === false && !far ? 40 : 64 },
+      margin: { l: narrow ? 44 : 60, r: 10, t: 28 + 16 * (layout.annotations || []).length, b: far ? 84 : layout.showlegend === false ? 40 : 64 },
       legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom", x: 0 },
       dragmode: coarse ? false : "zoom",
       modebar: { color: colour("muted"), activecolor: colour("fg"), bgcolor: "rgba(0,0,0,0)", orientation: "h" },
