@@ -47,11 +47,20 @@ def test_a_column_has_a_meaning_and_the_unit_of_its_name(file):
 
 @pytest.mark.parametrize("file", TABLES)
 def test_types_are_those_that_every_reader_has(file):
-    plain = {pa.string(), pa.bool_(), pa.int32(), pa.int64(), pa.float64(), pa.timestamp("us", tz="UTC"), NAME}
+    plain = {
+        pa.string(),
+        pa.bool_(),
+        pa.int32(),
+        pa.int64(),
+        pa.float32(),
+        pa.float64(),
+        pa.timestamp("us", tz="UTC"),
+        NAME,
+    }
     for field in TABLES[file]:
         digest = pa.uint64() if field.name.endswith("_digest") else None
         digests = pa.list_(pa.uint64()) if field.name.endswith("_digests") else None
-        lists = {pa.list_(kind) for kind in (pa.string(), pa.int32(), pa.float64())}
+        lists = {pa.list_(kind) for kind in (pa.string(), pa.int32(), pa.int64(), pa.float32(), pa.float64())}
         assert field.type == (digest or digests) if digest or digests else field.type in plain | lists
 
 

@@ -185,6 +185,7 @@ def _doubt(evidence: PairEvidence) -> str | None:
         if record.status != "complete":
             # The other trial may be the one that is shorter.
             of = f" of {record.steps}" if record.steps != comparison.steps else ""
+            # A recording that switched itself off says why.
             why = f" ({record.error.rstrip('.')})" if record.error else ""
             return f"{record.trial} was interrupted{why}: {comparison.steps}{of} steps can be compared"
     return _other_steps(evidence)

@@ -102,6 +102,7 @@ class LossAudit:
             backward takes it away; bool[S], False where that is not known.
         off_oracle: Why the baseline is not what both sides are audited against, so that the audit decides nothing; or
             None.
+        first_step: Number of the first of the S steps.
     """
 
     gradient: AuditedErrors
@@ -112,6 +113,7 @@ class LossAudit:
     unit: np.ndarray
     taken_away: np.ndarray
     off_oracle: str | None
+    first_step: int = 0
 
     def beyond(self) -> dict[str, np.ndarray]:
         """Whether a step is beyond rounding, by quantity; bool[S]."""
@@ -135,9 +137,9 @@ class LossAudit:
     def worst(self) -> Audit:
         """The audited step with the largest gradient error."""
         # `nanargmax` raises where all values are NaN; `audit_loss` makes no audit of such a pair.
-        step = int(np.nanargmax(self.gradient.candidate))
+        index = int(np.nanargmax(self.gradient.candidate))
         values = (self.gradient.candidate, self.loss.candidate, self.ratio)
-        return Audit(step, *(float(each[step]) for each in values))
+        return Audit(self.first_step + index, *(float(each[index]) for each in values))
 
     @property
     def decision(self) -> Decision:
@@ -168,7 +170,7 @@ class LossAudit:
         """Why the loss or the output_grad of a step is beyond rounding.
 
         Args:
-            step: The step, from 0.
+            step: Position of the step among the common ones.
             quantity: "loss" or "output_grad".
         """
         gradient_u = self.gradient.candidate[step]
@@ -231,12 +233,26 @@ def audit_loss(comparison: Comparison, *, steady: bool) -> LossAudit | None:
         audited=audited,
         unit=unit,
         taken_away=comparison.both("passed_on_u")[1] <= lines.PASSED_ON.value,  # False for a NaN
-        off_oracle=off_oracle(baseline_gradient, baseline_ratio, baseline_loss, unit=unit, any_order=any_order),
+        off_oracle=off_oracle(
+            baseline_gradient,
+            baseline_ratio,
+            baseline_loss,
+            unit=unit,
+            any_order=any_order,
+            first_step=comparison.first_step,
+        ),
+        first_step=comparison.first_step,
     )
 
 
 def off_oracle(
-    gradient: np.ndarray, ratio: np.ndarray, loss: np.ndarray, *, unit: np.ndarray, any_order: np.ndarray
+    gradient: np.ndarray,
+    ratio: np.ndarray,
+    loss: np.ndarray,
+    *,
+    unit: np.ndarray,
+    any_order: np.ndarray,
+    first_step: int,
 ) -> str | None:
     """Why a baseline is not the function that it is audited against; None where it is, or was not audited.
 
@@ -249,6 +265,7 @@ def off_oracle(
         loss: Its errors of the loss, in u; float64[S].
         unit: u of the gradient's dtype; float64[S].
         any_order: What an order of summation can do to the loss, in u; float64[S].
+        first_step: Number of the first of the S steps.
     """
     least = np.where(unit >= lines.NARROW.value, lines.GRADIENT.value, lines.OFF_ORACLE.value)
     # The comparisons are False for a NaN.
@@ -271,8 +288,8 @@ def off_oracle(
         most = np.where(np.isfinite(gradient), gradient, 0) * unit
         if np.max(most[unit < lines.NARROW.value], initial=0) > lines.OFF_ORACLE_MOST.value:
             return (
-                f"the baseline's own gradient is off by {np.max(most):.2g} of its norm at step {np.argmax(most)}, "
-                "which leaves no line to hold a candidate against"
+                f"the baseline's own gradient is off by {np.max(most):.2g} of its norm at step "
+                f"{first_step + int(np.argmax(most))}, which leaves no line to hold a candidate against"
             )
     known = ~np.isnan(loss)
     if known.any() and (loss > np.fmax(any_order, lines.OFF_ORACLE.value))[known].all():
@@ -301,7 +318,7 @@ def _rows(comparison: Comparison) -> np.ndarray:
     rows = comparison.both("grad_rows")[1]
     # It is measured where the gradient is suspicious. Elsewhere no ratio is beyond its line, and the rows of the batch
     # say what would have been seen; runs of earlier versions have neither.
-    plain = np.where(np.isnan(comparison.both("grad_u")[1]), np.nan, comparison.both("rows")[1])
+    plain = np.where(np.isnan(comparison.both("grad_unit")[1]), np.nan, comparison.both("rows")[1])
     return np.where(np.isnan(rows), plain, rows)
 
 
@@ -309,7 +326,7 @@ def _units(comparison: Comparison) -> np.ndarray:
     """U of the candidate's gradient at each step; float64[S]."""
     # Runs of earlier versions did not store it: their losses had the dtype of the output.
     u = 2.0 ** -{"float16": 11, "bfloat16": 8, "float64": 53}.get(comparison.candidate.record.loss_dtype or "", 24)
-    stored = comparison.both("grad_u")[1]
+    stored = comparison.both("grad_unit")[1]
     return np.where(np.isnan(stored), u, stored)
 
 

@@ -232,6 +232,7 @@ def _causes(
             wrong_loss=beyond["loss"],
             nan=nan[1] if nan else None,
             unit=float(audit.unit.max()) if audit else 2.0**-24,
+            first_step=comparison.first_step,
         )
     )
 

@@ -56,6 +56,7 @@ class LossEvidence:
         wrong_loss: Whether the number that the loss reports is beyond rounding; bool[S].
         nan: Which number is NaN on one side only, in words, or None.
         unit: u of the gradient's dtype.
+        first_step: Number of the first of the S steps.
     """
 
     record: TrialRecord
@@ -68,6 +69,7 @@ class LossEvidence:
     wrong_loss: np.ndarray
     nan: str | None
     unit: float = 2.0**-24
+    first_step: int = 0
 
     def status(self, item: str) -> str | None:
         """The status of an item of the contract; None where it was not checked."""
@@ -157,7 +159,8 @@ def _of_gradient(evidence: LossEvidence) -> list[Cause]:
 def _nature(evidence: LossEvidence) -> Cause:
     """What is wrong with the gradient where it is wrong."""
     # Only steps that both sides have can be judged.
-    findings = [finding for finding in evidence.findings if finding.step < len(evidence.wrong)]
+    common = range(evidence.first_step, evidence.first_step + len(evidence.wrong))
+    findings = [finding for finding in evidence.findings if finding.step in common]
     # A finding of a NaN says more than the name of the number does: it says in which elements.
     if evidence.nan and not any(finding.kind == "nan" for finding in findings[:1]):
         return Cause("nan", evidence.nan)
@@ -192,7 +195,7 @@ def _scaled(evidence: LossEvidence, findings: Sequence[Finding]) -> Cause:
     part = findings[0].detail if len({finding.detail for finding in findings}) == 1 else ""
     if negative and (np.abs(sizes - 1) <= lines.SAME_FACTOR.value).all():
         return make_cause("sign", detail=part)
-    steps = [finding.step for finding in findings]
+    steps = [finding.step - evidence.first_step for finding in findings]
     # Named by size, so that a constant is recognised whatever its sign. It may change with the batch: 1/rows, for
     # example.
     name = name_constant(
@@ -226,7 +229,7 @@ def _when(evidence: LossEvidence, what: Cause) -> Cause | None:
     after = right[steps[0] :]
     # Some earlier step must be known to be right, and nearly all later ones wrong: a few may be right by chance.
     if right[: steps[0]].any() and after.mean() < lines.RIGHT_SHARE.value and not explained:
-        return make_cause("from step", value=str(steps[0]))
+        return make_cause("from step", value=str(evidence.first_step + steps[0]))
     return None
 
 

@@ -22,6 +22,7 @@ from parity.judge.onset import (
 )
 from parity.judge.pairs import Pair, make_pairs
 from parity.judge.replicas import Replicas
+from parity.judge.seen import find_seen
 from parity.judge.trial_trace import is_long
 from parity.judge.verdict import VERDICTS, FirstErrors, Judgement, Largest, PairVerdict, VerdictWord, rank
 from parity.store.stored_run import StoredRun
@@ -119,9 +120,16 @@ def _judge_pair(run: StoredRun, pair: Pair, comparison: Comparison, replicas: Re
         spread=evidence.spread,
         steps=comparison.steps,
         # Equal NaNs count as equal, but a reader has to know about them.
-        both_nan=first_true(np.logical_and(*(np.isnan(side) for side in comparison.both("loss")))),
+        both_nan=_both_nan(comparison),
+        seen=find_seen(comparison) if pair.axis != "replica" and evidence.audit is None else None,
         comparison=comparison,
     )
+
+
+def _both_nan(comparison: Comparison) -> int | None:
+    """The first step at which both losses are NaN, or None."""
+    index = first_true(np.logical_and(*(np.isnan(side) for side in comparison.both("loss"))))
+    return None if index is None else comparison.first_step + index
 
 
 def _first_errors(
@@ -146,6 +154,7 @@ def _largest(comparison: Comparison) -> Largest:
         return Largest(None, 0.0, 0.0, 0)
     # -1 is below every difference: `argmax` would otherwise choose a NaN.
     sizes = np.where(np.isnan(comparison.loss_rel), -1.0, comparison.loss_rel)
-    step = int(np.argmax(sizes))
-    ulp = int(comparison.loss_ulp[step])
-    return Largest(step, float(comparison.loss_abs[step]), float(comparison.loss_rel[step]), ulp if ulp >= 0 else None)
+    index = int(np.argmax(sizes))
+    ulp = int(comparison.loss_ulp[index])
+    sizes_there = float(comparison.loss_abs[index]), float(comparison.loss_rel[index])
+    return Largest(comparison.first_step + index, *sizes_there, ulp if ulp >= 0 else None)

@@ -55,6 +55,33 @@ class Jump:
         )
 
 
+def least_jump(quantity: str, unit: float) -> float:
+    """The least relative distance of a quantity that can be a jump.
+
+    Args:
+        quantity: One of `trace.SKETCHED_QUANTITIES`.
+        unit: The unit roundoff u.
+    """
+    line = lines.JUMP_GRADIENT if quantity == "param_grad" else lines.JUMP_FLOOR
+    return max(line.value, lines.FAR_NARROW.value * unit)
+
+
+def judged_distances(comparison: Comparison, quantity: str) -> TensorDistances | None:
+    """The distances in which a jump is looked for; None where they are not known.
+
+    Args:
+        comparison: The two traces.
+        quantity: One of `trace.SKETCHED_QUANTITIES`.
+
+    Raises:
+        Trouble: A trace is damaged.
+    """
+    distances = comparison.distances(quantity)
+    if distances is None or quantity != "update":
+        return distances
+    return _without_noise(distances, comparison.distances("step_grad"))
+
+
 def find_jump(comparison: Comparison, *, after: int) -> Jump | None:
     """The first jump, or None.
 
@@ -90,17 +117,13 @@ def _with_state(comparison: Comparison, jump: Jump | None, index: int) -> Jump:
 
 def _first(comparison: Comparison, quantity: str, after: int) -> Jump | None:
     """The first jump of a quantity."""
-    distances = comparison.distances(quantity)
+    distances = judged_distances(comparison, quantity)
     if distances is None:
         return None
+    floor = np.full(comparison.steps, least_jump(quantity, comparison.unit))
     if quantity == "update":
-        distances = _without_noise(distances, comparison.distances("step_grad"))
-    line = lines.JUMP_GRADIENT if quantity == "param_grad" else lines.JUMP_FLOOR
-    floor = np.full(comparison.steps, max(line.value, lines.FAR_NARROW.value * comparison.unit))
-    if quantity == "update":
-        floor = np.where(
-            _quiet(comparison), np.minimum(floor, max(lines.JUMP_UPDATE.value, 64 * comparison.unit)), floor
-        )
+        near = max(lines.JUMP_UPDATE.value, 64 * comparison.unit)
+        floor = np.where(_quiet(comparison), np.minimum(floor, near), floor)
     explained = _explained(comparison, quantity)
     found = []
     # All tensors together first: of jumps at one step min() keeps the first.

@@ -103,6 +103,17 @@ _BEFORE = {
 }
 
 
+def parting_line(quantity: str, unit: float) -> float:
+    """The largest relative distance that rounding can explain where two traces part in a quantity.
+
+    Args:
+        quantity: One of `trace.SKETCHED_QUANTITIES`; "update" without the rounding of the parameters, which depends on
+            the step.
+        unit: The unit roundoff u.
+    """
+    return _LINES["param" if quantity == "update" else quantity].value * unit
+
+
 def find_parting(comparison: Comparison) -> Parting | None:
     """The first difference in what is computed, with what is known about it; None where there is none.
 
@@ -132,7 +143,7 @@ def find_unequal_gradient(comparison: Comparison, *, audited: np.ndarray) -> Par
     if distances is None or not all(map(comparison.compares, ("input", "output"))):
         return None
     equal = ~(comparison.differs_in("input") | comparison.differs_in("output")) & ~audited
-    line = lines.PARTING_OUTPUT_GRAD.value * comparison.unit
+    line = parting_line("output_grad", comparison.unit)
     suspicious = equal & (np.nan_to_num(distances.each, posinf=np.inf).max(axis=1) > line)
     if not suspicious.any():
         return None
@@ -177,7 +188,7 @@ def _part_at_input(comparison: Comparison, index: int) -> Parting:
 
 def _line(comparison: Comparison, quantity: str, index: int, distances: TensorDistances) -> np.ndarray:
     """The largest relative distance of each tensor that rounding can explain; float64[T]."""
-    line = np.full(distances.norms.shape[1], _LINES[quantity].value * comparison.unit)
+    line = np.full(distances.norms.shape[1], parting_line(quantity, comparison.unit))
     if quantity == "param":
         # The update is the difference of two parameters, each of which is rounded.
         size = np.array(comparison.baseline.record.initial_norms or [np.inf] * len(line))

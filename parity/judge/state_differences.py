@@ -102,6 +102,16 @@ class StateDifferences:
                 return StateDifference("generator", left, right, name)
         return None
 
+    def explain(self, index: int) -> str:
+        """What differs at a position among the common steps, in words; empty where nothing does."""
+        named = [each.explain() for each in self.at(index)]
+        drawn = [name for name, differs in self.generators.items() if differs[index]]
+        if drawn:
+            named.append(f"random generator of {' and '.join(drawn)}")
+        if not named and self.tensors[index]:
+            named.append("tensors of the optimizer's state")
+        return "; ".join(named)
+
 
 def initial_difference(both: Both) -> StateDifference | None:
     """That the first common step is taken from other parameters, if that is known."""

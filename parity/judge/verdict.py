@@ -9,6 +9,7 @@ from parity.judge.decide_loss import Audit, Decision, LossAudit
 from parity.judge.differences import Comparison, Difference
 from parity.judge.fleet import Fleet
 from parity.judge.pairs import Pair, Role
+from parity.judge.seen import Seen
 from parity.judge.spread import SpreadTest
 
 VerdictWord = Literal["identical", "report-only", "rounding", "inconclusive", "diverged", "failed"]
@@ -154,6 +155,7 @@ class PairVerdict:
         spread: Whether the replicas of both sides are spread alike; None where they are equal to the bit.
         steps: Number of steps that both traces have.
         both_nan: The first step at which both losses are NaN, or None.
+        seen: What would have been seen without an audit; None where there is one, or no distance is known.
         comparison: The two traces, side by side.
     """
 
@@ -172,6 +174,7 @@ class PairVerdict:
     spread: SpreadTest | None
     steps: int
     both_nan: int | None
+    seen: Seen | None
     comparison: Comparison
 
     @property

@@ -1,4 +1,4 @@
-"""Where a pair differs, step by step: a row for each quantity and tensor.
+"""Where a pair differs, step by step, and how far: a row for each quantity and tensor.
 
 Letters: S is the number of steps of the pair.
 """
@@ -7,32 +7,44 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from parity.judge.differences import Comparison
 from parity.judge.verdict import PairVerdict
 from parity.render.phrases import named
-from parity.store.trace import QUANTITIES, TENSOR_QUANTITIES
+from parity.store.trace import QUANTITIES, SKETCHED_QUANTITIES, TENSOR_QUANTITIES
 
 # Tensors of a quantity that have a row, those that differ first: 40 rows take 600 pixels of the heat map.
 MOST_TENSORS = 40
+# The quantities in the order of computation, with the update, whose bits are those of the parameters.
+SHOWN = tuple(each for quantity in QUANTITIES for each in (("update", "param") if quantity == "param" else (quantity,)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Row:
     """Where one quantity, or one of its tensors, differs.
 
     Attributes:
-        quantity: One of `trace.QUANTITIES`.
+        quantity: One of `SHOWN`.
         tensor: Name of the parameter, or None for a quantity that is compared as a whole.
         differs: Whether it differs at each step; bool[S].
+        distance: Its relative distance at each step, of a tensor beside the whole quantity; float64[S], or None where
+            only equal or not is known.
     """
 
     quantity: str
     tensor: str | None
     differs: np.ndarray
+    distance: np.ndarray | None = None
 
     @property
     def first(self) -> int | None:
-        """The first step at which it differs, or None."""
+        """Position of the first step at which it differs, or None."""
         return int(np.argmax(self.differs)) if self.differs.any() else None
+
+    @property
+    def largest(self) -> float | None:
+        """The largest distance that is known; None where none is."""
+        known = [] if self.distance is None else self.distance[~np.isnan(self.distance)]
+        return float(np.max(known)) if len(known) else None
 
     @property
     def name(self) -> str:
@@ -46,7 +58,7 @@ class Rows:
 
     Attributes:
         shown: The rows.
-        tensors: Number of parameter tensors of the model; 0 where the two sides have different ones.
+        tensors: Number of parameter tensors of the model; 0 where those of the two sides do not belong together.
     """
 
     shown: tuple[Row, ...]
@@ -58,8 +70,30 @@ class Rows:
         return max(0, self.tensors - MOST_TENSORS)
 
 
+def distance_at_first(verdict: PairVerdict) -> float | None:
+    """The relative distance of the tensors at the first difference, of a tensor beside the whole; None if not known.
+
+    Args:
+        verdict: The pair and its verdict.
+
+    Raises:
+        Trouble: A trace is damaged.
+    """
+    first, comparison = verdict.first, verdict.comparison
+    if first is None or first.quantity not in SKETCHED_QUANTITIES:
+        return None
+    distances = comparison.distances(first.quantity)
+    if distances is None:
+        return None
+    index, names = comparison.index_of(first.step), comparison.baseline.record.param_names
+    found = distances.beside_whole[index, names.index(first.tensor)] if first.tensor else distances.whole[index]
+    return float(found) if np.isfinite(found) and found else None
+
+
 def make_rows(verdict: PairVerdict) -> Rows:
     """A row for each quantity and tensor; where there are many tensors, only those that differ first.
+
+    A quantity that was not compared has no row.
 
     Args:
         verdict: The pair and its verdict.
@@ -68,19 +102,38 @@ def make_rows(verdict: PairVerdict) -> Rows:
         Trouble: A trace is damaged.
     """
     comparison = verdict.comparison
-    names = comparison.baseline.record.param_names
-    same = names == comparison.candidate.record.param_names
+    names = comparison.baseline.record.param_names if comparison.paired else []
     shown: list[Row] = []
-    for quantity in QUANTITIES:
-        # Without equal names the tensors of the two sides cannot be paired, so the quantity is one row.
-        if quantity not in TENSOR_QUANTITIES or not same or not names:
-            shown.append(Row(quantity, None, comparison.differs[quantity]))
-            continue
-        sides = (trace.digests(quantity)[: verdict.steps] for trace in (comparison.baseline, comparison.candidate))
-        differs = np.not_equal(*sides)
-        # Tensors that never differ come last; `argmax` alone would call them different from step 0 on.
-        begins = np.where(differs.any(axis=0), differs.argmax(axis=0), verdict.steps)
-        # Chosen by when they differ, shown in the model's order; the stable sort keeps that order among equals.
-        chosen = np.sort(np.argsort(begins, kind="stable")[:MOST_TENSORS])
-        shown += [Row(quantity, names[tensor], differs[:, tensor]) for tensor in chosen]
-    return Rows(tuple(shown), len(names) if same else 0)
+    for quantity in SHOWN:
+        if quantity in TENSOR_QUANTITIES and names:
+            shown += _tensors(comparison, quantity, names)
+        # Without tensors that belong together, one by one, the quantity is one row.
+        elif quantity == "update" or comparison.compares(quantity):
+            shown += _whole(comparison, quantity)
+    return Rows(tuple(shown), len(names))
+
+
+def _whole(comparison: Comparison, quantity: str) -> list[Row]:
+    """The row of a quantity; none for an update that is not known."""
+    distances = comparison.distances(quantity) if quantity in SKETCHED_QUANTITIES else None
+    distance = comparison.loss_rel if quantity == "loss" else distances.whole if distances else None
+    if quantity != "update":
+        return [Row(quantity, None, comparison.differs_in(quantity), distance)]
+    # An update is the difference of two parameters and has no digest of its own.
+    return [Row(quantity, None, distance != 0, distance)] if distance is not None else []
+
+
+def _tensors(comparison: Comparison, quantity: str, names: list[str]) -> list[Row]:
+    """The rows of the tensors that differ first."""
+    differs = np.not_equal(*(side.digests(quantity) for side in comparison.common))
+    # Tensors that never differ come last; `argmax` alone would call them different from step 0 on.
+    begins = np.where(differs.any(axis=0), differs.argmax(axis=0), comparison.steps)
+    # Chosen by when they differ, shown in the model's order; the stable sort keeps that order among equals.
+    chosen = np.sort(np.argsort(begins, kind="stable")[:MOST_TENSORS])
+    distances = comparison.distances(quantity) if quantity in SKETCHED_QUANTITIES else None
+    # As the judge looks at them: a gradient that is zero but for rounding is far from itself only.
+    each = distances.beside_whole if distances else None
+    return [
+        Row(quantity, names[tensor], differs[:, tensor], each[:, tensor] if each is not None else None)
+        for tensor in chosen
+    ]

@@ -7,7 +7,8 @@ import numpy as np
 
 from parity.judge.differences import Difference
 from parity.judge.verdict import PairVerdict
-from parity.render.phrases import named
+from parity.render.differing import distance_at_first
+from parity.render.phrases import listed, named
 from parity.render.wrapping import flat
 from parity.store.trace import QUANTITIES
 
@@ -52,7 +53,7 @@ def pair_facts(verdict: PairVerdict) -> tuple[Fact, ...]:
             drift = f"the losses differ by up to {largest.rel:.2g} (relative), at step {largest.step}"
             found.append(Fact("drift", drift, drift))
     if verdict.steps:
-        found.append(_alike("compared", f"{verdict.steps} steps, {len(QUANTITIES)} quantities{_audited(verdict)}"))
+        found.append(_alike("compared", f"{verdict.steps} steps, {_quantities(verdict)}{_audited(verdict)}"))
     # A diverged device has the error and its limit in its cause.
     if verdict.device_audit and verdict.verdict == "rounding":
         worst = verdict.device_audit.worst
@@ -77,6 +78,13 @@ def one_line(verdict: PairVerdict) -> str:
 def _alike(label: str, text: str) -> Fact:
     """A fact whose text needs no label to be understood, so that it is its phrase too."""
     return Fact(label, text, text)
+
+
+def _quantities(verdict: PairVerdict) -> str:
+    """The number of quantities that were compared, and which were not."""
+    lacking = verdict.comparison.lacking
+    without = f" (without {listed(lacking, most=len(QUANTITIES))})" if lacking else ""
+    return f"{len(QUANTITIES) - len(lacking)} quantities{without}"
 
 
 def _audited(verdict: PairVerdict) -> str:
@@ -114,6 +122,9 @@ def _what(first: Difference) -> str:
 
 def _values(verdict: PairVerdict, first: Difference) -> str:
     """Both values in full precision, and the distance between them."""
+    if first.quantity == "state":
+        # The digest is that of the optimizer's tensors only.
+        return f"({flat(verdict.comparison.state.explain(verdict.comparison.index_of(first.step)))})"
     # Losses are stored as float64: as such they would be printed with digits that the dtype of the loss does not have.
     dtype = verdict.pair.baseline.loss_dtype or "float64"
     baseline, candidate = (_number(value, dtype) for value in (first.baseline, first.candidate))
@@ -123,6 +134,8 @@ def _values(verdict: PairVerdict, first: Difference) -> str:
         size = f" ({first.ulp} ulp)"
     elif first.rel is not None and not math.isnan(first.rel):
         size = f" (relative {first.rel:.2g})"
+    elif (apart := distance_at_first(verdict)) is not None:
+        size = f" (relative {apart:.2g})"
     return f"{baseline} != {candidate}{size}"
 
 

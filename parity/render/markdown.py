@@ -129,8 +129,11 @@ def _pairs(judgement: Judgement) -> str:
 
 def _audit(judgement: Judgement) -> str:
     found = tables.audit_table([group[0] for group in fleet.alike_pairs(judgement)])
+    # A run of devices, replicas or one trial has no audit to explain.
+    if not found.rows:
+        return ""
     explained = tables.explain_audit(judgement)
-    return f"{explained[0].upper()}{explained[1:]}\n\n{_table(found)}" if found.rows else ""
+    return f"{explained[0].upper()}{explained[1:]}\n\n{_table(found)}"
 
 
 def _contract(run: StoredRun, judgement: Judgement) -> Iterator[str]:

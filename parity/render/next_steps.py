@@ -11,6 +11,18 @@ from parity.store.stored_run import StoredRun
 
 # Most odd devices that have advice of their own.
 MOST_ODD = 5
+# Where to look, by the quantity of the onset, if no cause has a name.
+_WHERE = {
+    "state": "Give both runs the settings, the optimizer's state and the generators that are named above.",
+    "input": "Give both runs the same data, in the same order.",
+    "output": "Compare the forward passes: what the model computes before this step's loss differs.",
+    "output_grad": "Compare the backward passes of the two losses.",
+    "target_grad": "Compare the gradients that the two losses return for their target.",
+    "param_grad": "Compare the backward passes of the two models, and what is done to the gradients in them.",
+    "step_grad": "Look between backward and the optimizer's step: clipping, unscaling, accumulation, synchronisation.",
+    "update": "Compare the optimizers: their class, their options, and which parameters they update.",
+    "buffer": "Look at what updates this buffer, such as batch statistics or a moving average.",
+}
 # Options of the run that the command for stepping through it replaces or leaves out.
 _OPTIONS = ("--out", "--steps", "--resume", "--epochs", "--save-every", "--format")
 _RESUME = ("-m", "parity.run", "--resume")
@@ -59,7 +71,7 @@ def next_steps(run: StoredRun, judgement: Judgement, *, where: str = "below") ->
         return _fixes(run, worst, where)
     if (
         worst.meaning.tone == "doubt"
-        and not worst.pair.between
+        and not (worst.pair.between or run.info.get("recorded"))
         and any(record.status in ("interrupted", "planned") for record in run.trials)
     ):
         return [
@@ -85,6 +97,8 @@ def _fixes(run: StoredRun, verdict: PairVerdict, where: str) -> list[Advice]:
     # Causes of different kinds may have the same advice.
     texts = dict.fromkeys(CAUSES[cause.kind].advice for cause in verdict.causes)
     advice = [Advice(text.format(where=where)) for text in texts if text][:3]
+    if not advice and verdict.onset and verdict.onset.quantity in _WHERE:
+        advice.append(Advice(_WHERE[verdict.onset.quantity]))
     step = verdict.onset.step if verdict.onset else verdict.pair.candidate.failed_step
     # A breakpoint in the loss helps only where the loss is in question.
     command = narrowed_command(run, step) if step is not None and verdict.pair.axis == "loss" else None

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from parity.judge.decide_loss import Decision
+from parity.judge.seen import Seen
 
 
 def named(quantity: str, tensor: str | None) -> str:
@@ -57,3 +58,20 @@ def would_have_been_seen(decisions: Iterable[Decision]) -> str:
         text += f" at each of them, by more than {least:.2g} at the most exact ones"
     scales = [decision.seen_scale for decision in deciding if decision.seen_scale]
     return f"{text}, all elements wrong alike by more than {max(scales):.2g}" if scales else text
+
+
+def seen_without_audit(found: Iterable[Seen]) -> str:
+    """The least differences of the outputs of these pairs that would not have passed as rounding; empty for none.
+
+    >>> seen_without_audit([Seen(output=1.5e-5, jump=3e-3)])
+    'a difference of the output beyond 1.5e-05 would have been seen where the runs part, a jump beyond 0.003 later'
+    """
+    pairs = [*found]
+    if not pairs:
+        return ""
+    # The largest of each: what is said holds for all of the pairs.
+    output, jump = max(seen.output for seen in pairs), max(seen.jump for seen in pairs)
+    return (
+        f"a difference of the output beyond {output:.2g} would have been seen where the runs part, "
+        f"a jump beyond {jump:.2g} later"
+    )

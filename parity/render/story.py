@@ -3,11 +3,25 @@
 from parity.judge.fleet import software_differences
 from parity.judge.verdict import VERDICTS, Judgement, PairVerdict, rank
 from parity.plan.device import parse_device
-from parity.render.phrases import counted, listed, would_have_been_seen
+from parity.render.phrases import counted, listed, seen_without_audit, would_have_been_seen
 from parity.store.stored_run import StoredRun
 from parity.store.trace import QUANTITIES
 from parity.store.trials import TrialRecord
 
+# What each quantity is, in a clause; the update is not compared bit for bit, but may be the first beyond rounding.
+MEANINGS = {
+    "state": "what the step starts from: the optimizer's settings and state, modes, random generators",
+    "input": "the batch and its target",
+    "output": "what the model computes from the input",
+    "loss": "the number that the loss reports",
+    "output_grad": "the gradient of the loss with respect to the output",
+    "target_grad": "the gradient of the loss with respect to a target that requires one",
+    "param_grad": "the gradient of each parameter after the backward pass",
+    "step_grad": "the gradient of each parameter that the optimizer received, after clipping or unscaling",
+    "update": "what the step added to each parameter",
+    "param": "each parameter after the step",
+    "buffer": "each buffer of the model after the step, such as running statistics",
+}
 # Most trials that a note names.
 _MOST_NAMED = 6
 
@@ -18,7 +32,11 @@ def notes(run: StoredRun) -> list[str]:
     if run.altered:
         files = ", ".join(run.altered)
         found.append(f"Altered since the run was stored: {files}. The verdict is about the files as they are now.")
-    partial = [record.trial for record in run.trials if record.status in ("interrupted", "planned")]
+    unfinished = [record for record in run.trials if record.status in ("interrupted", "planned")]
+    # A recording that switched itself off says why.
+    ended = [record for record in unfinished if record.error]
+    found += [f"{record.trial} ended early: {str(record.error).rstrip('.')}." for record in ended[:_MOST_NAMED]]
+    partial = [record.trial for record in unfinished if not record.error]
     if partial:
         names = listed(partial, most=_MOST_NAMED)
         found.append(f"This run is partial: {names} did not finish. The verdict is about the steps that are stored.")
@@ -144,7 +162,7 @@ def compared(run: StoredRun, judgement: Judgement) -> list[tuple[str, str]]:
         ("Losses", _baseline_first(losses)),
         ("Devices", _baseline_first(devices)),
         ("Steps", f"{first.steps:,}{batches or f' of {first.batch_size:,} rows'}"),
-        ("Quantities", f"{len(QUANTITIES)} at each step, bit for bit: {', '.join(QUANTITIES)}"),
+        ("Quantities", _quantities(judgement)),
         ("Trials", f"{len(run.trials):,}; seed{'s' * (len(seeds) > 1)} {listed([str(seed) for seed in seeds])}"),
     ]
     if replicas > 1:
@@ -157,7 +175,28 @@ def compared(run: StoredRun, judgement: Judgement) -> list[tuple[str, str]]:
         seen = would_have_been_seen(verdict.decision for verdict in judgement.pairs if verdict.decision)
         checked = f"{most} steps of each pair checked against a float64 reference"
         terms.append(("Audit", f"{checked}; {seen}" if seen else checked))
+    if unaudited := seen_unaudited(judgement):
+        terms.append(("Seen", unaudited))
     return terms
+
+
+def seen_unaudited(judgement: Judgement) -> str:
+    """What would have been seen in the pairs that differ and have no audit; empty where there is no such pair.
+
+    Args:
+        judgement: The judgement of the run.
+    """
+    # Of pairs that are equal to the bit any other bit would have been seen.
+    return seen_without_audit(verdict.seen for verdict in judgement.pairs if verdict.seen and verdict.first)
+
+
+def _quantities(judgement: Judgement) -> str:
+    """The quantities that were compared in all pairs, and those that were not."""
+    lacking = {quantity for verdict in judgement.pairs for quantity in verdict.comparison.lacking}
+    compared = [quantity for quantity in QUANTITIES if quantity not in lacking]
+    without = [quantity for quantity in QUANTITIES if quantity in lacking]
+    text = f"{len(compared)} at each step, bit for bit: {', '.join(compared)}"
+    return f"{text}; not stored on both sides of each pair: {', '.join(without)}" if without else text
 
 
 def _baseline_first(names: list[str]) -> str:

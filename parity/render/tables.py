@@ -12,6 +12,7 @@ from parity.judge.verdict import Judgement, PairVerdict
 from parity.render.differing import Rows
 from parity.render.phrases import counted, listed, named, would_have_been_seen
 from parity.store.stored_run import StoredRun
+from parity.store.trace import SKETCHED_QUANTITIES
 from parity.store.trials import HARDWARE, SOFTWARE, TrialRecord
 
 # Most rows of a table whose length would grow with the run; chosen so that a table can still be read.
@@ -43,7 +44,7 @@ class Table:
 
 def steps_table(verdict: PairVerdict) -> Table:
     """The numbers behind the plots of a pair: the steps that stand out, and some evenly spaced ones."""
-    comparison, count = verdict.comparison, verdict.steps
+    comparison, count, begin = verdict.comparison, verdict.steps, verdict.comparison.first_step
     reasons = _outstanding(verdict)
     for step in np.linspace(0, count - 1, min(count, _EVENLY)).astype(int).tolist():
         # A step that stands out keeps its reasons.
@@ -52,12 +53,15 @@ def steps_table(verdict: PairVerdict) -> Table:
     places = [comparison.both(name)[1] for name in names]
     sides = [side for name in ("loss", "grad_error_u", "loss_error_u") for side in comparison.both(name)]
     ulp, rel = comparison.loss_ulp, comparison.loss_rel
+    # Quantities whose distances are known, and not 0 everywhere.
+    known = {quantity: found for quantity in SKETCHED_QUANTITIES if (found := comparison.distances(quantity))}
+    apart = {f"{quantity} distance": found.whole for quantity, found in known.items() if found.whole.any()}
     rows = []
     for step in sorted(reasons):
         loss, other, *errors = (float(side[step]) for side in sides)
         rows.append(
             (
-                str(step),
+                str(begin + step),
                 ", ".join(reasons[step]),
                 *(str(place[step]) for place in places),
                 # `repr` is the shortest text that reads back as the same number.
@@ -68,29 +72,34 @@ def steps_table(verdict: PairVerdict) -> Table:
                 f"{rel[step]:.6g}",
                 # A step without an audit has no errors.
                 *("" if np.isnan(error) else f"{error:.6g}" for error in errors),
+                *("" if np.isnan(distance[step]) else f"{distance[step]:.3g}" for distance in apart.values()),
             )
         )
     # The evenly spaced steps have no reason.
     marked = tuple(number for number, step in enumerate(sorted(reasons)) if reasons[step])
     headings = ("step", "why it stands out", *names, "baseline loss", "candidate loss", "ulp", "relative")
     errors_of = [f"{side} {what} error, u" for what in ("gradient", "loss") for side in ("baseline", "candidate")]
-    return Table((*headings, *errors_of), tuple(rows), marked, count - len(rows))
+    return Table((*headings, *errors_of, *apart), tuple(rows), marked, count - len(rows))
 
 
 def _outstanding(verdict: PairVerdict) -> dict[int, list[str]]:
-    """The steps that stand out, and why."""
+    """Positions of the steps that stand out, and why."""
     comparison = verdict.comparison
     reasons: dict[int, list[str]] = {}
+
+    def add(step: int, reason: str) -> None:
+        reasons.setdefault(comparison.index_of(step), []).append(reason)
+
     sides = comparison.both("loss")
     if verdict.first:
-        reasons.setdefault(verdict.first.step, []).append(f"first difference ({verdict.first.quantity})")
+        add(verdict.first.step, f"first difference ({verdict.first.quantity})")
     if verdict.onset:
-        reasons.setdefault(verdict.onset.step, []).append(f"first beyond rounding ({verdict.onset.quantity})")
+        add(verdict.onset.step, f"first beyond rounding ({verdict.onset.quantity})")
     if verdict.largest.step is not None and verdict.largest.rel:
-        reasons.setdefault(verdict.largest.step, []).append("largest relative difference of the losses")
+        add(verdict.largest.step, "largest relative difference of the losses")
         reasons.setdefault(int(np.argmax(comparison.loss_ulp)), []).append("largest difference in ulp")
     if verdict.audit:
-        reasons.setdefault(verdict.audit.step, []).append("largest gradient error of the candidate")
+        add(verdict.audit.step, "largest gradient error of the candidate")
     # A loss that is not finite has no place on a plot's axis, so at least its first and last step are listed.
     for role, values in zip(("baseline", "candidate"), sides, strict=True):
         for word, kind in (("NaN", np.isnan(values)), ("infinite", np.isinf(values))):
@@ -113,11 +122,13 @@ def tensors_table(verdict: PairVerdict, rows: Rows) -> Table:
     for number, row in enumerate(rows.shown):
         first = row.first
         share = f"{int(row.differs.sum()):,} of {verdict.steps:,}"
-        found.append((row.name, "never" if first is None else str(first), share))
+        largest = "" if row.largest is None else f"{row.largest:.3g}"
+        where = "never" if first is None else str(verdict.comparison.first_step + first)
+        found.append((row.name, where, share, largest))
         if verdict.first and (row.quantity, row.tensor) == (verdict.first.quantity, verdict.first.tensor):
             marked.append(number)
     return Table(
-        ("quantity and tensor", "first differs at step", "steps that differ"),
+        ("quantity and tensor", "first differs at step", "steps that differ", "largest distance"),
         tuple(found),
         tuple(marked),
         rows.left_out,

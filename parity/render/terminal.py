@@ -80,7 +80,7 @@ def render(run: StoredRun, judgement: Judgement, console: Console) -> None:
     # One pair stands for those of equal devices, so that the report does not grow with the nodes.
     shown = fleet.representative_pairs(judgement)
     _print(console, *_pairs(shown, width))
-    extra = [*_contract_lines(run, judgement), *_noise_lines(judgement)]
+    extra = [*_contract_lines(run, judgement), *_noise_lines(judgement), *_seen_lines(judgement)]
     for line in ["", *extra] if extra else []:
         _print(console, *wrap(line, width=width, then="  "))
     audit = tables.audit_table(verdict for verdict, _ in shown)
@@ -124,6 +124,12 @@ def _noise_lines(judgement: Judgement) -> list[str]:
         f"Noise band: under random rounding of 1 ulp ({len(band)} trials) the losses differ by up to "
         f"{largest:.2g} (relative); those of the candidates: {', '.join(drifts) or 'none'}"
     ]
+
+
+def _seen_lines(judgement: Judgement) -> list[str]:
+    """What would have been seen in pairs without an audit; the explanation of the audit says it of the others."""
+    seen = story.seen_unaudited(judgement)
+    return [f"Without an audit: {seen}."] if seen else []
 
 
 def pair_line(verdict: PairVerdict) -> Text:

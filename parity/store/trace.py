@@ -31,7 +31,7 @@ TENSOR_QUANTITIES = ("param_grad", "param")
 NORMED_QUANTITIES = ("output_grad", "param_grad")
 # What the audit measures, in the order in which `Auditor.audit` returns it; null where a step was not audited.
 AUDIT_COLUMNS = (
-    *("grad_error_u", "loss_error_u", "grad_ratio", "grad_u"),
+    *("grad_error_u", "loss_error_u", "grad_ratio", "grad_unit"),
     # Only where the gradient is suspicious.
     *("grad_condition_u", "grad_rows", "passed_on_u"),
 )
@@ -159,7 +159,7 @@ SCHEMA = describe_table(
             pa.float64(),
             "<g, g64> / <g64, g64>: 1 is right, 2 is twice too large; null if not audited",
         ),
-        column("grad_u", pa.float64(), "unit roundoff u that grad_error_u counts in; null if not audited"),
+        column("grad_unit", pa.float64(), "unit roundoff u that grad_error_u counts in; null if not audited"),
         column(
             "grad_condition_u",
             pa.float64(),

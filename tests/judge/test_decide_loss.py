@@ -70,12 +70,12 @@ def test_where_the_baselines_gradient_loses_digits_so_may_the_loss():
 def test_in_a_narrow_dtype_a_factor_is_seen_below_the_line_of_errors(u, verdict):
     # 12 u, below 16; the ratio is averaged over 150 rows.
     columns = {
-        "grad_u": everywhere(u),
+        "grad_unit": everywhere(u),
         "grad_rows": everywhere(150.0),
         "grad_error_u": {5: 12.0},
         "grad_ratio": {5: 1 + 12 * u},
     }
-    found = judged(own={"grad_u": everywhere(u)}, mine=columns)
+    found = judged(own={"grad_unit": everywhere(u)}, mine=columns)
     assert found.verdict == verdict
     if verdict == "diverged":
         assert "1.04688 times the float64 one over all its elements, and rounding can explain 0.9793" in found.cause
@@ -84,8 +84,13 @@ def test_in_a_narrow_dtype_a_factor_is_seen_below_the_line_of_errors(u, verdict)
 
 def test_a_ratio_of_few_rows_is_noise():
     u = 2.0**-8
-    columns = {"grad_u": everywhere(u), "grad_rows": {5: 1.5}, "grad_error_u": {5: 12.0}, "grad_ratio": {5: 1 + 12 * u}}
-    assert judged(own={"grad_u": everywhere(u)}, mine=columns).verdict == "rounding"
+    columns = {
+        "grad_unit": everywhere(u),
+        "grad_rows": {5: 1.5},
+        "grad_error_u": {5: 12.0},
+        "grad_ratio": {5: 1 + 12 * u},
+    }
+    assert judged(own={"grad_unit": everywhere(u)}, mine=columns).verdict == "rounding"
 
 
 def test_what_the_model_takes_away_is_rounding_and_the_rest_is_not():

@@ -37,13 +37,13 @@ def test_a_tensor_is_named_with_its_digests():
     texts, line = facts(Planted(differs={"param_grad": 3, "param": 3}, tensors=(4,)))
     assert (
         texts["first"]
-        == "step 3 (epoch 0, batch 3), param_grad 0.4.weight digest\n0000000000000130 != 0000000000000162"
+        == "step 3 (epoch 0, batch 3), param_grad 0.4.weight digest\n0000000000000132 != 0000000000000164"
     )
-    assert "first at step 3, param_grad 0.4.weight digest 0000000000000130 != 0000000000000162; 20 steps" in line
+    assert "first at step 3, param_grad 0.4.weight digest 0000000000000132 != 0000000000000164; 20 steps" in line
 
 
 def test_an_error_of_many_lines_is_one():
     record = {"status": "failed", "failed_step": 4, "error": "it raised E: x\n\n  y"}
     texts, line = facts(Planted(steps=4, record=record))
     assert texts["cause"].endswith("failed at step 4 on somewhere: it raised E: x y.")
-    assert line.endswith("it raised E: x y; 4 steps, 6 quantities")
+    assert line.endswith("it raised E: x y; 4 steps, 10 quantities")

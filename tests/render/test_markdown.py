@@ -58,6 +58,7 @@ def test_it_says_what_was_found():
         "No known pattern.\n\n"
         "Of 2 pairs: 1 diverged, 1 identical.\n\n"
         "**What to do next**\n\n"
+        "- Compare the backward passes of the two losses.\n"
         "- Step through the training up to step 7, with a `breakpoint()` in the loss:\n\n"
         "  ```sh\n  python -m parity.run --loss builtin mine.py:mine --inline --steps 8\n  ```\n\n"
         "| loss | `cpu` |\n| --- | --- |\n| `builtin` | baseline |\n| `mine` | **diverged** |\n| `two` | identical |\n"

@@ -67,7 +67,7 @@ def test_what_was_compared_is_said():
     terms = dict(story.compared(run, judge(run)))
     assert terms["Losses"] == "builtin (baseline) and mine" and terms["Devices"] == "cpu"
     assert terms["Steps"] == "12, in epochs of 235 batches of 256 rows"
-    assert terms["Quantities"].startswith("6 at each step, bit for bit: input, output, ")
+    assert terms["Quantities"].startswith("10 at each step, bit for bit: state, input, output, ")
 
 
 def test_notes_come_first_and_count_many_trials():

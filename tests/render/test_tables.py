@@ -20,7 +20,7 @@ def test_the_numbers_behind_the_plots_hold_what_stands_out():
 def test_the_first_differing_step_of_each_tensor_is_shown():
     verdict = judge(make_run(Planted(differs={"param": 4}, tensors=(1,)))).pairs[0]
     rows = {row[0]: row[1:] for row in tables.tensors_table(verdict, make_rows(verdict)).rows}
-    assert rows["param 0.0.bias"] == ("4", "16 of 20") and rows["param 0.0.weight"] == ("never", "0 of 20")
+    assert rows["param 0.0.bias"] == ("4", "16 of 20", "") and rows["param 0.0.weight"] == ("never", "0 of 20", "")
 
 
 def test_facts_that_differ_have_a_table_of_their_own():

@@ -99,15 +99,16 @@ def test_what_was_found_of_a_pair_is_a_block():
     assert [label for label in labels if label] == ["cause", "onset", "first", "drift", "compared"]
     assert "  onset     beyond rounding from step 7 (epoch 0, batch 7) on, output_grad" in block
     assert "  first     step 2 (epoch 0, batch 2), loss 0.24206448 != 0.24206457 (6 ulp)" in block
-    assert "\nbuiltin@cpu-s0 two@cpu-s0  identical: 20 steps, 6 quantities\n" in text, "what fits in a line is in one"
+    assert "\nbuiltin@cpu-s0 two@cpu-s0  identical: 20 steps, 10 quantities\n" in text, "what fits in a line is in one"
 
 
 def test_the_verdict_is_a_sentence_and_what_to_do_stands_at_the_end():
     lines = rendered(RUNS["diverged"]).splitlines()
     assert lines[0] == "mnist-autoencoder, 20 steps: diverged"
     assert lines[1].startswith("mine does not train as builtin: from step 7 on they differ by more than rounding")
-    assert lines[-3:] == [
+    assert lines[-4:] == [
         "What to do next:",
+        "- Compare the backward passes of the two losses.",
         "- Step through the training up to step 7, with a breakpoint() in the loss:",
         "    python -m parity.run --loss builtin mine.py:mine --inline --steps 8",
     ]
@@ -135,7 +136,7 @@ def test_a_pair_in_a_line_is_one_however_long():
         "builtin@cpu-s0 mine@cpu-s0  diverged: beyond rounding from step 7: no known pattern; output_grad is 1 times "
         "the float64 one, off by 1e+06 u (the baseline's error is 0.566 u, the limit is 16 u); first at step 2, loss "
         "0.24206448 != 0.24206457 (6 ulp); the losses differ by up to 8.4e-07 (relative), at step 13; 20 steps, "
-        "6 quantities"
+        "10 quantities"
     )
 
 
@@ -191,7 +192,7 @@ def test_a_thinned_audit_is_said(stored):
     index = table.schema.get_field_index("grad_error_u")
     thin = pa.array([0.5, *[None] * 7], pa.float64())
     traces = dict(stored.traces) | {trial: table.set_column(index, table.schema.field(index), thin)}
-    assert "  compared  8 steps, 6 quantities; 1 step audited" in rendered(replace(stored, traces=traces))
+    assert "  compared  8 steps, 10 quantities; 1 step audited" in rendered(replace(stored, traces=traces))
 
 
 def test_a_failed_baseline_is_said_first(stored):

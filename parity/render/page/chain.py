@@ -1,4 +1,4 @@
-"""The chain of a step, input -> output -> loss -> output_grad -> param_grad -> param, and where it breaks."""
+"""The chain of a step, state -> input -> output -> loss -> ... -> param -> buffer, and where it breaks."""
 
 from dataclasses import dataclass
 
@@ -13,8 +13,9 @@ class Link:
 
     Attributes:
         quantity: One of `trace.QUANTITIES`.
-        state: "equal"; "first" where the two first differ; "beyond" where they differ by more than rounding can
-            explain; "within" for a quantity before that, which differs by rounding; "differs" for one after it.
+        state: "equal"; "unknown" where it was not compared; "first" where the two first differ; "beyond" where they
+            differ by more than rounding can explain; "within" for a quantity before that, which differs by rounding;
+            "differs" for one after it.
         words: The state in words.
     """
 
@@ -49,6 +50,7 @@ class Chain:
 # Each state in words, since a page must not rely on colours alone.
 _WORDS = {
     "equal": "equal",
+    "unknown": "not compared",
     "first": "first to differ",
     "beyond": "beyond rounding",
     "within": "differs by rounding",
@@ -99,7 +101,7 @@ def _chain(verdict: PairVerdict, rows: Rows, step: int, what: str, tensor: str |
     broken = "param" if beyond == "update" else beyond or next(quantity for quantity in QUANTITIES if differs[quantity])
     links = []
     for place, quantity in enumerate(QUANTITIES):
-        state = "differs" if differs[quantity] else "equal"
+        state = "differs" if differs[quantity] else "equal" if verdict.comparison.compares(quantity) else "unknown"
         if quantity == broken:
             state = "beyond" if beyond else "first"
         # Before the onset rounding explains the difference; after it, the difference is a consequence.

@@ -39,25 +39,31 @@ class Frame:
 
     @cached_property
     def always(self) -> tuple[int, ...]:
-        """The steps that every plot shows, however many it leaves out."""
+        """Positions of the steps that every plot shows, however many it leaves out."""
         # What the page's text names must be found in its plots.
         marked = (self.verdict.first, self.verdict.onset)
         steps = {each.step for each in marked if each} | {self.verdict.largest.step, self.verdict.both_nan}
         audit = {self.verdict.audit.step} if self.verdict.audit else set()
-        return tuple(sorted(step for step in steps | audit if step is not None and step < self.verdict.steps))
+        positions = {step - self.first for step in steps | audit if step is not None}
+        return tuple(sorted(position for position in positions if 0 <= position < self.verdict.steps))
+
+    @property
+    def first(self) -> int:
+        """Number of the first step: a recording may continue an earlier one."""
+        return self.verdict.comparison.first_step
 
     @cached_property
     def epochs(self) -> np.ndarray:
-        """The first step of each epoch but the first; int64[epochs - 1]."""
+        """Number of the first step of each epoch but the first; int64[epochs - 1]."""
         # The first epoch begins at the edge of the plot, so it needs no border.
         epoch = self.verdict.comparison.both("epoch")[1]
-        return np.flatnonzero(np.diff(epoch)) + 1
+        return np.flatnonzero(np.diff(epoch)) + 1 + self.first
 
     @cached_property
     def partial(self) -> np.ndarray:
-        """The steps whose batch has fewer rows than the largest; int64[partial batches]."""
+        """Numbers of the steps whose batch has fewer rows than the largest; int64[partial batches]."""
         rows = self.verdict.comparison.both("rows")[1]
-        return np.flatnonzero(rows < rows.max()) if len(rows) else np.empty(0, np.int64)
+        return np.flatnonzero(rows < rows.max()) + self.first if len(rows) else np.empty(0, np.int64)
 
 
 def pack(values: np.ndarray) -> Json:
@@ -86,7 +92,7 @@ def series(steps: np.ndarray, values: np.ndarray, role: str, *, name: str, hover
     """A series on the main axis.
 
     Args:
-        steps: The steps; int64[K].
+        steps: Numbers of the steps; int64[K].
         values: The values, where NaN makes a gap; float64[K].
         role: The role that decides the colour.
         name: The name in the legend.
@@ -109,7 +115,7 @@ def not_finite(steps: np.ndarray, values: np.ndarray, role: str, *, name: str) -
     """Marks in the band at the top for numbers that are NaN or infinite; empty where all are finite.
 
     Args:
-        steps: The steps; int64[K].
+        steps: Numbers of the steps; int64[K].
         values: The values; float64[K].
         role: The role that decides the colour.
         name: The name of the series, for hovering.
@@ -127,7 +133,7 @@ def equal(steps: np.ndarray, role: str, *, label: str) -> list[Json]:
     """Marks in the band at the bottom for steps whose value is 0, which has no place on a logarithmic axis.
 
     Args:
-        steps: The steps; int64[K].
+        steps: Numbers of the steps; int64[K].
         role: The role that decides the colour.
         label: What a value of 0 means, in a word.
     """
@@ -175,7 +181,7 @@ def figure(frame: Frame, traces: Sequence[Json], *, title: str, log: Sequence[np
             "title": {"text": "step", "standoff": 4},
             # Half a step more at both ends, so that the marks of the first and last step are whole. Fixed, so that all
             # plots of a pair have the same steps above each other.
-            "range": [-0.5, frame.verdict.steps - 0.5],
+            "range": [frame.first - 0.5, frame.first + frame.verdict.steps - 0.5],
             "anchor": "free",
         },
         "yaxis": main,
@@ -225,7 +231,7 @@ def _marks(frame: Frame) -> list[Json]:
     for row, (text, found) in enumerate(labelled):
         if found:
             # The label extends towards the middle of the plot, so that it is not cut off at an edge.
-            early = found.step < frame.verdict.steps / 2
+            early = found.step - frame.first < frame.verdict.steps / 2
             place = {"x": found.step, "y": 1.0, "yref": "paper", "yshift": 4 + 15 * row}
             side = {"xanchor": "left" if early else "right", "yanchor": "bottom", "align": "left"}
             arrow = "▾ {}" if early else "{} ▾"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from parity.judge.differences import Difference
 from parity.judge.verdict import PairVerdict
+from parity.render.differing import distance_at_first
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class First:
         sides: Baseline and candidate.
         distance: The distance between them, in a sentence.
         nearer: Which side is closer to float64, in a sentence.
+        rounding: Whether rounding explains it, where a later difference is beyond rounding.
     """
 
     place: str
@@ -50,6 +52,7 @@ class First:
     sides: tuple[Side, Side]
     distance: str
     nearer: str
+    rounding: bool
 
 
 def tell_first(verdict: PairVerdict) -> First | None:
@@ -58,7 +61,8 @@ def tell_first(verdict: PairVerdict) -> First | None:
     if first is None:
         return None
     # A partial batch is where a hard-coded batch size shows first, so it is mentioned.
-    rows = int(verdict.comparison.both("rows")[1][verdict.comparison.index_of(first.step)])
+    index = verdict.comparison.index_of(first.step)
+    rows = int(verdict.comparison.both("rows")[1][index])
     partial = f", a partial batch of {rows} rows" if rows < verdict.pair.baseline.batch_size else ""
     sides = _sides(verdict)
     nearer = [side for side in sides if side.nearer]
@@ -71,12 +75,14 @@ def tell_first(verdict: PairVerdict) -> First | None:
         closer = "This quantity was not checked against float64 at this step."
     return First(
         place=f"step {first.step:,} (epoch {first.epoch}, batch {first.batch}{partial})",
-        before=f"after {first.step:,} steps that are equal to the bit" if first.step else "the first step",
+        before=f"after {index:,} steps that are equal to the bit" if index else "the first step",
         what=f"{first.quantity} of {first.tensor}" if first.tensor else first.quantity,
         value=_kind(first),
         sides=sides,
         distance=_distance(verdict),
         nearer=closer,
+        # Nothing is computed before a state or an input, so no rounding made them differ.
+        rounding=first.quantity not in ("state", "input"),
     )
 
 
@@ -141,4 +147,9 @@ def _distance(verdict: PairVerdict) -> str:
     if first.abs is not None:
         # Numbers without a distance.
         return "One of them is NaN."
+    if first.quantity == "state":
+        return f"They differ in: {verdict.comparison.state.explain(verdict.comparison.index_of(first.step))}."
+    apart = distance_at_first(verdict)
+    if apart is not None:
+        return f"They are about {apart:.2g} apart, relative to the baseline."
     return "The bits of a tensor are compared by their digest."

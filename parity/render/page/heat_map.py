@@ -1,4 +1,4 @@
-"""The heat map of a pair: which quantities and tensors differ at which steps.
+"""The heat map of a pair: which quantities and tensors differ at which steps, and how far they are apart.
 
 Letters: S is the number of steps of the pair, C the number of columns, each of one or more steps.
 """
@@ -13,6 +13,9 @@ from parity.render.page.plots import Plot
 MOST_COLUMNS = 300
 # Pixels of a row, enough for its label.
 _ROW_HEIGHT = 15
+# A distance is stored in a byte, to keep the page small: 1 is 1e-12 or less, and each further step is a sixteenth of a
+# decade, up to 7e3 and more; 0 is equal. report.js reads it.
+LEAST_DECADE, PER_DECADE = -12, 16
 
 
 def heat_map(frame: Frame, rows: Rows) -> Plot:
@@ -25,34 +28,10 @@ def heat_map(frame: Frame, rows: Rows) -> Plot:
     steps = frame.verdict.steps
     # Rounded up, so that there are never more columns than that.
     width = -(-steps // MOST_COLUMNS)
-    shares = np.stack([_shares(row.differs, width) for row in rows.shown])
     names = _labels(rows)
-    picture: Json = {
-        "type": "heatmap",
-        "z": pack(shares),
-        # The centre of the first column, which covers steps 0 to width - 1.
-        "x0": (width - 1) / 2,
-        "dx": width,
-        "y": names,
-        "zmin": 0,
-        "zmax": 100,
-        "showscale": False,
-        "meta": "heat",
-        "hovertemplate": "%{y}<br>"
-        + (f"{width} steps around %{{x:d}}: %{{z}} % of them differ" if width > 1 else "step %{x:d}: %{z} % differs")
-        + "<extra></extra>",
-    }
-    traces = [picture]
-    first = frame.verdict.first
-    if first:
-        # The row of the tensor, or that of the whole quantity where its tensors have no rows.
-        found = (row.quantity == first.quantity and row.tensor in (None, first.tensor) for row in rows.shown)
-        place = [name for name, here in zip(names, found, strict=True) if here][:1]
-        mark = series(np.array([first.step]), np.zeros(1), "first", name="first", hover="first difference")
-        look = {"symbol": "circle-open", "size": 13}
-        traces.append(mark | {"y": place, "mode": "markers", "marker": look, "cliponaxis": False})
+    pictures = _pictures(frame, rows, names, width)
     # The same axis of steps, borders and marks as the other plots; only the vertical axis is replaced.
-    drawn = figure(frame, traces, title="")
+    drawn = figure(frame, [*pictures, *_mark(frame, rows, names)], title="")
     # Reversed, since Plotly counts from below and the order of computation is read from the top.
     drawn["layout"]["yaxis"] |= {
         "autorange": "reversed",
@@ -60,17 +39,98 @@ def heat_map(frame: Frame, rows: Rows) -> Plot:
         "showgrid": False,
         "type": "category",
         "dtick": 1,
+        # In the order of computation, also where one picture lacks some of the rows.
+        "categoryorder": "array",
+        "categoryarray": names,
     }
     drawn["layout"]["showlegend"] = False
-    shades = f" A cell covers {width} steps, and is darker the more of them differ." if width > 1 else ""
-    left_out = f" {rows.left_out} tensors that differ later are not shown." if rows.left_out else ""
     return Plot(
         "tensors",
         "What differs, step by step",
-        "A row for each quantity and parameter tensor, in the order of computation; filled where its bits differ."
-        f"{shades} The circle marks the first difference.{left_out}",
+        _caption(rows, width, known=any(each["meta"] == "far" for each in pictures)),
         drawn,
-        height=130 + _ROW_HEIGHT * len(names),
+        height=150 + _ROW_HEIGHT * len(names),
+    )
+
+
+def _pictures(frame: Frame, rows: Rows, names: list[str], width: int) -> list[Json]:
+    """Two pictures in one: rows of which only equal or not is known, and rows of which the distance is."""
+    # The centre of the first column, which covers the first `width` steps.
+    columns: Json = {"x0": frame.first + (width - 1) / 2, "dx": width, "showscale": False}
+    where = f"{width} steps around %{{x:d}}" if width > 1 else "step %{x:d}"
+    traces: list[Json] = []
+    shares = {name: row for name, row in zip(names, rows.shown, strict=True) if row.distance is None}
+    if shares:
+        traces.append(
+            columns
+            | {
+                "type": "heatmap",
+                "z": pack(np.stack([_shares(row.differs, width) for row in shares.values()])),
+                "y": [*shares],
+                "zmin": 0,
+                "zmax": 100,
+                "meta": "heat",
+                "hovertemplate": "%{y}<br>"
+                f"{where}: %{{z}} % {'of them differ' if width > 1 else 'differs'}<extra></extra>",
+            }
+        )
+    known = {
+        name: _furthest(row.distance, row.differs, width)
+        for name, row in zip(names, rows.shown, strict=True)
+        if row.distance is not None
+    }
+    if known:
+        traces.append(
+            columns
+            | {
+                "type": "heatmap",
+                "z": pack(np.stack([*known.values()])),
+                "y": [*known],
+                "meta": "far",
+                "showscale": True,
+                "hovertemplate": f"%{{y}}<br>{where}: %{{text}}<extra></extra>",
+            }
+        )
+    return traces
+
+
+def _mark(frame: Frame, rows: Rows, names: list[str]) -> list[Json]:
+    """A circle around the first difference; nothing where there is none, or it has no row."""
+    first = frame.verdict.first
+    # The row of the tensor, or that of the whole quantity where its tensors have no rows.
+    place = [
+        name
+        for name, row in zip(names, rows.shown, strict=True)
+        if first and row.quantity == first.quantity and row.tensor in (None, first.tensor)
+    ][:1]
+    if not first or not place:
+        return []
+    mark = series(np.array([first.step]), np.zeros(1), "first", name="first", hover="first difference")
+    look = {"symbol": "circle-open", "size": 13}
+    return [mark | {"y": place, "mode": "markers", "marker": look, "cliponaxis": False}]
+
+
+def _caption(rows: Rows, width: int, *, known: bool) -> str:
+    """How to read the heat map.
+
+    Args:
+        rows: Where quantities and tensors differ.
+        width: Number of steps in a column.
+        known: Whether any distance is known.
+    """
+    colour = (
+        "Where how far is known (estimated, relative; of a tensor beside its whole quantity), the colour shows it on a "
+        "logarithmic scale; elsewhere a cell is filled where bits differ."
+        if known
+        else "A cell is filled where bits differ."
+    )
+    if width > 1:
+        furthest = " It shows the largest distance, or is darker the more of them differ." if known else ""
+        colour += f" A cell covers {width} steps.{furthest or ' It is darker the more of them differ.'}"
+    left_out = f" {rows.left_out} tensors that differ later are not shown." if rows.left_out else ""
+    return (
+        f"A row for each quantity and parameter tensor, in the order of computation. {colour} "
+        f"The circle marks the first difference.{left_out}"
     )
 
 
@@ -88,6 +148,23 @@ def _shares(differs: np.ndarray, width: int) -> np.ndarray:
     # Rounded up, so that one step of many does not become 0, the colour of no difference.
     shares: np.ndarray = np.ceil(100 * counts / sizes).astype(np.uint8)
     return shares
+
+
+def _furthest(distance: np.ndarray, differs: np.ndarray, width: int) -> np.ndarray:
+    """The largest distance in each column as a byte, on a logarithmic scale; uint8[C], 0 where no bit differs.
+
+    Args:
+        distance: The distance at each step; float64[S].
+        differs: Whether any bit differs there; bool[S].
+        width: Number of steps in a column.
+    """
+    # A distance beside a NaN is larger than any other. One that is 0 where bits differ is less than any other.
+    size = np.clip(np.where(np.isnan(distance), np.inf, distance), 10.0**LEAST_DECADE, 1e100)
+    bytes_of = np.clip(np.round(1 + PER_DECADE * (np.log10(size) - LEAST_DECADE)), 1, 255)
+    furthest: np.ndarray = np.maximum.reduceat(
+        np.where(differs, bytes_of, 0).astype(np.uint8), np.arange(0, len(distance), width)
+    )
+    return furthest
 
 
 def _labels(rows: Rows) -> list[str]:

@@ -16,6 +16,7 @@ from parity.render.next_steps import next_steps
 from parity.render.page import plots
 from parity.render.page.chain import Chain, make_chains
 from parity.render.page.device_map import device_map
+from parity.render.page.distances import distances
 from parity.render.page.figures import Frame
 from parity.render.page.first_difference import First, tell_first
 from parity.render.page.heat_map import heat_map
@@ -30,8 +31,8 @@ MOST_SECTIONS = 12
 PLOTS_BYTES = 700_000
 # Bytes of one point of one series in base64: a step (4 bytes) and a number (8 bytes).
 _POINT_BYTES = 16
-# Most series of a pair: losses, differences, noise, errors.
-_SERIES = 14
+# Most series of a pair: losses, differences, noise, errors, distances.
+_SERIES = 21
 # Most odd devices of a class that the table of classes names.
 _MOST_ODD = 20
 # Bounds of the number of points of a series, however many pairs share the bytes; chosen.
@@ -93,6 +94,7 @@ def render(run: StoredRun, judgement: Judgement) -> str:
         judgement=judgement,
         verdicts=VERDICTS,
         quantities=len(QUANTITIES),
+        meanings=story.MEANINGS,
         headline=story.headline(judgement),
         reason=_worst_reason(sections),
         tally=story.tally(judgement),
@@ -146,6 +148,7 @@ def _section(group: list[PairVerdict], anchor: str, noise: NoiseBand | None, mos
     drawn = [plots.losses(frame)]
     if verdict.first:
         drawn += plots.differences(frame, noise)
+        drawn += [apart] if (apart := distances(frame)) else []
     if verdict.loss_audit:
         drawn += plots.audits(frame, verdict.loss_audit)
     elif verdict.device_audit:

@@ -75,8 +75,9 @@ def losses(frame: Frame) -> Plot:
         shown = values[steps]
         # An infinity has no place on the axis; as a NaN it is a gap, and its mark is in the band.
         finite = np.where(np.isfinite(shown), shown, np.nan)
-        traces.append(series(steps, finite, role, name=role, hover=f"{role} %{{y:.{_digits(frame.verdict)}g}}"))
-        traces += not_finite(steps, shown, role, name=role)
+        numbers = steps + frame.first
+        traces.append(series(numbers, finite, role, name=role, hover=f"{role} %{{y:.{_digits(frame.verdict)}g}}"))
+        traces += not_finite(numbers, shown, role, name=role)
     return Plot(
         "losses",
         "Losses",
@@ -127,15 +128,18 @@ def _difference(frame: Frame, values: np.ndarray, noise: np.ndarray | None, *, t
         steps = thin(noise, most=frame.most)
         # Zero has no place on a logarithmic axis, and the pair may be shorter than the noise trials.
         steps = steps[(noise[steps] > 0) & (steps < len(values))]
-        traces.append(series(steps, noise[steps], "noise", name="noise", hover=f"noise {hover}") | {"fill": "tozeroy"})
+        band = steps + frame.first
+        traces.append(series(band, noise[steps], "noise", name="noise", hover=f"noise {hover}") | {"fill": "tozeroy"})
     # Thinning keeps the step at which the losses first differ: a reader looks for it.
     begins = np.flatnonzero(values != 0)[:1].tolist()
     steps = thin(values, most=frame.most, always=(*frame.always, *begins))
     shown = values[steps]
     apart = steps[np.isfinite(shown) & (shown > 0)]
-    traces.append(series(apart, values[apart], "candidate", name="|difference|", hover=hover, mode="markers"))
-    traces += equal(steps[shown == 0], "candidate", label="equal")
-    traces += not_finite(steps, shown, "candidate", name="difference")
+    numbers = steps + frame.first
+    here = apart + frame.first
+    traces.append(series(here, values[apart], "candidate", name="|difference|", hover=hover, mode="markers"))
+    traces += equal(numbers[shown == 0], "candidate", label="equal")
+    traces += not_finite(numbers, shown, "candidate", name="difference")
     drawn = [values[apart], noise[noise > 0]] if noise is not None else [values[apart]]
     return figure(frame, traces, title=title, log=drawn)
 
@@ -172,13 +176,15 @@ def _errors(frame: Frame, errors: AuditedErrors) -> Json:
         seen = np.isfinite(shown) & (shown > 0)
         drawn.append(shown[seen])
         hover = f"{role} %{{y:.4g}} u"
-        traces.append(series(steps[seen], shown[seen], role, name=role, hover=hover, mode="markers"))
-        traces += equal(steps[shown == 0], role, label="0")
-        traces += not_finite(steps, shown, role, name=role)
+        numbers = steps + frame.first
+        traces.append(series(numbers[seen], shown[seen], role, name=role, hover=hover, mode="markers"))
+        traces += equal(numbers[shown == 0], role, label="0")
+        traces += not_finite(numbers, shown, role, name=role)
     line = errors.line
     steps = thin(line, most=frame.most // 2)
     steps = steps[np.isfinite(line[steps])]
-    traces.append(series(steps, line[steps], "line", name="limit", hover="the limit is %{y:.4g} u"))
+    numbers = steps + frame.first
+    traces.append(series(numbers, line[steps], "line", name="limit", hover="the limit is %{y:.4g} u"))
     return figure(frame, traces, title="error in u", log=[*drawn, line[steps]])
 
 
@@ -208,7 +214,7 @@ def shared_steps(frame: Frame, audit: DeviceAudit) -> Plot:
             traces += equal(steps[values == 0], quantity, label="0")
             traces += not_finite(steps, values, quantity, name=quantity)
     # The limit is the same at all steps, so two points draw it.
-    ends = np.array([0, frame.verdict.steps - 1])
+    ends = np.array([0, frame.verdict.steps - 1]) + frame.first
     line = series(ends, np.full(2, audit.line), "line", name="limit", hover="the limit is %{y:.3g} times")
     return Plot(
         "shared",

@@ -12,15 +12,25 @@ def chains(planted):
 
 def test_the_first_broken_link_is_marked():
     (chain,) = chains(Planted(differs=ROUNDING))
-    assert [link.state for link in chain.links] == ["equal", "equal", "equal", "first", "differs", "differs"]
+    assert [link.state for link in chain.links] == [
+        *4 * ["equal"],
+        "first",
+        "equal",
+        "differs",
+        "equal",
+        "differs",
+        "equal",
+    ]
     assert chain.title == "Step 2, the first difference" and not chain.open
 
 
 def test_what_is_beyond_rounding_has_a_chain_of_its_own():
     first, onset = chains(Planted(differs={"output": 3, "loss": 5, **ROUNDING}, grad_errors={7: 1e6}))
-    assert [link.state for link in first.links][3] == "first"
+    assert [link.state for link in first.links][4] == "first"
     assert onset.title == "Step 7, the first difference beyond rounding"
-    assert [link.state for link in onset.links] == ["equal", "within", "within", "beyond", "differs", "differs"]
+    assert [link.state for link in onset.links] == [
+        *("equal", "equal", "within", "within", "beyond", "equal", "differs", "equal", "differs", "equal"),
+    ]
 
 
 def test_the_first_differing_layer_is_marked():

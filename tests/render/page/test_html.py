@@ -15,6 +15,7 @@ from parity import report
 from parity.judge.judging import judge
 from parity.render.page import html
 from parity.store.stored_run import read_run
+from parity.store.trace import SKETCHED_QUANTITIES
 
 MOST_BYTES = 3_000_000
 HOSTILE = "</script><script>alert(1)</script>\"'><img src=x onerror=alert(2)>\n{{ 7 * 7 }}<!-- %{x} &lt;b&gt;"
@@ -83,6 +84,13 @@ def test_many_pairs_and_tensors_are_under_3_mb_too():
     text = rendered(make_run(*planted, steps=1200, tensors=tensors))
     assert len(text.encode()) < MOST_BYTES
     assert text.count('<article id="pair-') == html.MOST_SECTIONS
+
+
+def test_many_pairs_and_tensors_with_distances_are_under_3_mb_too():
+    tensors = tuple(f"transformer.blocks.{number}.attention.weight" for number in range(100))
+    apart = dict.fromkeys(SKETCHED_QUANTITIES, (3, 1e-7))
+    planted = [Planted(f"mine{number}", differs={"loss": 3, **ROUNDING}, apart=apart) for number in range(13)]
+    assert len(rendered(make_run(*planted, steps=1200, tensors=tensors)).encode()) < MOST_BYTES
 
 
 def test_a_page_grows_with_the_odd_devices_not_with_the_nodes():
