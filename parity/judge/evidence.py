@@ -24,7 +24,7 @@ from parity.judge.onset import (
     one_sided_nan,
 )
 from parity.judge.pairs import Between, Pair, Role
-from parity.judge.parting import Parting, find_parting, find_unequal_gradient
+from parity.judge.parting import COMPUTED, Parting, find_parting, find_unequal_gradient
 from parity.judge.replicas import Replicas, group_of
 from parity.judge.spread import SpreadTest
 from parity.judge.verdict import Onset
@@ -167,8 +167,12 @@ def _find_evidence(
     audited = audit.audited if audit and decides else np.zeros(comparison.steps, bool)
     parting = find_parting(comparison)
     # The audit says more of a gradient than its distance from the baseline's does.
+    # But not of the factors by which losses are multiplied under accumulation, of which its oracle knows nothing.
+    audited = audited & ~comparison.state.accumulated
     judged = parting is not None and parting.quantity == "output_grad" and audited[parting.index]
-    jump = find_jump(comparison, after=parting.index) if parting else None
+    # "update" and "state" are looked at by `find_parting` as what they make of the parameters.
+    parted = comparison.first_index(among=COMPUTED)
+    jump = find_jump(comparison, after=parted[0], parted=parted[1]) if parted else None
     return None if judged else parting, find_unequal_gradient(comparison, audited=audited), jump
 
 

@@ -8,11 +8,12 @@ Letters: S steps that both traces have; T tensors of a quantity.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
+from parity.judge.accumulation import explain_batches
 from parity.judge.differences import Comparison
 from parity.judge.distances import TensorDistances
 from parity.judge.state_differences import StateDifference
@@ -48,6 +49,7 @@ class Parting:
         line: The largest distance that rounding can explain, or None.
         finding: "beyond" rounding, "within" it, or "unknown".
         named: What differs in the states, where that is the cause.
+        because: What the batches of the step have to do with it, in words, or None.
     """
 
     index: int
@@ -57,6 +59,7 @@ class Parting:
     line: float | None
     finding: Literal["beyond", "within", "unknown"]
     named: tuple[StateDifference, ...] = ()
+    because: str | None = None
 
     def explain(self) -> str:
         """What was found, in words."""
@@ -68,8 +71,9 @@ class Parting:
         if self.distance is None or self.line is None:
             return f"{what} differs, and how far is not known"
         before = _BEFORE[self.quantity]
+        reason = f"{self.because}; " if self.because else ""
         return (
-            f"{what} is {self.distance:.2g} (relative) from the baseline's after {before} equal to the bit; "
+            f"{reason}{what} is {self.distance:.2g} (relative) from the baseline's after {before} equal to the bit; "
             f"rounding explains {self.line:.2g}"
         )
 
@@ -108,7 +112,7 @@ def find_parting(comparison: Comparison) -> Parting | None:
     if found is None:
         return None
     parting = _part(comparison, *found)
-    return _with_state(comparison, parting)
+    return _with_batches(comparison, _with_state(comparison, parting))
 
 
 def find_unequal_gradient(comparison: Comparison, *, audited: np.ndarray) -> Parting | None:
@@ -204,12 +208,22 @@ def _with_state(comparison: Comparison, parting: Parting) -> Parting:
     if parting.finding != "beyond" or not comparison.state.known:
         return parting
     upto = slice(0, parting.index + 1)
-    for differs in (comparison.state.named[upto], comparison.state.differs[upto]):
+    if comparison.state.begins[parting.index]:
+        named = comparison.state.scale_at(parting.index)
+        return Parting(parting.index, "state", None, parting.distance, parting.line, "beyond", named)
+    for differs in (comparison.state.named[upto], comparison.state.decides[upto]):
         if differs.any():
             index = int(np.argmax(differs))
             named = tuple(comparison.state.at(index)) or _generators(comparison, index)
             return Parting(index, "state", None, parting.distance, parting.line, "beyond", named)
     return parting
+
+
+def _with_batches(comparison: Comparison, parting: Parting) -> Parting:
+    """The same with what the batches of the step have to do with it."""
+    if parting.finding != "beyond" or parting.quantity == "state":
+        return parting
+    return replace(parting, because=explain_batches(comparison, parting.index, parting.quantity))
 
 
 def _generators(comparison: Comparison, index: int) -> tuple[StateDifference, ...]:

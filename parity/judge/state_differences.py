@@ -23,6 +23,11 @@ _WORDS = {"lr": "learning rate", "evaluating": "modules in evaluation mode", "fr
           "factors": "factor of the loss", "scale": "loss scale"}  # fmt: skip
 
 
+# Settings that right loops may have chosen differently: they are the cause of a difference that begins with them, and
+# no difference by themselves.
+_FREE = ("factors", "scale")
+
+
 @dataclass(frozen=True)
 class StateDifference:
     """One thing in which two states differ.
@@ -44,11 +49,17 @@ class StateDifference:
         return f"{self.name}{f' of {self.of}' if self.of else ''}: {self.baseline} and {self.candidate}"
 
 
+# What the losses of a step's batches were multiplied by, and their numbers of rows; no rows of a single batch.
+BatchesOfStep = tuple[tuple[float, ...], tuple[int, ...]]
+
+
 class StateDifferences:
     """The differences of the states of a pair, step by step.
 
     Attributes:
         named: Whether settings, counters or modes differ; bool[S].
+        begins: Whether a loss scale begins to differ, which says nothing by itself; bool[S].
+        accumulated: Whether the losses of the step's batches were multiplied by other factors; bool[S].
         tensors: Whether the tensors of the optimizers' states differ; bool[S].
         generators: For each generator that either side draws from, whether its states differ; bool[S].
         known: Whether both sides have stored their states.
@@ -59,7 +70,9 @@ class StateDifferences:
         nothing = np.zeros(both[0].steps, bool)
         self.known = all(side.trace.has("state") for side in both)
         self.named, self.tensors, self.comparable = nothing, nothing, False
+        self.begins, self.accumulated = nothing, nothing
         self.generators: dict[str, np.ndarray] = {}
+        self._free = nothing
         if not self.known:
             return
         self._left, self._right = (side.texts("settings") for side in both)
@@ -68,19 +81,39 @@ class StateDifferences:
         self.comparable = _classes(self._left) == _classes(self._right)
         counts = self.comparable & _where(lambda one, other: not _equal(one, other), left_counts, right_counts)
         self._counts = (left_counts, right_counts)
-        self.named = counts | _where(lambda one, other: bool(_settings(one, other)), self._left, self._right)
+        self.named = counts | _where(lambda one, other: bool(_decisive(one, other)), self._left, self._right)
+        scaled = _where(lambda one, other: _differs_in("scale", one, other), self._left, self._right)
+        self.begins = scaled & ~np.concatenate([[False], scaled[:-1]])
+        self.accumulated = _where(lambda one, other: _differs_in("factors", one, other), self._left, self._right)
+        self._free = scaled | self.accumulated
         self.tensors = self.comparable & np.not_equal(*(side.values("state_digest") for side in both)) & ~counts
         self.generators = dict(_moving_generators(both))
 
     @property
+    def decides(self) -> np.ndarray:
+        """Whether anything of the states differs that right loops cannot have chosen differently; bool[S]."""
+        decides: np.ndarray = np.logical_or.reduce([self.named, self.tensors, *self.generators.values()])
+        return decides
+
+    @property
     def differs(self) -> np.ndarray:
         """Whether anything of the states differs; bool[S]."""
-        differs: np.ndarray = np.logical_or.reduce([self.named, self.tensors, *self.generators.values()])
+        differs: np.ndarray = self.decides | self._free
         return differs
+
+    def scale_at(self, index: int) -> tuple[StateDifference, ...]:
+        """The difference of the loss scales at a position among the common steps."""
+        found = _settings(self._left[index], self._right[index]) if self.known else ()
+        return tuple(each for each in found if each.name == _WORDS["scale"])
+
+    def batches_at(self, index: int) -> tuple[BatchesOfStep, BatchesOfStep]:
+        """Factors and rows of the batches of a step, on both sides."""
+        one, other = (_batches(side[index]) for side in (self._left, self._right))
+        return one, other
 
     def at(self, index: int) -> list[StateDifference]:
         """What differs by name at a position among the common steps."""
-        found = [*_settings(self._left[index], self._right[index])] if self.known else []
+        found = [*_decisive(self._left[index], self._right[index])] if self.known else []
         left, right = (side[index] for side in self._counts) if self.comparable else (None, None)
         return [*found, *_counters(left, right)]
 
@@ -163,6 +196,22 @@ def _settings(left: str | None, right: str | None) -> tuple[StateDifference, ...
             of = "" if len(where) == len(numbers) else f"parameters {', '.join(map(str, where[:8]))}"
             found.append(StateDifference(_WORDS.get(name, name), _shown(pair[0]), _shown(pair[1]), of))
     return tuple(found)
+
+
+def _decisive(left: str | None, right: str | None) -> list[StateDifference]:
+    """The differences of settings that right loops cannot have chosen differently."""
+    free = {_WORDS[name] for name in _FREE}
+    return [each for each in _settings(left, right) if each.name not in free]
+
+
+def _differs_in(name: str, left: str | None, right: str | None) -> bool:
+    return any(each.name == _WORDS[name] for each in _settings(left, right))
+
+
+@functools.lru_cache(maxsize=4096)
+def _batches(text: str | None) -> BatchesOfStep:
+    settings = json.loads(text) if text else {}
+    return tuple(settings.get("factors") or ()), tuple(settings.get("rows") or ())
 
 
 def _by_parameter(settings: Mapping[str, Any]) -> dict[tuple[str, int], Any]:
