@@ -47,8 +47,19 @@ def _repeated(seed: int, count: int) -> np.ndarray:
     return signs[:count] if count <= _MOST_SIGNS else np.resize(signs, count)
 
 
-# Signs of the elements of a row, of whole blocks, of what is left after them, and of the rows of a batch.
-_ELEMENT, _BLOCKS, _REST, _ROWS = range(4)
+# Signs of the elements of a row, of whole blocks, of what is left after them, and of the rows of a batch; from the last
+# one on those of the elements of a batch's row, for each sum its own.
+_ELEMENT, _BLOCKS, _REST, _ROWS, _ROW_ELEMENT = range(5)
+
+
+@functools.lru_cache(maxsize=64)
+def _row_signs(width: int, first: int, dtype: str) -> np.ndarray:
+    """The signs of the elements of eight rows, of which the first enters sum `first`; dtype[8, width].
+
+    Each sum has signs of its own. With the same for all, a difference that is the same in every row would be seen or
+    overlooked as a whole: four equal signs do not see the gradients of a softmax of four classes, which add up to 0.
+    """
+    return np.stack([_signs(width, _ROW_ELEMENT + (first + row) % SUMS) for row in range(SUMS)]).astype(dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +177,7 @@ class RowSketch:
         if not table.size:
             return
         with np.errstate(over="ignore", invalid="ignore"):
-            products, self.square = _row_products(table), self.square + _sum_of_squares(table.reshape(-1))
+            products, self.square = _row_products(table, first=self.rows % SUMS), self.square + _sum_of_squares(table.reshape(-1))
             signed = products * _repeated(_ROWS, self.rows + len(table))[self.rows :]
             # Row r enters sum r % 8; padded, so that the rows of one sum are a column.
             first = self.rows % SUMS
@@ -181,26 +192,35 @@ class RowSketch:
         return math.sqrt(self.square) if self.square >= 0 else math.nan
 
 
-def _row_products(table: np.ndarray) -> np.ndarray:
-    """The signed sum of each row of dtype[R, F]; dtype[R]."""
+def _row_products(table: np.ndarray, *, first: int) -> np.ndarray:
+    """The signed sum of each row of dtype[R, F], of which the first enters sum `first`; dtype[R]."""
     rows, width = table.shape
     if width == 1:
         return table[:, 0]
-    if width <= _BLOCK:
-        signs = _signs(_BLOCK, _ELEMENT)[:width].astype(table.dtype, copy=False)
-        # As many rows in one product as OpenBLAS takes without threads.
-        group = max(1, _BLOCK // width)
-        whole = rows // group * group
-        parts = [np.matmul(table[:whole].reshape(-1, group, width), signs).reshape(-1)] if whole else []
-        return np.concatenate([*parts, table[whole:] @ signs]) if whole < rows else parts[0]
+    products = np.zeros(rows, table.dtype)
     # Long rows block by block, as the tensors above.
-    blocks = width // _BLOCK
-    cut = table[:, : blocks * _BLOCK].reshape(rows, blocks, _BLOCK)
-    signs = _signs(_BLOCK, _ELEMENT).astype(table.dtype, copy=False)
-    products = np.matmul(cut, signs) @ _repeated(_BLOCKS, blocks)
-    rest = table[:, blocks * _BLOCK :]
-    added: np.ndarray = products + rest @ _signs(_BLOCK, _REST)[: rest.shape[1]]
-    return added
+    signs = _row_signs(width, first, table.dtype.char)
+    for begin in range(0, width, _BLOCK):
+        block = slice(begin, begin + _BLOCK)
+        products += _short_row_products(table[:, block], signs[:, block])
+    return products
+
+
+def _short_row_products(table: np.ndarray, signs: np.ndarray) -> np.ndarray:
+    """The same of rows of at most `_BLOCK` elements, dtype[R, F], for the signs of eight rows, dtype[8, F]."""
+    rows, width = table.shape
+    # As many rows in one product as OpenBLAS takes without threads.
+    group = max(1, _BLOCK // width)
+    whole = rows // (group * SUMS) * group * SUMS
+    parts = []
+    for part, count in ((table[:whole], group), (table[whole : rows // SUMS * SUMS], (rows - whole) // SUMS)):
+        if len(part):
+            cut = part.reshape(-1, count, SUMS, width).swapaxes(1, 2)
+            parts.append(np.matmul(cut, signs[:, :, None]).swapaxes(1, 2).reshape(-1))
+    rest = table[rows // SUMS * SUMS :]
+    if len(rest):
+        parts.append((rest * signs[: len(rest)]).sum(axis=1))
+    return np.concatenate(parts) if len(parts) != 1 else parts[0]
 
 
 def _sum_of_squares(flat: np.ndarray) -> float:
