@@ -16,6 +16,7 @@ import numpy as np
 from parity.judge.accumulation import explain_batches
 from parity.judge.differences import Comparison
 from parity.judge.distances import TensorDistances
+from parity.judge.starts import differences_of_starts
 from parity.judge.state_differences import StateDifference
 from parity.plan import lines
 from parity.plan.lines import Line
@@ -205,7 +206,13 @@ def _name(comparison: Comparison, quantity: str, tensor: int) -> str | None:
 
 def _with_state(comparison: Comparison, parting: Parting) -> Parting:
     """The same with a difference of the states as its cause, if there is one and its consequence is beyond rounding."""
-    if parting.finding != "beyond" or not comparison.state.known:
+    if parting.finding != "beyond":
+        return parting
+    # What the first common step starts from comes before everything that is computed in it.
+    if not parting.index and (starts := differences_of_starts(comparison.common)):
+        named = (*starts, *comparison.state.at(0))
+        return Parting(0, "state", None, parting.distance, parting.line, "beyond", named)
+    if not comparison.state.known:
         return parting
     upto = slice(0, parting.index + 1)
     if comparison.state.begins[parting.index]:

@@ -36,6 +36,7 @@ class MeasuredSteps:
         optimizers: Its optimizers.
         oracle: The criterion in float64; None where there is no criterion, and no step is measured.
         compiled: Whether some of the model is compiled.
+        first_step: Number of the loop's first recorded step, from which `MEASURED_STEPS` are counted.
     """
 
     def __init__(
@@ -45,11 +46,13 @@ class MeasuredSteps:
         *,
         oracle: Oracle | None,
         compiled: bool,
+        first_step: int = 0,
     ) -> None:
         self._model = model
         self._optimizers = optimizers
         self._oracle = oracle
         self._compiled = compiled
+        self._steps = frozenset(first_step + step for step in MEASURED_STEPS)
         self._exact: RecordedStep | None = None
         self._output: Outputs | None = None
         self._taken = TakenStep({}, {})
@@ -58,12 +61,12 @@ class MeasuredSteps:
         self._saw_partial = False
         self._drops_out = _drops_out(model)
         self._hook: Any = None
-        self.await_step(0)
+        self.await_step(first_step)
 
     def await_step(self, step: int) -> None:
         """Notes the state of the global generators from which the next step will draw, if the step will be measured."""
         self._generators: dict[str, Any] | None = None
-        if self._oracle is None or step not in MEASURED_STEPS:
+        if self._oracle is None or step not in self._steps:
             return
         self._generators = take_generators()
         # What loads the data may draw before the model does. The hook is torch's, not the model's, which may be copied
@@ -83,12 +86,12 @@ class MeasuredSteps:
             hook.remove()
 
     def due(self, place: Place) -> bool:
-        """Whether to measure the step: it is one of `MEASURED_STEPS`, or the first with a partial batch."""
+        """Whether to measure the step: it is one of those, or the first with a partial batch."""
         # The state of the generators before a partial batch is not known, since nobody knew that it would come.
         first_partial = place.partial and not self._saw_partial and not self._drops_out
         # Noted at every step, measured or not: only the first partial batch of the loop counts.
         self._saw_partial |= place.partial
-        return self._oracle is not None and (place.step in MEASURED_STEPS or first_partial)
+        return self._oracle is not None and (place.step in self._steps or first_partial)
 
     def forward(self, inputs: Inputs, *, output: Outputs, target: Outputs) -> None:
         """Takes the step in float64 as far as the gradients."""

@@ -248,7 +248,8 @@ class Observer:
 
     def initial(self) -> dict[str, Any]:
         """Facts of the trial before its first step, for trials.parquet."""
-        return self._parameters.initial()
+        buffers = self._state.buffers()
+        return self._parameters.initial() | {"initial_buffer_digests": buffers.digests.tolist()}
 
     def flush(self) -> pa.Table:
         """Returns the whole steps since the last flush, in the columns of `trace.SCHEMA`, and forgets them."""

@@ -1,0 +1,80 @@
+"""What two traces start their first common step from: parameters and buffers, as each has stored them before it.
+
+A recording that continues an earlier one has those that it started with; the earlier one, those after the step before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from parity.judge.common_steps import Both, CommonSteps
+from parity.judge.state_differences import StateDifference
+from parity.judge.trial_trace import paired
+
+# Most names of tensors that are listed.
+_NAMES = 4
+
+
+def differences_of_starts(both: Both) -> tuple[StateDifference, ...]:
+    """In what the tensors differ from which the first common step is taken; what is not stored differs in nothing.
+
+    Raises:
+        Trouble: A trace is damaged.
+    """
+    return tuple(_of_tensors(both, "parameters")) + tuple(_of_tensors(both, "buffers"))
+
+
+def equal_parameters(both: Both) -> bool:
+    """Whether both are known to take their first common step from parameters that are equal to the bit.
+
+    Raises:
+        Trouble: A trace is damaged.
+    """
+    sides = [_before(side, "parameters") for side in both]
+    return sides[0] is not None and sides[1] is not None and np.array_equal(*sides)
+
+
+def _of_tensors(both: Both, what: str) -> Iterator[StateDifference]:
+    left, right = (_before(side, what) for side in both)
+    names = _names(both[0], what)
+    alike = paired(both[0].trace.record, both[1].trace.record) if what == "parameters" else names == _names(both[1], what)
+    if left is None or right is None or not alike or len(left) != len(right) or np.array_equal(left, right):
+        return
+    name = f"{what} before step {both[0].trace.first_step + both[0].begin}"
+    for one, other, whose in ((0, right, "candidate"), (1, left, "baseline")):
+        if (step := _step_of(both[one], what, other)) is not None:
+            own, found = f"those after step {both[one].trace.first_step + both[one].begin - 1}", f"those after step {step}"
+            yield StateDifference(name, *((own, found) if whose == "candidate" else (found, own)))
+            return
+    different = np.flatnonzero(left != right)
+    listed = ", ".join(names[each] for each in different[:_NAMES] if each < len(names))
+    more = ", …" if len(different) > _NAMES else ""
+    begun = "one beginning" if not both[0].begin else f"those after step {both[0].trace.first_step + both[0].begin - 1}"
+    yield StateDifference(name, begun, f"others in {len(different)} of {len(left)} tensors ({listed}{more})")
+
+
+def _names(side: CommonSteps, what: str) -> Sequence[str]:
+    record = side.trace.record
+    return record.param_names if what == "parameters" else record.buffer_names or []
+
+
+def _before(side: CommonSteps, what: str) -> np.ndarray | None:
+    """The digests of the tensors before the first common step, uint64[T]; None where they are not stored."""
+    if side.begin and what == "parameters":
+        found: np.ndarray = side.trace.digests("param")[side.begin - 1]
+        return found
+    if side.begin:
+        return side.trace.lists("buffer_digests")[side.begin - 1]
+    record = side.trace.record
+    stored = record.initial_digests if what == "parameters" else record.initial_buffer_digests
+    return None if stored is None else np.array(stored, np.uint64)
+
+
+def _step_of(side: CommonSteps, what: str, digests: np.ndarray) -> int | None:
+    """The step after which the parameters of a side were these; None where there is none."""
+    if what != "parameters" or not len(digests):
+        return None
+    rows = np.flatnonzero((side.trace.digests("param") == digests).all(axis=1))
+    return side.trace.first_step + int(rows[0]) if rows.size else None
