@@ -19,6 +19,7 @@ from parity.judge.jumps import Jump, find_jump
 from parity.judge.onset import (
     find_onset,
     find_onset_between,
+    find_onset_of_ranks,
     find_other_function,
     find_unequal_onset,
     one_sided_nan,
@@ -111,6 +112,7 @@ def gather(run: StoredRun, pair: Pair, comparison: Comparison, replicas: Replica
         onset, beyond = find_onset(comparison, audit, device_audit, evidence=(parting, unequal, jump))
         if pair.between:
             onset, beyond = _onset_of_runs(comparison, pair.between, onset, beyond, steady=unsteady is None)
+            onset, beyond = find_onset_of_ranks(comparison, pair.between, onset, beyond)
     contract = _beside_model(_contract(run, pair), audit)
     broken = any(status == "failed" for status, _ in contract.values())
     causes = _causes(run, pair, comparison, audit, device_audit, onset, contract=contract)

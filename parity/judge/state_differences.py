@@ -66,7 +66,7 @@ class StateDifferences:
         comparable: Whether their optimizers keep their states in the same form.
     """
 
-    def __init__(self, both: Both) -> None:
+    def __init__(self, both: Both, *, generators: bool = True) -> None:
         nothing = np.zeros(both[0].steps, bool)
         self.known = all(side.trace.has("state") for side in both)
         self.named, self.tensors, self.comparable = nothing, nothing, False
@@ -87,7 +87,7 @@ class StateDifferences:
         self.accumulated = _where(lambda one, other: _differs_in("factors", one, other), self._left, self._right)
         self._free = scaled | self.accumulated
         self.tensors = self.comparable & np.not_equal(*(side.values("state_digest") for side in both)) & ~counts
-        self.generators = dict(_moving_generators(both))
+        self.generators = dict(_moving_generators(both)) if generators else {}
 
     @property
     def decides(self) -> np.ndarray:

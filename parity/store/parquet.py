@@ -15,7 +15,7 @@ from parity.store.storage import StoragePath
 # Columns added after the first release: older runs lack them, and are read with nulls.
 LATER_COLUMNS = trace.LATER_COLUMNS | {
     *("optimizer", "initial_norms", "initial_digests", "first_step", "param_shapes", "buffer_names"),
-    *("initial_buffer_digests", "output_names", "output_dtype", "param_dtypes", "whole_error_u", "baseline_whole_error_u"),
+    *("initial_buffer_digests", "sharded", "output_names", "output_dtype", "param_dtypes", "whole_error_u", "baseline_whole_error_u"),
     *("candidate_whole_error_u", "unit", "exact_sketch"),
 }
 
