@@ -71,7 +71,9 @@ def _weights(factors: Sequence[float], batches: Sequence[int], *, rows: int, sum
     batches = batches or [rows]
     if len(factors) != len(batches) or not all(batches) or not all(factors):
         return None
-    return np.repeat([factor / (1 if summed else count) for factor, count in zip(factors, batches, strict=True)], batches)
+    return np.repeat(
+        [factor / (1 if summed else count) for factor, count in zip(factors, batches, strict=True)], batches
+    )
 
 
 def _words(

@@ -268,5 +268,7 @@ def _missing_evidence(evidence: PairEvidence) -> str | None:
         return f"step {number} was not audited: {evidence.unequal.explain()}. Audit each step, with --audit-every 1."
     if evidence.jump is not None:
         number = evidence.comparison.first_step + evidence.jump.index
+        if evidence.jump.named:
+            return f"at step {number} {evidence.jump.explain()}; what follows is not beyond rounding"
         return f"at step {number} {evidence.jump.explain()}, and no step there was checked against float64"
     return None

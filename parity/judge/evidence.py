@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parity.judge.causes import Cause
+from parity.judge.causes import Cause, make_cause
 from parity.judge.decide_device import DeviceAudit, audit_device
 from parity.judge.decide_loss import LossAudit, audit_loss
 from parity.judge.differences import Comparison
@@ -26,6 +26,7 @@ from parity.judge.onset import (
 )
 from parity.judge.pairs import Between, Pair, Role
 from parity.judge.parting import COMPUTED, Parting, find_parting, find_unequal_gradient
+from parity.judge.patterns import describe_pattern
 from parity.judge.replicas import Replicas, group_of
 from parity.judge.spread import SpreadTest
 from parity.judge.verdict import Onset
@@ -116,6 +117,8 @@ def gather(run: StoredRun, pair: Pair, comparison: Comparison, replicas: Replica
     contract = _beside_model(_contract(run, pair), audit)
     broken = any(status == "failed" for status, _ in contract.values())
     causes = _causes(run, pair, comparison, audit, device_audit, onset, contract=contract)
+    if onset and (pattern := describe_pattern(comparison, comparison.index_of(onset.step), onset.quantity)):
+        causes = (*causes, make_cause("pattern", detail=pattern))
     source = _source_of_shared_steps(run, pair)
     odd_source = source is not None and fleet.odd(source)
     return PairEvidence(

@@ -33,7 +33,7 @@ class Jump:
         tensor: The tensor, or None where all of them together jump.
         distance: The relative distance at that step.
         before: The largest distance of the steps before.
-        stays: Whether the distance stays as large, or is explained: it is no kink of the model then.
+        certain: Whether nothing but a fault explains it.
         named: What differs in the states at that step.
         because: What the batches of the step have to do with it, in words, or None.
         parting: Whether it is at the step at which they part, of which an earlier quantity differs by rounding.
@@ -44,7 +44,7 @@ class Jump:
     tensor: str | None
     distance: float
     before: float
-    stays: bool
+    certain: bool
     named: tuple[StateDifference, ...] = ()
     because: str | None = None
     parting: bool = False
@@ -53,6 +53,8 @@ class Jump:
         """What was found, in words."""
         if self.named:
             return "the states from which the step is taken differ: " + "; ".join(each.explain() for each in self.named)
+        if self.quantity == "input":
+            return "the inputs or targets differ from here on, and what is computed from them jumps apart"
         what = f"{self.quantity} {self.tensor}" if self.tensor else self.quantity
         reason = f"{self.because}; " if self.because else ""
         if self.parting:
@@ -78,25 +80,36 @@ def find_jump(comparison: Comparison, *, after: int, parted: str) -> Jump | None
         Trouble: A trace is damaged.
     """
     found = [jump for quantity in _LOOKED_AT if (jump := _first(comparison, quantity, after, parted))]
-    state = comparison.state.named.copy()
-    state[: after + 1] = False
-    if state.any():
-        index = int(np.argmax(state))
-        named = tuple(comparison.state.at(index))
-        if all(index <= jump.index for jump in found):
-            return Jump(index, "state", None, np.nan, np.nan, True, named)
     # Of equal steps the first quantity: min() keeps the first of equals.
-    return _with_causes(comparison, min(found, key=lambda jump: jump.index, default=None))
+    jump = _with_batches(comparison, min(found, key=lambda jump: jump.index, default=None))
+    named = np.flatnonzero(comparison.state.named)
+    if named.size and (jump is None or int(named[0]) <= jump.index):
+        return _with_state(comparison, jump, int(named[0]))
+    inputs = np.flatnonzero(comparison.differs_in("input"))
+    if jump and inputs.size and int(inputs[0]) <= jump.index <= int(inputs[0]) + _STAYS:
+        return replace(jump, index=int(inputs[0]), quantity="input", tensor=None, certain=True)
+    return jump
 
 
-def _with_causes(comparison: Comparison, jump: Jump | None) -> Jump | None:
+def _with_state(comparison: Comparison, jump: Jump | None, index: int) -> Jump:
+    """A difference of the states by name, with the jump that it explains, if there is one."""
+    named = tuple(comparison.state.at(index))
+    # A setting explains a jump that follows it within a few steps: a decay takes some to show.
+    if jump and jump.index <= index + _STAYS:
+        return replace(jump, index=index, quantity="state", tensor=None, named=named)
+    # From the first step on, one loop may compute by hand what the other one has as a setting. Later, a difference is a
+    # change on one side.
+    return Jump(index, "state", None, np.nan, np.nan, bool(comparison.first_step + index), named)
+
+
+def _with_batches(comparison: Comparison, jump: Jump | None) -> Jump | None:
     """The same with a loss scale that begins to differ there, or with what its batches have to do with it."""
     if jump is None:
         return None
     if comparison.state.begins[jump.index]:
-        return replace(jump, quantity="state", tensor=None, stays=True, named=comparison.state.scale_at(jump.index))
+        return replace(jump, quantity="state", tensor=None, certain=True, named=comparison.state.scale_at(jump.index))
     because = explain_batches(comparison, jump.index, jump.quantity)
-    return replace(jump, because=because, stays=True) if because else jump
+    return replace(jump, because=because, certain=True) if because else jump
 
 
 def _first(comparison: Comparison, quantity: str, after: int, parted: str) -> Jump | None:
@@ -107,7 +120,11 @@ def _first(comparison: Comparison, quantity: str, after: int, parted: str) -> Ju
     if quantity == "update":
         distances = _without_noise(distances, comparison.distances("step_grad"))
     line = lines.JUMP_GRADIENT if quantity == "param_grad" else lines.JUMP_FLOOR
-    floor = max(line.value, lines.FAR_NARROW.value * comparison.unit)
+    floor = np.full(comparison.steps, max(line.value, lines.FAR_NARROW.value * comparison.unit))
+    if quantity == "update":
+        floor = np.where(
+            _quiet(comparison), np.minimum(floor, max(lines.JUMP_UPDATE.value, 64 * comparison.unit)), floor
+        )
     explained = _explained(comparison, quantity)
     # In the step in which they part, gradients after what has parted by rounding must not be far apart either. The
     # update may: an optimizer that divides by the gradient's size turns the sign of an element that is nearly zero.
@@ -116,7 +133,7 @@ def _first(comparison: Comparison, quantity: str, after: int, parted: str) -> Ju
     # All tensors together first: of jumps at one step min() keeps the first.
     for values, named in ((distances.whole[:, None], False), (distances.beside_whole, True)):
         before = _largest_before(values)
-        limit = np.maximum(np.maximum(floor, explained[:, None]), lines.JUMP.value * np.minimum(before, 1e100))
+        limit = np.maximum(np.maximum(floor, explained)[:, None], lines.JUMP.value * np.minimum(before, 1e100))
         jumps = values > limit
         jumps[:begin] = False
         rows = np.flatnonzero(jumps.any(axis=1))
@@ -131,7 +148,9 @@ def _first(comparison: Comparison, quantity: str, after: int, parted: str) -> Ju
                     _tensor(comparison, quantity, tensor) if named else None,
                     float(values[index, tensor]),
                     float(before[index, tensor]),
-                    stays=len(later) == _STAYS and bool((later > limit[index, tensor]).all()),
+                    # A kink of the model may move the gradient for a step or two, and nothing else.
+                    certain=quantity != "param_grad"
+                    or (len(later) == _STAYS and bool((later > limit[index, tensor]).all())),
                     parting=index == after,
                 )
             )
@@ -146,6 +165,17 @@ def _explained(comparison: Comparison, quantity: str) -> np.ndarray:
         return np.zeros(comparison.steps)
     follows: np.ndarray = lines.JUMP_FOLLOWS.value * np.minimum(np.nan_to_num(distances.whole, nan=np.inf), 1e100)
     return follows
+
+
+def _quiet(comparison: Comparison) -> np.ndarray:
+    """Whether the gradients have been near each other for some steps, so that their updates must be, too; bool[S]."""
+    gradients = comparison.distances("step_grad")
+    if gradients is None:
+        return np.zeros(comparison.steps, bool)
+    whole = np.nan_to_num(gradients.whole, nan=np.inf)
+    largest = np.maximum(whole, _largest_before(np.minimum(whole, 1e100)[:, None])[:, 0])
+    quiet: np.ndarray = largest < lines.QUIET.value
+    return quiet
 
 
 def _without_noise(updates: TensorDistances, gradients: TensorDistances | None) -> TensorDistances:

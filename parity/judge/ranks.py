@@ -176,14 +176,19 @@ class Ranks:
                 f"the ranks have {int(rows[index])} rows together, and the one process has {int(whole[index])}",
             )
         elif self.same_inputs():
-            yield RankFinding(first, "input", None, "ranks were given the same rows: the batch is not divided among them")
+            yield RankFinding(
+                first, "input", None, "ranks were given the same rows: the batch is not divided among them"
+            )
         for quantity in ("param_grad", "step_grad"):
             column = f"{quantity}_norm"
             norms = single.values(column)[theirs], self._values(self._names[0], column)[own]
             if quantity in self.own or not (norms[0][0] > 0):
                 continue
             ratio = float(norms[1][0] / norms[0][0])
-            for factor, what in ((count, "a sum over the ranks"), (1 / count, "a mean over the ranks of what is a sum")):
+            for factor, what in (
+                (count, "a sum over the ranks"),
+                (1 / count, "a mean over the ranks of what is a sum"),
+            ):
                 if abs(ratio / factor - 1) <= lines.CONSTANT_FIT.value:
                     yield RankFinding(
                         first,

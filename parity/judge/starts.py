@@ -39,13 +39,18 @@ def equal_parameters(both: Both) -> bool:
 def _of_tensors(both: Both, what: str) -> Iterator[StateDifference]:
     left, right = (_before(side, what) for side in both)
     names = _names(both[0], what)
-    alike = paired(both[0].trace.record, both[1].trace.record) if what == "parameters" else names == _names(both[1], what)
+    alike = (
+        paired(both[0].trace.record, both[1].trace.record) if what == "parameters" else names == _names(both[1], what)
+    )
     if left is None or right is None or not alike or len(left) != len(right) or np.array_equal(left, right):
         return
     name = f"{what} before step {both[0].trace.first_step + both[0].begin}"
     for one, other, whose in ((0, right, "candidate"), (1, left, "baseline")):
         if (step := _step_of(both[one], what, other)) is not None:
-            own, found = f"those after step {both[one].trace.first_step + both[one].begin - 1}", f"those after step {step}"
+            own, found = (
+                f"those after step {both[one].trace.first_step + both[one].begin - 1}",
+                f"those after step {step}",
+            )
             yield StateDifference(name, *((own, found) if whose == "candidate" else (found, own)))
             return
     different = np.flatnonzero(left != right)

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from parity.observe.columns import Columns
-from parity.observe.digest import combine, digest, digest_of_host
+from parity.observe.digest import combine, digest_of_host
+from parity.observe.fingerprint import fingerprint
 from parity.observe.host import array_of, on_host
 from parity.observe.sketch import norms_and_sketches, summable
 
@@ -28,7 +29,8 @@ class ObservedParameters:
 
     def initial(self) -> dict[str, Any]:
         """What the parameters are before the first step, for trials.parquet."""
-        return {"initial_digests": [digest(parameter) for parameter in self._parameters]}
+        found = fingerprint(self._parameters)
+        return {"initial_digests": found.digests.tolist(), "initial_sketches": found.sketches.reshape(-1).tolist()}
 
     def grads(self) -> list[torch.Tensor | None]:
         """The gradient of each parameter; None where it has none."""

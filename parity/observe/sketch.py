@@ -47,19 +47,21 @@ def _repeated(seed: int, count: int) -> np.ndarray:
     return signs[:count] if count <= _MOST_SIGNS else np.resize(signs, count)
 
 
-# Signs of the elements of a row, of whole blocks, of what is left after them, and of the rows of a batch; from the last
-# one on those of the elements of a batch's row, for each sum its own.
-_ELEMENT, _BLOCKS, _REST, _ROWS, _ROW_ELEMENT = range(5)
+# Signs of the elements of a row, of whole blocks, of what is left after them, and of the rows of a batch; of all elements
+# of narrow rows; and from the last one on those of the elements of wide rows, for each sum its own.
+_ELEMENT, _BLOCKS, _REST, _ROWS, _NARROW_ROWS, _WIDE_ROWS = range(6)
+# Most elements of a row that have signs of their own, instead of a sign for the row and one for the place in it.
+_NARROW = 64
 
 
 @functools.lru_cache(maxsize=64)
-def _row_signs(width: int, first: int, dtype: str) -> np.ndarray:
+def _wide_signs(width: int, first: int, dtype: str) -> np.ndarray:
     """The signs of the elements of eight rows, of which the first enters sum `first`; dtype[8, width].
 
-    Each sum has signs of its own. With the same for all, a difference that is the same in every row would be seen or
-    overlooked as a whole: four equal signs do not see the gradients of a softmax of four classes, which add up to 0.
+    Each sum has signs of its own. With the same for all, a difference that is alike in all rows would be seen or
+    overlooked as a whole.
     """
-    return np.stack([_signs(width, _ROW_ELEMENT + (first + row) % SUMS) for row in range(SUMS)]).astype(dtype)
+    return np.stack([_signs(width, _WIDE_ROWS + (first + row) % SUMS) for row in range(SUMS)]).astype(dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,7 +179,8 @@ class RowSketch:
         if not table.size:
             return
         with np.errstate(over="ignore", invalid="ignore"):
-            products, self.square = _row_products(table, first=self.rows % SUMS), self.square + _sum_of_squares(table.reshape(-1))
+            products = _row_products(table, self.rows)
+            self.square += _sum_of_squares(table.reshape(-1))
             signed = products * _repeated(_ROWS, self.rows + len(table))[self.rows :]
             # Row r enters sum r % 8; padded, so that the rows of one sum are a column.
             first = self.rows % SUMS
@@ -192,14 +195,19 @@ class RowSketch:
         return math.sqrt(self.square) if self.square >= 0 else math.nan
 
 
-def _row_products(table: np.ndarray, *, first: int) -> np.ndarray:
-    """The signed sum of each row of dtype[R, F], of which the first enters sum `first`; dtype[R]."""
+<<<<<<< HEAD
+def _row_products(table: np.ndarray, first: int) -> np.ndarray:
+    """The signed sum of each row of dtype[R, F], of which the first is row `first` of its batch; dtype[R]."""
     rows, width = table.shape
-    if width == 1:
-        return table[:, 0]
+    if width <= _NARROW:
+        # The same signs for all rows would hide what is alike in all rows: the gradient of a cross-entropy sums to zero
+        # in each row, which some signs of few classes show as nothing at all.
+        begin = first * width
+        narrow: np.ndarray = (table * _repeated(_NARROW_ROWS, begin + table.size)[begin:].reshape(rows, width)).sum(axis=1)
+        return narrow
+    signs = _wide_signs(width, first % SUMS, table.dtype.char)
     products = np.zeros(rows, table.dtype)
     # Long rows block by block, as the tensors above.
-    signs = _row_signs(width, first, table.dtype.char)
     for begin in range(0, width, _BLOCK):
         block = slice(begin, begin + _BLOCK)
         products += _short_row_products(table[:, block], signs[:, block])

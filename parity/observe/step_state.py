@@ -92,9 +92,7 @@ class StepState:
             "counts": [entries, min(counters, default=0), max(counters, default=0)],
         }
 
-    def take(
-        self, *, scale: float = 1.0, factors: Sequence[float] = (), rows: Sequence[int] = ()
-    ) -> dict[str, Any]:
+    def take(self, *, scale: float = 1.0, factors: Sequence[float] = (), rows: Sequence[int] = ()) -> dict[str, Any]:
         """What was seen of the step, in the columns of `trace.SCHEMA`; forgets it.
 
         Args:

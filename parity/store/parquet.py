@@ -14,8 +14,18 @@ from parity.store.storage import StoragePath
 
 # Columns added after the first release: older runs lack them, and are read with nulls.
 LATER_COLUMNS = trace.LATER_COLUMNS | {
-    *("optimizer", "initial_norms", "initial_digests", "first_step", "param_shapes", "buffer_names"),
-    *("initial_buffer_digests", "sharded", "output_names", "output_dtype", "param_dtypes", "whole_error_u", "baseline_whole_error_u"),
+    *(
+        "optimizer",
+        "initial_norms",
+        "initial_digests",
+        "initial_sketches",
+        "initial_buffer_digests",
+        "first_step",
+        "sharded",
+        "param_shapes",
+        "buffer_names",
+    ),
+    *("output_names", "output_dtype", "param_dtypes", "whole_error_u", "baseline_whole_error_u"),
     *("candidate_whole_error_u", "unit", "exact_sketch"),
 }
 

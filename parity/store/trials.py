@@ -77,6 +77,10 @@ class TrialRecord:
     initial_digests: Annotated[
         list[int] | None, Column(pa.list_(pa.uint64()), "XXH3 digest of each parameter tensor before the first step")
     ] = None
+    initial_sketches: Annotated[
+        list[float] | None,
+        Column(pa.list_(pa.float32()), "signed sums of each parameter tensor before the first step"),
+    ] = None
     param_shapes: Annotated[
         list[str] | None, Column(pa.list_(pa.string()), 'shape of each parameter tensor, as in "128x784"')
     ] = None
@@ -89,7 +93,8 @@ class TrialRecord:
         list[int] | None, Column(pa.list_(pa.uint64()), "XXH3 digest of each of these before the first step")
     ] = None
     sharded: Annotated[
-        bool | None, Column(pa.bool_(), "whether the process holds a part of each parameter, as FSDP gives it; null if not known")
+        bool | None,
+        Column(pa.bool_(), "whether the process holds a part of each parameter, as FSDP gives it; null if not known"),
     ] = None
     output_names: Annotated[
         list[str | None] | None, Column(pa.list_(pa.string()), "names of the parts of the output; null for one tensor")

@@ -108,3 +108,12 @@ def test_a_difference_that_is_alike_in_all_rows_is_seen(shape, kind):
         difference[:, 1:] = 0
     estimate = np.linalg.norm(sketched(rows + difference).sums - sketched(rows).sums)
     assert 1 / 4 < estimate / np.linalg.norm(difference) < 4
+
+
+@pytest.mark.parametrize("width", [2, 3, 4, 8, 10, 32, 100])
+def test_rows_that_sum_to_zero_are_seen(width):
+    rows = np.random.default_rng(6).standard_normal((32, width)).astype(np.float32)
+    rows -= rows.mean(axis=1, keepdims=True)
+    sketch = RowSketch()
+    sketch.add(rows)
+    assert np.linalg.norm(sketch.sums) > 0.2 * sketch.norm
