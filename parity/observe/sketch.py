@@ -195,7 +195,6 @@ class RowSketch:
         return math.sqrt(self.square) if self.square >= 0 else math.nan
 
 
-<<<<<<< HEAD
 def _row_products(table: np.ndarray, first: int) -> np.ndarray:
     """The signed sum of each row of dtype[R, F], of which the first is row `first` of its batch; dtype[R]."""
     rows, width = table.shape
@@ -203,7 +202,8 @@ def _row_products(table: np.ndarray, first: int) -> np.ndarray:
         # The same signs for all rows would hide what is alike in all rows: the gradient of a cross-entropy sums to zero
         # in each row, which some signs of few classes show as nothing at all.
         begin = first * width
-        narrow: np.ndarray = (table * _repeated(_NARROW_ROWS, begin + table.size)[begin:].reshape(rows, width)).sum(axis=1)
+        signs = _repeated(_NARROW_ROWS, begin + table.size)[begin:].reshape(rows, width)
+        narrow: np.ndarray = (table * signs).sum(axis=1)
         return narrow
     signs = _wide_signs(width, first % SUMS, table.dtype.char)
     products = np.zeros(rows, table.dtype)
