@@ -8,7 +8,7 @@ Letters: S common steps; N ranks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -194,7 +194,8 @@ class Ranks:
                         first,
                         quantity,
                         None,
-                        f"the gradient of the {count} ranks is scaled by {ratio:.6g} beside that of the one process: {what}",
+                        f"the gradient of the {count} ranks is scaled by {ratio:.6g} beside that of the one process: "
+                        f"{what}",
                     )
 
     def _has(self, quantity: str) -> bool:
@@ -261,8 +262,3 @@ class RankTraces(Traces):
         mean = self._ranks.mean_loss()
         # Ranks that have ended early leave steps that no mean is known of; only common steps are compared.
         return pa.chunked_array([pa.array(mean, column.type)]) if len(mean) == len(column) else column
-
-
-def names_of_ranks(names: Sequence[str]) -> bool:
-    """Whether a run is that of ranks rather than of one process."""
-    return "" not in names

@@ -47,8 +47,8 @@ def _repeated(seed: int, count: int) -> np.ndarray:
     return signs[:count] if count <= _MOST_SIGNS else np.resize(signs, count)
 
 
-# Signs of the elements of a row, of whole blocks, of what is left after them, and of the rows of a batch; of all elements
-# of narrow rows; and from the last one on those of the elements of wide rows, for each sum its own.
+# Signs of whole blocks, of their elements, of what is left after them, and of the rows of a batch; of all elements of
+# narrow rows; and from the last one on those of the elements of wide rows, for each sum its own.
 _ELEMENT, _BLOCKS, _REST, _ROWS, _NARROW_ROWS, _WIDE_ROWS = range(6)
 # Most elements of a row that have signs of their own, instead of a sign for the row and one for the place in it.
 _NARROW = 64
