@@ -19,7 +19,7 @@ import torch
 from parity.driver import begun, gathering, recorded_trial, seal_run
 from parity.ground.errors import OracleUnavailable
 from parity.observe.audit import oracle_of
-from parity.observe.measured_steps import MeasuredSteps
+from parity.observe.measured_steps import MeasuredSteps, shares_gradients
 from parity.observe.model_output import ModelOutputs, as_returned, hook
 from parity.observe.observer import CAPACITY, Observer, unscaled
 from parity.observe.pending import Pending
@@ -501,8 +501,7 @@ class Recorder:
 def _directory(out: str | os.PathLike[str]) -> StoragePath:
     """The run directory; under `torch.distributed` that of this rank."""
     path = parse_path(os.fspath(out))
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if distributed and torch.distributed.get_world_size() > 1:
+    if shares_gradients():
         # A directory has one writer.
         return path / f"rank-{torch.distributed.get_rank()}"
     return path

@@ -225,8 +225,8 @@ def _decide_equal(evidence: PairEvidence) -> tuple[VerdictWord, str | None]:
     between = evidence.pair.between
     if comparison.own and between and not between.peers and not lacking:
         return "rounding", (
-            "every gradient and parameter is equal to the bit at each step; inputs, outputs and losses are those of each "
-            "rank"
+            "every gradient and parameter is equal to the bit at each step; inputs, outputs and losses are those of "
+            "each rank"
         )
     if set(lacking) <= {"state", "step_grad"}:
         # The update of each step shows what the optimizers made of their states, whatever they keep in them.

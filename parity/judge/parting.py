@@ -51,6 +51,7 @@ class Parting:
         finding: "beyond" rounding, "within" it, or "unknown".
         named: What differs in the states, where that is the cause.
         because: What the batches of the step have to do with it, in words, or None.
+        own: Whether something before it is each side's own, and not compared.
     """
 
     index: int
@@ -61,6 +62,7 @@ class Parting:
     finding: Literal["beyond", "within", "unknown"]
     named: tuple[StateDifference, ...] = ()
     because: str | None = None
+    own: bool = False
 
     def explain(self) -> str:
         """What was found, in words."""
@@ -76,10 +78,10 @@ class Parting:
             return "the inputs or targets differ, and what is computed from them is too far apart for rounding"
         if self.distance is None or self.line is None:
             return f"{what} differs, and how far is not known"
-        before = _BEFORE[self.quantity]
+        after = "" if self.own else f" after {_BEFORE[self.quantity]} equal to the bit"
         reason = f"{self.because}; " if self.because else ""
         return (
-            f"{reason}{what} is {self.distance:.2g} (relative) from the baseline's after {before} equal to the bit; "
+            f"{reason}{what} is {self.distance:.2g} (relative) from the baseline's{after}; "
             f"rounding explains {self.line:.2g}"
         )
 
@@ -118,7 +120,7 @@ def find_parting(comparison: Comparison) -> Parting | None:
     if found is None:
         return None
     parting = _part(comparison, *found)
-    return _with_batches(comparison, _with_state(comparison, parting))
+    return replace(_with_batches(comparison, _with_state(comparison, parting)), own=bool(comparison.own))
 
 
 def find_unequal_gradient(comparison: Comparison, *, audited: np.ndarray) -> Parting | None:

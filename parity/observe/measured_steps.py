@@ -23,6 +23,8 @@ from parity.tasks.outputs import Outputs
 # A step in float64 that takes longer is announced, since the loop stands still meanwhile. Only the sentence depends on
 # the time; what is measured does not.
 ANNOUNCED_S = 5.0
+# What a rank of a distributed training computes from its own rows alone.
+_OF_THIS_RANK = ("output", "loss", "output_grad")
 
 
 class MeasuredSteps:
@@ -148,9 +150,12 @@ class MeasuredSteps:
         if exact is None:
             return
         taken, right = self._taken, dict(exact.values)
+        if shares_gradients():
+            # The gradient of the parameters is that of all ranks, and the step in float64 has the rows of this one.
+            right = {quantity: right[quantity] for quantity in _OF_THIS_RANK}
         taken.keep("param", list(self._model.parameters()))
         # Absent where the optimizer could not be copied.
-        if exact.own_update is not None:
+        if exact.own_update is not None and not shares_gradients():
             taken.values["update"], taken.units["update"] = exact.own_difference(self._model), taken.units["param"]
             right["update"] = exact.own_update
         try:
@@ -194,6 +199,12 @@ def _announced(what: str) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+
+
+def shares_gradients() -> bool:
+    """Whether this process is one of several that train together, and exchange their gradients."""
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return distributed and torch.distributed.get_world_size() > 1
 
 
 def _drops_out(model: torch.nn.Module) -> bool:
