@@ -159,7 +159,7 @@ def _decide_loss(evidence: PairEvidence) -> tuple[VerdictWord, str]:
     ):
         return "rounding", "the gradient has equal values in another memory layout, which are summed in another order"
     # A loss acts on the training through its output gradient only; whatever differs before or after has another cause.
-    if first.quantity != "output_grad":
+    if first.quantity not in ("output_grad", "target_grad"):
         return (
             "inconclusive",
             f"the {first.quantity} first differs at step {first.step}, while the gradient before it is equal: "
@@ -260,7 +260,8 @@ def _decide_other_state(comparison: Comparison) -> tuple[VerdictWord, str]:
 def _missing_evidence(evidence: PairEvidence) -> str | None:
     """Why a difference that was found is neither explained nor wrong for certain, or None."""
     inputs = evidence.comparison.differs_in("input")
-    if inputs.any() and not (evidence.pair.between and evidence.comparison.differs_in("output")[np.argmax(inputs)]):
+    # A target that the model computes differs as its output does.
+    if inputs.any() and not evidence.comparison.differs_in("output")[np.argmax(inputs)]:
         number = evidence.comparison.first_step + int(np.argmax(inputs))
         return f"the inputs differ from step {number} on: the data is not the same"
     if evidence.unequal is not None:

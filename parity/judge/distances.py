@@ -66,6 +66,8 @@ def measure(both: Both, quantity: str) -> TensorDistances | None:
     """
     if quantity in ("param_grad", "step_grad", "update") and not paired(*(side.trace.record for side in both)):
         return None
+    if not both[0].steps:
+        return None
     sides = [_sketches(side, quantity) for side in both]
     (left, left_norms), (right, right_norms) = sides
     if left is None or right is None or left.shape != right.shape or not left.size:
