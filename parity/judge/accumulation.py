@@ -1,4 +1,4 @@
-"""Steps whose gradients are accumulated over several batches: what the factors of their losses say of a difference.
+"""Steps that are cut into several batches, one after the other or one a rank: what that says of a difference.
 
 Letters: R rows of a step; K batches of a step.
 """
@@ -28,14 +28,28 @@ def explain_batches(comparison: Comparison, index: int, quantity: str) -> str | 
     Raises:
         Trouble: A trace is damaged.
     """
-    if not comparison.state.accumulated[index]:
+    if comparison.own:
+        return _explain_parts(comparison, "each rank has rows of its own")
+    if not comparison.state.known or not comparison.state.accumulated[index]:
         return None
-    if quantity in ("output", "buffer") and _has_batch_statistics(comparison):
-        return (
-            "the steps are cut into other batches, and a model that normalises over its batch (BatchNorm) computes "
-            "other numbers for them"
-        )
+    if quantity in ("output", "buffer"):
+        return _explain_parts(comparison, "the steps are cut into other batches")
     return _explain_factors(comparison, index) if quantity in _SCALED else None
+
+
+def _explain_parts(comparison: Comparison, how: str) -> str | None:
+    """Why a model computes other numbers for parts of a batch, in words; None where nothing is known of it."""
+    if _has_batch_statistics(comparison):
+        return f"{how}, and a model that normalises over its batch (BatchNorm) computes other numbers for them"
+    if _draws(comparison):
+        return f"{how}, and draws other random numbers for them (dropout, or what prepares the data)"
+    return None
+
+
+def _draws(comparison: Comparison) -> bool:
+    """Whether the baseline draws random numbers."""
+    rows = [row for row in comparison.common[0].lists("generator_digests") if row is not None]
+    return any(not np.array_equal(row, rows[0]) for row in rows)
 
 
 def _has_batch_statistics(comparison: Comparison) -> bool:

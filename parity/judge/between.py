@@ -164,8 +164,8 @@ def _common(earlier: ComparedRun, later: ComparedRun, baseline: TrialRecord, can
 
 def _equal_rows(earlier: ComparedRun, later: ComparedRun, baseline: TrialRecord, candidate: TrialRecord) -> bool:
     """Whether the first common steps have equally many rows: the batch of one may be cut into several."""
-    rows = [side.values("rows")[:1] for side in _common(earlier, later, baseline, candidate)]
-    return bool(len(rows[0])) and np.array_equal(*rows)
+    left, right = (side.values("rows")[:1] for side in _common(earlier, later, baseline, candidate))
+    return bool(len(left)) and np.array_equal(left, right)
 
 
 def _same(left: Sequence[float], right: Sequence[float]) -> bool:

@@ -145,7 +145,9 @@ def _changed_update(comparison: Comparison, step: int) -> str | None:
             f"{norms[0]:.6g} in the baseline and {norms[1]:.6g} in the candidate: something changes them in between, "
             "such as clipping"
         )
-    rates = [trace.record.lr for trace in (comparison.baseline, comparison.candidate)]
+    sides = (comparison.baseline, comparison.candidate)
+    # The record has the rate of a trace's first step.
+    rates = [trace.record.lr for trace in sides] if len({trace.first_step for trace in sides}) == 1 else [None, None]
     if rates[0] and rates[1] and not math.isclose(rates[0], rates[1], rel_tol=lines.SAME_SETTING.value):
         return f"the gradients are equal to the bit, but the learning rates are {rates[0]} and {rates[1]}"
     return None

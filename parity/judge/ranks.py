@@ -100,7 +100,7 @@ class Ranks:
         if not self._steps:
             return False
         both = [common_steps(single, trace) for trace in self.traces.values()]
-        return all(np.array_equal(*(side.values("input_digest") for side in each)) for each in both)
+        return all(np.array_equal(one.values("input_digest"), other.values("input_digest")) for one, other in both)
 
     def same_inputs(self) -> bool:
         """Whether two ranks have been given the same rows at each step."""
@@ -165,7 +165,7 @@ class Ranks:
         count = len(self._names)
         own = slice(first - self._first, first - self._first + steps)
         theirs = slice(first - single.first_step, first - single.first_step + steps)
-        rows = sum(self._values(name, "rows")[own] for name in self._names)
+        rows = np.sum([self._values(name, "rows")[own] for name in self._names], axis=0)
         whole = single.values("rows")[theirs]
         if (rows != whole).any():
             index = int(np.argmax(rows != whole))

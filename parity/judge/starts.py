@@ -32,8 +32,8 @@ def equal_parameters(both: Both) -> bool:
     Raises:
         Trouble: A trace is damaged.
     """
-    sides = [_before(side, "parameters") for side in both]
-    return sides[0] is not None and sides[1] is not None and np.array_equal(*sides)
+    left, right = (_before(side, "parameters") for side in both)
+    return left is not None and right is not None and np.array_equal(left, right)
 
 
 def _of_tensors(both: Both, what: str) -> Iterator[StateDifference]:
