@@ -253,7 +253,7 @@ def _decide_other_state(comparison: Comparison) -> tuple[VerdictWord, str]:
         named = "; ".join(each.explain() for each in state.at(int(np.argmax(state.named))))
         return "rounding", f"the states differ ({named}), and no bit of the training does"
     if not state.decides.any():
-        return "rounding", "the factors or scales of the losses differ, and no bit of the training does"
+        return "rounding", "the loss scales differ, and no bit of the training does"
     return "rounding", "the optimizers' states differ, and no bit of the training does"
 
 

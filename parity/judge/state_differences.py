@@ -72,7 +72,7 @@ class StateDifferences:
         self.named, self.tensors, self.comparable = nothing, nothing, False
         self.begins, self.accumulated = nothing, nothing
         self.generators: dict[str, np.ndarray] = {}
-        self._free = nothing
+        self._scaled = nothing
         if not self.known:
             return
         self._left, self._right = (side.texts("settings") for side in both)
@@ -85,7 +85,7 @@ class StateDifferences:
         scaled = _where(lambda one, other: _differs_in("scale", one, other), self._left, self._right)
         self.begins = scaled & ~np.concatenate([[False], scaled[:-1]])
         self.accumulated = _where(lambda one, other: _differs_in("factors", one, other), self._left, self._right)
-        self._free = scaled | self.accumulated
+        self._scaled = scaled
         self.tensors = self.comparable & np.not_equal(*(side.values("state_digest") for side in both)) & ~counts
         self.generators = dict(_moving_generators(both)) if generators else {}
 
@@ -97,8 +97,9 @@ class StateDifferences:
 
     @property
     def differs(self) -> np.ndarray:
-        """Whether anything of the states differs; bool[S]."""
-        differs: np.ndarray = self.decides | self._free
+        """Whether anything of the states differs, loss scales included; bool[S]."""
+        # Not the factors of losses, which belong to how a batch is cut.
+        differs: np.ndarray = self.decides | self._scaled
         return differs
 
     def scale_at(self, index: int) -> tuple[StateDifference, ...]:

@@ -52,7 +52,7 @@ def pair_facts(verdict: PairVerdict) -> tuple[Fact, ...]:
             drift = f"the losses differ by up to {largest.rel:.2g} (relative), at step {largest.step}"
             found.append(Fact("drift", drift, drift))
     if verdict.steps:
-        found.append(_alike("compared", f"{verdict.steps} steps, {len(QUANTITIES)} quantities{_audited(verdict)}"))
+        found.append(_alike("compared", f"{_compared(verdict)}{_audited(verdict)}"))
     # A diverged device has the error and its limit in its cause.
     if verdict.device_audit and verdict.verdict == "rounding":
         worst = verdict.device_audit.worst
@@ -77,6 +77,14 @@ def one_line(verdict: PairVerdict) -> str:
 def _alike(label: str, text: str) -> Fact:
     """A fact whose text needs no label to be understood, so that it is its phrase too."""
     return Fact(label, text, text)
+
+
+def _compared(verdict: PairVerdict) -> str:
+    """What was compared: which steps, if they do not begin with the first, and how many quantities."""
+    comparison = verdict.comparison
+    first, last = comparison.first_step, comparison.first_step + verdict.steps - 1
+    steps = f"{verdict.steps} steps" + (f" ({first} to {last})" if first else "")
+    return f"{steps}, {len([each for each in QUANTITIES if each not in comparison.own])} quantities"
 
 
 def _audited(verdict: PairVerdict) -> str:
