@@ -283,7 +283,8 @@ class Recorder:
             self._measured.forward(inputs, output=output, target=target)
         # Without its graph: what is kept here must not keep the step's memory.
         changed = self._outputs.changed(floating)
-        detached, fixed = as_returned(output, changed), map_tensors(torch.Tensor.detach, target)
+        # A target that is the input stays the same object, and is not digested twice.
+        detached, fixed = as_returned(output, changed), map_tensors(_without_graph, target)
         learning = learning_parts(target)
         computed = [kept for part, kept in zip(parts(target), parts(fixed), strict=True) if part.requires_grad]
         batch = self._observer.forward(place, tensors, detached, fixed, computed=computed)
@@ -520,6 +521,10 @@ def _check_graph(floating: Sequence[torch.Tensor], loss: torch.Tensor) -> None:
             raise ValueError(f"the {what} has no graph, so no gradient can be observed. Give it undetached.")
     if loss.numel() != 1:
         raise ValueError(f"the loss has shape {list(loss.shape)}, one element is needed.")
+
+
+def _without_graph(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach() if tensor.requires_grad else tensor
 
 
 def _no_oracle(*_: Outputs) -> Any:

@@ -104,7 +104,7 @@ def _sketches(side: CommonSteps, quantity: str) -> tuple[np.ndarray | None, np.n
             # Stored only where something has changed the gradient between backward and the optimizer's step.
             own = side.lists(f"param_grad_{kind}")
             rows = [one if one is not None else other for one, other in zip(rows, own, strict=True)]
-        if any(row is None for row in rows) or len({len(row) for row in rows if row is not None}) > 1:
+        if not rows or any(row is None for row in rows) or len({len(row) for row in rows if row is not None}) > 1:
             return None, np.zeros(0)
         columns.append(np.array(rows, np.float64).reshape(len(rows), -1))
     norms, sketches = columns

@@ -44,7 +44,8 @@ def _of_tensors(both: Both, what: str) -> Iterator[StateDifference]:
     )
     if left is None or right is None or not alike or len(left) != len(right) or np.array_equal(left, right):
         return
-    name = f"{what} before step {both[0].trace.first_step + both[0].begin}"
+    first = both[0].trace.first_step + both[0].begin
+    name = f"{what} before step {first}" if first else f"initial {what}"
     for one, other, whose in ((0, right, "candidate"), (1, left, "baseline")):
         if (step := _step_of(both[one], what, other)) is not None:
             own, found = (

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,9 +44,14 @@ class StateDifference:
     candidate: str
     of: str = ""
 
+    @property
+    def of_what(self) -> str:
+        """Its name, with the parameters that it belongs to."""
+        return f"{self.name} of {self.of}" if self.of else self.name
+
     def explain(self) -> str:
         """The difference in words."""
-        return f"{self.name}{f' of {self.of}' if self.of else ''}: {self.baseline} and {self.candidate}"
+        return f"{self.of_what}: {self.baseline} and {self.candidate}"
 
 
 # What the losses of a step's batches were multiplied by, and their numbers of rows; no rows of a single batch.
@@ -82,12 +87,13 @@ class StateDifferences:
         counts = self.comparable & _where(lambda one, other: not _equal(one, other), left_counts, right_counts)
         self._counts = (left_counts, right_counts)
         self.named = counts | _where(lambda one, other: bool(_decisive(one, other)), self._left, self._right)
-        scaled = _where(lambda one, other: _differs_in("scale", one, other), self._left, self._right)
-        self.begins = scaled & ~np.concatenate([[False], scaled[:-1]])
+        self._scaled = _where(lambda one, other: _differs_in("scale", one, other), self._left, self._right)
+        self.begins = self._scaled & ~np.concatenate([[False], self._scaled[:-1]])
         self.accumulated = _where(lambda one, other: _differs_in("factors", one, other), self._left, self._right)
-        self._scaled = scaled
-        self.tensors = self.comparable & np.not_equal(*(side.values("state_digest") for side in both)) & ~counts
-        self.generators = dict(_moving_generators(both)) if generators else {}
+        if self.comparable and not both[0].trace.has_same("state_digest", both[1].trace):
+            self.tensors = np.not_equal(*(side.values("state_digest") for side in both)) & ~counts
+        self._generator_digests = [side.lists("generator_digests") for side in both]
+        self.generators = dict(_moving_generators(self._generator_digests)) if generators else {}
 
     @property
     def decides(self) -> np.ndarray:
@@ -118,10 +124,19 @@ class StateDifferences:
         left, right = (side[index] for side in self._counts) if self.comparable else (None, None)
         return [*found, *_counters(left, right)]
 
+    def first_at(self, index: int) -> StateDifference | None:
+        """The first thing that differs there, with its values or digests; None where only tensors do."""
+        for each in (*self.at(index), *self.scale_at(index)):
+            return each
+        for number, name in enumerate(GENERATORS):
+            if name in self.generators and self.generators[name][index]:
+                left, right = (f"{int(side[index][number]):016x}" for side in self._generator_digests)
+                return StateDifference("generator", left, right, name)
+        return None
 
-def _moving_generators(both: Both) -> Iterator[tuple[str, np.ndarray]]:
+
+def _moving_generators(lists: Sequence[list[np.ndarray | None]]) -> Iterator[tuple[str, np.ndarray]]:
     """Yields the generators that either side draws from, and where their states differ."""
-    lists = [side.lists("generator_digests") for side in both]
     if any(row is None or len(row) != len(GENERATORS) for side in lists for row in side):
         return
     sides = [np.array(side, np.uint64).reshape(-1, len(GENERATORS)) for side in lists]

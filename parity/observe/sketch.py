@@ -175,9 +175,9 @@ class RowSketch:
     def add(self, array: np.ndarray) -> None:
         """Adds rows; dtype[R, ...], or one row for a tensor without a dimension."""
         values = summable(array)
-        table = values.reshape(len(values), -1) if values.ndim > 1 else values.reshape(-1, 1)
-        if not table.size:
+        if not values.size:
             return
+        table = values.reshape(len(values), -1) if values.ndim > 1 else values.reshape(-1, 1)
         with np.errstate(over="ignore", invalid="ignore"):
             products = _row_products(table, self.rows)
             self.square += _sum_of_squares(table.reshape(-1))

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from parity.judge.differences import Difference
 from parity.judge.verdict import PairVerdict
 
 
@@ -57,10 +58,8 @@ def tell_first(verdict: PairVerdict) -> First | None:
     if first is None:
         return None
     # A partial batch is where a hard-coded batch size shows first, so it is mentioned.
-    rows = int(verdict.comparison.both("rows")[1][first.step])
+    rows = int(verdict.comparison.both("rows")[1][verdict.comparison.index_of(first.step)])
     partial = f", a partial batch of {rows} rows" if rows < verdict.pair.baseline.batch_size else ""
-    # A digest is text.
-    number = isinstance(first.baseline, float)
     sides = _sides(verdict)
     nearer = [side for side in sides if side.nearer]
     if nearer:
@@ -74,11 +73,19 @@ def tell_first(verdict: PairVerdict) -> First | None:
         place=f"step {first.step:,} (epoch {first.epoch}, batch {first.batch}{partial})",
         before=f"after {first.step:,} steps that are equal to the bit" if first.step else "the first step",
         what=f"{first.quantity} of {first.tensor}" if first.tensor else first.quantity,
-        value="value" if number and first.quantity == "loss" else "norm" if number else "digest of its bits",
+        value=_kind(first),
         sides=sides,
         distance=_distance(verdict),
         nearer=closer,
     )
+
+
+def _kind(first: Difference) -> str:
+    """What the values of the first difference are."""
+    if first.quantity == "loss" or (first.quantity == "state" and first.tensor):
+        return "value"
+    # A digest is text.
+    return "norm" if isinstance(first.baseline, float) else "digest of its bits"
 
 
 def _sides(verdict: PairVerdict) -> tuple[Side, Side]:
@@ -93,7 +100,8 @@ def _sides(verdict: PairVerdict) -> tuple[Side, Side]:
     norms: Sequence[str | None] = (None, None)
     # Digests say nothing about size, so the norms of gradients are shown beside them.
     if first.quantity in ("output_grad", "param_grad") and isinstance(first.baseline, str):
-        norms = [repr(float(side[first.step])) for side in verdict.comparison.both(f"{first.quantity}_norm")]
+        index = verdict.comparison.index_of(first.step)
+        norms = [repr(float(side[index])) for side in verdict.comparison.both(f"{first.quantity}_norm")]
     pair = verdict.pair
     left, right = (
         Side(
