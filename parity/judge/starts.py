@@ -13,9 +13,6 @@ from parity.judge.common_steps import Both, CommonSteps
 from parity.judge.state_differences import StateDifference
 from parity.judge.trial_trace import paired
 
-# Most names of tensors that are listed.
-_NAMES = 4
-
 
 def differences_of_starts(both: Both) -> tuple[StateDifference, ...]:
     """In what the tensors differ from which the first common step is taken; what is not stored differs in nothing.
@@ -45,20 +42,20 @@ def _of_tensors(both: Both, what: str) -> Iterator[StateDifference]:
     if left is None or right is None or not alike or len(left) != len(right) or np.array_equal(left, right):
         return
     first = both[0].trace.first_step + both[0].begin
-    name = f"{what} before step {first}" if first else f"initial {what}"
-    for one, other, whose in ((0, right, "candidate"), (1, left, "baseline")):
+    for one, other, swapped in ((0, right, False), (1, left, True)):
         if (step := _step_of(both[one], what, other)) is not None:
-            own, found = (
-                f"those after step {both[one].trace.first_step + both[one].begin - 1}",
-                f"those after step {step}",
-            )
-            yield StateDifference(name, *((own, found) if whose == "candidate" else (found, own)))
+            found = [f"those after step {first - 1}" if first else "the first ones", f"those after step {step}"]
+            yield StateDifference(f"{what} before step {first}", *(reversed(found) if swapped else found))
             return
-    different = np.flatnonzero(left != right)
-    listed = ", ".join(names[each] for each in different[:_NAMES] if each < len(names))
-    more = ", …" if len(different) > _NAMES else ""
-    begun = "one beginning" if not both[0].begin else f"those after step {both[0].trace.first_step + both[0].begin - 1}"
-    yield StateDifference(name, begun, f"others in {len(different)} of {len(left)} tensors ({listed}{more})")
+    others = np.flatnonzero(left != right)
+    index = int(others[0])
+    more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+    yield StateDifference(
+        what if first else f"initial {what}",
+        f"{int(left[index]):016x}",
+        f"{int(right[index]):016x}",
+        f"{names[index]}{more}" + (f" before step {first}" if first else ""),
+    )
 
 
 def _names(side: CommonSteps, what: str) -> Sequence[str]:

@@ -130,7 +130,9 @@ class StateDifferences:
             return each
         for number, name in enumerate(GENERATORS):
             if name in self.generators and self.generators[name][index]:
-                left, right = (f"{int(side[index][number]):016x}" for side in self._generator_digests)
+                # Only where all rows are stored are generators compared at all.
+                rows = [row for side in self._generator_digests if (row := side[index]) is not None]
+                left, right = (f"{int(row[number]):016x}" for row in rows)
                 return StateDifference("generator", left, right, name)
         return None
 
