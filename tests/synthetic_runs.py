@@ -116,6 +116,7 @@ def make_run(*candidates, steps=20, tensors=TENSORS, directory="run", **evidence
                 param_shapes=["4"] * len(tensors),
                 param_dtypes=["float32"] * len(tensors),
                 initial_norms=[1.0] * len(tensors),
+                initial_digests=[7] * len(tensors),
                 buffer_names=[*BUFFERS],
                 output_dtype="float32",
                 host="somewhere",

@@ -130,9 +130,8 @@ class StateDifferences:
             return each
         for number, name in enumerate(GENERATORS):
             if name in self.generators and self.generators[name][index]:
-                # Only where all rows are stored are generators compared at all.
-                rows = [row for side in self._generator_digests if (row := side[index]) is not None]
-                left, right = (f"{int(row[number]):016x}" for row in rows)
+                rows = [side[index] for side in self._generator_digests]
+                left, right = (f"{int(row[number]):016x}" for row in rows if row is not None)
                 return StateDifference("generator", left, right, name)
         return None
 

@@ -103,6 +103,35 @@ def test_a_setting_that_changes_nothing_is_not_the_cause():
     assert (parting.index, parting.quantity, parting.finding) == (6, "update", "within")
 
 
+def test_other_initial_parameters_are_the_cause_of_other_outputs():
+    others = [7] * len(TENSORS)
+    others[PLACE] = others[-1] = 8
+    far = {"differs": {"output": 0}, "distances": {"output": {0: 0.3}}}
+    parting = find_parting(compared(**far, record={"initial_digests": others}))
+    assert (parting.index, parting.quantity, parting.finding) == (0, "state", "beyond")
+    assert parting.explain() == (
+        "the states from which the step is taken differ: "
+        f"initial parameters of {TENSORS[PLACE]} and 1 more: 0000000000000007 and 0000000000000008"
+    )
+    assert find_parting(compared(**far)).quantity == "output"
+    assert find_parting(compared(**far, record={"initial_digests": None})).quantity == "output"
+
+
+@pytest.mark.parametrize(("digest", "quantity"), [(302, "state"), (None, "output")])
+def test_a_recording_goes_on_from_the_parameters_of_the_step_before(digest, quantity):
+    run = make_run(Planted(differs={"output": 0}, distances={"output": {0: 0.3}}))
+    baseline, candidate = run.trials
+    before = run.traces[baseline.trial]["param_digests"][3].as_py()
+    if digest:
+        before[PLACE] = digest
+    record = dataclasses.replace(candidate, first_step=4, rows=16, initial_digests=before)
+    traces = run.traces | {candidate.trial: run.traces[candidate.trial].slice(4)}
+    (pair,) = judge(dataclasses.replace(run, trials=(baseline, record), traces=traces)).pairs
+    parting = find_parting(pair.comparison)
+    assert (parting.index, parting.quantity) == (0, quantity)
+    assert pair.onset.step == 4
+
+
 def test_a_generator_in_another_state_is_the_cause_of_what_follows():
     parting = find_parting(compared(generators=3, differs={"output": 4}, distances={"output": {4: 0.3}}))
     assert (parting.index, parting.quantity) == (3, "state")
