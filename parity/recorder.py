@@ -19,7 +19,7 @@ import torch
 from parity.driver import begun, gathering, recorded_trial, seal_run
 from parity.ground.errors import OracleUnavailable
 from parity.observe.audit import oracle_of
-from parity.observe.measured_steps import MeasuredSteps
+from parity.observe.measured_steps import MeasuredSteps, shares_gradients
 from parity.observe.model_output import ModelOutputs, as_returned, hook
 from parity.observe.observer import CAPACITY, Observer, unscaled
 from parity.observe.pending import Pending
@@ -136,7 +136,7 @@ class Recorder:
             "first_step": first_step,
         }
         self._trial = recorded_trial(self._asked)
-        self._begin_observers(criterion, also or {})
+        self._begin_observers(criterion, also or {}, first_step)
         self._begin_state(first_step)
         # Directory, journal and hooks: whatever has to be let go when the recording ends, however it ends.
         self._held = ExitStack()
@@ -154,7 +154,7 @@ class Recorder:
         self._wall_began = time.time()
         self._began = self._step_began = self._flushed = time.perf_counter()
 
-    def _begin_observers(self, criterion: Loss | None, also: Mapping[str, torch.nn.Module]) -> None:
+    def _begin_observers(self, criterion: Loss | None, also: Mapping[str, torch.nn.Module], first_step: int) -> None:
         """Makes what looks at each step, and at some steps in float64."""
         oracle = oracle_of(criterion) if criterion else None
         # An observer needs an oracle. The one of a recorder without a criterion is never asked, since no step is
@@ -167,7 +167,9 @@ class Recorder:
             optimizers=self._optimizers,
             also={each: unwrapped(other) for each, other in also.items()},
         )
-        self._measured = MeasuredSteps(self._model, self._optimizers, oracle=oracle, compiled=self._compiled)
+        self._measured = MeasuredSteps(
+            self._model, self._optimizers, oracle=oracle, compiled=self._compiled, first_step=first_step
+        )
 
     def _begin_state(self, first_step: int) -> None:
         """Where the recording stands: nothing of the first step has been seen."""
@@ -501,8 +503,7 @@ class Recorder:
 def _directory(out: str | os.PathLike[str]) -> StoragePath:
     """The run directory; under `torch.distributed` that of this rank."""
     path = parse_path(os.fspath(out))
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if distributed and torch.distributed.get_world_size() > 1:
+    if shares_gradients():
         # A directory has one writer.
         return path / f"rank-{torch.distributed.get_rank()}"
     return path

@@ -7,9 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from parity.judge.common_steps import Both, common_steps
 from parity.judge.pairs import Between, Pair
 from parity.judge.same_function import Functions, compare_functions
 from parity.judge.sides import ComparedRun
+from parity.judge.starts import equal_parameters
+from parity.judge.trial_trace import Columns, TrialTrace
 from parity.plan import lines
 from parity.store.trials import SOFTWARE, TrialRecord
 
@@ -49,10 +52,15 @@ def pair_across_runs(earlier: ComparedRun, later: ComparedRun, baseline: TrialRe
         if any(getattr(baseline, each) != getattr(candidate, each) for each in found)
         and not (recorded and name == "task")
     ]
+    # The rows of a step count, however many batches it has.
+    if "batch size" in code and _equal_rows(earlier, later, baseline, candidate):
+        code.remove("batch size")
     code += ["data"] if known_to_differ(*(side.run.info.get("data_xxh3") for side in (earlier, later))) else []
-    code += ["lr"] if known_to_differ(baseline.lr, candidate.lr) else []
+    # The record has the settings of the first step, of a resumed training those of a later one; the trace has them all.
+    resumed = _first_step(baseline) != _first_step(candidate)
+    code += ["lr"] if not resumed and known_to_differ(baseline.lr, candidate.lr) else []
     # The settings of the optimizer include the learning rate, which is not reported twice.
-    code += ["optimizer"] if "lr" not in code and _optimizers_differ(baseline, candidate) else []
+    code += ["optimizer"] if "lr" not in code and _optimizers_differ(baseline, candidate, classes=resumed) else []
     hardware = [name for name in PROCESSOR if known_to_differ(getattr(baseline, name), getattr(candidate, name))]
     # Other devices and processors bring other kernels with them, so these are reported only where neither differs.
     kernels = [] if "device" in code or hardware else ["cpu_capability"]
@@ -104,7 +112,10 @@ def _apart(
     if settings:
         return f"the runs differ in {' and '.join(settings)}, so they need not take the same steps"
     norms = [record.initial_norms for record in (baseline, candidate)]
-    if norms[0] and norms[1] and not _same(norms[0], norms[1]):
+    if _first_step(baseline) != _first_step(candidate):
+        if not equal_parameters(_common(earlier, later, baseline, candidate)):
+            return "their first common steps start from different parameters"
+    elif norms[0] and norms[1] and not _same(norms[0], norms[1]):
         return "they start from different parameters, so they need not take the same steps"
     # A trial without checked steps may have stored why; otherwise only the usual reasons can be named.
     for record, side in ((baseline, earlier), (candidate, later)):
@@ -121,12 +132,40 @@ def _same_functions(
 ) -> Functions:
     """What the first steps of both trials, in float64, show of the functions that they compute."""
     sides = (earlier.errors.get(baseline.trial), later.errors.get(candidate.trial))
-    norms = [record.initial_norms for record in (baseline, candidate)]
-    # From other parameters, or other draws, no two steps are equal.
-    alike = baseline.seed == candidate.seed and norms[0] and norms[1] and _same(norms[0], norms[1])
-    if not sides[0] or not sides[1] or not alike:
+    # From other draws no two steps are equal.
+    if not sides[0] or not sides[1] or baseline.seed != candidate.seed:
         return Functions(None, frozenset())
-    return compare_functions(sides[0], sides[1], equal_start=norms[0] == norms[1])
+    first = max(_first_step(baseline), _first_step(candidate))
+    if _first_step(baseline) != _first_step(candidate):
+        # One continues the other: its parameters are those that the other one's steps before have left, or it is not
+        # known what they are.
+        if not equal_parameters(_common(earlier, later, baseline, candidate)):
+            return Functions(None, frozenset())
+        return compare_functions(sides[0], sides[1], equal_start=True, step=first)
+    norms = [record.initial_norms for record in (baseline, candidate)]
+    # From other parameters no two steps are equal either.
+    if not norms[0] or not norms[1] or not _same(norms[0], norms[1]):
+        return Functions(None, frozenset())
+    return compare_functions(sides[0], sides[1], equal_start=norms[0] == norms[1], step=first)
+
+
+def _first_step(record: TrialRecord) -> int:
+    """Number of the first step of a trial."""
+    return record.first_step or 0
+
+
+def _common(earlier: ComparedRun, later: ComparedRun, baseline: TrialRecord, candidate: TrialRecord) -> Both:
+    """The steps that both trials have."""
+    one, other = (
+        TrialTrace(record, Columns(side.run.traces)) for side, record in ((earlier, baseline), (later, candidate))
+    )
+    return common_steps(one, other)
+
+
+def _equal_rows(earlier: ComparedRun, later: ComparedRun, baseline: TrialRecord, candidate: TrialRecord) -> bool:
+    """Whether the first common steps have equally many rows: the batch of one may be cut into several."""
+    left, right = (side.values("rows")[:1] for side in _common(earlier, later, baseline, candidate))
+    return bool(len(left)) and np.array_equal(left, right)
 
 
 def _same(left: Sequence[float], right: Sequence[float]) -> bool:
@@ -135,13 +174,19 @@ def _same(left: Sequence[float], right: Sequence[float]) -> bool:
     return len(left) == len(right) and bool(np.allclose(left, right, rtol=lines.SAME_NORMS.value, atol=0))
 
 
-def _optimizers_differ(baseline: TrialRecord, candidate: TrialRecord) -> bool:
-    """Whether the optimizers differ in class, or in a setting that both have: a newer torch may add settings."""
+def _optimizers_differ(baseline: TrialRecord, candidate: TrialRecord, *, classes: bool) -> bool:
+    """Whether the optimizers differ in class, or in a setting that both have: a newer torch may add settings.
+
+    Args:
+        baseline: A trial.
+        candidate: Another trial.
+        classes: Whether only their classes are compared.
+    """
     left, right = baseline.optimizer, candidate.optimizer
     if left is None or right is None:
         return False
     one, other = _settings(left), _settings(right)
-    return any(one[name] != other[name] for name in one.keys() & other.keys())
+    return any(one[name] != other[name] for name in ({""} if classes else one.keys() & other.keys()))
 
 
 def _settings(optimizer: str) -> dict[str, list[str]]:

@@ -87,7 +87,9 @@ def _decide_between(evidence: PairEvidence, between: Between) -> tuple[VerdictWo
     if first is None:
         return _decide_loss(evidence)
     parting = evidence.parting
-    if parting and parting.finding == "within" and parting.quantity != "output_grad":
+    # The audit decides about output gradients, but not about the factors of losses whose gradients are accumulated.
+    audited = parting and parting.quantity == "output_grad" and not evidence.comparison.state.accumulated[parting.index]
+    if parting and parting.finding == "within" and not audited:
         return "rounding", parting.explain()
     # Beside a baseline that is not its oracle, steps that were checked against that oracle are evidence of nothing.
     if evidence.audit and evidence.audit.off_oracle:
@@ -214,6 +216,12 @@ def _decide_equal(evidence: PairEvidence) -> tuple[VerdictWord, str | None]:
         return "inconclusive", f"no difference here, but the {evidence.unsteady}'s replicas disagree"
     comparison = evidence.comparison
     lacking = comparison.lacking
+    between = evidence.pair.between
+    if comparison.own and between and not between.peers and not lacking:
+        return "rounding", (
+            "every gradient and parameter is equal to the bit at each step; inputs, outputs and losses are those of "
+            "each rank"
+        )
     if set(lacking) <= {"state", "step_grad"}:
         # The update of each step shows what the optimizers made of their states, whatever they keep in them.
         if lacking or not comparison.state.comparable:
@@ -238,6 +246,8 @@ def _decide_other_state(comparison: Comparison) -> tuple[VerdictWord, str]:
     if state.named.any():
         named = "; ".join(each.explain() for each in state.at(int(np.argmax(state.named))))
         return "rounding", f"the states differ ({named}), and no bit of the training does"
+    if not state.decides.any():
+        return "rounding", "the loss scales differ, and no bit of the training does"
     return "rounding", "the optimizers' states differ, and no bit of the training does"
 
 

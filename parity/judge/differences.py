@@ -54,6 +54,8 @@ class Comparison:
 
     baseline: TrialTrace
     candidate: TrialTrace
+    # What each side has of its own and nobody compares: ranks have rows of their own. Quantities, or "generators".
+    own: frozenset[str] = frozenset()
     # Results by quantity, so that each is compared once; a frozen instance can still fill a dict.
     _differs: dict[str, np.ndarray] = field(default_factory=dict, init=False, repr=False)
     _distances: dict[str, TensorDistances | None] = field(default_factory=dict, init=False, repr=False)
@@ -146,6 +148,8 @@ class Comparison:
             quantity: One of `trace.QUANTITIES`.
         """
         sides = (self.baseline, self.candidate)
+        if quantity in self.own:
+            return False
         # Rows of a batch were digested in another way before the state was stored.
         if quantity in ("input", "output", "output_grad") and len({side.has("buffer") for side in sides}) > 1:
             return False
@@ -154,7 +158,7 @@ class Comparison:
     @property
     def lacking(self) -> tuple[str, ...]:
         """Quantities that cannot be compared, since a side lacks them."""
-        return tuple(quantity for quantity in QUANTITIES if not self.compares(quantity))
+        return tuple(each for each in QUANTITIES if each not in self.own and not self.compares(each))
 
     def first_index(self, *, among: tuple[str, ...] = QUANTITIES) -> tuple[int, str] | None:
         """Where the first difference is: the position among the common steps, and the quantity; or None.
@@ -221,7 +225,7 @@ class Comparison:
             Trouble: A trace is damaged.
         """
         if quantity not in self._distances:
-            self._distances[quantity] = measure(self.common, quantity)
+            self._distances[quantity] = None if quantity in self.own else measure(self.common, quantity)
         return self._distances[quantity]
 
     @cached_property
@@ -232,7 +236,7 @@ class Comparison:
     @cached_property
     def state(self) -> StateDifferences:
         """Where the states before the steps differ, and in what."""
-        return StateDifferences(self.common)
+        return StateDifferences(self.common, generators="generators" not in self.own)
 
     def _describe(self, step: int, quantity: str) -> Difference:
         number, epoch, batch = (int(self.both(name)[0][step]) for name in ("step", "epoch", "batch"))

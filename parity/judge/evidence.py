@@ -20,12 +20,13 @@ from parity.judge.one_oracle import one_oracle
 from parity.judge.onset import (
     find_onset,
     find_onset_between,
+    find_onset_of_ranks,
     find_other_function,
     find_unequal_onset,
     one_sided_nan,
 )
 from parity.judge.pairs import Between, Pair, Role
-from parity.judge.parting import Parting, find_parting, find_unequal_gradient
+from parity.judge.parting import COMPUTED, Parting, find_parting, find_unequal_gradient
 from parity.judge.patterns import describe_pattern
 from parity.judge.replicas import Replicas, group_of
 from parity.judge.spread import SpreadTest
@@ -115,6 +116,7 @@ def gather(run: StoredRun, pair: Pair, comparison: Comparison, replicas: Replica
         onset, beyond = find_onset(comparison, audit, device_audit, evidence=(parting, unequal, jump))
         if pair.between:
             onset, beyond = _onset_of_runs(comparison, pair.between, onset, beyond, steady=unsteady is None)
+            onset, beyond = find_onset_of_ranks(comparison, pair.between, onset, beyond)
     contract = _beside_model(_contract(run, pair), audit)
     broken = any(status == "failed" for status, _ in contract.values())
     causes = _causes(run, pair, comparison, audit, device_audit, onset, contract=contract)
@@ -174,8 +176,12 @@ def _find_evidence(
         audited = audited & one_oracle(comparison)
     parting = find_parting(comparison)
     # The audit says more of a gradient than its distance from the baseline's does.
+    # But not of the factors by which losses are multiplied under accumulation, of which its oracle knows nothing.
+    audited = audited & ~comparison.state.accumulated
     judged = parting is not None and parting.quantity == "output_grad" and audited[parting.index]
-    jump = find_jump(comparison, after=parting.index) if parting else None
+    # "update" and "state" are looked at by `find_parting` as what they make of the parameters.
+    parted = comparison.first_index(among=COMPUTED)
+    jump = find_jump(comparison, after=parted[0], parted=parted[1]) if parted else None
     return None if judged else parting, find_unequal_gradient(comparison, audited=audited), jump
 
 

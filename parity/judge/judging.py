@@ -50,7 +50,12 @@ def judge(run: StoredRun, pairs: tuple[Pair, ...] | None = None, *, fleet: Fleet
         pairs = make_pairs(run.trials, fleet, across=not run.info.get("quick"))
     replicas = Replicas(fleet.traces.values())
     comparisons = [
-        Comparison(*(fleet.traces[each.trial] for each in (pair.baseline, pair.candidate))) for pair in pairs
+        Comparison(
+            fleet.traces[pair.baseline.trial],
+            fleet.traces[pair.candidate.trial],
+            pair.between.own if pair.between else frozenset(),
+        )
+        for pair in pairs
     ]
     # Before the verdicts: they then find the comparisons made.
     _compare_long(comparisons)

@@ -9,13 +9,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from parity.judge.accumulation import explain_batches
 from parity.judge.differences import Comparison
 from parity.judge.distances import TensorDistances
 from parity.judge.state_differences import StateDifference
 from parity.plan import lines
+from parity.store.trace import QUANTITIES
 
 # In the order in which a step computes them; a jump of a later one may be the consequence of an earlier one.
 _LOOKED_AT = ("output", "output_grad", "target_grad", "param_grad", "step_grad", "update", "buffer")
+_GRADIENTS = ("output_grad", "target_grad", "param_grad")
 # A jump that stays for so many steps is a fault; one that passes may be a kink of the model that one side met.
 _STAYS = 3
 
@@ -32,6 +35,8 @@ class Jump:
         before: The largest distance of the steps before.
         certain: Whether nothing but a fault explains it.
         named: What differs in the states at that step.
+        because: What the batches of the step have to do with it, in words, or None.
+        parting: Whether it is at the step at which they part, of which an earlier quantity differs by rounding.
     """
 
     index: int
@@ -41,6 +46,8 @@ class Jump:
     before: float
     certain: bool
     named: tuple[StateDifference, ...] = ()
+    because: str | None = None
+    parting: bool = False
 
     def explain(self) -> str:
         """What was found, in words."""
@@ -49,7 +56,13 @@ class Jump:
         if self.quantity == "input":
             return "the inputs or targets differ from here on, and what is computed from them jumps apart"
         what = f"{self.quantity} {self.tensor}" if self.tensor else self.quantity
-        return (
+        reason = f"{self.because}; " if self.because else ""
+        if self.parting:
+            return (
+                f"{reason}{what} is {self.distance:.2g} (relative) from the baseline's, after quantities that differ "
+                "by rounding only"
+            )
+        return reason + (
             f"{what} is suddenly {self.distance:.2g} (relative) from the baseline's, after {self.before:.2g} at most "
             "in the steps before: rounding does not grow so fast"
         )
@@ -82,19 +95,20 @@ def judged_distances(comparison: Comparison, quantity: str) -> TensorDistances |
     return _without_noise(distances, comparison.distances("step_grad"))
 
 
-def find_jump(comparison: Comparison, *, after: int) -> Jump | None:
+def find_jump(comparison: Comparison, *, after: int, parted: str) -> Jump | None:
     """The first jump, or None.
 
     Args:
         comparison: The two traces.
-        after: Position of the step at which they part, which is judged by itself.
+        after: Position of the step at which they part.
+        parted: The quantity that parts there, which is judged by itself.
 
     Raises:
         Trouble: A trace is damaged.
     """
-    found = [jump for quantity in _LOOKED_AT if (jump := _first(comparison, quantity, after))]
+    found = [jump for quantity in _LOOKED_AT if (jump := _first(comparison, quantity, after, parted))]
     # Of equal steps the first quantity: min() keeps the first of equals.
-    jump = min(found, key=lambda jump: jump.index, default=None)
+    jump = _with_batches(comparison, min(found, key=lambda jump: jump.index, default=None))
     named = np.flatnonzero(comparison.state.named)
     if named.size and (jump is None or int(named[0]) <= jump.index):
         return _with_state(comparison, jump, int(named[0]))
@@ -115,7 +129,17 @@ def _with_state(comparison: Comparison, jump: Jump | None, index: int) -> Jump:
     return Jump(index, "state", None, np.nan, np.nan, bool(comparison.first_step + index), named)
 
 
-def _first(comparison: Comparison, quantity: str, after: int) -> Jump | None:
+def _with_batches(comparison: Comparison, jump: Jump | None) -> Jump | None:
+    """The same with a loss scale that begins to differ there, or with what its batches have to do with it."""
+    if jump is None:
+        return None
+    if comparison.state.begins[jump.index]:
+        return replace(jump, quantity="state", tensor=None, certain=True, named=comparison.state.scale_at(jump.index))
+    because = explain_batches(comparison, jump.index, jump.quantity)
+    return replace(jump, because=because, certain=True) if because else jump
+
+
+def _first(comparison: Comparison, quantity: str, after: int, parted: str) -> Jump | None:
     """The first jump of a quantity."""
     distances = judged_distances(comparison, quantity)
     if distances is None:
@@ -125,13 +149,16 @@ def _first(comparison: Comparison, quantity: str, after: int) -> Jump | None:
         near = max(lines.JUMP_UPDATE.value, 64 * comparison.unit)
         floor = np.where(_quiet(comparison), np.minimum(floor, near), floor)
     explained = _explained(comparison, quantity)
+    # In the step in which they part, gradients after what has parted by rounding must not be far apart either. The
+    # update may: an optimizer that divides by the gradient's size turns the sign of an element that is nearly zero.
+    begin = after if quantity in _GRADIENTS and QUANTITIES.index(parted) < QUANTITIES.index(quantity) else after + 1
     found = []
     # All tensors together first: of jumps at one step min() keeps the first.
     for values, named in ((distances.whole[:, None], False), (distances.beside_whole, True)):
         before = _largest_before(values)
         limit = np.maximum(np.maximum(floor, explained)[:, None], lines.JUMP.value * np.minimum(before, 1e100))
         jumps = values > limit
-        jumps[: after + 1] = False
+        jumps[:begin] = False
         rows = np.flatnonzero(jumps.any(axis=1))
         if rows.size:
             index = int(rows[0])
@@ -147,6 +174,7 @@ def _first(comparison: Comparison, quantity: str, after: int) -> Jump | None:
                     # A kink of the model may move the gradient for a step or two, and nothing else.
                     certain=quantity != "param_grad"
                     or (len(later) == _STAYS and bool((later > limit[index, tensor]).all())),
+                    parting=index == after,
                 )
             )
     return min(found, key=lambda jump: jump.index, default=None)

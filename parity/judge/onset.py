@@ -107,6 +107,33 @@ def find_other_function(comparison: Comparison, between: Between) -> tuple[Onset
     return _at(comparison, 0, between.other.quantity, between.other.tensor), named or between.other.why
 
 
+def find_onset_of_ranks(
+    comparison: Comparison, between: Between, onset: Onset | None, beyond: str | None
+) -> tuple[Onset | None, str | None]:
+    """What was found of the ranks of a training, or the onset of a pair where that comes before it.
+
+    Args:
+        comparison: The two traces.
+        between: What is known of the two runs.
+        onset: The onset of the pair, or None.
+        beyond: Why rounding cannot explain it, or None.
+
+    Raises:
+        Trouble: A trace is damaged.
+    """
+    found = between.ranks
+    if found is None or not 0 <= (index := comparison.index_of(found.step)) < comparison.steps:
+        return onset, beyond
+    if onset and (onset.step, _order(onset.quantity)) < (found.step, _order(found.quantity)):
+        return onset, beyond
+    return _at(comparison, index, found.quantity, found.tensor), found.why
+
+
+def _order(quantity: str) -> int:
+    """Place of a quantity in the order of computation."""
+    return QUANTITIES.index("param" if quantity == "update" else quantity)
+
+
 def _changed_update(comparison: Comparison, step: int) -> str | None:
     """Why the parameters differ after gradients that are equal to the bit; None where that is not known."""
     # This norm is taken after whatever changes the gradients before the optimizer uses them. It may be NaN, or not
@@ -118,7 +145,9 @@ def _changed_update(comparison: Comparison, step: int) -> str | None:
             f"{norms[0]:.6g} in the baseline and {norms[1]:.6g} in the candidate: something changes them in between, "
             "such as clipping"
         )
-    rates = [trace.record.lr for trace in (comparison.baseline, comparison.candidate)]
+    sides = (comparison.baseline, comparison.candidate)
+    # The record has the rate of a trace's first step.
+    rates = [trace.record.lr for trace in sides] if len({trace.first_step for trace in sides}) == 1 else [None, None]
     if rates[0] and rates[1] and not math.isclose(rates[0], rates[1], rel_tol=lines.SAME_SETTING.value):
         return f"the gradients are equal to the bit, but the learning rates are {rates[0]} and {rates[1]}"
     return None
@@ -133,7 +162,9 @@ def one_sided_nan(comparison: Comparison) -> tuple[Onset, str] | None:
     inputs = first_true(comparison.differs_in("input"))
     comparable = np.arange(comparison.steps) < (comparison.steps if inputs is None else inputs)
     # The loss first: it is computed before the gradients, which a NaN in it makes NaN as well.
-    quantities = ("loss", *NORMED_QUANTITIES)
+    quantities = [each for each in ("loss", *NORMED_QUANTITIES) if each not in comparison.own]
+    if not quantities:
+        return None
     sides = {name: np.not_equal(*(np.isnan(side) for side in comparison.both(_number(name)))) for name in quantities}
     step = first_true(np.logical_or.reduce(list(sides.values())) & comparable)
     if step is None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from parity.judge.fleet import Fleet
+from parity.judge.ranks import RankFinding
 from parity.judge.same_function import OtherFunction
 from parity.store.trials import TrialRecord
 
@@ -42,6 +43,9 @@ class Between:
         same_machine: Whether hardware and software are the same, so that only code or settings can make a difference.
         apart: Why the steps that each run checked against float64 cannot be compared, or None where they can.
         other: Where the two compute other functions, or None where that is not known.
+        own: What each of the two has of its own, so that it is not compared: see `Comparison.own`.
+        ranks: What was found of the ranks of a distributed training, or None.
+        peers: Whether the two are ranks of one training, which owe each other equal bits.
     """
 
     differ: tuple[tuple[str, str, str], ...]
@@ -49,6 +53,9 @@ class Between:
     same_machine: bool
     apart: str | None
     other: OtherFunction | None = None
+    own: frozenset[str] = frozenset()
+    ranks: RankFinding | None = None
+    peers: bool = False
 
 
 def make_pairs(trials: Sequence[TrialRecord], fleet: Fleet, *, across: bool = True) -> tuple[Pair, ...]:

@@ -8,14 +8,16 @@ Letters: S steps that both traces have; T tensors of a quantity.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
+from parity.judge.accumulation import explain_batches
 from parity.judge.differences import Comparison
 from parity.judge.distances import TensorDistances
-from parity.judge.state_differences import StateDifference, initial_difference
+from parity.judge.starts import differences_of_starts
+from parity.judge.state_differences import StateDifference
 from parity.plan import lines
 from parity.plan.lines import Line
 from parity.store.trace import QUANTITIES
@@ -48,6 +50,8 @@ class Parting:
         line: The largest distance that rounding can explain, or None.
         finding: "beyond" rounding, "within" it, or "unknown".
         named: What differs in the states, where that is the cause.
+        because: What the batches of the step have to do with it, in words, or None.
+        own: Whether something before it is each side's own, and not compared.
     """
 
     index: int
@@ -57,6 +61,8 @@ class Parting:
     line: float | None
     finding: Literal["beyond", "within", "unknown"]
     named: tuple[StateDifference, ...] = ()
+    because: str | None = None
+    own: bool = False
 
     def explain(self) -> str:
         """What was found, in words."""
@@ -72,9 +78,10 @@ class Parting:
             return "the inputs or targets differ, and what is computed from them is too far apart for rounding"
         if self.distance is None or self.line is None:
             return f"{what} differs, and how far is not known"
-        before = _BEFORE[self.quantity]
+        after = "" if self.own else f" after {_BEFORE[self.quantity]} equal to the bit"
+        reason = f"{self.because}; " if self.because else ""
         return (
-            f"{what} is {self.distance:.2g} (relative) from the baseline's after {before} equal to the bit; "
+            f"{reason}{what} is {self.distance:.2g} (relative) from the baseline's{after}; "
             f"rounding explains {self.line:.2g}"
         )
 
@@ -124,7 +131,7 @@ def find_parting(comparison: Comparison) -> Parting | None:
     if found is None:
         return None
     parting = _part(comparison, *found)
-    return _with_state(comparison, parting)
+    return replace(_with_batches(comparison, _with_state(comparison, parting)), own=bool(comparison.own))
 
 
 def find_unequal_gradient(comparison: Comparison, *, audited: np.ndarray) -> Parting | None:
@@ -221,8 +228,10 @@ def _with_state(comparison: Comparison, parting: Parting) -> Parting:
     """The same with a difference of the states as its cause, if there is one and its consequence is beyond rounding."""
     if parting.finding != "beyond":
         return parting
-    if parting.index == 0 and parting.quantity == "output" and (initial := initial_difference(comparison.common)):
-        return Parting(0, "state", None, parting.distance, parting.line, "beyond", (initial,))
+    # What the first common step starts from comes before everything that is computed in it.
+    if not parting.index and (starts := differences_of_starts(comparison.common)):
+        named = (*starts, *comparison.state.at(0))
+        return Parting(0, "state", None, parting.distance, parting.line, "beyond", named)
     if not comparison.state.known:
         return parting
     if parting.quantity == "step_grad" and comparison.state.named[parting.index]:
@@ -231,12 +240,22 @@ def _with_state(comparison: Comparison, parting: Parting) -> Parting:
         if update.finding == "within":
             return update
     upto = slice(0, parting.index + 1)
-    for differs in (comparison.state.named[upto], comparison.state.differs[upto]):
+    if comparison.state.begins[parting.index]:
+        named = comparison.state.scale_at(parting.index)
+        return Parting(parting.index, "state", None, parting.distance, parting.line, "beyond", named)
+    for differs in (comparison.state.named[upto], comparison.state.decides[upto]):
         if differs.any():
             index = int(np.argmax(differs))
             named = tuple(comparison.state.at(index)) or _generators(comparison, index)
             return Parting(index, "state", None, parting.distance, parting.line, "beyond", named)
     return parting
+
+
+def _with_batches(comparison: Comparison, parting: Parting) -> Parting:
+    """The same with what the batches of the step have to do with it."""
+    if parting.finding != "beyond" or parting.quantity == "state":
+        return parting
+    return replace(parting, because=explain_batches(comparison, parting.index, parting.quantity))
 
 
 def _generators(comparison: Comparison, index: int) -> tuple[StateDifference, ...]:

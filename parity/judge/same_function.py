@@ -76,16 +76,17 @@ class Functions:
         return quantity in self.same
 
 
-def compare_functions(baseline: StepErrors, candidate: StepErrors, *, equal_start: bool) -> Functions:
+def compare_functions(baseline: StepErrors, candidate: StepErrors, *, equal_start: bool, step: int = 0) -> Functions:
     """Compares the first steps of two runs, as they were taken in float64.
 
     Args:
         baseline: The rows of the baseline.
         candidate: The rows of the candidate.
         equal_start: Whether both start from the same parameters, to the bit.
+        step: Number of the first step that both have.
     """
     # Later steps start from parameters that rounding has already driven apart.
-    sides = [{place: row for place, row in side.items() if place[0] == 0} for side in (baseline, candidate)]
+    sides = [{place: row for place, row in side.items() if place[0] == step} for side in (baseline, candidate)]
     pairs: dict[str, list[tuple[Row, Row]]] = {}
     for both in paired(sides[0], sides[1]):
         pairs.setdefault(both[0]["quantity"], []).append(both)

@@ -15,6 +15,13 @@ import pyarrow as pa
 from parity.ground.errors import Trouble
 from parity.judge.between import PROCESSOR, known_to_differ, pair_across_runs
 from parity.judge.pairs import Pair
+from parity.judge.rank_pairs import (
+    is_distributed,
+    note_on,
+    pairs_of_ranks,
+    pairs_with_one_process,
+    with_mean_losses,
+)
 from parity.judge.same_function import paired
 from parity.judge.sides import ComparedRun, RenamedTraces, StepErrors, label, read_ranks, select_trials
 from parity.store.storage import StoragePath
@@ -63,13 +70,7 @@ def join(directories: Sequence[StoragePath], *, across: bool) -> Joined:
     steps: list[pa.Table] = []
     # Each run with the first and none with its neighbour: in a chain, small steps would add up unseen.
     for name, later in zip(labels[1:], runs[1:], strict=True):
-        compared = [
-            pair_across_runs(earlier, here, *found)
-            for rank, here in later.items()
-            # Ranks have different data, so only equal ranks are compared.
-            if (earlier := runs[0].get(rank))
-            for found in _match(earlier.run.trials, here.run.trials)
-        ]
+        compared = _pairs_of(runs[0], later)
         if not compared:
             raise Trouble(_nothing_to_compare(labels[0], runs[0], name, later))
         if not across:
@@ -81,8 +82,45 @@ def join(directories: Sequence[StoragePath], *, across: bool) -> Joined:
         # All pairs of two runs usually differ in the same things, which are said once.
         notes += dict.fromkeys(_what_differs(pair) for pair in compared)
         notes += _left_out(labels[0], runs[0], name, later, compared)
+        notes += _only_common(compared)
+        if is_distributed(later) and not is_distributed(runs[0]):
+            notes.append(note_on(later, alone=False))
         pairs += compared
+    # The ranks of a single training must agree with each other.
+    if len(runs) == 1 and is_distributed(runs[0]):
+        pairs += pairs_of_ranks(runs[0])
+        notes.append(note_on(runs[0], alone=True))
+    if not all(map(is_distributed, runs)) or len(runs) == 1:
+        runs = [with_mean_losses(each) if is_distributed(each) else each for each in runs]
     return Joined(_joined(directories, labels, runs, pairs, steps, notes), tuple(pairs))
+
+
+def _pairs_of(earlier: Mapping[str, ComparedRun], later: Mapping[str, ComparedRun]) -> list[Pair]:
+    """The pairs of two runs: of equal ranks, or of one process and each rank.
+
+    Raises:
+        Trouble: A trace is damaged, or the ranks cannot be compared with one process.
+    """
+    if is_distributed(later) and not is_distributed(earlier):
+        return list(pairs_with_one_process(earlier[""], later))
+    return [
+        pair_across_runs(before, here, *found)
+        for rank, here in later.items()
+        # Ranks have different data, so only equal ranks are compared.
+        if (before := earlier.get(rank))
+        for found in _match(before.run.trials, here.run.trials)
+    ]
+
+
+def _only_common(pairs: Sequence[Pair]) -> list[str]:
+    """Sentences about trials of which one begins later: only their common steps are compared."""
+    sentences = []
+    for pair in pairs:
+        begins = [record.first_step or 0 for record in (pair.baseline, pair.candidate)]
+        if begins[0] != begins[1]:
+            later = pair.baseline if begins[0] > begins[1] else pair.candidate
+            sentences.append(f"{later.trial} begins at step {max(begins)}: only the steps that both have are compared.")
+    return sentences
 
 
 def _joined(

@@ -14,13 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from parity.judge.common_steps import Both, CommonSteps
+from parity.judge.common_steps import Both
 from parity.plan import lines
 from parity.store.trace import GENERATORS
 
 # The settings in words, where the word in the code is not enough.
 _WORDS = {"lr": "learning rate", "evaluating": "modules in evaluation mode", "frozen": "frozen parameters",
           "factors": "factor of the loss", "scale": "loss scale"}  # fmt: skip
+
+
+# Settings that right loops may have chosen differently: they are the cause of a difference that begins with them, and
+# no difference by themselves.
+_FREE = ("factors", "scale")
 
 
 @dataclass(frozen=True)
@@ -49,22 +54,30 @@ class StateDifference:
         return f"{self.of_what}: {self.baseline} and {self.candidate}"
 
 
+# What the losses of a step's batches were multiplied by, and their numbers of rows; no rows of a single batch.
+BatchesOfStep = tuple[tuple[float, ...], tuple[int, ...]]
+
+
 class StateDifferences:
     """The differences of the states of a pair, step by step.
 
     Attributes:
         named: Whether settings, counters or modes differ; bool[S].
+        begins: Whether a loss scale begins to differ, which says nothing by itself; bool[S].
+        accumulated: Whether the losses of the step's batches were multiplied by other factors; bool[S].
         tensors: Whether the tensors of the optimizers' states differ; bool[S].
         generators: For each generator that either side draws from, whether its states differ; bool[S].
         known: Whether both sides have stored their states.
         comparable: Whether their optimizers keep their states in the same form.
     """
 
-    def __init__(self, both: Both) -> None:
+    def __init__(self, both: Both, *, generators: bool = True) -> None:
         nothing = np.zeros(both[0].steps, bool)
         self.known = all(side.trace.has("state") for side in both)
         self.named, self.tensors, self.comparable = nothing, nothing, False
+        self.begins, self.accumulated = nothing, nothing
         self.generators: dict[str, np.ndarray] = {}
+        self._scaled = nothing
         if not self.known:
             return
         self._left, self._right = (side.texts("settings") for side in both)
@@ -73,27 +86,47 @@ class StateDifferences:
         self.comparable = _classes(self._left) == _classes(self._right)
         counts = self.comparable & _where(lambda one, other: not _equal(one, other), left_counts, right_counts)
         self._counts = (left_counts, right_counts)
-        self.named = counts | _where(lambda one, other: bool(_settings(one, other)), self._left, self._right)
+        self.named = counts | _where(lambda one, other: bool(_decisive(one, other)), self._left, self._right)
+        self._scaled = _where(lambda one, other: _differs_in("scale", one, other), self._left, self._right)
+        self.begins = self._scaled & ~np.concatenate([[False], self._scaled[:-1]])
+        self.accumulated = _where(lambda one, other: _differs_in("factors", one, other), self._left, self._right)
         if self.comparable and not both[0].trace.has_same("state_digest", both[1].trace):
             self.tensors = np.not_equal(*(side.values("state_digest") for side in both)) & ~counts
         self._generator_digests = [side.lists("generator_digests") for side in both]
-        self.generators = dict(_moving_generators(self._generator_digests))
+        self.generators = dict(_moving_generators(self._generator_digests)) if generators else {}
+
+    @property
+    def decides(self) -> np.ndarray:
+        """Whether anything of the states differs that right loops cannot have chosen differently; bool[S]."""
+        decides: np.ndarray = np.logical_or.reduce([self.named, self.tensors, *self.generators.values()])
+        return decides
 
     @property
     def differs(self) -> np.ndarray:
-        """Whether anything of the states differs; bool[S]."""
-        differs: np.ndarray = np.logical_or.reduce([self.named, self.tensors, *self.generators.values()])
+        """Whether anything of the states differs, loss scales included; bool[S]."""
+        # Not the factors of losses, which belong to how a batch is cut.
+        differs: np.ndarray = self.decides | self._scaled
         return differs
+
+    def scale_at(self, index: int) -> tuple[StateDifference, ...]:
+        """The difference of the loss scales at a position among the common steps."""
+        found = _settings(self._left[index], self._right[index]) if self.known else ()
+        return tuple(each for each in found if each.name == _WORDS["scale"])
+
+    def batches_at(self, index: int) -> tuple[BatchesOfStep, BatchesOfStep]:
+        """Factors and rows of the batches of a step, on both sides."""
+        one, other = (_batches(side[index]) for side in (self._left, self._right))
+        return one, other
 
     def at(self, index: int) -> list[StateDifference]:
         """What differs by name at a position among the common steps."""
-        found = [*_settings(self._left[index], self._right[index])] if self.known else []
+        found = [*_decisive(self._left[index], self._right[index])] if self.known else []
         left, right = (side[index] for side in self._counts) if self.comparable else (None, None)
         return [*found, *_counters(left, right)]
 
     def first_at(self, index: int) -> StateDifference | None:
         """The first thing that differs there, with its values or digests; None where only tensors do."""
-        for each in self.at(index):
+        for each in (*self.at(index), *self.scale_at(index)):
             return each
         for number, name in enumerate(GENERATORS):
             if name in self.generators and self.generators[name][index]:
@@ -111,30 +144,6 @@ class StateDifferences:
         if not named and self.tensors[index]:
             named.append("tensors of the optimizer's state")
         return "; ".join(named)
-
-
-def initial_difference(both: Both) -> StateDifference | None:
-    """That the first common step is taken from other parameters, if that is known."""
-    (left, right), records = map(_initial_digests, both), [side.trace.record for side in both]
-    if left is None or right is None or len(left) != len(right):
-        return None
-    others = np.flatnonzero(np.not_equal(left, right))
-    if not others.size:
-        return None
-    names, index = records[0].param_names, int(others[0])
-    more = f" and {others.size - 1} more" if others.size > 1 else ""
-    return StateDifference(
-        "initial parameters", f"{int(left[index]):016x}", f"{int(right[index]):016x}", names[index] + more
-    )
-
-
-def _initial_digests(side: CommonSteps) -> np.ndarray | None:
-    """The digest of each parameter before the first common step; uint64[P], or None."""
-    if side.begin:
-        before: np.ndarray = side.trace.digests("param")[side.begin - 1]
-        return before
-    found = side.trace.record.initial_digests
-    return None if found is None else np.array(found, np.uint64)
 
 
 def _moving_generators(lists: Sequence[list[np.ndarray | None]]) -> Iterator[tuple[str, np.ndarray]]:
@@ -214,6 +223,22 @@ def _settings(left: str | None, right: str | None) -> tuple[StateDifference, ...
             of = "" if len(where) == len(numbers) else f"parameters {', '.join(map(str, where[:8]))}"
             found.append(StateDifference(_WORDS.get(name, name), _shown(pair[0]), _shown(pair[1]), of))
     return tuple(found)
+
+
+def _decisive(left: str | None, right: str | None) -> list[StateDifference]:
+    """The differences of settings that right loops cannot have chosen differently."""
+    free = {_WORDS[name] for name in _FREE}
+    return [each for each in _settings(left, right) if each.name not in free]
+
+
+def _differs_in(name: str, left: str | None, right: str | None) -> bool:
+    return any(each.name == _WORDS[name] for each in _settings(left, right))
+
+
+@functools.lru_cache(maxsize=4096)
+def _batches(text: str | None) -> BatchesOfStep:
+    settings = json.loads(text) if text else {}
+    return tuple(settings.get("factors") or ()), tuple(settings.get("rows") or ())
 
 
 def _by_parameter(settings: Mapping[str, Any]) -> dict[tuple[str, int], Any]:

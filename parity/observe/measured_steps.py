@@ -23,6 +23,8 @@ from parity.tasks.outputs import Outputs
 # A step in float64 that takes longer is announced, since the loop stands still meanwhile. Only the sentence depends on
 # the time; what is measured does not.
 ANNOUNCED_S = 5.0
+# What a rank of a distributed training computes from its own rows alone.
+_OF_THIS_RANK = ("output", "loss", "output_grad")
 
 
 class MeasuredSteps:
@@ -36,6 +38,7 @@ class MeasuredSteps:
         optimizers: Its optimizers.
         oracle: The criterion in float64; None where there is no criterion, and no step is measured.
         compiled: Whether some of the model is compiled.
+        first_step: Number of the loop's first recorded step, from which `MEASURED_STEPS` are counted.
     """
 
     def __init__(
@@ -45,11 +48,13 @@ class MeasuredSteps:
         *,
         oracle: Oracle | None,
         compiled: bool,
+        first_step: int = 0,
     ) -> None:
         self._model = model
         self._optimizers = optimizers
         self._oracle = oracle
         self._compiled = compiled
+        self._steps = frozenset(first_step + step for step in MEASURED_STEPS)
         self._exact: RecordedStep | None = None
         self._output: Outputs | None = None
         self._taken = TakenStep({}, {})
@@ -58,12 +63,12 @@ class MeasuredSteps:
         self._saw_partial = False
         self._drops_out = _drops_out(model)
         self._hook: Any = None
-        self.await_step(0)
+        self.await_step(first_step)
 
     def await_step(self, step: int) -> None:
         """Notes the state of the global generators from which the next step will draw, if the step will be measured."""
         self._generators: dict[str, Any] | None = None
-        if self._oracle is None or step not in MEASURED_STEPS:
+        if self._oracle is None or step not in self._steps:
             return
         self._generators = take_generators()
         # What loads the data may draw before the model does. The hook is torch's, not the model's, which may be copied
@@ -83,12 +88,12 @@ class MeasuredSteps:
             hook.remove()
 
     def due(self, place: Place) -> bool:
-        """Whether to measure the step: it is one of `MEASURED_STEPS`, or the first with a partial batch."""
+        """Whether to measure the step: it is one of those, or the first with a partial batch."""
         # The state of the generators before a partial batch is not known, since nobody knew that it would come.
         first_partial = place.partial and not self._saw_partial and not self._drops_out
         # Noted at every step, measured or not: only the first partial batch of the loop counts.
         self._saw_partial |= place.partial
-        return self._oracle is not None and (place.step in MEASURED_STEPS or first_partial)
+        return self._oracle is not None and (place.step in self._steps or first_partial)
 
     def forward(self, inputs: Inputs, *, output: Outputs, target: Outputs) -> None:
         """Takes the step in float64 as far as the gradients."""
@@ -145,9 +150,12 @@ class MeasuredSteps:
         if exact is None:
             return
         taken, right = self._taken, dict(exact.values)
+        if shares_gradients():
+            # The gradient of the parameters is that of all ranks, and the step in float64 has the rows of this one.
+            right = {quantity: right[quantity] for quantity in _OF_THIS_RANK}
         taken.keep("param", list(self._model.parameters()))
         # Absent where the optimizer could not be copied.
-        if exact.own_update is not None:
+        if exact.own_update is not None and not shares_gradients():
             taken.values["update"], taken.units["update"] = exact.own_difference(self._model), taken.units["param"]
             right["update"] = exact.own_update
         try:
@@ -191,6 +199,12 @@ def _announced(what: str) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+
+
+def shares_gradients() -> bool:
+    """Whether this process is one of several that train together, and exchange their gradients."""
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return distributed and torch.distributed.get_world_size() > 1
 
 
 def _drops_out(model: torch.nn.Module) -> bool:

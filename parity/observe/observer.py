@@ -238,7 +238,8 @@ class Observer:
         columns.add_rows("target_grad", batches.target_grads)
         self._parameters.add_update(columns)
         columns.add_fingerprint("buffer", self._state.buffers())
-        state = self._state.take(scale=self._scale, factors=batches.factors)
+        rows = [batch.rows for batch in batches.each]
+        state = self._state.take(scale=self._scale, factors=batches.factors, rows=rows)
         # Without the optimizers nobody knows the state, and the columns stay null.
         columns.add(state if self._observes_state else dict.fromkeys(state))
         columns.add(
@@ -247,7 +248,7 @@ class Observer:
                 "loss_digest": batches.loss_digest,
                 "output_grad_strided": any(batch.strided for batch in batches.each),
                 "elements": sum(batch.elements for batch in batches.each),
-                "rows": sum(batch.rows for batch in batches.each),
+                "rows": sum(rows),
                 **dict(zip(AUDIT_COLUMNS, batches.audit, strict=True)),
                 **{name: getattr(self._place, name) for name in ("step", "epoch", "batch")},
                 "step_s": step_s,
@@ -256,7 +257,8 @@ class Observer:
 
     def initial(self) -> dict[str, Any]:
         """Facts of the trial before its first step, for trials.parquet."""
-        return self._parameters.initial()
+        buffers = self._state.buffers()
+        return self._parameters.initial() | {"initial_buffer_digests": buffers.digests.tolist()}
 
     def flush(self) -> pa.Table:
         """Returns the whole steps since the last flush, in the columns of `trace.SCHEMA`, and forgets them."""

@@ -63,6 +63,7 @@ class ObservedParameters:
     def facts(self) -> dict[str, Any]:
         """What the parameters are, for trials.parquet."""
         return {
+            "sharded": any(hasattr(parameter, "to_local") for parameter in self._parameters),
             "param_shapes": ["x".join(map(str, parameter.shape)) for parameter in self._parameters],
             "param_dtypes": [str(parameter.dtype).removeprefix("torch.") for parameter in self._parameters],
         }

@@ -66,6 +66,8 @@ class RecordedStep:
         elements = sum(parameter.numel() for parameter in model.parameters())
         if elements > MOST_ELEMENTS:
             raise OracleUnavailable(f"the model has {elements:,} elements, and {MOST_ELEMENTS:,} are the most")
+        if any(hasattr(parameter, "to_local") for parameter in model.parameters()):
+            raise OracleUnavailable("each process holds a part of the parameters")
         self._oracle, self._generators = oracle, generators
         self._dtype = next(model.parameters()).dtype
         # A copy, since cpu() and double() convert a module in place.

@@ -47,10 +47,21 @@ def _repeated(seed: int, count: int) -> np.ndarray:
     return signs[:count] if count <= _MOST_SIGNS else np.resize(signs, count)
 
 
-# Signs of the elements of a row, of whole blocks, of what is left after them, and of the rows of a batch.
-_ELEMENT, _BLOCKS, _REST, _ROWS, _NARROW_ROWS = range(5)
+# Signs of whole blocks, of their elements, of what is left after them, and of the rows of a batch; of all elements of
+# narrow rows; and from the last one on those of the elements of wide rows, for each sum its own.
+_ELEMENT, _BLOCKS, _REST, _ROWS, _NARROW_ROWS, _WIDE_ROWS = range(6)
 # Most elements of a row that have signs of their own, instead of a sign for the row and one for the place in it.
 _NARROW = 64
+
+
+@functools.lru_cache(maxsize=64)
+def _wide_signs(width: int, first: int, dtype: str) -> np.ndarray:
+    """The signs of the elements of eight rows, of which the first enters sum `first`; dtype[8, width].
+
+    Each sum has signs of its own. With the same for all, a difference that is alike in all rows would be seen or
+    overlooked as a whole.
+    """
+    return np.stack([_signs(width, _WIDE_ROWS + (first + row) % SUMS) for row in range(SUMS)]).astype(dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,21 +205,30 @@ def _row_products(table: np.ndarray, first: int) -> np.ndarray:
         signs = _repeated(_NARROW_ROWS, begin + table.size)[begin:].reshape(rows, width)
         narrow: np.ndarray = (table * signs).sum(axis=1)
         return narrow
-    if width <= _BLOCK:
-        signs = _signs(_BLOCK, _ELEMENT)[:width].astype(table.dtype, copy=False)
-        # As many rows in one product as OpenBLAS takes without threads.
-        group = max(1, _BLOCK // width)
-        whole = rows // group * group
-        parts = [np.matmul(table[:whole].reshape(-1, group, width), signs).reshape(-1)] if whole else []
-        return np.concatenate([*parts, table[whole:] @ signs]) if whole < rows else parts[0]
+    signs = _wide_signs(width, first % SUMS, table.dtype.char)
+    products = np.zeros(rows, table.dtype)
     # Long rows block by block, as the tensors above.
-    blocks = width // _BLOCK
-    cut = table[:, : blocks * _BLOCK].reshape(rows, blocks, _BLOCK)
-    signs = _signs(_BLOCK, _ELEMENT).astype(table.dtype, copy=False)
-    products = np.matmul(cut, signs) @ _repeated(_BLOCKS, blocks)
-    rest = table[:, blocks * _BLOCK :]
-    added: np.ndarray = products + rest @ _signs(_BLOCK, _REST)[: rest.shape[1]]
-    return added
+    for begin in range(0, width, _BLOCK):
+        block = slice(begin, begin + _BLOCK)
+        products += _short_row_products(table[:, block], signs[:, block])
+    return products
+
+
+def _short_row_products(table: np.ndarray, signs: np.ndarray) -> np.ndarray:
+    """The same of rows of at most `_BLOCK` elements, dtype[R, F], for the signs of eight rows, dtype[8, F]."""
+    rows, width = table.shape
+    # As many rows in one product as OpenBLAS takes without threads.
+    group = max(1, _BLOCK // width)
+    whole = rows // (group * SUMS) * group * SUMS
+    parts = []
+    for part, count in ((table[:whole], group), (table[whole : rows // SUMS * SUMS], (rows - whole) // SUMS)):
+        if len(part):
+            cut = part.reshape(-1, count, SUMS, width).swapaxes(1, 2)
+            parts.append(np.matmul(cut, signs[:, :, None]).swapaxes(1, 2).reshape(-1))
+    rest = table[rows // SUMS * SUMS :]
+    if len(rest):
+        parts.append((rest * signs[: len(rest)]).sum(axis=1))
+    return np.concatenate(parts) if len(parts) != 1 else parts[0]
 
 
 def _sum_of_squares(flat: np.ndarray) -> float:

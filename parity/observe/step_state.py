@@ -95,12 +95,13 @@ class StepState:
             "counts": [entries, min(counters, default=0), max(counters, default=0)],
         }
 
-    def take(self, *, scale: float = 1.0, factors: Sequence[float] = ()) -> dict[str, Any]:
+    def take(self, *, scale: float = 1.0, factors: Sequence[float] = (), rows: Sequence[int] = ()) -> dict[str, Any]:
         """What was seen of the step, in the columns of `trace.SCHEMA`; forgets it.
 
         Args:
             scale: What the gradients were multiplied by against underflow.
             factors: What the losses of the step's batches were multiplied by.
+            rows: Numbers of rows of the step's batches.
         """
         seen, self._seen = self._seen, {}
         described = [
@@ -112,6 +113,9 @@ class StepState:
         counts = [count for each in states for count in each["counts"]]
         digests = [number for each in states for number in each["digests"]]
         settings = {"optimizers": described, "scale": scale, "factors": [*factors], **self._modes}
+        if len(rows) > 1:
+            # The rows of a single batch are in a column of their own, and would make another text of a partial one.
+            settings["rows"] = [*rows]
         return {
             "settings": self._as_text(settings),
             "state_counts": counts,

@@ -53,7 +53,7 @@ def pair_facts(verdict: PairVerdict) -> tuple[Fact, ...]:
             drift = f"the losses differ by up to {largest.rel:.2g} (relative), at step {largest.step}"
             found.append(Fact("drift", drift, drift))
     if verdict.steps:
-        found.append(_alike("compared", f"{verdict.steps} steps, {_quantities(verdict)}{_audited(verdict)}"))
+        found.append(_alike("compared", f"{_compared(verdict)}{_audited(verdict)}"))
     # A diverged device has the error and its limit in its cause.
     if verdict.device_audit and verdict.verdict == "rounding":
         worst = verdict.device_audit.worst
@@ -80,11 +80,16 @@ def _alike(label: str, text: str) -> Fact:
     return Fact(label, text, text)
 
 
-def _quantities(verdict: PairVerdict) -> str:
-    """The number of quantities that were compared, and which were not."""
-    lacking = verdict.comparison.lacking
+def _compared(verdict: PairVerdict) -> str:
+    """What was compared: which steps, if they do not begin with the first, how many quantities, and which were not."""
+    comparison = verdict.comparison
+    first, last = comparison.first_step, comparison.first_step + verdict.steps - 1
+    steps = f"{verdict.steps} steps" + (f" ({first} to {last})" if first else "")
+    # Quantities that belong to each side alone, as the loss of a rank does, are not said to be missing.
+    lacking = [each for each in comparison.lacking if each not in comparison.own]
     without = f" (without {listed(lacking, most=len(QUANTITIES))})" if lacking else ""
-    return f"{len(QUANTITIES) - len(lacking)} quantities{without}"
+    count = len([each for each in QUANTITIES if each not in (*comparison.own, *lacking)])
+    return f"{steps}, {count} quantities{without}"
 
 
 def _audited(verdict: PairVerdict) -> str:

@@ -89,6 +89,13 @@ class TrialRecord:
         list[str] | None,
         Column(pa.list_(pa.string()), "names of the buffers, and of what else was to be compared as they are"),
     ] = None
+    initial_buffer_digests: Annotated[
+        list[int] | None, Column(pa.list_(pa.uint64()), "XXH3 digest of each of these before the first step")
+    ] = None
+    sharded: Annotated[
+        bool | None,
+        Column(pa.bool_(), "whether the process holds a part of each parameter, as FSDP gives it; null if not known"),
+    ] = None
     output_names: Annotated[
         list[str | None] | None, Column(pa.list_(pa.string()), "names of the parts of the output; null for one tensor")
     ] = None

@@ -89,6 +89,27 @@ def test_another_order_of_the_rows_has_another_sketch():
     assert np.linalg.norm(one.sums - other.sums) > 0.1 * one.norm
 
 
+def sketched(rows):
+    found = RowSketch()
+    found.add(rows)
+    return found
+
+
+@pytest.mark.parametrize("shape", [(32, 2), (32, 3), (32, 4), (64, 10), (2048, 512), (16, 20_000)])
+@pytest.mark.parametrize("kind", ["one value everywhere", "nothing in each row's sum", "a column"])
+def test_a_difference_that_is_alike_in_all_rows_is_seen(shape, kind):
+    """Signs that all sums share would see it or overlook it as a whole: the gradients of a softmax add up to 0."""
+    generator = np.random.default_rng(6)
+    rows = generator.standard_normal(shape).astype(np.float32)
+    difference = np.ones(shape, np.float32)
+    if kind == "nothing in each row's sum":
+        difference[:, 0] = 1 - shape[1]
+    if kind == "a column":
+        difference[:, 1:] = 0
+    estimate = np.linalg.norm(sketched(rows + difference).sums - sketched(rows).sums)
+    assert 1 / 4 < estimate / np.linalg.norm(difference) < 4
+
+
 @pytest.mark.parametrize("width", [2, 3, 4, 8, 10, 32, 100])
 def test_rows_that_sum_to_zero_are_seen(width):
     rows = np.random.default_rng(6).standard_normal((32, width)).astype(np.float32)

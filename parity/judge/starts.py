@@ -1,0 +1,83 @@
+"""What two traces start their first common step from: parameters and buffers, as each has stored them before it.
+
+A recording that continues an earlier one has those that it started with; the earlier one, those after the step before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from parity.judge.common_steps import Both, CommonSteps
+from parity.judge.state_differences import StateDifference
+from parity.judge.trial_trace import paired
+
+
+def differences_of_starts(both: Both) -> tuple[StateDifference, ...]:
+    """In what the tensors differ from which the first common step is taken; what is not stored differs in nothing.
+
+    Raises:
+        Trouble: A trace is damaged.
+    """
+    return tuple(_of_tensors(both, "parameters")) + tuple(_of_tensors(both, "buffers"))
+
+
+def equal_parameters(both: Both) -> bool:
+    """Whether both are known to take their first common step from parameters that are equal to the bit.
+
+    Raises:
+        Trouble: A trace is damaged.
+    """
+    left, right = (_before(side, "parameters") for side in both)
+    return left is not None and right is not None and np.array_equal(left, right)
+
+
+def _of_tensors(both: Both, what: str) -> Iterator[StateDifference]:
+    left, right = (_before(side, what) for side in both)
+    names = _names(both[0], what)
+    alike = (
+        paired(both[0].trace.record, both[1].trace.record) if what == "parameters" else names == _names(both[1], what)
+    )
+    if left is None or right is None or not alike or len(left) != len(right) or np.array_equal(left, right):
+        return
+    first = both[0].trace.first_step + both[0].begin
+    for one, other, swapped in ((0, right, False), (1, left, True)):
+        if (step := _step_of(both[one], what, other)) is not None:
+            found = [f"those after step {first - 1}" if first else "the first ones", f"those after step {step}"]
+            yield StateDifference(f"{what} before step {first}", *(reversed(found) if swapped else found))
+            return
+    others = np.flatnonzero(left != right)
+    index = int(others[0])
+    more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+    yield StateDifference(
+        what if first else f"initial {what}",
+        f"{int(left[index]):016x}",
+        f"{int(right[index]):016x}",
+        f"{names[index]}{more}" + (f" before step {first}" if first else ""),
+    )
+
+
+def _names(side: CommonSteps, what: str) -> Sequence[str]:
+    record = side.trace.record
+    return record.param_names if what == "parameters" else record.buffer_names or []
+
+
+def _before(side: CommonSteps, what: str) -> np.ndarray | None:
+    """The digests of the tensors before the first common step, uint64[T]; None where they are not stored."""
+    if side.begin and what == "parameters":
+        found: np.ndarray = side.trace.digests("param")[side.begin - 1]
+        return found
+    if side.begin:
+        return side.trace.lists("buffer_digests")[side.begin - 1]
+    record = side.trace.record
+    stored = record.initial_digests if what == "parameters" else record.initial_buffer_digests
+    return None if stored is None else np.array(stored, np.uint64)
+
+
+def _step_of(side: CommonSteps, what: str, digests: np.ndarray) -> int | None:
+    """The step after which the parameters of a side were these; None where there is none."""
+    if what != "parameters" or not len(digests):
+        return None
+    rows = np.flatnonzero((side.trace.digests("param") == digests).all(axis=1))
+    return side.trace.first_step + int(rows[0]) if rows.size else None
