@@ -291,8 +291,8 @@ JUMP_UPDATE = Line(
     1e-3,
     "relative",
     "the same for the update, while the gradients have been within `QUIET` of each other",
-    "Adam makes 1e-6 to 1e-5 of gradients that are 1e-7 apart (the reference experiment), and was seen to make 3.7e-4 in "
-    "a convolutional net with batch norm; a second beta of 0.99 for 0.999 moves the second update by 1.5e-3.",
+    "Adam makes 1e-6 to 1e-5 of gradients that are 1e-7 apart (the reference experiment), and was seen to make 3.7e-4 "
+    "in a convolutional net with batch norm; a second beta of 0.99 for 0.999 moves the second update by 1.5e-3.",
 )
 QUIET = Line(
     1e-5,
