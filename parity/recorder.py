@@ -43,7 +43,7 @@ from parity.store.run_info import describe
 from parity.store.statuses import EndStatus
 from parity.store.storage import StoragePath, parse_path
 from parity.tasks.losses import Loss
-from parity.tasks.outputs import Outputs, map_tensors, parts, rows_of
+from parity.tasks.outputs import Outputs, learning_parts, map_tensors, parts, rows_of
 from parity.train import machine
 from parity.train.state import optimizer_settings, parameter_norms
 
@@ -281,12 +281,14 @@ class Recorder:
             self._measured.forward(inputs, output=output, target=target)
         # Without its graph: what is kept here must not keep the step's memory.
         changed = self._outputs.changed(floating)
-        detached, fixed = as_returned(output, changed), map_tensors(torch.Tensor.detach, target)
-        learning = [part for part in parts(target) if part.requires_grad]
-        batch = self._observer.forward(place, tensors, detached, fixed)
+        # A target that is the input stays the same object, and is not digested twice.
+        detached, fixed = as_returned(output, changed), map_tensors(_without_graph, target)
+        learning = learning_parts(target)
+        computed = [kept for part, kept in zip(parts(target), parts(fixed), strict=True) if part.requires_grad]
+        batch = self._observer.forward(place, tensors, detached, fixed, computed=computed)
         # A loss of shape [1] is a scalar for the trace.
         scalar = loss.detach().reshape(())
-        pending = Pending(batch, detached, fixed, scalar, factor, [part.detach() for part in learning])
+        pending = Pending(batch, detached, fixed, scalar, factor, computed)
         pending.watch([*floating, *learning], changed)
         self._pending.append(pending)
 
@@ -518,6 +520,10 @@ def _check_graph(floating: Sequence[torch.Tensor], loss: torch.Tensor) -> None:
             raise ValueError(f"the {what} has no graph, so no gradient can be observed. Give it undetached.")
     if loss.numel() != 1:
         raise ValueError(f"the loss has shape {list(loss.shape)}, one element is needed.")
+
+
+def _without_graph(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach() if tensor.requires_grad else tensor
 
 
 def _no_oracle(*_: Outputs) -> Any:

@@ -1,5 +1,6 @@
 """Stored runs that nobody trained, in memory: traces of any length, with differences where they are planted."""
 
+import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,12 +12,22 @@ from parity.store.files import write_json
 from parity.store.parquet import write_table
 from parity.store.stored_run import StoredRun
 from parity.store.tables import EVIDENCE
-from parity.store.trace import QUANTITIES, SKETCH_SUMS, SKETCHED_QUANTITIES, TENSOR_QUANTITIES, make_table
+from parity.store.trace import (
+    GENERATORS,
+    QUANTITIES,
+    SKETCH_SUMS,
+    SKETCHED_QUANTITIES,
+    TENSOR_QUANTITIES,
+    make_table,
+)
 from parity.store.traces import TraceWriter
 from parity.store.trials import TrialRecord, write_trials
 
 BATCHES = 235
 TENSORS = tuple(f"{block}.{layer}.{kind}" for block in "01" for layer in "0246" for kind in ("weight", "bias"))
+BUFFERS = ("norm.running_mean", "norm.num_batches_tracked")
+# Relative distance of tensors that differ by rounding.
+NEAR = 1e-7
 _U = 2.0**-23
 
 
@@ -32,9 +43,14 @@ class Planted:
         tensors: Numbers of the tensors that differ; None is all.
         losses: By step, what the loss is instead.
         grad_errors: By step, the gradient's error in u.
+        distances: Of quantities, by step, how far their odd tensors are from the baseline's from there on, relative;
+            `NEAR` where a quantity differs and nothing is said.
+        settings: By step, what the settings of the optimizer are instead from there on.
+        modes: By step, what the modes of the model are instead from there on.
+        counts: By step, what the optimizer's counters are instead from there on.
+        generators: Step from which on torch's generator is in another state.
         steps: Of its trace; None is all.
         record: What else its record says.
-        apart: Of sketched quantities, from which step on they are how far apart, relative to the baseline.
     """
 
     name: str = "mine"
@@ -44,15 +60,19 @@ class Planted:
     tensors: tuple[int, ...] | None = None
     losses: dict = field(default_factory=dict)
     grad_errors: dict = field(default_factory=dict)
+    distances: dict = field(default_factory=dict)
+    settings: dict = field(default_factory=dict)
+    modes: dict = field(default_factory=dict)
+    counts: dict = field(default_factory=dict)
+    generators: int | None = None
     steps: int | None = None
     record: dict = field(default_factory=dict)
-    apart: dict = field(default_factory=dict)
 
 
 ROUNDING = dict.fromkeys(("output_grad", "param_grad", "param"), 2)
 
 
-def make_run(*candidates, steps=20, tensors=TENSORS, directory="run", sketched=False, **evidence):
+def make_run(*candidates, steps=20, tensors=TENSORS, directory="run", **evidence):
     """A run of the baseline and candidates.
 
     Args:
@@ -60,7 +80,6 @@ def make_run(*candidates, steps=20, tensors=TENSORS, directory="run", sketched=F
         steps: Of each trial.
         tensors: Names of the parameters.
         directory: Where it says it is.
-        sketched: Whether the traces have norms and sketches, as older ones have not.
         evidence: Rows of the tables of that name.
     """
     records, traces = [], {}
@@ -68,7 +87,7 @@ def make_run(*candidates, steps=20, tensors=TENSORS, directory="run", sketched=F
         suffix = f"-r{planted.replica}" if planted.replica else ""
         trial = f"{planted.name}@{planted.device}-s0{suffix}"
         rows = steps if planted.steps is None else planted.steps
-        traces[trial] = _trace(planted, trial, rows, tensors, sketched=sketched)
+        traces[trial] = _trace(planted, trial, rows, tensors)
         records.append(
             TrialRecord(
                 trial=trial,
@@ -94,6 +113,12 @@ def make_run(*candidates, steps=20, tensors=TENSORS, directory="run", sketched=F
                 rows=rows,
                 loss_dtype="float32",
                 param_names=[*tensors],
+                param_shapes=["4"] * len(tensors),
+                param_dtypes=["float32"] * len(tensors),
+                initial_norms=[1.0] * len(tensors),
+                initial_digests=[7] * len(tensors),
+                buffer_names=[*BUFFERS],
+                output_dtype="float32",
                 host="somewhere",
                 cpu_model="a CPU",
                 torch="2.15",
@@ -114,7 +139,7 @@ def make_run(*candidates, steps=20, tensors=TENSORS, directory="run", sketched=F
     return StoredRun(Path(directory), info, tuple(records), traces, tables)
 
 
-def _trace(planted, trial, steps, tensors, *, sketched):
+def _trace(planted, trial, steps, tensors):
     step = np.arange(steps)
     batch = step % BATCHES
     loss = (0.05 + 0.2 * np.exp(-step / 40) + 0.002 * np.sin(step)).astype(np.float32).astype(float)
@@ -151,25 +176,47 @@ def _trace(planted, trial, steps, tensors, *, sketched):
             odd = [*range(len(tensors))] if planted.tensors is None else [*planted.tensors]
             each[begins:, odd] += 50
             columns[f"{quantity}_digests"] = each
-    if sketched:
-        columns |= _sketches(planted, steps, len(tensors))
     columns["loss_digest"] = np.ascontiguousarray(loss).view(np.uint64)
+    columns |= _states(planted, steps, tensors)
+    for quantity in SKETCHED_QUANTITIES:
+        columns |= _sketches(planted, quantity, steps, tensors)
     names = {"trial": trial, "loss_name": planted.name, "device": planted.device}
     return make_table(columns, names=names, rows=steps)
 
 
-def _sketches(planted, steps, tensors):
-    """Norms of 1, and sketches that are as far apart as was planted, of each tensor beside its own norm."""
-    columns = {}
-    for quantity in SKETCHED_QUANTITIES:
-        count = tensors if quantity in ("param_grad", "step_grad", "update") else 1
-        sketches = np.zeros((steps, count, SKETCH_SUMS))
-        begins, distance = planted.apart.get(quantity, (steps, 0.0))
-        odd = [*range(count)] if planted.tensors is None or count == 1 else [*planted.tensors]
-        sketches[begins:, odd, 0] = distance
-        columns[f"{quantity}_norms"] = np.ones((steps, count))
-        columns[f"{quantity}_sketches"] = sketches.reshape(steps, -1)
-    return columns
+def _states(planted, steps, tensors):
+    settings, counts, generators = [], [], np.zeros((steps, len(GENERATORS)), np.uint64)
+    group = {"params": f"0-{len(tensors) - 1}", "betas": [0.9, 0.999], "lr": 1e-3, "weight_decay": 0.0}
+    modes = {"scale": 1.0, "factors": [1.0], "evaluating": [], "frozen": []}
+    optimizer = "Adam"
+    for step in range(steps):
+        # What is planted holds from its step on.
+        group = group | planted.settings.get(step, {})
+        optimizer = group.pop("class", optimizer)
+        modes = modes | planted.modes.get(step, {})
+        settings.append(json.dumps({"optimizers": [{"class": optimizer, "groups": [group]}], **modes}))
+        earlier = [begins for begins in planted.counts if begins <= step]
+        counts.append(planted.counts[max(earlier)] if earlier else [len(tensors) * (step > 0), step, step])
+    generators[:, 0] = np.arange(steps) * 7 + 1
+    if planted.generators is not None:
+        generators[planted.generators :, 0] += 3
+    return {"settings": settings, "state_counts": np.array(counts), "generator_digests": generators}
+
+
+def _sketches(planted, quantity, steps, tensors):
+    """Norms of 1, and sketches that are as far apart as is planted."""
+    names = {"buffer": BUFFERS, "target_grad": (), "output": ("",), "output_grad": ("",)}.get(quantity, tensors)
+    distances = planted.distances.get(quantity, {})
+    begins = planted.differs.get("param" if quantity == "update" else quantity, steps)
+    if quantity == "step_grad" and begins == steps and not distances:
+        return {}  # it is the gradient of the parameters
+    odd = [*range(len(names))] if planted.tensors is None or len(names) < len(tensors) else [*planted.tensors]
+    sketches = np.zeros((steps, len(names), SKETCH_SUMS), np.float32)
+    sketches[begins:, odd, 0] = NEAR
+    for step, distance in sorted(distances.items()):
+        sketches[step:, odd, 0] = distance
+    norms = np.ones((steps, len(names)), np.float32)
+    return {f"{quantity}_norms": norms, f"{quantity}_sketches": sketches.reshape(steps, -1)}
 
 
 def long_run(steps=10_000):
@@ -194,6 +241,30 @@ def fleet_run(devices, *, odd=(), steps=6):
         ),
         steps=steps,
     )
+
+
+def with_column(run, number, name, change):
+    """The run with a column of one of its trials changed.
+
+    Args:
+        run: As `make_run` returned it; it is left as it was.
+        number: Of the trial.
+        name: Of the column.
+        change: Takes the values as a list, and returns those instead of them.
+    """
+    trial = run.trials[number].trial
+    trace = run.traces[trial]
+    index = trace.schema.get_field_index(name)
+    kind = trace.schema.field(index).type
+    plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+    values = pa.array(change(trace[name].to_pylist()), plain).cast(kind)
+    changed = trace.set_column(index, trace.schema.field(index), values)
+    return replace(run, traces=run.traces | {trial: changed})
+
+
+def nothing(values):
+    """A column in which nothing is stored."""
+    return [None] * len(values)
 
 
 def write_run(run, directory):

@@ -43,7 +43,7 @@ def test_report_prints_what_the_run_found(reference, capsys):
     out = capsys.readouterr().out
     assert "mnist-autoencoder, 470 steps: rounding" in out
     assert "builtin@cpu-s0 numpy@cpu-s0  rounding\n  first     step 0 (epoch 0, batch 0), " in out
-    assert "470 steps, 6 quantities" in out
+    assert "470 steps, 10 quantities" in out
     assert "How the audit decided" in out
     summary = json.loads((reference / "summary.json").read_text())
     assert (summary["verdict"], summary["exit_status"]) == ("rounding", 0)

@@ -30,6 +30,7 @@ CauseKind = Literal[
     "report",
     "grad_output",
     "contract",
+    "pattern",
 ]
 
 
@@ -139,6 +140,8 @@ CAUSES: dict[CauseKind, CauseMeaning] = {
     ),
     "grad_output": CauseMeaning("contract, grad_output: {detail}", "Multiply by grad_output in its backward."),
     "contract": CauseMeaning("contract, {detail}", "Read the reasons {where}, under Contract."),
+    # Found in the sketches of both traces.
+    "pattern": CauseMeaning("{detail}", None),
 }
 
 

@@ -4,11 +4,12 @@ import numpy as np
 
 from parity.judge.differences import Comparison
 from parity.judge.evidence import PairEvidence
+from parity.judge.one_oracle import one_oracle
 from parity.judge.onset import TRAINED
 from parity.judge.pairs import Between
 from parity.judge.parting import COMPUTED
 from parity.judge.verdict import VerdictWord
-from parity.plan import lines
+from parity.store.tables import CHECKED
 from parity.store.trials import TrialRecord
 
 
@@ -37,7 +38,8 @@ def decide(evidence: PairEvidence) -> tuple[VerdictWord, str | None]:
     # A step beyond rounding stays one, even if the run was interrupted later or its replicas disagree. The reasons may
     # repeat each other, so each is given once.
     if evidence.beyond is not None:
-        return "diverged", "; ".join(dict.fromkeys([*(cause.text for cause in evidence.causes), evidence.beyond]))
+        reasons = [*(cause.text for cause in evidence.causes), evidence.beyond, *_other_oracles(evidence)]
+        return "diverged", "; ".join(dict.fromkeys(reasons))
     # After the training itself: a wrong step there says more than a violation on the few rows of the contract.
     if evidence.broken:
         return "failed", "; ".join(cause.text for cause in evidence.causes)
@@ -91,8 +93,9 @@ def _decide_between(evidence: PairEvidence, between: Between) -> tuple[VerdictWo
     if evidence.audit and evidence.audit.off_oracle:
         return _decide_loss(evidence)
     if evidence.device_audit:
-        # Without the input, which is not computed and so has no error.
-        unseen = [quantity for quantity in TRAINED[1:] if quantity not in evidence.device_audit.quantities]
+        unseen = [
+            quantity for quantity in CHECKED if quantity in TRAINED and quantity not in evidence.device_audit.quantities
+        ]
         if not unseen:
             return "rounding", "the steps that both runs checked against float64 are as near to it as rounding allows"
         if not between.same_machine:
@@ -112,31 +115,20 @@ def _decide_between(evidence: PairEvidence, between: Between) -> tuple[VerdictWo
     # Each run was audited against its own oracle, so both audits are needed, and the oracles must agree.
     if first.quantity == "output_grad" and unaudited:
         return "inconclusive", f"no audit; {'; '.join(unaudited)}"
-    if first.quantity == "output_grad" and not _one_oracle(
-        evidence.comparison, evidence.comparison.index_of(first.step)
-    ):
+    index = evidence.comparison.index_of(first.step)
+    if first.quantity == "output_grad" and not one_oracle(evidence.comparison)[index]:
         oracles = " and ".join(record.oracle for record in sides)
         return "inconclusive", f"they are audited against different losses: {oracles}"
     return _decide_loss(evidence)
 
 
-def _one_oracle(comparison: Comparison, step: int) -> bool:
-    """Whether two losses of equal outputs are so near that both can be right for the same float64 loss.
-
-    Each loss is off from its own oracle by its audit error; the norm of a gradient also by the rounding of its sum.
-    """
-    loss, error_u, norm, grad_error_u = (
-        [float(side[step]) for side in comparison.both(name)]
-        for name in ("loss", "loss_error_u", "output_grad_norm", "grad_error_u")
-    )
-    dtype = comparison.baseline.record.loss_dtype
-    # The exponent is the number of significant bits, the implicit one included; an unknown dtype counts as float32.
-    u = 2.0 ** -{"float16": 11, "bfloat16": 8, "float32": 24, "float64": 53}.get(dtype or "", 24)
-    return all(
-        # False for a NaN, so a step without an audit is not evidence of one oracle.
-        abs(left - right) <= (sum(errors_u) + lines.NORM_ERROR.value) * u * max(abs(left), abs(right))
-        for (left, right), errors_u in ((loss, error_u), (norm, grad_error_u))
-    )
+def _other_oracles(evidence: PairEvidence) -> list[str]:
+    """That two runs part at an output gradient and were each audited against a loss of another name, if they did."""
+    oracles = [record.oracle for record in (evidence.pair.baseline, evidence.pair.candidate)]
+    parts_there = evidence.onset is not None and evidence.onset.quantity == "output_grad"
+    if not evidence.pair.between or not parts_there or not all(oracles) or oracles[0] == oracles[1]:
+        return []
+    return [f"they are audited against different losses: {' and '.join(oracles)}"]
 
 
 def _decide_loss(evidence: PairEvidence) -> tuple[VerdictWord, str]:
@@ -157,7 +149,7 @@ def _decide_loss(evidence: PairEvidence) -> tuple[VerdictWord, str]:
     ):
         return "rounding", "the gradient has equal values in another memory layout, which are summed in another order"
     # A loss acts on the training through its output gradient only; whatever differs before or after has another cause.
-    if first.quantity != "output_grad":
+    if first.quantity not in ("output_grad", "target_grad"):
         return (
             "inconclusive",
             f"the {first.quantity} first differs at step {first.step}, while the gradient before it is equal: "
@@ -252,13 +244,18 @@ def _decide_other_state(comparison: Comparison) -> tuple[VerdictWord, str]:
 def _missing_evidence(evidence: PairEvidence) -> str | None:
     """Why a difference that was found is neither explained nor wrong for certain, or None."""
     inputs = evidence.comparison.differs_in("input")
-    if inputs.any() and not (evidence.pair.between and evidence.comparison.differs_in("output")[np.argmax(inputs)]):
+    # A target that the model computes differs as its output does.
+    if inputs.any() and not evidence.comparison.differs_in("output")[np.argmax(inputs)]:
         number = evidence.comparison.first_step + int(np.argmax(inputs))
         return f"the inputs differ from step {number} on: the data is not the same"
     if evidence.unequal is not None:
         number = evidence.comparison.first_step + evidence.unequal.index
-        return f"step {number} was not audited: {evidence.unequal.explain()}. Audit each step, with --audit-every 1."
+        reasons = [record.audit_error for record in (evidence.pair.candidate, evidence.pair.baseline)]
+        reason = next((f"no audit: {reason}" for reason in reasons if reason), "audit each step, with --audit-every 1")
+        return f"step {number} was not audited: {evidence.unequal.explain()}; {reason}"
     if evidence.jump is not None:
         number = evidence.comparison.first_step + evidence.jump.index
+        if evidence.jump.named:
+            return f"at step {number} {evidence.jump.explain()}; what follows is not beyond rounding"
         return f"at step {number} {evidence.jump.explain()}, and no step there was checked against float64"
     return None

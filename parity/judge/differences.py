@@ -26,9 +26,10 @@ class Difference:
         epoch: Epoch, from 0.
         batch: Batch of the epoch, from 0.
         quantity: The first quantity of the step that differs, in the order of computation.
-        tensor: The first tensor of it that differs, in that order too; None for a quantity of one tensor.
+        tensor: The first tensor of it that differs, in that order too; None for a quantity of one tensor. Of a state
+            the first setting, counter or generator that differs, in words.
         baseline: The baseline's loss; for another quantity its digest (16 hexadecimal digits), or its norm where only
-            the norms differ.
+            the norms differ; of a setting its value.
         candidate: The same of the candidate.
         abs: |candidate - baseline|; None for digests.
         rel: abs / |baseline|; None for digests.
@@ -94,10 +95,9 @@ class Comparison:
             # Nobody looked: it decides nothing, and `decide` calls no such pair identical.
             self._differs[quantity] = np.zeros(self.steps, bool)
         if quantity not in self._differs:
-            # Whatever is stored counts, digest and number: identical means that all of it was compared.
-            differs = self._digests_differ(quantity)
-            if quantity == "state":
-                differs = differs | self.state.differs
+            # Whatever is stored counts, digest and number: identical means that all of it was compared. Digests of
+            # states that are kept in different forms say nothing.
+            differs = self.state.differs if quantity == "state" else self._digests_differ(quantity)
             if quantity == "loss":
                 differs = differs | bits_differ(*self.both("loss"))
             # Only on equal hardware do equal tensors have equal norms: a norm is rounded as its device adds it up.
@@ -261,6 +261,8 @@ class Comparison:
 
     def _first_tensor(self, step: int, quantity: str) -> tuple[str | None, str, str]:
         """Name and digests of the first tensor that differs, in the order of computation; the name may be None."""
+        if quantity == "state" and (shown := self.state.first_at(step)):
+            return shown.of_what, shown.baseline, shown.candidate
         digests = [side[step] for side in self.both(f"{quantity}_digest")]
         names = self.baseline.record.param_names
         tensor = None

@@ -66,6 +66,8 @@ def measure(both: Both, quantity: str) -> TensorDistances | None:
     """
     if quantity in ("param_grad", "step_grad", "update") and not paired(*(side.trace.record for side in both)):
         return None
+    if not both[0].steps:
+        return None
     sides = [_sketches(side, quantity) for side in both]
     (left, left_norms), (right, right_norms) = sides
     if left is None or right is None or left.shape != right.shape or not left.size:
@@ -102,7 +104,7 @@ def _sketches(side: CommonSteps, quantity: str) -> tuple[np.ndarray | None, np.n
             # Stored only where something has changed the gradient between backward and the optimizer's step.
             own = side.lists(f"param_grad_{kind}")
             rows = [one if one is not None else other for one, other in zip(rows, own, strict=True)]
-        if any(row is None for row in rows) or len({len(row) for row in rows if row is not None}) > 1:
+        if not rows or any(row is None for row in rows) or len({len(row) for row in rows if row is not None}) > 1:
             return None, np.zeros(0)
         columns.append(np.array(rows, np.float64).reshape(len(rows), -1))
     norms, sketches = columns

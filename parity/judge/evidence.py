@@ -9,13 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parity.judge.causes import Cause
+from parity.judge.causes import Cause, make_cause
 from parity.judge.decide_device import DeviceAudit, audit_device
 from parity.judge.decide_loss import LossAudit, audit_loss
 from parity.judge.differences import Comparison
 from parity.judge.find_causes import LossEvidence, contract_of, find_causes, findings_of
 from parity.judge.fleet import DeviceClass, Fleet
 from parity.judge.jumps import Jump, find_jump
+from parity.judge.one_oracle import one_oracle
 from parity.judge.onset import (
     find_onset,
     find_onset_between,
@@ -25,6 +26,7 @@ from parity.judge.onset import (
 )
 from parity.judge.pairs import Between, Pair, Role
 from parity.judge.parting import Parting, find_parting, find_unequal_gradient
+from parity.judge.patterns import describe_pattern
 from parity.judge.replicas import Replicas, group_of
 from parity.judge.spread import SpreadTest
 from parity.judge.verdict import Onset
@@ -101,7 +103,9 @@ def gather(run: StoredRun, pair: Pair, comparison: Comparison, replicas: Replica
         shared = audit_device(run.evidence["shared_steps"], pair.candidate.trial)
     # Equal devices owe equal bits, so nearness to float64 does not excuse a difference. The errors are still shown.
     device_audit = shared if not equals else None
-    parting, unequal, jump = _find_evidence(comparison, audit) if pair.axis != "replica" else (None, None, None)
+    parting, unequal, jump = None, None, None
+    if pair.axis != "replica" and comparison.steps:
+        parting, unequal, jump = _find_evidence(comparison, audit, between=pair.between is not None)
     onset, beyond = None, None
     if equals and comparison.steps:
         onset, beyond = find_unequal_onset(comparison, equals, pair)
@@ -114,6 +118,8 @@ def gather(run: StoredRun, pair: Pair, comparison: Comparison, replicas: Replica
     contract = _beside_model(_contract(run, pair), audit)
     broken = any(status == "failed" for status, _ in contract.values())
     causes = _causes(run, pair, comparison, audit, device_audit, onset, contract=contract)
+    if onset and (pattern := describe_pattern(comparison, comparison.index_of(onset.step), onset.quantity)):
+        causes = (*causes, make_cause("pattern", detail=pattern))
     source = _source_of_shared_steps(run, pair)
     odd_source = source is not None and fleet.odd(source)
     return PairEvidence(
@@ -153,18 +159,19 @@ def _onset_of_runs(
 
 
 def _find_evidence(
-    comparison: Comparison, audit: LossAudit | None
+    comparison: Comparison, audit: LossAudit | None, *, between: bool
 ) -> tuple[Parting | None, Parting | None, Jump | None]:
     """Where the two part, where equal outputs have unequal gradients, and where they jump apart.
 
     Raises:
         Trouble: A trace is damaged.
     """
-    if not comparison.steps:
-        return None, None, None
     # An audit against something other than the baseline has decided nothing.
     decides = audit is not None and audit.off_oracle is None
     audited = audit.audited if audit and decides else np.zeros(comparison.steps, bool)
+    if between:
+        # Each run is audited against its own criterion: both may be right, and not the same.
+        audited = audited & one_oracle(comparison)
     parting = find_parting(comparison)
     # The audit says more of a gradient than its distance from the baseline's does.
     judged = parting is not None and parting.quantity == "output_grad" and audited[parting.index]

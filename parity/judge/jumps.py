@@ -5,7 +5,7 @@ Letters: S steps that both traces have; T tensors of a quantity.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -30,7 +30,7 @@ class Jump:
         tensor: The tensor, or None where all of them together jump.
         distance: The relative distance at that step.
         before: The largest distance of the steps before.
-        stays: Whether the distance stays as large.
+        certain: Whether nothing but a fault explains it.
         named: What differs in the states at that step.
     """
 
@@ -39,13 +39,15 @@ class Jump:
     tensor: str | None
     distance: float
     before: float
-    stays: bool
+    certain: bool
     named: tuple[StateDifference, ...] = ()
 
     def explain(self) -> str:
         """What was found, in words."""
         if self.named:
             return "the states from which the step is taken differ: " + "; ".join(each.explain() for each in self.named)
+        if self.quantity == "input":
+            return "the inputs or targets differ from here on, and what is computed from them jumps apart"
         what = f"{self.quantity} {self.tensor}" if self.tensor else self.quantity
         return (
             f"{what} is suddenly {self.distance:.2g} (relative) from the baseline's, after {self.before:.2g} at most "
@@ -62,6 +64,23 @@ def least_jump(quantity: str, unit: float) -> float:
     """
     line = lines.JUMP_GRADIENT if quantity == "param_grad" else lines.JUMP_FLOOR
     return max(line.value, lines.FAR_NARROW.value * unit)
+
+
+def least_jumps(comparison: Comparison, quantity: str) -> np.ndarray:
+    """The least relative distance that can be a jump at each step; float64[S].
+
+    Args:
+        comparison: The two traces.
+        quantity: One of `trace.SKETCHED_QUANTITIES`.
+
+    Raises:
+        Trouble: A trace is damaged.
+    """
+    floor = np.full(comparison.steps, least_jump(quantity, comparison.unit))
+    if quantity != "update":
+        return floor
+    quiet = np.minimum(floor, max(lines.JUMP_UPDATE.value, 64 * comparison.unit))
+    return np.where(_quiet(comparison), quiet, floor)
 
 
 def judged_distances(comparison: Comparison, quantity: str) -> TensorDistances | None:
@@ -91,15 +110,26 @@ def find_jump(comparison: Comparison, *, after: int) -> Jump | None:
         Trouble: A trace is damaged.
     """
     found = [jump for quantity in _LOOKED_AT if (jump := _first(comparison, quantity, after))]
-    state = comparison.state.named.copy()
-    state[: after + 1] = False
-    if state.any():
-        index = int(np.argmax(state))
-        named = tuple(comparison.state.at(index))
-        if all(index <= jump.index for jump in found):
-            return Jump(index, "state", None, np.nan, np.nan, True, named)
     # Of equal steps the first quantity: min() keeps the first of equals.
-    return min(found, key=lambda jump: jump.index, default=None)
+    jump = min(found, key=lambda jump: jump.index, default=None)
+    named = np.flatnonzero(comparison.state.named)
+    if named.size and (jump is None or int(named[0]) <= jump.index):
+        return _with_state(comparison, jump, int(named[0]))
+    inputs = np.flatnonzero(comparison.differs_in("input"))
+    if jump and inputs.size and int(inputs[0]) <= jump.index <= int(inputs[0]) + _STAYS:
+        return replace(jump, index=int(inputs[0]), quantity="input", tensor=None, certain=True)
+    return jump
+
+
+def _with_state(comparison: Comparison, jump: Jump | None, index: int) -> Jump:
+    """A difference of the states by name, with the jump that it explains, if there is one."""
+    named = tuple(comparison.state.at(index))
+    # A setting explains a jump that follows it within a few steps: a decay takes some to show.
+    if jump and jump.index <= index + _STAYS:
+        return replace(jump, index=index, quantity="state", tensor=None, named=named)
+    # From the first step on, one loop may compute by hand what the other one has as a setting. Later, a difference is a
+    # change on one side.
+    return Jump(index, "state", None, np.nan, np.nan, bool(comparison.first_step + index), named)
 
 
 def _first(comparison: Comparison, quantity: str, after: int) -> Jump | None:
@@ -107,13 +137,13 @@ def _first(comparison: Comparison, quantity: str, after: int) -> Jump | None:
     distances = judged_distances(comparison, quantity)
     if distances is None:
         return None
-    floor = least_jump(quantity, comparison.unit)
+    floor = least_jumps(comparison, quantity)
     explained = _explained(comparison, quantity)
     found = []
     # All tensors together first: of jumps at one step min() keeps the first.
     for values, named in ((distances.whole[:, None], False), (distances.beside_whole, True)):
         before = _largest_before(values)
-        limit = np.maximum(np.maximum(floor, explained[:, None]), lines.JUMP.value * np.minimum(before, 1e100))
+        limit = np.maximum(np.maximum(floor, explained)[:, None], lines.JUMP.value * np.minimum(before, 1e100))
         jumps = values > limit
         jumps[: after + 1] = False
         rows = np.flatnonzero(jumps.any(axis=1))
@@ -128,7 +158,9 @@ def _first(comparison: Comparison, quantity: str, after: int) -> Jump | None:
                     _tensor(comparison, quantity, tensor) if named else None,
                     float(values[index, tensor]),
                     float(before[index, tensor]),
-                    stays=len(later) == _STAYS and bool((later > limit[index, tensor]).all()),
+                    # A kink of the model may move the gradient for a step or two, and nothing else.
+                    certain=quantity != "param_grad"
+                    or (len(later) == _STAYS and bool((later > limit[index, tensor]).all())),
                 )
             )
     return min(found, key=lambda jump: jump.index, default=None)
@@ -142,6 +174,17 @@ def _explained(comparison: Comparison, quantity: str) -> np.ndarray:
         return np.zeros(comparison.steps)
     follows: np.ndarray = lines.JUMP_FOLLOWS.value * np.minimum(np.nan_to_num(distances.whole, nan=np.inf), 1e100)
     return follows
+
+
+def _quiet(comparison: Comparison) -> np.ndarray:
+    """Whether the gradients have been near each other for some steps, so that their updates must be, too; bool[S]."""
+    gradients = comparison.distances("step_grad")
+    if gradients is None:
+        return np.zeros(comparison.steps, bool)
+    whole = np.nan_to_num(gradients.whole, nan=np.inf)
+    largest = np.maximum(whole, _largest_before(np.minimum(whole, 1e100)[:, None])[:, 0])
+    quiet: np.ndarray = largest < lines.QUIET.value
+    return quiet
 
 
 def _without_noise(updates: TensorDistances, gradients: TensorDistances | None) -> TensorDistances:

@@ -1,5 +1,6 @@
 """The onset of a pair: the first step and quantity whose difference is larger than rounding can explain."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -48,7 +49,7 @@ def find_onset(
     found += [
         (_at(comparison, each.index, each.quantity, each.tensor), each.explain())
         for each in evidence
-        if each and (each.finding == "beyond" if isinstance(each, Parting) else each.stays)
+        if each and (each.finding == "beyond" if isinstance(each, Parting) else each.certain)
     ]
     # A NaN takes precedence over the other onsets of its step, which follow from it: `min` returns the first of equals.
     return min((each for each in found if each), key=lambda each: each[0].step, default=(None, None))
@@ -118,7 +119,7 @@ def _changed_update(comparison: Comparison, step: int) -> str | None:
             "such as clipping"
         )
     rates = [trace.record.lr for trace in (comparison.baseline, comparison.candidate)]
-    if None not in rates and rates[0] != rates[1]:
+    if rates[0] and rates[1] and not math.isclose(rates[0], rates[1], rel_tol=lines.SAME_SETTING.value):
         return f"the gradients are equal to the bit, but the learning rates are {rates[0]} and {rates[1]}"
     return None
 

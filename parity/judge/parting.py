@@ -15,7 +15,7 @@ import numpy as np
 
 from parity.judge.differences import Comparison
 from parity.judge.distances import TensorDistances
-from parity.judge.state_differences import StateDifference
+from parity.judge.state_differences import StateDifference, initial_difference
 from parity.plan import lines
 from parity.plan.lines import Line
 from parity.store.trace import QUANTITIES
@@ -63,8 +63,13 @@ class Parting:
         if self.named:
             return "the states from which the step is taken differ: " + "; ".join(each.explain() for each in self.named)
         if self.quantity == "state":
-            return "the states from which the step is taken differ, and with them what follows"
+            return (
+                "the tensors of the optimizer's state (momentum, averages of gradients) differ before the step, "
+                "and with them what follows"
+            )
         what = _WORDS[self.quantity] + (f" of {self.tensor}" if self.tensor else "")
+        if self.quantity == "input":
+            return "the inputs or targets differ, and what is computed from them is too far apart for rounding"
         if self.distance is None or self.line is None:
             return f"{what} differs, and how far is not known"
         before = _BEFORE[self.quantity]
@@ -172,13 +177,16 @@ def _part(comparison: Comparison, index: int, quantity: str) -> Parting:
 
 
 def _part_at_input(comparison: Comparison, index: int) -> Parting:
-    """Inputs have no sketches: those that differ by rounding only give outputs that do."""
-    output = comparison.distances("output")
-    line = parting_line("output", comparison.unit)
-    if output is None:
-        return Parting(index, "input", None, None, None, "unknown")
-    within = float(np.nan_to_num(output.each[index], nan=np.inf).max()) <= line
-    return Parting(index, "input", None, None, None, "within" if within else "beyond")
+    """Inputs have no sketches: those that differ by rounding only give outputs and gradients that do."""
+    far = max(lines.FAR.value, lines.FAR_NARROW.value * comparison.unit)
+    for quantity, line in (("output", parting_line("output", comparison.unit)), ("output_grad", far)):
+        distances = comparison.distances(quantity)
+        if distances is None and quantity == "output":
+            # A run of an earlier version: how far is not known, and decides nothing.
+            return Parting(index, "input", None, None, None, "unknown")
+        if distances is None or float(np.nan_to_num(distances.each[index], nan=np.inf).max()) > line:
+            return Parting(index, "input", None, None, None, "beyond")
+    return Parting(index, "input", None, None, None, "within")
 
 
 def _line(comparison: Comparison, quantity: str, index: int, distances: TensorDistances) -> np.ndarray:
@@ -214,8 +222,17 @@ def _name(comparison: Comparison, quantity: str, tensor: int) -> str | None:
 
 def _with_state(comparison: Comparison, parting: Parting) -> Parting:
     """The same with a difference of the states as its cause, if there is one and its consequence is beyond rounding."""
-    if parting.finding != "beyond" or not comparison.state.known:
+    if parting.finding != "beyond":
         return parting
+    if parting.index == 0 and parting.quantity == "output" and (initial := initial_difference(comparison.common)):
+        return Parting(0, "state", None, parting.distance, parting.line, "beyond", (initial,))
+    if not comparison.state.known:
+        return parting
+    if parting.quantity == "step_grad" and comparison.state.named[parting.index]:
+        # One loop may add to the gradient by hand what a setting of the other one's optimizer adds.
+        update = _part(comparison, parting.index, "param")
+        if update.finding == "within":
+            return update
     upto = slice(0, parting.index + 1)
     for differs in (comparison.state.named[upto], comparison.state.differs[upto]):
         if differs.any():

@@ -8,13 +8,13 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from parity.judge.common_steps import Both
+from parity.judge.common_steps import Both, CommonSteps
 from parity.plan import lines
 from parity.store.trace import GENERATORS
 
@@ -39,9 +39,14 @@ class StateDifference:
     candidate: str
     of: str = ""
 
+    @property
+    def of_what(self) -> str:
+        """Its name, with the parameters that it belongs to."""
+        return f"{self.name} of {self.of}" if self.of else self.name
+
     def explain(self) -> str:
         """The difference in words."""
-        return f"{self.name}{f' of {self.of}' if self.of else ''}: {self.baseline} and {self.candidate}"
+        return f"{self.of_what}: {self.baseline} and {self.candidate}"
 
 
 class StateDifferences:
@@ -69,8 +74,10 @@ class StateDifferences:
         counts = self.comparable & _where(lambda one, other: not _equal(one, other), left_counts, right_counts)
         self._counts = (left_counts, right_counts)
         self.named = counts | _where(lambda one, other: bool(_settings(one, other)), self._left, self._right)
-        self.tensors = self.comparable & np.not_equal(*(side.values("state_digest") for side in both)) & ~counts
-        self.generators = dict(_moving_generators(both))
+        if self.comparable and not both[0].trace.has_same("state_digest", both[1].trace):
+            self.tensors = np.not_equal(*(side.values("state_digest") for side in both)) & ~counts
+        self._generator_digests = [side.lists("generator_digests") for side in both]
+        self.generators = dict(_moving_generators(self._generator_digests))
 
     @property
     def differs(self) -> np.ndarray:
@@ -94,10 +101,44 @@ class StateDifferences:
             named.append("tensors of the optimizer's state")
         return "; ".join(named)
 
+    def first_at(self, index: int) -> StateDifference | None:
+        """The first thing that differs there, with its values or digests; None where only tensors do."""
+        for each in self.at(index):
+            return each
+        for number, name in enumerate(GENERATORS):
+            if name in self.generators and self.generators[name][index]:
+                rows = [side[index] for side in self._generator_digests]
+                left, right = (f"{int(row[number]):016x}" for row in rows if row is not None)
+                return StateDifference("generator", left, right, name)
+        return None
 
-def _moving_generators(both: Both) -> Iterator[tuple[str, np.ndarray]]:
+
+def initial_difference(both: Both) -> StateDifference | None:
+    """That the first common step is taken from other parameters, if that is known."""
+    (left, right), records = map(_initial_digests, both), [side.trace.record for side in both]
+    if left is None or right is None or len(left) != len(right):
+        return None
+    others = np.flatnonzero(np.not_equal(left, right))
+    if not others.size:
+        return None
+    names, index = records[0].param_names, int(others[0])
+    more = f" and {others.size - 1} more" if others.size > 1 else ""
+    return StateDifference(
+        "initial parameters", f"{int(left[index]):016x}", f"{int(right[index]):016x}", names[index] + more
+    )
+
+
+def _initial_digests(side: CommonSteps) -> np.ndarray | None:
+    """The digest of each parameter before the first common step; uint64[P], or None."""
+    if side.begin:
+        before: np.ndarray = side.trace.digests("param")[side.begin - 1]
+        return before
+    found = side.trace.record.initial_digests
+    return None if found is None else np.array(found, np.uint64)
+
+
+def _moving_generators(lists: Sequence[list[np.ndarray | None]]) -> Iterator[tuple[str, np.ndarray]]:
     """Yields the generators that either side draws from, and where their states differ."""
-    lists = [side.lists("generator_digests") for side in both]
     if any(row is None or len(row) != len(GENERATORS) for side in lists for row in side):
         return
     sides = [np.array(side, np.uint64).reshape(-1, len(GENERATORS)) for side in lists]

@@ -14,15 +14,20 @@ import pyarrow.compute as pc
 import xxhash
 
 from parity.ground.errors import Trouble
-from parity.store.trace import AUDIT_COLUMNS, NORMED_QUANTITIES, QUANTITIES, TENSOR_QUANTITIES
+from parity.store.trace import AUDIT_COLUMNS, NORMED_QUANTITIES, QUANTITIES, SKETCHED_QUANTITIES, TENSOR_QUANTITIES
 from parity.store.traces import KEPT_BYTES, KEPT_ROWS, read_columns
 from parity.store.trials import TrialRecord
 
 _DIGESTS = tuple(f"{quantity}_digest" for quantity in QUANTITIES)
 _TENSOR_DIGESTS = tuple(f"{quantity}_digests" for quantity in TENSOR_QUANTITIES)
 _NORMS = tuple(f"{quantity}_norm" for quantity in NORMED_QUANTITIES)
+# What is compared of a quantity beside its digest.
+_BESIDE_DIGEST = {"state": ("settings", "state_counts", "generator_digests")}
 # The columns that are judged; a short trace is read once for all of them.
 _JUDGED = (
+    # What is dropped first comes first: states and distances are asked for once, and only of pairs.
+    *("settings", "state_counts", "generator_digests"),
+    *(f"{quantity}_{kind}" for quantity in SKETCHED_QUANTITIES for kind in ("norms", "sketches")),
     *("step", "epoch", "batch", "rows", "elements", "output_grad_strided"),
     *("loss", *AUDIT_COLUMNS),
     *(*_DIGESTS, *_TENSOR_DIGESTS, *_NORMS, "step_grad_norm"),
@@ -98,6 +103,8 @@ class TrialTrace:
     columns: Columns = field(repr=False)
     # Filled by `signature`; then `has_same` needs no column.
     _fingerprints: dict[str, bytes] = field(default_factory=dict, init=False, repr=False)
+    # Number of nulls in each column that was read; then `has` reads none again.
+    _nulls: dict[str, int] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def steps(self) -> int:
@@ -110,13 +117,18 @@ class TrialTrace:
         return self.record.first_step or 0
 
     def has(self, quantity: str) -> bool:
-        """Whether the trace has the quantity: any digest of it, at any step.
+        """Whether the trace has the quantity, all of it, at each step: what is missing on both sides is not equal.
 
         Args:
             quantity: One of `trace.QUANTITIES`.
         """
-        column = self._column(f"{quantity}_digest")
-        return bool(column.null_count < len(column)) or not len(column)
+        most = 0
+        for name in (f"{quantity}_digest", *_BESIDE_DIGEST.get(quantity, ())):
+            if name not in self._nulls:
+                self._column(name)
+            most = max(most, self._nulls[name])
+        # A step that the optimizer did not take, such as one that a scaler skips, has no gradient of its own.
+        return not most or (quantity == "step_grad" and most < self.steps)
 
     def texts(self, name: str) -> list[str | None]:
         """A column of names.
@@ -200,4 +212,6 @@ class TrialTrace:
         return self._fingerprints[name]
 
     def _column(self, name: str) -> pa.ChunkedArray:
-        return self.columns.get(self.record, name)
+        column = self.columns.get(self.record, name)
+        self._nulls[name] = column.null_count
+        return column

@@ -62,13 +62,22 @@ class Batches:
     output_grads: Rows = field(default_factory=lambda: Rows(sketched=True))
     target_grads: Rows = field(default_factory=lambda: Rows(sketched=True))
 
-    def add(self, rows: int, batch: Sequence[torch.Tensor], output: Outputs, target: Outputs) -> Batch:
+    def add(
+        self,
+        rows: int,
+        batch: Sequence[torch.Tensor],
+        output: Outputs,
+        target: Outputs,
+        *,
+        computed: Sequence[torch.Tensor] = (),
+    ) -> Batch:
         """Adds a batch, of which the loss has not been called yet."""
         # A target that is the batch itself, as an autoencoder's, is not digested twice; `is`, since `in` would compare
         # elements.
-        inputs = [*batch, *(each for each in tensors(target) if not any(each is tensor for tensor in batch))]
+        others = [*batch, *computed]
+        inputs = [*batch, *(each for each in tensors(target) if not any(each is tensor for tensor in others))]
         before = self.inputs.copy(), self.outputs.copy()
-        outputs = tensors(output)
+        outputs = [*tensors(output), *computed]
         self.inputs.add(inputs)
         self.outputs.add(outputs)
         made = Batch(rows, elements_of(output), (inputs, outputs), before)

@@ -39,6 +39,11 @@ def digest_of_host(host: torch.Tensor | None) -> int:
     return xxhash.xxh3_64_intdigest(array_of(host, exact=True).data, _seed(host.dtype, host.shape))
 
 
+def digest_of_array(array: np.ndarray, tensor: torch.Tensor) -> int:
+    """The digest of a tensor whose elements are in this array, from `host.array_of` with `exact`."""
+    return xxhash.xxh3_64_intdigest(array.data, _seed(tensor.dtype, tensor.shape))
+
+
 def combine(digests: np.ndarray) -> int:
     """One digest of several, uint64[N], in their order; uint64."""
     return xxhash.xxh3_64_intdigest(digests.data)

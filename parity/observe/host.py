@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 import numpy as np
 import torch
 
@@ -29,6 +31,32 @@ def on_host(tensor: torch.Tensor) -> torch.Tensor:
 _PLAIN = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
 
 
+class StandingArrays:
+    """The arrays of tensors that stay in their memory from step to step, such as parameters and optimizer states.
+
+    What does not change is looked up once: a step asks for some hundred of them.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[Hashable, tuple[torch.Tensor, int, np.ndarray]] = {}
+
+    def get(self, place: Hashable, tensor: torch.Tensor) -> np.ndarray:
+        """The elements of the tensor as bytes or numbers, as `array_of` returns them with `exact`.
+
+        Args:
+            place: What the tensor is; another one may come to its place.
+            tensor: The tensor.
+        """
+        known = self._known.get(place)
+        if known is not None and known[0] is tensor and known[1] == tensor.data_ptr():
+            return known[2]
+        array = array_of(on_host(tensor), exact=True)
+        # Only an array on the tensor's own memory sees what becomes of it.
+        if type(tensor) in _PLAIN and tensor.is_cpu and array.ctypes.data == tensor.data_ptr():
+            self._known[place] = (tensor, tensor.data_ptr(), array)
+        return array
+
+
 def array_of(host: torch.Tensor, *, exact: bool = False) -> np.ndarray:
     """The elements in C order; a contiguous tensor is not copied.
 
@@ -38,5 +66,6 @@ def array_of(host: torch.Tensor, *, exact: bool = False) -> np.ndarray:
     """
     if host.dtype in _NOT_IN_NUMPY:
         host = host.contiguous().reshape(-1).view(torch.uint8) if exact else host.float()
+    array = host.numpy()
     # In C order whatever the strides, so that the layout in memory does not belong to a digest.
-    return np.ascontiguousarray(host.numpy())
+    return array if array.flags.c_contiguous else np.ascontiguousarray(array)

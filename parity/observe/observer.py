@@ -107,7 +107,15 @@ class Observer:
         self._parameters.begin()
         self._state.begin()
 
-    def forward(self, place: Place, batch: Sequence[torch.Tensor], output: Outputs, target: Outputs) -> Batch:
+    def forward(
+        self,
+        place: Place,
+        batch: Sequence[torch.Tensor],
+        output: Outputs,
+        target: Outputs,
+        *,
+        computed: Sequence[torch.Tensor] = (),
+    ) -> Batch:
         """Records what the loss is about to be given, for the step's first batch or for one more.
 
         Args:
@@ -115,6 +123,7 @@ class Observer:
             batch: The tensors that the model was called with.
             output: What the loss is about to be given; dtype[...], or a tree.
             target: What the loss is about to be given as the target; dtype[...], or a tree.
+            computed: The tensors of the target that the model has computed: they belong to the output.
 
         Returns:
             The batch so far, to be given to `loss`.
@@ -128,7 +137,7 @@ class Observer:
                 self.facts["output_dtype"] = str(dtype).removeprefix("torch.")
                 self.facts["output_names"] = part_names(output)
         # Before the loss is called, which is how `_audit` sees that the loss has written to them.
-        return self._batches.add(place.rows, batch, output, target)
+        return self._batches.add(place.rows, batch, output, target, computed=computed)
 
     def loss(
         self,

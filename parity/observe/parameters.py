@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from parity.observe.columns import Columns
-from parity.observe.digest import combine, digest, digest_of_host
-from parity.observe.host import array_of, on_host
+from parity.observe.digest import combine, digest_of_array
+from parity.observe.fingerprint import fingerprint
+from parity.observe.host import StandingArrays, array_of, on_host
 from parity.observe.sketch import norms_and_sketches, summable
 
 
@@ -18,6 +19,7 @@ class ObservedParameters:
 
     def __init__(self, model: torch.nn.Module) -> None:
         self._parameters = list(model.parameters())
+        self._arrays = StandingArrays()
         self._before: list[np.ndarray] = []
 
     def begin(self) -> None:
@@ -28,7 +30,8 @@ class ObservedParameters:
 
     def initial(self) -> dict[str, Any]:
         """What the parameters are before the first step, for trials.parquet."""
-        return {"initial_digests": [digest(parameter) for parameter in self._parameters]}
+        found = fingerprint(self._parameters)
+        return {"initial_digests": found.digests.tolist(), "initial_sketches": found.sketches.reshape(-1).tolist()}
 
     def grads(self) -> list[torch.Tensor | None]:
         """The gradient of each parameter; None where it has none."""
@@ -36,9 +39,12 @@ class ObservedParameters:
 
     def add_update(self, columns: Columns) -> None:
         """Adds the digests of the parameters to the columns, and the norms and sketches of what the step added."""
-        hosts = [on_host(parameter) for parameter in self._parameters]
-        digests = np.array([digest_of_host(host) for host in hosts], np.uint64)
-        after = [summable(array_of(host)) for host in hosts]
+        arrays = [self._arrays.get(place, parameter) for place, parameter in enumerate(self._parameters)]
+        digests = np.array(list(map(digest_of_array, arrays, self._parameters)), np.uint64)
+        after = [
+            array if array.dtype.char in "fd" else summable(array_of(on_host(parameter)))
+            for array, parameter in zip(arrays, self._parameters, strict=True)
+        ]
         with np.errstate(invalid="ignore", over="ignore"):  # an infinite parameter has no update
             for before, now in zip(self._before, after, strict=True):
                 np.subtract(now, before, out=before)

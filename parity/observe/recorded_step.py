@@ -250,5 +250,14 @@ def _recipe(optimizer: torch.optim.Optimizer, places: dict[torch.nn.Parameter, i
 
 
 def _plain(group: dict[str, Any]) -> dict[str, Any]:
-    """Those of `_IMPLEMENTATIONS` that a group of parameters has: not every optimizer has each of them."""
-    return {name: value for name, value in _IMPLEMENTATIONS.items() if name in group}
+    """Settings of a group of parameters that the float64 step has in another form.
+
+    Those of `_IMPLEMENTATIONS` that the group has, since not every optimizer has each of them; and a rate that is a
+    tensor as a number, since arithmetic on it would be in its own dtype.
+    """
+    numbers = {
+        name: float(value)
+        for name, value in group.items()
+        if isinstance(value, torch.Tensor) and value.numel() == 1 and value.is_floating_point()
+    }
+    return numbers | {name: value for name, value in _IMPLEMENTATIONS.items() if name in group}

@@ -48,7 +48,9 @@ def _repeated(seed: int, count: int) -> np.ndarray:
 
 
 # Signs of the elements of a row, of whole blocks, of what is left after them, and of the rows of a batch.
-_ELEMENT, _BLOCKS, _REST, _ROWS = range(4)
+_ELEMENT, _BLOCKS, _REST, _ROWS, _NARROW_ROWS = range(5)
+# Most elements of a row that have signs of their own, instead of a sign for the row and one for the place in it.
+_NARROW = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,11 +164,12 @@ class RowSketch:
     def add(self, array: np.ndarray) -> None:
         """Adds rows; dtype[R, ...], or one row for a tensor without a dimension."""
         values = summable(array)
-        table = values.reshape(len(values), -1) if values.ndim > 1 else values.reshape(-1, 1)
-        if not table.size:
+        if not values.size:
             return
+        table = values.reshape(len(values), -1) if values.ndim > 1 else values.reshape(-1, 1)
         with np.errstate(over="ignore", invalid="ignore"):
-            products, self.square = _row_products(table), self.square + _sum_of_squares(table.reshape(-1))
+            products = _row_products(table, self.rows)
+            self.square += _sum_of_squares(table.reshape(-1))
             signed = products * _repeated(_ROWS, self.rows + len(table))[self.rows :]
             # Row r enters sum r % 8; padded, so that the rows of one sum are a column.
             first = self.rows % SUMS
@@ -181,11 +184,16 @@ class RowSketch:
         return math.sqrt(self.square) if self.square >= 0 else math.nan
 
 
-def _row_products(table: np.ndarray) -> np.ndarray:
-    """The signed sum of each row of dtype[R, F]; dtype[R]."""
+def _row_products(table: np.ndarray, first: int) -> np.ndarray:
+    """The signed sum of each row of dtype[R, F], of which the first is row `first` of its batch; dtype[R]."""
     rows, width = table.shape
-    if width == 1:
-        return table[:, 0]
+    if width <= _NARROW:
+        # The same signs for all rows would hide what is alike in all rows: the gradient of a cross-entropy sums to zero
+        # in each row, which some signs of few classes show as nothing at all.
+        begin = first * width
+        signs = _repeated(_NARROW_ROWS, begin + table.size)[begin:].reshape(rows, width)
+        narrow: np.ndarray = (table * signs).sum(axis=1)
+        return narrow
     if width <= _BLOCK:
         signs = _signs(_BLOCK, _ELEMENT)[:width].astype(table.dtype, copy=False)
         # As many rows in one product as OpenBLAS takes without threads.

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from parity.observe.digest import combine, digest
+from parity.observe.digest import combine, digest_of_array
 from parity.observe.fingerprint import Fingerprint, fingerprint
 from parity.observe.generators import digest_generators
+from parity.observe.host import StandingArrays
 
 # Settings of an optimizer that choose how it computes or serve a scheduler, and not what is computed.
 IMPLEMENTATION = frozenset(
@@ -53,6 +54,7 @@ class StepState:
         for name, other in (also or {}).items():
             self._buffers |= dict(_buffers(f"{name}.", other, parameters=True))
         self.buffer_names = [*self._buffers]
+        self._arrays = StandingArrays()
         self._generators: list[int] = []
         self._modes: dict[str, Any] = {}
         self._seen: dict[int, dict[str, Any]] = {}
@@ -74,17 +76,18 @@ class StepState:
     def before_update(self, optimizer: torch.optim.Optimizer) -> None:
         """Looks at the settings and the state of an optimizer, which is about to step."""
         number = next(number for number, each in enumerate(self._optimizers) if each is optimizer)
-        digests, counters, entries = [], [], 0
+        digests: list[int] = []
+        counters, entries = [], 0
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 state = optimizer.state.get(parameter) or {}
                 entries += bool(state)
-                for key in sorted(state, key=str):
-                    value = state[key]
+                for key, value in sorted(state.items(), key=_by_name) if len(state) > 1 else state.items():
                     if key in _COUNTERS:
                         counters.append(int(value))
                     elif isinstance(value, torch.Tensor):
-                        digests.append(digest(value))
+                        array = self._arrays.get((number, len(digests)), value)
+                        digests.append(digest_of_array(array, value))
         self._seen[number] = {
             "class": type(optimizer).__name__,
             "groups": [self._group(group) for group in optimizer.param_groups],
@@ -146,6 +149,10 @@ def _buffers(
         for table in (module._parameters, module._buffers) if parameters else (module._buffers,):
             for name in table:
                 yield f"{path}{name}", lambda table=table, name=name: table.get(name)  # type: ignore[misc]
+
+
+def _by_name(item: tuple[Any, Any]) -> str:
+    return str(item[0])
 
 
 def _ranges(numbers: Sequence[int]) -> str:

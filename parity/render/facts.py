@@ -99,7 +99,9 @@ def _audited(verdict: PairVerdict) -> str:
 def _cause(verdict: PairVerdict) -> str:
     """The cause; empty where there is none, or where the table of the audit shows it."""
     excused = verdict.loss_audit is not None and verdict.loss_audit.excused.any()
-    if not verdict.cause or (verdict.verdict == "rounding" and not excused):
+    # Tensors that are all equal have no row of numbers.
+    equal = verdict.first is None or verdict.first.quantity == "state"
+    if not verdict.cause or (verdict.verdict == "rounding" and not excused and not equal):
         return ""  # the cause of rounding is a row of numbers, which the table of the audit shows in columns
     cause = verdict.cause
     if verdict.onset:
@@ -112,8 +114,9 @@ def _cause(verdict: PairVerdict) -> str:
 
 def _what(first: Difference) -> str:
     """What differs: the loss itself, or the digest or the norm of a tensor."""
-    # A loss is printed as a number, a tensor by its digest; a norm only where digests are equal.
-    kind = "" if first.quantity in ("loss", "state") else " digest" if isinstance(first.baseline, str) else " norm"
+    # A loss is printed as a number, a tensor by its digest; a norm only where digests are equal; a setting as it is.
+    plain = first.quantity in ("loss", "state")
+    kind = "" if plain else " digest" if isinstance(first.baseline, str) else " norm"
     return f"{flat(named(first.quantity, first.tensor))}{kind}"
 
 

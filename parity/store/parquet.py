@@ -14,7 +14,15 @@ from parity.store.storage import StoragePath
 
 # Columns added after the first release: older runs lack them, and are read with nulls.
 LATER_COLUMNS = trace.LATER_COLUMNS | {
-    *("optimizer", "initial_norms", "initial_digests", "first_step", "param_shapes", "buffer_names"),
+    *(
+        "optimizer",
+        "initial_norms",
+        "initial_digests",
+        "initial_sketches",
+        "first_step",
+        "param_shapes",
+        "buffer_names",
+    ),
     *("output_names", "output_dtype", "param_dtypes", "whole_error_u", "baseline_whole_error_u"),
     *("candidate_whole_error_u", "unit", "exact_sketch"),
 }

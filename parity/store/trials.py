@@ -77,6 +77,10 @@ class TrialRecord:
     initial_digests: Annotated[
         list[int] | None, Column(pa.list_(pa.uint64()), "XXH3 digest of each parameter tensor before the first step")
     ] = None
+    initial_sketches: Annotated[
+        list[float] | None,
+        Column(pa.list_(pa.float32()), "signed sums of each parameter tensor before the first step"),
+    ] = None
     param_shapes: Annotated[
         list[str] | None, Column(pa.list_(pa.string()), 'shape of each parameter tensor, as in "128x784"')
     ] = None

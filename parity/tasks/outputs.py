@@ -100,6 +100,20 @@ def separated(outputs: Outputs) -> Outputs:
     return with_parts(outputs, [part.detach().requires_grad_() for part in parts(outputs)])
 
 
+def learning_parts(target: Outputs) -> list[torch.Tensor]:
+    """The parts of a target that require a gradient, which the model has computed."""
+    return [part for part in parts(target) if part.requires_grad]
+
+
+def cut_off(target: Outputs) -> Outputs:
+    """The target as a loss receives it: parts that require a gradient are new leaves, at which its gradient ends."""
+    if not learning_parts(target):
+        return target
+    return with_parts(
+        target, [part.detach().requires_grad_() if part.requires_grad else part for part in parts(target)]
+    )
+
+
 def describe(outputs: Outputs) -> str:
     """Types and shapes in words, for messages.
 

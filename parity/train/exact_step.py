@@ -18,7 +18,7 @@ from parity.observe.float64_step import Errors, relative_errors
 from parity.observe.generators import generators_restored, restore_generators, take_generators
 from parity.observe.same_draws import SameDraws
 from parity.observe.taken_step import TakenStep, Values, on_host, taken_step, widened
-from parity.tasks.outputs import map_tensors, parts
+from parity.tasks.outputs import learning_parts, map_tensors, parts
 from parity.train.state import restore_state
 from parity.train.step import StepValues, Training, forward, make_batch, send_back
 
@@ -55,13 +55,15 @@ def exact_step(
         # Forward and backward are rounded, the oracle between them too; the optimizer's step has no products.
         with SameDraws(next(training.model.parameters()).dtype), within or contextlib.nullcontext():
             output, target = forward(wide, batch, state["step"])
+            if learning_parts(target):
+                raise OracleUnavailable("the target requires a gradient, which a step in float64 does not send back")
             loss, found = wide.oracle(map_tensors(torch.Tensor.detach, output), target)
             grads = [np.asarray(grad) for grad in gradients(found)]
             optimizer.zero_grad()
             # A model that narrows inside is found below; until then its gradients need its dtypes.
             dtypes = [part.dtype for part in parts(output)]
             send_back(
-                output,
+                parts(output),
                 # Copies, since from_numpy shares memory with arrays that are returned below.
                 [torch.from_numpy(np.array(grad)).to(dtype) for grad, dtype in zip(grads, dtypes, strict=True)],
             )

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from parity.plan.trial import Trial
+from parity.store.trace import TENSOR_QUANTITIES
 from parity.tasks.outputs import parts
 from parity.train.step import begin, make_batch, take_step
 
@@ -21,7 +22,7 @@ def capture(trial: Trial, data: Mapping[str, np.ndarray]) -> np.ndarray | None:
 
     Returns:
         dtype[...] of the tensor (bfloat16, which NumPy does not have, as float32; for the input, of the batch's first
-        tensor); None for a parameter without a gradient.
+        tensor); None for a parameter without a gradient, and for quantities of many small things (state, buffers).
 
     Raises:
         TrialFailed: As `step.take_step`.
@@ -40,6 +41,8 @@ def capture(trial: Trial, data: Mapping[str, np.ndarray]) -> np.ndarray | None:
         return _on_host(values.loss)
     if quantity in ("output", "output_grad"):
         return _on_host(_in_one(parts(values.output) if quantity == "output" else values.output_grad))
+    if quantity not in TENSOR_QUANTITIES:
+        return None
     parameter = dict(training.model.named_parameters())[name or ""]
     # After the step, the gradient is still there: it is zeroed at the beginning of the next one.
     return _on_host(parameter.grad if quantity == "param_grad" else parameter)

@@ -18,7 +18,7 @@ from parity.plan.trial import Trial
 from parity.tasks import Task
 from parity.tasks.loading import load_task
 from parity.tasks.losses import Loss, is_widened, load_loss
-from parity.tasks.outputs import Outputs, describe, parts, separated, tensors
+from parity.tasks.outputs import Outputs, cut_off, describe, learning_parts, parts, separated, tensors
 from parity.train.passing_on import pass_on
 from parity.train.planted import planted, spoil_gradient
 from parity.train.rounding_noise import round_randomly
@@ -166,16 +166,19 @@ def take_step(
         output, target = forward(training, batch, step)
     # The loss gets a tree whose parts are cut off from each other, so that it has one gradient for each of them.
     given = separated(output)
+    # Also for the parts of the target that the model has computed, as the second tower of a contrastive loss.
+    sources = learning_parts(target)
+    target = cut_off(target)
     if observer:
         # Before the loss is called: the audit finds by these digests that the loss has written to its output or target.
-        observed = observer.forward(trial.settings.place(step), batch, given, target)
+        observed = observer.forward(trial.settings.place(step), batch, given, target, computed=learning_parts(target))
         observer.before_loss()
     with blamed(step, "the loss"), clock:
         loss = training.loss(given, target)
     _check_loss(step, loss, given)
     # loss.backward() in two halves, with the same bits: the audit judges the gradient between loss and model.
     with blamed(step, "the loss's backward"), clock:
-        output_grad = _gradients(step, loss, given)
+        output_grad, target_grad = _gradients(step, loss, given, learning_parts(target))
     if trial.noise:
         # The first part gets the seed that a single tensor gets.
         seed = (trial.seed, trial.noise, step)
@@ -183,11 +186,11 @@ def take_step(
             round_randomly(grad, seed=(*seed, number) if number else seed) for number, grad in enumerate(output_grad)
         ]
     if observer:
-        observer.loss(observed, given, target, loss=loss, output_grad=output_grad)
+        observer.loss(observed, given, target, loss=loss, output_grad=output_grad, target_grad=target_grad)
         if observer.doubt is not None:
             observer.passed_on(pass_on(model, output, observer.doubt))
     with blamed(step, "the model's backward"), clock, planted(plant):
-        send_back(output, output_grad)
+        send_back([*parts(output), *sources], [*output_grad, *target_grad])
     # Before the observer sees the gradient, as a faulty device would have it.
     spoil_gradient(plant, step, model, replica=trial.replica)
     if observer:
@@ -201,10 +204,10 @@ def take_step(
     return StepValues(given, target, loss, output_grad)
 
 
-def send_back(output: Outputs, output_grad: Sequence[torch.Tensor]) -> None:
-    """Adds the gradient for the parameters, by a backward pass from the gradient for each part of the output."""
+def send_back(computed: Sequence[torch.Tensor], grads: Sequence[torch.Tensor]) -> None:
+    """Adds the gradient for the parameters, by a backward pass from the gradient for each tensor of the model's."""
     # A part without a graph (a constant of the model) has nowhere to send its gradient.
-    learning = [(part, grad) for part, grad in zip(parts(output), output_grad, strict=True) if part.requires_grad]
+    learning = [(part, grad) for part, grad in zip(computed, grads, strict=True) if part.requires_grad]
     torch.autograd.backward([part for part, _ in learning], [grad for _, grad in learning])
 
 
@@ -221,18 +224,24 @@ def blamed(step: int | None, phase: str) -> Iterator[None]:
         raise TrialFailed(step, f"{phase} raised {type(error).__name__}: {error}") from error
 
 
-def _gradients(step: int, loss: torch.Tensor, given: Outputs) -> list[torch.Tensor]:
-    """The loss's gradient for each part of the output; zeros for a part of a tree that it does not use.
+def _gradients(
+    step: int, loss: torch.Tensor, given: Outputs, targets: Sequence[torch.Tensor]
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """The loss's gradient for each part of the output, and for these parts of the target; zeros for an unused one.
 
     Raises:
         TrialFailed: The loss does not depend on the output.
     """
     floating = parts(given)
     # allow_unused gives None instead of raising, so that a detached loss gets a message of its own.
-    grads = torch.autograd.grad(loss, floating, allow_unused=True)
-    if all(grad is None for grad in grads):
+    grads = torch.autograd.grad(loss, [*floating, *targets], allow_unused=True)
+    if all(grad is None for grad in grads[: len(floating)]):
         raise TrialFailed(step, "loss has no gradient for its output, which it must depend on", kind="detached")
-    return [torch.zeros_like(part) if grad is None else grad for part, grad in zip(floating, grads, strict=True)]
+    found = [
+        torch.zeros_like(part) if grad is None else grad
+        for part, grad in zip([*floating, *targets], grads, strict=True)
+    ]
+    return found[: len(floating)], found[len(floating) :]
 
 
 def _check_model(model: object) -> None:

@@ -113,7 +113,7 @@ def test_the_loops_of_the_guide_record_the_same(tmp_path):
         assert ended.status == 0, ended.stderr
     runs = [tmp_path / "runs" / name for name in ("plain", "lightning", "accelerate")]
     ended = command("-m", "parity.report", *runs)
-    # The gradient that the optimizer receives cannot be recorded in Lightning, and what was not compared is not identical.
+    # The gradient that the optimizer receives cannot be recorded in Lightning: what was not compared is not identical.
     assert ended.status == 0 and re.findall(r"-s0  (\w+)", ended.stdout) == ["rounding", "identical"], ended.stdout
 
 

@@ -9,7 +9,8 @@ import torch
 
 from parity.judge import odd_elements
 from parity.judge.odd_elements import Replay
-from parity.observe.digest import combine, digest
+from parity.observe.digest import digest
+from parity.observe.fingerprint import Rows
 from parity.store.events import Advanced, Captured
 from parity.train.perform import perform
 from parity.train.replay import capture
@@ -74,6 +75,12 @@ def test_what_cannot_be_compared_gives_no_row(compared, candidate):
     assert compared(np.ones(4, np.float32), candidate) is None
 
 
+def of_rows(values):
+    rows = Rows(sketched=False)
+    rows.add([torch.from_numpy(values)])
+    return rows.digest
+
+
 def fingerprint(values):
     return digest(torch.from_numpy(values))
 
@@ -85,9 +92,11 @@ def test_a_repeat_gives_the_tensors_of_the_trace(make_trials, data, step):
     trace = pa.concat_tables([event.table for event in perform(trial, data, None) if isinstance(event, Advanced)])
     row = trace.slice(step, 1).to_pylist()[0]
     batch = capture(replace(trial, capture=(step, "input", None)), data)
-    assert combine(np.array([fingerprint(batch)])) == row["input_digest"]
-    for quantity in ("output", "loss", "output_grad"):
-        assert fingerprint(capture(replace(trial, capture=(step, quantity, None)), data)) == row[f"{quantity}_digest"]
+    assert of_rows(batch) == row["input_digest"]
+    for quantity, whole in (("output", of_rows), ("loss", fingerprint), ("output_grad", of_rows)):
+        assert whole(capture(replace(trial, capture=(step, quantity, None)), data)) == row[f"{quantity}_digest"]
+    for quantity in ("state", "target_grad", "step_grad", "buffer"):
+        assert capture(replace(trial, capture=(step, quantity, None)), data) is None
     names = [name for name, _ in begin(trial).model.named_parameters()]
     for quantity in ("param_grad", "param"):
         for number in (0, len(names) - 1):

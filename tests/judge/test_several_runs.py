@@ -145,8 +145,8 @@ def test_replicas_that_disagree_owe_nothing(made, copied):
 def test_other_seeds_are_never_rounding(made, old):
     joined, judgement = pairs(old, made("seed", "numpy", seed=1, replicas=1))
     for verdict in judgement.pairs:
-        assert (verdict.pair.axis, verdict.verdict) == ("seed", "inconclusive")
-        assert "the runs differ in seed" in verdict.cause
+        assert (verdict.pair.axis, verdict.verdict, verdict.onset.quantity) == ("seed", "diverged", "state")
+        assert "the states from which the step is taken differ: initial parameters of 0.0.weight" in verdict.cause
     assert joined.run.info["notes"] == ["old and seed differ in seed: 0, 1."]
 
 
@@ -155,16 +155,16 @@ def test_other_initial_parameters_are_never_rounding(made, old, copied):
     new = copied(made("seed", "numpy", seed=1, replicas=1))
     rewrite(new, seed=0, torch="9.9.0")
     _, judgement = pairs(old, new)
-    assert {verdict.verdict for verdict in judgement.pairs} == {"inconclusive"}
-    assert "they start from different parameters" in judgement.pairs[0].cause
+    assert {(verdict.verdict, verdict.onset.quantity) for verdict in judgement.pairs} == {("diverged", "state")}
+    assert "initial parameters of 0.0.weight and 15 more" in judgement.pairs[0].cause
 
 
 def test_another_learning_rate_is_named(made, old):
     _, judgement = pairs(old, made("rate", "numpy", lr=2e-3, replicas=1))
     for verdict in judgement.pairs:
         assert (verdict.pair.axis, verdict.verdict) == ("lr", "diverged")
-        assert (verdict.onset.step, verdict.onset.quantity) == (0, "param")
-        assert "the learning rates are 0.001 and 0.002" in verdict.cause
+        assert (verdict.onset.step, verdict.onset.quantity) == (0, "state")
+        assert "learning rate: 0.001 and 0.002" in verdict.cause
 
 
 ADAM = "Adam(betas=(0.9, 0.999), eps=1e-08, lr=0.001)"
@@ -190,8 +190,8 @@ def test_optimizers_differ_in_what_both_have(old, copied, optimizer, axis):
 
 def test_another_batch_size_is_other_data(made, old):
     _, judgement = pairs(old, made("rows", "numpy", batch_size=128, replicas=1))
-    assert {verdict.verdict for verdict in judgement.pairs} == {"inconclusive"}
-    assert "the inputs differ from step 0 on: the data is not the same" in judgement.pairs[0].cause
+    assert {(verdict.verdict, verdict.onset.quantity) for verdict in judgement.pairs} == {("diverged", "input")}
+    assert "the inputs or targets differ, and what is computed from them is too far apart" in judgement.pairs[0].cause
 
 
 LOSS = "def mine(output, target):\n    return ((output - target) ** 2).sum() / {divisor}\n"
@@ -276,6 +276,9 @@ def test_a_run_from_before_there_were_steps_in_float64_is_read(old, copied):
     (new / "run.json").write_text(json.dumps(info))
     rewrite(new, torch="9.9.0")
     plant(new, "builtin@", "output_digest", 0, lambda value: value ^ 1)
+    # The distance says more than no step in float64: here none.
+    assert pairs(old, new)[1].pairs[0].verdict == "rounding"
+    plant(new, "builtin@", "output_sketches", 0, lambda sums: [1.0001 * each for each in sums])
     _, judgement = pairs(old, new)
     assert judgement.pairs[0].verdict == "inconclusive"
     assert "new checked no step against float64" in judgement.pairs[0].cause

@@ -87,3 +87,12 @@ def test_another_order_of_the_rows_has_another_sketch():
     one.add(rows)
     other.add(rows[::-1])
     assert np.linalg.norm(one.sums - other.sums) > 0.1 * one.norm
+
+
+@pytest.mark.parametrize("width", [2, 3, 4, 8, 10, 32, 100])
+def test_rows_that_sum_to_zero_are_seen(width):
+    rows = np.random.default_rng(6).standard_normal((32, width)).astype(np.float32)
+    rows -= rows.mean(axis=1, keepdims=True)
+    sketch = RowSketch()
+    sketch.add(rows)
+    assert np.linalg.norm(sketch.sums) > 0.2 * sketch.norm

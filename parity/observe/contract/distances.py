@@ -37,7 +37,11 @@ def errors_of(
     """
     value, grads = evaluate(loss, output, target, grad_output=grad_output)
     unscaled = [grad.cpu().double() / grad_output for grad in grads]  # in float64, so that nothing is lost
-    value, output, target = value.cpu(), map_tensors(torch.Tensor.cpu, output), map_tensors(torch.Tensor.cpu, target)
+    value, output, target = (
+        _as_narrow(value.cpu(), output),
+        map_tensors(torch.Tensor.cpu, output),
+        map_tensors(torch.Tensor.cpu, target),
+    )
     oracle = exact_oracle(case)
     if not is_tree(output):
         return [audit.errors(oracle, output, target, loss=value, output_grad=unscaled[0])]
@@ -54,6 +58,17 @@ def errors_of(
         )
         for index, grad in enumerate(unscaled)
     ]
+
+
+def _as_narrow(value: torch.Tensor, output: Outputs) -> torch.Tensor:
+    """A loss in the coarsest dtype of the output, where that holds it.
+
+    A float32 loss of a narrow output may have been computed in either: a float32 term that is added to a float16 loss
+    makes a float32 sum of the accuracy of float16.
+    """
+    coarsest = max((part.dtype for part in parts(output)), key=lambda dtype: torch.finfo(dtype).eps)
+    narrow = value.to(coarsest)
+    return narrow if torch.isfinite(narrow) == torch.isfinite(value) else value
 
 
 def exact_oracle(case: Case) -> Oracle:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from parity.judge.differences import Difference
 from parity.judge.verdict import PairVerdict
 from parity.render.differing import distance_at_first
 
@@ -63,8 +64,6 @@ def tell_first(verdict: PairVerdict) -> First | None:
     index = verdict.comparison.index_of(first.step)
     rows = int(verdict.comparison.both("rows")[1][index])
     partial = f", a partial batch of {rows} rows" if rows < verdict.pair.baseline.batch_size else ""
-    # A digest is text.
-    number = isinstance(first.baseline, float)
     sides = _sides(verdict)
     nearer = [side for side in sides if side.nearer]
     if nearer:
@@ -78,13 +77,21 @@ def tell_first(verdict: PairVerdict) -> First | None:
         place=f"step {first.step:,} (epoch {first.epoch}, batch {first.batch}{partial})",
         before=f"after {index:,} steps that are equal to the bit" if index else "the first step",
         what=f"{first.quantity} of {first.tensor}" if first.tensor else first.quantity,
-        value="value" if number and first.quantity == "loss" else "norm" if number else "digest of its bits",
+        value=_kind(first),
         sides=sides,
         distance=_distance(verdict),
         nearer=closer,
         # Nothing is computed before a state or an input, so no rounding made them differ.
         rounding=first.quantity not in ("state", "input"),
     )
+
+
+def _kind(first: Difference) -> str:
+    """What the values of the first difference are."""
+    if first.quantity == "loss" or (first.quantity == "state" and first.tensor):
+        return "value"
+    # A digest is text.
+    return "norm" if isinstance(first.baseline, float) else "digest of its bits"
 
 
 def _sides(verdict: PairVerdict) -> tuple[Side, Side]:

@@ -1,0 +1,103 @@
+"""Distances that are estimated from norms and sketches, and what is not known."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from synthetic_runs import BUFFERS, NEAR, ROUNDING, TENSORS, Planted, make_run, with_column
+
+from parity.judge import judge
+from parity.judge.distances import TensorDistances
+from parity.store.trace import SKETCH_SUMS
+
+
+def compared(run):
+    (pair,) = judge(run).pairs
+    return pair.comparison
+
+
+def test_a_planted_distance_is_measured_at_its_step_and_tensor():
+    planted = Planted(differs=ROUNDING, distances={"param_grad": {9: 0.25}}, tensors=(3, 4))
+    distances = compared(make_run(planted)).distances("param_grad")
+    assert distances.each.shape == (20, len(TENSORS))
+    assert distances.each[9, 3] == distances.each[9, 4] == 0.25
+    assert distances.each[8, 3] == pytest.approx(NEAR)
+    assert not distances.each[:2].any() and not distances.each[:, [0, 1, 2, 5]].any()
+    # Two of 16 tensors of norm 1.
+    assert distances.whole[9] == pytest.approx(0.25 * np.sqrt(2 / 16))
+    assert distances.beside_whole[9, 3] == pytest.approx(0.25 / 4)
+
+
+def test_equal_traces_have_no_distance():
+    comparison = compared(make_run(Planted()))
+    for quantity in ("output", "output_grad", "param_grad", "step_grad", "update", "buffer"):
+        assert not comparison.distances(quantity).each.any(), quantity
+
+
+def test_where_nothing_changed_the_gradient_the_optimizer_had_that_of_backward():
+    planted = Planted(differs=ROUNDING, distances={"param_grad": {9: 0.25}})
+    comparison = compared(make_run(planted))
+    assert np.array_equal(comparison.distances("step_grad").each, comparison.distances("param_grad").each)
+
+
+def test_a_counter_of_batches_has_no_distance():
+    distances = compared(make_run(Planted(differs={"buffer": 4}, distances={"buffer": {4: 0.5}}))).distances("buffer")
+    assert BUFFERS[1].endswith("num_batches_tracked")
+    assert list(distances.each[4]) == [0.5, 0.0]
+
+
+def test_a_quantity_that_nobody_has_is_not_known():
+    assert compared(make_run(Planted())).distances("target_grad") is None
+
+
+@pytest.mark.parametrize("names", [{"param_names": ["other"] * 16}, {"param_names": [f"port.{n}" for n in range(16)]}])
+def test_tensors_of_other_names_are_paired_by_their_shapes(names):
+    planted = Planted(differs=ROUNDING, distances={"update": {9: 0.25}}, record=names)
+    assert compared(make_run(planted)).distances("update").whole[9] == 0.25
+
+
+def test_tensors_of_other_shapes_are_not_paired():
+    planted = Planted(record={"param_names": [f"port.{n}" for n in range(16)], "param_shapes": ["5"] * 16})
+    assert compared(make_run(planted)).distances("update") is None
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "bits"),
+    [
+        ({}, 24),
+        ({"output_dtype": "bfloat16"}, 8),
+        ({"loss_dtype": "float16"}, 11),
+        ({"param_dtypes": ["float32", "bfloat16"]}, 8),
+        ({"output_dtype": "float64", "loss_dtype": "float64", "param_dtypes": ["float64"]}, 53),
+    ],
+)
+def test_u_is_that_of_the_coarsest_dtype_of_the_baseline(dtypes, bits):
+    run = make_run(Planted())
+    run = dataclasses.replace(run, trials=(dataclasses.replace(run.trials[0], **dtypes), *run.trials[1:]))
+    assert compared(run).unit == 2.0**-bits
+
+
+def test_a_tensor_that_one_side_lacks_is_infinitely_far_and_one_that_both_lack_is_not():
+    run = make_run(Planted())
+    for number, lacking in enumerate(([0, 1], [0])):
+        for name, width in (("param_grad_norms", 1), ("param_grad_sketches", SKETCH_SUMS)):
+            places = {place * width + each for place in lacking for each in range(width)}
+            run = with_column(
+                run,
+                number,
+                name,
+                lambda rows, places=places: [
+                    [math.nan if place in places else value for place, value in enumerate(row)] for row in rows
+                ],
+            )
+    each = compared(run).distances("param_grad").each
+    assert (each[:, 0] == 0).all() and np.isinf(each[:, 1]).all() and (each[:, 2:] == 0).all()
+
+
+def test_beside_a_norm_of_zero_any_distance_is_infinite():
+    distances = TensorDistances(np.array([[0.0, 1e-9]]), np.array([[0.0, 0.0]]))
+    assert list(distances.each[0]) == [0.0, np.inf]
+    assert distances.whole[0] == np.inf
+    both = TensorDistances(np.array([[0.0, 1e-9]]), np.array([[1.0, 0.0]]))
+    assert list(both.beside_whole[0]) == [0.0, 1e-9]

@@ -1,0 +1,120 @@
+"""Jumps: a late fault in traces that have parted by rounding is found where it is planted, and rounding is not."""
+
+import numpy as np
+import pytest
+from synthetic_runs import BUFFERS, NEAR, ROUNDING, TENSORS, Planted, make_run
+
+from parity.judge import judge
+from parity.judge.jumps import find_jump
+from parity.plan import lines
+
+EVERYWHERE = {"output": 2, "buffer": 2, **ROUNDING}
+
+
+def jump(**planted):
+    (pair,) = judge(make_run(Planted(differs=EVERYWHERE, **planted), steps=60)).pairs
+    return find_jump(pair.comparison, after=2)
+
+
+def test_rounding_does_not_jump():
+    assert jump() is None
+
+
+@pytest.mark.parametrize("quantity", ["output", "output_grad", "param_grad", "step_grad", "update", "buffer"])
+def test_rounding_that_grows_does_not_jump(quantity):
+    growing = {step: NEAR * 1.4 ** (step - 2) for step in range(2, 40)}
+    assert max(growing.values()) > 0.01
+    assert jump(distances={quantity: growing}) is None
+
+
+@pytest.mark.parametrize("step", [3, 30, 56])
+@pytest.mark.parametrize(
+    ("quantity", "tensor"),
+    [
+        ("output", None),
+        ("output_grad", None),
+        ("param_grad", TENSORS[4]),
+        ("update", TENSORS[4]),
+        ("buffer", BUFFERS[0]),
+    ],
+)
+def test_a_late_fault_is_found_where_it_is_planted(quantity, tensor, step):
+    found = jump(distances={quantity: {2: NEAR, step: 0.9}}, tensors=(4,))
+    assert (found.index, found.quantity, found.certain) == (step, quantity, True)
+    # One tensor of 16 that is 0.9 off is 0.2 of all of them together.
+    assert found.tensor in (tensor, None)
+    assert "is suddenly" in found.explain() and "rounding does not grow so fast" in found.explain()
+
+
+def test_one_tensor_among_many_is_found_and_named():
+    far = 0.09
+    found = jump(distances={"update": {2: NEAR, 30: far}}, tensors=(4,))
+    assert found.index == 30
+    assert found.distance == pytest.approx(far / np.sqrt(len(TENSORS)), rel=1e-5)
+
+
+def test_a_jump_that_passes_may_be_a_kink():
+    found = jump(distances={"param_grad": {2: NEAR, 30: 0.5, 31: NEAR}})
+    assert (found.index, found.certain) == (30, False)
+
+
+def test_at_the_end_no_jump_of_a_gradient_has_stayed():
+    assert not jump(distances={"param_grad": {2: NEAR, 59: 0.5}}).certain
+    assert jump(distances={"update": {2: NEAR, 59: 0.5}}).certain
+
+
+@pytest.mark.parametrize(
+    ("quantity", "line"),
+    [("output", lines.JUMP_FLOOR), ("update", lines.JUMP_UPDATE), ("param_grad", lines.JUMP_GRADIENT)],
+)
+def test_a_distance_below_the_floor_is_not_looked_at(quantity, line):
+    assert jump(distances={quantity: {2: NEAR, 30: 0.9 * line.value}}) is None
+    assert jump(distances={quantity: {2: NEAR, 30: 1.1 * line.value}}).index == 30
+
+
+def test_updates_of_gradients_that_have_drifted_apart_have_a_higher_floor():
+    drifted = {"param_grad": {2: 2 * lines.QUIET.value}}
+    assert jump(distances={**drifted, "update": {2: NEAR, 30: 2 * lines.JUMP_UPDATE.value}}) is None
+    assert jump(distances={**drifted, "update": {2: NEAR, 30: 0.9}}).index == 30
+
+
+def test_an_update_follows_from_its_gradient():
+    """An update that is as far off as its gradient has no fault of its own."""
+    kink = {2: NEAR, 30: 0.01, 31: NEAR}
+    assert jump(distances={"param_grad": kink, "update": kink}) is None
+
+
+def test_the_first_of_several_jumps_is_found():
+    found = jump(distances={"update": {2: NEAR, 30: 0.5}, "output": {2: NEAR, 31: 0.5}})
+    assert (found.index, found.quantity) == (30, "update")
+
+
+def test_of_one_step_the_quantity_that_is_computed_first_is_found():
+    found = jump(distances={"update": {2: NEAR, 30: 0.5}, "output": {2: NEAR, 30: 0.5}})
+    assert (found.index, found.quantity) == (30, "output")
+
+
+def test_a_setting_that_changes_late_is_the_cause():
+    found = jump(settings={30: {"lr": 1.1e-3}}, distances={"update": {2: NEAR, 30: 0.1}})
+    assert (found.index, found.quantity, found.certain) == (30, "state", True)
+    assert found.explain() == "the states from which the step is taken differ: learning rate: 0.001 and 0.0011"
+
+
+def test_a_jump_before_the_setting_is_a_jump():
+    found = jump(settings={40: {"lr": 1.1e-3}}, distances={"update": {2: NEAR, 30: 0.5}})
+    assert (found.index, found.quantity) == (30, "update")
+
+
+def test_the_step_at_which_they_part_is_judged_by_itself():
+    assert jump(distances={"update": {2: 0.5}}) is None
+
+
+def test_a_candidate_that_jumps_is_diverged_and_one_that_jumps_for_a_step_is_not_rounding():
+    for distances, verdict in (
+        ({"update": {2: NEAR, 30: 0.5}}, "diverged"),
+        ({"param_grad": {2: NEAR, 30: 0.5, 31: NEAR}}, "inconclusive"),
+    ):
+        (pair,) = judge(make_run(Planted(differs=ROUNDING, distances=distances), steps=60)).pairs
+        assert pair.verdict == verdict
+        assert (pair.onset.step if pair.onset else 30) == 30
+        assert "is suddenly 0.5 (relative) from the baseline's" in pair.cause

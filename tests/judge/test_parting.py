@@ -1,0 +1,182 @@
+"""Where two traces part from equal bits: each planted difference is found at its step, quantity and tensor."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from synthetic_runs import BUFFERS, NEAR, ROUNDING, TENSORS, Planted, make_run, nothing, with_column
+
+from parity.judge import judge
+from parity.judge.parting import COMPUTED, find_parting, find_unequal_gradient
+from parity.plan import lines
+
+# One tensor differs.
+PLACE = 5
+
+
+def compared(**planted):
+    (pair,) = judge(make_run(Planted(**planted))).pairs
+    return pair.comparison
+
+
+def parted(quantity, distance, **planted):
+    """The parting of a pair that differs in one quantity from step 4 on."""
+    sketched = "update" if quantity == "param" else quantity
+    return find_parting(
+        compared(differs={quantity: 4}, tensors=(PLACE,), distances={sketched: {4: distance}}, **planted)
+    )
+
+
+def test_traces_that_are_equal_part_nowhere():
+    assert find_parting(compared()) is None
+
+
+@pytest.mark.parametrize(
+    ("quantity", "named", "tensor"),
+    [
+        ("output", "output", None),
+        ("output_grad", "output_grad", None),
+        ("param_grad", "param_grad", TENSORS[PLACE]),
+        ("step_grad", "step_grad", TENSORS[PLACE]),
+        ("param", "update", TENSORS[PLACE]),
+        ("buffer", "buffer", BUFFERS[0]),
+    ],
+)
+def test_a_planted_difference_is_found_at_its_step_quantity_and_tensor(quantity, named, tensor):
+    parting = parted(quantity, 0.5)
+    assert (parting.index, parting.quantity, parting.tensor, parting.finding) == (4, named, tensor, "beyond")
+    assert f"is {parting.distance:.2g} (relative) from the baseline's after" in parting.explain()
+    parting = parted(quantity, NEAR)
+    assert (parting.index, parting.quantity, parting.finding) == (4, named, "within")
+
+
+@pytest.mark.parametrize("quantity", ["output", "output_grad", "param_grad"])
+def test_between_the_line_and_far_nothing_is_known(quantity):
+    assert parted(quantity, 0.5 * lines.FAR.value).finding == "unknown"
+
+
+@pytest.mark.parametrize("quantity", ["step_grad", "param", "buffer"])
+def test_what_a_few_operations_compute_needs_no_more_than_its_line(quantity):
+    assert parted(quantity, 0.5 * lines.FAR.value).finding == "beyond"
+
+
+def test_inputs_are_judged_by_the_outputs_that_they_give():
+    far = compared(differs={"input": 4, "output": 4}, distances={"output": {4: 0.3}})
+    near = compared(differs={"input": 4, "output": 4})
+    assert [(each.index, each.quantity, each.finding) for each in map(find_parting, (far, near))] == [
+        (4, "input", "beyond"),
+        (4, "input", "within"),
+    ]
+
+
+def test_a_tensor_whose_gradient_is_nothing_but_rounding_is_judged_beside_the_whole():
+    """A bias before a batch norm: its own gradient is 1e-8 of the whole, and all of it differs."""
+    run = make_run(Planted(differs={"param_grad": 4}, tensors=(PLACE,), distances={"param_grad": {4: 1e-8}}))
+
+    def small(rows):
+        return [[1e-8 if number == PLACE else norm for number, norm in enumerate(row)] for row in rows]
+
+    for number in range(2):
+        run = with_column(run, number, "param_grad_norms", small)
+    (pair,) = judge(run).pairs
+    parting = find_parting(pair.comparison)
+    assert (parting.quantity, parting.finding) == ("param_grad", "within")
+
+
+def test_the_first_tensor_beyond_its_line_is_named_in_the_order_of_the_backward_pass():
+    parting = find_parting(compared(differs={"param_grad": 4}, distances={"param_grad": {4: 0.5}}))
+    assert parting.tensor == TENSORS[-1]
+    parting = find_parting(compared(differs={"step_grad": 4}, distances={"step_grad": {4: 0.5}}))
+    assert parting.tensor == TENSORS[0]
+
+
+def test_a_setting_that_differs_is_the_cause_of_what_follows():
+    parting = find_parting(
+        compared(settings={6: {"lr": 2e-3}}, differs={"param": 6}, distances={"update": {6: 1.0}}, tensors=(PLACE,))
+    )
+    assert (parting.index, parting.quantity, parting.tensor) == (6, "state", None)
+    assert parting.explain() == ("the states from which the step is taken differ: learning rate: 0.001 and 0.002")
+
+
+def test_a_setting_that_changes_nothing_is_not_the_cause():
+    parting = find_parting(compared(settings={6: {"lr": 2e-3}}, differs={"param": 6}))
+    assert (parting.index, parting.quantity, parting.finding) == (6, "update", "within")
+
+
+def test_other_initial_parameters_are_the_cause_of_other_outputs():
+    others = [7] * len(TENSORS)
+    others[PLACE] = others[-1] = 8
+    far = {"differs": {"output": 0}, "distances": {"output": {0: 0.3}}}
+    parting = find_parting(compared(**far, record={"initial_digests": others}))
+    assert (parting.index, parting.quantity, parting.finding) == (0, "state", "beyond")
+    assert parting.explain() == (
+        "the states from which the step is taken differ: "
+        f"initial parameters of {TENSORS[PLACE]} and 1 more: 0000000000000007 and 0000000000000008"
+    )
+    assert find_parting(compared(**far)).quantity == "output"
+    assert find_parting(compared(**far, record={"initial_digests": None})).quantity == "output"
+
+
+@pytest.mark.parametrize(("digest", "quantity"), [(302, "state"), (None, "output")])
+def test_a_recording_goes_on_from_the_parameters_of_the_step_before(digest, quantity):
+    run = make_run(Planted(differs={"output": 0}, distances={"output": {0: 0.3}}))
+    baseline, candidate = run.trials
+    before = run.traces[baseline.trial]["param_digests"][3].as_py()
+    if digest:
+        before[PLACE] = digest
+    record = dataclasses.replace(candidate, first_step=4, rows=16, initial_digests=before)
+    traces = run.traces | {candidate.trial: run.traces[candidate.trial].slice(4)}
+    (pair,) = judge(dataclasses.replace(run, trials=(baseline, record), traces=traces)).pairs
+    parting = find_parting(pair.comparison)
+    assert (parting.index, parting.quantity) == (0, quantity)
+    assert pair.onset.step == 4
+
+
+def test_a_generator_in_another_state_is_the_cause_of_what_follows():
+    parting = find_parting(compared(generators=3, differs={"output": 4}, distances={"output": {4: 0.3}}))
+    assert (parting.index, parting.quantity) == (3, "state")
+    assert "random generator: torch's in one state and in another" in parting.explain()
+
+
+def test_runs_of_earlier_versions_part_at_a_distance_that_is_not_known():
+    run = make_run(Planted(differs={"output": 4}))
+    for name in ("output_norms", "output_sketches"):
+        run = with_column(run, 0, name, nothing)
+    (pair,) = judge(run).pairs
+    parting = find_parting(pair.comparison)
+    assert (parting.quantity, parting.finding, parting.distance) == ("output", "unknown", None)
+    assert parting.explain() == "the output differs, and how far is not known"
+
+
+def test_in_a_narrow_dtype_the_line_is_wider():
+    narrow = {"output_dtype": "bfloat16", "loss_dtype": "bfloat16"}
+    run = make_run(Planted(differs={"output": 4}, distances={"output": {4: 0.01}}, record=narrow))
+    run = dataclasses.replace(run, trials=tuple(dataclasses.replace(each, **narrow) for each in run.trials))
+    (pair,) = judge(run).pairs
+    assert find_parting(pair.comparison).finding == "within"
+    assert parted("output", 0.01).finding == "beyond"
+
+
+def test_the_dtype_is_that_of_the_baseline():
+    """A candidate that computes in a narrower dtype does not differ by rounding only."""
+    narrow = {"output_dtype": "bfloat16", "loss_dtype": "bfloat16"}
+    assert parted("output", 0.01, record=narrow).finding == "beyond"
+
+
+def test_equal_outputs_with_unequal_gradients_are_seen_where_nothing_was_audited():
+    comparison = compared(differs={"output_grad": 4}, distances={"output_grad": {4: NEAR, 7: 0.2, 8: NEAR}})
+    nothing = np.zeros(comparison.steps, bool)
+    found = find_unequal_gradient(comparison, audited=nothing)
+    assert (found.index, found.quantity, found.finding) == (7, "output_grad", "beyond")
+    assert find_unequal_gradient(comparison, audited=~nothing) is None
+    assert find_unequal_gradient(compared(differs=ROUNDING), audited=nothing) is None
+
+
+def test_unequal_outputs_say_nothing_about_their_gradients():
+    comparison = compared(differs={"output": 3, "output_grad": 4}, distances={"output_grad": {4: NEAR, 7: 0.2}})
+    assert find_unequal_gradient(comparison, audited=np.zeros(comparison.steps, bool)) is None
+
+
+def test_the_number_of_the_loss_is_not_computed_with():
+    assert "loss" not in COMPUTED and "state" not in COMPUTED
+    assert find_parting(compared(differs={"loss": 2})) is None

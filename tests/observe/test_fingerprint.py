@@ -1,0 +1,105 @@
+"""Fingerprints: digest, norm and sketch of tensors, and of rows that arrive batch by batch."""
+
+import numpy as np
+import pytest
+import torch
+
+from parity.observe.digest import MISSING, digest
+from parity.observe.fingerprint import Rows, fingerprint
+
+GENERATOR = torch.Generator().manual_seed(3)
+TENSORS = [torch.randn(shape, generator=GENERATOR) for shape in [(7, 5), (3,), (), (2, 3, 4)]]
+
+
+def rows(*batches, sketched=True):
+    made = Rows(sketched=sketched)
+    for batch in batches:
+        made.add(batch if isinstance(batch, list) else [batch])
+    return made
+
+
+def test_each_tensor_has_its_digest_norm_and_sketch():
+    found = fingerprint(TENSORS)
+    assert list(found.digests) == [digest(tensor) for tensor in TENSORS]
+    assert found.norms == pytest.approx([float(tensor.double().norm()) for tensor in TENSORS], rel=1e-6)
+    assert found.sketches.shape == (4, 8)
+    assert found.norm == pytest.approx(float(torch.cat([tensor.reshape(-1) for tensor in TENSORS]).norm()), rel=1e-6)
+
+
+def test_a_missing_tensor_has_no_norm_and_no_sketch():
+    found = fingerprint([TENSORS[0], None])
+    assert found.digests[1] == MISSING
+    assert np.isnan(found.norms[1]) and np.isnan(found.sketches[1]).all()
+    assert found.norm == pytest.approx(float(TENSORS[0].norm()), rel=1e-6)
+    assert found.digest != fingerprint([TENSORS[0]]).digest
+
+
+def test_the_order_of_the_tensors_counts():
+    assert fingerprint(TENSORS).digest != fingerprint(TENSORS[::-1]).digest
+
+
+@pytest.mark.parametrize("sizes", [[12], [4, 4, 4], [1] * 12, [7, 5], [0, 12]])
+def test_the_fingerprint_of_rows_does_not_depend_on_how_they_arrive(sizes):
+    whole = torch.randn(12, 9, 2, generator=torch.Generator().manual_seed(4))
+    one, several = rows(whole), rows(*whole.split(sizes))
+    assert one.digest == several.digest
+    assert several.norms == pytest.approx(one.norms, rel=1e-6)
+    assert several.sketches == pytest.approx(one.sketches, rel=1e-4, abs=1e-4)
+
+
+def test_rows_of_several_tensors_arrive_side_by_side():
+    left, right = torch.randn(6, 3, generator=GENERATOR), torch.arange(6)
+    one, several = rows([left, right]), rows([left[:2], right[:2]], [left[2:], right[2:]])
+    assert one.digest == several.digest and one.count == 2
+    assert len(one.norms) == 1  # integers have no norm
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda whole: whole.flip(0),
+        lambda whole: whole.reshape(4, 9),
+        lambda whole: whole.double(),
+        lambda whole: whole[:-1],
+        lambda whole: torch.cat([whole, whole[:1]]),
+        lambda whole: torch.nextafter(whole, torch.tensor(torch.inf)),
+    ],
+)
+def test_other_rows_have_another_digest(other):
+    whole = torch.randn(6, 6, generator=torch.Generator().manual_seed(5))
+    assert rows(whole).digest != rows(other(whole)).digest
+
+
+def test_an_empty_batch_is_not_no_batch():
+    assert rows(torch.zeros(0, 3)).digest != rows().digest
+
+
+def test_a_tensor_without_a_dimension_is_one_row():
+    assert rows(torch.tensor(1.0), torch.tensor(2.0)).digest != rows(torch.tensor(2.0), torch.tensor(1.0)).digest
+    assert rows(torch.tensor(3.0)).norms == pytest.approx([3.0])
+
+
+def test_a_tensor_that_was_changed_after_it_was_added_is_seen():
+    whole = torch.randn(6, 6, generator=torch.Generator().manual_seed(6))
+    made = rows(whole[:3])
+    before = made.copy()
+    made.add([whole[3:]])
+    assert made.unchanged(before, [whole[3:]])
+    whole[5, 5] += 1
+    assert not made.unchanged(before, [whole[3:]])
+
+
+def test_a_copy_goes_its_own_way():
+    made = rows(torch.ones(2, 2))
+    copied = made.copy()
+    copied.add([torch.ones(1, 2)])
+    assert copied.digest == rows(torch.ones(3, 2)).digest
+    assert made.digest == rows(torch.ones(2, 2)).digest
+
+
+def test_the_distance_of_two_outputs_is_known_from_their_sketches():
+    whole = torch.randn(64, 100, generator=torch.Generator().manual_seed(7))
+    near = whole + 1e-3 * torch.randn(64, 100, generator=torch.Generator().manual_seed(8))
+    one, other = rows(*whole.split(16)), rows(near)
+    estimate = float(np.sqrt(((one.sketches - other.sketches) ** 2).sum()))
+    assert 1 / 3 < estimate / float((whole - near).norm()) < 3
