@@ -51,7 +51,6 @@ class Planted:
         generators: Step from which on torch's generator is in another state.
         steps: Of its trace; None is all.
         record: What else its record says.
-        apart: Of sketched quantities, from which step on they are how far apart, relative to the baseline.
     """
 
     name: str = "mine"
@@ -68,13 +67,12 @@ class Planted:
     generators: int | None = None
     steps: int | None = None
     record: dict = field(default_factory=dict)
-    apart: dict = field(default_factory=dict)
 
 
 ROUNDING = dict.fromkeys(("output_grad", "param_grad", "param"), 2)
 
 
-def make_run(*candidates, steps=20, tensors=TENSORS, directory="run", sketched=True, **evidence):
+def make_run(*candidates, steps=20, tensors=TENSORS, directory="run", **evidence):
     """A run of the baseline and candidates.
 
     Args:
@@ -82,7 +80,6 @@ def make_run(*candidates, steps=20, tensors=TENSORS, directory="run", sketched=T
         steps: Of each trial.
         tensors: Names of the parameters.
         directory: Where it says it is.
-        sketched: Whether the traces have norms and sketches, as older ones have not.
         evidence: Rows of the tables of that name.
     """
     records, traces = [], {}
@@ -90,7 +87,7 @@ def make_run(*candidates, steps=20, tensors=TENSORS, directory="run", sketched=T
         suffix = f"-r{planted.replica}" if planted.replica else ""
         trial = f"{planted.name}@{planted.device}-s0{suffix}"
         rows = steps if planted.steps is None else planted.steps
-        traces[trial] = _trace(planted, trial, rows, tensors, sketched=sketched)
+        traces[trial] = _trace(planted, trial, rows, tensors)
         records.append(
             TrialRecord(
                 trial=trial,
@@ -142,7 +139,7 @@ def make_run(*candidates, steps=20, tensors=TENSORS, directory="run", sketched=T
     return StoredRun(Path(directory), info, tuple(records), traces, tables)
 
 
-def _trace(planted, trial, steps, tensors, *, sketched):
+def _trace(planted, trial, steps, tensors):
     step = np.arange(steps)
     batch = step % BATCHES
     loss = (0.05 + 0.2 * np.exp(-step / 40) + 0.002 * np.sin(step)).astype(np.float32).astype(float)
@@ -181,7 +178,7 @@ def _trace(planted, trial, steps, tensors, *, sketched):
             columns[f"{quantity}_digests"] = each
     columns["loss_digest"] = np.ascontiguousarray(loss).view(np.uint64)
     columns |= _states(planted, steps, tensors)
-    for quantity in SKETCHED_QUANTITIES if sketched else ():
+    for quantity in SKETCHED_QUANTITIES:
         columns |= _sketches(planted, quantity, steps, tensors)
     names = {"trial": trial, "loss_name": planted.name, "device": planted.device}
     return make_table(columns, names=names, rows=steps)
@@ -211,18 +208,13 @@ def _sketches(planted, quantity, steps, tensors):
     names = {"buffer": BUFFERS, "target_grad": (), "output": ("",), "output_grad": ("",)}.get(quantity, tensors)
     distances = planted.distances.get(quantity, {})
     begins = planted.differs.get("param" if quantity == "update" else quantity, steps)
-    if quantity == "step_grad" and begins == steps and not distances and not planted.apart:
+    if quantity == "step_grad" and begins == steps and not distances:
         return {}  # it is the gradient of the parameters
     odd = [*range(len(names))] if planted.tensors is None or len(names) < len(tensors) else [*planted.tensors]
     sketches = np.zeros((steps, len(names), SKETCH_SUMS), np.float32)
-    if not planted.apart:
-        sketches[begins:, odd, 0] = NEAR
+    sketches[begins:, odd, 0] = NEAR
     for step, distance in sorted(distances.items()):
         sketches[step:, odd, 0] = distance
-    if quantity in planted.apart:
-        begins, distance = planted.apart[quantity]
-        sketches[:, odd, 0] = 0
-        sketches[begins:, odd, 0] = distance
     norms = np.ones((steps, len(names)), np.float32)
     return {f"{quantity}_norms": norms, f"{quantity}_sketches": sketches.reshape(steps, len(names) * SKETCH_SUMS)}
 

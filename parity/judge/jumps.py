@@ -79,6 +79,23 @@ def least_jump(quantity: str, unit: float) -> float:
     return max(line.value, lines.FAR_NARROW.value * unit)
 
 
+def least_jumps(comparison: Comparison, quantity: str) -> np.ndarray:
+    """The least relative distance that can be a jump at each step; float64[S].
+
+    Args:
+        comparison: The two traces.
+        quantity: One of `trace.SKETCHED_QUANTITIES`.
+
+    Raises:
+        Trouble: A trace is damaged.
+    """
+    floor = np.full(comparison.steps, least_jump(quantity, comparison.unit))
+    if quantity != "update":
+        return floor
+    quiet = np.minimum(floor, max(lines.JUMP_UPDATE.value, 64 * comparison.unit))
+    return np.where(_quiet(comparison), quiet, floor)
+
+
 def judged_distances(comparison: Comparison, quantity: str) -> TensorDistances | None:
     """The distances in which a jump is looked for; None where they are not known.
 
@@ -144,10 +161,7 @@ def _first(comparison: Comparison, quantity: str, after: int, parted: str) -> Ju
     distances = judged_distances(comparison, quantity)
     if distances is None:
         return None
-    floor = np.full(comparison.steps, least_jump(quantity, comparison.unit))
-    if quantity == "update":
-        near = max(lines.JUMP_UPDATE.value, 64 * comparison.unit)
-        floor = np.where(_quiet(comparison), np.minimum(floor, near), floor)
+    floor = least_jumps(comparison, quantity)
     explained = _explained(comparison, quantity)
     # In the step in which they part, gradients after what has parted by rounding must not be far apart either. The
     # update may: an optimizer that divides by the gradient's size turns the sign of an element that is nearly zero.

@@ -186,8 +186,11 @@ def _part(comparison: Comparison, index: int, quantity: str) -> Parting:
 def _part_at_input(comparison: Comparison, index: int) -> Parting:
     """Inputs have no sketches: those that differ by rounding only give outputs and gradients that do."""
     far = max(lines.FAR.value, lines.FAR_NARROW.value * comparison.unit)
-    for quantity, line in (("output", lines.PARTING_OUTPUT.value * comparison.unit), ("output_grad", far)):
+    for quantity, line in (("output", parting_line("output", comparison.unit)), ("output_grad", far)):
         distances = comparison.distances(quantity)
+        if distances is None and quantity == "output":
+            # A run of an earlier version: how far is not known, and decides nothing.
+            return Parting(index, "input", None, None, None, "unknown")
         if distances is None or float(np.nan_to_num(distances.each[index], nan=np.inf).max()) > line:
             return Parting(index, "input", None, None, None, "beyond")
     return Parting(index, "input", None, None, None, "within")

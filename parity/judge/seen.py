@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from parity.judge.differences import Comparison
-from parity.judge.jumps import least_jump
+from parity.judge.jumps import least_jump, least_jumps
 from parity.judge.parting import COMPUTED, parting_line
 
 
@@ -53,6 +53,6 @@ def limits(comparison: Comparison, quantity: str) -> np.ndarray:
     """
     parted = comparison.first_index(among=COMPUTED)
     upto = comparison.steps if parted is None else parted[0] + 1
-    found = np.full(comparison.steps, least_jump(quantity, comparison.unit))
+    found = least_jumps(comparison, quantity)
     found[:upto] = parting_line(quantity, comparison.unit)
     return found

@@ -120,7 +120,7 @@ def _cause(verdict: PairVerdict) -> str:
 def _what(first: Difference) -> str:
     """What differs: the loss itself, or the digest or the norm of a tensor."""
     # A loss is printed as a number, a tensor by its digest; a norm only where digests are equal; a setting as it is.
-    plain = first.quantity == "loss" or (first.quantity == "state" and first.tensor)
+    plain = first.quantity in ("loss", "state")
     kind = "" if plain else " digest" if isinstance(first.baseline, str) else " norm"
     return f"{flat(named(first.quantity, first.tensor))}{kind}"
 

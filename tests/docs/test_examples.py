@@ -113,7 +113,8 @@ def test_the_loops_of_the_guide_record_the_same(tmp_path):
         assert ended.status == 0, ended.stderr
     runs = [tmp_path / "runs" / name for name in ("plain", "lightning", "accelerate")]
     ended = command("-m", "parity.report", *runs)
-    assert (ended.status, len(re.findall(r"-s0  identical", ended.stdout))) == (0, 2), ended.stdout
+    # The gradient that the optimizer receives cannot be recorded in Lightning: what was not compared is not identical.
+    assert ended.status == 0 and re.findall(r"-s0  (\w+)", ended.stdout) == ["rounding", "identical"], ended.stdout
 
 
 def run_script(name, folder):

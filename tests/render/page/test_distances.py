@@ -13,7 +13,7 @@ from parity.render.page.distances import distances
 from parity.render.page.figures import Frame
 from parity.render.page.heat_map import LEAST_DECADE, PER_DECADE, heat_map
 
-APART = {"output_grad": (2, 1e-7), "param_grad": (2, 2e-6), "update": (2, 3e-5)}
+APART = {"output_grad": {2: 1e-7}, "param_grad": {2: 2e-6}, "update": {2: 3e-5}}
 
 
 def verdict_of(planted, *, steps=20):
@@ -27,7 +27,7 @@ def distance_in(heat, row, step):
 
 
 def test_the_plot_has_each_quantity_and_its_limit():
-    drawn = distances(Frame(verdict_of(Planted(differs=ROUNDING, apart=APART)), 100)).figure
+    drawn = distances(Frame(verdict_of(Planted(differs=ROUNDING, distances=APART)), 100)).figure
     shown = points({"data": [each for each in drawn["data"] if each["name"] == "update"]}, axis="y", role="update")
     assert shown[2] == pytest.approx(3e-5, rel=1e-6) and np.isnan(shown[1])
     assert [each["name"] for each in drawn["data"] if not each["name"].startswith("limit")] == [*APART]
@@ -40,18 +40,18 @@ def test_the_plot_has_each_quantity_and_its_limit():
 
 
 def test_without_distances_there_is_no_plot_and_equal_ones_are_none():
-    assert distances(Frame(judge(make_run(Planted(differs=ROUNDING), sketched=False)).pairs[0], 100)) is None
+    assert distances(Frame(judge(make_run(Planted(differs=ROUNDING))).pairs[0], 100)) is None
     assert distances(Frame(verdict_of(Planted()), 100)) is None
 
 
 def test_a_nan_is_in_a_band():
-    drawn = distances(Frame(verdict_of(Planted(differs=ROUNDING, apart={"output": (5, np.nan)})), 100)).figure
+    drawn = distances(Frame(verdict_of(Planted(differs=ROUNDING, distances={"output": {5: np.nan}})), 100)).figure
     assert set(points(drawn, axis="y2", role="output")) == {*range(5, 20)}
 
 
 @pytest.mark.parametrize("steps", [20, 2000])
 def test_the_heat_map_shows_the_distance_within_a_thirtieth_of_a_decade(steps):
-    verdict = verdict_of(Planted(differs=ROUNDING, apart=APART), steps=steps)
+    verdict = verdict_of(Planted(differs=ROUNDING, distances=APART), steps=steps)
     _, heat, _ = heat_map(Frame(verdict, 100), make_rows(verdict)).figure["data"]
     assert heat["meta"] == "far"
     assert distance_in(heat, "update", -1) == pytest.approx(3e-5, rel=0.08)
@@ -63,7 +63,7 @@ def test_the_heat_map_shows_the_distance_within_a_thirtieth_of_a_decade(steps):
 
 
 def test_what_has_no_distance_is_on_or_off():
-    verdict = verdict_of(Planted(differs=ROUNDING, apart=APART))
+    verdict = verdict_of(Planted(differs=ROUNDING, distances=APART))
     onoff, far, *_ = heat_map(Frame(verdict, 100), make_rows(verdict)).figure["data"]
     assert {"state", "input", "param 0.0.weight"} < {*onoff["y"]} and not {*onoff["y"]} & {*far["y"]}
     assert unpack(onoff["z"])[onoff["y"].index("param 0.0.weight")].tolist() == [0, 0, *[100] * 18]
@@ -71,14 +71,14 @@ def test_what_has_no_distance_is_on_or_off():
 
 def test_a_nan_is_furthest_and_a_distance_that_is_too_small_to_be_seen_is_not_equal():
     differs = {"output": 3, **ROUNDING}
-    verdict = verdict_of(Planted(differs=differs, apart={"output_grad": (2, np.nan)}))
+    verdict = verdict_of(Planted(differs=differs, distances={"output_grad": {2: np.nan}}))
     far = heat_map(Frame(verdict, 100), make_rows(verdict)).figure["data"][1]
     cells = dict(zip(far["y"], unpack(far["z"]).tolist(), strict=True))
     assert cells["output_grad"] == [0, 0, *[255] * 18] and cells["output"] == [0, 0, 0, *[1] * 17]
 
 
 def test_the_numbers_are_in_the_tables_too():
-    verdict = verdict_of(Planted(differs=ROUNDING, apart=APART))
+    verdict = verdict_of(Planted(differs=ROUNDING, distances=APART))
     steps = tables.steps_table(verdict)
     assert steps.headings[-3:] == ("output_grad distance", "param_grad distance", "update distance")
     assert {row[0]: row[-1] for row in steps.rows}["2"] == "3e-05"
@@ -87,7 +87,7 @@ def test_the_numbers_are_in_the_tables_too():
 
 def test_the_steps_of_a_continued_recording_keep_their_numbers():
     later = {"first_step": 100}
-    run = make_run(Planted(differs=ROUNDING, apart=APART, record=later))
+    run = make_run(Planted(differs=ROUNDING, distances=APART, record=later))
     baseline = type(run.trials[0])(**{**vars(run.trials[0]), **later})
     shifted = {
         name: table.set_column(

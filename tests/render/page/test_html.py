@@ -88,8 +88,8 @@ def test_many_pairs_and_tensors_are_under_3_mb_too():
 
 def test_many_pairs_and_tensors_with_distances_are_under_3_mb_too():
     tensors = tuple(f"transformer.blocks.{number}.attention.weight" for number in range(100))
-    apart = dict.fromkeys(SKETCHED_QUANTITIES, (3, 1e-7))
-    planted = [Planted(f"mine{number}", differs={"loss": 3, **ROUNDING}, apart=apart) for number in range(13)]
+    apart = {quantity: {3: 1e-7} for quantity in SKETCHED_QUANTITIES}
+    planted = [Planted(f"mine{number}", differs={"loss": 3, **ROUNDING}, distances=apart) for number in range(13)]
     assert len(rendered(make_run(*planted, steps=1200, tensors=tensors)).encode()) < MOST_BYTES
 
 
