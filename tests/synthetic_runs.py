@@ -200,7 +200,7 @@ def _states(planted, steps, tensors):
     generators[:, 0] = np.arange(steps) * 7 + 1
     if planted.generators is not None:
         generators[planted.generators :, 0] += 3
-    return {"settings": settings, "state_counts": np.array(counts), "generator_digests": generators}
+    return {"settings": settings, "state_counts": np.array(counts).reshape(steps, 3), "generator_digests": generators}
 
 
 def _sketches(planted, quantity, steps, tensors):

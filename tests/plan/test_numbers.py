@@ -32,7 +32,7 @@ def test_a_wrong_number_is_refused(name, value):
         assert message(name, value) == f"{name}={value!r} is not {RULES[name].allowed}. {RULES[name].advice}"
 
 
-@pytest.mark.parametrize("name", {name for name, rule in RULES.items() if rule.least != 0})
+@pytest.mark.parametrize("name", [name for name, rule in RULES.items() if rule.least != 0])
 def test_zero_is_refused_where_nothing_would_be_compared(name):
     assert message(name, 0).startswith(f"{name}=0 is not ")
 

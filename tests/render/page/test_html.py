@@ -145,7 +145,7 @@ def test_every_verdict_has_its_page(verdict, planted):
 def test_a_plot_has_words_and_a_table_behind_it():
     page = Page(rendered(make_run(Planted(differs={"loss": 2, **ROUNDING}))))
     plots = [given for _, given in page.elements if given.get("class") == "canvas"]
-    assert len(plots) == 6 == len(page.figures)
+    assert len(plots) == 7 == len(page.figures)
     assert all(given["role"] == "img" and len(given["aria-label"]) > 40 for given in plots)
     assert "The numbers behind the plots" in page.text
 

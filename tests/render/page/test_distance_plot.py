@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from synthetic_runs import ROUNDING, TENSORS, Planted, make_run
+from synthetic_runs import ROUNDING, TENSORS, Planted, make_run, nothing, with_column
 from test_figures import unpack
 from test_plots import points
 
@@ -12,8 +12,11 @@ from parity.render.differing import make_rows
 from parity.render.page.distances import distances
 from parity.render.page.figures import Frame
 from parity.render.page.heat_map import LEAST_DECADE, PER_DECADE, heat_map
+from parity.store.trace import SKETCHED_QUANTITIES
 
 APART = {"output_grad": {2: 1e-7}, "param_grad": {2: 2e-6}, "update": {2: 3e-5}}
+# The gradient that the optimizer received is that of the parameters.
+NAMES = ["output_grad", "param_grad", "step_grad", "update"]
 
 
 def verdict_of(planted, *, steps=20):
@@ -30,7 +33,7 @@ def test_the_plot_has_each_quantity_and_its_limit():
     drawn = distances(Frame(verdict_of(Planted(differs=ROUNDING, distances=APART)), 100)).figure
     shown = points({"data": [each for each in drawn["data"] if each["name"] == "update"]}, axis="y", role="update")
     assert shown[2] == pytest.approx(3e-5, rel=1e-6) and np.isnan(shown[1])
-    assert [each["name"] for each in drawn["data"] if not each["name"].startswith("limit")] == [*APART]
+    assert [each["name"] for each in drawn["data"] if not each["name"].startswith("limit")] == NAMES
     (limit,) = (each for each in drawn["data"] if each["name"] == "limit of param_grad")
     # 512 u up to the step at which the two part, and 0.03 after it.
     assert unpack(limit["x"]).tolist() == [-0.5, 2.5, 2.5, 19.5]
@@ -40,7 +43,10 @@ def test_the_plot_has_each_quantity_and_its_limit():
 
 
 def test_without_distances_there_is_no_plot_and_equal_ones_are_none():
-    assert distances(Frame(judge(make_run(Planted(differs=ROUNDING))).pairs[0], 100)) is None
+    run = make_run(Planted(differs=ROUNDING))
+    for quantity in SKETCHED_QUANTITIES:
+        run = with_column(run, 1, f"{quantity}_sketches", nothing)
+    assert distances(Frame(judge(run).pairs[0], 100)) is None
     assert distances(Frame(verdict_of(Planted()), 100)) is None
 
 
@@ -71,7 +77,7 @@ def test_what_has_no_distance_is_on_or_off():
 
 def test_a_nan_is_furthest_and_a_distance_that_is_too_small_to_be_seen_is_not_equal():
     differs = {"output": 3, **ROUNDING}
-    verdict = verdict_of(Planted(differs=differs, distances={"output_grad": {2: np.nan}}))
+    verdict = verdict_of(Planted(differs=differs, distances={"output_grad": {2: np.nan}, "output": {3: 0.0}}))
     far = heat_map(Frame(verdict, 100), make_rows(verdict)).figure["data"][1]
     cells = dict(zip(far["y"], unpack(far["z"]).tolist(), strict=True))
     assert cells["output_grad"] == [0, 0, *[255] * 18] and cells["output"] == [0, 0, 0, *[1] * 17]
@@ -80,7 +86,7 @@ def test_a_nan_is_furthest_and_a_distance_that_is_too_small_to_be_seen_is_not_eq
 def test_the_numbers_are_in_the_tables_too():
     verdict = verdict_of(Planted(differs=ROUNDING, distances=APART))
     steps = tables.steps_table(verdict)
-    assert steps.headings[-3:] == ("output_grad distance", "param_grad distance", "update distance")
+    assert steps.headings[-4:] == tuple(f"{name} distance" for name in NAMES)
     assert {row[0]: row[-1] for row in steps.rows}["2"] == "3e-05"
     assert {row[0]: row[-1] for row in tables.tensors_table(verdict, make_rows(verdict)).rows}["update"] == "3e-05"
 
