@@ -37,9 +37,10 @@ def test_a_tensor_is_named_with_its_digests():
     texts, line = facts(Planted(differs={"param_grad": 3, "param": 3}, tensors=(4,)))
     assert (
         texts["first"]
-        == "step 3 (epoch 0, batch 3), param_grad 0.4.weight digest\n0000000000000132 != 0000000000000164"
+        == "step 3 (epoch 0, batch 3), param_grad 0.4.weight digest\n0000000000000132 != 0000000000000164 "
+        "(relative 2.5e-08)"
     )
-    assert "first at step 3, param_grad 0.4.weight digest 0000000000000132 != 0000000000000164; 20 steps" in line
+    assert "first at step 3, param_grad 0.4.weight digest 0000000000000132 != 0000000000000164 (relative " in line
 
 
 def test_an_error_of_many_lines_is_one():
