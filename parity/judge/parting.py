@@ -163,7 +163,7 @@ def _part(comparison: Comparison, index: int, quantity: str) -> Parting:
         return _part_at_input(comparison, index)
     distances = comparison.distances("update" if quantity == "param" else quantity)
     if distances is None:
-        return Parting(index, quantity, None, None, None, "unknown")
+        return _part_by_norms(comparison, index, quantity)
     line = _line(comparison, quantity, index, distances)
     # A tensor whose gradient is zero but for rounding is judged beside the whole.
     measured = distances.beside_whole[index] if quantity in ("param_grad", "step_grad") else distances.each[index]
@@ -181,6 +181,18 @@ def _part(comparison: Comparison, index: int, quantity: str) -> Parting:
         float(line[worst]),
         "beyond" if beyond else "unknown" if excess[worst] > 1 else "within",
     )
+
+
+def _part_by_norms(comparison: Comparison, index: int, quantity: str) -> Parting:
+    """What is known of tensors that cannot be paired, or that have no sketches: whether their norms are far apart."""
+    if quantity == "param_grad" and comparison.compares("param_grad"):
+        baseline, candidate = (float(side[index]) for side in comparison.both("param_grad_norm"))
+        line = max(lines.CHANGED_NORM.value, lines.FAR_NARROW.value * comparison.unit)
+        if abs(candidate - baseline) > line * baseline:
+            distance = abs(candidate - baseline) / baseline if baseline else np.inf
+            return Parting(index, quantity, None, distance, line, "beyond")
+    # Equal norms say nothing: other tensors may have them.
+    return Parting(index, quantity, None, None, None, "unknown")
 
 
 def _part_at_input(comparison: Comparison, index: int) -> Parting:
