@@ -141,7 +141,7 @@ CAUSES: dict[CauseKind, CauseMeaning] = {
     "grad_output": CauseMeaning("contract, grad_output: {detail}", "Multiply by grad_output in its backward."),
     "contract": CauseMeaning("contract, {detail}", "Read the reasons {where}, under Contract."),
     # Found in the sketches of both traces.
-    "pattern": CauseMeaning("{detail}", None),
+    "pattern": CauseMeaning("{detail}", "Look at what changes this between the two loops, from that step on."),
 }
 
 

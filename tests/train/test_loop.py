@@ -73,7 +73,7 @@ def test_chunks_do_not_change_the_trace(data, make_trials, chunk_steps):
 def test_a_resumed_training_is_bit_identical(data, make_trials):
     (trial,) = make_trials(steps=7)
     whole = trace(train(trial, data))
-    chunks = train(trial, data, chunk_steps=3)
+    chunks = train(trial, data, chunk_steps=3, chunk_s=math.inf)
     first = next(chunks)
     state = first.take_state()
     assert state["step"] == 3
@@ -204,7 +204,7 @@ def test_chunks_of_a_float64_task_keep_their_numbers(make_trials, tmp_path):
     settings = replace(pattern.settings, task=spec, rows=6, batch_size=1, steps=6)
     trial = replace(pattern, settings=settings)
     data = load_data(spec)
-    chunks = list(train(trial, data, chunk_steps=2))
+    chunks = list(train(trial, data, chunk_steps=2, chunk_s=math.inf))
     whole = trace(train(trial, data))
     assert [len(chunk.table) for chunk in chunks] == [2, 2, 2]
     assert without_times(trace(chunks)).equals(without_times(whole))
