@@ -269,7 +269,7 @@ def _alarm(baseline: TrialTrace, candidate: TrialTrace) -> tuple[int | None, str
         return None, "equal"
     if parting.finding == "beyond":
         return parting.index, parting.explain()
-    jump = find_jump(comparison, after=parting.index)
+    jump = find_jump(comparison, after=parting.index, parted=parting.quantity)
     return (jump.index, jump.explain()) if jump else (None, "")
 
 
