@@ -127,8 +127,8 @@ def _what(first: Difference) -> str:
 
 def _values(verdict: PairVerdict, first: Difference) -> str:
     """Both values in full precision, and the distance between them."""
-    if first.quantity == "state":
-        # The digest is that of the optimizer's tensors only.
+    if first.quantity == "state" and not first.tensor:
+        # Nothing has a name of its own, and the digest is that of the optimizer's tensors only.
         return f"({flat(verdict.comparison.state.explain(verdict.comparison.index_of(first.step)))})"
     # Losses are stored as float64: as such they would be printed with digits that the dtype of the loss does not have.
     dtype = verdict.pair.baseline.loss_dtype or "float64"

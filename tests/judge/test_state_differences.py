@@ -42,8 +42,6 @@ def test_equal_states_differ_in_nothing():
         ({"modes": {7: {"evaluating": "all"}}}, "modules in evaluation mode: none and all"),
         ({"modes": {7: {"evaluating": ["1", "3"]}}}, "modules in evaluation mode: none and 1, 3"),
         ({"modes": {7: {"frozen": ["0.weight"]}}}, "frozen parameters: none and 0.weight"),
-        ({"modes": {7: {"factors": [0.5, 0.5]}}}, "factor of the loss: 1 and 0.5, 0.5"),
-        ({"modes": {7: {"scale": 1024.0}}}, "loss scale: 1 and 1024"),
         ({"counts": {7: [0, 0, 0]}}, "optimizer's state: of 16 parameters after 7 steps and none"),
         (
             {"counts": {7: [16, 6, 6]}},
