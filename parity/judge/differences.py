@@ -139,6 +139,14 @@ class Comparison:
             Trouble: A trace is damaged.
         """
         # A step that only one side has cannot be compared; `decide` reports it.
+        # The losses are asked for by everything that is said of a pair.
+        return self._losses if name == "loss" else self._both(name)
+
+    @cached_property
+    def _losses(self) -> tuple[np.ndarray, np.ndarray]:
+        return self._both("loss")
+
+    def _both(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         return self.common[0].values(name), self.common[1].values(name)
 
     def compares(self, quantity: str) -> bool:

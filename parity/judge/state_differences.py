@@ -10,11 +10,13 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from parity.judge.common_steps import Both
+from parity.judge.trial_trace import STATE_COLUMNS
 from parity.plan import lines
 from parity.store.trace import GENERATORS
 
@@ -72,28 +74,37 @@ class StateDifferences:
     """
 
     def __init__(self, both: Both, *, generators: bool = True) -> None:
+        self._both = both
         nothing = np.zeros(both[0].steps, bool)
         self.known = all(side.trace.has("state") for side in both)
         self.named, self.tensors, self.comparable = nothing, nothing, False
         self.begins, self.accumulated = nothing, nothing
         self.generators: dict[str, np.ndarray] = {}
         self._scaled = nothing
-        if not self.known:
+        self._read = self.known and not _all_same(both)
+        if not self._read:
+            # Columns that are known to be equal need not be read again for each pair.
+            self.comparable = self.known
             return
-        self._left, self._right = (side.texts("settings") for side in both)
         left_counts, right_counts = (side.lists("state_counts") for side in both)
         # Optimizers of other classes keep their states in other forms, of which nothing can be compared.
-        self.comparable = _classes(self._left) == _classes(self._right)
+        self.comparable = _classes(self._texts[0]) == _classes(self._texts[1])
         counts = self.comparable & _where(lambda one, other: not _equal(one, other), left_counts, right_counts)
         self._counts = (left_counts, right_counts)
-        self.named = counts | _where(lambda one, other: bool(_decisive(one, other)), self._left, self._right)
-        self._scaled = _where(lambda one, other: _differs_in("scale", one, other), self._left, self._right)
+        self.named = counts | _where(lambda one, other: bool(_decisive(one, other)), self._texts[0], self._texts[1])
+        self._scaled = _where(lambda one, other: _differs_in("scale", one, other), self._texts[0], self._texts[1])
         self.begins = self._scaled & ~np.concatenate([[False], self._scaled[:-1]])
-        self.accumulated = _where(lambda one, other: _differs_in("factors", one, other), self._left, self._right)
+        self.accumulated = _where(lambda one, other: _differs_in("factors", one, other), self._texts[0], self._texts[1])
         if self.comparable and not both[0].trace.has_same("state_digest", both[1].trace):
             self.tensors = np.not_equal(*(side.values("state_digest") for side in both)) & ~counts
         self._generator_digests = [side.lists("generator_digests") for side in both]
         self.generators = dict(_moving_generators(self._generator_digests)) if generators else {}
+
+    @cached_property
+    def _texts(self) -> tuple[list[str | None], list[str | None]]:
+        """The settings of both sides, step by step."""
+        one, other = (side.texts("settings") for side in self._both)
+        return one, other
 
     @property
     def decides(self) -> np.ndarray:
@@ -110,17 +121,19 @@ class StateDifferences:
 
     def scale_at(self, index: int) -> tuple[StateDifference, ...]:
         """The difference of the loss scales at a position among the common steps."""
-        found = _settings(self._left[index], self._right[index]) if self.known else ()
+        found = _settings(self._texts[0][index], self._texts[1][index]) if self._read else ()
         return tuple(each for each in found if each.name == _WORDS["scale"])
 
     def batches_at(self, index: int) -> tuple[BatchesOfStep, BatchesOfStep]:
         """Factors and rows of the batches of a step, on both sides."""
-        one, other = (_batches(side[index]) for side in (self._left, self._right))
+        one, other = (_batches(side[index]) for side in self._texts)
         return one, other
 
     def at(self, index: int) -> list[StateDifference]:
         """What differs by name at a position among the common steps."""
-        found = [*_decisive(self._left[index], self._right[index])] if self.known else []
+        if not self._read:
+            return []
+        found = [*_decisive(self._texts[0][index], self._texts[1][index])]
         left, right = (side[index] for side in self._counts) if self.comparable else (None, None)
         return [*found, *_counters(left, right)]
 
@@ -144,6 +157,13 @@ class StateDifferences:
         if not named and self.tensors[index]:
             named.append("tensors of the optimizer's state")
         return "; ".join(named)
+
+
+def _all_same(both: Both) -> bool:
+    """Whether everything that is stored of the states is known to be equal, row by row."""
+    one, other = both
+    names = ("state_digest", *STATE_COLUMNS)
+    return one.begin == other.begin and all(one.trace.has_same(name, other.trace) for name in names)
 
 
 def _moving_generators(lists: Sequence[list[np.ndarray | None]]) -> Iterator[tuple[str, np.ndarray]]:

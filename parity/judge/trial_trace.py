@@ -4,7 +4,7 @@ Letters: S steps of the trace, P parameter tensors.
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -21,12 +21,14 @@ from parity.store.trials import TrialRecord
 _DIGESTS = tuple(f"{quantity}_digest" for quantity in QUANTITIES)
 _TENSOR_DIGESTS = tuple(f"{quantity}_digests" for quantity in TENSOR_QUANTITIES)
 _NORMS = tuple(f"{quantity}_norm" for quantity in NORMED_QUANTITIES)
+# Columns of the state before a step, beside the digest of its tensors.
+STATE_COLUMNS = ("settings", "state_counts", "generator_digests")
 # What is compared of a quantity beside its digest.
-_BESIDE_DIGEST = {"state": ("settings", "state_counts", "generator_digests")}
+_BESIDE_DIGEST = {"state": STATE_COLUMNS}
 # The columns that are judged; a short trace is read once for all of them.
 _JUDGED = (
     # What is dropped first comes first: states and distances are asked for once, and only of pairs.
-    *("settings", "state_counts", "generator_digests"),
+    *STATE_COLUMNS,
     *(f"{quantity}_{kind}" for quantity in SKETCHED_QUANTITIES for kind in ("norms", "sketches")),
     *("step", "epoch", "batch", "rows", "elements", "output_grad_strided"),
     *("loss", *AUDIT_COLUMNS),
@@ -189,7 +191,7 @@ class TrialTrace:
         Raises:
             Trouble: A trace is damaged.
         """
-        return tuple(self._fingerprint(name) for name in (*_DIGESTS, *_TENSOR_DIGESTS, *_NORMS))
+        return tuple(self._fingerprint(name) for name in (*_DIGESTS, *_TENSOR_DIGESTS, *_NORMS, *STATE_COLUMNS))
 
     def has_same(self, name: str, other: "TrialTrace") -> bool:
         """Whether a column is known to have the same bits in both, without reading it again.
@@ -203,13 +205,31 @@ class TrialTrace:
     def _fingerprint(self, name: str) -> bytes:
         """Digest of all bits of a column and of its length; of 128 bits, since equal ones are not compared again."""
         if name not in self._fingerprints:
-            tensors = name in _TENSOR_DIGESTS
-            values = self.digests(name.removesuffix("_digests")) if tensors else self.values(name)
-            # The shape first: equal bytes in another shape are another column.
-            digest = xxhash.xxh3_128(str(values.shape).encode())
-            digest.update(np.ascontiguousarray(values.reshape(-1)).data)
+            digest = xxhash.xxh3_128()
+            for values in self._contents(name):
+                # The shape first: equal bytes in another shape are another column.
+                digest.update(str(values.shape).encode())
+                digest.update(np.ascontiguousarray(values.reshape(-1)).data)
             self._fingerprints[name] = digest.digest()
         return self._fingerprints[name]
+
+    def _contents(self, name: str) -> Iterator[np.ndarray]:
+        """Yields arrays that are equal where the columns are."""
+        if name in _TENSOR_DIGESTS:
+            yield self.digests(name.removesuffix("_digests"))
+        elif name not in STATE_COLUMNS:
+            yield self.values(name)
+        else:
+            column = self._column(name).combine_chunks()
+            yield column.is_valid().to_numpy(zero_copy_only=False)
+            if pa.types.is_list(column.type):
+                yield pc.list_value_length(column).fill_null(-1).to_numpy()
+                yield pc.list_flatten(column).to_numpy()
+            else:
+                # Numbered by their first appearance, since a file may keep its texts in any order.
+                encoded = column.cast(pa.string()).dictionary_encode()
+                yield encoded.indices.fill_null(-1).to_numpy()
+                yield np.frombuffer("\0".join(filter(None, encoded.dictionary.to_pylist())).encode(), np.uint8)
 
     def _column(self, name: str) -> pa.ChunkedArray:
         column = self.columns.get(self.record, name)

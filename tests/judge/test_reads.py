@@ -75,8 +75,7 @@ def test_long_traces_that_do_not_fit_are_read_again_only_where_they_differ(monke
     judge(run)
     again = {name for (_, name), count in reads.items() if count > 1}
     assert {"input_digest", "output_digest"}.isdisjoint(again), "equal columns are known by their fingerprints"
-    # Settings, counters and generators are read for each pair of a trial.
-    assert max(reads.values()) <= 5
+    assert max(reads.values()) <= 3
 
 
 def test_a_trial_alone_on_its_device_is_not_fingerprinted(monkeypatch, reads):
