@@ -8,6 +8,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from parity.ground import interrupt
@@ -60,6 +61,14 @@ def started(tmp_path):
             process.kill()
 
 
+def wait_until_busy(process):
+    """Waits until the long call has begun: a signal that comes between "ready" and the call ends the command in order."""
+    times = psutil.Process(process.pid).cpu_times
+    begun = times().user
+    while times().user < begun + 0.1:
+        time.sleep(0.01)
+
+
 def ended(process, *, limit_s=30):
     out, err = process.communicate(timeout=limit_s)
     return process.returncode, out, err
@@ -85,6 +94,7 @@ def test_the_second_ends_at_once_and_leaves_nothing(started, tmp_path, sent):
         "    finally: print('never printed')",
     )
     assert list(tmp_path.glob("parity-*"))
+    wait_until_busy(process)
     while process.poll() is None:  # a busy machine may deliver two as one
         process.send_signal(sent)
         time.sleep(interrupt.ONCE_S + 0.1)
