@@ -210,7 +210,7 @@ def _other_steps(evidence: PairEvidence) -> str | None:
 
 
 def _decide_equal(evidence: PairEvidence) -> tuple[VerdictWord, str | None]:
-    """The verdict on a pair of which nothing that is compared differs."""
+    """The verdict on a pair without any difference in what is compared."""
     # Equal bits may be chance here: the next repeat need not have them.
     if evidence.unsteady:
         return "inconclusive", f"no difference here, but the {evidence.unsteady}'s replicas disagree"

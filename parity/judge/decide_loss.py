@@ -256,7 +256,7 @@ def off_oracle(
 ) -> str | None:
     """Why a baseline is not the function that it is audited against; None where it is, or was not audited.
 
-    A badly conditioned step, at which even a right loss is off by more than `OFF_ORACLE`, is told apart: its error has
+    A badly conditioned step, at which even a right loss is off by more than `OFF_ORACLE`, is recognised: its error has
     no direction, and at other steps of the training there is none.
 
     Args:

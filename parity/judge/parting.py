@@ -158,7 +158,7 @@ def find_unequal_gradient(comparison: Comparison, *, audited: np.ndarray) -> Par
 
 
 def _part(comparison: Comparison, index: int, quantity: str) -> Parting:
-    """What is known of a difference from equal bits."""
+    """Measures a difference that follows equal bits."""
     if quantity == "input":
         return _part_at_input(comparison, index)
     distances = comparison.distances("update" if quantity == "param" else quantity)
@@ -184,7 +184,7 @@ def _part(comparison: Comparison, index: int, quantity: str) -> Parting:
 
 
 def _part_by_norms(comparison: Comparison, index: int, quantity: str) -> Parting:
-    """What is known of tensors that cannot be paired, or that have no sketches: whether their norms are far apart."""
+    """Compares the norms of tensors that cannot be paired, or that have no sketches."""
     if quantity == "param_grad" and comparison.compares("param_grad"):
         baseline, candidate = (float(side[index]) for side in comparison.both("param_grad_norm"))
         line = max(lines.CHANGED_NORM.value, lines.FAR_NARROW.value * comparison.unit)

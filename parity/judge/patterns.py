@@ -197,7 +197,7 @@ def _scaled(left: np.ndarray, right: np.ndarray) -> dict[int, float]:
 
 
 def _factor(left: np.ndarray, right: np.ndarray) -> float | None:
-    """The factor of which `right` is that multiple of `left`; None where it is none."""
+    """The factor by which `left` has to be multiplied to give `right`; None where no factor does."""
     size = float(left @ left)
     if not np.isfinite(size) or not size or not np.isfinite(right).all():
         return None

@@ -106,7 +106,7 @@ def _ranks(runs: Mapping[str, ComparedRun]) -> Ranks:
 
 
 def _of_ranks(pair: Pair, own: frozenset[str], finding: RankFinding | None, *, peers: bool) -> Pair:
-    """The pair with what is known of the ranks; what differs by nature between them is no difference."""
+    """The pair, with the facts of its ranks; what differs between ranks by design does not count."""
     between = pair.between
     assert between is not None, "the pair is of two runs"
     differ = tuple(each for each in between.differ if each[0] not in _OF_RANKS)

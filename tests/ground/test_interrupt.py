@@ -62,7 +62,7 @@ def started(tmp_path):
 
 
 def wait_until_busy(process):
-    """Waits until the long call has begun: a signal that comes between "ready" and the call ends the command in order."""
+    """Waits until the long call has begun: a signal between "ready" and the call ends the command in order."""
     times = psutil.Process(process.pid).cpu_times
     begun = times().user
     while times().user < begun + 0.1:
