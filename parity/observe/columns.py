@@ -71,16 +71,15 @@ class Columns:
 
     def add_rows(self, quantity: str, found: Rows) -> None:
         """Adds the digest, norms and sketches of a quantity that has rows."""
-        norms = found.norms
         self.add(
             {
                 f"{quantity}_digest": found.digest if found.count else 0,
-                f"{quantity}_norms": norms,
+                f"{quantity}_norms": found.norms,
                 f"{quantity}_sketches": found.sketches.reshape(-1),
             }
         )
         if quantity == "output_grad":
-            self.add({"output_grad_norm": float(np.sqrt(np.square(norms).sum()))})
+            self.add({"output_grad_norm": found.norm})
 
     def hold(self, name: str, value: torch.Tensor) -> None:
         """Writes a scalar into a buffer on its device.

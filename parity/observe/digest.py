@@ -34,19 +34,23 @@ def digest_of_host(host: torch.Tensor | None) -> int:
     """The digest of a tensor that `host.on_host` returned; `MISSING` for None."""
     if host is None:
         return MISSING
-    # Equal bytes of another dtype or shape are another tensor, so both go into the seed. `.data` is a view: nothing is
-    # copied.
-    return xxhash.xxh3_64_intdigest(array_of(host, exact=True).data, _seed(host.dtype, host.shape))
+    return digest_of_array(array_of(host, exact=True), host)
 
 
 def digest_of_array(array: np.ndarray, tensor: torch.Tensor) -> int:
     """The digest of a tensor whose elements are in this array, from `host.array_of` with `exact`."""
-    return xxhash.xxh3_64_intdigest(array.data, _seed(tensor.dtype, tensor.shape))
+    return xxhash.xxh3_64_intdigest(array.data, seed_of(tensor))
 
 
 def combine(digests: np.ndarray) -> int:
     """One digest of several, uint64[N], in their order; uint64."""
     return xxhash.xxh3_64_intdigest(digests.data)
+
+
+def seed_of(tensor: torch.Tensor) -> int:
+    """The seed for the digest of a tensor; uint64."""
+    # Equal bytes of another dtype or shape are another tensor, so both go into the seed.
+    return _seed(tensor.dtype, tensor.shape)
 
 
 def row_seed(host: torch.Tensor) -> int:

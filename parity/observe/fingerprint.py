@@ -5,16 +5,19 @@ Letters: T tensors.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import xxhash
 
-from parity.observe.digest import combine, digest_of_host, row_seed
+from parity.observe.digest import MISSING, combine, digest_of_array, row_seed, seed_of
 from parity.observe.host import array_of, on_host
-from parity.observe.sketch import RowSketch, norms_and_sketches
+from parity.observe.row_sketch import RowSketch
+from parity.observe.signs import BLOCK, SUMMABLE, SUMS, VISIT, summable
+from parity.observe.sketch import sketch_flat
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,18 +42,70 @@ class Fingerprint:
     @property
     def norm(self) -> float:
         """L2 norm of all tensors together."""
-        return float(np.sqrt(np.nansum(np.square(self.norms))))
+        # Without NumPy, which takes longer for a handful of numbers. A missing tensor, NaN, is left out.
+        return math.sqrt(sum([norm * norm for norm in self.norms.tolist() if norm == norm]))
 
 
 def fingerprint(tensors: Sequence[torch.Tensor | None]) -> Fingerprint:
-    """Digest, norm and sketch of each tensor, while it is in the cache.
+    """Digest, norm and sketch of each tensor, in one visit to its memory.
 
     Args:
         tensors: dtype[...] on any device and in any layout; None for one that is missing.
     """
+    if not tensors:
+        return _NOTHING
     hosts = [None if tensor is None else on_host(tensor) for tensor in tensors]
-    digests = np.array([digest_of_host(host) for host in hosts], np.uint64)
-    return Fingerprint(digests, *norms_and_sketches([None if host is None else array_of(host) for host in hosts]))
+    digests, flats, long = digested(hosts, [None if host is None else array_of(host, exact=True) for host in hosts])
+
+    def blocks(number: int, _begin: int, piece: np.ndarray) -> np.ndarray:
+        if number in long:
+            long[number].update(piece.data)
+        return piece
+
+    norms, sketches = sketch_flat(flats, blocks if long else None)
+    return Fingerprint(finished(digests, flats, long), norms, sketches)
+
+
+def digested(
+    tensors: Sequence[torch.Tensor | None], arrays: Sequence[np.ndarray | None]
+) -> tuple[list[int], list[np.ndarray | None], dict[int, xxhash.xxh3_64]]:
+    """Digests tensors, but for long ones, whose pieces are to be digested by whoever looks at them next.
+
+    Args:
+        tensors: T tensors; None for one that is missing.
+        arrays: Their elements, from `host.array_of` with `exact`.
+
+    Returns:
+        The digest of each that is not long; the elements of each as `sketch.sketch_flat` takes them; and by the number
+        of each long one a digest to be updated by its whole blocks, and ended by `finished`.
+    """
+    digests = [MISSING] * len(tensors)
+    flats: list[np.ndarray | None] = []
+    long: dict[int, xxhash.xxh3_64] = {}
+    for number, (tensor, array) in enumerate(zip(tensors, arrays, strict=True)):
+        if tensor is None or array is None:
+            flats.append(None)
+            continue
+        exact = array.dtype.char in SUMMABLE
+        if exact and array.size > VISIT:
+            long[number] = xxhash.xxh3_64(seed=seed_of(tensor))
+        else:
+            digests[number] = digest_of_array(array, tensor)
+        flats.append(array.reshape(-1) if exact else summable(array_of(on_host(tensor))).reshape(-1))
+    return digests, flats, long
+
+
+def finished(digests: list[int], flats: Sequence[np.ndarray | None], long: Mapping[int, xxhash.xxh3_64]) -> np.ndarray:
+    """The digests with those of the long tensors, whose whole blocks have been seen; uint64[T]."""
+    for number, digest in long.items():
+        flat = flats[number]
+        assert flat is not None, "a long tensor is not missing"
+        digest.update(flat[flat.size // BLOCK * BLOCK :].data)
+        digests[number] = digest.intdigest()
+    return np.array(digests, np.uint64)
+
+
+_NOTHING = Fingerprint(np.zeros(0, np.uint64), np.zeros(0), np.zeros((0, SUMS)))
 
 
 class Rows:
@@ -81,13 +136,21 @@ class Rows:
                 self._digests.append(xxhash.xxh3_64(seed=row_seed(host)))
                 self._rows.append(0)
             array = array_of(host, exact=True)
-            self._digests[place].update(array.data)
             self._rows[place] += len(host) if host.dim() else 1
-            if self._sketched and host.is_floating_point():
-                if floating == len(self._sketches):
-                    self._sketches.append(RowSketch())
-                self._sketches[floating].add(array_of(host))
-                floating += 1
+            digest = self._digests[place]
+            if not self._sketched or not host.is_floating_point():
+                digest.update(array.data)
+                continue
+            if floating == len(self._sketches):
+                self._sketches.append(RowSketch())
+            sketch = self._sketches[floating]
+            floating += 1
+            if array.dtype.char in SUMMABLE:
+                # One visit: each piece is digested while it is in the cache.
+                sketch.add(array, digest)
+            else:
+                digest.update(array.data)
+                sketch.add(array_of(host))
 
     def unchanged(self, before: Rows, tensors: Sequence[torch.Tensor]) -> bool:
         """Whether the tensors that were added last still have the same bits.
@@ -117,6 +180,12 @@ class Rows:
     def count(self) -> int:
         """Number of tensors."""
         return len(self._digests)
+
+    @property
+    def norm(self) -> float:
+        """L2 norm of all floating-point tensors together."""
+        square = sum([each.square for each in self._sketches])
+        return math.sqrt(square) if square >= 0 else math.nan
 
     @property
     def norms(self) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -38,23 +38,26 @@ class StandingArrays:
     """
 
     def __init__(self) -> None:
-        self._known: dict[Hashable, tuple[torch.Tensor, int, np.ndarray]] = {}
+        self._known: list[tuple[torch.Tensor | None, int, np.ndarray]] = []
 
-    def get(self, place: Hashable, tensor: torch.Tensor) -> np.ndarray:
-        """The elements of the tensor as bytes or numbers, as `array_of` returns them with `exact`.
+    def get_all(self, tensors: Sequence[torch.Tensor]) -> list[np.ndarray]:
+        """The elements of each tensor as bytes or numbers, as `array_of` returns them with `exact`."""
+        known = self._known
+        if len(known) != len(tensors):
+            known = self._known = [(None, 0, _NOTHING)] * len(tensors)
+        found = []
+        for place, tensor in enumerate(tensors):
+            standing, address, array = known[place]
+            if standing is not tensor or address != tensor.data_ptr():
+                array = array_of(on_host(tensor), exact=True)
+                # Only an array on the tensor's own memory sees what becomes of it.
+                if type(tensor) in _PLAIN and tensor.is_cpu and array.ctypes.data == tensor.data_ptr():
+                    known[place] = (tensor, tensor.data_ptr(), array)
+            found.append(array)
+        return found
 
-        Args:
-            place: What the tensor is; another one may come to its place.
-            tensor: The tensor.
-        """
-        known = self._known.get(place)
-        if known is not None and known[0] is tensor and known[1] == tensor.data_ptr():
-            return known[2]
-        array = array_of(on_host(tensor), exact=True)
-        # Only an array on the tensor's own memory sees what becomes of it.
-        if type(tensor) in _PLAIN and tensor.is_cpu and array.ctypes.data == tensor.data_ptr():
-            self._known[place] = (tensor, tensor.data_ptr(), array)
-        return array
+
+_NOTHING = np.zeros(0)
 
 
 def array_of(host: torch.Tensor, *, exact: bool = False) -> np.ndarray:

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 
 from parity.observe.columns import Columns
-from parity.observe.digest import combine, digest_of_array
-from parity.observe.fingerprint import fingerprint
+from parity.observe.digest import combine
+from parity.observe.fingerprint import digested, fingerprint, finished
 from parity.observe.host import StandingArrays, array_of, on_host
-from parity.observe.sketch import norms_and_sketches, summable
+from parity.observe.signs import BLOCK, SUMMABLE, VISIT, summable
+from parity.observe.sketch import sketch_flat
 
 
 class ObservedParameters:
@@ -20,13 +21,19 @@ class ObservedParameters:
     def __init__(self, model: torch.nn.Module) -> None:
         self._parameters = list(model.parameters())
         self._arrays = StandingArrays()
+        # The whole blocks of each parameter, and what is left of all of them.
         self._before: list[np.ndarray] = []
+        self._rests_before = np.zeros(0)
+        self._scratch = {char: np.empty(VISIT, char) for char in SUMMABLE}
 
     def begin(self) -> None:
         """Copies the parameters as the first observed step finds them; does nothing later."""
-        if not self._before:
-            # The update of each step is computed in these copies.
-            self._before = [np.array(summable(array_of(on_host(parameter)))) for parameter in self._parameters]
+        if self._before:
+            return
+        flats = [summable(array_of(on_host(parameter))).reshape(-1) for parameter in self._parameters]
+        wholes = [flat.size // BLOCK * BLOCK for flat in flats]
+        self._before = [flat[:whole].copy() for flat, whole in zip(flats, wholes, strict=True)]
+        self._rests_before = np.concatenate([flat[whole:] for flat, whole in zip(flats, wholes, strict=True)])
 
     def initial(self) -> dict[str, Any]:
         """What the parameters are before the first step, for trials.parquet."""
@@ -39,22 +46,29 @@ class ObservedParameters:
 
     def add_update(self, columns: Columns) -> None:
         """Adds the digests of the parameters to the columns, and the norms and sketches of what the step added."""
-        arrays = [self._arrays.get(place, parameter) for place, parameter in enumerate(self._parameters)]
-        digests = np.array(list(map(digest_of_array, arrays, self._parameters)), np.uint64)
-        after = [
-            array if array.dtype.char in "fd" else summable(array_of(on_host(parameter)))
-            for array, parameter in zip(arrays, self._parameters, strict=True)
-        ]
-        with np.errstate(invalid="ignore", over="ignore"):  # an infinite parameter has no update
-            for before, now in zip(self._before, after, strict=True):
-                np.subtract(now, before, out=before)
-        norms, sketches = norms_and_sketches(self._before)
-        for before, now in zip(self._before, after, strict=True):
+        digests, flats, long = digested(self._parameters, self._arrays.get_all(self._parameters))
+
+        def blocks(number: int, begin: int, now: np.ndarray) -> np.ndarray:
+            if number in long:
+                long[number].update(now.data)
+            before = self._before[number][begin : begin + now.size]
+            update = self._scratch[now.dtype.char][: now.size]
+            np.subtract(now, before, out=update)
             np.copyto(before, now)
+            return update
+
+        def rests(now: np.ndarray) -> np.ndarray:
+            before, self._rests_before = self._rests_before, now
+            np.subtract(now, before, out=before)
+            return before
+
+        with np.errstate(invalid="ignore", over="ignore"):  # an infinite parameter has no update
+            norms, sketches = sketch_flat(flats, blocks, rests)
+        found = finished(digests, flats, long)
         columns.add(
             {
-                "param_digest": combine(digests),
-                "param_digests": digests,
+                "param_digest": combine(found),
+                "param_digests": found,
                 "update_norms": norms,
                 "update_sketches": sketches.reshape(-1),
             }

@@ -47,14 +47,15 @@ class StepState:
     ) -> None:
         self._model = model
         self._optimizers = list(optimizers)
-        self._numbers = {parameter: number for number, parameter in enumerate(model.parameters())}
+        self._numbers = {id(parameter): number for number, parameter in enumerate(model.parameters())}
+        self._named_numbers: dict[tuple[int, ...], str] = {}
         self._parameters = list(model.named_parameters())
         self._modules = list(model.named_modules())
         self._buffers = dict(_buffers("", model, parameters=False))
         for name, other in (also or {}).items():
             self._buffers |= dict(_buffers(f"{name}.", other, parameters=True))
         self.buffer_names = [*self._buffers]
-        self._arrays = StandingArrays()
+        self._arrays = [StandingArrays() for _ in optimizers]
         self._generators: list[int] = []
         self._modes: dict[str, Any] = {}
         self._seen: dict[int, dict[str, Any]] = {}
@@ -76,22 +77,26 @@ class StepState:
     def before_update(self, optimizer: torch.optim.Optimizer) -> None:
         """Looks at the settings and the state of an optimizer, which is about to step."""
         number = next(number for number, each in enumerate(self._optimizers) if each is optimizer)
-        digests: list[int] = []
+        tensors: list[torch.Tensor] = []
         counters, entries = [], 0
+        states = optimizer.state
         for group in optimizer.param_groups:
             for parameter in group["params"]:
-                state = optimizer.state.get(parameter) or {}
-                entries += bool(state)
-                for key, value in sorted(state.items(), key=_by_name) if len(state) > 1 else state.items():
+                state = states.get(parameter)
+                if not state:
+                    continue
+                entries += 1
+                for key in sorted(state, key=str) if len(state) > 1 else state:
+                    value = state[key]
                     if key in _COUNTERS:
                         counters.append(int(value))
                     elif isinstance(value, torch.Tensor):
-                        array = self._arrays.get((number, len(digests)), value)
-                        digests.append(digest_of_array(array, value))
+                        tensors.append(value)
+        arrays = self._arrays[number].get_all(tensors)
         self._seen[number] = {
             "class": type(optimizer).__name__,
             "groups": [self._group(group) for group in optimizer.param_groups],
-            "digests": digests,
+            "digests": list(map(digest_of_array, arrays, tensors)),
             "counts": [entries, min(counters, default=0), max(counters, default=0)],
         }
 
@@ -129,11 +134,18 @@ class StepState:
 
     def _group(self, group: Mapping[str, Any]) -> dict[str, Any]:
         """The settings of a group of parameters that decide what is computed."""
-        # By number, since ports of a model name their parameters otherwise; -1 for one outside of the model.
-        numbers = [self._numbers.get(parameter, -1) for parameter in group["params"]]
-        return {"params": _ranges(numbers)} | {
+        return {"params": self._numbers_of(group["params"])} | {
             name: _plain(value) for name, value in sorted(group.items()) if name not in IMPLEMENTATION
         }
+
+    def _numbers_of(self, parameters: Sequence[torch.Tensor]) -> str:
+        """The numbers of parameters in words."""
+        # The model keeps its parameters, so that no other object gets the identity of one of them.
+        key = tuple(map(id, parameters))
+        if key not in self._named_numbers:
+            # By number, since ports of a model name their parameters otherwise; -1 for one outside of the model.
+            self._named_numbers[key] = _ranges([self._numbers.get(each, -1) for each in key])
+        return self._named_numbers[key]
 
     def _as_text(self, settings: dict[str, Any]) -> str:
         """The settings as JSON, made anew only where they have changed."""
@@ -153,10 +165,6 @@ def _buffers(
         for table in (module._parameters, module._buffers) if parameters else (module._buffers,):
             for name in table:
                 yield f"{path}{name}", lambda table=table, name=name: table.get(name)  # type: ignore[misc]
-
-
-def _by_name(item: tuple[Any, Any]) -> str:
-    return str(item[0])
 
 
 def _ranges(numbers: Sequence[int]) -> str:

@@ -6,9 +6,12 @@ import torch
 
 from parity.observe.digest import MISSING, digest
 from parity.observe.fingerprint import Rows, fingerprint
+from parity.observe.signs import BLOCK, VISIT
 
 GENERATOR = torch.Generator().manual_seed(3)
 TENSORS = [torch.randn(shape, generator=GENERATOR) for shape in [(7, 5), (3,), (), (2, 3, 4)]]
+# Of several visits, with and without a rest.
+LONG = [torch.randn(size, generator=GENERATOR) for size in (VISIT, VISIT + 5, 3 * VISIT + BLOCK)]
 
 
 def rows(*batches, sketched=True):
@@ -24,6 +27,19 @@ def test_each_tensor_has_its_digest_norm_and_sketch():
     assert found.norms == pytest.approx([float(tensor.double().norm()) for tensor in TENSORS], rel=1e-6)
     assert found.sketches.shape == (4, 8)
     assert found.norm == pytest.approx(float(torch.cat([tensor.reshape(-1) for tensor in TENSORS]).norm()), rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int64])
+def test_long_tensors_have_the_digest_that_they_have_in_one_go(dtype):
+    tensors = [(tensor * 100).to(dtype) for tensor in LONG]
+    found = fingerprint([tensors[0], TENSORS[0], *tensors[1:]])
+    assert found.digests[[0, 2, 3]].tolist() == [digest(tensor) for tensor in tensors]
+    assert found.norms[[0, 2, 3]] == pytest.approx([float(tensor.double().norm()) for tensor in tensors], rel=1e-5)
+
+
+def test_long_batches_have_the_digest_of_their_micro_batches():
+    whole = torch.randn(900, 1000, generator=GENERATOR)
+    assert rows(whole).digest == rows(whole[:500], whole[500:]).digest == rows(whole, sketched=False).digest
 
 
 def test_a_missing_tensor_has_no_norm_and_no_sketch():

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from parity.observe.sketch import SUMS, RowSketch, norms_and_sketches
+from parity.observe.row_sketch import RowSketch
+from parity.observe.signs import SUMS
+from parity.observe.sketch import norms_and_sketches
 
 SHAPES = [(), (1,), (5,), (8,), (13, 7), (128, 784), (8192,), (3, 8192), (20_001,)]
 
