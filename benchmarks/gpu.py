@@ -8,6 +8,7 @@ to try the script itself.
 """
 
 import argparse
+import contextlib
 import csv
 import json
 import os
@@ -207,30 +208,38 @@ def transformer(device: torch.device) -> Setting:
     return Transformer().to(device), (tokens, tokens.flatten()), torch.nn.CrossEntropyLoss()
 
 
-def _steps(
-    make: Callable[[torch.device], Setting], device: torch.device, out: Path | None, *, audited: bool, autocast: bool
+def endless_steps(
+    make: Callable[[torch.device], Setting],
+    device: torch.device,
+    out: Path | None,
+    *,
+    audited: bool = False,
+    autocast: bool = False,
 ) -> Iterator[None]:
     """Endless training steps on one batch, recorded into `out` if there is one."""
     torch.manual_seed(0)
     model, (inputs, target), criterion = make(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
-    recorder = None
-    if out is not None:
-        recorder = parity.Recorder(out, model, optimizers=optimizer, criterion=criterion if audited else None)
-    while True:
-        optimizer.zero_grad()
-        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-            output = model(inputs)
-            loss = criterion(output, target)
-        if recorder:
-            recorder.forward((inputs,), output=output, target=target, loss=loss)
-        loss.backward()
-        if recorder:
-            recorder.backward()
-        optimizer.step()
-        if recorder:
-            recorder.step()
-        yield
+    # In a `with`, so that a generator that is closed closes its recorder.
+    with (
+        contextlib.nullcontext()
+        if out is None
+        else parity.Recorder(out, model, optimizers=optimizer, criterion=criterion if audited else None)
+    ) as recorder:
+        while True:
+            optimizer.zero_grad()
+            with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+                output = model(inputs)
+                loss = criterion(output, target)
+            if recorder:
+                recorder.forward((inputs,), output=output, target=target, loss=loss)
+            loss.backward()
+            if recorder:
+                recorder.backward()
+            optimizer.step()
+            if recorder:
+                recorder.step()
+            yield
 
 
 def measure_steps(bench: Bench, make: Callable[[torch.device], Setting], *, autocast: bool = False) -> dict[str, Any]:
@@ -249,7 +258,7 @@ def measure_steps(bench: Bench, make: Callable[[torch.device], Setting], *, auto
         outs = {"bare": None, "recorded": Path(folder) / "recorded", "recorded and audited": Path(folder) / "audited"}
         contenders = {}
         for name, out in outs.items():
-            contenders[name] = _steps(make, device, out, audited="audited" in name, autocast=autocast)
+            contenders[name] = endless_steps(make, device, out, audited="audited" in name, autocast=autocast)
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats()
                 held = torch.cuda.memory_allocated()

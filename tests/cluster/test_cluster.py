@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -169,7 +170,8 @@ def test_the_trials_of_a_killed_node_continue_in_its_class_with_the_same_bits(no
             if process.poll() is None:
                 process.send_signal(signal.SIGKILL)
     assert process.returncode == 0, stderr
-    assert "builtin@cpu@c-s0 begins again: node c" in stderr
+    # On a slow machine its state has been saved by then.
+    assert re.search(r"builtin@cpu@c-s0 (begins again|continues at step \d+): node c", stderr), stderr
     found = trials(out)
     assert set(found.status) == {"complete"}
     moved = found.loc["builtin@cpu@c-s0"]
