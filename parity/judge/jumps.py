@@ -169,15 +169,19 @@ def _first(comparison: Comparison, quantity: str, after: int, parted: str) -> Ju
     found = []
     # All tensors together first: of jumps at one step min() keeps the first.
     for values, named in ((distances.whole[:, None], False), (distances.beside_whole, True)):
-        before = _largest_before(values)
-        limit = np.maximum(np.maximum(floor, explained)[:, None], lines.JUMP.value * np.minimum(before, 1e100))
-        jumps = values > limit
+        before = np.minimum(_largest_before(values), 1e100)
+        least = np.maximum(floor, explained)[:, None]
+        jumps = values > np.maximum(least, lines.JUMP.value * before)
+        # A kink of the model may move the gradient for a step or two, and nothing else.
+        certain = np.ones_like(jumps)
+        if quantity == "param_grad":
+            certain = _stay(values, np.maximum(least, lines.JUMP_STAYS.value * before))
+            jumps |= certain
         jumps[:begin] = False
         rows = np.flatnonzero(jumps.any(axis=1))
         if rows.size:
             index = int(rows[0])
             tensor = int(np.argmax(np.where(jumps[index], values[index], -1)))
-            later = values[index : index + _STAYS, tensor]
             found.append(
                 Jump(
                     index,
@@ -185,13 +189,20 @@ def _first(comparison: Comparison, quantity: str, after: int, parted: str) -> Ju
                     _tensor(comparison, quantity, tensor) if named else None,
                     float(values[index, tensor]),
                     float(before[index, tensor]),
-                    # A kink of the model may move the gradient for a step or two, and nothing else.
-                    certain=quantity != "param_grad"
-                    or (len(later) == _STAYS and bool((later > limit[index, tensor]).all())),
+                    certain=bool(certain[index, tensor]),
                     parting=index == after,
                 )
             )
     return min(found, key=lambda jump: jump.index, default=None)
+
+
+def _stay(values: np.ndarray, limits: np.ndarray) -> np.ndarray:
+    """Whether the values of so many steps from each step on are beyond the limit of that step; bool[S, T]."""
+    stay = values > limits
+    for shift in range(1, _STAYS):
+        stay[:-shift] &= values[shift:] > limits[:-shift]
+        stay[-shift:] = False
+    return stay
 
 
 def _explained(comparison: Comparison, quantity: str) -> np.ndarray:

@@ -53,6 +53,14 @@ def test_one_tensor_among_many_is_found_and_named():
     assert found.distance == pytest.approx(far / np.sqrt(len(TENSORS)), rel=1e-5)
 
 
+@pytest.mark.parametrize(("until", "found_at"), [(34, 30), (33, 30), (32, None)])
+def test_a_lesser_jump_of_the_gradient_counts_where_it_stays(until, found_at):
+    """A kink at step 25 has moved the gradient of one step: half of a layer's gradient is but 15 times as far."""
+    far = {2: NEAR, 25: 0.01, 26: NEAR, 30: 0.15, until: NEAR}
+    found = jump(distances={"param_grad": far})
+    assert (found and (found.index, found.certain)) == (found_at and (found_at, True))
+
+
 def test_a_jump_that_passes_may_be_a_kink():
     found = jump(distances={"param_grad": {2: NEAR, 30: 0.5, 31: NEAR}})
     assert (found.index, found.certain) == (30, False)
