@@ -179,7 +179,10 @@ def main() -> None:
         shares = [found[start : start + SHARE] for start in range(0, len(found), SHARE)]
         jobs += [(task, share, seed, options.steps) for share in shares for seed in options.seed]
     with ProcessPoolExecutor(max_tasks_per_child=1) as pool:  # a crash or a leak of one share is that share's
-        results = [result for share in pool.map(run_share, *zip(*jobs, strict=True)) for result in share]
+        results: list[Result] = []
+        for number, share in enumerate(pool.map(run_share, *zip(*jobs, strict=True)), start=1):
+            results += share
+            print(f"{number} of {len(jobs)} shares, {len(results)} losses", file=sys.stderr, flush=True)
     for result in results:
         if result.flagged["parity"] != result.wrong or result.named is False:
             print(

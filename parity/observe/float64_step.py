@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from parity.observe.norms import l2_norm
 from parity.observe.random_rounding import RandomRounding
 from parity.observe.sketch import norms_and_sketches
 from parity.observe.taken_step import TakenStep, Units, Values
@@ -222,12 +223,6 @@ def spread_of(take: Take, exact: Values, *, units: Units, errors: Errors) -> dic
         if explained and number + 1 >= LEAST_ROUNDED_STEPS:
             break
     return largest
-
-
-def l2_norm(array: np.ndarray) -> float:
-    """L2 norm in float64, summed by torch, whose threads are pinned."""
-    flat = torch.from_numpy(np.asarray(array, dtype=np.float64)).reshape(-1)
-    return math.sqrt(float(torch.dot(flat, flat)))
 
 
 def _distance(value: np.ndarray | None, exact: np.ndarray | None) -> tuple[float, float]:

@@ -13,8 +13,8 @@ import torch
 
 from parity.ground.errors import OracleUnavailable
 from parity.observe.audit import Oracle, gradients
-from parity.observe.float64_step import l2_norm
 from parity.observe.generators import generators_restored, restore_generators
+from parity.observe.norms import l2_norm
 from parity.observe.same_draws import SameDraws
 from parity.observe.taken_step import Values, on_host, widened
 from parity.tasks.outputs import Outputs, describe, map_tensors, parts, with_parts

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from parity.observe.audit import Measured, Oracle, gradients
+from parity.observe.norms import l2_norm
 from parity.plan import lines
 from parity.tasks.outputs import Outputs, is_tree, map_tensors, parts, with_parts
 
@@ -52,7 +53,7 @@ def condition(oracle: Oracle, output: Outputs, target: Outputs, found: Measured)
     generator = torch.Generator().manual_seed(0)  # of our own: the same perturbation each time
     # In float64, where a move of one u of the output's own dtype can be seen.
     wide = map_tensors(lambda each: each.detach().double() if each.is_floating_point() else each, output)
-    sizes = [float(np.linalg.norm(grad)) for grad in found.exact]
+    sizes = [l2_norm(grad) for grad in found.exact]
     largest = 0.0
     for _ in range(PERTURBATIONS):
         moved = []
@@ -62,7 +63,7 @@ def condition(oracle: Oracle, output: Outputs, target: Outputs, found: Measured)
             moved.append(part * (1 + unit * signs))
         near = gradients(oracle(with_parts(wide, moved) if is_tree(wide) else moved[0], target)[1])
         for grad, exact, unit, size in zip(near, found.exact, found.units, sizes, strict=True):
-            distance = float(np.linalg.norm(grad - exact))
+            distance = l2_norm(grad - exact)
             largest = max(largest, distance / (unit * size) if size else 0.0)
     # A condition that cannot be computed gives no credit.
     return largest if math.isfinite(largest) else math.nan

@@ -10,13 +10,13 @@ import math
 import warnings
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 
 from parity.ground.errors import OracleUnavailable
 from parity.observe import audit
 from parity.observe.audit import Oracle
 from parity.observe.contract.calls import PASSED, Case, Layout, Outcome, cloned, evaluate, floating
+from parity.observe.norms import l2_norm
 from parity.plan import lines
 from parity.tasks.losses import Loss
 from parity.tasks.outputs import Outputs, elements_of, is_tree, map_tensors, part_names, parts, tensors, with_parts
@@ -135,7 +135,7 @@ def _conditions(case: Case, output: Outputs, target: Outputs) -> tuple[list[floa
     wide, target = floating(output, torch.float64), floating(target, torch.float64)
     loss, found = oracle(wide, target)
     grads = audit.gradients(found)
-    sizes = [float(np.linalg.norm(grad)) for grad in grads]
+    sizes = [l2_norm(grad) for grad in grads]
     grads_u, loss_u = [0.0] * len(sizes), 0.0
     for _ in range(NEARBY):
         moved = []
@@ -145,7 +145,7 @@ def _conditions(case: Case, output: Outputs, target: Outputs) -> tuple[list[floa
             moved.append(part * (1 + unit * signs))
         near_loss, near_found = oracle(with_parts(wide, moved) if is_tree(wide) else moved[0], target)
         for index, near_grad in enumerate(audit.gradients(near_found)):
-            distance, size = float(np.linalg.norm(near_grad - grads[index])), sizes[index]
+            distance, size = l2_norm(near_grad - grads[index]), sizes[index]
             grads_u[index] = max(grads_u[index], distance / (units[index] * size) if size else 0.0)
         # The loss is made of all parts, so it is measured in the coarsest u among them.
         loss_u = max(loss_u, abs(near_loss - loss) / (max(units) * abs(loss)) if loss else 0.0)

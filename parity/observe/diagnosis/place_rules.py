@@ -10,7 +10,8 @@ import math
 
 import numpy as np
 
-from parity.observe.diagnosis.wrong_gradient import Match, Rule, WrongGradient, factor_of, norm
+from parity.observe.diagnosis.wrong_gradient import Match, Rule, WrongGradient, factor_of
+from parity.observe.norms import l2_norm
 from parity.store.tables import FindingKind
 
 # Ranges of indices that are written out; further ones are counted.
@@ -63,7 +64,7 @@ def _how(grad: np.ndarray, exact: np.ndarray, fit: float) -> str:
     if not grad.any():
         return "(zero)"
     factor = factor_of(grad, exact)
-    return f"({factor:.6g} times)" if factor and norm(grad - factor * exact) <= fit * norm(grad) else ""
+    return f"({factor:.6g} times)" if factor and l2_norm(grad - factor * exact) <= fit * l2_norm(grad) else ""
 
 
 def _how_each(grad: np.ndarray, exact: np.ndarray, axis: int, fit: float) -> str:
@@ -71,7 +72,7 @@ def _how_each(grad: np.ndarray, exact: np.ndarray, axis: int, fit: float) -> str
     # The least-squares factor of each row or column; 0 for one that is zero, without a division by zero.
     sizes = (exact**2).sum(axis=axis, keepdims=True)
     factors = (grad * exact).sum(axis=axis, keepdims=True) / np.where(sizes == 0, 1, sizes)
-    fits = norm(grad - factors * exact) <= fit * norm(grad)
+    fits = l2_norm(grad - factors * exact) <= fit * l2_norm(grad)
     return f"(each times a factor of its own, {factors.min():.6g} to {factors.max():.6g})" if fits else ""
 
 

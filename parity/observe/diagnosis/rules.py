@@ -20,7 +20,8 @@ from parity.observe.audit import Oracle, errors, gradients
 from parity.observe.diagnosis.output_part import PartOracle, loss_of_part, oracle_of_part, target_of_part
 from parity.observe.diagnosis.place_rules import PLACE_RULES
 from parity.observe.diagnosis.whole_rules import WHOLE_RULES
-from parity.observe.diagnosis.wrong_gradient import Match, WrongGradient, flat, norm
+from parity.observe.diagnosis.wrong_gradient import Match, WrongGradient, flat
+from parity.observe.norms import l2_norm
 from parity.plan import lines
 from parity.store.tables import FindingKind
 from parity.tasks.losses import Loss
@@ -78,11 +79,11 @@ def diagnose(
     grads = [output_grad] if isinstance(output_grad, torch.Tensor) else output_grad
     exact = [np.asarray(grad, dtype=np.float64) for grad in gradients(oracle(output, target)[1])]
     # Finite elements alone, so that one part that is not finite does not hide the others.
-    whole = math.hypot(*(norm(grad[np.isfinite(grad)]) for grad in exact))
+    whole = math.hypot(*(l2_norm(grad[np.isfinite(grad)]) for grad in exact))
     for index, (name, grad) in enumerate(zip(part_names(output), grads, strict=True)):
         wrong = _part(index, output, target, grad, exact[index], baseline=baseline, oracle=oracle)
         # As in `audit.errors`: a part whose gradient is mere rounding beside the whole is measured beside the whole.
-        size = max(norm(wrong.exact), torch.finfo(wrong.output.dtype).eps / 2 * whole)
+        size = max(l2_norm(wrong.exact), torch.finfo(wrong.output.dtype).eps / 2 * whole)
         # `not <=`, so that a NaN in the candidate's gradient is suspicious. Beside an oracle that is not finite nothing
         # can be said.
         if np.isfinite(wrong.exact).all() and not wrong.error <= wrong.error_limit * size:
@@ -129,9 +130,9 @@ def _placed(detail: str, name: str | None) -> str:
 
 def _unknown(wrong: WrongGradient) -> Match:
     """What can be said of a gradient that no rule fits: its length and its direction beside the oracle's."""
-    size = norm(wrong.grad) / norm(wrong.exact) if wrong.exact.any() else math.inf
+    size = l2_norm(wrong.grad) / l2_norm(wrong.exact) if wrong.exact.any() else math.inf
     # `or inf` makes the cosine with a zero gradient 0 rather than a division by zero.
-    cosine = float((wrong.grad * wrong.exact).sum()) / (norm(wrong.grad) * norm(wrong.exact) or math.inf)
+    cosine = float((wrong.grad * wrong.exact).sum()) / (l2_norm(wrong.grad) * l2_norm(wrong.exact) or math.inf)
     return Match("unknown", detail=f"norm {size:.6g} times the float64 one's, cosine {cosine:.6g}")
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from parity.observe.diagnosis.hypotheses import gradient, has_low_precision, in_low_precision, other_losses
-from parity.observe.diagnosis.wrong_gradient import Match, Rule, WrongGradient, factor_of, flat, norm
+from parity.observe.diagnosis.wrong_gradient import Match, Rule, WrongGradient, factor_of, flat
+from parity.observe.norms import l2_norm
 from parity.plan import lines
 from parity.plan.named_constants import name_constant
 
@@ -62,9 +63,9 @@ def _offset(wrong: WrongGradient) -> Match | None:
     """Whether it is the oracle's gradient with one number added to each element."""
     difference = wrong.grad - wrong.exact
     added = float(difference.mean())
-    left = norm(difference - added)
+    left = l2_norm(difference - added)
     # Half the limit of a suspicious gradient: what is left is then as good as a right gradient.
-    allowed = max(wrong.error_limit / 2 * norm(wrong.exact), lines.OFFSET_FIT.value * wrong.error)
+    allowed = max(wrong.error_limit / 2 * l2_norm(wrong.exact), lines.OFFSET_FIT.value * wrong.error)
     return Match("offset", added) if left <= allowed and left < OFFSET_SHARE * wrong.error else None
 
 
@@ -111,12 +112,12 @@ def _precision(wrong: WrongGradient) -> Match | None:
         oracle=wrong.oracle,
         exact=wrong.exact.reshape(wrong.raw.shape),
     )
-    left = [(norm(wrong.grad - flat(other)), name) for name, other in emulated]
+    left = [(l2_norm(wrong.grad - flat(other)), name) for name, other in emulated]
     least = min(left)[0]
     if least <= lines.PRECISION_FIT.value * wrong.error:
         names = dict.fromkeys(name for size, name in left if size <= AS_GOOD * least)
         return Match("precision", detail=" or ".join(names))
-    name = has_low_precision(wrong.raw) if wrong.error <= COARSEST_ERROR * norm(wrong.exact) else None
+    name = has_low_precision(wrong.raw) if wrong.error <= COARSEST_ERROR * l2_norm(wrong.exact) else None
     return Match("precision", detail=name) if name else None
 
 
@@ -134,8 +135,8 @@ def _other_loss(wrong: WrongGradient) -> Match | None:
         # People divide by other counts than the mean does, so the loss may fit up to a factor; `_times` judges that
         # factor.
         factor = factor_of(wrong.grad, other)
-        left = norm(wrong.grad - factor * other)
-        fits = left <= lines.OTHER_LOSS_FIT.value * norm(wrong.grad)
+        left = l2_norm(wrong.grad - factor * other)
+        fits = left <= lines.OTHER_LOSS_FIT.value * l2_norm(wrong.grad)
         if fits and left < best and (times := _times(factor, wrong)) is not None:
             best, found = left, name + times
     return Match("other loss", detail=found) if found else _smoothed_labels(wrong, wrong.own_target)
@@ -161,8 +162,8 @@ def _smoothed_labels(wrong: WrongGradient, target: torch.Tensor) -> Match | None
     direction[np.arange(rows), target.numpy()] += 1
     difference = wrong.grad - wrong.exact
     share = factor_of(difference, direction)
-    allowed = max(lines.OTHER_LOSS_FIT.value * norm(difference), wrong.fit * norm(wrong.grad))
-    if norm(difference - share * direction) > allowed:
+    allowed = max(lines.OTHER_LOSS_FIT.value * l2_norm(difference), wrong.fit * l2_norm(wrong.grad))
+    if l2_norm(difference - share * direction) > allowed:
         return None
     return Match("other loss", detail=f"label smoothing of {share * rows:.3g}")
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from parity.observe.diagnosis.output_part import PartOracle
+from parity.observe.norms import l2_norm
 from parity.store.tables import FindingKind
 from parity.tasks.losses import Loss
 from parity.tasks.outputs import Outputs
@@ -50,7 +51,7 @@ class WrongGradient:
     @property
     def error(self) -> float:
         """L2 norm of the candidate's gradient minus the oracle's."""
-        return norm(self.grad - self.exact)
+        return l2_norm(self.grad - self.exact)
 
     @property
     def near_zero(self) -> float:
@@ -62,7 +63,7 @@ class WrongGradient:
     def fits(self, other: np.ndarray) -> bool:
         """Whether another gradient, float64[R, C], equals the candidate's but for rounding."""
         # A NaN makes the comparison False, so a gradient that is not finite fits nothing.
-        return norm(self.grad - other) <= self.fit * norm(other)
+        return l2_norm(self.grad - other) <= self.fit * l2_norm(other)
 
 
 @dataclass(frozen=True)
@@ -88,11 +89,6 @@ def flat(array: np.ndarray) -> np.ndarray:
     """An array of any shape as [R, C]; a scalar as [1, 1]."""
     # Rules about rows and columns need two dimensions of any output.
     return array.reshape(len(array), -1) if array.ndim else array.reshape(1, 1)
-
-
-def norm(array: np.ndarray) -> float:
-    """L2 norm over all elements."""
-    return float(np.linalg.norm(array))
 
 
 def factor_of(grad: np.ndarray, exact: np.ndarray) -> float:
