@@ -98,7 +98,9 @@ def test_the_pytest_example_passes_and_can_fail(tmp_path):
     text = files()["test_my_loss.py"]
     (tmp_path / "test_right.py").write_text(text)
     (tmp_path / "test_wrong.py").write_text(text.replace(".sum()", ".sum() * 2"))
-    ended = command("-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", tmp_path, tmp_path)
+    # Without a plugin that imports hypothesis at the end, for seconds.
+    plugins = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest")
+    ended = command("-m", "pytest", "-q", *plugins, "--rootdir", tmp_path, tmp_path)
     assert ended.status == 1 and "1 failed, 1 passed" in ended.stdout, ended.stdout
     assert "parity: builtin@cpu-s0 my_loss@cpu-s0  diverged: beyond rounding from step 0: " in ended.stdout
     assert "scaled by 2; " in ended.stdout and "first at step 0, loss" in ended.stdout
