@@ -76,7 +76,9 @@ def measure(both: Both, quantity: str) -> TensorDistances | None:
     if left is None or right is None or left.shape != right.shape or not left.size:
         return None
     with np.errstate(invalid="ignore", over="ignore"):
-        absolute = np.sqrt(np.square(left - right).sum(axis=2))
+        # In place: of long traces of many tensors, the arrays are large.
+        squares = np.square(np.subtract(left, right, out=left), out=left)
+        absolute = np.sqrt(squares.sum(axis=2))
     if quantity == "buffer":
         absolute = np.where(_counters(both), 0.0, absolute)
     missing = np.isnan(left_norms), np.isnan(right_norms)

@@ -178,8 +178,10 @@ class TrialTrace:
             return None
         # Arrow stores the lists in one flat array, where a null may stand for some numbers.
         flat = pc.list_flatten(rows) if rows.null_count else rows.values[offsets[0] : offsets[-1]]
-        found = np.full((len(rows), width), np.nan)
-        found[known] = flat.to_numpy(zero_copy_only=False).reshape(lengths.size, width)
+        found = flat.to_numpy(zero_copy_only=False).astype(np.float64).reshape(lengths.size, width)
+        if rows.null_count:
+            found, listed = np.full((len(rows), width), np.nan), found
+            found[known] = listed
         return found, known
 
     def values(self, name: str) -> np.ndarray:
