@@ -21,7 +21,7 @@ from parity import report, run
 from parity.ground.errors import Trouble
 from parity.train.planted import planted
 
-from conftest import bits, plant, rewrite
+from conftest import bits, command, plant, rewrite
 
 BATCH = 256
 STEPS = 236  # one more than an epoch, whose last batch has 96 rows
@@ -600,43 +600,51 @@ def test_an_optimizer_that_cannot_be_copied_leaves_param_undecided(tmp_path, cap
 
 
 RANKS = """
+import random
 import sys
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 import parity
+sys.path.insert(0, "tests")
+from two_ranks import two_ranks
 
-rank, store, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+
+def record(rank, out):
+    # As in a process of its own, whose generators of Python and NumPy nobody has seeded.
+    random.seed(), np.random.seed(), torch.manual_seed(0)
+    model = DistributedDataParallel(nn.Linear(6, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    criterion = nn.MSELoss()
+    generator = torch.Generator().manual_seed(rank)
+    with parity.Recorder(out, model, optimizers=optimizer, criterion=criterion) as recorder:
+        for _ in range(3):
+            inputs, target = (torch.randn(4, size, generator=generator) for size in (6, 2))
+            optimizer.zero_grad()
+            output = model(inputs)
+            loss = criterion(output, target)
+            recorder.forward(inputs, output=output, target=target, loss=loss)
+            loss.backward()
+            recorder.backward()
+            optimizer.step()
+            recorder.step()
+
+
+store, *directories = sys.argv[1:]
 torch.set_num_threads(1)
-dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-torch.manual_seed(0)
-model = DistributedDataParallel(nn.Linear(6, 2))
-optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-criterion = nn.MSELoss()
-generator = torch.Generator().manual_seed(rank)
-with parity.Recorder(out, model, optimizers=optimizer, criterion=criterion) as recorder:
-    for _ in range(3):
-        inputs, target = (torch.randn(4, size, generator=generator) for size in (6, 2))
-        optimizer.zero_grad()
-        output = model(inputs)
-        loss = criterion(output, target)
-        recorder.forward(inputs, output=output, target=target, loss=loss)
-        loss.backward()
-        recorder.backward()
-        optimizer.step()
-        recorder.step()
-dist.destroy_process_group()
+with two_ranks() as rank:
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    for out in directories:
+        record(rank, out)
+    dist.destroy_process_group()
 """
 
 
 def test_each_rank_writes_a_trace_and_is_held_against_its_like(tmp_path, capsys):
-    for name in ("old", "new"):
-        ranks = [
-            subprocess.Popen([sys.executable, "-c", RANKS, str(rank), str(tmp_path / f"{name}.store"), tmp_path / name])
-            for rank in (0, 1)
-        ]
-        assert [process.wait(120) for process in ranks] == [0, 0]
+    ended = command("-c", RANKS, tmp_path / "store", tmp_path / "old", tmp_path / "new")
+    assert ended.status == 0, ended.stderr
     status, out = compared(capsys, tmp_path / "old", tmp_path / "new")
     assert status == 0
     for rank in (0, 1):

@@ -66,6 +66,14 @@ class CommonSteps:
         found: list[np.ndarray | None] = self._cut(self.trace.lists(name))
         return found
 
+    def matrix(self, name: str) -> tuple[np.ndarray, np.ndarray] | None:
+        """A column of lists of numbers, as `TrialTrace.matrix` returns it.
+
+        Raises:
+            Trouble: A trace is damaged.
+        """
+        return self.trace.matrix(name, self.begin, self.steps)
+
 
 # The baseline's and the candidate's.
 Both = tuple[CommonSteps, CommonSteps]

@@ -17,6 +17,9 @@ from parity.store.trace import SKETCH_SUMS
 # Number of significant bits of the dtypes that parameters and outputs have, the implicit one included.
 _BITS = {"float16": 11, "bfloat16": 8, "float32": 24, "float64": 53}
 
+# As `TrialTrace.matrix` returns them.
+_Rows = tuple[np.ndarray, np.ndarray]
+
 
 @dataclass(frozen=True, eq=False)
 class TensorDistances:
@@ -73,7 +76,9 @@ def measure(both: Both, quantity: str) -> TensorDistances | None:
     if left is None or right is None or left.shape != right.shape or not left.size:
         return None
     with np.errstate(invalid="ignore", over="ignore"):
-        absolute = np.sqrt(np.square(left - right).sum(axis=2))
+        # In place: of long traces of many tensors, the arrays are large.
+        squares = np.square(np.subtract(left, right, out=left), out=left)
+        absolute = np.sqrt(squares.sum(axis=2))
     if quantity == "buffer":
         absolute = np.where(_counters(both), 0.0, absolute)
     missing = np.isnan(left_norms), np.isnan(right_norms)
@@ -99,16 +104,26 @@ def _sketches(side: CommonSteps, quantity: str) -> tuple[np.ndarray | None, np.n
     """The sketches, float64[S, T, 8], and the norms, float64[S, T]; None where the trace has none."""
     columns = []
     for kind in ("norms", "sketches"):
-        rows = side.lists(f"{quantity}_{kind}")
+        found = side.matrix(f"{quantity}_{kind}")
         if quantity == "step_grad" and side.trace.has("step_grad"):
             # Stored only where something has changed the gradient between backward and the optimizer's step.
-            own = side.lists(f"param_grad_{kind}")
-            rows = [one if one is not None else other for one, other in zip(rows, own, strict=True)]
-        if not rows or any(row is None for row in rows) or len({len(row) for row in rows if row is not None}) > 1:
+            found = _completed(found, side.matrix(f"param_grad_{kind}"))
+        if found is None or not found[1].size or not found[1].all():
             return None, np.zeros(0)
-        columns.append(np.array(rows, np.float64).reshape(len(rows), -1))
+        columns.append(found[0])
     norms, sketches = columns
     return sketches.reshape(len(norms), -1, SKETCH_SUMS), norms
+
+
+def _completed(one: _Rows | None, other: _Rows | None) -> _Rows | None:
+    """Rows, and those of the other where they are null; None where they have different lengths."""
+    if one is None or other is None or one[1].all():
+        return one
+    if not one[1].any():
+        return other
+    if one[0].shape != other[0].shape:
+        return None
+    return np.where(one[1][:, None], one[0], other[0]), one[1] | other[1]
 
 
 def _over(distance: np.ndarray, norm: np.ndarray) -> np.ndarray:

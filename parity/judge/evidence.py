@@ -190,8 +190,8 @@ def _contract(run: StoredRun, pair: Pair) -> dict[str, tuple[str, str]]:
     if pair.axis != "loss":
         return {}
     # Only one trial of a loss on a device checks the contract, not each seed and replica.
-    key = (pair.candidate.loss_name, pair.candidate.unit)
-    alike = [record.trial for record in run.trials if (record.loss_name, record.unit) == key]
+    name, unit = pair.candidate.loss_name, pair.candidate.unit
+    alike = [record.trial for record in run.trials if record.loss_name == name and record.unit == unit]
     return contract_of(run.evidence["contract"], alike)
 
 

@@ -91,10 +91,10 @@ class StateDifferences:
         self.comparable = _classes(self._texts[0]) == _classes(self._texts[1])
         counts = self.comparable & _where(lambda one, other: not _equal(one, other), left_counts, right_counts)
         self._counts = (left_counts, right_counts)
-        self.named = counts | _where(lambda one, other: bool(_decisive(one, other)), self._texts[0], self._texts[1])
-        self._scaled = _where(lambda one, other: _differs_in("scale", one, other), self._texts[0], self._texts[1])
+        self.named = counts | _where_texts(lambda one, other: bool(_decisive(one, other)), *self._texts)
+        self._scaled = _where_texts(lambda one, other: _differs_in("scale", one, other), *self._texts)
         self.begins = self._scaled & ~np.concatenate([[False], self._scaled[:-1]])
-        self.accumulated = _where(lambda one, other: _differs_in("factors", one, other), self._texts[0], self._texts[1])
+        self.accumulated = _where_texts(lambda one, other: _differs_in("factors", one, other), *self._texts)
         if self.comparable and not both[0].trace.has_same("state_digest", both[1].trace):
             self.tensors = np.not_equal(*(side.values("state_digest") for side in both)) & ~counts
         self._generator_digests = [side.lists("generator_digests") for side in both]
@@ -190,6 +190,15 @@ def _classes(settings: list[str | None]) -> list[str | None]:
 def _where(differ: Callable[[Any, Any], bool], left: list[Any], right: list[Any]) -> np.ndarray:
     """Whether the two values of each step differ; bool[S]."""
     return np.fromiter(map(differ, left, right), bool, len(left))
+
+
+def _where_texts(
+    differ: Callable[[str | None, str | None], bool], left: list[str | None], right: list[str | None]
+) -> np.ndarray:
+    """As `_where`, for texts of which nearly all steps have the same: each pair of them is looked at once."""
+    pairs = list(zip(left, right, strict=True))
+    known = {pair: differ(*pair) for pair in set(pairs)}
+    return np.fromiter((known[pair] for pair in pairs), bool, len(pairs))
 
 
 def _equal(one: np.ndarray | None, other: np.ndarray | None) -> bool:

@@ -154,6 +154,36 @@ class TrialTrace:
             values[begin:end] if known else None for begin, end, known in zip(offsets, offsets[1:], valid, strict=False)
         ]
 
+    def matrix(self, name: str, begin: int, steps: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """Some rows of a column of lists of numbers, as one array; for long traces faster than `lists` by far.
+
+        Args:
+            name: Name of the column.
+            begin: The first row.
+            steps: The number of rows, S.
+
+        Returns:
+            The numbers, float64[S, N], NaN in a row that is null; and whether each row is a list, bool[S]. None where
+            two of the lists have different lengths.
+
+        Raises:
+            Trouble: The trace is damaged.
+        """
+        rows = self._column(name).combine_chunks().slice(begin, steps)
+        known = rows.is_valid().to_numpy(zero_copy_only=False) if rows.null_count else np.ones(len(rows), bool)
+        offsets = rows.offsets.to_numpy()
+        lengths = np.diff(offsets)[known]
+        width = int(lengths[0]) if lengths.size else 0
+        if (lengths != width).any():
+            return None
+        # Arrow stores the lists in one flat array, where a null may stand for some numbers.
+        flat = pc.list_flatten(rows) if rows.null_count else rows.values[offsets[0] : offsets[-1]]
+        found = flat.to_numpy(zero_copy_only=False).astype(np.float64).reshape(lengths.size, width)
+        if rows.null_count:
+            found, listed = np.full((len(rows), width), np.nan), found
+            found[known] = listed
+        return found, known
+
     def values(self, name: str) -> np.ndarray:
         """A column, with NaN for a null of floats and 0 for that of a digest; dtype[S].
 

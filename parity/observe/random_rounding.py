@@ -85,9 +85,11 @@ class RandomRounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def _move(self, tensor: torch.Tensor, size: float) -> None:
-        # In float32, which is drawn five times as fast; the product is float64.
-        noise = torch.randn(tensor.shape, generator=self._generator, dtype=torch.float32)
-        tensor.add_(tensor * noise, alpha=size * self._unit)
+        # In float32, which is drawn five times as fast; the product is float64. These operations of its own would pass
+        # through every other mode, each of which takes as long as a small operation.
+        with torch._C._DisableTorchDispatch():
+            noise = torch.randn(tensor.shape, generator=self._generator, dtype=torch.float32)
+            tensor.add_(tensor * noise, alpha=size * self._unit)
 
     def _move_normalized(self, args: Any, found: Any, *, size: float) -> None:
         """Moves the gradient of a batch norm's input as the errors of the two sums do that it is computed from.

@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import functools
 import hashlib
 import importlib
 import importlib.util
@@ -123,13 +124,22 @@ def _parse_module(module: str, attr: str) -> CodeSpec:
 def _check_attribute(source: str, attr: str, *, origin: str) -> None:
     """Raises `Trouble` if the text is not valid Python, or certainly does not define the attribute."""
     try:
-        tree = ast.parse(source)
+        names = _names_bound_by(source)
     except SyntaxError as error:
         raise Trouble(f"{origin} is not valid Python (line {error.lineno}: {error.msg}). Correct it.") from error
-    names = set(_bound_names(tree.body))
     if attr not in names and "*" not in names and "__getattr__" not in names:  # these two may define anything
         public = sorted(name for name in names if not name.startswith("_"))
         raise Trouble(f"{origin} has no attribute {attr!r}. It has: {', '.join(public) or 'nothing'}.")
+
+
+@functools.lru_cache(maxsize=8)
+def _names_bound_by(source: str) -> frozenset[str]:
+    """The names that a text binds at module level; kept, since many losses may come from one file.
+
+    Raises:
+        SyntaxError: The text is not valid Python.
+    """
+    return frozenset(_bound_names(ast.parse(source).body))
 
 
 def _bound_names(body: Sequence[ast.stmt]) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """The content of run.json while a run is in progress: what was asked for, and with which versions."""
 
+import functools
 import importlib.metadata
 import platform
 from collections.abc import Sequence
@@ -48,6 +49,7 @@ def describe(command: str, trials: Sequence[Trial], *, data: Path | None) -> dic
     }
 
 
+@functools.cache  # reading a package's metadata takes 5 ms
 def _version(package: str) -> str | None:
     """The version of a package; None where it is not installed: without a cluster, training does not need Ray."""
     try:

@@ -3,6 +3,7 @@
 Shapes: N images of 28 x 28 = 784 pixels.
 """
 
+import functools
 import hashlib
 from pathlib import Path
 
@@ -93,6 +94,7 @@ def verify(name: str, content: bytes, *, origin: str) -> None:
         )
 
 
+@functools.lru_cache(maxsize=2)  # images and labels: under pytest, one process may call `parity.check` many times
 def _read(name: str, folder: Path) -> bytes:
     """Decompresses one of the four files and verifies its SHA-256.
 

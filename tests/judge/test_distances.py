@@ -41,6 +41,35 @@ def test_where_nothing_changed_the_gradient_the_optimizer_had_that_of_backward()
     assert np.array_equal(comparison.distances("step_grad").each, comparison.distances("param_grad").each)
 
 
+def test_where_something_changed_it_at_some_steps_it_had_that_of_backward_at_the_others():
+    planted = Planted(differs=ROUNDING, distances={"step_grad": {0: 0.5}, "param_grad": {0: 0.25}})
+    run = make_run(planted)
+    for kind in ("norms", "sketches"):
+        run = with_column(run, 1, f"step_grad_{kind}", lambda values: [None, *values[1:]])
+    each = compared(run).distances("step_grad").each
+    assert (each[0] == 0.25).all() and (each[1:] == 0.5).all()
+
+
+def rows(lists):
+    run = with_column(make_run(Planted()), 1, "param_grad_norms", lambda values: [*lists, *values[len(lists) :]])
+    return compared(run).common[1].trace
+
+
+def test_a_matrix_has_the_lists_as_rows_and_nan_where_there_is_none():
+    trace = rows([[0.5] * len(TENSORS), None, [None] * len(TENSORS), [0.25] * len(TENSORS)])
+    found, known = trace.matrix("param_grad_norms", 1, 3)
+    assert known.tolist() == [False, True, True] and found.dtype == np.float64
+    assert np.isnan(found[:2]).all() and (found[2] == 0.25).all()
+    found, known = trace.matrix("param_grad_norms", 2, 18)
+    assert known.all() and found.shape == (18, len(TENSORS)) and (found[1] == 0.25).all() and (found[2:] == 1).all()
+
+
+def test_lists_of_different_lengths_make_no_matrix():
+    trace = rows([[0.5], [0.5] * len(TENSORS)])
+    assert trace.matrix("param_grad_norms", 0, 2) is None
+    assert trace.matrix("param_grad_norms", 0, 1)[0].tolist() == [[0.5]]
+
+
 def test_a_counter_of_batches_has_no_distance():
     distances = compared(make_run(Planted(differs={"buffer": 4}, distances={"buffer": {4: 0.5}}))).distances("buffer")
     assert BUFFERS[1].endswith("num_batches_tracked")

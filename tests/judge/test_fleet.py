@@ -28,6 +28,7 @@ def train(make_trials, data, tmp_path, monkeypatch):
         (*specs,) = [each.loss for each in make_trials(*losses)]
         placed = parse_devices(names)
         trials = plan(specs, placed, seeds=[0], replicas=replicas, settings=pattern.settings, equals=lambda device: 0)
+        trials = unmeasured(trials)
         genuine = Inline.train
 
         def told_otherwise(self, trials, data, past=None):
@@ -42,6 +43,11 @@ def train(make_trials, data, tmp_path, monkeypatch):
         return api.run_trials(trials, data, tmp_path / "run", title="test")
 
     return run
+
+
+def unmeasured(trials):
+    """Without the steps in float64 that decide between runs: two thirds of the time, and nothing within one run."""
+    return [replace(trial, measured=False) for trial in trials]
 
 
 def report(result):
@@ -95,7 +101,7 @@ def test_a_larger_fleet_has_no_longer_report(make_trials, train, tmp_path, data)
     (pattern,) = make_trials(steps=STEPS, audit_every=0)
     placed = parse_devices(["cpu@a", "cpu:plant=flip-5@b", *(f"cpu@c{n}" for n in range(15))])
     trials = plan([pattern.loss], placed, seeds=[0], replicas=1, settings=pattern.settings, equals=lambda _: 0)
-    assert lines(api.run_trials(trials, data, tmp_path / "more", title="test")) == few
+    assert lines(api.run_trials(unmeasured(trials), data, tmp_path / "more", title="test")) == few
 
 
 def test_equal_devices_of_different_software_are_two_classes(train):

@@ -250,12 +250,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 import parity
-sys.path.insert(0, "tests/judge")
+sys.path[:0] = ["tests/judge", "tests"]
 from test_relations import CRITERION, batches, normed, perceptron
-
-rank, folder = int(sys.argv[1]), sys.argv[2]
-torch.set_num_threads(1)
-dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+from two_ranks import two_ranks
 
 
 def reduce(model):
@@ -264,7 +261,7 @@ def reduce(model):
         parameter.grad /= 2
 
 
-for name in ("right", "unsynchronised", "late", "moved", "shards", "shards_again", "normed"):
+def train(name, rank, folder):
     torch.manual_seed(0)
     module = normed() if name == "normed" else perceptron()
     model = DistributedDataParallel(module) if name in ("right", "moved", "normed") else module
@@ -287,7 +284,15 @@ for name in ("right", "unsynchronised", "late", "moved", "shards", "shards_again
                 reduce(module)
             optimizer.step()
             recorder.step()
-dist.destroy_process_group()
+
+
+folder = sys.argv[1]
+torch.set_num_threads(1)
+with two_ranks() as rank:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    for name in ("right", "unsynchronised", "late", "moved", "shards", "shards_again", "normed"):
+        train(name, rank, folder)
+    dist.destroy_process_group()
 """
 
 
@@ -295,11 +300,7 @@ dist.destroy_process_group()
 def ranked(tmp_path_factory):
     """Trainings of two ranks, and one process with the whole batch."""
     folder = tmp_path_factory.mktemp("ranked")
-    started = [
-        subprocess.Popen([sys.executable, "-c", RANK, str(rank), str(folder)], cwd=Path(__file__).parents[2])
-        for rank in (0, 1)
-    ]
-    assert [process.wait(120) for process in started] == [0, 0]
+    subprocess.run([sys.executable, "-c", RANK, str(folder)], cwd=Path(__file__).parents[2], timeout=240, check=True)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     Loop().run(6, folder / "single")

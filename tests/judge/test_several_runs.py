@@ -6,6 +6,7 @@ import shutil
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from audited_tasks import Plain
 
 import parity
 from parity import report
@@ -241,8 +242,9 @@ def test_trials_without_a_counterpart_are_told(made, old):
 
 
 def test_runs_without_anything_in_common_are_refused(made, tmp_path):
-    several = made("several", seed=(3, 4), replicas=1, device=("cpu", "cpu:threads=2"))
-    other = made("other", seed=(5, 6), replicas=1, device=("cpu:threads=3", "cpu:threads=4"))
+    small = {"task": Plain, "epochs": 99}
+    several = made("several", seed=(3, 4), replicas=1, device=("cpu", "cpu:threads=2"), **small)
+    other = made("other", seed=(5, 6), replicas=1, device=("cpu:threads=3", "cpu:threads=4"), **small)
     with pytest.raises(Trouble, match="No trial of other can be compared with several"):
         join([several, other], across=False)
 

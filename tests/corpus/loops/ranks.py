@@ -1,4 +1,4 @@
-"""Records ranked loops, two processes for all of them: python -m loops.ranks FOLDER RANK, run in tests/corpus."""
+"""Records ranked loops, two processes for all of them: python -m loops.ranks FOLDER, run in tests/corpus."""
 
 import os
 import subprocess
@@ -25,26 +25,18 @@ def record_ranked(folder: Path) -> None:
     Raises:
         RuntimeError: A process has failed; with what it wrote.
     """
-    path = os.pathsep.join(map(str, [CORPUS, CORPUS.parent.parent]))
-    command = [sys.executable, "-m", "loops.ranks", str(folder)]
-    started = [
-        subprocess.Popen(
-            [*command, str(rank)],
-            cwd=CORPUS,
-            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(RANKS)
-    ]
-    try:
-        said = [process.communicate(timeout=300)[0] for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    if any(process.returncode for process in started):
-        raise RuntimeError("A rank has failed:\n" + "\n".join(said))
+    path = os.pathsep.join(map(str, [CORPUS, CORPUS.parent, CORPUS.parent.parent]))
+    ended = subprocess.run(
+        [sys.executable, "-m", "loops.ranks", str(folder)],
+        cwd=CORPUS,
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+    )
+    if ended.returncode:
+        raise RuntimeError(f"A rank has failed:\n{ended.stdout}")
 
 
 def read_history(path: Path) -> History:
@@ -80,4 +72,7 @@ def main(folder: Path, rank: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    from two_ranks import two_ranks
+
+    with two_ranks() as rank:
+        main(Path(sys.argv[1]), rank)
