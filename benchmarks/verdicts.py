@@ -1,6 +1,6 @@
 """Runs the corpus of wrong and right losses through parity and through five checks that people use instead.
 
-    python benchmarks/verdicts.py [--seed N ...] [--steps N]
+    python benchmarks/verdicts.py [--seed N ...] [--steps N] [--parity-alone]
     python benchmarks/verdicts.py --corpus loops [--kind KIND ...]
 
 Prints a table: of all runs (a loss and a seed) how many wrong ones were caught and right ones flagged, how many causes
@@ -73,8 +73,8 @@ class Result:
     answer: str
 
 
-def run_share(task: str, share: Sequence[Entry], seed: int, steps: int) -> list[Result]:
-    """Trains some losses beside the builtin one, judges them, and asks the other checks."""
+def run_share(task: str, share: Sequence[Entry], seed: int, steps: int, others: bool) -> list[Result]:
+    """Trains some losses beside the builtin one, judges them, and asks the other checks if they are wanted."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     data = mnist.load()
@@ -94,17 +94,19 @@ def run_share(task: str, share: Sequence[Entry], seed: int, steps: int) -> list[
         mine, theirs = losses_of[trial.name], losses_of[baseline.name]
         plain_s = sum(checked.run.traces[name]["step_s"].to_numpy().sum() for name in (trial.name, baseline.name))
         whole = records[trial.name].status == "complete"
-        close, close_s = _timed(lambda trial=trial: _gradients_close(trial, data))
-        checks, gradcheck_s = _timed(lambda trial=trial: _gradcheck_passes(trial, data))
-        flagged = {
-            "parity": pair.verdict not in ("identical", "report-only", "rounding"),
-            OTHERS[0]: not (whole and [f"{x:.4f}" for x in mine] == [f"{x:.4f}" for x in theirs]),
-            OTHERS[1]: not (whole and np.allclose(mine, theirs, rtol=1e-5)),
-            OTHERS[2]: not (whole and abs(mine[-1] - theirs[-1]) <= 0.01 * abs(theirs[-1])),
-            OTHERS[3]: not close,
-            OTHERS[4]: not checks,
-        }
-        seconds = {"parity": parity_s, **dict.fromkeys(OTHERS[:3], plain_s), OTHERS[3]: close_s, OTHERS[4]: gradcheck_s}
+        flagged = {"parity": pair.verdict not in ("identical", "report-only", "rounding")}
+        seconds = {"parity": parity_s}
+        if others:
+            close, close_s = _timed(lambda trial=trial: _gradients_close(trial, data))
+            checks, gradcheck_s = _timed(lambda trial=trial: _gradcheck_passes(trial, data))
+            flagged |= {
+                OTHERS[0]: not (whole and [f"{x:.4f}" for x in mine] == [f"{x:.4f}" for x in theirs]),
+                OTHERS[1]: not (whole and np.allclose(mine, theirs, rtol=1e-5)),
+                OTHERS[2]: not (whole and abs(mine[-1] - theirs[-1]) <= 0.01 * abs(theirs[-1])),
+                OTHERS[3]: not close,
+                OTHERS[4]: not checks,
+            }
+            seconds |= {**dict.fromkeys(OTHERS[:3], plain_s), OTHERS[3]: close_s, OTHERS[4]: gradcheck_s}
         named = cause_named(entry, [(cause.kind, cause.text) for cause in pair.causes]) if entry.kind else None
         answer = f"{pair.verdict}: {'; '.join(f'[{cause.kind}] {cause.text}' for cause in pair.causes)}"
         name = f"{entry.path.stem}:{entry.name} seed {seed} ({entry.kind}, {entry.text})"
@@ -165,6 +167,7 @@ def main() -> None:
     )
     parser.add_argument("--corpus", choices=["losses", "loops"], default="losses")
     parser.add_argument("--kind", nargs="+", default=[], metavar="KIND", help="of loops: kinds of pairs, such as late")
+    parser.add_argument("--parity-alone", action="store_true", help="without the checks that people use instead")
     options = parser.parse_args()
     if options.corpus == "loops":
         # Here, since it reads the loops of tests/corpus/loops.
@@ -177,7 +180,9 @@ def main() -> None:
         task = TASKS[stem.partition("_")[2]]
         found = entries(CORPUS / f"{stem}.py")
         shares = [found[start : start + SHARE] for start in range(0, len(found), SHARE)]
-        jobs += [(task, share, seed, options.steps) for share in shares for seed in options.seed]
+        jobs += [
+            (task, share, seed, options.steps, not options.parity_alone) for share in shares for seed in options.seed
+        ]
     with ProcessPoolExecutor(max_tasks_per_child=1) as pool:  # a crash or a leak of one share is that share's
         results: list[Result] = []
         for number, share in enumerate(pool.map(run_share, *zip(*jobs, strict=True)), start=1):
@@ -199,7 +204,7 @@ def table(results: Sequence[Result]) -> str:
         "| check | wrong ones caught | right ones flagged | causes named rightly | seconds |",
         "|---|---|---|---|---|",
     ]
-    for check in ("parity", *OTHERS):
+    for check in results[0].flagged:
         caught, flagged = (sum(result.flagged[check] for result in side) for side in (wrong, right))
         named = sum(bool(result.named) for result in wrong) if check == "parity" else 0
         seconds = statistics.median(result.seconds[check] for result in results)
