@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from parity.cluster.binding import Binding
 from parity.cluster.lost_workers import Attempts
 from parity.cluster.nodes import Node
 from parity.cluster.placement import Placement
@@ -29,6 +30,9 @@ class Running:
         nodes: Nodes that its worker may be placed on.
         index: Number of the GPU that was taken for it, or None.
         actor: Ray's handle of the worker.
+        binding: What the worker is bound to.
+        warm: Whether the worker had another trial before.
+        lost: Whether the worker must not get another trial after this one.
         where: Id of the worker's node, and the file there in which it notes its end (or None); None before the worker
             has answered.
         home: That node, or None where it is not known.
@@ -44,6 +48,9 @@ class Running:
     nodes: tuple[Node, ...] = ()
     index: int | None = None
     actor: Any = None
+    binding: Binding | None = None
+    warm: bool = False
+    lost: bool = False
     where: tuple[str, str | None] | None = None
     home: Node | None = None
     began: bool = False
@@ -51,10 +58,11 @@ class Running:
     pending: Any = None
     pending_since_s: float = 0.0
 
-    def set_worker(self, actor: Any) -> None:
-        """Gives the trial a new worker, about which nothing is known yet."""
+    def set_worker(self, actor: Any, binding: Binding | None = None, *, warm: bool = False) -> None:
+        """Gives the trial another worker, about which nothing is known yet."""
         # All of it: what was known of the lost worker must not be taken for what is known of the new one.
-        self.actor, self.where, self.home, self.began, self.error = actor, None, None, False, None
+        self.actor, self.binding, self.warm, self.lost = actor, binding, warm, False
+        self.where, self.home, self.began, self.error = None, None, False, None
 
     def ask(self, reference: Any) -> Any:
         """Records which answer is awaited, and since when; returns it."""

@@ -42,9 +42,9 @@ class ProcessEnded(Exception):  # noqa: N818 - a fact about another process, not
 
     def __init__(self, status: int) -> None:
         super().__init__(status)
-        self.how = f"exit code {status}" if status >= 0 else signal.Signals(-status).name
-        if status == -signal.SIGKILL:
-            self.how = None
+        self.how: str | None = None
+        if status != -signal.SIGKILL:
+            self.how = f"exit code {status}" if status >= 0 else signal.Signals(-status).name
 
 
 class _Remote(Exception):  # noqa: N818 - carries a traceback, as the cause of the exception that it belongs to

@@ -79,7 +79,7 @@ def import_training() -> None:
     with contextlib.suppress(ImportError):
         # The first optimizer of a process imports torch._dynamo, and the first column of pyarrow imports pandas.
         import pandas  # noqa: F401
-        import torch._dynamo
+        import torch._dynamo  # noqa: F401
 
         import parity.observe.contract.checking
         import parity.observe.diagnosis.diagnostician

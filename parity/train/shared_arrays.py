@@ -37,7 +37,7 @@ def write_arrays(arrays: dict[str, np.ndarray]) -> tuple[int, Layout]:
     # Protocol 5 leaves the bytes to us, and remembers how they are ordered: C and Fortran order may give other bits.
     pickled = pickle.dumps(arrays, protocol=5, buffer_callback=buffers.append)
     spans = []
-    with open(file, "wb", closefd=False) as stream:  # noqa: PTH123 - a descriptor has no path
+    with open(file, "wb", closefd=False) as stream:
         for buffer in buffers:
             begin = -(-stream.tell() // ALIGNMENT) * ALIGNMENT
             stream.seek(begin)
