@@ -27,6 +27,7 @@ class Running:
         trial: The trial.
         attempts: The workers that it has lost.
         hardware: Class of nodes that it has to stay in, as `Node.hardware`; None while it has lost no worker.
+        alone: The node that it has to have for itself, since it was lost there as the memory ran out; else None.
         nodes: Nodes that its worker may be placed on.
         index: Number of the GPU that was taken for it, or None.
         actor: Ray's handle of the worker.
@@ -45,6 +46,7 @@ class Running:
     trial: Trial
     attempts: Attempts = field(default_factory=Attempts)
     hardware: tuple[object, ...] | None = None
+    alone: Node | None = None
     nodes: tuple[Node, ...] = ()
     index: int | None = None
     actor: Any = None
@@ -72,6 +74,10 @@ class Running:
     def advance(self) -> Any:
         """Asks the worker for its next event; returns Ray's reference to it."""
         return self.ask(self.actor.advance.remote())
+
+    def may_be_on(self, node: Node) -> bool:
+        """Whether its worker is on that node, as far as is known."""
+        return node.id in {each.id for each in ((self.home,) if self.home else self.nodes)}
 
     def overdue_at_s(self, limit_s: float) -> float:
         """When its answer is overdue, in seconds on the monotonic clock; inf before the trial has begun.

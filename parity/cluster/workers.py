@@ -266,6 +266,8 @@ class Cluster:
         entry.lost = True
         home = entry.home or entry.nodes[0]  # a worker that was lost before it answered has no home
         entry.hardware = home.hardware
+        if kind == "memory":
+            entry.alone = home
         lost = LostWorker(
             kind,
             text,

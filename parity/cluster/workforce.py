@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from parity.cluster.binding import Binding, bind
-from parity.cluster.nodes import on_nodes
+from parity.cluster.nodes import Node, on_nodes
 from parity.cluster.placement import Placement
 from parity.cluster.seats import Seats
 from parity.cluster.waiting import Running, Waiting
@@ -34,11 +34,15 @@ class Workforce:
         self._placement = placement
         self._seats = seats
         self._idle: list[tuple[Binding, Any]] = []
+        # Keyed by their ids, since entries do not hash.
+        self._busy: dict[int, Running] = {}
 
     def reserve(self, entry: Running) -> bool:
         """Reserves room for the trial's worker; returns whether there is any."""
         device = entry.trial.device
-        entry.nodes = self._placement.nodes_for(device, hardware=entry.hardware)
+        entry.nodes = self._beside(entry, self._placement.nodes_for(device, hardware=entry.hardware))
+        if not entry.nodes:
+            return False
         if device.index is not None:
             seat = self._seats.take(device, entry.nodes)
             if seat is None:
@@ -47,7 +51,19 @@ class Workforce:
         elif not self._placement.room(device, entry.nodes):
             return False
         self._placement.take(device, entry.nodes)  # also beside a seat, which holds a GPU but no CPU
+        self._busy[id(entry)] = entry
         return True
+
+    def _beside(self, entry: Running, nodes: Collection[Node]) -> tuple[Node, ...]:
+        """Those of the nodes on which the trial may run beside the trials that run there now.
+
+        Ray does not see the memory of the trials' processes, which are not its own. So it may end several workers where
+        one trial has used up the memory. Which one it was shows when each of them is tried again by itself.
+        """
+        others, alone = self._busy.values(), entry.alone
+        if alone and alone in nodes:
+            return () if any(other.may_be_on(alone) for other in others) else (alone,)
+        return tuple(node for node in nodes if not any(other.alone == node for other in others))
 
     def hire(self, entry: Running) -> None:
         """Gives the trial a worker that is idle, or starts one."""
@@ -72,6 +88,7 @@ class Workforce:
             self._idle.append((entry.binding, entry.actor))
         else:
             self.end(entry.actor)
+        self._busy.pop(id(entry), None)
         self._placement.free(entry.trial.device, entry.nodes)
         if entry.index is not None:
             self._seats.free(entry.nodes[0], entry.index)
