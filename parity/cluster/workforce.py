@@ -63,7 +63,8 @@ class Workforce:
         others, alone = self._busy.values(), entry.alone
         if alone and alone in nodes:
             return () if any(other.may_be_on(alone) for other in others) else (alone,)
-        return tuple(node for node in nodes if not any(other.alone == node for other in others))
+        occupied = {other.alone for other in others if other.alone}
+        return tuple(node for node in nodes if node not in occupied) if occupied else tuple(nodes)
 
     def hire(self, entry: Running) -> None:
         """Gives the trial a worker that is idle, or starts one."""
@@ -97,11 +98,9 @@ class Workforce:
         """Ends the idle workers that no trial waits for, and those whose room Ray may need for a new worker."""
         if not self._idle:  # nearly always: then the trials, which may be thousands, are not looked at
             return
-        wanted = {
-            bind(entry.trial.device, self._placement.nodes_for(entry.trial.device, hardware=entry.hardware))
-            for queue in waiting.queues()
-            for entry in queue
-        }
+        # Few, however many trials wait.
+        kinds = {(entry.trial.device, entry.hardware) for queue in waiting.queues() for entry in queue}
+        wanted = {bind(device, self._placement.nodes_for(device, hardware=hardware)) for device, hardware in kinds}
         starting = [entry for entry in running if entry.where is None and not entry.warm]
         self._dismiss(on={node.id for entry in starting for node in entry.nodes}, but=wanted)
 
