@@ -60,39 +60,44 @@ def serve(control: int, data: int, parent: int) -> None:
     questions = Connection(control)
     try:
         layout, forks = questions.recv()
-        import_training()
         arrays = map_arrays(data, layout)
         os.close(data)
+        broken = _import_or_explain()
         if forks:
-            _serve_children(questions, arrays)
+            _serve_children(questions, arrays, broken)
         else:
-            _serve_here(questions, arrays)
+            _serve_here(questions, arrays, broken)
     except (EOFError, ConnectionError):
         return  # nobody is left to train for
 
 
 def import_training() -> None:
-    """Imports what a trial needs: most of what it would otherwise spend before its first step.
+    """Imports what a trial needs: most of what it would otherwise spend before its first step."""
+    # The first optimizer of a process imports torch._dynamo, and the first column of pyarrow imports pandas.
+    import pandas  # noqa: F401
+    import torch._dynamo  # noqa: F401
 
-    A module that is missing is left to the trial, which reports it.
-    """
-    with contextlib.suppress(ImportError):
-        # The first optimizer of a process imports torch._dynamo, and the first column of pyarrow imports pandas.
-        import pandas  # noqa: F401
-        import torch._dynamo  # noqa: F401
-
-        import parity.observe.contract.checking
-        import parity.observe.diagnosis.diagnostician
-        import parity.train.candidate_step
-        import parity.train.loop
-        import parity.train.machine
-        import parity.train.replay
-        import parity.train.saved_state
-        import parity.train.shared_step
-        import parity.train.switches  # noqa: F401
+    import parity.observe.contract.checking
+    import parity.observe.diagnosis.diagnostician
+    import parity.train.candidate_step
+    import parity.train.loop
+    import parity.train.machine
+    import parity.train.replay
+    import parity.train.saved_state
+    import parity.train.shared_step
+    import parity.train.switches  # noqa: F401
 
 
-def _serve_children(control: Connection, data: dict[str, np.ndarray]) -> None:
+def _import_or_explain() -> Raised | None:
+    """Imports what a trial needs; returns what each trial has to answer if that fails, as without torch."""
+    try:
+        import_training()
+    except Exception as error:  # noqa: BLE001 - raised again by the process that asks
+        return Raised(error, traceback.format_exc())
+    return None
+
+
+def _serve_children(control: Connection, data: dict[str, np.ndarray], broken: Raised | None) -> None:
     """Forks a child for each trial, and reports how it ended."""
     # What a trial's own processes leave behind becomes a child of this one, which ends it with the trial.
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
@@ -114,7 +119,7 @@ def _serve_children(control: Connection, data: dict[str, np.ndarray]) -> None:
             for each in (control, woken, wakes):
                 each.close()
             _end_with(parent)
-            _train(trial, data)
+            _train(trial, data, broken)
         os.close(trial)
         control.send(_wait(child, control, woken))
 
@@ -151,11 +156,11 @@ def _end_children() -> None:
             time.sleep(0.001)
 
 
-def _serve_here(control: Connection, data: dict[str, np.ndarray]) -> None:
+def _serve_here(control: Connection, data: dict[str, np.ndarray], broken: Raised | None) -> None:
     """Trains one trial in this very process, on systems where a process that has imported torch should not fork."""
     trial = recv_handle(control)
     threading.Thread(target=_end_after, args=(control,), daemon=True).start()
-    _train(trial, data)
+    _train(trial, data, broken)
 
 
 def _end_after(control: Connection) -> None:
@@ -164,7 +169,7 @@ def _end_after(control: Connection) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _train(trial: int, data: dict[str, np.ndarray]) -> NoReturn:
+def _train(trial: int, data: dict[str, np.ndarray], broken: Raised | None) -> NoReturn:
     """Trains a trial in this process, and ends the process."""
     status = 1
     try:
@@ -173,7 +178,7 @@ def _train(trial: int, data: dict[str, np.ndarray]) -> NoReturn:
         # Where it crashed is written to the log, also as the name of the signal; a process of its own does not do so.
         faulthandler.enable(2, all_threads=False)
         os.register_at_fork(after_in_child=faulthandler.disable)
-        answer(Connection(trial), data)
+        answer(Connection(trial), data, broken)
         status = 0
     except (EOFError, ConnectionError):
         pass  # nobody asks any longer
@@ -182,12 +187,13 @@ def _train(trial: int, data: dict[str, np.ndarray]) -> NoReturn:
     os._exit(status)
 
 
-def answer(questions: Connection, data: dict[str, np.ndarray]) -> None:
+def answer(questions: Connection, data: dict[str, np.ndarray], broken: Raised | None = None) -> None:
     """Answers each question with the next event of a trial, until the last one.
 
     Args:
         questions: Brings what `perform` takes beside the data, then None for each question.
         data: The task's data; dtype[rows, ...] by name.
+        broken: What to answer instead of training, or None.
     """
     trial, shared, position = questions.recv()
     events = perform(trial, data, shared, position)
@@ -196,7 +202,7 @@ def answer(questions: Connection, data: dict[str, np.ndarray]) -> None:
         # Not a step ahead: the driver stores each event before it asks for the next one.
         questions.recv()
         try:
-            sent = next(events)
+            sent = broken or next(events)
         except Exception as error:  # noqa: BLE001 - raised again by the process that asked
             sent = Raised(error, traceback.format_exc())
         questions.send(sent)

@@ -138,6 +138,18 @@ def test_what_a_trial_raises_reaches_the_caller_with_its_traceback(seat, trial_o
     assert "in _require" in str(trouble.value.__cause__)
 
 
+def test_a_node_without_torch_says_so(trial_of, tmp_path, monkeypatch):
+    (tmp_path / "torch.py").write_text("raise OSError('libtorch.so: cannot open shared object file')")
+    trial = trial_of("right")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    seat = Seat({})
+    for _ in range(2):
+        with pytest.raises(OSError, match="libtorch") as error:
+            train(seat, trial)
+        assert "import torch" in str(error.value.__cause__)
+    seat.close()
+
+
 @pytest.mark.kills
 def test_a_seat_whose_process_was_killed_says_so(own_seat, trial_of):
     trial = trial_of("hanging")
