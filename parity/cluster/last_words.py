@@ -2,7 +2,8 @@
 
 There is no other source: the worker's parent is Ray's raylet, which does not ask for the status of a child. A signal
 that can be caught is noted by a handler, the exit code of `os._exit` by a wrapper. SIGKILL cannot be noted, and neither
-can a call of `_exit` in C; both are reported as `NOTHING_NOTED`.
+can a call of `_exit` in C; both are reported as `NOTHING_NOTED`. How the process of a trial ended is known to its
+parent, and the worker, which ends with it, notes that in its own log.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 # Begins the line that a process writes to its log as it ends.
 MARK = "parity: this process ends by "
@@ -63,6 +65,18 @@ def note() -> str | None:
     os._exit = noted_exit  # type: ignore[assignment]
     os.register_at_fork(after_in_child=_forget)
     return path
+
+
+def end(how: str | None) -> NoReturn:
+    """Ends this process, and notes what ended the one that it worked for.
+
+    Args:
+        how: The name of a signal, or "exit code N"; None to note nothing, as after SIGKILL.
+    """
+    if how:
+        _write(how)
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("a process outlived SIGKILL")
 
 
 def _by_signal(number: int, _frame: FrameType | None) -> None:

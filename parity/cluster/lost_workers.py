@@ -87,7 +87,7 @@ class Attempts:
         """
         # Before the trial began, none of its code had run; and a node that leaves takes its workers with it.
         suspect = lost.kind == "died" and lost.began and not lost.node_left
-        if suspect or lost.kind in ("hung", "memory"):
+        if suspect or lost.kind == "hung" or (lost.kind == "memory" and lost.began):
             return self._after_death(trial, lost)
         return self._after_move(trial, lost)
 
@@ -95,7 +95,7 @@ class Attempts:
         self.deaths += 1
         failure: Failure
         if lost.kind == "memory":
-            failure, reason = "memory", f"node {lost.node} ran out of memory, and Ray ended the worker to free some"
+            failure, reason = "memory", _out_of_memory(lost)
         elif lost.kind == "hung":
             failure, reason = "hung", lost.text
         else:
@@ -112,6 +112,8 @@ class Attempts:
             # A trial does not change its class of hardware, so it has nowhere to go.
             if not lost.replaceable:
                 return _failed(trial, f"{reason} during the trial, and no other node of its class is left")
+        elif lost.kind == "memory":
+            reason = _out_of_memory(lost)
         elif lost.kind == "unavailable":
             # Ray repeats itself: "The actor X is unavailable: The actor is temporarily unavailable: RpcError: ...".
             detail = _last_line(lost.text).rpartition("unavailable: ")[2]
@@ -155,6 +157,10 @@ def classify(error: Exception, exceptions: Any) -> Kind:
 
 def _failed(trial: str, reason: str) -> Ended:
     return Ended(trial, status="failed", failure="node", error=reason)
+
+
+def _out_of_memory(lost: LostWorker) -> str:
+    return f"node {lost.node} ran out of memory, and Ray ended the worker to free some"
 
 
 def _ending(lost: LostWorker) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from parity.cluster.binding import Binding
 from parity.cluster.lost_workers import Attempts
 from parity.cluster.nodes import Node
 from parity.cluster.placement import Placement
@@ -26,9 +27,13 @@ class Running:
         trial: The trial.
         attempts: The workers that it has lost.
         hardware: Class of nodes that it has to stay in, as `Node.hardware`; None while it has lost no worker.
+        alone: The node that it has to have for itself, since it was lost there as the memory ran out; else None.
         nodes: Nodes that its worker may be placed on.
         index: Number of the GPU that was taken for it, or None.
         actor: Ray's handle of the worker.
+        binding: What the worker is bound to.
+        warm: Whether the worker had another trial before.
+        lost: Whether the worker must not get another trial after this one.
         where: Id of the worker's node, and the file there in which it notes its end (or None); None before the worker
             has answered.
         home: That node, or None where it is not known.
@@ -41,9 +46,13 @@ class Running:
     trial: Trial
     attempts: Attempts = field(default_factory=Attempts)
     hardware: tuple[object, ...] | None = None
+    alone: Node | None = None
     nodes: tuple[Node, ...] = ()
     index: int | None = None
     actor: Any = None
+    binding: Binding | None = None
+    warm: bool = False
+    lost: bool = False
     where: tuple[str, str | None] | None = None
     home: Node | None = None
     began: bool = False
@@ -51,10 +60,11 @@ class Running:
     pending: Any = None
     pending_since_s: float = 0.0
 
-    def set_worker(self, actor: Any) -> None:
-        """Gives the trial a new worker, about which nothing is known yet."""
+    def set_worker(self, actor: Any, binding: Binding | None = None, *, warm: bool = False) -> None:
+        """Gives the trial another worker, about which nothing is known yet."""
         # All of it: what was known of the lost worker must not be taken for what is known of the new one.
-        self.actor, self.where, self.home, self.began, self.error = actor, None, None, False, None
+        self.actor, self.binding, self.warm, self.lost = actor, binding, warm, False
+        self.where, self.home, self.began, self.error = None, None, False, None
 
     def ask(self, reference: Any) -> Any:
         """Records which answer is awaited, and since when; returns it."""
@@ -64,6 +74,10 @@ class Running:
     def advance(self) -> Any:
         """Asks the worker for its next event; returns Ray's reference to it."""
         return self.ask(self.actor.advance.remote())
+
+    def may_be_on(self, node: Node) -> bool:
+        """Whether its worker is on that node, as far as is known."""
+        return node.id in {each.id for each in ((self.home,) if self.home else self.nodes)}
 
     def overdue_at_s(self, limit_s: float) -> float:
         """When its answer is overdue, in seconds on the monotonic clock; inf before the trial has begun.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import sys
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -13,39 +14,56 @@ from parity.cluster.nodes import this_node
 from parity.plan.trial import Trial
 from parity.store.events import Began, Event
 from parity.store.position import Position, SharedSteps
-from parity.train.perform import perform
+from parity.train.seat import ProcessEnded, Seat
 
 
 class Worker:
-    """One trial, advanced call by call."""
+    """A seat on Ray: trains one trial after the other, each in a process of its own, advanced call by call.
+
+    Ray's own process, which has threads and must not fork, does not import torch.
+    """
 
     def __init__(self, environment: dict[str, str]) -> None:
-        # torch reads OMP_NUM_THREADS and ATEN_CPU_CAPABILITY once, at its import. Ray can be set to preload it.
+        # torch reads OMP_NUM_THREADS and ATEN_CPU_CAPABILITY once, at its import in the seat's process.
         # They are not set by a runtime_env, for which Ray would start a new process for each worker (0.6 s or more).
-        if "torch" in sys.modules:
-            raise RuntimeError("torch is imported before the environment is set")
         os.environ.update(environment)
+        self._seat: Seat | None = None
+        self._log: str | None = None
 
     def start(
         self, trial: Trial, data: dict[str, np.ndarray], shared: SharedSteps | None, position: Position | None
     ) -> tuple[str, str | None]:
-        """Takes a trial, as `perform` does; the arrays of the data lie in Ray's shared memory and are read-only.
+        """Takes a trial, as `perform` does.
 
         Args:
             trial: What to train.
-            data: The task's data; dtype[rows, ...] by name.
+            data: The task's data; dtype[rows, ...] by name. The same for all trials of a worker.
             shared: What the trial that it has its shared steps from left, or None.
             position: Where it continues, or None.
 
         Returns:
             Id of the node that this process runs on, and the file there in which it notes what ends it, or None.
         """
-        # A generator: no code of the trial runs before the first `advance`, and by then the process notes what ends it.
-        self._events = perform(trial, data, shared, position)
-        return this_node(), last_words.note()
+        if self._seat is None:
+            self._log = last_words.note()
+            self._seat = Seat(data)
+        with _ended_alike():
+            self._seat.start(trial, shared, position)
+        return this_node(), self._log
 
     def advance(self) -> Event:
         """Trains up to the next event, and returns it."""
-        # Never past its end: after the trial's last event the driver ends this process.
-        event = next(self._events)
+        # Never past its end: after the trial's last event comes the next trial, or the end of this process.
+        assert self._seat is not None
+        with _ended_alike():
+            event = self._seat.advance()
         return replace(event, facts=event.facts | {"node_id": this_node()}) if isinstance(event, Began) else event
+
+
+@contextlib.contextmanager
+def _ended_alike() -> Iterator[None]:
+    """Ends this process as the trial's process has ended, so that the driver has one kind of lost worker to judge."""
+    try:
+        yield
+    except ProcessEnded as ended:
+        last_words.end(ended.how)

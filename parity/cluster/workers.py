@@ -1,8 +1,8 @@
-"""The executor on Ray: starts a worker for each trial, asks it for events, and collects them.
+"""The executor on Ray: gives each trial a worker, asks it for events, and collects them.
 
-What becomes of a trial whose worker is lost is decided in `lost_workers`, where a trial may run in `placement`. None of
-the numbers are made here. `connect` imports Ray and passes it in, because the environment that Ray reads at its import
-(authentication, addresses to listen on) has to be set before.
+What becomes of a trial whose worker is lost is decided in `lost_workers`, where a trial may run in `placement`, and
+which worker it gets in `workforce`. None of the numbers are made here. `connect` imports Ray and passes it in, because
+the environment that Ray reads at its import (authentication, addresses to listen on) has to be set before.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from parity.cluster.placement import Placement, check
 from parity.cluster.seats import Seats
 from parity.cluster.waiting import Running, Waiting
 from parity.cluster.worker import Worker
+from parity.cluster.workforce import Workforce
 from parity.ground.errors import Trouble
-from parity.plan.device import environment, resources
 from parity.plan.trial import Trial
 from parity.store.events import Began, Captured, Ended, Event, Restarted, Saved
 from parity.store.position import NoPast, Past
@@ -49,7 +49,7 @@ class Cluster:
         # State of the call of `train` that is under way.
         self._past: Past = NoPast()
         self._data: Any = None
-        self._actors: Any = None
+        self._workforce: Any = None
         self._waiting = Waiting()
         self._running: dict[Any, Running] = {}
         self._sharing: set[str] = set()
@@ -85,7 +85,7 @@ class Cluster:
     def train(
         self, trials: Sequence[Trial], data: dict[str, np.ndarray], past: Past | None = None
     ) -> Generator[list[Event], None, None]:
-        """Trains each trial in a worker of its own, as many at once as there is room for; see `Executor.train`."""
+        """Trains each trial in a process of its own, as many at once as there is room for; see `Executor.train`."""
         self._past = past or NoPast()
         try:
             yield from self._train(trials, data)
@@ -96,7 +96,7 @@ class Cluster:
 
     def _train(self, trials: Sequence[Trial], data: dict[str, np.ndarray]) -> Generator[list[Event], None, None]:
         self._data = self._ray.put(data)
-        self._actors = self._ray.remote(self._worker)  # made once, since Ray sends the code of each one along
+        self._workforce = Workforce(self._ray, self._worker, self._placement, self._seats)
         self._sharing = {trial.name for trial in trials if trial.shares}
         self._waiting, self._running = Waiting(trials), {}
         try:
@@ -109,6 +109,7 @@ class Cluster:
                         yield [nowhere_to_run(entry.trial.name)]
                     for entry in self._startable():
                         self._running[self._start(entry)] = entry
+                    self._workforce.dismiss_unneeded(self._waiting, self._running.values())
                     changed = False
                     continue  # the last trials may have been stranded
                 reports = self._collect()
@@ -116,8 +117,7 @@ class Cluster:
                 for entry, event in reports:
                     changed |= self._follow_up(entry, event)
         finally:  # also when the caller ends the generator early
-            for entry in self._running.values():
-                self._ray.kill(entry.actor)
+            self._workforce.end_all(self._running.values())
             self._seats.give_back()
             self._data = None  # gives the object store its room back
 
@@ -127,35 +127,14 @@ class Cluster:
             for entry in queue:
                 if entry.trial.shared_from in self._sharing:
                     continue
-                if not self._reserve(entry):
+                if not self._workforce.reserve(entry):
                     break  # the others of this queue need the same place
                 self._waiting.remove(entry)
                 yield entry
 
-    def _reserve(self, entry: Running) -> bool:
-        """Reserves room for the trial's worker; returns whether there is any."""
-        device = entry.trial.device
-        entry.nodes = self._placement.nodes_for(device, hardware=entry.hardware)
-        if device.index is not None:
-            seat = self._seats.take(device, entry.nodes)
-            if seat is None:
-                return False
-            entry.nodes, entry.index = seat[:1], seat[1]
-        elif not self._placement.room(device, entry.nodes):
-            return False
-        self._placement.take(device, entry.nodes)  # also beside a seat, which holds a GPU but no CPU
-        return True
-
     def _start(self, entry: Running) -> Any:
         """Gives the trial a worker; returns Ray's reference to the answer of `Worker.start`."""
-        device = replace(entry.trial.device, index=entry.index)
-        needs = resources(device)
-        gpus = needs["GPU"] if entry.index is None else 0  # its seat holds the GPU
-        # No restarts by Ray: it would repeat the trial from its first step, and we continue from the last saved state.
-        options: dict[str, Any] = {"num_cpus": needs["CPU"], "num_gpus": gpus, "max_restarts": 0}
-        if len(self.nodes) > 1:  # on a single node there is nothing to choose
-            options["label_selector"] = on_nodes(*(node.id for node in entry.nodes))
-        entry.set_worker(self._actors.options(**options).remote(environment(device)))
+        self._workforce.hire(entry)
         shared = self._past.shared(entry.trial.shared_from) if entry.trial.shared_from else None
         position = self._past.position(entry.trial.name)
         return entry.ask(entry.actor.start.remote(entry.trial, self._data, shared, position))
@@ -208,10 +187,15 @@ class Cluster:
                 return self._lost(entry)
             if not isinstance(error.cause, Trouble):
                 raise
+            entry.lost = True
             if not entry.trial.device.node:  # it would be the same on every node
                 raise error.cause from None  # without the traceback of Ray, which does not help the user
             return Ended(entry.trial.name, status="failed", failure="node", error=str(error.cause).rstrip("."))
         except ray.exceptions.RayError as error:
+            if entry.warm and entry.where is None:  # it was lost while it was idle, which is not this trial's doing
+                self._workforce.end(entry.actor)
+                self._start(entry)
+                return None
             entry.error = error
             return None if self._ask_for_last_words(entry) else self._lost(entry)
         if entry.where is None:  # the answer of `Worker.start`
@@ -234,19 +218,12 @@ class Cluster:
         if not again and not isinstance(event, Ended | Captured):
             self._running[entry.advance()] = entry
             return False
-        self._end_worker(entry)
+        self._workforce.release(entry, reusable=not again and not entry.lost)
         if again:
             self._waiting.put_back(entry)
         elif isinstance(event, Ended):
             self._sharing.discard(entry.trial.name)
         return True
-
-    def _end_worker(self, entry: Running) -> None:
-        """Ends the trial's worker, and frees its room."""
-        self._ray.kill(entry.actor)
-        self._placement.free(entry.trial.device, entry.nodes)
-        if entry.index is not None:
-            self._seats.free(entry.nodes[0], entry.index)
 
     def _node(self, number: str) -> Node | None:
         """The node with that id, which may have joined since the cluster was last looked at."""
@@ -286,8 +263,11 @@ class Cluster:
         The trial stays in the class of hardware that it ran on, since another class need not produce the same bits.
         """
         self._placement.renew(alive(self._ray.nodes()))
+        entry.lost = True
         home = entry.home or entry.nodes[0]  # a worker that was lost before it answered has no home
         entry.hardware = home.hardware
+        if kind == "memory":
+            entry.alone = home
         lost = LostWorker(
             kind,
             text,

@@ -64,6 +64,10 @@ def died(how):
         ),
         # No code of the trial had run, or its node had left.
         (
+            LostWorker("memory", "OOM", "a", began=False),
+            moved("node a ran out of memory, and Ray ended the worker to free some"),
+        ),
+        (
             LostWorker("died", END_OF_FILE, "a", began=False, noted="SIGILL"),
             moved("node a could not run the worker (the process died of SIGILL)"),
         ),

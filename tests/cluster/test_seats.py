@@ -32,7 +32,7 @@ class Seeing:
     def start(self, trial, data, shared, position):
         import ray
         self.events = iter([
-            Began(trial.name, {"gpu": os.environ["CUDA_VISIBLE_DEVICES"]}),
+            Began(trial.name, {"gpu": os.environ["CUDA_VISIBLE_DEVICES"], "process": os.getpid()}),
             Ended(trial.name, status="complete"),
         ])
         return ray.get_runtime_context().get_node_id(), None
@@ -66,12 +66,13 @@ trials = plan(
     parse_losses(["builtin"], shipped=SHIPPED_LOSSES), placed, seeds=[0], replicas=3, settings=settings,
     equals=lambda device: placement.equals(device, cluster.nodes), quick=True,
 )
-seen = {}
+seen, processes = {}, {}
 try:
     for event in itertools.chain.from_iterable(cluster.train(trials, {})):
         if isinstance(event, Began):
             seen[event.trial] = event.facts["gpu"]
-    result = {"seen": seen, "free": ray.available_resources().get("GPU")}
+            processes[event.trial] = event.facts["process"]
+    result = {"seen": seen, "processes": processes, "free": ray.available_resources().get("GPU")}
 except Trouble as error:
     result = {"trouble": str(error), "held": held}
 print(json.dumps(result), flush=True)
@@ -118,9 +119,12 @@ def on_two_gpus(tmp_path, short_folder):
 
 
 def test_each_trial_sees_the_one_gpu_that_its_name_says(on_two_gpus):
-    found = on_two_gpus("free")["seen"]
+    found = on_two_gpus("free")
     names = {f"builtin@cuda@a#{index}-s0{replica}": index for index in "01" for replica in ("", "-r1", "-r2")}
-    assert found == names
+    assert found["seen"] == names
+    # The trials of a GPU share a worker, and all GPUs are free again at the end.
+    assert len({(names[trial], process) for trial, process in found["processes"].items()}) == 2
+    assert len(set(found["processes"].values())) == 2
 
 
 def test_a_gpu_that_another_program_holds_is_reported(on_two_gpus):

@@ -16,9 +16,8 @@ import pytest
 from parity.cluster.connection import connect
 from parity.cluster.last_words import NOTHING_NOTED
 from parity.cluster.waiting import Running
-from parity.cluster.workers import Cluster, Worker
+from parity.cluster.workers import Cluster
 from parity.ground.errors import Trouble
-from parity.plan.device import environment, parse_device
 from parity.store.events import Ended, Restarted
 
 from conftest import ROOT, command, trials_with_steps
@@ -250,9 +249,11 @@ def test_a_trial_has_to_fit_one_node(make_trials):
 def test_a_loss_that_cannot_be_called_is_reported_without_rays_words(tmp_path):
     ended = run(tmp_path / "run", "--loss", "builtin", f"{WRONG}:not_a_loss", "--steps", 1)
     assert ended.status == 2
-    assert ended.stderr == (
+    # On a busy machine it may say how far it is, and the other trial may have ended first.
+    (line,) = [line for line in ended.stderr.splitlines() if " trials ended" not in line]
+    assert line.removesuffix(f" What was trained is kept: continue it with --resume {tmp_path / 'run'}.") == (
         f"parity: {ROOT / WRONG}:not_a_loss is of type float. "
-        "A loss is a function, an nn.Module (class or instance) or an autograd.Function subclass.\n"
+        "A loss is a function, an nn.Module (class or instance) or an autograd.Function subclass."
     )
 
 
@@ -272,13 +273,6 @@ def test_an_address_where_nothing_listens_is_reported(tmp_path):
         "parity: The Ray cluster at 127.0.0.1:9 cannot be reached ([Errno 111] Connection refused). "
         "Give the HOST:PORT that ray start printed; to train without Ray, use --inline.\n"
     )
-
-
-def test_a_worker_that_already_has_torch_is_refused(monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", object())
-    with pytest.raises(RuntimeError) as error:
-        Worker(environment(parse_device("cpu")))
-    assert str(error.value) == "torch is imported before the environment is set"
 
 
 def lost(cluster, entry, text, kind="ActorDiedError"):

@@ -1,0 +1,239 @@
+"""A worker is used again by trials that need the same, and never holds what a new worker waits for; without Ray."""
+
+import pytest
+
+from parity.cluster.waiting import Running, Waiting
+from parity.cluster.workers import Cluster
+from parity.cluster.workforce import Workforce
+from parity.store.events import Ended, Restarted
+
+
+class Actor:
+    """A worker, and what Ray was asked for it."""
+
+    def __init__(self, ray, options, environment):
+        self.ray, self.options, self.environment = ray, options, environment
+        self.alive = True
+        self.start = self.advance = self
+
+    def remote(self, *arguments):
+        """The answer of a call: the actor itself, which `FakeRay.get` asks."""
+        return self
+
+
+class FakeRay:
+    """As much of Ray as the workforce looks at: what is alive, and what it holds."""
+
+    class exceptions:  # noqa: N801 - as Ray has it
+        class RayError(Exception):
+            pass
+
+        class RayTaskError(RayError):
+            pass
+
+        class ActorDiedError(RayError):
+            pass
+
+        class ActorUnavailableError(RayError):
+            pass
+
+        class OutOfMemoryError(RayError):
+            pass
+
+    def __init__(self, *cpus):
+        self.started = []
+        self.there = [
+            {"Alive": True, "NodeID": f"id-{name}", "NodeName": name, "Resources": {"CPU": float(count)}}
+            for name, count in zip("abc", cpus, strict=False)
+        ]
+
+    def nodes(self):
+        return [{"NodeManagerAddress": "10.0.0.1", **node} for node in self.there]
+
+    def remote(self, worker):
+        return self
+
+    def options(self, **options):
+        return _Options(self, options)
+
+    def kill(self, actor):
+        actor.alive = False
+
+    def get(self, actor):
+        if not actor.alive:
+            raise self.exceptions.OutOfMemoryError("Task was killed due to the node running low on memory")
+        return "id-a", None
+
+    @property
+    def alive(self):
+        return [actor for actor in self.started if actor.alive]
+
+    @property
+    def held(self):
+        return sum(actor.options["num_cpus"] for actor in self.alive)
+
+
+class _Options:
+    def __init__(self, ray, options):
+        self.ray, self.chosen = ray, options
+
+    def remote(self, environment):
+        self.ray.started.append(Actor(self.ray, self.chosen, environment))
+        return self.ray.started[-1]
+
+
+@pytest.fixture
+def cluster():
+    """A cluster of one node with two CPUs, and its workforce."""
+    return made(FakeRay(2))
+
+
+def made(ray):
+    cluster = Cluster(ray)
+    cluster._workforce = Workforce(ray, object, cluster._placement, cluster._seats)
+    return cluster
+
+
+@pytest.fixture
+def entry(make_trials):
+    def make(device="cpu", loss="builtin"):
+        return Running(make_trials(loss, device=device)[0])
+
+    return make
+
+
+def begin(cluster, entry):
+    """Gives a trial its worker, which answers; returns whether there was room."""
+    if not cluster._workforce.reserve(entry):
+        return False
+    cluster._workforce.hire(entry)
+    entry.where = ("id-a", None)
+    return True
+
+
+def test_a_trial_gets_the_worker_that_another_one_has_left(cluster, entry):
+    first, second = entry(), entry(loss="numpy")
+    assert begin(cluster, first) and not first.warm
+    cluster._workforce.release(first, reusable=True)
+    assert begin(cluster, second) and second.warm
+    assert second.actor is first.actor
+    assert len(cluster._ray.started) == 1
+
+
+def test_devices_with_the_same_environment_share_workers_and_others_do_not(cluster, entry):
+    first, planted, other = entry(), entry("cpu:plant=flip-100"), entry("cpu:isa=avx2")
+    begin(cluster, first)
+    cluster._workforce.release(first, reusable=True)
+    begin(cluster, planted)
+    assert planted.actor is first.actor
+    cluster._workforce.release(planted, reusable=True)
+    begin(cluster, other)
+    assert other.actor is not first.actor
+    assert other.actor.environment["ATEN_CPU_CAPABILITY"] == "avx2"
+
+
+def test_a_new_worker_does_not_wait_for_what_idle_ones_hold(cluster, entry):
+    first, second, wide = entry(), entry(loss="numpy"), entry("cpu:threads=2")
+    assert begin(cluster, first) and begin(cluster, second)
+    assert not begin(cluster, wide)
+    for each in (first, second):
+        cluster._workforce.release(each, reusable=True)
+    assert begin(cluster, wide)
+    assert cluster._ray.alive == [wide.actor]
+    assert cluster._ray.held == 2
+
+
+def test_an_idle_worker_on_another_node_is_left(entry):
+    cluster = made(FakeRay(1, 1))
+    a, b = entry("cpu@a"), entry("cpu@b")
+    begin(cluster, a)
+    cluster._workforce.release(a, reusable=True)
+    begin(cluster, b)
+    assert cluster._ray.alive == [a.actor, b.actor]
+    assert b.actor.options["label_selector"] == {"ray.io/node-id": "id-b"}
+
+
+def test_a_worker_that_no_trial_waits_for_is_ended(cluster, entry):
+    first = entry()
+    begin(cluster, first)
+    cluster._workforce.release(first, reusable=True)
+    cluster._workforce.dismiss_unneeded(Waiting([entry(loss="numpy").trial]), [])
+    assert first.actor.alive
+    cluster._workforce.dismiss_unneeded(Waiting([entry("cpu:threads=2").trial]), [])
+    assert not first.actor.alive
+
+
+def test_an_idle_worker_makes_room_for_one_that_has_not_answered(cluster, entry):
+    first, starting = entry(), entry("cpu:isa=avx2")
+    begin(cluster, first)
+    begin(cluster, starting)
+    starting.where = None  # Ray may not have had the room for it
+    cluster._workforce.release(first, reusable=True)
+    cluster._workforce.dismiss_unneeded(Waiting([entry(loss="numpy").trial]), [starting])
+    assert cluster._ray.alive == [starting.actor]
+
+
+def test_the_worker_of_a_trial_that_was_lost_is_ended_and_its_room_is_free(cluster, entry):
+    first, second = entry("cpu:threads=2"), entry("cpu:threads=2", loss="numpy")
+    begin(cluster, first)
+    first.began = True
+    event = cluster._decide(first, "hung", "it finished no step for 3 s")
+    assert isinstance(event, Restarted)
+    cluster._waiting = Waiting([second.trial])
+    cluster._follow_up(first, event)
+    assert not first.actor.alive
+    assert begin(cluster, second) and second.actor is not first.actor
+
+
+def test_the_worker_of_a_trial_that_failed_by_itself_is_used_again(cluster, entry):
+    first = entry()
+    begin(cluster, first)
+    cluster._follow_up(first, Ended(first.trial.name, status="failed", failure="raised"))
+    assert first.actor.alive
+
+
+def test_a_worker_that_was_lost_while_it_was_idle_is_replaced_and_counts_for_nothing(cluster, entry):
+    first, second = entry(), entry(loss="numpy")
+    begin(cluster, first)
+    cluster._workforce.release(first, reusable=True)
+    cluster._workforce.reserve(second)
+    reference = cluster._start(second)
+    assert reference is first.actor
+    reference.alive = False
+    assert cluster._event(reference, second) is None
+    assert second.actor is not first.actor and second.pending is second.actor
+    assert (second.warm, second.attempts.deaths, second.attempts.moves) == (False, 0, 0)
+    # A worker of its own that is lost in the same way is one.
+    second.actor.alive = False
+    assert isinstance(cluster._event(second.pending, second), Restarted)
+    assert second.attempts.moves == 1
+
+
+def test_trials_that_were_lost_as_the_memory_ran_out_are_tried_again_one_by_one(entry):
+    cluster = made(FakeRay(4, 4))
+    eating, honest, elsewhere, later = entry("cpu@a"), entry("cpu@a"), entry("cpu@b"), entry("cpu@a")
+    assert all(begin(cluster, each) for each in (eating, honest, elsewhere))
+    cluster._waiting = Waiting([eating.trial])
+    for each in (eating, honest):
+        each.began = True
+        cluster._follow_up(each, cluster._decide(each, "memory", "OOM"))
+    assert begin(cluster, eating)
+    assert not begin(cluster, honest) and not begin(cluster, later)
+    assert begin(cluster, entry("cpu@b", loss="numpy"))
+    eating.began = True
+    event = cluster._decide(eating, "memory", "OOM")
+    assert event.failure == "memory"
+    cluster._follow_up(eating, event)
+    assert begin(cluster, honest)
+    assert not begin(cluster, later)
+    cluster._follow_up(honest, Ended(honest.trial.name, status="complete"))
+    assert begin(cluster, later)
+
+
+def test_all_workers_are_ended_with_the_run(cluster, entry):
+    first, second = entry(), entry(loss="numpy")
+    begin(cluster, first)
+    begin(cluster, second)
+    cluster._workforce.release(first, reusable=True)
+    cluster._workforce.end_all([second])
+    assert cluster._ray.alive == []

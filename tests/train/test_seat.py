@@ -1,0 +1,289 @@
+"""A seat imports torch once and forks a process for each trial: none meets another's changes, and each end is known."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pytest
+
+from parity.cluster import last_words
+from parity.ground.errors import Trouble
+from parity.store.events import Advanced, Ended
+from parity.train.perform import perform
+from parity.train.seat import FORKS, ProcessEnded, Seat
+from parity.train.shared_arrays import map_arrays, write_arrays
+
+from conftest import ROOT
+
+LOSSES = "tests/train/seat_losses.py"
+pytestmark = pytest.mark.skipif(not FORKS, reason="on this system a process that has imported torch should not fork")
+
+
+@pytest.fixture(scope="module")
+def seat(data):
+    """One for all tests: what is planted in one of them must not be seen by the next."""
+    seat = Seat(data)
+    yield seat
+    seat.close()
+
+
+@pytest.fixture
+def own_seat(data):
+    seat = Seat(data)
+    yield seat
+    seat.close()
+
+
+@pytest.fixture
+def trial_of(make_trials):
+    """The trial of one of the planted losses."""
+
+    def make(loss, **options):
+        spec = loss if loss in ("builtin", "numpy") else f"{LOSSES}:{loss}"
+        # The baseline comes first in a plan, and gets no contract.
+        return make_trials(spec, **options)[0]
+
+    return make
+
+
+def train(seat, trial):
+    """The events of a trial."""
+    seat.start(trial, None, None)
+    events = [seat.advance()]
+    while not isinstance(events[-1], Ended):
+        events.append(seat.advance())
+    return events
+
+
+def said(seat, trial):
+    """The words of the error that the trial's loss raised."""
+    return train(seat, trial)[-1].error.partition("ValueError: ")[2].split()
+
+
+def rows(events):
+    table = pa.concat_tables(event.table for event in events if isinstance(event, Advanced))
+    return table.drop_columns(["step_s"])
+
+
+def process_of(seat):
+    return psutil.Process(seat._process.pid)
+
+
+def until_gone(*pids, limit_s=20):
+    end = time.monotonic() + limit_s
+    while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids):
+        assert time.monotonic() < end, f"{pids}: still there"
+        time.sleep(0.05)
+
+
+def test_the_trace_is_that_of_a_plain_call(seat, trial_of, data):
+    (trial,) = [trial_of("numpy", steps=8)]
+    assert rows(train(seat, trial)).equals(rows(perform(trial, data)))
+
+
+def test_each_trial_has_a_process_of_its_own_and_all_have_one_parent_which_has_imported_torch(seat, trial_of):
+    first, second = (said(seat, trial_of("reporting")) for _ in range(2))
+    assert first[0] != second[0]
+    assert first[1] == second[1] == str(seat._process.pid)
+    assert any("libtorch" in each.path for each in process_of(seat).memory_maps())
+
+
+def test_generators_and_signals_are_those_of_a_new_process(seat, trial_of):
+    first, second = (said(seat, trial_of("reporting")) for _ in range(2))
+    assert first[2] != second[2] and first[3] != second[3]
+    assert first[4:] == second[4:] == ["True", "True"]
+
+
+def test_what_a_loss_changes_does_not_reach_the_next_trial(seat, trial_of):
+    before = rows(train(seat, trial_of("builtin")))
+    assert said(seat, trial_of("polluting")) == ["polluted"]
+    assert said(seat, trial_of("unpolluted")) == ["False", "torch.float32", "False"]
+    assert rows(train(seat, trial_of("builtin"))).equals(before)
+
+
+ENDS = {
+    "crashing": "SIGSEGV",
+    "terminated": "SIGTERM",
+    "killed": None,
+    "leaving": "exit code 3",
+    "leaving_in_c": "exit code 4",
+    "leaving_as_if_all_were_well": "exit code 0",
+}
+
+
+@pytest.mark.kills
+@pytest.mark.parametrize(("loss", "how"), ENDS.items(), ids=ENDS)
+def test_how_a_trial_ended_its_process_is_known_and_ends_no_other_trial(seat, trial_of, loss, how):
+    with pytest.raises(ProcessEnded) as ended:
+        train(seat, trial_of(loss))
+    assert ended.value.how == how
+    assert train(seat, trial_of("right"))[-1].status == "complete"
+    assert process_of(seat).children() == []
+
+
+@pytest.mark.kills
+def test_a_process_that_a_loss_leaves_behind_ends_with_its_trial(seat, trial_of):
+    (left,) = said(seat, trial_of("leaving_a_process_behind"))
+    assert not psutil.pid_exists(int(left))
+
+
+def test_what_a_trial_raises_reaches_the_caller_with_its_traceback(seat, trial_of):
+    with pytest.raises(Trouble, match="sees no mps on this machine") as trouble:
+        train(seat, trial_of("right", device="mps"))
+    assert "in _require" in str(trouble.value.__cause__)
+
+
+def test_a_node_without_torch_says_so(trial_of, tmp_path, monkeypatch):
+    (tmp_path / "torch.py").write_text("raise OSError('libtorch.so: cannot open shared object file')")
+    trial = trial_of("right")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    seat = Seat({})
+    for _ in range(2):
+        with pytest.raises(OSError, match="libtorch") as error:
+            train(seat, trial)
+        assert "import torch" in str(error.value.__cause__)
+    seat.close()
+
+
+@pytest.mark.kills
+def test_a_seat_whose_process_was_killed_says_so(own_seat, trial_of):
+    trial = trial_of("hanging")
+    own_seat.start(trial, None, None)
+    own_seat.advance()  # it has begun
+    (child,) = process_of(own_seat).children()
+    process_of(own_seat).kill()
+    with pytest.raises(ProcessEnded) as ended:
+        own_seat.advance()
+    assert ended.value.how is None
+    until_gone(child.pid)
+    with pytest.raises(ProcessEnded):
+        own_seat.start(trial, None, None)
+
+
+ABANDONED = """
+import os, sys, time
+from parity.cluster import worker
+from parity.plan.device import environment, parse_devices
+from parity.plan.loss_spec import parse_losses
+from parity.plan.planning import make_settings, plan
+from parity.plan.task_spec import SHIPPED_LOSSES, parse_task
+from parity.tasks import mnist
+from parity.train import seat
+
+loss, how = sys.argv[1:]
+settings = make_settings(
+    task=parse_task("mnist-autoencoder"), rows=60_000, batch_size=256, epochs=1, steps=3, lr=1e-3, audit_every=0
+)
+devices = parse_devices(["cpu"])
+(trial,) = plan(parse_losses([loss], shipped=SHIPPED_LOSSES), devices, seeds=[0], replicas=1, settings=settings)
+worker.this_node = lambda: "here"
+worker.Seat = lambda data: seat.Seat(data, forks=how == "forks")
+it = worker.Worker(environment(devices[0]))
+print(*it.start(trial, mnist.load(), None, None), flush=True)
+it.advance()
+print(it._seat._process.pid, flush=True)
+while True:
+    it.advance()
+"""
+
+
+@pytest.fixture
+def worker(tmp_path):
+    """Starts a worker with a loss, as a process of its own, without Ray; its log is the file."""
+    started = []
+
+    def start(loss, how):
+        log = tmp_path / "log"
+        with log.open("wb") as stderr:
+            process = subprocess.Popen(
+                [sys.executable, "-c", ABANDONED, f"{LOSSES}:{loss}", how],
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+            )
+        started.append(process)
+        assert process.stdout.readline() == f"here {log}\n"
+        return process, log
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.kills
+@pytest.mark.parametrize("how", ["forks", "spawns"])
+def test_nothing_outlives_a_worker_that_is_killed(worker, how):
+    process, _ = worker("hanging", how)
+    process.stdout.readline()
+    left = psutil.Process(process.pid).children(recursive=True)
+    assert len(left) == (2 if how == "forks" else 1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    until_gone(*(each.pid for each in left))
+
+
+@pytest.mark.kills
+@pytest.mark.parametrize("how", ["forks", "spawns"])
+def test_a_worker_ends_with_its_trial_and_notes_how_that_ended(worker, how):
+    process, log = worker("crashing", how)
+    assert process.wait(timeout=120) == -signal.SIGKILL
+    assert last_words.look_up(str(log)) == "SIGSEGV"
+    assert "Fatal Python error: Segmentation fault" in log.read_text()
+
+
+CLEAN = """
+import os, torch
+from parity.train.seat_process import import_training
+
+asked = []
+torch._C._cuda_getDeviceCount = lambda: asked.append("CUDA") or 0
+import_training()
+assert not asked and not torch.cuda.is_initialized()
+fresh = torch.Generator()
+fresh.manual_seed(torch.default_generator.initial_seed())
+assert torch.equal(torch.get_rng_state(), fresh.get_state())
+threads = [open(f"/proc/self/task/{each}/comm").read().strip() for each in os.listdir("/proc/self/task")]
+print(*sorted(threads), sep="\\n")
+"""
+
+
+def test_a_seat_computes_nothing_draws_nothing_and_leaves_cuda_alone():
+    ended = subprocess.run(
+        [sys.executable, "-c", CLEAN],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ended.returncode == 0, ended.stderr
+    # jemalloc, which pyarrow brings, stops its thread for a fork and starts it again in both processes.
+    assert len([name for name in ended.stdout.splitlines() if name != "jemalloc_bg_thd"]) == 1
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {},
+        {"empty": np.zeros((0, 3), np.float32)},
+        {"rows": np.arange(6, dtype=np.uint8), "columns": np.asfortranarray(np.arange(6.0).reshape(2, 3))},
+    ],
+    ids=["none", "empty", "both orders"],
+)
+def test_arrays_are_mapped_as_they_were_written(arrays):
+    file, layout = write_arrays(arrays)
+    found = map_arrays(file, layout)
+    os.close(file)
+    assert found.keys() == arrays.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found[name], array, strict=True)
+        if array.size:
+            assert found[name].strides == array.strides
+            assert not found[name].flags.writeable
