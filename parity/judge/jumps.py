@@ -12,7 +12,7 @@ import numpy as np
 from parity.judge.accumulation import explain_batches
 from parity.judge.differences import Comparison
 from parity.judge.distances import TensorDistances
-from parity.judge.state_differences import StateDifference
+from parity.judge.state_settings import StateDifference
 from parity.plan import lines
 from parity.store.trace import QUANTITIES
 

@@ -17,7 +17,7 @@ from parity.judge.accumulation import explain_batches
 from parity.judge.differences import Comparison
 from parity.judge.distances import TensorDistances
 from parity.judge.starts import differences_of_starts
-from parity.judge.state_differences import StateDifference
+from parity.judge.state_settings import StateDifference
 from parity.plan import lines
 from parity.plan.lines import Line
 from parity.store.trace import QUANTITIES

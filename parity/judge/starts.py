@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from parity.judge.common_steps import Both, CommonSteps
-from parity.judge.state_differences import StateDifference
+from parity.judge.state_settings import StateDifference
 from parity.judge.trial_trace import paired
 
 
