@@ -2,9 +2,9 @@
 
 import mmap
 import os
-import pickle
 import tempfile
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -13,16 +13,28 @@ ALIGNMENT = 64
 
 
 @dataclass(frozen=True)
-class Layout:
-    """What another process needs, beside the file's descriptor, to find the arrays in the file.
+class Span:
+    """Where an array lies in the file, and how its bytes are to be read.
 
     Attributes:
-        pickled: The arrays without their bytes.
-        spans: Where the bytes of each array begin and end.
+        name: Its name.
+        dtype: Its dtype.
+        shape: Its shape.
+        order: "C" or "F": another order of the elements may give other bits.
+        begin: Where its first byte is.
+        objects: The array itself, if its elements are Python objects, which a file cannot share; else None.
     """
 
-    pickled: bytes
-    spans: tuple[tuple[int, int], ...]
+    name: str
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    order: Literal["C", "F"]
+    begin: int
+    objects: np.ndarray | None = None
+
+
+# What another process needs, beside the file's descriptor, to find the arrays in the file.
+Layout = tuple[Span, ...]
 
 
 def write_arrays(arrays: dict[str, np.ndarray]) -> tuple[int, Layout]:
@@ -33,27 +45,31 @@ def write_arrays(arrays: dict[str, np.ndarray]) -> tuple[int, Layout]:
     """
     # In memory where the system can, since a disk may be full, and there is nothing to keep.
     file = os.memfd_create("parity") if hasattr(os, "memfd_create") else _unnamed()
-    buffers: list[pickle.PickleBuffer] = []
-    # Protocol 5 leaves the bytes to us, and remembers how they are ordered: C and Fortran order may give other bits.
-    pickled = pickle.dumps(arrays, protocol=5, buffer_callback=buffers.append)
     spans = []
     with open(file, "wb", closefd=False) as stream:
-        for buffer in buffers:
-            begin = -(-stream.tell() // ALIGNMENT) * ALIGNMENT
-            stream.seek(begin)
-            stream.write(buffer.raw())
-            spans.append((begin, stream.tell()))
-    return file, Layout(pickled, tuple(spans))
+        for name, array in arrays.items():
+            order: Literal["C", "F"] = "C" if array.flags.c_contiguous or not array.flags.f_contiguous else "F"
+            shared = array.size > 0 and not array.dtype.hasobject
+            begin = -(-stream.tell() // ALIGNMENT) * ALIGNMENT if shared else 0
+            if shared:
+                stream.seek(begin)
+                stream.write(array.ravel(order).view(np.uint8).data)
+            objects = array if array.dtype.hasobject else None
+            spans.append(Span(name, array.dtype, array.shape, order, begin, objects))
+    return file, tuple(spans)
 
 
 def map_arrays(file: int, layout: Layout) -> dict[str, np.ndarray]:
     """Maps the arrays of such a file; they are read-only. The descriptor may be closed afterwards."""
     size_bytes = os.fstat(file).st_size
     # An empty file cannot be mapped.
-    mapped = memoryview(mmap.mmap(file, size_bytes, access=mmap.ACCESS_READ) if size_bytes else b"")
-    buffers = [mapped[begin:end] for begin, end in layout.spans]
-    arrays: dict[str, np.ndarray] = pickle.loads(layout.pickled, buffers=buffers)  # noqa: S301 - from our own parent
-    return arrays
+    mapped = mmap.mmap(file, size_bytes, access=mmap.ACCESS_READ) if size_bytes else b""
+    return {
+        span.name: np.ndarray(span.shape, span.dtype, mapped, span.begin, order=span.order)
+        if span.objects is None
+        else span.objects
+        for span in layout
+    }
 
 
 def _unnamed() -> int:

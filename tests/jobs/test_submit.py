@@ -263,7 +263,7 @@ def test_a_job_is_shown_and_stopped_by_its_id(capsys):
     assert str(trouble.value) == f"The cluster at {LOOPBACK} has no job other. Check the id, or the arguments."
 
 
-def submitted(*arguments, timeout_s=100, **environment):
+def submitted(*arguments, timeout_s=240, **environment):
     return command("jobs/submit.py", *arguments, timeout_s=timeout_s, **environment)
 
 

@@ -274,8 +274,10 @@ def test_a_seat_computes_nothing_draws_nothing_and_leaves_cuda_alone():
         {},
         {"empty": np.zeros((0, 3), np.float32)},
         {"rows": np.arange(6, dtype=np.uint8), "columns": np.asfortranarray(np.arange(6.0).reshape(2, 3))},
+        {"rows": np.arange(3), "empty": np.zeros(0), "flags": np.array([True]), "words": np.array(["a", "bc"])},
+        {"days": np.array(["2026-11-26"], "M8[D]"), "pairs": np.zeros(2, [("a", "i4"), ("b", "f8")])},
     ],
-    ids=["none", "empty", "both orders"],
+    ids=["none", "empty", "both orders", "an empty one among others", "other dtypes"],
 )
 def test_arrays_are_mapped_as_they_were_written(arrays):
     file, layout = write_arrays(arrays)
@@ -287,3 +289,12 @@ def test_arrays_are_mapped_as_they_were_written(arrays):
         if array.size:
             assert found[name].strides == array.strides
             assert not found[name].flags.writeable
+
+
+def test_arrays_of_objects_and_of_another_order_arrive():
+    arrays = {"texts": np.array(["a", None], object), "turned": np.arange(24).reshape(2, 3, 4).transpose(1, 0, 2)[::-1]}
+    file, layout = write_arrays(arrays)
+    found = map_arrays(file, layout)
+    os.close(file)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found[name], array, strict=True)
