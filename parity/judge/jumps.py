@@ -164,7 +164,8 @@ def _first(comparison: Comparison, quantity: str, after: int, parted: str) -> Ju
     floor = least_jumps(comparison, quantity)
     explained = _explained(comparison, quantity)
     # In the step in which they part, gradients after what has parted by rounding must not be far apart either. The
-    # update may: an optimizer that divides by the gradient's size turns the sign of an element that is nearly zero.
+    # update may, up to a point: an optimizer that divides by the gradient's size turns the sign of an element that is
+    # nearly zero.
     begin = after if quantity in _GRADIENTS and QUANTITIES.index(parted) < QUANTITIES.index(quantity) else after + 1
     found = []
     # All tensors together first: of jumps at one step min() keeps the first.
@@ -178,6 +179,8 @@ def _first(comparison: Comparison, quantity: str, after: int, parted: str) -> Ju
             certain = _stay(values, np.maximum(least, lines.JUMP_STAYS.value * before))
             jumps |= certain
         jumps[:begin] = False
+        if quantity == "update" and not named:
+            jumps[after] = values[after] > lines.PARTING_UPDATE.value
         rows = np.flatnonzero(jumps.any(axis=1))
         if rows.size:
             index = int(rows[0])

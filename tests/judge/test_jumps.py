@@ -126,3 +126,9 @@ def test_a_candidate_that_jumps_is_diverged_and_one_that_jumps_for_a_step_is_not
         assert pair.verdict == verdict
         assert (pair.onset.step if pair.onset else 30) == 30
         assert "is suddenly 0.5 (relative) from the baseline's" in pair.cause
+
+
+@pytest.mark.parametrize(("far", "found_at"), [(1.6, 2), (0.9, None)])
+def test_in_the_step_of_the_parting_the_update_may_be_off_up_to_a_point(far, found_at):
+    found = jump(distances={"update": {2: far, 3: NEAR}})
+    assert (found and (found.index, found.quantity, found.parting)) == (found_at and (found_at, "update", True))
