@@ -172,7 +172,11 @@ def _first(comparison: Comparison, quantity: str, after: int, parted: str) -> Ju
     for values, named in ((distances.whole[:, None], False), (distances.beside_whole, True)):
         before = np.minimum(_largest_before(values), 1e100)
         least = np.maximum(floor, explained)[:, None]
-        jumps = values > np.maximum(least, lines.JUMP.value * before)
+        limit = np.maximum(least, lines.JUMP.value * before)
+        jumps = values > limit
+        if quantity == "update":
+            # Adam makes a step of an element whose gradient is nearly zero; it is over with the next one.
+            jumps &= (values > lines.JUMP_FLOOR.value) | _stay(values, limit)
         # A kink of the model may move the gradient for a step or two, and nothing else.
         certain = np.ones_like(jumps)
         if quantity == "param_grad":

@@ -132,3 +132,9 @@ def test_a_candidate_that_jumps_is_diverged_and_one_that_jumps_for_a_step_is_not
 def test_in_the_step_of_the_parting_the_update_may_be_off_up_to_a_point(far, found_at):
     found = jump(distances={"update": {2: far, 3: NEAR}})
     assert (found and (found.index, found.quantity, found.parting)) == (found_at and (found_at, "update", True))
+
+
+@pytest.mark.parametrize(("until", "found_at"), [(31, None), (33, 30)])
+def test_a_faint_jump_of_the_update_counts_where_it_stays(until, found_at):
+    found = jump(distances={"update": {2: NEAR, 30: 0.002, until: NEAR}})
+    assert (found and found.index) == found_at
