@@ -154,7 +154,7 @@ def take_step(
         TrialFailed: The loss or the task raised, or broke its protocol.
     """
     trial, model, optimizer = training.trial, training.model, training.optimizer
-    plant, place = trial.device.plant, trial.settings.place(step)
+    plant = trial.device.plant
     # Before the batch, whose making may draw from the generators.
     if observer:
         observer.begin()
@@ -171,7 +171,7 @@ def take_step(
     target = cut_off(target)
     if observer:
         # Before the loss is called: the audit finds by these digests that the loss has written to its output or target.
-        observed = observer.forward(place, batch, given, target, computed=learning_parts(target))
+        observed = observer.forward(trial.settings.place(step), batch, given, target, computed=learning_parts(target))
         observer.before_loss()
     with blamed(step, "the loss"), clock:
         loss = training.loss(given, target)
@@ -185,15 +185,12 @@ def take_step(
         output_grad = [
             round_randomly(grad, seed=(*seed, number) if number else seed) for number, grad in enumerate(output_grad)
         ]
-    if observer and place.audited:
+    if observer:
         observer.loss(observed, given, target, loss=loss, output_grad=output_grad, target_grad=target_grad)
         if observer.doubt is not None:
             observer.passed_on(pass_on(model, output, observer.doubt))
     with blamed(step, "the model's backward"), clock, planted(plant):
         send_back([*parts(output), *sources], [*output_grad, *target_grad])
-    if observer and not place.audited:
-        # Later than an audit: what is looked at together is looked at in less time than between matrix products.
-        observer.loss(observed, given, target, loss=loss, output_grad=output_grad, target_grad=target_grad)
     # Before the observer sees the gradient, as a faulty device would have it.
     spoil_gradient(plant, step, model, replica=trial.replica)
     if observer:
