@@ -59,8 +59,8 @@ class Jump:
         reason = f"{self.because}; " if self.because else ""
         if self.parting:
             return (
-                f"{reason}{what} is {self.distance:.2g} (relative) from the baseline's, after quantities that differ "
-                "by rounding only"
+                f"{reason}{what} is {self.distance:.2g} (relative) from the baseline's in the step in which they part, "
+                "and nothing that is computed before it explains that"
             )
         return reason + (
             f"{what} is suddenly {self.distance:.2g} (relative) from the baseline's, after {self.before:.2g} at most "
@@ -240,8 +240,13 @@ def _without_noise(updates: TensorDistances, gradients: TensorDistances | None) 
     """
     if gradients is None:
         return updates
-    noise = np.nan_to_num(gradients.each, nan=np.inf) > lines.NOISE.value
-    recent = noise | (_largest_before(noise.astype(float)) > 0)
+    distances = np.nan_to_num(gradients.each, nan=np.inf)
+    noise = distances > lines.NOISE.value
+    # As the steps before have shown, since a fault moves the gradient of its own step as well. Where all of them were
+    # equal to the bit they have shown nothing.
+    recent = np.where(
+        _largest_before(np.minimum(distances, 1e100)) > 0, _largest_before(noise.astype(float)) > 0, noise
+    )
     return TensorDistances(np.where(recent & np.isfinite(updates.absolute), 0.0, updates.absolute), updates.norms)
 
 

@@ -138,3 +138,17 @@ def test_in_the_step_of_the_parting_the_update_may_be_off_up_to_a_point(far, fou
 def test_a_faint_jump_of_the_update_counts_where_it_stays(until, found_at):
     found = jump(distances={"update": {2: NEAR, 30: 0.002, until: NEAR}})
     assert (found and found.index) == found_at
+
+
+def test_a_fault_does_not_hide_in_the_gradient_that_it_moves():
+    """A tensor whose gradient is beyond the line of noise only in the step of the fault is no noise."""
+    moved = {2: NEAR, 30: 0.02}
+    found = jump(distances={"param_grad": moved, "step_grad": moved, "update": {2: NEAR, 30: 0.9}}, tensors=(4,))
+    assert (found.index, found.quantity) == (30, "update")
+
+
+@pytest.mark.parametrize("since", [2, 29])
+def test_the_update_from_a_gradient_that_has_been_noise_is_no_jump(since):
+    noise = {2: NEAR, since: 0.02}
+    distances = {"param_grad": noise, "step_grad": noise, "update": {2: NEAR, 30: 0.9}}
+    assert jump(distances=distances, tensors=(4,)) is None
