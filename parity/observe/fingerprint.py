@@ -6,7 +6,7 @@ Letters: T tensors.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,54 +55,53 @@ def fingerprint(tensors: Sequence[torch.Tensor | None]) -> Fingerprint:
     if not tensors:
         return _NOTHING
     hosts = [None if tensor is None else on_host(tensor) for tensor in tensors]
-    digests, flats, long = digested(hosts, [None if host is None else array_of(host, exact=True) for host in hosts])
+    seen = Digests(hosts, [None if host is None else array_of(host, exact=True) for host in hosts])
+    norms, sketches = sketch_flat(seen.flats, seen.look)
+    return Fingerprint(seen.take(), norms, sketches)
 
-    def blocks(number: int, _begin: int, piece: np.ndarray) -> np.ndarray:
-        if number in long:
-            long[number].update(piece.data)
+
+class Digests:
+    """Digests of tensors, of which the long ones are digested piece by piece while somebody else looks at them.
+
+    Attributes:
+        flats: The elements of each tensor as `sketch.sketch_flat` takes them; None for one that is missing.
+    """
+
+    def __init__(self, tensors: Sequence[torch.Tensor | None], arrays: Sequence[np.ndarray | None]) -> None:
+        """Digests the tensors that are not long.
+
+        Args:
+            tensors: T tensors; None for one that is missing.
+            arrays: Their elements, from `host.array_of` with `exact`.
+        """
+        self.flats: list[np.ndarray | None] = []
+        self._digests = [MISSING] * len(tensors)
+        self._long: dict[int, xxhash.xxh3_64] = {}
+        for number, (tensor, array) in enumerate(zip(tensors, arrays, strict=True)):
+            if tensor is None or array is None:
+                self.flats.append(None)
+                continue
+            exact = array.dtype.char in SUMMABLE
+            if exact and array.size > VISIT:
+                self._long[number] = xxhash.xxh3_64(seed=seed_of(tensor))
+            else:
+                self._digests[number] = digest_of_array(array, tensor)
+            self.flats.append(array.reshape(-1) if exact else summable(array_of(on_host(tensor))).reshape(-1))
+
+    def look(self, number: int, begin: int, piece: np.ndarray) -> np.ndarray:  # noqa: ARG002 - as `sketch_flat` calls it
+        """Digests a piece of whole blocks, which come in order, and returns it."""
+        if number in self._long:
+            self._long[number].update(piece.data)
         return piece
 
-    norms, sketches = sketch_flat(flats, blocks if long else None)
-    return Fingerprint(finished(digests, flats, long), norms, sketches)
-
-
-def digested(
-    tensors: Sequence[torch.Tensor | None], arrays: Sequence[np.ndarray | None]
-) -> tuple[list[int], list[np.ndarray | None], dict[int, xxhash.xxh3_64]]:
-    """Digests tensors, but for long ones, whose pieces are to be digested by whoever looks at them next.
-
-    Args:
-        tensors: T tensors; None for one that is missing.
-        arrays: Their elements, from `host.array_of` with `exact`.
-
-    Returns:
-        The digest of each that is not long; the elements of each as `sketch.sketch_flat` takes them; and by the number
-        of each long one a digest to be updated by its whole blocks, and ended by `finished`.
-    """
-    digests = [MISSING] * len(tensors)
-    flats: list[np.ndarray | None] = []
-    long: dict[int, xxhash.xxh3_64] = {}
-    for number, (tensor, array) in enumerate(zip(tensors, arrays, strict=True)):
-        if tensor is None or array is None:
-            flats.append(None)
-            continue
-        exact = array.dtype.char in SUMMABLE
-        if exact and array.size > VISIT:
-            long[number] = xxhash.xxh3_64(seed=seed_of(tensor))
-        else:
-            digests[number] = digest_of_array(array, tensor)
-        flats.append(array.reshape(-1) if exact else summable(array_of(on_host(tensor))).reshape(-1))
-    return digests, flats, long
-
-
-def finished(digests: list[int], flats: Sequence[np.ndarray | None], long: Mapping[int, xxhash.xxh3_64]) -> np.ndarray:
-    """The digests with those of the long tensors, whose whole blocks have been seen; uint64[T]."""
-    for number, digest in long.items():
-        flat = flats[number]
-        assert flat is not None, "a long tensor is not missing"
-        digest.update(flat[flat.size // BLOCK * BLOCK :].data)
-        digests[number] = digest.intdigest()
-    return np.array(digests, np.uint64)
+    def take(self) -> np.ndarray:
+        """The digest of each tensor, whose pieces have all been looked at; `MISSING` for a missing one; uint64[T]."""
+        for number, digest in self._long.items():
+            flat = self.flats[number]
+            assert flat is not None, "a long tensor is not missing"
+            digest.update(flat[flat.size // BLOCK * BLOCK :].data)
+            self._digests[number] = digest.intdigest()
+        return np.array(self._digests, np.uint64)
 
 
 _NOTHING = Fingerprint(np.zeros(0, np.uint64), np.zeros(0), np.zeros((0, SUMS)))

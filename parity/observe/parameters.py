@@ -9,7 +9,7 @@ import torch
 
 from parity.observe.columns import Columns
 from parity.observe.digest import combine
-from parity.observe.fingerprint import digested, fingerprint, finished
+from parity.observe.fingerprint import Digests, fingerprint
 from parity.observe.host import StandingArrays, array_of, on_host
 from parity.observe.signs import BLOCK, SUMMABLE, VISIT, summable
 from parity.observe.sketch import sketch_flat
@@ -33,7 +33,9 @@ class ObservedParameters:
         flats = [summable(array_of(on_host(parameter))).reshape(-1) for parameter in self._parameters]
         wholes = [flat.size // BLOCK * BLOCK for flat in flats]
         self._before = [flat[:whole].copy() for flat, whole in zip(flats, wholes, strict=True)]
-        self._rests_before = np.concatenate([flat[whole:] for flat, whole in zip(flats, wholes, strict=True)])
+        rests = [flat[whole:] for flat, whole in zip(flats, wholes, strict=True)]
+        # A model may have no parameters, where the loss has some.
+        self._rests_before = np.concatenate(rests) if rests else np.zeros(0)
 
     def initial(self) -> dict[str, Any]:
         """What the parameters are before the first step, for trials.parquet."""
@@ -46,11 +48,10 @@ class ObservedParameters:
 
     def add_update(self, columns: Columns) -> None:
         """Adds the digests of the parameters to the columns, and the norms and sketches of what the step added."""
-        digests, flats, long = digested(self._parameters, self._arrays.get_all(self._parameters))
+        seen = Digests(self._parameters, self._arrays.get_all(self._parameters))
 
         def blocks(number: int, begin: int, now: np.ndarray) -> np.ndarray:
-            if number in long:
-                long[number].update(now.data)
+            seen.look(number, begin, now)
             before = self._before[number][begin : begin + now.size]
             update = self._scratch[now.dtype.char][: now.size]
             np.subtract(now, before, out=update)
@@ -63,12 +64,12 @@ class ObservedParameters:
             return before
 
         with np.errstate(invalid="ignore", over="ignore"):  # an infinite parameter has no update
-            norms, sketches = sketch_flat(flats, blocks, rests)
-        found = finished(digests, flats, long)
+            norms, sketches = sketch_flat(seen.flats, blocks, rests)
+        digests = seen.take()
         columns.add(
             {
-                "param_digest": combine(found),
-                "param_digests": found,
+                "param_digest": combine(digests),
+                "param_digests": digests,
                 "update_norms": norms,
                 "update_sketches": sketches.reshape(-1),
             }
