@@ -49,7 +49,7 @@ class Cluster:
         # State of the call of `train` that is under way.
         self._past: Past = NoPast()
         self._data: Any = None
-        self._workforce: Any = None
+        self._workforce: Workforce
         self._waiting = Waiting()
         self._running: dict[Any, Running] = {}
         self._sharing: set[str] = set()

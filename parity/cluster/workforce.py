@@ -102,29 +102,29 @@ class Workforce:
         kinds = {(entry.trial.device, entry.hardware) for queue in waiting.queues() for entry in queue}
         wanted = {bind(device, self._placement.nodes_for(device, hardware=hardware)) for device, hardware in kinds}
         starting = [entry for entry in running if entry.where is None and not entry.warm]
-        self._dismiss(on={node.id for entry in starting for node in entry.nodes}, but=wanted)
+        self._dismiss(on={node.id for entry in starting for node in entry.nodes}, wanted=wanted)
 
     def end_all(self, running: Iterable[Running]) -> None:
         """Ends the workers of these trials, and all that are idle."""
         for entry in running:
             self.end(entry.actor)
-        self._dismiss(but=())
+        self._dismiss(wanted=())
 
     def end(self, actor: Any) -> None:
         """Ends a worker."""
         # Killed and not just forgotten: a handle that is left anywhere would keep it, and its resources.
         self._ray.kill(actor)
 
-    def _dismiss(self, *, on: Collection[str] = (), but: Collection[Binding] | None = None) -> None:
+    def _dismiss(self, *, on: Collection[str] = (), wanted: Collection[Binding] | None = None) -> None:
         """Ends idle workers.
 
         Args:
-            on: Those that may be on one of the nodes with these ids.
-            but: Also those that are not bound to one of these; None is no reason to end any.
+            on: Ids of nodes: every idle worker that may be on one of them is ended.
+            wanted: If given, every idle worker that is bound to something else is ended, too.
         """
         nodes, before, self._idle = set(on), self._idle, []
         for binding, actor in before:
-            if nodes.intersection(binding.nodes) or (but is not None and binding not in but):
+            if nodes.intersection(binding.nodes) or (wanted is not None and binding not in wanted):
                 self.end(actor)
             else:
                 self._idle.append((binding, actor))

@@ -146,7 +146,7 @@ class _NumpyDigest:
     @staticmethod
     def _memory(generator: Any) -> int | None:
         """The digest of the generator's memory; None where it is not NumPy's default one."""
-        if type(generator).__name__ != "MT19937":
+        if not isinstance(generator, np.random.MT19937):
             return None
         # 624 words and a position in them (NumPy, src/mt19937/mt19937.h).
         return xxhash.xxh3_64_intdigest(ctypes.string_at(generator.ctypes.state_address, 625 * 4))

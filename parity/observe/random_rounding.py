@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -86,8 +87,10 @@ class RandomRounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _move(self, tensor: torch.Tensor, size: float) -> None:
         # In float32, which is drawn five times as fast; the product is float64. These operations of its own would pass
-        # through every other mode, each of which takes as long as a small operation.
-        with torch._C._DisableTorchDispatch():
+        # through every other mode, each of which takes as long as a small operation. A subclass of Tensor needs its own
+        # dispatch.
+        plain = type(tensor) is torch.Tensor
+        with torch._C._DisableTorchDispatch() if plain else contextlib.nullcontext():
             noise = torch.randn(tensor.shape, generator=self._generator, dtype=torch.float32)
             tensor.add_(tensor * noise, alpha=size * self._unit)
 
