@@ -89,7 +89,8 @@ def test_a_driver_that_is_killed_is_followed_by_another(bucket, undisturbed, cap
 
 def test_a_run_that_another_driver_has_is_refused(bucket):
     out = bucket / "held"
-    with driver(*RUN, "--steps", 400, "--out", out) as first:
+    # Far more steps than are taken while the second driver starts and is refused: the first is interrupted in training.
+    with driver(*RUN, "--epochs", 100, "--steps", 23_500, "--out", out) as first:
         end = time.monotonic() + 60
         while not find(out, "run.json"):
             assert first.poll() is None and time.monotonic() < end
