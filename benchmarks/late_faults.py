@@ -1,10 +1,11 @@
 """Late faults: right pairs of long trainings, and the same with a fault planted at a random step.
 
-    python benchmarks/late_faults.py [--pairs N] [--steps N] [--seed N]
+    python benchmarks/late_faults.py [--pairs N] [--steps N] [--seed N] [--recordings DIR]
 
 Each pair trains one of three models twice: the loss by torch and by hand, or on one thread and on two. No step of it
 may be alarmed. From a random step of the candidate on, six faults are planted, each in a copy of its own that trains on
-for a few steps: each has to be found, at its step or the next.
+for a few steps: each has to be found, at its step or the next. Training takes nearly all of the time: with --recordings
+the traces are kept, and what is there already is judged without training it again, as after a change of the judge.
 """
 
 from __future__ import annotations
@@ -13,14 +14,17 @@ import argparse
 import copy
 import functools
 import itertools
+import json
 import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from torch import nn
 
@@ -170,6 +174,12 @@ class Training:
         self._observer.begin()
         self.step += 1
 
+    def facts(self) -> dict[str, Any]:
+        """What a record has to say of the model."""
+        named = [*self.model.named_parameters()]
+        norms = [float(parameter.detach().norm()) for _, parameter in named]
+        return {"param_names": [name for name, _ in named], "initial_norms": norms, **self._observer.facts}
+
     def tables(self, steps: int) -> Iterator[pa.Table]:
         """Trains on; yields the trace."""
         for _ in range(steps):
@@ -245,9 +255,67 @@ FAULTS: dict[str, Callable[[Training], None]] = {
 }
 
 
-def _trace(tables: list[pa.Table], training: Training) -> TrialTrace:
-    table = pa.concat_tables(tables).unify_dictionaries()
-    observer = training._observer
+@dataclass(frozen=True)
+class Recording:
+    """The traces of a pair, and of the candidate with each fault.
+
+    Attributes:
+        facts: What a record has to say of both models.
+        at: The step of the faults.
+        right: The trace of the baseline.
+        whole: The trace of the candidate without a fault.
+        faulty: The steps of the candidate from `at` on, by the name of the fault.
+    """
+
+    facts: dict[str, Any]
+    at: int
+    right: pa.Table
+    whole: pa.Table
+    faulty: dict[str, pa.Table]
+
+
+def record(number: int, steps: int, seed: int) -> Recording:
+    """Trains a pair."""
+    DRAWS.seed(seed * 1000 + number)
+    setup = SETUPS[number % len(SETUPS)]
+    by_hand = bool(number // len(SETUPS) % 2)
+    baseline = Training(setup, seed * 1000 + number, setup.losses[0], 1)
+    candidate = Training(setup, seed * 1000 + number, setup.losses[by_hand], 1 if by_hand else 2)
+    right = _joined([*baseline.tables(steps)])
+    at = DRAWS.randrange(SETTLED, steps - FAULTY_STEPS)
+    before, faulty = [*candidate.tables(at)], {}
+    for name, plant in FAULTS.items():
+        training = candidate.copy()
+        plant(training)
+        faulty[name] = _joined([*training.tables(FAULTY_STEPS)])
+    whole = _joined([*before, *candidate.tables(steps - at)])
+    return Recording(baseline.facts(), at, right, whole, faulty)
+
+
+def recorded(folder: Path | None, number: int, steps: int, seed: int) -> Recording:
+    """The recording of a pair: from the folder where it is there, else made, and kept in the folder if there is one."""
+    if folder is None:
+        return record(number, steps, seed)
+    place = folder / f"{steps}-steps-seed-{seed}-pair-{number}"
+    notes = place / "notes.json"
+    if not notes.exists():
+        made = record(number, steps, seed)
+        place.mkdir(parents=True, exist_ok=True)
+        tables = {"right": made.right, "whole": made.whole, **made.faulty}
+        for name, table in tables.items():
+            pq.write_table(table, place / f"{name}.parquet")
+        # Last: a pair without notes is recorded again.
+        notes.write_text(json.dumps({"at": made.at, "facts": made.facts}))
+    kept = json.loads(notes.read_text())
+    tables = {name: pq.read_table(place / f"{name}.parquet") for name in ("right", "whole", *FAULTS)}
+    return Recording(kept["facts"], kept["at"], tables.pop("right"), tables.pop("whole"), tables)
+
+
+def _joined(tables: list[pa.Table]) -> pa.Table:
+    return pa.concat_tables(tables).unify_dictionaries()
+
+
+def _trace(table: pa.Table, facts: dict[str, Any]) -> TrialTrace:
     record = TrialRecord(
         **dict.fromkeys(("task", "loss_name", "oracle", "trace"), ""),
         **dict.fromkeys(("task_origin", "task_sha256", "loss_origin", "loss_sha256", "batches", "lr", "optimizer")),
@@ -256,9 +324,7 @@ def _trace(tables: list[pa.Table], training: Training) -> TrialTrace:
         device="cpu",
         rows=len(table),
         loss_dtype="float32",
-        param_names=[name for name, _ in training.model.named_parameters()],
-        initial_norms=[float(parameter.detach().norm()) for parameter in training.model.parameters()],
-        **observer.facts,
+        **facts,
     )
     return TrialTrace(record, Columns({"t": table}))
 
@@ -281,31 +347,22 @@ def main() -> int:
     parser.add_argument("--pairs", type=int, default=100)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--recordings", type=Path, metavar="DIR", help="folder of the traces, which are kept")
     options = parser.parse_args()
     began, found, missed, false = time.perf_counter(), Counter[str](), [], []
     for number in range(options.pairs):
-        DRAWS.seed(options.seed * 1000 + number)
-        setup = SETUPS[number % len(SETUPS)]
-        by_hand = bool(number // len(SETUPS) % 2)
-        seed = options.seed * 1000 + number
-        baseline = Training(setup, seed, setup.losses[0], 1)
-        candidate = Training(setup, seed, setup.losses[by_hand], 1 if by_hand else 2)
-        right = _trace([*baseline.tables(options.steps)], baseline)
-        at = DRAWS.randrange(SETTLED, options.steps - FAULTY_STEPS)
-        tables = [*candidate.tables(at)]
-        for name, plant in FAULTS.items():
-            faulty = candidate.copy()
-            plant(faulty)
-            trace = _trace([*tables, *faulty.tables(FAULTY_STEPS)], faulty)
-            step, why = _alarm(right, trace)
-            found[name] += step in (at, at + 1)
-            if step not in (at, at + 1):
-                missed.append(f"{setup.name} {number}: {name} at step {at}, found at {step} {why}")
+        made = recorded(options.recordings, number, options.steps, options.seed)
+        model = SETUPS[number % len(SETUPS)].name
+        right, before = _trace(made.right, made.facts), made.whole.slice(0, made.at)
+        for name, steps in made.faulty.items():
+            step, why = _alarm(right, _trace(_joined([before, steps]), made.facts))
+            found[name] += step in (made.at, made.at + 1)
+            if step not in (made.at, made.at + 1):
+                missed.append(f"{model} {number}: {name} at step {made.at}, found at {step} {why}")
                 print(f"missed: {missed[-1]}", flush=True)
-        whole = _trace([*tables, *candidate.tables(options.steps - at)], candidate)
-        step, why = _alarm(right, whole)
+        step, why = _alarm(right, _trace(made.whole, made.facts))
         if step is not None:
-            false.append(f"{setup.name} {number}: no fault, alarmed at step {step}: {why}")
+            false.append(f"{model} {number}: no fault, alarmed at step {step}: {why}")
             print(f"false alarm: {false[-1]}", flush=True)
         print(f"{number + 1} pairs, {len(missed)} faults missed, {len(false)} false alarms", flush=True)
     print(f"{options.pairs} pairs of {options.steps} steps in {time.perf_counter() - began:.0f} s")

@@ -45,6 +45,7 @@ class Planted:
         grad_errors: By step, the gradient's error in u.
         distances: Of quantities, by step, how far their odd tensors are from the baseline's from there on, relative;
             `NEAR` where a quantity differs and nothing is said.
+        lengths: Of quantities, by step, how long their odd tensors are from there on; 1 where nothing is said.
         settings: By step, what the settings of the optimizer are instead from there on.
         modes: By step, what the modes of the model are instead from there on.
         counts: By step, what the optimizer's counters are instead from there on.
@@ -61,6 +62,7 @@ class Planted:
     losses: dict = field(default_factory=dict)
     grad_errors: dict = field(default_factory=dict)
     distances: dict = field(default_factory=dict)
+    lengths: dict = field(default_factory=dict)
     settings: dict = field(default_factory=dict)
     modes: dict = field(default_factory=dict)
     counts: dict = field(default_factory=dict)
@@ -204,7 +206,7 @@ def _states(planted, steps, tensors):
 
 
 def _sketches(planted, quantity, steps, tensors):
-    """Norms of 1, and sketches that are as far apart as is planted."""
+    """Norms of 1 or as planted, and sketches that are as far apart as is planted."""
     names = {"buffer": BUFFERS, "target_grad": (), "output": ("",), "output_grad": ("",)}.get(quantity, tensors)
     distances = planted.distances.get(quantity, {})
     begins = planted.differs.get("param" if quantity == "update" else quantity, steps)
@@ -216,6 +218,8 @@ def _sketches(planted, quantity, steps, tensors):
     for step, distance in sorted(distances.items()):
         sketches[step:, odd, 0] = distance
     norms = np.ones((steps, len(names)), np.float32)
+    for step, length in sorted(planted.lengths.get(quantity, {}).items()):
+        norms[step:, odd] = length
     return {f"{quantity}_norms": norms, f"{quantity}_sketches": sketches.reshape(steps, len(names) * SKETCH_SUMS)}
 
 

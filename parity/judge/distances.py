@@ -23,17 +23,19 @@ _Rows = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class TensorDistances:
-    """The distances of the tensors of one quantity, ||a - b||, and the norms that they are held against.
+    """The distances of the tensors of one quantity, ||b - a||, and the norms that they are held against.
 
     A tensor that only one side has is infinitely far; a distance that is not known is NaN.
 
     Attributes:
-        absolute: ||a - b|| of each tensor; float64[S, T].
-        norms: ||b|| of each tensor of the baseline; float64[S, T].
+        absolute: ||b - a|| of each tensor; float64[S, T].
+        norms: ||a|| of each tensor of the baseline; float64[S, T].
+        other_norms: ||b|| of each tensor of the candidate; float64[S, T].
     """
 
     absolute: np.ndarray
     norms: np.ndarray
+    other_norms: np.ndarray
 
     @cached_property
     def whole_norm(self) -> np.ndarray:
@@ -55,6 +57,36 @@ class TensorDistances:
     def beside_whole(self) -> np.ndarray:
         """Distance of each tensor beside the norm of all of them; float64[S, T]."""
         return _over(self.absolute, self.whole_norm[:, None])
+
+    @cached_property
+    def whole_length(self) -> np.ndarray:
+        """How much longer or shorter all tensors together are, | ||b|| - ||a|| | / ||a||; float64[S]."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            lengths = [np.sqrt(np.square(norms).sum(axis=1)) for norms in (self.norms, self.other_norms)]
+            return _over(np.abs(lengths[1] - lengths[0]), self.whole_norm)
+
+    @cached_property
+    def length_beside_whole(self) -> np.ndarray:
+        """How much longer or shorter each tensor is, beside the norm of all of them; float64[S, T]."""
+        with np.errstate(invalid="ignore"):
+            return _over(np.abs(self.other_norms - self.norms), self.whole_norm[:, None])
+
+    def without(self, left_out: np.ndarray | None) -> TensorDistances:
+        """The same with a distance of 0 for some tensors, which still belong to the norm of all of them.
+
+        Args:
+            left_out: Those tensors; bool[S, T]. None for none.
+        """
+        if left_out is None:
+            return self
+        # A tensor that one side lacks is infinitely far, whatever its gradient was.
+        nothing = left_out & np.isfinite(self.absolute)
+        absolute = np.where(nothing, 0.0, self.absolute)
+        return TensorDistances(absolute, self.norms, np.where(nothing, self.norms, self.other_norms))
+
+    def upto(self, end: int) -> TensorDistances:
+        """Those of the steps before a position, or before one that is counted from the end if it is negative."""
+        return TensorDistances(self.absolute[:end], self.norms[:end], self.other_norms[:end])
 
 
 def measure(both: Both, quantity: str) -> TensorDistances | None:
@@ -83,7 +115,7 @@ def measure(both: Both, quantity: str) -> TensorDistances | None:
         absolute = np.where(_counters(both), 0.0, absolute)
     missing = np.isnan(left_norms), np.isnan(right_norms)
     absolute = np.where(missing[0] & missing[1], 0.0, np.where(missing[0] ^ missing[1], np.inf, absolute))
-    return TensorDistances(absolute, np.nan_to_num(left_norms))
+    return TensorDistances(absolute, np.nan_to_num(left_norms), np.nan_to_num(right_norms, posinf=np.inf))
 
 
 def _counters(both: Both) -> np.ndarray:
@@ -128,5 +160,5 @@ def _completed(one: _Rows | None, other: _Rows | None) -> _Rows | None:
 
 def _over(distance: np.ndarray, norm: np.ndarray) -> np.ndarray:
     """Distance / norm: 0 where there is no distance, infinite beside a norm of 0."""
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         return np.where(distance == 0, 0.0, distance / norm)

@@ -11,16 +11,13 @@ import numpy as np
 
 from parity.judge.accumulation import explain_batches
 from parity.judge.differences import Comparison
-from parity.judge.distances import TensorDistances
+from parity.judge.growth import STAYS, Growth
 from parity.judge.state_settings import StateDifference
-from parity.plan import lines
 from parity.store.trace import QUANTITIES
 
 # In the order in which a step computes them; a jump of a later one may be the consequence of an earlier one.
 _LOOKED_AT = ("output", "output_grad", "target_grad", "param_grad", "step_grad", "update", "buffer")
 _GRADIENTS = ("output_grad", "target_grad", "param_grad")
-# A jump that stays for so many steps is a fault; one that passes may be a kink of the model that one side met.
-_STAYS = 3
 
 
 @dataclass(frozen=True)
@@ -34,6 +31,7 @@ class Jump:
         distance: The relative distance at that step.
         before: The largest distance of the steps before.
         certain: Whether nothing but a fault explains it.
+        of_length: Whether `distance` and `before` are of the lengths, | ||b|| - ||a|| |.
         named: What differs in the states at that step.
         because: What the batches of the step have to do with it, in words, or None.
         parting: Whether it is at the step at which they part, of which an earlier quantity differs by rounding.
@@ -45,6 +43,7 @@ class Jump:
     distance: float
     before: float
     certain: bool
+    of_length: bool = False
     named: tuple[StateDifference, ...] = ()
     because: str | None = None
     parting: bool = False
@@ -62,54 +61,15 @@ class Jump:
                 f"{reason}{what} is {self.distance:.2g} (relative) from the baseline's in the step in which they part, "
                 "and nothing that is computed before it explains that"
             )
+        if self.of_length:
+            return reason + (
+                f"the length of {what} is suddenly {self.distance:.2g} (relative) off, after {self.before:.2g} at most "
+                "in the steps before: rounding changes directions, not lengths"
+            )
         return reason + (
             f"{what} is suddenly {self.distance:.2g} (relative) from the baseline's, after {self.before:.2g} at most "
             "in the steps before: rounding does not grow so fast"
         )
-
-
-def least_jump(quantity: str, unit: float) -> float:
-    """The least relative distance of a quantity that can be a jump.
-
-    Args:
-        quantity: One of `trace.SKETCHED_QUANTITIES`.
-        unit: The unit roundoff u.
-    """
-    line = lines.JUMP_GRADIENT if quantity == "param_grad" else lines.JUMP_FLOOR
-    return max(line.value, lines.FAR_NARROW.value * unit)
-
-
-def least_jumps(comparison: Comparison, quantity: str) -> np.ndarray:
-    """The least relative distance that can be a jump at each step; float64[S].
-
-    Args:
-        comparison: The two traces.
-        quantity: One of `trace.SKETCHED_QUANTITIES`.
-
-    Raises:
-        Trouble: A trace is damaged.
-    """
-    floor = np.full(comparison.steps, least_jump(quantity, comparison.unit))
-    if quantity != "update":
-        return floor
-    quiet = np.minimum(floor, max(lines.JUMP_UPDATE.value, 64 * comparison.unit))
-    return np.where(_quiet(comparison), quiet, floor)
-
-
-def judged_distances(comparison: Comparison, quantity: str) -> TensorDistances | None:
-    """The distances in which a jump is looked for; None where they are not known.
-
-    Args:
-        comparison: The two traces.
-        quantity: One of `trace.SKETCHED_QUANTITIES`.
-
-    Raises:
-        Trouble: A trace is damaged.
-    """
-    distances = comparison.distances(quantity)
-    if distances is None or quantity != "update":
-        return distances
-    return _without_noise(distances, comparison.distances("step_grad"))
 
 
 def find_jump(comparison: Comparison, *, after: int, parted: str) -> Jump | None:
@@ -130,7 +90,7 @@ def find_jump(comparison: Comparison, *, after: int, parted: str) -> Jump | None
     if named.size and (jump is None or int(named[0]) <= jump.index):
         return _with_state(comparison, jump, int(named[0]))
     inputs = np.flatnonzero(comparison.differs_in("input"))
-    if jump and inputs.size and int(inputs[0]) <= jump.index <= int(inputs[0]) + _STAYS:
+    if jump and inputs.size and int(inputs[0]) <= jump.index <= int(inputs[0]) + STAYS:
         return replace(jump, index=int(inputs[0]), quantity="input", tensor=None, certain=True)
     return jump
 
@@ -139,11 +99,11 @@ def _with_state(comparison: Comparison, jump: Jump | None, index: int) -> Jump:
     """A difference of the states by name, with the jump that it explains, if there is one."""
     named = tuple(comparison.state.at(index))
     # A setting explains a jump that follows it within a few steps: a decay takes some to show.
-    if jump and jump.index <= index + _STAYS:
+    if jump and jump.index <= index + STAYS:
         return replace(jump, index=index, quantity="state", tensor=None, named=named)
     # From the first step on, one loop may compute by hand what the other one has as a setting. Later, a difference is a
     # change on one side.
-    return Jump(index, "state", None, np.nan, np.nan, bool(comparison.first_step + index), named)
+    return Jump(index, "state", None, np.nan, np.nan, bool(comparison.first_step + index), named=named)
 
 
 def _with_batches(comparison: Comparison, jump: Jump | None) -> Jump | None:
@@ -158,106 +118,23 @@ def _with_batches(comparison: Comparison, jump: Jump | None) -> Jump | None:
 
 def _first(comparison: Comparison, quantity: str, after: int, parted: str) -> Jump | None:
     """The first jump of a quantity."""
-    distances = judged_distances(comparison, quantity)
-    if distances is None:
-        return None
-    floor = least_jumps(comparison, quantity)
-    explained = _explained(comparison, quantity)
     # In the step in which they part, gradients after what has parted by rounding must not be far apart either. The
     # update may, up to a point: an optimizer that divides by the gradient's size turns the sign of an element that is
     # nearly zero.
-    begin = after if quantity in _GRADIENTS and QUANTITIES.index(parted) < QUANTITIES.index(quantity) else after + 1
-    found = []
-    # All tensors together first: of jumps at one step min() keeps the first.
-    for values, named in ((distances.whole[:, None], False), (distances.beside_whole, True)):
-        before = np.minimum(_largest_before(values), 1e100)
-        least = np.maximum(floor, explained)[:, None]
-        limit = np.maximum(least, lines.JUMP.value * before)
-        jumps = values > limit
-        if quantity == "update":
-            # Adam makes a step of an element whose gradient is nearly zero; it is over with the next one.
-            jumps &= (values > lines.JUMP_FLOOR.value) | _stay(values, limit)
-        # A kink of the model may move the gradient for a step or two, and nothing else.
-        certain = np.ones_like(jumps)
-        if quantity == "param_grad":
-            certain = _stay(values, np.maximum(least, lines.JUMP_STAYS.value * before))
-            jumps |= certain
-        jumps[:begin] = False
-        if quantity == "update" and not named:
-            jumps[after] = values[after] > lines.PARTING_UPDATE.value
-        rows = np.flatnonzero(jumps.any(axis=1))
-        if rows.size:
-            index = int(rows[0])
-            tensor = int(np.argmax(np.where(jumps[index], values[index], -1)))
-            found.append(
-                Jump(
-                    index,
-                    quantity,
-                    _tensor(comparison, quantity, tensor) if named else None,
-                    float(values[index, tensor]),
-                    float(before[index, tensor]),
-                    certain=bool(certain[index, tensor]),
-                    parting=index == after,
-                )
-            )
-    return min(found, key=lambda jump: jump.index, default=None)
-
-
-def _stay(values: np.ndarray, limits: np.ndarray) -> np.ndarray:
-    """Whether the values of so many steps from each step on are beyond the limit of that step; bool[S, T]."""
-    stay = values > limits
-    for shift in range(1, _STAYS):
-        stay[:-shift] &= values[shift:] > limits[:-shift]
-        stay[-shift:] = False
-    return stay
-
-
-def _explained(comparison: Comparison, quantity: str) -> np.ndarray:
-    """The distance that follows from that of the quantity before it, in the same step; float64[S]."""
-    source = {"step_grad": "param_grad", "update": "step_grad"}.get(quantity)
-    distances = comparison.distances(source) if source else None
-    if distances is None:
-        return np.zeros(comparison.steps)
-    follows: np.ndarray = lines.JUMP_FOLLOWS.value * np.minimum(np.nan_to_num(distances.whole, nan=np.inf), 1e100)
-    return follows
-
-
-def _quiet(comparison: Comparison) -> np.ndarray:
-    """Whether the gradients have been near each other for some steps, so that their updates must be, too; bool[S]."""
-    gradients = comparison.distances("step_grad")
-    if gradients is None:
-        return np.zeros(comparison.steps, bool)
-    whole = np.nan_to_num(gradients.whole, nan=np.inf)
-    largest = np.maximum(whole, _largest_before(np.minimum(whole, 1e100)[:, None])[:, 0])
-    quiet: np.ndarray = largest < lines.QUIET.value
-    return quiet
-
-
-def _without_noise(updates: TensorDistances, gradients: TensorDistances | None) -> TensorDistances:
-    """The distances of the updates, 0 where the gradient is zero but for rounding.
-
-    An optimizer that divides a gradient by its size, as Adam does, makes whole steps of the noise of such a gradient.
-    """
-    if gradients is None:
-        return updates
-    distances = np.nan_to_num(gradients.each, nan=np.inf)
-    noise = distances > lines.NOISE.value
-    # As the steps before have shown, since a fault moves the gradient of its own step as well. Where all of them were
-    # equal to the bit they have shown nothing.
-    recent = np.where(
-        _largest_before(np.minimum(distances, 1e100)) > 0, _largest_before(noise.astype(float)) > 0, noise
+    at_once = quantity in _GRADIENTS and QUANTITIES.index(parted) < QUANTITIES.index(quantity)
+    found = Growth(comparison, quantity, parted_at=after, begin=after if at_once else after + 1).first()
+    if found is None:
+        return None
+    return Jump(
+        found.index,
+        quantity,
+        None if found.tensor is None else _tensor(comparison, quantity, found.tensor),
+        found.value,
+        found.before,
+        certain=found.certain,
+        of_length=found.of == "length",
+        parting=found.index == after,
     )
-    return TensorDistances(np.where(recent & np.isfinite(updates.absolute), 0.0, updates.absolute), updates.norms)
-
-
-def _largest_before(values: np.ndarray) -> np.ndarray:
-    """The largest value in the window before each step; 0 before the first. float64[S, T]."""
-    window = int(lines.JUMP_WINDOW.value)
-    before = np.zeros_like(values)
-    finite = np.nan_to_num(values, nan=0.0)
-    for shift in range(1, window + 1):
-        before[shift:] = np.maximum(before[shift:], finite[:-shift])
-    return before
 
 
 def _tensor(comparison: Comparison, quantity: str, tensor: int) -> str | None:

@@ -317,8 +317,15 @@ QUIET = Line(
 JUMP_FOLLOWS = Line(
     3.0,
     "times",
-    "largest ratio of an update's distance to that of its gradient where the gradient jumps",
-    "An update from a gradient that a kink has moved is as far off as the gradient (seen: 1.0 times).",
+    "largest ratio of the distance of the optimizer's gradient to that of backward's, where the latter jumps",
+    "A gradient that is clipped is as far off as it was before.",
+)
+JUMP_UPDATE_FOLLOWS = Line(
+    10.0,
+    "times",
+    "the same for the update, whose optimizer may divide a gradient by its size",
+    "An update from a gradient that a kink has moved was seen as far off as the gradient, and at 3.1 times: one unit "
+    "of a ReLU flipped for one row, and Adam divides the small gradient of that unit by its own size.",
 )
 NOISE = Line(
     1e-2,
@@ -326,6 +333,37 @@ NOISE = Line(
     "distance of a gradient beside itself from which on it is nothing but rounding",
     "A bias before a batch norm, whose gradient is zero but for rounding, was seen at 0.3 to 2, other tensors below "
     "1e-3 until the runs have drifted apart.",
+)
+NOISE_LENGTH = Line(
+    1e-2,
+    "times the length of the whole gradient",
+    "length of a gradient up to which it can be nothing but rounding",
+    "Biases before a batch norm were seen at 1e-6 and at 1e-3.",
+)
+LENGTH = Line(
+    10.0,
+    "times the largest of the steps before",
+    "jump of an update's length that the growth of rounding explains",
+    "Over right pairs of 1,000 steps (`benchmarks/late_faults.py`) the length was off by 0.03 at most, also where the "
+    "updates themselves were 0.1 apart and more. One weight doubled in a classifier was off by 5.",
+)
+LENGTH_UPDATE = Line(
+    0.3,
+    "relative",
+    "difference of the lengths of two updates below which a jump is not looked at",
+    "As above. An update whose length is off by a third is a changed parameter, or a step taken twice or not at all.",
+)
+LENGTH_STAYS = Line(
+    5.0,
+    "times the largest of the steps before",
+    "jump of a gradient's length that the growth of rounding explains, where it stays for three steps",
+    "Half of a layer's gradient that has drifted 0.1 apart is but 3 times as far off as before, and 10 times as short.",
+)
+LENGTH_GRADIENT = Line(
+    0.1,
+    "relative",
+    "difference of the lengths of two gradients below which a jump is not looked at",
+    "Over the same right pairs the length was off by 0.02 at most; half of a layer's gradient by 0.14 and more.",
 )
 JUMP_WINDOW = Line(
     20.0,

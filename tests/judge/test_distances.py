@@ -125,8 +125,8 @@ def test_a_tensor_that_one_side_lacks_is_infinitely_far_and_one_that_both_lack_i
 
 
 def test_beside_a_norm_of_zero_any_distance_is_infinite():
-    distances = TensorDistances(np.array([[0.0, 1e-9]]), np.array([[0.0, 0.0]]))
+    distances = TensorDistances(np.array([[0.0, 1e-9]]), *[np.array([[0.0, 0.0]])] * 2)
     assert list(distances.each[0]) == [0.0, np.inf]
     assert distances.whole[0] == np.inf
-    both = TensorDistances(np.array([[0.0, 1e-9]]), np.array([[1.0, 0.0]]))
+    both = TensorDistances(np.array([[0.0, 1e-9]]), *[np.array([[1.0, 0.0]])] * 2)
     assert list(both.beside_whole[0]) == [0.0, 1e-9]

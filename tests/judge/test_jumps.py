@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from synthetic_runs import BUFFERS, NEAR, ROUNDING, TENSORS, Planted, make_run
+from synthetic_runs import BUFFERS, NEAR, ROUNDING, TENSORS, Planted, make_run, with_column
 
 from parity.judge import judge
 from parity.judge.jumps import find_jump
@@ -147,8 +147,50 @@ def test_a_fault_does_not_hide_in_the_gradient_that_it_moves():
     assert (found.index, found.quantity) == (30, "update")
 
 
-@pytest.mark.parametrize("since", [2, 29])
-def test_the_update_from_a_gradient_that_has_been_noise_is_no_jump(since):
-    noise = {2: NEAR, since: 0.02}
-    distances = {"param_grad": noise, "step_grad": noise, "update": {2: NEAR, 30: 0.9}}
-    assert jump(distances=distances, tensors=(4,)) is None
+def with_a_faint_gradient(run):
+    """The run whose baseline has a gradient of 1e-6 in tensor 4."""
+
+    def faint(rows):
+        return [[1e-6 if number == 4 else norm for number, norm in enumerate(row)] for row in rows]
+
+    return with_column(run, 0, "param_grad_norms", faint)
+
+
+@pytest.mark.parametrize(("noisy", "found_at"), [({2: 0.02}, None), ({29: 0.02}, None), ({2: 0.02, 25: NEAR}, None)])
+def test_the_update_from_a_gradient_that_has_been_noise_is_no_jump(noisy, found_at):
+    """Noise has a relative distance of 1; here it is 0.02 of the other gradients, beside which the faint one is held."""
+    noise = {step: distance * 1e-6 for step, distance in noisy.items()}
+    planted = Planted(differs=EVERYWHERE, distances={"param_grad": noise, "update": {2: 0.3, 30: 0.9}}, tensors=(4,))
+    (pair,) = judge(with_a_faint_gradient(make_run(planted, steps=60))).pairs
+    assert find_jump(pair.comparison, after=2, parted="output") is None
+
+
+def test_a_tensor_that_has_drifted_apart_is_no_noise():
+    drifted = {2: NEAR, 10: 0.02}
+    found = jump(distances={"param_grad": drifted, "step_grad": drifted, "update": {2: NEAR, 30: 0.9}}, tensors=(4,))
+    assert (found.index, found.quantity) == (30, "update")
+
+
+# Slowly, up to 0.17 at step 12.
+DRIFTED = {2 + number: NEAR * 4.2**number for number in range(11)}
+
+
+@pytest.mark.parametrize(("until", "found_at"), [(33, 30), (32, None)])
+def test_a_gradient_cut_in_half_shows_in_its_length_where_distances_are_large(until, found_at):
+    """It is but twice as far off as gradients that have drifted apart."""
+    far = DRIFTED | {30: 0.4}
+    found = jump(distances={"param_grad": far}, lengths={"param_grad": {7: 0.99, 30: 0.5, until: 1.0}})
+    assert (found and (found.index, found.quantity)) == (found_at and (30, "param_grad"))
+    if found:
+        assert "the length of param_grad is suddenly 0.5 (relative) off, after 0.01 at most" in found.explain()
+
+
+def test_a_weight_that_somebody_changed_shows_in_the_length_of_the_update():
+    far = DRIFTED | {30: 5.0, 31: 0.17}
+    found = jump(distances={"update": far}, lengths={"update": {7: 1.01, 30: 5.0, 31: 1.01}}, tensors=(4,))
+    assert (found.index, found.quantity, found.of_length) == (30, "update", True)
+
+
+@pytest.mark.parametrize("lengths", [{7: 0.9, 30: 0.5}, {30: 0.95}, {15: 0.5}])
+def test_lengths_that_have_been_off_or_are_off_by_little_or_early_are_no_jump(lengths):
+    assert jump(distances={"param_grad": DRIFTED}, lengths={"param_grad": lengths}) is None

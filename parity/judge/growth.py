@@ -1,0 +1,274 @@
+"""How a quantity of two traces grows apart: at which steps it is suddenly further off than in the steps before.
+
+Two measures are looked at: the distance, ||b - a||, and the length, | ||b|| - ||a|| |. Once trainings have drifted
+apart by rounding, their gradients point in other directions and are still as long as each other's, so that a gradient
+that is cut in half shows in its length long after it has ceased to show in its distance.
+
+Letters: S steps that both traces have; T tensors of a quantity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from parity.judge.differences import Comparison
+from parity.judge.distances import TensorDistances
+from parity.plan import lines
+
+# A jump that stays for so many steps is a fault; one that passes may be a kink of the model that one side met.
+STAYS = 3
+# What a distance that is not known or infinite counts as in the steps before.
+_MOST = 1e100
+
+
+def least_jump(quantity: str, unit: float) -> float:
+    """The least relative distance of a quantity that can be a jump.
+
+    Args:
+        quantity: One of `trace.SKETCHED_QUANTITIES`.
+        unit: The unit roundoff u.
+    """
+    line = lines.JUMP_GRADIENT if quantity == "param_grad" else lines.JUMP_FLOOR
+    return max(line.value, lines.FAR_NARROW.value * unit)
+
+
+def least_jumps(comparison: Comparison, quantity: str) -> np.ndarray:
+    """The least relative distance that can be a jump at each step; float64[S].
+
+    Args:
+        comparison: The two traces.
+        quantity: One of `trace.SKETCHED_QUANTITIES`.
+
+    Raises:
+        Trouble: A trace is damaged.
+    """
+    floor = np.full(comparison.steps, least_jump(quantity, comparison.unit))
+    if quantity != "update":
+        return floor
+    quiet = np.minimum(floor, max(lines.JUMP_UPDATE.value, 64 * comparison.unit))
+    return np.where(_quiet(comparison), quiet, floor)
+
+
+def judged_distances(comparison: Comparison, quantity: str) -> TensorDistances | None:
+    """The distances in which a jump is looked for; None where they are not known.
+
+    Args:
+        comparison: The two traces.
+        quantity: One of `trace.SKETCHED_QUANTITIES`.
+
+    Raises:
+        Trouble: A trace is damaged.
+    """
+    distances = comparison.distances(quantity)
+    return distances if distances is None else distances.without(_noise(comparison, quantity))
+
+
+@dataclass(frozen=True)
+class Sudden:
+    """A step at which a quantity is suddenly further off than in the steps before.
+
+    Attributes:
+        index: Position among the common steps.
+        tensor: Number of the tensor; None where all of them together are.
+        of: What is: the "distance", or the "length".
+        value: How far off it is, beside the baseline's length of all tensors.
+        before: The most of the steps before.
+        certain: Whether it stays, where a kink of the model may have moved it.
+    """
+
+    index: int
+    tensor: int | None
+    of: str
+    value: float
+    before: float
+    certain: bool
+
+
+class Growth:
+    """How a quantity grows apart.
+
+    Args:
+        comparison: The two traces.
+        quantity: One of `trace.SKETCHED_QUANTITIES`.
+        parted_at: Position of the step at which the two part.
+        begin: Position of the first step to look at.
+    """
+
+    def __init__(self, comparison: Comparison, quantity: str, *, parted_at: int, begin: int) -> None:
+        self._comparison, self._quantity = comparison, quantity
+        self._parted_at, self._begin = parted_at, begin
+
+    def first(self) -> Sudden | None:
+        """The first step at which it is suddenly further off, or None.
+
+        Raises:
+            Trouble: A trace is damaged.
+        """
+        distances = self._comparison.distances(self._quantity)
+        if distances is None:
+            return None
+        noise = _noise(self._comparison, self._quantity)
+        found = [
+            look(values(distances, noise), _before(values, distances, noise), named=named)
+            for values, named, look in (
+                (_whole, False, self._in_distance),
+                (_each, True, self._in_distance),
+                (_whole_length, False, self._in_length),
+                (_each_length, True, self._in_length),
+            )
+        ]
+        # Of one step min() keeps the first: all tensors together before one, a distance before a length.
+        return min((each for each in found if each), key=lambda each: each.index, default=None)
+
+    @cached_property
+    def _least(self) -> np.ndarray:
+        """The least distance of each step that can be a jump; float64[S, 1]."""
+        floor = least_jumps(self._comparison, self._quantity)
+        least: np.ndarray = np.maximum(floor, self._explained())[:, None]
+        return least
+
+    def _in_distance(self, values: np.ndarray, before: np.ndarray, *, named: bool) -> Sudden | None:
+        """The first jump of a distance, float64[S, 1 or T]."""
+        limit = np.maximum(self._least, lines.JUMP.value * before)
+        jumps = values > limit
+        if self._quantity == "update":
+            # Adam makes a step of an element whose gradient is nearly zero; it is over with the next one.
+            jumps &= (values > lines.JUMP_FLOOR.value) | _stay(values, limit)
+        # A kink of the model may move the gradient for a step or two, and nothing else.
+        certain = np.ones_like(jumps)
+        if self._quantity == "param_grad":
+            certain = _stay(values, np.maximum(self._least, lines.JUMP_STAYS.value * before))
+            jumps |= certain
+        jumps[: self._begin] = False
+        if self._quantity == "update" and not named:
+            jumps[self._parted_at] = values[self._parted_at] > lines.PARTING_UPDATE.value
+        return _first(jumps, values, before, certain, of="distance", named=named)
+
+    def _in_length(self, values: np.ndarray, before: np.ndarray, *, named: bool) -> Sudden | None:
+        """The first jump of a length, float64[S, 1 or T]; only of quantities whose lengths are steady."""
+        if self._quantity == "param_grad":
+            jumps = _stay(values, np.maximum(lines.LENGTH_GRADIENT.value, lines.LENGTH_STAYS.value * before))
+        elif self._quantity == "update":
+            jumps = values > np.maximum(lines.LENGTH_UPDATE.value, lines.LENGTH.value * before)
+        else:
+            return None
+        # In the first steps after the parting nothing is known yet of how far lengths are off.
+        jumps[: max(self._begin, self._parted_at + int(lines.JUMP_WINDOW.value))] = False
+        return _first(jumps, values, before, np.ones_like(jumps), of="length", named=named)
+
+    def _explained(self) -> np.ndarray:
+        """The distance that follows from that of the quantity before it, in the same step; float64[S]."""
+        source, line = {
+            "step_grad": ("param_grad", lines.JUMP_FOLLOWS),
+            "update": ("step_grad", lines.JUMP_UPDATE_FOLLOWS),
+        }.get(self._quantity, (None, None))
+        distances = self._comparison.distances(source) if source else None
+        if distances is None or line is None:
+            return np.zeros(self._comparison.steps)
+        follows: np.ndarray = line.value * np.minimum(np.nan_to_num(distances.whole, nan=np.inf), _MOST)
+        return follows
+
+
+def _first(
+    jumps: np.ndarray, values: np.ndarray, before: np.ndarray, certain: np.ndarray, *, of: str, named: bool
+) -> Sudden | None:
+    """The first of these jumps, bool[S, 1 or T], and of its step the largest."""
+    rows = np.flatnonzero(jumps.any(axis=1))
+    if not rows.size:
+        return None
+    index = int(rows[0])
+    tensor = int(np.argmax(np.where(jumps[index], values[index], -1)))
+    return Sudden(
+        index,
+        tensor if named else None,
+        of,
+        float(values[index, tensor]),
+        float(before[index, tensor]),
+        certain=bool(certain[index, tensor]),
+    )
+
+
+def _stay(values: np.ndarray, limits: np.ndarray) -> np.ndarray:
+    """Whether the values of so many steps from each step on are beyond the limit of that step; bool[S, T]."""
+    stay = values > limits
+    for shift in range(1, STAYS):
+        stay[:-shift] &= values[shift:] > limits[:-shift]
+        stay[-shift:] = False
+    return stay
+
+
+def _quiet(comparison: Comparison) -> np.ndarray:
+    """Whether the gradients have been near each other for some steps, so that their updates must be, too; bool[S]."""
+    gradients = comparison.distances("step_grad")
+    if gradients is None:
+        return np.zeros(comparison.steps, bool)
+    whole = np.nan_to_num(gradients.whole, nan=np.inf)
+    largest = np.maximum(whole, _largest_before(np.minimum(whole, _MOST)[:, None])[:, 0])
+    quiet: np.ndarray = largest < lines.QUIET.value
+    return quiet
+
+
+def _noise(comparison: Comparison, quantity: str) -> np.ndarray | None:
+    """Which tensors to leave out at each step, since their gradient is zero but for rounding; bool[S, T], or None.
+
+    An optimizer that divides a gradient by its size, as Adam does, makes whole steps of the noise of such a gradient.
+    """
+    gradients = comparison.distances("step_grad") if quantity == "update" else None
+    if gradients is None:
+        return None
+    distances = np.nan_to_num(gradients.each, nan=np.inf)
+    noise = distances > lines.NOISE.value
+    # As the steps before have shown, since a fault moves the gradient of its own step as well. Where all of them were
+    # equal to the bit they have shown nothing.
+    recent = np.where(
+        _largest_before(np.minimum(distances, _MOST)) > 0, _largest_before(noise.astype(float)) > 0, noise
+    )
+    # Trainings that have drifted apart have gradients that far apart in all tensors, which are not noise.
+    found: np.ndarray = recent & (gradients.norms < lines.NOISE_LENGTH.value * gradients.whole_norm[:, None])
+    return found if found.any() else None
+
+
+# A measure of the distances, of all tensors together, float64[S, 1], or of each, float64[S, T], without some of them.
+_Measure = Callable[[TensorDistances, np.ndarray | None], np.ndarray]
+
+
+def _whole(distances: TensorDistances, left_out: np.ndarray | None) -> np.ndarray:
+    return distances.without(left_out).whole[:, None]
+
+
+def _each(distances: TensorDistances, left_out: np.ndarray | None) -> np.ndarray:
+    return distances.without(left_out).beside_whole
+
+
+def _whole_length(distances: TensorDistances, left_out: np.ndarray | None) -> np.ndarray:
+    return distances.without(left_out).whole_length[:, None]
+
+
+def _each_length(distances: TensorDistances, left_out: np.ndarray | None) -> np.ndarray:
+    return distances.without(left_out).length_beside_whole
+
+
+def _before(measure: _Measure, distances: TensorDistances, noise: np.ndarray | None) -> np.ndarray:
+    """The most of a measure in the window before each step, of the tensors that count at that step."""
+    if noise is None:
+        return _largest_before(np.minimum(measure(distances, None), _MOST))
+    before = np.zeros_like(measure(distances, noise))
+    for shift in range(1, min(int(lines.JUMP_WINDOW.value), len(noise) - 1) + 1):
+        # A tensor that was noise until just now has a past all the same.
+        earlier = np.nan_to_num(measure(distances.upto(-shift), noise[shift:]), nan=0.0)
+        before[shift:] = np.maximum(before[shift:], np.minimum(earlier, _MOST))
+    return before
+
+
+def _largest_before(values: np.ndarray) -> np.ndarray:
+    """The largest value in the window before each step; 0 before the first. float64[S, T]."""
+    window = int(lines.JUMP_WINDOW.value)
+    before = np.zeros_like(values)
+    finite = np.nan_to_num(values, nan=0.0)
+    for shift in range(1, window + 1):
+        before[shift:] = np.maximum(before[shift:], finite[:-shift])
+    return before
