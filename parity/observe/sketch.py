@@ -174,7 +174,7 @@ class Cut:
             terms = np.empty((2, rest.size), rest.dtype)
             np.multiply(rest, layout.signs, out=terms[0])
             np.multiply(rest, rest, out=terms[1])
-            found.reshape(-1)[layout.places] = np.add.reduceat(terms.reshape(-1), layout.begins)
+            found.reshape(-1)[layout.places] += np.add.reduceat(terms.reshape(-1), layout.begins)
             # Each tensor has a share in the rest, be it empty, so that this is the widest of their dtypes.
             table = np.empty((len(layout.block_signs), _NUMBERS), rest.dtype)
             for lines, piece in zip(layout.lines, given, strict=True):
