@@ -6,18 +6,19 @@ Letters: T tensors.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import xxhash
 
-from parity.observe.digest import MISSING, combine, digest_of_array, row_seed, seed_of
-from parity.observe.host import array_of, on_host
+from parity.observe.digest import MISSING, combine, row_seed, xxh3
+from parity.observe.host import all_on_host, array_of, on_host
 from parity.observe.row_sketch import RowSketch
-from parity.observe.signs import BLOCK, SUMMABLE, SUMS, VISIT, summable
-from parity.observe.sketch import sketch_flat
+from parity.observe.signs import SUMMABLE, SUMS, summable
+from parity.observe.sketch import Cut, spread
+from parity.observe.standing import StandingTensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,56 +55,67 @@ def fingerprint(tensors: Sequence[torch.Tensor | None]) -> Fingerprint:
     """
     if not tensors:
         return _NOTHING
-    hosts = [None if tensor is None else on_host(tensor) for tensor in tensors]
-    seen = Digests(hosts, [None if host is None else array_of(host, exact=True) for host in hosts])
-    norms, sketches = sketch_flat(seen.flats, seen.look)
-    return Fingerprint(seen.take(), norms, sketches)
+    visit = Visit()
+    visit.begin(all_on_host([tensor for tensor in tensors if tensor is not None]))
+    norms, sketches = visit.cut.norms_and_sketches(visit.values())
+    present = [tensor is not None for tensor in tensors]
+    return Fingerprint(
+        spread(visit.digests(), present, MISSING), spread(norms, present, np.nan), spread(sketches, present, np.nan)
+    )
 
 
-class Digests:
-    """Digests of tensors, of which the long ones are digested piece by piece while somebody else looks at them.
+class Visit:
+    """Visits to the memory of T tensors, in which they are digested while somebody else sums them.
 
     Attributes:
-        flats: The elements of each tensor as `sketch.sketch_flat` takes them; None for one that is missing.
+        cut: The elements of the tensors, as they are to be summed.
     """
 
-    def __init__(self, tensors: Sequence[torch.Tensor | None], arrays: Sequence[np.ndarray | None]) -> None:
-        """Digests the tensors that are not long.
+    def __init__(self) -> None:
+        self.cut = _NOTHING_CUT
+        self._standing = StandingTensors()
+        self._exact: list[bool] = []
+        self._hashed: dict[int, xxhash.xxh3_64] = {}
 
-        Args:
-            tensors: T tensors; None for one that is missing.
-            arrays: Their elements, from `host.array_of` with `exact`.
-        """
-        self.flats: list[np.ndarray | None] = []
-        self._digests = [MISSING] * len(tensors)
-        self._long: dict[int, xxhash.xxh3_64] = {}
-        for number, (tensor, array) in enumerate(zip(tensors, arrays, strict=True)):
-            if tensor is None or array is None:
-                self.flats.append(None)
-                continue
-            exact = array.dtype.char in SUMMABLE
-            if exact and array.size > VISIT:
-                self._long[number] = xxhash.xxh3_64(seed=seed_of(tensor))
+    def begin(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Begins a visit to these tensors, dtype[...]."""
+        # What is cut of tensors that have to be converted shows what they were.
+        if self._standing.look(tensors) and all(self._exact):
+            return
+        arrays = self._standing.arrays
+        self._exact = [array.dtype.char in SUMMABLE for array in arrays]
+        self.cut = Cut(
+            [
+                array if exact else summable(array_of(on_host(tensor)))
+                for array, exact, tensor in zip(arrays, self._exact, tensors, strict=True)
+            ]
+        )
+
+    def values(self) -> Iterator[np.ndarray]:
+        """Yields what `Cut.norms_and_sketches` sums, each piece with its part of a digest taken."""
+        self._hashed = {}
+        yield self.cut.rest()
+        for (number, begin, _), piece in zip(self.cut.places, self.cut.pieces, strict=True):
+            if self._exact[number]:
+                if begin == 0:
+                    self._hashed[number] = xxhash.xxh3_64(seed=self._standing.seeds[number])
+                self._hashed[number].update(piece.data)
+            yield piece
+
+    def digests(self) -> np.ndarray:
+        """The digest of each tensor, when all values have been asked for; uint64[T]."""
+        standing, found = self._standing, []
+        for number, (array, seed) in enumerate(zip(standing.arrays, standing.seeds, strict=True)):
+            hashed = self._hashed.get(number)
+            if hashed is None:
+                found.append(xxh3(array, seed))
             else:
-                self._digests[number] = digest_of_array(array, tensor)
-            self.flats.append(array.reshape(-1) if exact else summable(array_of(on_host(tensor))).reshape(-1))
-
-    def look(self, number: int, begin: int, piece: np.ndarray) -> np.ndarray:  # noqa: ARG002 - as `sketch_flat` calls it
-        """Digests a piece of whole blocks, which come in order, and returns it."""
-        if number in self._long:
-            self._long[number].update(piece.data)
-        return piece
-
-    def take(self) -> np.ndarray:
-        """The digest of each tensor, whose pieces have all been looked at; `MISSING` for a missing one; uint64[T]."""
-        for number, digest in self._long.items():
-            flat = self.flats[number]
-            assert flat is not None, "a long tensor is not missing"
-            digest.update(flat[flat.size // BLOCK * BLOCK :].data)
-            self._digests[number] = digest.intdigest()
-        return np.array(self._digests, np.uint64)
+                hashed.update(self.cut.rests[number].data)
+                found.append(hashed.intdigest())
+        return np.array(found, np.uint64)
 
 
+_NOTHING_CUT = Cut([])
 _NOTHING = Fingerprint(np.zeros(0, np.uint64), np.zeros(0), np.zeros((0, SUMS)))
 
 

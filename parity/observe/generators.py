@@ -123,33 +123,34 @@ class _NumpyDigest:
     """The digest of the state of NumPy's generator, which takes 80 microseconds to ask for and is rarely used."""
 
     def __init__(self) -> None:
-        # The generator that was asked last, the digest of its memory then, and of its state.
-        self._known: tuple[Any, int, int] = (None, 0, 0)
+        # The generator that was asked last, its memory if it is NumPy's default one, the digest of that memory then,
+        # and of its state.
+        self._generator: Any = None
+        self._memory: ctypes.Array[ctypes.c_char] | None = None
+        self._known: tuple[int, int] | None = None
 
     def digest(self) -> int:
         """The digest now; uint64."""
         generator = np.random.get_bit_generator()  # type: ignore[attr-defined]  # not in its stubs
-        memory = self._memory(generator)
-        known, before, digest = self._known
-        if generator is known and memory == before:
-            return digest
-        state: Any = np.random.get_state(legacy=False)
-        if memory is None:
+        if generator is not self._generator:
+            self._generator, self._known = generator, None
+            # 624 words and a position in them (NumPy, src/mt19937/mt19937.h).
+            default = isinstance(generator, np.random.MT19937)
+            self._memory = (ctypes.c_char * (625 * 4)).from_address(generator.ctypes.state_address) if default else None
+        state: Any
+        if self._memory is None:
+            state = np.random.get_state(legacy=False)
             return xxhash.xxh3_64_intdigest(repr(state).encode())
+        memory = xxhash.xxh3_64_intdigest(self._memory)
+        if self._known is not None and self._known[0] == memory:
+            return self._known[1]
+        state = np.random.get_state(legacy=False)
         rest = (state["state"]["pos"], state["has_gauss"], state["gauss"])
         found = xxhash.xxh3_64_intdigest(state["state"]["key"].data, hash(rest) % 2**64)
         # Normal numbers come in pairs, of which the second waits outside of the generator's memory. Where none waits,
         # nobody can have drawn while that memory stayed as it was.
-        self._known = (None if state["has_gauss"] else generator, memory, found)
+        self._known = None if state["has_gauss"] else (memory, found)
         return found
-
-    @staticmethod
-    def _memory(generator: Any) -> int | None:
-        """The digest of the generator's memory; None where it is not NumPy's default one."""
-        if not isinstance(generator, np.random.MT19937):
-            return None
-        # 624 words and a position in them (NumPy, src/mt19937/mt19937.h).
-        return xxhash.xxh3_64_intdigest(ctypes.string_at(generator.ctypes.state_address, 625 * 4))
 
 
 _NUMPY = _NumpyDigest()

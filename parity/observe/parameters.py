@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,7 @@ import torch
 
 from parity.observe.columns import Columns
 from parity.observe.digest import combine
-from parity.observe.fingerprint import Digests, fingerprint
-from parity.observe.host import StandingArrays, array_of, on_host
-from parity.observe.signs import BLOCK, SUMMABLE, VISIT, summable
-from parity.observe.sketch import sketch_flat
+from parity.observe.fingerprint import Visit, fingerprint
 
 
 class ObservedParameters:
@@ -20,22 +18,15 @@ class ObservedParameters:
 
     def __init__(self, model: torch.nn.Module) -> None:
         self._parameters = list(model.parameters())
-        self._arrays = StandingArrays()
-        # The whole blocks of each parameter, and what is left of all of them.
+        self._visit = Visit()
+        # What is left of all parameters after their whole blocks, and the pieces of these.
         self._before: list[np.ndarray] = []
-        self._rests_before = np.zeros(0)
-        self._scratch = {char: np.empty(VISIT, char) for char in SUMMABLE}
 
     def begin(self) -> None:
         """Copies the parameters as the first observed step finds them; does nothing later."""
-        if self._before:
-            return
-        flats = [summable(array_of(on_host(parameter))).reshape(-1) for parameter in self._parameters]
-        wholes = [flat.size // BLOCK * BLOCK for flat in flats]
-        self._before = [flat[:whole].copy() for flat, whole in zip(flats, wholes, strict=True)]
-        rests = [flat[whole:] for flat, whole in zip(flats, wholes, strict=True)]
-        # A model may have no parameters, where the loss has some.
-        self._rests_before = np.concatenate(rests) if rests else np.zeros(0)
+        if not self._before:
+            self._visit.begin(self._parameters)
+            self._before = [value.copy() for value in self._visit.values()]
 
     def initial(self) -> dict[str, Any]:
         """What the parameters are before the first step, for trials.parquet."""
@@ -48,24 +39,9 @@ class ObservedParameters:
 
     def add_update(self, columns: Columns) -> None:
         """Adds the digests of the parameters to the columns, and the norms and sketches of what the step added."""
-        seen = Digests(self._parameters, self._arrays.get_all(self._parameters))
-
-        def blocks(number: int, begin: int, now: np.ndarray) -> np.ndarray:
-            seen.look(number, begin, now)
-            before = self._before[number][begin : begin + now.size]
-            update = self._scratch[now.dtype.char][: now.size]
-            np.subtract(now, before, out=update)
-            np.copyto(before, now)
-            return update
-
-        def rests(now: np.ndarray) -> np.ndarray:
-            before, self._rests_before = self._rests_before, now
-            np.subtract(now, before, out=before)
-            return before
-
-        with np.errstate(invalid="ignore", over="ignore"):  # an infinite parameter has no update
-            norms, sketches = sketch_flat(seen.flats, blocks, rests)
-        digests = seen.take()
+        self._visit.begin(self._parameters)
+        norms, sketches = self._visit.cut.norms_and_sketches(self._updates())
+        digests = self._visit.digests()
         columns.add(
             {
                 "param_digest": combine(digests),
@@ -74,6 +50,12 @@ class ObservedParameters:
                 "update_sketches": sketches.reshape(-1),
             }
         )
+
+    def _updates(self) -> Iterator[np.ndarray]:
+        """Yields what the step has added to each value of the visit, and keeps the value for the next step."""
+        for now, before in zip(self._visit.values(), self._before, strict=True):
+            yield np.subtract(now, before, out=before)
+            np.copyto(before, now)
 
     def facts(self) -> dict[str, Any]:
         """What the parameters are, for trials.parquet."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -81,12 +82,9 @@ def _row_products(table: np.ndarray, first: int) -> np.ndarray:
         narrow: np.ndarray = (table * signs).sum(axis=1)
         return narrow
     signs = _wide_signs(width, first % SUMS, table.dtype.char)
-    products = np.zeros(rows, table.dtype)
     # Long rows block by block, as the tensors above.
-    for begin in range(0, width, BLOCK):
-        block = slice(begin, begin + BLOCK)
-        products += _short_row_products(table[:, block], signs[:, block])
-    return products
+    blocks = [slice(begin, begin + BLOCK) for begin in range(0, width, BLOCK)]
+    return functools.reduce(operator.iadd, [_short_row_products(table[:, block], signs[:, block]) for block in blocks])
 
 
 def _group(width: int) -> int:
@@ -99,15 +97,16 @@ def _short_row_products(table: np.ndarray, signs: np.ndarray) -> np.ndarray:
     rows, width = table.shape
     group = _group(width)
     whole = rows // (group * SUMS) * group * SUMS
-    parts = []
-    for part, count in ((table[:whole], group), (table[whole : rows // SUMS * SUMS], (rows - whole) // SUMS)):
-        if len(part):
-            cut = part.reshape(-1, count, SUMS, width).swapaxes(1, 2)
-            parts.append(np.matmul(cut, signs[:, :, None]).swapaxes(1, 2).reshape(-1))
+    products = np.empty(rows, table.dtype)
+    for first, last, count in ((0, whole, group), (whole, rows // SUMS * SUMS, (rows - whole) // SUMS)):
+        if last > first:
+            cut = table[first:last].reshape(-1, count, SUMS, width).swapaxes(1, 2)
+            into = products[first:last].reshape(-1, count, SUMS, 1).swapaxes(1, 2)
+            np.matmul(cut, signs[:, :, None], out=into)
     rest = table[rows // SUMS * SUMS :]
     if len(rest):
-        parts.append((rest * signs[: len(rest)]).sum(axis=1))
-    return np.concatenate(parts) if len(parts) != 1 else parts[0]
+        np.sum(rest * signs[: len(rest)], axis=1, out=products[rows // SUMS * SUMS :])
+    return products
 
 
 def _sum_of_squares(flat: np.ndarray) -> float:

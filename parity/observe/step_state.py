@@ -12,17 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from parity.observe.digest import combine, digest_of_array
+from parity.observe.digest import combine
 from parity.observe.fingerprint import Fingerprint, fingerprint
 from parity.observe.generators import digest_generators
-from parity.observe.host import StandingArrays
-
-# Settings of an optimizer that choose how it computes or serve a scheduler, and not what is computed.
-IMPLEMENTATION = frozenset(
-    {"params", "param_names", "foreach", "fused", "capturable", "differentiable", "initial_lr", "max_lr", "min_lr"}
-)
-# Where an optimizer counts the steps of a parameter.
-_COUNTERS = ("step", "t", "steps")
+from parity.observe.optimizer_state import ObservedOptimizer
 
 
 class StepState:
@@ -46,16 +39,15 @@ class StepState:
         also: Mapping[str, torch.nn.Module] | None = None,
     ) -> None:
         self._model = model
-        self._optimizers = list(optimizers)
-        self._numbers = {id(parameter): number for number, parameter in enumerate(model.parameters())}
-        self._named_numbers: dict[tuple[int, ...], str] = {}
+        # The model keeps its parameters, so that no other object gets the identity of one of them.
+        numbers = {id(parameter): number for number, parameter in enumerate(model.parameters())}
+        self._optimizers = [ObservedOptimizer(each, numbers) for each in optimizers]
         self._parameters = list(model.named_parameters())
         self._modules = list(model.named_modules())
         self._buffers = dict(_buffers("", model, parameters=False))
         for name, other in (also or {}).items():
             self._buffers |= dict(_buffers(f"{name}.", other, parameters=True))
         self.buffer_names = [*self._buffers]
-        self._arrays = [StandingArrays() for _ in optimizers]
         self._generators: list[int] = []
         self._modes: dict[str, Any] = {}
         self._seen: dict[int, dict[str, Any]] = {}
@@ -76,29 +68,8 @@ class StepState:
 
     def before_update(self, optimizer: torch.optim.Optimizer) -> None:
         """Looks at the settings and the state of an optimizer, which is about to step."""
-        number = next(number for number, each in enumerate(self._optimizers) if each is optimizer)
-        tensors: list[torch.Tensor] = []
-        counters, entries = [], 0
-        states = optimizer.state
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                state = states.get(parameter)
-                if not state:
-                    continue
-                entries += 1
-                for key in sorted(state, key=str) if len(state) > 1 else state:
-                    value = state[key]
-                    if key in _COUNTERS:
-                        counters.append(int(value))
-                    elif isinstance(value, torch.Tensor):
-                        tensors.append(value)
-        arrays = self._arrays[number].get_all(tensors)
-        self._seen[number] = {
-            "class": type(optimizer).__name__,
-            "groups": [self._group(group) for group in optimizer.param_groups],
-            "digests": list(map(digest_of_array, arrays, tensors)),
-            "counts": [entries, min(counters, default=0), max(counters, default=0)],
-        }
+        number = next(number for number, each in enumerate(self._optimizers) if each.optimizer is optimizer)
+        self._seen[number] = self._optimizers[number].look()
 
     def take(self, *, scale: float = 1.0, factors: Sequence[float] = (), rows: Sequence[int] = ()) -> dict[str, Any]:
         """What was seen of the step, in the columns of `trace.SCHEMA`; forgets it.
@@ -132,21 +103,6 @@ class StepState:
         """The fingerprint of the buffers, as they are now."""
         return fingerprint([get() for get in self._buffers.values()])
 
-    def _group(self, group: Mapping[str, Any]) -> dict[str, Any]:
-        """The settings of a group of parameters that decide what is computed."""
-        return {"params": self._numbers_of(group["params"])} | {
-            name: _plain(value) for name, value in sorted(group.items()) if name not in IMPLEMENTATION
-        }
-
-    def _numbers_of(self, parameters: Sequence[torch.Tensor]) -> str:
-        """The numbers of parameters in words."""
-        # The model keeps its parameters, so that no other object gets the identity of one of them.
-        key = tuple(map(id, parameters))
-        if key not in self._named_numbers:
-            # By number, since ports of a model name their parameters otherwise; -1 for one outside of the model.
-            self._named_numbers[key] = _ranges([self._numbers.get(each, -1) for each in key])
-        return self._named_numbers[key]
-
     def _as_text(self, settings: dict[str, Any]) -> str:
         """The settings as JSON, made anew only where they have changed."""
         if self._text[0] != settings:
@@ -165,25 +121,3 @@ def _buffers(
         for table in (module._parameters, module._buffers) if parameters else (module._buffers,):
             for name in table:
                 yield f"{path}{name}", lambda table=table, name=name: table.get(name)  # type: ignore[misc]
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    """Numbers in words.
-
-    >>> _ranges([0, 1, 2, 5, 7, 8])
-    '0-2 5 7-8'
-    """
-    found: list[list[int]] = []
-    for number in numbers:
-        if found and number == found[-1][1] + 1:
-            found[-1][1] = number
-        else:
-            found.append([number, number])
-    return " ".join(str(first) if first == last else f"{first}-{last}" for first, last in found)
-
-
-def _plain(value: Any) -> Any:
-    """A setting as JSON has it; a rate may be a tensor."""
-    if isinstance(value, torch.Tensor):
-        return value.item() if value.numel() == 1 else value.tolist()
-    return value

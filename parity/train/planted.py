@@ -9,7 +9,6 @@ flip-K, flip-K-rR one bit of the largest element of one parameter gradient flipp
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -41,16 +40,12 @@ class _NoisyProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
 
-@contextlib.contextmanager
-def planted(plant: str | None) -> Iterator[None]:
+def planted(plant: str | None) -> contextlib.AbstractContextManager[object]:
     """Within the block, arithmetic is that of a device with the fault."""
+    if plant in ROUNDINGS:
+        return RoundedProducts(ROUNDINGS[plant])
     # Without a fault no mode is entered, and no operation is dispatched through Python.
-    with contextlib.ExitStack() as modes:
-        if plant in ROUNDINGS:
-            modes.enter_context(RoundedProducts(ROUNDINGS[plant]))
-        elif plant == "noise":
-            modes.enter_context(_NoisyProducts())
-        yield
+    return _NoisyProducts() if plant == "noise" else contextlib.nullcontext()
 
 
 def spoil_gradient(plant: str | None, step: int, model: torch.nn.Module, *, replica: int = 0) -> None:

@@ -61,3 +61,14 @@ def test_a_parameter_that_got_other_memory_is_seen():
         number == 1 for number in range(6)
     ]
     assert columns.values["update_norms"] == pytest.approx([0, np.sqrt(15), 0, 0, 0, 0])
+
+
+def test_a_parameter_that_stays_in_its_memory_with_another_shape_is_seen():
+    trained = model()
+    observed, columns = ObservedParameters(trained), Taken()
+    observed.begin()
+    for _ in range(3):
+        observed.add_update(columns)
+    trained.each[1].data = trained.each[1].data.reshape(5, 3)
+    observed.add_update(columns)
+    assert columns.values["param_digests"].tolist() == [digest(parameter) for parameter in trained.parameters()]

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from parity.observe.step_state import IMPLEMENTATION, StepState
+from parity.observe.optimizer_state import IMPLEMENTATION
+from parity.observe.step_state import StepState
 from parity.store.trace import GENERATORS
 
 
@@ -176,3 +177,97 @@ def test_other_models_are_compared_as_buffers_are():
 def test_a_model_without_buffers_has_an_empty_fingerprint():
     found = StepState(nn.Linear(2, 2), []).buffers()
     assert found.digests.size == 0 and found.digest == StepState(nn.Linear(2, 2), []).buffers().digest
+
+
+def halve_a_momentum(net, optimizer):
+    optimizer.state[net[0].weight]["exp_avg"] *= 0.5
+
+
+def move_a_momentum(net, optimizer):
+    momentum = optimizer.state[net[0].weight]["exp_avg"]
+    momentum.data = momentum * 0.5
+
+
+def replace_a_momentum(net, optimizer):
+    optimizer.state[net[0].weight]["exp_avg"] = optimizer.state[net[0].weight]["exp_avg"] * 0.5
+
+
+def fold_a_momentum(net, optimizer):
+    momentum = optimizer.state[net[0].weight]["exp_avg"]
+    momentum.data = momentum.data.reshape(2, 6)  # other numbers are in the same memory
+
+
+def load_a_state(net, optimizer):
+    state = optimizer.state_dict()
+    state["state"] = {
+        number: {name: value * 0.5 if name == "exp_avg" else value for name, value in entry.items()}
+        for number, entry in state["state"].items()
+    }
+    optimizer.load_state_dict(state)
+
+
+def lose_an_entry(net, optimizer):
+    del optimizer.state[net[0].weight]
+
+
+def gain_a_tensor(net, optimizer):
+    optimizer.state[net[0].weight]["more"] = torch.ones(2)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        halve_a_momentum,
+        move_a_momentum,
+        replace_a_momentum,
+        fold_a_momentum,
+        load_a_state,
+        lose_an_entry,
+        gain_a_tensor,
+    ],
+)
+def test_what_is_looked_up_once_is_seen_to_change(change):
+    net = model()
+    optimizer = adam(net)
+    train(net, optimizer)
+    state = StepState(net, [optimizer])
+    before = [seen(net, optimizer, state=state) for _ in range(3)]
+    assert before[0] == before[1] == before[2]
+    change(net, optimizer)
+    after = seen(net, optimizer, state=state)
+    assert after["state_digest"] != before[0]["state_digest"]
+    assert after == seen(net, optimizer)
+
+
+@pytest.mark.parametrize(
+    ("made", "change", "told"),
+    [
+        (lambda: 0.5, lambda group: group.update(rates=0.25), 0.25),
+        (lambda: torch.tensor(0.5), lambda group: group["rates"].mul_(0.5), 0.25),
+        (lambda: [0.5, 0.25], lambda group: group["rates"].reverse(), [0.25, 0.5]),
+        (lambda: (torch.tensor(0.5), 1), lambda group: group["rates"][0].mul_(0.5), [0.25, 1]),
+    ],
+)
+def test_a_setting_that_changes_in_place_is_seen(made, change, told):
+    net = model()
+    optimizer = adam(net)
+    optimizer.param_groups[0]["rates"] = made()
+    state = StepState(net, [optimizer])
+    for _ in range(3):
+        before = seen(net, optimizer, state=state)
+    change(optimizer.param_groups[0])
+    after = seen(net, optimizer, state=state)
+    assert before["settings"] != after["settings"]
+    assert after["settings"]["optimizers"][0]["groups"][0]["rates"] == told
+
+
+def test_a_group_that_gets_parameters_is_seen():
+    net = model()
+    optimizer = torch.optim.SGD(net[0].parameters(), lr=0.1)
+    state = StepState(net, [optimizer])
+    for _ in range(3):
+        before = seen(net, optimizer, state=state)
+    optimizer.param_groups[0]["params"].append(net[3].weight)
+    after = seen(net, optimizer, state=state)
+    groups = [each["settings"]["optimizers"][0]["groups"][0]["params"] for each in (before, after)]
+    assert groups == ["0-1", "0-1 4"]

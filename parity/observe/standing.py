@@ -1,0 +1,61 @@
+"""Tensors that stay in their memory from step to step, such as parameters and the states of optimizers."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from parity.observe.digest import form_of, seeds_of, xxh3
+from parity.observe.host import PLAIN, all_arrays_of, all_on_host
+
+
+class StandingTensors:
+    """Arrays and digests of T tensors, of which that is looked up once which stays as it is.
+
+    A step of a small model asks for some fifty of them: comparing where they are takes 10 microseconds, and finding the
+    memory and the seed of each 150.
+
+    Attributes:
+        arrays: The elements of each tensor as bytes or numbers, as `array_of` returns them with `exact`.
+        seeds: The seeds of their digests.
+    """
+
+    def __init__(self) -> None:
+        self.arrays: list[np.ndarray] = []
+        self._tensors: list[torch.Tensor] = []
+        self._places: list[object] | None = None
+        self.seeds: tuple[int, ...] = ()
+
+    def look(self, tensors: Sequence[torch.Tensor]) -> bool:
+        """Looks at these tensors; returns whether all of them are those of the last call, in the same memory."""
+        again = same(tensors, self._tensors)
+        if again and self._places is not None and self._places == _places(tensors):
+            return True
+        self._tensors = list(tensors)
+        self.arrays = all_arrays_of(all_on_host(tensors))
+        self.seeds = seeds_of(tensors)
+        # Not before the second call with these tensors: gradients are others at each step.
+        self._places = _places(tensors) if again and all(map(_is_on_memory, tensors)) else None
+        return False
+
+    def digests(self) -> list[int]:
+        """The digest of each tensor as it is now; uint64[T]."""
+        return list(map(xxh3, self.arrays, self.seeds))
+
+
+def same(objects: Sequence[object], known: Sequence[object]) -> bool:
+    """Whether these are the very objects that are known; they must be kept, since identities are given again."""
+    return len(objects) == len(known) and all(map(operator.is_, objects, known))
+
+
+def _places(tensors: Sequence[torch.Tensor]) -> list[object]:
+    """Where tensors are, and their dtypes and shapes, which `tensor.data = other` can change without the address."""
+    return [*map(torch.Tensor.data_ptr, tensors), *map(form_of, tensors)]
+
+
+def _is_on_memory(tensor: torch.Tensor) -> bool:
+    """Whether the array of a tensor is on the tensor's own memory, and so sees what becomes of it."""
+    return type(tensor) in PLAIN and tensor.is_cpu and tensor.layout is torch.strided and tensor.is_contiguous()
