@@ -44,7 +44,8 @@ class Planted:
         losses: By step, what the loss is instead.
         grad_errors: By step, the gradient's error in u.
         distances: Of quantities, by step, how far their odd tensors are from the baseline's from there on, relative;
-            `NEAR` where a quantity differs and nothing is said.
+            `NEAR` where a quantity differs and nothing is said. Of the gradient of the parameters, where nothing is
+            said, as far as those of the output and its gradient.
         lengths: Of quantities, by step, how long their odd tensors are from there on; 1 where nothing is said.
         settings: By step, what the settings of the optimizer are instead from there on.
         modes: By step, what the modes of the model are instead from there on.
@@ -209,6 +210,10 @@ def _sketches(planted, quantity, steps, tensors):
     """Norms of 1 or as planted, and sketches that are as far apart as is planted."""
     names = {"buffer": BUFFERS, "target_grad": (), "output": ("",), "output_grad": ("",)}.get(quantity, tensors)
     distances = planted.distances.get(quantity, {})
+    if quantity == "param_grad" and not distances:
+        # What is computed forwards has a consequence, unless something else is planted.
+        forwards = [planted.distances.get(each, {}) for each in ("output", "output_grad", "target_grad")]
+        distances = {step: far for each in forwards for step, far in each.items()}
     begins = planted.differs.get("param" if quantity == "update" else quantity, steps)
     if quantity == "step_grad" and begins == steps and not distances:
         return {}  # it is the gradient of the parameters

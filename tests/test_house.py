@@ -192,3 +192,22 @@ class A:
 def test_a_long_function_would_be_found():
     assert list(long_functions(LONG, limit=4)) == []
     assert list(long_functions(LONG, limit=3)) == ["f: 4 lines"]
+
+
+def twice_named(source):
+    """The names that a module gives a value at its top level more than once."""
+    names = [
+        target.id
+        for node in ast.parse(source).body
+        if isinstance(node, ast.Assign | ast.AnnAssign)
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+        if isinstance(target, ast.Name)
+    ]
+    return sorted({name for name in names if names.count(name) > 1})
+
+
+def test_no_module_gives_a_name_twice():
+    """A second line of the same name had taken the place of the first: an update was judged against 1 u, not 256."""
+    assert twice_named("A = 1\nB: int = 2\nA = 3") == ["A"]
+    found = {path.name: names for path in (ROOT / "parity").rglob("*.py") if (names := twice_named(path.read_text()))}
+    assert found == {}

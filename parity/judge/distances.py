@@ -114,8 +114,25 @@ def measure(both: Both, quantity: str) -> TensorDistances | None:
     if quantity == "buffer":
         absolute = np.where(_counters(both), 0.0, absolute)
     missing = np.isnan(left_norms), np.isnan(right_norms)
-    absolute = np.where(missing[0] & missing[1], 0.0, np.where(missing[0] ^ missing[1], np.inf, absolute))
+    one_sided = missing[0] ^ missing[1]
+    if quantity in ("param_grad", "step_grad") and one_sided.any():
+        # The gradient of a parameter that nobody moves, which one side freezes and the other leaves to no optimizer.
+        one_sided = one_sided & ~unmoved(both)
+    absolute = np.where(missing[0] & missing[1], 0.0, np.where(one_sided, np.inf, absolute))
     return TensorDistances(absolute, np.nan_to_num(left_norms), np.nan_to_num(right_norms, posinf=np.inf))
+
+
+def unmoved(both: Both) -> np.ndarray:
+    """Whether neither side moves a parameter in any of the common steps; bool[T]. False where that is not known.
+
+    Raises:
+        Trouble: A trace is damaged.
+    """
+    found = [side.matrix("update_norms") for side in both]
+    if any(each is None or not each[1].all() for each in found):
+        return np.zeros(1, bool)
+    norms = [np.nan_to_num(each[0]) for each in found if each]
+    return np.asarray(~(norms[0].any(axis=0) | norms[1].any(axis=0)))
 
 
 def _counters(both: Both) -> np.ndarray:

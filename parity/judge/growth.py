@@ -18,9 +18,12 @@ import numpy as np
 from parity.judge.differences import Comparison
 from parity.judge.distances import TensorDistances
 from parity.plan import lines
+from parity.store.trace import QUANTITIES
 
 # A jump that stays for so many steps is a fault; one that passes may be a kink of the model that one side met.
 STAYS = 3
+# What may differ without a trace in the training.
+FORWARDS = ("output", "output_grad", "target_grad")
 # What a distance that is not known or infinite counts as in the steps before.
 _MOST = 1e100
 
@@ -67,6 +70,26 @@ def judged_distances(comparison: Comparison, quantity: str) -> TensorDistances |
     return distances if distances is None else distances.without(_noise(comparison, quantity))
 
 
+def reached(comparison: Comparison) -> np.ndarray:
+    """Whether a difference of the outputs or of their gradients can have reached the training at each step; bool[S].
+
+    It has not where neither the loss nor the gradient of the parameters is further off than rounding explains, or than
+    it was before: the outputs of padded words, say, or logits beside their log_softmax.
+
+    Raises:
+        Trouble: A trace is damaged.
+    """
+    gradients = comparison.distances("param_grad")
+    if gradients is None:
+        return np.ones(comparison.steps, bool)
+    found = np.zeros(comparison.steps, bool)
+    for values, line in ((gradients.whole, lines.PARTING_PARAM_GRAD), (comparison.loss_rel, lines.PARTING_OUTPUT)):
+        before = _largest_before(np.minimum(values, _MOST)[:, None])[:, 0]
+        # A NaN is not known to be near.
+        found |= ~(values <= np.maximum(line.value * comparison.unit, lines.UNREACHED.value * before))
+    return found
+
+
 @dataclass(frozen=True)
 class Sudden:
     """A step at which a quantity is suddenly further off than in the steps before.
@@ -95,12 +118,15 @@ class Growth:
         comparison: The two traces.
         quantity: One of `trace.SKETCHED_QUANTITIES`.
         parted_at: Position of the step at which the two part.
-        begin: Position of the first step to look at.
+        parted: The quantity that parts there, which is judged by itself.
     """
 
-    def __init__(self, comparison: Comparison, quantity: str, *, parted_at: int, begin: int) -> None:
+    def __init__(self, comparison: Comparison, quantity: str, *, parted_at: int, parted: str) -> None:
         self._comparison, self._quantity = comparison, quantity
-        self._parted_at, self._begin = parted_at, begin
+        self._parted_at, self._parted = parted_at, parted
+        # What is computed after what has parted by rounding follows from it in that step, too.
+        follows = quantity == "update" or QUANTITIES.index(parted) < QUANTITIES.index(quantity)
+        self._begin = parted_at if follows and quantity != "update" else parted_at + 1
 
     def first(self) -> Sudden | None:
         """The first step at which it is suddenly further off, or None.
@@ -121,6 +147,8 @@ class Growth:
                 (_each_length, True, self._in_length),
             )
         ]
+        if self._quantity == "buffer" and self._begin == self._parted_at:
+            found.insert(0, self._buffer_at_parting(distances))
         # Of one step min() keeps the first: all tensors together before one, a distance before a length.
         return min((each for each in found if each), key=lambda each: each.index, default=None)
 
@@ -128,6 +156,15 @@ class Growth:
     def _least(self) -> np.ndarray:
         """The least distance of each step that can be a jump; float64[S, 1]."""
         floor = least_jumps(self._comparison, self._quantity)
+        if self._quantity == "step_grad":
+            # Computed from the gradient of backward by one operation for each element, as where the two part there.
+            floor[self._parted_at] = lines.PARTING_OUTPUT_GRAD.value * self._comparison.unit
+        elif self._quantity == "param_grad" and self._parted in ("output_grad", "target_grad"):
+            # All that is computed forwards is equal to the bit, so that no kink is met on one side only.
+            floor[self._parted_at] = least_jump("output_grad", self._comparison.unit)
+        elif self._quantity == "buffer":
+            # All buffers together say little there: those of an average have the update in them.
+            floor[self._parted_at] = np.inf
         least: np.ndarray = np.maximum(floor, self._explained())[:, None]
         return least
 
@@ -144,8 +181,11 @@ class Growth:
             certain = _stay(values, np.maximum(self._least, lines.JUMP_STAYS.value * before))
             jumps |= certain
         jumps[: self._begin] = False
+        if self._quantity in FORWARDS:
+            jumps &= reached(self._comparison)[:, None]
         if self._quantity == "update" and not named:
-            jumps[self._parted_at] = values[self._parted_at] > lines.PARTING_UPDATE.value
+            # An optimizer that divides by the gradient's size turns the sign of an element that is nearly zero.
+            jumps[self._parted_at] = values[self._parted_at] > lines.UPDATE_AT_PARTING.value
         return _first(jumps, values, before, certain, of="distance", named=named)
 
     def _in_length(self, values: np.ndarray, before: np.ndarray, *, named: bool) -> Sudden | None:
@@ -159,6 +199,22 @@ class Growth:
         # In the first steps after the parting nothing is known yet of how far lengths are off.
         jumps[: max(self._begin, self._parted_at + int(lines.JUMP_WINDOW.value))] = False
         return _first(jumps, values, before, np.ones_like(jumps), of="length", named=named)
+
+    def _buffer_at_parting(self, distances: TensorDistances) -> Sudden | None:
+        """The buffer that is furthest beyond rounding in the step of the parting, or None.
+
+        The buffers of a model are computed from equal parameters and what has parted by rounding; those of an average
+        of parameters, from the update besides, whose elements may have turned.
+        """
+        index, updates = self._parted_at, self._comparison.distances("update")
+        update = 0.0 if updates is None else float(np.sqrt(np.square(updates.absolute[index]).sum()))
+        length = np.maximum(distances.norms[index], lines.SCALE_OF_BUFFER.value * distances.whole_norm[index])
+        limit = lines.PARTING_BUFFER.value * self._comparison.unit * length + update
+        excess = distances.absolute[index] - limit
+        tensor = int(np.argmax(excess))
+        if not excess[tensor] > 0:
+            return None
+        return Sudden(index, tensor, "distance", float(distances.absolute[index, tensor] / length[tensor]), 0.0, True)
 
     def _explained(self) -> np.ndarray:
         """The distance that follows from that of the quantity before it, in the same step; float64[S]."""

@@ -5,19 +5,19 @@ Letters: S steps that both traces have; T tensors of a quantity.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from parity.judge.accumulation import explain_batches
 from parity.judge.differences import Comparison
+from parity.judge.distances import unmoved
 from parity.judge.growth import STAYS, Growth
 from parity.judge.state_settings import StateDifference
-from parity.store.trace import QUANTITIES
 
 # In the order in which a step computes them; a jump of a later one may be the consequence of an earlier one.
 _LOOKED_AT = ("output", "output_grad", "target_grad", "param_grad", "step_grad", "update", "buffer")
-_GRADIENTS = ("output_grad", "target_grad", "param_grad")
 
 
 @dataclass(frozen=True)
@@ -83,27 +83,57 @@ def find_jump(comparison: Comparison, *, after: int, parted: str) -> Jump | None
     Raises:
         Trouble: A trace is damaged.
     """
-    found = [jump for quantity in _LOOKED_AT if (jump := _first(comparison, quantity, after, parted))]
+    first = [jump for quantity in _LOOKED_AT if (jump := _first(comparison, quantity, after, parted))]
     # Of equal steps the first quantity: min() keeps the first of equals.
-    jump = _with_batches(comparison, min(found, key=lambda jump: jump.index, default=None))
-    named = np.flatnonzero(comparison.state.named)
-    if named.size and (jump is None or int(named[0]) <= jump.index):
-        return _with_state(comparison, jump, int(named[0]))
+    jump = _with_batches(comparison, min(first, key=lambda jump: jump.index, default=None))
+    for index in _beginnings(comparison, upto=jump.index if jump else comparison.steps - 1):
+        if found := _with_state(comparison, jump, index):
+            return found
     inputs = np.flatnonzero(comparison.differs_in("input"))
     if jump and inputs.size and int(inputs[0]) <= jump.index <= int(inputs[0]) + STAYS:
         return replace(jump, index=int(inputs[0]), quantity="input", tensor=None, certain=True)
     return jump
 
 
-def _with_state(comparison: Comparison, jump: Jump | None, index: int) -> Jump:
-    """A difference of the states by name, with the jump that it explains, if there is one."""
-    named = tuple(comparison.state.at(index))
+def _with_state(comparison: Comparison, jump: Jump | None, index: int) -> Jump | None:
+    """A difference of the states by name, with the jump that it explains; None where it has no effect or is no news."""
+    named = tuple(each for each in comparison.state.at(index) if not _is_idle(comparison, each))
+    if not named:
+        return None
     # A setting explains a jump that follows it within a few steps: a decay takes some to show.
     if jump and jump.index <= index + STAYS:
         return replace(jump, index=index, quantity="state", tensor=None, named=named)
     # From the first step on, one loop may compute by hand what the other one has as a setting. Later, a difference is a
     # change on one side.
-    return Jump(index, "state", None, np.nan, np.nan, bool(comparison.first_step + index), named=named)
+    certain = bool(comparison.first_step + index)
+    if jump and not certain:
+        return None
+    return Jump(index, "state", None, np.nan, np.nan, certain, named=named)
+
+
+def _beginnings(comparison: Comparison, *, upto: int) -> Iterator[int]:
+    """Yields the steps, up to one of them, at which more of the states differs by name than in the step before."""
+    before: set[str] = set()
+    for index in np.flatnonzero(comparison.state.named[: upto + 1]):
+        now = {each.of_what for each in comparison.state.at(int(index))}
+        if not now <= before:
+            yield int(index)
+        before = now
+
+
+def _is_idle(comparison: Comparison, difference: StateDifference) -> bool:
+    """Whether a setting belongs to parameters alone that neither side moves, as frozen ones are."""
+    if not difference.parameters:
+        return False
+    still, names = unmoved(comparison.common), comparison.baseline.record.param_names
+    numbers = [
+        names.index(each) if isinstance(each, str) else each
+        for each in difference.parameters
+        if each in names or isinstance(each, int)
+    ]
+    return len(numbers) == len(difference.parameters) and all(
+        number < len(still) and still[number] for number in numbers
+    )
 
 
 def _with_batches(comparison: Comparison, jump: Jump | None) -> Jump | None:
@@ -118,11 +148,7 @@ def _with_batches(comparison: Comparison, jump: Jump | None) -> Jump | None:
 
 def _first(comparison: Comparison, quantity: str, after: int, parted: str) -> Jump | None:
     """The first jump of a quantity."""
-    # In the step in which they part, gradients after what has parted by rounding must not be far apart either. The
-    # update may, up to a point: an optimizer that divides by the gradient's size turns the sign of an element that is
-    # nearly zero.
-    at_once = quantity in _GRADIENTS and QUANTITIES.index(parted) < QUANTITIES.index(quantity)
-    found = Growth(comparison, quantity, parted_at=after, begin=after if at_once else after + 1).first()
+    found = Growth(comparison, quantity, parted_at=after, parted=parted).first()
     if found is None:
         return None
     return Jump(

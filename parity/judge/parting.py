@@ -16,7 +16,8 @@ import numpy as np
 from parity.judge.accumulation import explain_batches
 from parity.judge.differences import Comparison
 from parity.judge.distances import TensorDistances
-from parity.judge.starts import differences_of_starts
+from parity.judge.growth import reached
+from parity.judge.starts import differences_of_starts, start_apart
 from parity.judge.state_settings import StateDifference
 from parity.plan import lines
 from parity.plan.lines import Line
@@ -52,6 +53,7 @@ class Parting:
         named: What differs in the states, where that is the cause.
         because: What the batches of the step have to do with it, in words, or None.
         own: Whether something before it is each side's own, and not compared.
+        unreached: Whether it reaches neither the loss nor the gradient of the parameters, however large it is.
     """
 
     index: int
@@ -63,6 +65,7 @@ class Parting:
     named: tuple[StateDifference, ...] = ()
     because: str | None = None
     own: bool = False
+    unreached: bool = False
 
     def explain(self) -> str:
         """What was found, in words."""
@@ -74,6 +77,9 @@ class Parting:
                 "and with them what follows"
             )
         what = _WORDS[self.quantity] + (f" of {self.tensor}" if self.tensor else "")
+        if self.unreached:
+            far = f" by {self.distance:.2g} (relative)" if self.distance is not None else ""
+            return f"{what} differs{far}, and the loss and the gradient of the parameters by no more than rounding"
         if self.quantity == "input":
             return "the inputs or targets differ, and what is computed from them is too far apart for rounding"
         if self.distance is None or self.line is None:
@@ -131,6 +137,12 @@ def find_parting(comparison: Comparison) -> Parting | None:
     if found is None:
         return None
     parting = _part(comparison, *found)
+    known = parting.quantity in ("input", "output") and comparison.distances("output") is not None
+    if parting.finding != "within" and known and not reached(comparison)[parting.index]:
+        parting = replace(parting, finding="within", unreached=True)
+    if parting.finding != "beyond" and start_apart(comparison.common, parting_line("output", comparison.unit)):
+        # Another training, though its losses may be the same: an offset of all logits, say, reaches none.
+        parting = replace(parting, finding="beyond", unreached=False)
     return replace(_with_batches(comparison, _with_state(comparison, parting)), own=bool(comparison.own))
 
 
@@ -254,16 +266,24 @@ def _with_state(comparison: Comparison, parting: Parting) -> Parting:
         update = _part(comparison, parting.index, "param")
         if update.finding == "within":
             return update
-    upto = slice(0, parting.index + 1)
     if comparison.state.begins[parting.index]:
         named = comparison.state.scale_at(parting.index)
         return Parting(parting.index, "state", None, parting.distance, parting.line, "beyond", named)
-    for differs in (comparison.state.named[upto], comparison.state.decides[upto]):
-        if differs.any():
-            index = int(np.argmax(differs))
-            named = tuple(comparison.state.at(index)) or _generators(comparison, index)
-            return Parting(index, "state", None, parting.distance, parting.line, "beyond", named)
+    # Every step before was equal to the bit, so that a setting that differed then had no effect.
+    index, updates = parting.index, parting.quantity in ("update", "param")
+    named = tuple(each for each in comparison.state.at(index) if updates or not each.of_optimizer)
+    if not named and (named := _generators(comparison, index)):
+        # Nobody had drawn from it since it began to differ.
+        index = _since(comparison.state.generators[named[0].of], index)
+    if named or (updates and comparison.state.tensors[index]):
+        return Parting(index, "state", None, parting.distance, parting.line, "beyond", named)
     return parting
+
+
+def _since(differs: np.ndarray, index: int) -> int:
+    """The first of the steps up to this one at all of which something differs, bool[S]."""
+    equal = np.flatnonzero(~differs[: index + 1])
+    return int(equal[-1]) + 1 if equal.size else 0
 
 
 def _with_batches(comparison: Comparison, parting: Parting) -> Parting:
@@ -274,9 +294,9 @@ def _with_batches(comparison: Comparison, parting: Parting) -> Parting:
 
 
 def _generators(comparison: Comparison, index: int) -> tuple[StateDifference, ...]:
-    """The generators whose states differ."""
+    """The generators whose states differ, and from which the baseline draws in the step."""
     return tuple(
-        StateDifference("random generator", f"{name}'s in one state", "in another")
+        StateDifference("random generator", "in one state", "in another", name)
         for name, differs in comparison.state.generators.items()
-        if differs[index]
+        if differs[index] and comparison.state.draws(name, index)
     )

@@ -5,6 +5,7 @@ A recording that continues an earlier one has those that it started with; the ea
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -31,6 +32,21 @@ def equal_parameters(both: Both) -> bool:
     """
     left, right = (_before(side, "parameters") for side in both)
     return left is not None and right is not None and np.array_equal(left, right)
+
+
+def start_apart(both: Both, line: float) -> bool:
+    """Whether both are known to begin their trainings with parameters that are further apart than a line.
+
+    Args:
+        both: The common steps of the two traces.
+        line: A distance, relative to all parameters of the baseline.
+    """
+    records = [side.trace.record for side in both]
+    if any(side.begin for side in both) or not paired(records[0], records[1]):
+        return False
+    one, other = (record.initial_sketches or [] for record in records)
+    # A NaN, of a parameter that is not finite, is not known to be apart.
+    return len(one) == len(other) and math.dist(one, other) > line * math.hypot(*(records[0].initial_norms or ()))
 
 
 def _of_tensors(both: Both, what: str) -> Iterator[StateDifference]:

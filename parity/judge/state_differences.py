@@ -85,6 +85,12 @@ class StateDifferences:
         differs: np.ndarray = self.decides | self._scaled
         return differs
 
+    def draws(self, name: str, index: int) -> bool:
+        """Whether the baseline draws from a generator in a step; of the last step that is not known, and may be."""
+        rows = self._generator_digests[0][index : index + 2]
+        number = GENERATORS.index(name)
+        return len(rows) < 2 or rows[0] is None or rows[1] is None or bool(rows[0][number] != rows[1][number])
+
     def scale_at(self, index: int) -> tuple[StateDifference, ...]:
         """The difference of the loss scales at a position among the common steps."""
         found = settings_that_differ(self._texts[0][index], self._texts[1][index]) if self._read else ()
@@ -177,13 +183,14 @@ def _counters(left: np.ndarray | None, right: np.ndarray | None) -> Iterator[Sta
     if left is None or right is None or _equal(left, right):
         return
     if len(left) != len(right):
-        yield StateDifference("number of optimizers", str(len(left) // 3), str(len(right) // 3))
+        yield StateDifference("number of optimizers", str(len(left) // 3), str(len(right) // 3), of_optimizer=True)
         return
     for one, other in zip(left.reshape(-1, 3), right.reshape(-1, 3), strict=True):
         if (one[0] < 0) != (other[0] < 0):
-            yield StateDifference("optimizer's step", *("skipped" if side[0] < 0 else "taken" for side in (one, other)))
+            taken = ["skipped" if side[0] < 0 else "taken" for side in (one, other)]
+            yield StateDifference("optimizer's step", taken[0], taken[1], of_optimizer=True)
         elif not np.array_equal(one, other):
-            yield StateDifference("optimizer's state", _count(one), _count(other))
+            yield StateDifference("optimizer's state", _count(one), _count(other), of_optimizer=True)
 
 
 def _count(counts: np.ndarray) -> str:

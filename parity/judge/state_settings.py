@@ -28,12 +28,16 @@ class StateDifference:
         baseline: Its value in the baseline.
         candidate: Its value in the candidate.
         of: The parameters that it belongs to, in words, or "" where it belongs to all of them.
+        parameters: Their numbers, of a setting of an optimizer; the names of frozen ones.
+        of_optimizer: Whether it belongs to an optimizer: it shows in no quantity of the step but the update.
     """
 
     name: str
     baseline: str
     candidate: str
     of: str = ""
+    parameters: tuple[int | str, ...] = ()
+    of_optimizer: bool = False
 
     @property
     def of_what(self) -> str:
@@ -58,7 +62,9 @@ def settings_that_differ(left: str | None, right: str | None) -> tuple[StateDiff
     found = []
     for name in ("evaluating", "frozen", "factors", "scale"):
         if not _same(one.get(name), other.get(name)):
-            found.append(StateDifference(WORDS[name], _shown(one.get(name)), _shown(other.get(name))))
+            frozen = set(one.get(name) or ()) ^ set(other.get(name) or ()) if name == "frozen" else ()
+            told = _shown(one.get(name)), _shown(other.get(name))
+            found.append(StateDifference(WORDS[name], *told, parameters=tuple(sorted(frozen))))
     groups = [_effective(_by_parameter(side)) for side in (one, other)]
     for name in dict.fromkeys(name for name, _ in groups[0]):
         # Of settings that only one optimizer has, nothing can be compared.
@@ -71,7 +77,8 @@ def settings_that_differ(left: str | None, right: str | None) -> tuple[StateDiff
         for pair in {json.dumps(pair): pair for pair in values.values()}.values():
             where = [number for number, value in values.items() if value == pair]
             of = "" if len(where) == len(numbers) else f"parameters {', '.join(map(str, where[:8]))}"
-            found.append(StateDifference(WORDS.get(name, name), _shown(pair[0]), _shown(pair[1]), of))
+            shown = WORDS.get(name, name), _shown(pair[0]), _shown(pair[1])
+            found.append(StateDifference(*shown, of, tuple(where), of_optimizer=True))
     return tuple(found)
 
 

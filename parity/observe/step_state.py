@@ -43,7 +43,7 @@ class StepState:
         numbers = {id(parameter): number for number, parameter in enumerate(model.parameters())}
         self._optimizers = [ObservedOptimizer(each, numbers) for each in optimizers]
         self._parameters = list(model.named_parameters())
-        self._modules = list(model.named_modules())
+        self._modules = [(name, module) for name, module in model.named_modules() if _minds_mode(module)]
         self._buffers = dict(_buffers("", model, parameters=False))
         for name, other in (also or {}).items():
             self._buffers |= dict(_buffers(f"{name}.", other, parameters=True))
@@ -62,7 +62,7 @@ class StepState:
         evaluating = [name for name, module in self._modules if not module.training]
         self._modes = {
             # Most models are in one mode as a whole.
-            "evaluating": "all" if len(evaluating) == len(self._modules) else evaluating,
+            "evaluating": "all" if evaluating and len(evaluating) == len(self._modules) else evaluating,
             "frozen": [name for name, parameter in self._parameters if not parameter.requires_grad],
         }
 
@@ -108,6 +108,18 @@ class StepState:
         if self._text[0] != settings:
             self._text = (settings, json.dumps(settings, default=str))
         return self._text[1]
+
+
+# torch's own modules that compute something else in evaluation; RNNs and attention have a dropout inside.
+_MODAL = (
+    *(torch.nn.modules.batchnorm._NormBase, torch.nn.modules.dropout._DropoutNd, torch.nn.RReLU),
+    *(torch.nn.RNNBase, torch.nn.MultiheadAttention),
+)
+
+
+def _minds_mode(module: torch.nn.Module) -> bool:
+    """Whether a module may compute something else in evaluation: one of somebody's own may, most of torch's do not."""
+    return isinstance(module, _MODAL) or not type(module).__module__.startswith("torch.nn.modules.")
 
 
 def _buffers(

@@ -97,6 +97,13 @@ def test_the_first_of_several_jumps_is_found():
     assert (found.index, found.quantity) == (30, "update")
 
 
+@pytest.mark.parametrize("quantity", ["output", "output_grad"])
+def test_what_reaches_nothing_does_not_jump(quantity):
+    """The first batch with padded words is at step 30."""
+    assert jump(distances={quantity: {2: NEAR, 30: 0.9}, "param_grad": {2: NEAR, 30: 1.9 * NEAR}}) is None
+    assert jump(distances={quantity: {2: NEAR, 30: 0.9}, "param_grad": {2: 1e-4, 30: 3e-4}}).quantity == quantity
+
+
 def test_of_one_step_the_quantity_that_is_computed_first_is_found():
     found = jump(distances={"update": {2: NEAR, 30: 0.5}, "output": {2: NEAR, 30: 0.5}})
     assert (found.index, found.quantity) == (30, "output")
@@ -106,6 +113,23 @@ def test_a_setting_that_changes_late_is_the_cause():
     found = jump(settings={30: {"lr": 1.1e-3}}, distances={"update": {2: NEAR, 30: 0.1}})
     assert (found.index, found.quantity, found.certain) == (30, "state", True)
     assert found.explain() == "the states from which the step is taken differ: learning rate: 0.001 and 0.0011"
+
+
+def test_a_setting_of_parameters_that_nobody_moves_is_no_cause():
+    """A schedule changes the rate of a frozen group on one side."""
+    frozen = [0.0] * len(TENSORS)
+    run = make_run(Planted(differs=EVERYWHERE, settings={30: {"lr": 1.1e-3}}, distances={"update": {2: 0.0}}), steps=60)
+    for number in (0, 1):
+        run = with_column(run, number, "update_norms", lambda rows: [frozen for _ in rows])
+    (pair,) = judge(run).pairs
+    assert find_jump(pair.comparison, after=2, parted="output") is None
+
+
+def test_a_setting_from_the_first_step_on_takes_the_place_of_no_later_jump():
+    """One loop decays by hand, which is right; half of the update is missing later."""
+    found = jump(settings={0: {"weight_decay": 0.1}}, distances={"update": {2: NEAR, 30: 0.5}})
+    assert (found.index, found.quantity) == (30, "update")
+    assert jump(settings={0: {"weight_decay": 0.1}}).quantity == "state"
 
 
 def test_a_jump_before_the_setting_is_a_jump():
@@ -134,6 +158,28 @@ def test_in_the_step_of_the_parting_the_update_may_be_off_up_to_a_point(far, fou
     assert (found and (found.index, found.quantity, found.parting)) == (found_at and (found_at, "update", True))
 
 
+@pytest.mark.parametrize("far", [0.03, 1e-4])
+def test_in_the_step_of_the_parting_the_optimizers_gradient_is_near_that_of_backward(far):
+    """Another clipping from the first step on: every later step is as far off, and none is a jump."""
+    found = jump(distances={"step_grad": {2: far}})
+    assert (found.index, found.quantity, found.parting) == (2, "step_grad", True)
+    assert "in the step in which they part, and nothing that is computed before it explains that" in found.explain()
+    assert jump(distances={"param_grad": {2: far / 2, 3: NEAR}, "step_grad": {2: far, 3: NEAR}}) is None or far > 3e-3
+
+
+def test_a_gradient_of_equal_outputs_has_no_kink_to_meet():
+    planted = {"distances": {"param_grad": {2: 0.02}}}
+    (pair,) = judge(make_run(Planted(differs=ROUNDING, **planted), steps=60)).pairs
+    assert find_jump(pair.comparison, after=2, parted="output_grad").quantity == "param_grad"
+    assert find_jump(pair.comparison, after=2, parted="output") is None
+
+
+@pytest.mark.parametrize(("far", "moved", "found_at"), [(0.01, NEAR, 2), (0.01, 0.02, None), (1e-6, NEAR, None)])
+def test_in_the_step_of_the_parting_a_buffer_is_off_by_no_more_than_the_update(far, moved, found_at):
+    found = jump(distances={"buffer": {2: far}, "update": {2: moved, 3: NEAR}})
+    assert (found and (found.index, found.quantity, found.parting)) == (found_at and (2, "buffer", True))
+
+
 @pytest.mark.parametrize(("until", "found_at"), [(31, None), (33, 30)])
 def test_a_faint_jump_of_the_update_counts_where_it_stays(until, found_at):
     found = jump(distances={"update": {2: NEAR, 30: 0.002, until: NEAR}})
@@ -156,9 +202,9 @@ def with_a_faint_gradient(run):
     return with_column(run, 0, "param_grad_norms", faint)
 
 
-@pytest.mark.parametrize(("noisy", "found_at"), [({2: 0.02}, None), ({29: 0.02}, None), ({2: 0.02, 25: NEAR}, None)])
-def test_the_update_from_a_gradient_that_has_been_noise_is_no_jump(noisy, found_at):
-    """Noise has a relative distance of 1; here it is 0.02 of the other gradients, beside which the faint one is held."""
+@pytest.mark.parametrize("noisy", [{2: 0.02}, {29: 0.02}, {2: 0.02, 25: NEAR}])
+def test_the_update_from_a_gradient_that_has_been_noise_is_no_jump(noisy):
+    """It is faint beside the other gradients, and 0.02 from its counterpart."""
     noise = {step: distance * 1e-6 for step, distance in noisy.items()}
     planted = Planted(differs=EVERYWHERE, distances={"param_grad": noise, "update": {2: 0.3, 30: 0.9}}, tensors=(4,))
     (pair,) = judge(with_a_faint_gradient(make_run(planted, steps=60))).pairs

@@ -9,6 +9,7 @@ from synthetic_runs import BUFFERS, NEAR, ROUNDING, TENSORS, Planted, make_run, 
 from parity.judge import judge
 from parity.judge.parting import COMPUTED, find_parting, find_unequal_gradient
 from parity.plan import lines
+from parity.store.trace import SKETCH_SUMS
 
 # One tensor differs.
 PLACE = 5
@@ -58,6 +59,19 @@ def test_between_the_line_and_far_nothing_is_known(quantity):
 @pytest.mark.parametrize("quantity", ["step_grad", "param", "buffer"])
 def test_what_a_few_operations_compute_needs_no_more_than_its_line(quantity):
     assert parted(quantity, 0.5 * lines.FAR.value).finding == "beyond"
+
+
+@pytest.mark.parametrize("quantity", ["input", "output"])
+def test_an_output_that_reaches_nothing_is_no_fault_however_far_it_is(quantity):
+    """Padded words, or log_softmax in the model beside logits: loss and gradient are as near as rounding allows."""
+    far = {"output": {4: 0.5}, "param_grad": {4: NEAR}}
+    planted = {"differs": {quantity: 4, "output": 4, "param_grad": 4}, "distances": far}
+    parting = find_parting(compared(**planted))
+    assert (parting.index, parting.quantity, parting.finding) == (4, quantity, "within")
+    assert "and the loss and the gradient of the parameters by no more than rounding" in parting.explain()
+    # A loss that is off shows that it reaches something.
+    assert find_parting(compared(**planted, losses={4: 0.3})).finding == "beyond"
+    assert find_parting(compared(**planted | {"distances": far | {"param_grad": {4: 1e-4}}})).finding == "beyond"
 
 
 def test_inputs_are_judged_by_the_outputs_that_they_give():
@@ -117,6 +131,21 @@ def test_other_initial_parameters_are_the_cause_of_other_outputs():
     assert find_parting(compared(**far, record={"initial_digests": None})).quantity == "output"
 
 
+@pytest.mark.parametrize(("apart", "found"), [(0.01, "beyond"), (NEAR, "within")])
+def test_other_initial_parameters_are_another_training_also_where_nothing_shows(apart, found):
+    """An offset of all logits of a head reaches no loss and no gradient."""
+    sketches = np.zeros((len(TENSORS), SKETCH_SUMS))
+    run = make_run(Planted(differs={"param": 0}, distances={"update": {0: 0.0}}))
+    for number, far in enumerate((0.0, apart)):
+        sketches[PLACE, 0] = far * np.sqrt(len(TENSORS))
+        changed = dataclasses.replace(
+            run.trials[number], initial_sketches=[*sketches.reshape(-1)], initial_digests=[7 + number] * len(TENSORS)
+        )
+        run = dataclasses.replace(run, trials=(*run.trials[:number], changed, *run.trials[number + 1 :]))
+    (pair,) = judge(run).pairs
+    assert find_parting(pair.comparison).finding == found
+
+
 @pytest.mark.parametrize(("digest", "quantity"), [(302, "state"), (None, "output")])
 def test_a_recording_goes_on_from_the_parameters_of_the_step_before(digest, quantity):
     run = make_run(Planted(differs={"output": 0}, distances={"output": {0: 0.3}}))
@@ -135,7 +164,7 @@ def test_a_recording_goes_on_from_the_parameters_of_the_step_before(digest, quan
 def test_a_generator_in_another_state_is_the_cause_of_what_follows():
     parting = find_parting(compared(generators=3, differs={"output": 4}, distances={"output": {4: 0.3}}))
     assert (parting.index, parting.quantity) == (3, "state")
-    assert "random generator: torch's in one state and in another" in parting.explain()
+    assert "random generator of torch: in one state and in another" in parting.explain()
 
 
 def test_runs_of_earlier_versions_part_at_a_distance_that_is_not_known():
