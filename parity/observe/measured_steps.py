@@ -156,8 +156,13 @@ class MeasuredSteps:
         taken.keep("param", list(self._model.parameters()))
         # Absent where the optimizer could not be copied.
         if exact.own_update is not None and not shares_gradients():
-            taken.values["update"], taken.units["update"] = exact.own_difference(self._model), taken.units["param"]
-            right["update"] = exact.own_update
+            if unlike := exact.unlike(self._model):
+                self._missing = unlike
+                right.pop("param", None)
+                right.pop("update", None)
+            else:
+                taken.values["update"], taken.units["update"] = exact.own_difference(self._model), taken.units["param"]
+                right["update"] = exact.own_update
         try:
             errors = relative_errors(taken, right)
         except ValueError as error:  # shapes, or numbers of tensors, differ
