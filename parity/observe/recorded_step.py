@@ -18,6 +18,7 @@ from parity.observe.norms import l2_norm
 from parity.observe.optimizer_copy import copy_optimizer
 from parity.observe.same_draws import SameDraws
 from parity.observe.taken_step import Values, on_host, unit_roundoff, widened
+from parity.observe.untouched import left_alone
 from parity.tasks.outputs import Outputs, describe, map_tensors, parts, with_parts
 
 # What a loop calls its model with: a tensor, or a sequence or dict of arguments.
@@ -71,7 +72,7 @@ class RecordedStep:
             raise OracleUnavailable(f"the model has {elements:,} elements, and {MOST_ELEMENTS:,} are the most")
         if any(hasattr(parameter, "to_local") for parameter in model.parameters()):
             raise OracleUnavailable("each process holds a part of the parameters")
-        self._oracle, self._generators = oracle, generators
+        self._oracle, self._generators, self._loops = oracle, generators, model
         self._dtype = next(model.parameters()).dtype
         # A copy, since cpu() and double() convert a module in place.
         with _explained("the model cannot be copied"):
@@ -99,7 +100,8 @@ class RecordedStep:
         Raises:
             OracleUnavailable: They cannot be copied; `values` stays as it was.
         """
-        with _explained(NO_OPTIMIZER):
+        # Of all its calls: what the optimizers' code reaches, it may change.
+        with _explained(NO_OPTIMIZER), left_alone(model, optimizers):
             mine = list(model.parameters())
             self._start = [parameter.detach().clone() for parameter in self._model.parameters()]
             own = [None if each.grad is None else each.grad.detach().cpu() for each in mine]
@@ -154,7 +156,7 @@ class RecordedStep:
         with generators_restored(), _explained("the step raised in float64"), torch.enable_grad():
             if self._generators:
                 restore_generators(self._generators)
-            with SameDraws(self._dtype), within or contextlib.nullcontext():
+            with left_alone(self._loops), SameDraws(self._dtype), within or contextlib.nullcontext():
                 return self._take()
 
     def _take(self) -> Values:
