@@ -17,6 +17,7 @@ from parity.observe.float64_step import StepError, relative_errors, step_errors,
 from parity.observe.generators import take_generators
 from parity.observe.recorded_step import Inputs, RecordedStep
 from parity.observe.taken_step import TakenStep, taken_step
+from parity.observe.untouched import ReachesLoop
 from parity.plan.trial import MEASURED_STEPS, Place
 from parity.tasks.outputs import Outputs
 
@@ -112,7 +113,13 @@ class MeasuredSteps:
                     generators=self._generators,
                 )
         except OracleUnavailable as error:
-            self._missing = str(error)
+            self._give_up(error)
+
+    def _give_up(self, error: OracleUnavailable) -> None:
+        """Keeps why something of a step is missing, and takes no further step of a model that its copy reaches."""
+        self._missing = str(error)
+        if isinstance(error, ReachesLoop):
+            self._oracle = None
 
     def loss(self, output: Outputs, loss: torch.Tensor, output_grad: Sequence[torch.Tensor]) -> None:
         """Keeps the loop's own output, loss and gradient for each part of the output."""
@@ -141,7 +148,7 @@ class MeasuredSteps:
             try:
                 self._exact.update(self._optimizers, self._model, unchanged=unchanged)
             except OracleUnavailable as error:
-                self._missing = str(error)
+                self._give_up(error)
 
     def after_update(self, step: int) -> None:
         """Measures how far the loop's own step is from the step in float64."""
@@ -156,8 +163,13 @@ class MeasuredSteps:
         taken.keep("param", list(self._model.parameters()))
         # Absent where the optimizer could not be copied.
         if exact.own_update is not None and not shares_gradients():
-            taken.values["update"], taken.units["update"] = exact.own_difference(self._model), taken.units["param"]
-            right["update"] = exact.own_update
+            if unlike := exact.unlike(self._model):
+                self._missing = unlike
+                right.pop("param", None)
+                right.pop("update", None)
+            else:
+                taken.values["update"], taken.units["update"] = exact.own_difference(self._model), taken.units["param"]
+                right["update"] = exact.own_update
         try:
             errors = relative_errors(taken, right)
         except ValueError as error:  # shapes, or numbers of tensors, differ
@@ -173,7 +185,7 @@ class MeasuredSteps:
                     step, names, errors=errors, units=taken.units, exact=exact.values, take=exact.take
                 )
         except OracleUnavailable as error:
-            self._missing = str(error)
+            self._give_up(error)
 
     def take(self) -> tuple[list[StepError], str | None]:
         """Returns what was measured since the last call, and why some of it is missing, or None; and forgets both."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -15,8 +15,10 @@ from parity.ground.errors import OracleUnavailable
 from parity.observe.audit import Oracle, gradients
 from parity.observe.generators import generators_restored, restore_generators
 from parity.observe.norms import l2_norm
+from parity.observe.optimizer_copy import copy_optimizer
 from parity.observe.same_draws import SameDraws
-from parity.observe.taken_step import Values, on_host, widened
+from parity.observe.taken_step import Values, on_host, unit_roundoff, widened
+from parity.observe.untouched import left_alone
 from parity.tasks.outputs import Outputs, describe, map_tensors, parts, with_parts
 
 # What a loop calls its model with: a tensor, or a sequence or dict of arguments.
@@ -26,8 +28,10 @@ Inputs = torch.Tensor | Sequence[Any] | Mapping[str, Any]
 # limit counts elements rather than free memory, so that a loop leaves the same evidence everywhere.
 MOST_ELEMENTS = 200_000_000
 NO_OPTIMIZER = "the optimizer cannot be copied in float64"
-# Settings of optimizers that choose an implementation rather than what is computed.
-_IMPLEMENTATIONS = {"foreach": False, "fused": False, "capturable": False}
+# The most that a copied optimizer's step may be off by from the loop's own, in u of the parameter and of its update.
+# Both are computed from the same bits in the same dtype: on a CPU they are equal to the bit, and another implementation
+# (fused, or of a GPU) rounds a few times otherwise.
+_COPY_PARAM_U, _COPY_UPDATE_U = 4.0, 64.0
 
 
 class RecordedStep:
@@ -68,7 +72,7 @@ class RecordedStep:
             raise OracleUnavailable(f"the model has {elements:,} elements, and {MOST_ELEMENTS:,} are the most")
         if any(hasattr(parameter, "to_local") for parameter in model.parameters()):
             raise OracleUnavailable("each process holds a part of the parameters")
-        self._oracle, self._generators = oracle, generators
+        self._oracle, self._generators, self._loops = oracle, generators, model
         self._dtype = next(model.parameters()).dtype
         # A copy, since cpu() and double() convert a module in place.
         with _explained("the model cannot be copied"):
@@ -81,6 +85,7 @@ class RecordedStep:
             map_tensors(lambda tensor: widened(tensor.detach().cpu()), each) for each in (inputs, output, target)
         )
         self._start: list[torch.Tensor] = []
+        self._repeated: list[np.ndarray | None] = []
         self.own_update: list[np.ndarray | None] | None = None
         self.values = self.take()
 
@@ -95,17 +100,44 @@ class RecordedStep:
         Raises:
             OracleUnavailable: They cannot be copied; `values` stays as it was.
         """
-        # By number: the copy has parameters of its own, in the same order.
-        places = {parameter: index for index, parameter in enumerate(model.parameters())}
-        with _explained(NO_OPTIMIZER):
-            recipes = [_recipe(optimizer, places) for optimizer in optimizers]
+        # Of all its calls: what the optimizers' code reaches, it may change.
+        with _explained(NO_OPTIMIZER), left_alone(model, optimizers):
+            mine = list(model.parameters())
             self._start = [parameter.detach().clone() for parameter in self._model.parameters()]
-            own = [None if each.grad is None else widened(each.grad.detach().cpu()) for each in model.parameters()]
-            self.own_update, _ = self._updated(recipes, own)
+            own = [None if each.grad is None else each.grad.detach().cpu() for each in mine]
+            # In the loop's own dtypes first: `unlike` compares it with what the loop's optimizers do.
+            self._repeated = _stepped(optimizers, mine, [each.detach().cpu() for each in mine], own)
+            wide = [None if grad is None else widened(grad) for grad in own]
+            after = self._exactly(optimizers, mine, wide)
+            self.own_update = self._from_start(after)
             if unchanged:
-                # Copies: an optimizer may change the gradient that it is given.
-                exact = [None if grad is None else torch.from_numpy(grad.copy()) for grad in self.values["param_grad"]]
-                self.values["update"], self.values["param"] = self._updated(recipes, exact)
+                exact = [None if grad is None else torch.from_numpy(grad) for grad in self.values["param_grad"]]
+                self.values["param"] = self._exactly(optimizers, mine, exact)
+                self.values["update"] = self._from_start(self.values["param"])
+
+    def unlike(self, model: torch.nn.Module) -> str | None:
+        """Why the copied optimizers' steps are not those that the loop has taken since `update`, or None if they are.
+
+        A copy that does not repeat the loop's step in the loop's own dtype says nothing about it in float64 either.
+        """
+        for (name, parameter), again, start in zip(model.named_parameters(), self._repeated, self._start, strict=True):
+            now = on_host(parameter)
+            assert now is not None and again is not None
+            # NaN and inf are equal to themselves here.
+            if np.array_equal(now, again, equal_nan=True):
+                continue
+            now, before = now.astype(np.float64), start.numpy()
+            with np.errstate(invalid="ignore", over="ignore"):
+                distance, moved, size = l2_norm(now - again), l2_norm(now - before), l2_norm(before)
+            line = unit_roundoff(parameter.dtype) * (_COPY_UPDATE_U * moved + _COPY_PARAM_U * size)
+            if not distance <= line:
+                return (
+                    f"a copy of the optimizer, given the same gradient, does not take the loop's step: {name} is "
+                    f"{distance:.3g} from the loop's, which moved it by {moved:.3g} (rounding explains {line:.3g}). "
+                    "Something outside of the optimizer decides its step or changes the parameters after it: a global, "
+                    "a closure, a hook, or the loop before it calls step() of the Recorder"
+                )
+        return None
 
     def own_difference(self, model: torch.nn.Module) -> list[np.ndarray | None]:
         """What the loop's own step has added to each parameter, in float64."""
@@ -124,7 +156,7 @@ class RecordedStep:
         with generators_restored(), _explained("the step raised in float64"), torch.enable_grad():
             if self._generators:
                 restore_generators(self._generators)
-            with SameDraws(self._dtype), within or contextlib.nullcontext():
+            with left_alone(self._loops), SameDraws(self._dtype), within or contextlib.nullcontext():
                 return self._take()
 
     def _take(self) -> Values:
@@ -159,26 +191,52 @@ class RecordedStep:
             "param_grad": [None if each.grad is None else each.grad.numpy() for each in model.parameters()],
         }
 
-    def _updated(
-        self, recipes: Sequence[_Recipe], grads: Sequence[torch.Tensor | None]
-    ) -> tuple[list[np.ndarray | None], list[np.ndarray | None]]:
-        """What the optimizers add to each parameter for these gradients, and the parameters after it."""
-        parameters = list(self._model.parameters())
-        for parameter, grad in zip(parameters, grads, strict=True):
-            parameter.grad = grad
-        try:
-            for make in recipes:
-                make(parameters).step()
-            after = [on_host(parameter) for parameter in parameters]
-        finally:
-            with torch.no_grad():
-                for parameter, start in zip(parameters, self._start, strict=True):
-                    parameter.copy_(start)
-                    parameter.grad = None
-        updates = [
+    def _exactly(
+        self,
+        optimizers: Sequence[torch.optim.Optimizer],
+        mine: Sequence[torch.nn.Parameter],
+        grads: Sequence[torch.Tensor | None],
+    ) -> list[np.ndarray | None]:
+        """The parameters after the optimizers' steps with these gradients, in float64."""
+        with SameDraws(self._dtype):
+            return _stepped(optimizers, mine, self._start, grads, exact=True)
+
+    def _from_start(self, after: Sequence[np.ndarray | None]) -> list[np.ndarray | None]:
+        """What was added to each parameter."""
+        return [
             None if value is None else value - start.numpy() for value, start in zip(after, self._start, strict=True)
         ]
-        return [*updates], after
+
+
+def _stepped(
+    optimizers: Sequence[torch.optim.Optimizer],
+    mine: Sequence[torch.nn.Parameter],
+    starts: Sequence[torch.Tensor],
+    grads: Sequence[torch.Tensor | None],
+    *,
+    exact: bool = False,
+) -> list[np.ndarray | None]:
+    """The parameters after a step of copied optimizers.
+
+    Args:
+        optimizers: The loop's optimizers.
+        mine: The parameters of the loop's model.
+        starts: What each of them is before the step, on the CPU.
+        grads: The gradient of each.
+        exact: Whether starts and gradients are in float64.
+    """
+    # Copies: an optimizer changes parameters in place, and may change the gradient that it is given.
+    made = [
+        torch.nn.Parameter(start.clone(), requires_grad=each.requires_grad)
+        for each, start in zip(mine, starts, strict=True)
+    ]
+    for parameter, grad in zip(made, grads, strict=True):
+        parameter.grad = None if grad is None else grad.clone()
+    # One that draws draws here what it will draw in the loop, which must not notice.
+    with generators_restored():
+        for optimizer in optimizers:
+            copy_optimizer(optimizer, dict(zip(mine, made, strict=True)), exact=exact).step()
+    return [on_host(parameter) for parameter in made]
 
 
 def _call(model: torch.nn.Module, inputs: Inputs) -> Any:
@@ -221,45 +279,3 @@ def _explained(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise OracleUnavailable(f"{what}: {type(error).__name__}: {error}") from error
-
-
-# Makes an optimizer again for other parameters.
-_Recipe = Callable[[Sequence[torch.nn.Parameter]], torch.optim.Optimizer]
-
-
-def _recipe(optimizer: torch.optim.Optimizer, places: dict[torch.nn.Parameter, int]) -> _Recipe:
-    """Returns a function that makes the optimizer again, as it is when that is called, for other parameters."""
-    # Not copied here: the copies are made before the loop's own step.
-    kind, state = type(optimizer), optimizer.state_dict()
-    groups: list[tuple[dict[str, Any], list[int]]] = [
-        ({name: value for name, value in group.items() if name not in ("params", "param_names")} | _plain(group),
-         [places[parameter] for parameter in group["params"]])
-        for group in optimizer.param_groups
-    ]  # fmt: skip
-
-    def make(parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        made = kind(  # type: ignore[call-arg]  # each kind has defaults for the rest
-            [{**settings, "params": [parameters[index] for index in indices]} for settings, indices in groups]
-        )
-        # Copied, since the step changes it.
-        made.load_state_dict(copy.deepcopy(state))
-        # load_state_dict has put the settings of the loop's optimizer back, implementations included.
-        for group in made.param_groups:
-            group.update(_plain(group))
-        return made
-
-    return make
-
-
-def _plain(group: dict[str, Any]) -> dict[str, Any]:
-    """Settings of a group of parameters that the float64 step has in another form.
-
-    Those of `_IMPLEMENTATIONS` that the group has, since not every optimizer has each of them; and a rate that is a
-    tensor as a number, since arithmetic on it would be in its own dtype.
-    """
-    numbers = {
-        name: float(value)
-        for name, value in group.items()
-        if isinstance(value, torch.Tensor) and value.numel() == 1 and value.is_floating_point()
-    }
-    return numbers | {name: value for name, value in _IMPLEMENTATIONS.items() if name in group}

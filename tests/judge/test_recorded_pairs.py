@@ -49,26 +49,34 @@ class Embedded(nn.Sequential):
 
 
 class AdamW(torch.optim.Optimizer):
-    """By hand; with `inside`, epsilon is under the root."""
+    """By hand; with `inside`, epsilon is under the root. The decay is in no group, but an attribute."""
 
-    def __init__(self, params, inside=False):
+    def __init__(self, params, inside=False, decay=0.01):
         super().__init__(params, {"inside": inside})
+        self.decay = decay
 
     @torch.no_grad()
     def step(self):
         for group in self.param_groups:
             for parameter in group["params"]:
                 state, grad = self.state[parameter], parameter.grad
-                count = state["count"] = state.get("count", 0) + 1
+                count = state["step"] = state.get("step", 0) + 1
                 state["mean"] = 0.9 * state.get("mean", 0) + 0.1 * grad
                 state["square"] = 0.999 * state.get("square", 0) + 0.001 * grad**2
                 mean, square = state["mean"] / (1 - 0.9**count), state["square"] / (1 - 0.999**count)
                 root = (square + 1e-16).sqrt() if group["inside"] else square.sqrt() + 1e-8
-                parameter.mul_(1 - 1e-5).sub_(1e-3 * mean / root)
+                parameter.mul_(1 - 1e-3 * self.decay).sub_(1e-3 * mean / root)
 
 
 def torchs_adamw(parameters):
     return torch.optim.AdamW(parameters, 1e-3, foreach=False)
+
+
+def decaying(kind):
+    """The optimizer with ten times the decay."""
+    if kind is AdamW:
+        return lambda parameters: AdamW(parameters, decay=0.1)
+    return lambda parameters: kind(parameters, 1e-3, weight_decay=0.1)
 
 
 def record(out, *, make=Embedded, optimizer=torchs_adamw, dtype=torch.float32, autocast=False, batches=None, **options):
@@ -111,6 +119,7 @@ BFLOAT16 = {"dtype": torch.bfloat16}
         ({}, {"optimizer": lambda parameters: torch.optim.AdamW(parameters, 1e-3, fused=True)}),
         ({}, {"optimizer": lambda parameters: torch.optim.AdamW(parameters, 1e-3, foreach=True), "eager": True}),
         ({"optimizer": AdamW}, {"eager": True}),
+        ({"optimizer": decaying(torch.optim.AdamW)}, {"optimizer": decaying(AdamW)}),
     ],
 )
 def test_right_pairs_are_rounding(tmp_path, capsys, both, other):
@@ -128,6 +137,7 @@ def test_right_pairs_are_rounding(tmp_path, capsys, both, other):
         ({"autocast": True}, {"scale": 1.001}),
         ({"dropout": 0.1}, {"scale": 1.001}),
         ({"optimizer": AdamW}, {"optimizer": lambda parameters: AdamW(parameters, inside=True)}),
+        ({"optimizer": AdamW}, {"optimizer": decaying(AdamW)}),
         ({}, {"autocast": True}),
         ({}, BFLOAT16),
     ],
