@@ -22,6 +22,7 @@ from parity.observe.audit import oracle_of
 from parity.observe.measured_steps import MeasuredSteps, shares_gradients
 from parity.observe.model_output import ModelOutputs, as_returned, hook
 from parity.observe.observer import CAPACITY, Observer, unscaled
+from parity.observe.optimizer_probe import ask_optimizers
 from parity.observe.pending import Pending
 from parity.observe.user_loop import (
     dependence,
@@ -181,6 +182,8 @@ class Recorder:
         self._saw_backward = False
         # Whether an optimizer is in its step, which may call a closure.
         self._stepping = False
+        # Whether it is known what the optimizers make of gradients of our own.
+        self._asked_optimizers = False
         self._closed = False
         # Why the recording has ended before the loop, or None.
         self._off: str | None = None
@@ -455,6 +458,9 @@ class Recorder:
         self._guarded("step", lambda: self._look_before_step(optimizer))
 
     def _look_before_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if not self._asked_optimizers:
+            self._asked_optimizers = True
+            self._facts |= ask_optimizers(self._model, self._optimizers)
         self._observer.before_update(optimizer)
         if self._saw_backward:
             # After clipping and unscaling, if the loop does either: this is what the update is computed from. The scale

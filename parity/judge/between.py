@@ -10,6 +10,7 @@ import numpy as np
 from parity.judge.common_steps import Both, common_steps
 from parity.judge.pairs import Between, Pair
 from parity.judge.same_function import Functions, compare_functions
+from parity.judge.same_optimizer import compare_optimizers
 from parity.judge.sides import ComparedRun
 from parity.judge.starts import equal_parameters
 from parity.judge.trial_trace import Columns, TrialTrace
@@ -68,7 +69,7 @@ def pair_across_runs(earlier: ComparedRun, later: ComparedRun, baseline: TrialRe
         name for name in (*SOFTWARE, *kernels) if known_to_differ(getattr(baseline, name), getattr(candidate, name))
     ]
     found = [*code, *hardware, *software]
-    same = _same_functions(earlier, later, baseline, candidate)
+    same = _with_optimizers(_same_functions(earlier, later, baseline, candidate), baseline, candidate)
     # A device may differ here: how far its steps are from float64 is what decides such a pair. So may the class of an
     # optimizer whose update is the same.
     allowed = {"device", *(["optimizer"] if same.shows("update") else [])}
@@ -147,6 +148,14 @@ def _same_functions(
     if not norms[0] or not norms[1] or not _same(norms[0], norms[1]):
         return Functions(None, frozenset())
     return compare_functions(sides[0], sides[1], equal_start=norms[0] == norms[1], step=first)
+
+
+def _with_optimizers(same: Functions, baseline: TrialRecord, candidate: TrialRecord) -> Functions:
+    """The same with what is known of the optimizers, where the steps in float64 do not show their update."""
+    optimizers = compare_optimizers(baseline, candidate)
+    if same.other or same.shows("update") or not optimizers.known:
+        return same
+    return Functions(optimizers.other, same.same if optimizers.other else same.same | {"update"})
 
 
 def _first_step(record: TrialRecord) -> int:

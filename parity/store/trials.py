@@ -102,6 +102,22 @@ class TrialRecord:
     output_dtype: Annotated[str | None, Column(NAME, "dtype of the output; of several, the one with the largest u")] = (
         None
     )
+    optimizer_norms: Annotated[
+        list[float] | None,
+        Column(
+            pa.list_(pa.float64()),
+            "L2 norm of what copies of the optimizers, made before their first step and given gradients that are the "
+            "same in every recording, have added to each parameter tensor in float64; null if they were not asked",
+        ),
+    ] = None
+    optimizer_sketches: Annotated[
+        list[float] | None, Column(pa.list_(pa.float64()), "signed sums of the same, for each parameter tensor")
+    ] = None
+    optimizer_inexact: Annotated[
+        float | None,
+        Column(pa.float64(), "L2 norm by which the rounding in dtypes that the optimizers convert to moves the same"),
+    ] = None
+    optimizer_error: Annotated[str | None, Column(pa.string(), "why they were not asked; null if they were")] = None
     audit_error: Annotated[str | None, Column(pa.string(), "why the trial was not audited; null if it was")] = None
     shared_error: Annotated[
         str | None, Column(pa.string(), "why steps from the baseline device's states are missing; null if none are")
