@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from parity.judge.common_steps import CommonSteps
 from parity.judge.differences import Comparison
+from parity.judge.gradient_factors import describe_between
 from parity.judge.moved_parameters import describe_moved, describe_unequal_update
 from parity.judge.step_sketches import FIT, factor_between, parameters_before, sketches_at
 
@@ -34,7 +34,6 @@ def describe_pattern(comparison: Comparison, index: int, quantity: str) -> str |
 
 
 def _patterns(comparison: Comparison, index: int, quantity: str) -> Iterator[str]:
-    baseline, candidate = comparison.common
     if precision := _precision(comparison):
         yield precision
     if quantity == "output" and index + 1 < comparison.steps:
@@ -43,8 +42,8 @@ def _patterns(comparison: Comparison, index: int, quantity: str) -> Iterator[str
             yield f"the random generator of {' and '.join(drawn)} was seeded or drawn from in between"
     if quantity == "param_grad":
         yield from _of_gradients(comparison, index)
-    if quantity == "step_grad":
-        yield from _between(baseline, candidate, index)
+    if quantity == "step_grad" and (between := describe_between(comparison, index)):
+        yield between
     if quantity in ("update", "param"):
         yield from _of_updates(comparison, index)
         if unequal := describe_unequal_update(comparison, index):
@@ -82,25 +81,6 @@ def _of_gradients(comparison: Comparison, index: int) -> Iterator[str]:
     factors = {names[tensor]: factor for tensor, factor in _scaled(left, right).items() if tensor < len(names)}
     if factors:
         yield _in_words("gradient", factors, len(left))
-
-
-def _between(baseline: CommonSteps, candidate: CommonSteps, index: int) -> Iterator[str]:
-    """What happened to the gradient between backward and the optimizer's step, on each side."""
-    found = []
-    for side in (baseline, candidate):
-        before, after = sketches_at(side, "param_grad", index), sketches_at(side, "step_grad", index)
-        if before is None:
-            return
-        if after is None or np.array_equal(before, after):
-            found.append("unchanged")
-            continue
-        factor = factor_between(before.reshape(-1), after.reshape(-1))
-        scaled = factor is not None and abs(factor - 1) > 1e-6
-        found.append(f"{factor:.4g} times that of backward" if scaled else "not a multiple of that of backward")
-    yield (
-        f"it is {found[0]} in the baseline and {found[1]} in the candidate: between backward and the optimizer's step, "
-        "clipping or the loss scale differs"
-    )
 
 
 def _of_updates(comparison: Comparison, index: int) -> Iterator[str]:
