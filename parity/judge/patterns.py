@@ -8,7 +8,6 @@ Letters: T tensors of a quantity.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -17,6 +16,7 @@ from parity.judge.differences import Comparison
 from parity.judge.gradient_factors import describe_between
 from parity.judge.moved_parameters import describe_moved, describe_unequal_update
 from parity.judge.step_sketches import FIT, factor_between, parameters_before, sketches_at
+from parity.judge.update_factor import describe_multiple
 
 
 def describe_pattern(comparison: Comparison, index: int, quantity: str) -> str | None:
@@ -106,43 +106,7 @@ def _of_updates(comparison: Comparison, index: int) -> Iterator[str]:
     ):
         known = [source for source in sources if source is not None and source.shape == left.shape]
         if len(known) == len(sources) and _explained(right - left, known):
-            yield f"the update differs by {words}" if words else _as_multiple(comparison, index, left, right)
-
-
-def _as_multiple(comparison: Comparison, index: int, left: np.ndarray, right: np.ndarray) -> str:
-    """What an update that is a multiple of the baseline's is."""
-    factor = float(np.sum(left * right) / np.sum(left * left))
-    text = comparison.common[0].texts("settings")[index]
-    optimizers = json.loads(text)["optimizers"] if text else []
-    groups = [group for each in optimizers for group in (each or {}).get("groups", [])]
-    what = "the rate, or what it is divided by"
-    for group in groups:
-        momentum = group.get("momentum") or 0
-        if "betas" in group and _is_bias_correction(group["betas"], factor, comparison.first_step + index + 1):
-            what = "the bias correction of one side is missing, or counts other steps"
-        elif momentum and min(abs(factor - 1 - momentum), abs(1 / factor - 1 - momentum)) < FIT:
-            what = "Nesterov's momentum on one side"
-    return f"the update is {factor:.5g} times the baseline's in all tensors: {what}"
-
-
-def _is_bias_correction(betas: Sequence[float], factor: float, number: int) -> bool:
-    """Whether a factor of Adam's update is that of a bias correction that one side lacks or counts otherwise."""
-    first, second = (float(beta) for beta in betas[:2])
-
-    def corrections(steps: int) -> tuple[float, float]:
-        return 1 - first**steps, float(np.sqrt(1 - second**steps))
-
-    now = corrections(number)
-    others = [(1.0, 1.0), (1.0, now[1]), (now[0], 1.0)]
-    for steps in (max(number - 1, 1), number + 1):
-        other = corrections(steps)
-        others += [other, (other[0], now[1]), (now[0], other[1])]
-    for other in others:
-        expected = now[0] / other[0] * other[1] / now[1]
-        for value in (expected, 1 / expected):
-            if abs(value - 1) > FIT and abs(factor / value - 1) < FIT:
-                return True
-    return False
+            yield f"the update differs by {words}" if words else describe_multiple(comparison, index, left, right)
 
 
 def _in_words(what: str, factors: dict[str, float], count: int) -> str:
