@@ -51,12 +51,12 @@ def record(
     ready=nothing,
     steps=30,
     micro=32,
-    **options,
+    scaler=None,
 ):
     """Records a training: `before` each step, and `ready` between backward and the optimizer's step, may do harm."""
     made = model()
     stepper = optimizer(made)
-    with parity.Recorder(out, made, optimizers=stepper, criterion=criterion, **options) as recorder:
+    with parity.Recorder(out, made, optimizers=stepper, criterion=criterion, scaler=scaler) as recorder:
         for step, (inputs, target) in enumerate(data(steps)):
             before(step, made)
             stepper.zero_grad()
@@ -65,10 +65,14 @@ def record(
                 value = loss(output, labels)
                 factor = len(rows) / len(inputs)
                 recorder.forward(rows, output=output, target=labels, loss=value, factor=factor)
-                (value * factor).backward()
+                (scaler.scale(value * factor) if scaler else value * factor).backward()
             recorder.backward()
             ready(step, made)
-            stepper.step()
+            if scaler:
+                scaler.step(stepper)
+                scaler.update()
+            else:
+                stepper.step()
             recorder.step()
     return out
 
