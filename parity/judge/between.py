@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 
@@ -122,10 +123,27 @@ def _apart(
     for record, side in ((baseline, earlier), (candidate, later)):
         if not record.initial_norms or record.trial not in side.errors:
             why = (
-                record.shared_error or record.audit_error or "it ran with --quick, or with an earlier version of parity"
+                record.shared_error
+                or record.audit_error
+                or _multiplied(TrialTrace(record, Columns(side.run.traces)))
+                or "it ran with --quick, or with an earlier version of parity"
             )
             return f"{record.run} checked no step against float64 ({why})"
     return None
+
+
+def _multiplied(trace: TrialTrace) -> str | None:
+    """By what the gradients of a trial's first step were multiplied, so that it was not taken in float64; or None."""
+    text = next(iter(trace.texts("settings")), None)
+    if text is None:
+        return None
+    settings = json.loads(text)
+    scale, factors = settings.get("scale") or 1.0, settings.get("factors") or [1.0]
+    if scale != 1:
+        return f"a loss scale multiplies its gradients, by {scale:.6g} in its first step"
+    if len(factors) > 1:
+        return f"its gradients are added up over several batches, {len(factors)} in its first step"
+    return f"its loss is multiplied by {factors[0]:.6g} in its first step" if factors[0] != 1 else None
 
 
 def _same_functions(

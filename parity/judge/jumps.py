@@ -12,8 +12,8 @@ import numpy as np
 
 from parity.judge.accumulation import explain_batches
 from parity.judge.differences import Comparison
-from parity.judge.distances import unmoved
 from parity.judge.growth import STAYS, Growth
+from parity.judge.parting import is_idle
 from parity.judge.state_settings import StateDifference
 
 # In the order in which a step computes them; a jump of a later one may be the consequence of an earlier one.
@@ -97,7 +97,7 @@ def find_jump(comparison: Comparison, *, after: int, parted: str) -> Jump | None
 
 def _with_state(comparison: Comparison, jump: Jump | None, index: int) -> Jump | None:
     """A difference of the states by name, with the jump that it explains; None where it has no effect or is no news."""
-    named = tuple(each for each in comparison.state.at(index) if not _is_idle(comparison, each))
+    named = tuple(each for each in comparison.state.at(index) if not is_idle(comparison, each))
     if not named:
         return None
     # A setting explains a jump that follows it within a few steps: a decay takes some to show.
@@ -119,21 +119,6 @@ def _beginnings(comparison: Comparison, *, upto: int) -> Iterator[int]:
         if not now <= before:
             yield int(index)
         before = now
-
-
-def _is_idle(comparison: Comparison, difference: StateDifference) -> bool:
-    """Whether a setting belongs to parameters alone that neither side moves, as frozen ones are."""
-    if not difference.parameters:
-        return False
-    still, names = unmoved(comparison.common), comparison.baseline.record.param_names
-    numbers = [
-        names.index(each) if isinstance(each, str) else each
-        for each in difference.parameters
-        if each in names or isinstance(each, int)
-    ]
-    return len(numbers) == len(difference.parameters) and all(
-        number < len(still) and still[number] for number in numbers
-    )
 
 
 def _with_batches(comparison: Comparison, jump: Jump | None) -> Jump | None:

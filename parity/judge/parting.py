@@ -15,7 +15,7 @@ import numpy as np
 
 from parity.judge.accumulation import explain_batches
 from parity.judge.differences import Comparison
-from parity.judge.distances import TensorDistances
+from parity.judge.distances import TensorDistances, unmoved
 from parity.judge.growth import reached
 from parity.judge.starts import differences_of_starts, start_apart
 from parity.judge.state_settings import StateDifference
@@ -85,6 +85,8 @@ class Parting:
         if self.distance is None or self.line is None:
             return f"{what} differs, and how far is not known"
         after = "" if self.own else f" after {_BEFORE[self.quantity]} equal to the bit"
+        # Nobody looks at the parameters between a step and the next forward pass.
+        after += " and a step that left equal parameters" if after and self.quantity == "output" and self.index else ""
         reason = f"{self.because}; " if self.because else ""
         return (
             f"{reason}{what} is {self.distance:.2g} (relative) from the baseline's{after}; "
@@ -105,7 +107,7 @@ _WORDS = {
 }
 _BEFORE = {
     "input": "states that are",
-    "output": "inputs and parameters that are",
+    "output": "inputs that are",
     "output_grad": "outputs and targets that are",
     "target_grad": "outputs and targets that are",
     "param_grad": "output gradients that are",
@@ -269,15 +271,36 @@ def _with_state(comparison: Comparison, parting: Parting) -> Parting:
     if comparison.state.begins[parting.index]:
         named = comparison.state.scale_at(parting.index)
         return Parting(parting.index, "state", None, parting.distance, parting.line, "beyond", named)
-    # Every step before was equal to the bit, so that a setting that differed then had no effect.
+    # Every step before was equal to the bit, so that a setting that differed then alone had no effect.
     index, updates = parting.index, parting.quantity in ("update", "param")
-    named = tuple(each for each in comparison.state.at(index) if updates or not each.of_optimizer)
-    if not named and (named := _generators(comparison, index)):
+    named = tuple(
+        each
+        for each in comparison.state.at(index)
+        if (updates or not each.of_optimizer) and not is_idle(comparison, each)
+    )
+    if named:
+        index = _since(comparison.state.named, index)
+    elif named := _generators(comparison, index):
         # Nobody had drawn from it since it began to differ.
         index = _since(comparison.state.generators[named[0].of], index)
     if named or (updates and comparison.state.tensors[index]):
         return Parting(index, "state", None, parting.distance, parting.line, "beyond", named)
     return parting
+
+
+def is_idle(comparison: Comparison, difference: StateDifference) -> bool:
+    """Whether a setting belongs to parameters alone that neither side moves, as frozen ones are."""
+    if not difference.parameters:
+        return False
+    still, names = unmoved(comparison.common), comparison.baseline.record.param_names
+    numbers = [
+        names.index(each) if isinstance(each, str) else each
+        for each in difference.parameters
+        if each in names or isinstance(each, int)
+    ]
+    return len(numbers) == len(difference.parameters) and all(
+        number < len(still) and still[number] for number in numbers
+    )
 
 
 def _since(differs: np.ndarray, index: int) -> int:

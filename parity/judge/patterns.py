@@ -8,18 +8,15 @@ Letters: T tensors of a quantity.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from parity.judge.common_steps import CommonSteps
 from parity.judge.differences import Comparison
-from parity.store.trace import SKETCH_SUMS
-
-# Largest part of a difference that a pattern may leave, relative. Sketches of rounding are off by some 1e-6; a pattern
-# that does not fit leaves some 1.
-_FIT = 0.02
+from parity.judge.gradient_factors import describe_between
+from parity.judge.moved_parameters import describe_moved, describe_unequal_update
+from parity.judge.step_sketches import FIT, factor_between, parameters_before, sketches_at
+from parity.judge.update_factor import describe_multiple
 
 
 def describe_pattern(comparison: Comparison, index: int, quantity: str) -> str | None:
@@ -37,7 +34,6 @@ def describe_pattern(comparison: Comparison, index: int, quantity: str) -> str |
 
 
 def _patterns(comparison: Comparison, index: int, quantity: str) -> Iterator[str]:
-    baseline, candidate = comparison.common
     if precision := _precision(comparison):
         yield precision
     if quantity == "output" and index + 1 < comparison.steps:
@@ -46,11 +42,13 @@ def _patterns(comparison: Comparison, index: int, quantity: str) -> Iterator[str
             yield f"the random generator of {' and '.join(drawn)} was seeded or drawn from in between"
     if quantity == "param_grad":
         yield from _of_gradients(comparison, index)
-    if quantity == "step_grad":
-        yield from _between(baseline, candidate, index)
+    if quantity == "step_grad" and (between := describe_between(comparison, index)):
+        yield between
     if quantity in ("update", "param"):
         yield from _of_updates(comparison, index)
-    if quantity == "output" and index and (moved := _moved_alone(comparison, index)):
+        if unequal := describe_unequal_update(comparison, index):
+            yield unequal
+    if quantity == "output" and index and (moved := describe_moved(comparison, index)):
         yield moved
 
 
@@ -67,11 +65,13 @@ def _precision(comparison: Comparison) -> str | None:
 
 def _of_gradients(comparison: Comparison, index: int) -> Iterator[str]:
     baseline, candidate = comparison.common
-    left, right = (_sketches(side, "param_grad", index) for side in (baseline, candidate))
+    left, right = (sketches_at(side, "param_grad", index) for side in (baseline, candidate))
     if left is None or right is None or left.shape != right.shape:
         return
     for one, other, whose in ((left, right, "candidate"), (right, left, "baseline")):
-        before = _sketches(candidate if whose == "candidate" else baseline, "param_grad", index - 1) if index else None
+        before = (
+            sketches_at(candidate if whose == "candidate" else baseline, "param_grad", index - 1) if index else None
+        )
         if before is not None and _fits(other, [one, before], [1.0, 1.0]):
             yield (
                 f"the {whose}'s gradient still has that of the step before in it: zero_grad() is missing, or gradients "
@@ -83,38 +83,19 @@ def _of_gradients(comparison: Comparison, index: int) -> Iterator[str]:
         yield _in_words("gradient", factors, len(left))
 
 
-def _between(baseline: CommonSteps, candidate: CommonSteps, index: int) -> Iterator[str]:
-    """What happened to the gradient between backward and the optimizer's step, on each side."""
-    found = []
-    for side in (baseline, candidate):
-        before, after = _sketches(side, "param_grad", index), _sketches(side, "step_grad", index)
-        if before is None:
-            return
-        if after is None or np.array_equal(before, after):
-            found.append("unchanged")
-            continue
-        factor = _factor(before.reshape(-1), after.reshape(-1))
-        scaled = factor is not None and abs(factor - 1) > 1e-6
-        found.append(f"{factor:.4g} times that of backward" if scaled else "not a multiple of that of backward")
-    yield (
-        f"it is {found[0]} in the baseline and {found[1]} in the candidate: between backward and the optimizer's step, "
-        "clipping or the loss scale differs"
-    )
-
-
 def _of_updates(comparison: Comparison, index: int) -> Iterator[str]:
     baseline, candidate = comparison.common
-    left, right = (_sketches(side, "update", index) for side in (baseline, candidate))
+    left, right = (sketches_at(side, "update", index) for side in (baseline, candidate))
     if left is None or right is None or left.shape != right.shape:
         return
     for one, whose in ((left, "baseline"), (right, "candidate")):
         if not one.any():
             yield f"the {whose}'s parameters are not updated: its optimizer's step was skipped"
             return
-    parameters = _parameters(baseline, index)
-    gradients = _sketches(baseline, "step_grad", index)
-    gradients = _sketches(baseline, "param_grad", index) if gradients is None else gradients
-    before = _sketches(baseline, "update", index - 1) if index else None
+    parameters = parameters_before(baseline, index)
+    gradients = sketches_at(baseline, "step_grad", index)
+    gradients = sketches_at(baseline, "param_grad", index) if gradients is None else gradients
+    before = sketches_at(baseline, "update", index - 1)
     for sources, words in (
         ([left], None),
         ([parameters], "a multiple of the parameters, as a weight decay does"),
@@ -125,60 +106,7 @@ def _of_updates(comparison: Comparison, index: int) -> Iterator[str]:
     ):
         known = [source for source in sources if source is not None and source.shape == left.shape]
         if len(known) == len(sources) and _explained(right - left, known):
-            yield f"the update differs by {words}" if words else _as_multiple(comparison, index, left, right)
-
-
-def _as_multiple(comparison: Comparison, index: int, left: np.ndarray, right: np.ndarray) -> str:
-    """What an update that is a multiple of the baseline's is."""
-    factor = float(np.sum(left * right) / np.sum(left * left))
-    text = comparison.common[0].texts("settings")[index]
-    optimizers = json.loads(text)["optimizers"] if text else []
-    groups = [group for each in optimizers for group in (each or {}).get("groups", [])]
-    what = "the rate, or what it is divided by"
-    for group in groups:
-        momentum = group.get("momentum") or 0
-        if "betas" in group and _is_bias_correction(group["betas"], factor, comparison.first_step + index + 1):
-            what = "the bias correction of one side is missing, or counts other steps"
-        elif momentum and min(abs(factor - 1 - momentum), abs(1 / factor - 1 - momentum)) < _FIT:
-            what = "Nesterov's momentum on one side"
-    return f"the update is {factor:.5g} times the baseline's in all tensors: {what}"
-
-
-def _is_bias_correction(betas: Sequence[float], factor: float, number: int) -> bool:
-    """Whether a factor of Adam's update is that of a bias correction that one side lacks or counts otherwise."""
-    first, second = (float(beta) for beta in betas[:2])
-
-    def corrections(steps: int) -> tuple[float, float]:
-        return 1 - first**steps, float(np.sqrt(1 - second**steps))
-
-    now = corrections(number)
-    others = [(1.0, 1.0), (1.0, now[1]), (now[0], 1.0)]
-    for steps in (max(number - 1, 1), number + 1):
-        other = corrections(steps)
-        others += [other, (other[0], now[1]), (now[0], other[1])]
-    for other in others:
-        expected = now[0] / other[0] * other[1] / now[1]
-        for value in (expected, 1 / expected):
-            if abs(value - 1) > _FIT and abs(factor / value - 1) < _FIT:
-                return True
-    return False
-
-
-def _moved_alone(comparison: Comparison, index: int) -> str | None:
-    """Which parameters were changed outside of the optimizer's step, so that the output differs."""
-    sides = [_sketches(side, "update", index) for side in comparison.common]
-    gradients = comparison.distances("param_grad")
-    if sides[0] is None or sides[1] is None or gradients is None:
-        return None
-    distances = comparison.distances("update")
-    if distances is None:
-        return None
-    tensor = int(np.argmax(np.nan_to_num(distances.absolute[index])))
-    others = np.delete(distances.absolute[index], tensor)
-    if len(others) and distances.absolute[index, tensor] > 10 * others.max():
-        name = comparison.baseline.record.param_names[tensor]
-        return f"the parameter {name} was changed outside of the optimizer's step"
-    return None
+            yield f"the update differs by {words}" if words else describe_multiple(comparison, index, left, right)
 
 
 def _in_words(what: str, factors: dict[str, float], count: int) -> str:
@@ -192,18 +120,8 @@ def _in_words(what: str, factors: dict[str, float], count: int) -> str:
 
 def _scaled(left: np.ndarray, right: np.ndarray) -> dict[int, float]:
     """The tensors that are a multiple of their counterpart, other than once, and by how much."""
-    found = {tensor: _factor(*both) for tensor, both in enumerate(zip(left, right, strict=True))}
-    return {tensor: factor for tensor, factor in found.items() if factor is not None and abs(factor - 1) > _FIT}
-
-
-def _factor(left: np.ndarray, right: np.ndarray) -> float | None:
-    """The factor by which `left` has to be multiplied to give `right`; None where no factor does."""
-    size = float(left @ left)
-    if not np.isfinite(size) or not size or not np.isfinite(right).all():
-        return None
-    factor = float(left @ right) / size
-    rest = np.linalg.norm(right - factor * left)
-    return factor if rest <= _FIT * np.linalg.norm(right) or (not right.any() and not factor) else None
+    found = {tensor: factor_between(*both) for tensor, both in enumerate(zip(left, right, strict=True))}
+    return {tensor: factor for tensor, factor in found.items() if factor is not None and abs(factor - 1) > FIT}
 
 
 def _fits(found: np.ndarray, sources: Sequence[np.ndarray], factors: Sequence[float]) -> bool:
@@ -213,8 +131,8 @@ def _fits(found: np.ndarray, sources: Sequence[np.ndarray], factors: Sequence[fl
     made = sum(factor * source for factor, source in zip(factors, sources, strict=True))
     size = np.linalg.norm(found)
     return bool(
-        np.linalg.norm(found - made) <= _FIT * size
-        and all(np.linalg.norm(found - source) > _FIT * size for source in sources)
+        np.linalg.norm(found - made) <= FIT * size
+        and all(np.linalg.norm(found - source) > FIT * size for source in sources)
     )
 
 
@@ -225,24 +143,4 @@ def _explained(difference: np.ndarray, sources: Sequence[np.ndarray]) -> bool:
     if not np.isfinite(table).all() or not np.isfinite(found).all() or not found.any():
         return False
     factors, *_ = np.linalg.lstsq(table, found, rcond=None)
-    return bool(np.linalg.norm(found - table @ factors) <= _FIT * np.linalg.norm(found))
-
-
-def _sketches(side: CommonSteps, quantity: str, index: int) -> np.ndarray | None:
-    """The sketches of a step; float64[T, 8], or None."""
-    row = side.lists(f"{quantity}_sketches")[index]
-    return None if row is None else np.nan_to_num(np.asarray(row, np.float64).reshape(-1, SKETCH_SUMS))
-
-
-def _parameters(side: CommonSteps, index: int) -> np.ndarray | None:
-    """The sketches of the parameters before a step: those at the beginning, and all updates since; or None."""
-    initial = side.trace.record.initial_sketches
-    if initial is None:
-        return None
-    rows = side.trace.lists("update_sketches")[: side.begin + index]
-    if any(row is None for row in rows):
-        return None
-    total = np.asarray(initial, np.float64)
-    for row in rows:
-        total = total + np.asarray(row, np.float64)
-    return total.reshape(-1, SKETCH_SUMS)
+    return bool(np.linalg.norm(found - table @ factors) <= FIT * np.linalg.norm(found))

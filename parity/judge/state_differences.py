@@ -20,6 +20,7 @@ from parity.judge.state_settings import (
     batches_of,
     decisive,
     differs_in,
+    numbers_by_name,
     settings_that_differ,
 )
 from parity.judge.trial_trace import STATE_COLUMNS
@@ -41,13 +42,15 @@ class StateDifferences:
 
     def __init__(self, both: Both, *, generators: bool = True) -> None:
         self._both = both
+        # Names belong together where both models have them, in whatever order.
+        self._numbers = numbers_by_name(*(side.trace.record.param_names for side in both))
         nothing = np.zeros(both[0].steps, bool)
         self.known = all(side.trace.has("state") for side in both)
         self.named, self.tensors, self.comparable = nothing, nothing, False
         self.begins, self.accumulated = nothing, nothing
         self.generators: dict[str, np.ndarray] = {}
         self._scaled = nothing
-        self._read = self.known and not _all_same(both)
+        self._read = self.known and (self._numbers is not None or not _all_same(both))
         if not self._read:
             # Columns that are known to be equal need not be read again for each pair.
             self.comparable = self.known
@@ -57,7 +60,7 @@ class StateDifferences:
         self.comparable = _classes(self._texts[0]) == _classes(self._texts[1])
         counts = self.comparable & _where(lambda one, other: not _equal(one, other), left_counts, right_counts)
         self._counts = (left_counts, right_counts)
-        self.named = counts | _where_texts(lambda one, other: bool(decisive(one, other)), *self._texts)
+        self.named = counts | _where_texts(lambda one, other: bool(decisive(one, other, self._numbers)), *self._texts)
         self._scaled = _where_texts(lambda one, other: differs_in("scale", one, other), *self._texts)
         self.begins = self._scaled & ~np.concatenate([[False], self._scaled[:-1]])
         self.accumulated = _where_texts(lambda one, other: differs_in("factors", one, other), *self._texts)
@@ -105,7 +108,7 @@ class StateDifferences:
         """What differs by name at a position among the common steps."""
         if not self._read:
             return []
-        found = [*decisive(self._texts[0][index], self._texts[1][index])]
+        found = [*decisive(self._texts[0][index], self._texts[1][index], self._numbers)]
         left, right = (side[index] for side in self._counts) if self.comparable else (None, None)
         return [*found, *_counters(left, right)]
 

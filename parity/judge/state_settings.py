@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,19 +54,50 @@ class StateDifference:
 BatchesOfStep = tuple[tuple[float, ...], tuple[int, ...]]
 
 
+# For each parameter of the candidate, by its number, the number of the baseline's parameter of that name; None where
+# the same numbers belong together.
+Numbers = tuple[int, ...] | None
+
+
+def numbers_by_name(baseline: Sequence[str], candidate: Sequence[str]) -> Numbers:
+    """Which parameters belong together where two models have the same names in another order.
+
+    Ports whose names are others belong together in their order, as their tensors do.
+
+    >>> numbers_by_name(["a", "b"], ["b", "a"])
+    (1, 0)
+    >>> numbers_by_name(["a", "b"], ["x", "y"])
+    """
+    if list(baseline) == list(candidate) or sorted(baseline) != sorted(candidate):
+        return None
+    places = {name: number for number, name in enumerate(baseline)}
+    return tuple(places[name] for name in candidate) if len(places) == len(baseline) else None
+
+
 @functools.lru_cache(maxsize=4096)
-def settings_that_differ(left: str | None, right: str | None) -> tuple[StateDifference, ...]:
-    """The differences of two descriptions of settings, as `observe.step_state` stores them."""
-    if left is None or right is None or left == right:
+def settings_that_differ(left: str | None, right: str | None, by_name: Numbers = None) -> tuple[StateDifference, ...]:
+    """The differences of two descriptions of settings, as `observe.step_state` stores them.
+
+    Args:
+        left: The baseline's.
+        right: The candidate's.
+        by_name: Which parameters belong together.
+    """
+    if left is None or right is None or (left == right and by_name is None):
         return ()
     one, other = json.loads(left), json.loads(right)
+    if by_name is not None:
+        # Modules and parameters are named in the order of the model, which differs here.
+        for side, name in itertools.product((one, other), ("evaluating", "frozen")):
+            if isinstance(side.get(name), list):
+                side[name] = sorted(side[name])
     found = []
     for name in ("evaluating", "frozen", "factors", "scale"):
         if not _same(one.get(name), other.get(name)):
             frozen = set(one.get(name) or ()) ^ set(other.get(name) or ()) if name == "frozen" else ()
             told = _shown(one.get(name)), _shown(other.get(name))
             found.append(StateDifference(WORDS[name], *told, parameters=tuple(sorted(frozen))))
-    groups = [_effective(_by_parameter(side)) for side in (one, other)]
+    groups = [_effective(_by_parameter(one)), _effective(_by_parameter(other, by_name))]
     for name in dict.fromkeys(name for name, _ in groups[0]):
         # Of settings that only one optimizer has, nothing can be compared.
         numbers = [number for number in _numbers(groups[0], name) if (name, number) in groups[1]]
@@ -76,16 +108,16 @@ def settings_that_differ(left: str | None, right: str | None) -> tuple[StateDiff
         }
         for pair in {json.dumps(pair): pair for pair in values.values()}.values():
             where = [number for number, value in values.items() if value == pair]
-            of = "" if len(where) == len(numbers) else f"parameters {', '.join(map(str, where[:8]))}"
+            of = "" if len(where) == len(numbers) else _parameters(where[:8])
             shown = WORDS.get(name, name), _shown(pair[0]), _shown(pair[1])
             found.append(StateDifference(*shown, of, tuple(where), of_optimizer=True))
     return tuple(found)
 
 
-def decisive(left: str | None, right: str | None) -> list[StateDifference]:
+def decisive(left: str | None, right: str | None, by_name: Numbers = None) -> list[StateDifference]:
     """The differences of settings that right loops cannot have chosen differently."""
     free = {WORDS[name] for name in _FREE}
-    return [each for each in settings_that_differ(left, right) if each.name not in free]
+    return [each for each in settings_that_differ(left, right, by_name) if each.name not in free]
 
 
 def differs_in(name: str, left: str | None, right: str | None) -> bool:
@@ -98,15 +130,18 @@ def batches_of(text: str | None) -> BatchesOfStep:
     return tuple(settings.get("factors") or ()), tuple(settings.get("rows") or ())
 
 
-def _by_parameter(settings: Mapping[str, Any]) -> dict[tuple[str, int], Any]:
-    """The value of each setting, by its name and the number of the parameter."""
+def _by_parameter(settings: Mapping[str, Any], by_name: Numbers = None) -> dict[tuple[str, int], Any]:
+    """The value of each setting, by its name and the number of the parameter in the baseline."""
     found: dict[tuple[str, int], Any] = {}
     for optimizer in settings.get("optimizers") or ():
         for group in (optimizer or {}).get("groups", ()):
             for part in group["params"].split():
-                first, _, last = part.lstrip("-").partition("-")
+                # -1 is one outside of the model: "-1" and "-1-3" are ranges, too.
+                first, _, last = part[1:].partition("-")
+                first = part[0] + first
                 for number in range(int(first), int(last or first) + 1):
-                    found |= {(name, number): value for name, value in group.items() if name != "params"}
+                    own = by_name[number] if by_name and 0 <= number < len(by_name) else number
+                    found |= {(name, own): value for name, value in group.items() if name != "params"}
     return found
 
 
@@ -131,6 +166,13 @@ def _same(left: Any, right: Any) -> bool:
     if isinstance(left, list) and isinstance(right, list):
         return len(left) == len(right) and all(map(_same, left, right))
     return bool(left == right)
+
+
+def _parameters(numbers: Sequence[int]) -> str:
+    """Parameters in words, by their numbers."""
+    inside = [str(number) for number in numbers if number >= 0]
+    words = [f"parameters {', '.join(inside)}"] if inside else []
+    return " and ".join([*words, *(["parameters outside of the model"] if len(inside) < len(numbers) else [])])
 
 
 def _shown(value: Any) -> str:

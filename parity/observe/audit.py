@@ -197,7 +197,7 @@ def _widened(loss_function: Loss, *, shared: bool) -> Oracle:
             return _unavailable(str(error))
         # What the copy shares with the original: its class, and the globals that its code names.
         kept = (type(loss_function),) if shared else ()
-    return _Widened(wide, kept)
+    return _Widened(wide, kept, loss_function if isinstance(loss_function, nn.Module) else None)
 
 
 class _Widened:
@@ -211,8 +211,9 @@ class _Widened:
         watch: Called before the generators are restored; None outside of `audited`.
     """
 
-    def __init__(self, loss_function: Loss, kept: tuple[object, ...]) -> None:
+    def __init__(self, loss_function: Loss, kept: tuple[object, ...], trained: nn.Module | None = None) -> None:
         self._loss = loss_function
+        self._trained = trained
         self._kept = kept
         self.watch: Callable[[], None] | None = None
 
@@ -229,6 +230,11 @@ class _Widened:
         """
         leaves = [part.double().requires_grad_() for part in parts(output)]
         before = {} if self.watch else oracle_state(self)
+        if self._trained is not None:
+            # The training may train the loss's own parameters, too: the copy has those of its start.
+            with torch.no_grad():
+                for copied, own in zip(self._loss.parameters(), self._trained.parameters(), strict=True):
+                    copied.copy_(own)
         try:
             with generators_restored(), settings_restored(), state_restored(*self._kept), torch.enable_grad():
                 loss = self._loss(with_parts(output, leaves), map_tensors(_wide, target))

@@ -3,9 +3,14 @@
 import json
 
 import pytest
+import torch
+import torch.nn.functional as F
+from small_loops import ask, logsumexp_loss, net
 from synthetic_runs import Planted, make_run, nothing, with_column
+from torch import nn
 
 from parity.judge import judge
+from parity.judge.state_settings import numbers_by_name, settings_that_differ
 
 GROUP = {"params": "0-15", "betas": [0.9, 0.999], "lr": 1e-3, "weight_decay": 0.0}
 
@@ -126,3 +131,72 @@ def test_states_of_which_a_part_is_not_stored_are_not_known(column, sides):
     (pair,) = judge(run).pairs
     assert not pair.comparison.state.known
     assert pair.verdict != "identical"
+
+
+class InOrder(nn.Module):
+    """Two layers that are registered in either order, and applied in one."""
+
+    def __init__(self, names):
+        super().__init__()
+        first, _, last = net()
+        for name in names:
+            setattr(self, name, {"first": first, "last": last}[name])
+
+    def forward(self, inputs):
+        return self.last(F.gelu(self.first(inputs)))
+
+
+def rates(first, last):
+    return lambda model: torch.optim.SGD(
+        [{"params": model.first.parameters(), "lr": first}, {"params": model.last.parameters(), "lr": last}], 0.1
+    )
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "verdict", "said"),
+    [
+        (rates(0.01, 0.1), "rounding", "as near to float64 as rounding allows"),
+        (rates(0.1, 0.01), "diverged", "learning rate of parameters 0, 1: 0.01 and 0.1"),
+    ],
+)
+def test_settings_belong_to_names_where_models_have_them_in_another_order(tmp_path, optimizer, verdict, said):
+    pair = ask(
+        tmp_path,
+        {"model": lambda: InOrder(["first", "last"]), "optimizer": rates(0.01, 0.1), "steps": 12},
+        {
+            "model": lambda: InOrder(["last", "first"]),
+            "optimizer": optimizer,
+            "loss": logsumexp_loss,
+            "steps": 12,
+        },
+    )
+    assert pair.verdict == verdict, pair.cause
+    assert said in pair.cause
+
+
+def test_the_same_names_in_another_order_are_paired_by_name():
+    assert numbers_by_name(["a", "b", "c"], ["c", "a", "b"]) == (2, 0, 1)
+    assert numbers_by_name(["a", "b"], ["a", "b"]) is None
+    assert numbers_by_name(["a", "b"], ["x", "y"]) is None
+
+
+def test_modes_of_models_in_another_order_are_the_same():
+    one, other = ({"optimizers": [], "frozen": names, "evaluating": names} for names in (["a", "b"], ["b", "a"]))
+    assert settings_that_differ(json.dumps(one), json.dumps(other), (1, 0)) == ()
+    assert len(settings_that_differ(json.dumps(one), json.dumps(other))) == 2
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        (("0-3", "-1"), "parameters outside of the model"),
+        (("2-3", "-1-1"), "parameters 0, 1 and parameters outside of the model"),
+    ],
+)
+def test_parameters_outside_of_the_model_are_not_taken_for_others(params, said):
+    inside, outside = ({"params": text, "lr": 0.1} for text in params)
+    texts = [
+        json.dumps({"optimizers": [{"class": "Adam", "groups": [inside, outside | {"lr": rate}]}]})
+        for rate in (0.1, 0.2)
+    ]
+    assert [each.explain() for each in settings_that_differ(*texts)] == [f"learning rate of {said}: 0.1 and 0.2"]
