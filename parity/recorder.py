@@ -278,9 +278,12 @@ class Recorder:
         # Once: the way in which parts depend on each other is that of the model.
         if self._step == self._first_step and self._audit_every:
             self._observer.audit_error = self._observer.audit_error or dependence(output)
+        due = self._measured.due(place)
+        # The dtype in which the model computes is rarely another one later; where it is, a measured step may show it.
+        computed_u = self._observer.graph(output) if due or "computed_dtype" not in self._observer.facts else 0.0
         # A step of one batch alone is taken in float64, and only while nothing has scaled its gradient.
-        if self._measured.due(place) and factor == self._scale == 1.0 and not self._observer.batches:
-            self._measured.forward(inputs, output=output, target=target)
+        if due and factor == self._scale == 1.0 and not self._observer.batches:
+            self._measured.forward(inputs, output=output, target=target, computed_u=computed_u)
         # Without its graph: what is kept here must not keep the step's memory.
         changed = self._outputs.changed(floating)
         # A target that is the input stays the same object, and is not digested twice.

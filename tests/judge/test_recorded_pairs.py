@@ -48,6 +48,14 @@ class Embedded(nn.Sequential):
         super().__init__(nn.Embedding(20, 24), Attention(**options))
 
 
+class Upcast(Embedded):
+    """Computes in bfloat16 under autocast, and returns float32, as models of Hugging Face do."""
+
+    def forward(self, inputs):
+        found = super().forward(inputs)
+        return found.float() if found.dtype == torch.bfloat16 else found
+
+
 class AdamW(torch.optim.Optimizer):
     """By hand; with `inside`, epsilon is under the root. The decay is in no group, but an attribute."""
 
@@ -116,6 +124,7 @@ BFLOAT16 = {"dtype": torch.bfloat16}
         ({"dropout": 0.1}, {"eager": True}),
         (BFLOAT16, {"eager": True}),
         ({"autocast": True}, {"eager": True}),
+        ({"autocast": True, "make": Upcast}, {"eager": True}),
         ({}, {"optimizer": lambda parameters: torch.optim.AdamW(parameters, 1e-3, fused=True)}),
         ({}, {"optimizer": lambda parameters: torch.optim.AdamW(parameters, 1e-3, foreach=True), "eager": True}),
         ({"optimizer": AdamW}, {"eager": True}),
@@ -138,6 +147,8 @@ def test_right_pairs_are_rounding(tmp_path, capsys, both, other):
         ({"dropout": 0.1}, {"scale": 1.001}),
         ({"optimizer": AdamW}, {"optimizer": lambda parameters: AdamW(parameters, inside=True)}),
         ({"optimizer": AdamW}, {"optimizer": decaying(AdamW)}),
+        ({"autocast": True, "make": Upcast}, {"scale": 1.001}),
+        ({"make": Upcast}, {"autocast": True}),
         ({}, {"autocast": True}),
         ({}, BFLOAT16),
     ],
