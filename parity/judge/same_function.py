@@ -120,15 +120,20 @@ def _by_sketches(
     line = lines.SAME_FUNCTION.value * whole
     if quantity == "update":
         line += _UPDATE_ROUNDOFF * _whole(row for row, _ in pairs.get("param", ()))
+    # Where the models compute in narrower dtypes by themselves, float64 is no nearer than that rounding.
+    errors = [float(row.get("exact_error") or 0.0) for both in rows for row in both]
+    line += lines.DEVICE.value * math.hypot(*errors)
     if distance <= line:
         return None
     # NaN where a tensor is not finite: it is not known how far apart they are.
     share = distance / whole if whole else math.inf
     tensor = rows[int(np.argmax(np.nan_to_num(distances, nan=math.inf)))][1]["tensor"]
     what = f"{quantity} {tensor}" if tensor else quantity
+    explained = line / whole if whole and any(errors) else lines.SAME_FUNCTION.value
+    themselves = ", since they compute partly in a dtype narrower than float64 themselves" if any(errors) else ""
     why = (
         f"they compute other functions: taken in float64 from the same parameters, their first steps first differ at "
-        f"{what}, by {share:.3g} of the whole {quantity} (rounding explains {lines.SAME_FUNCTION.value:g})"
+        f"{what}, by {share:.3g} of the whole {quantity} (rounding explains {explained:.3g}{themselves})"
     )
     if quantity in ("loss", "output_grad"):
         return OtherFunction(quantity, tensor, f"{why}: their criteria differ", certain=False)

@@ -68,6 +68,8 @@ class StepError:
         unit: The unit roundoff u of b.
         exact_norm: ||x||; NaN where there is no such tensor. Of an update, x is here that of the whole step in float64.
         exact_sketch: The sketch of x (see `observe.sketch`), by which two runs' x are compared; None without x.
+        exact_error: How far rounding moves x, ||y - x||, where the model itself computes in narrower dtypes; None where
+            it computes in float64 alone.
     """
 
     step: int
@@ -79,6 +81,7 @@ class StepError:
     unit: float
     exact_norm: float
     exact_sketch: list[float] | None
+    exact_error: float | None = None
 
 
 def tensor_names(model: torch.nn.Module, output: Outputs) -> TensorNames:
@@ -152,6 +155,7 @@ def step_errors(
     exact: Values,
     take: Take,
     computed_u: float = 0.0,
+    inexact: Mapping[str, Sequence[float]] | None = None,
 ) -> list[StepError]:
     """The rows of a step.
 
@@ -164,6 +168,7 @@ def step_errors(
         take: Takes the step in float64 once more, to measure what rounding alone can do; called only where an error may
             be beyond a line.
         computed_u: The unit roundoff in which the model computes, if it is known: its output may be wider.
+        inexact: How far each tensor of the step in float64 is moved by the rounding of narrower dtypes, by quantity.
 
     Returns:
         A row for each tensor of each quantity, in the order of `each_error`.
@@ -192,6 +197,7 @@ def step_errors(
                 exact_norm=float(norms[index]),
                 # NaN for a missing tensor.
                 exact_sketch=None if np.isnan(sketches[index]).any() else sketches[index].tolist(),
+                exact_error=inexact[quantity][index] if inexact and quantity in inexact else None,
             )
         )
     return rows

@@ -13,9 +13,10 @@ from torch.nn.modules import module as modules
 
 from parity.ground.errors import OracleUnavailable
 from parity.observe.audit import Oracle
+from parity.observe.called_model import Inputs
 from parity.observe.float64_step import StepError, relative_errors, step_errors, strange, tensor_names
 from parity.observe.generators import take_generators
-from parity.observe.recorded_step import Inputs, RecordedStep
+from parity.observe.recorded_step import RecordedStep
 from parity.observe.taken_step import TakenStep, taken_step
 from parity.observe.untouched import ReachesLoop
 from parity.plan.trial import MEASURED_STEPS, Place
@@ -198,6 +199,7 @@ class MeasuredSteps:
                     exact=exact.values,
                     take=exact.take,
                     computed_u=self._computed_u,
+                    inexact=exact.inexact(),
                 )
         except OracleUnavailable as error:
             self._give_up(error)

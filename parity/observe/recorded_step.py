@@ -13,16 +13,15 @@ import torch
 
 from parity.ground.errors import OracleUnavailable
 from parity.observe.audit import Oracle, gradients
+from parity.observe.called_model import Inputs, call, counterparts
 from parity.observe.generators import generators_restored, restore_generators
+from parity.observe.narrow_rounding import NarrowRounding
 from parity.observe.norms import l2_norm
 from parity.observe.optimizer_copy import copy_optimizer
 from parity.observe.same_draws import SameDraws
 from parity.observe.taken_step import Values, on_host, unit_roundoff, widened
 from parity.observe.untouched import left_alone
-from parity.tasks.outputs import Outputs, describe, map_tensors, parts, with_parts
-
-# What a loop calls its model with: a tensor, or a sequence or dict of arguments.
-Inputs = torch.Tensor | Sequence[Any] | Mapping[str, Any]
+from parity.tasks.outputs import Outputs, map_tensors, with_parts
 
 # Up to 90 bytes of memory for each element of the model (measured: 2.8 GB for 30 million under AdamW), so 18 GB. The
 # limit counts elements rather than free memory, so that a loop leaves the same evidence everywhere.
@@ -32,6 +31,8 @@ NO_OPTIMIZER = "the optimizer cannot be copied in float64"
 # Both are computed from the same bits in the same dtype: on a CPU they are equal to the bit, and another implementation
 # (fused, or of a GPU) rounds a few times otherwise.
 _COPY_PARAM_U, _COPY_UPDATE_U = 4.0, 64.0
+# Of the repeats that show what rounding in narrower dtypes does: the larger of two distances.
+_SEEDS = (0, 1)
 
 
 class RecordedStep:
@@ -87,7 +88,10 @@ class RecordedStep:
         self._start: list[torch.Tensor] = []
         self._repeated: list[np.ndarray | None] = []
         self.own_update: list[np.ndarray | None] | None = None
-        self.values = self.take()
+        noted = NarrowRounding()
+        self.values = self.take(noted)
+        # The same step, if some of it is computed in a narrower dtype, with other roundings there.
+        self._moved = [self.take(NarrowRounding(seed)) for seed in _SEEDS] if noted.seen else []
 
     def update(self, optimizers: Sequence[torch.optim.Optimizer], model: torch.nn.Module, *, unchanged: bool) -> None:
         """Takes the optimizers' steps too.
@@ -112,8 +116,43 @@ class RecordedStep:
             self.own_update = self._from_start(after)
             if unchanged:
                 exact = [None if grad is None else torch.from_numpy(grad) for grad in self.values["param_grad"]]
-                self.values["param"] = self._exactly(optimizers, mine, exact)
+                noted = NarrowRounding()
+                self.values["param"] = self._exactly(optimizers, mine, exact, within=noted)
                 self.values["update"] = self._from_start(self.values["param"])
+                self._move_update(optimizers, mine, narrow=noted.seen)
+
+    def _move_update(
+        self, optimizers: Sequence[torch.optim.Optimizer], mine: Sequence[torch.nn.Parameter], *, narrow: bool
+    ) -> None:
+        """Takes the optimizers' steps from the gradients of the moved steps, too.
+
+        Args:
+            optimizers: The loop's optimizers.
+            mine: The parameters of the loop's model.
+            narrow: Whether some of their own steps is computed in a narrower dtype.
+        """
+        if narrow and not self._moved:
+            self._moved = [{"param_grad": self.values["param_grad"]} for _ in _SEEDS]
+        for seed, moved in zip(_SEEDS, self._moved, strict=False):
+            grads = [None if grad is None else torch.from_numpy(grad) for grad in moved["param_grad"]]
+            after = self._exactly(optimizers, mine, grads, within=NarrowRounding(seed))
+            moved |= {"param": after, "update": self._from_start(after)}
+
+    def inexact(self) -> dict[str, list[float]]:
+        """How far each tensor of `values` is moved by the rounding of what is computed in narrower dtypes.
+
+        Returns:
+            The largest distance seen, for each tensor of a quantity; nothing where all of it is computed in float64.
+        """
+        found: dict[str, list[float]] = {}
+        for moved in self._moved:
+            for quantity, values in moved.items():
+                distances = [
+                    0.0 if value is None or right is None else l2_norm(value - right)
+                    for value, right in zip(values, self.values[quantity], strict=True)
+                ]
+                found[quantity] = list(map(max, distances, found.get(quantity, distances)))
+        return found
 
     def unlike(self, model: torch.nn.Module) -> str | None:
         """Why the copied optimizers' steps are not those that the loop has taken since `update`, or None if they are.
@@ -166,8 +205,8 @@ class RecordedStep:
                 buffer.copy_(before)
         # None rather than zeros: the gradients of the step before are still in use.
         model.zero_grad(set_to_none=True)
-        output = _call(model, self._inputs)
-        floating = _counterparts(output, self._output)
+        output = call(model, self._inputs)
+        floating = counterparts(output, self._output)
         if any(part.dtype != torch.float64 or not part.requires_grad for part in floating):
             raise OracleUnavailable(
                 "the model, called with the inputs in float64, gave no float64 tensor, or one without a graph"
@@ -196,9 +235,11 @@ class RecordedStep:
         optimizers: Sequence[torch.optim.Optimizer],
         mine: Sequence[torch.nn.Parameter],
         grads: Sequence[torch.Tensor | None],
+        *,
+        within: AbstractContextManager[object] | None = None,
     ) -> list[np.ndarray | None]:
-        """The parameters after the optimizers' steps with these gradients, in float64."""
-        with SameDraws(self._dtype):
+        """The parameters after the optimizers' steps with these gradients, in float64, within something that rounds."""
+        with SameDraws(self._dtype), within or contextlib.nullcontext():
             return _stepped(optimizers, mine, self._start, grads, exact=True)
 
     def _from_start(self, after: Sequence[np.ndarray | None]) -> list[np.ndarray | None]:
@@ -237,36 +278,6 @@ def _stepped(
         for optimizer in optimizers:
             copy_optimizer(optimizer, dict(zip(mine, made, strict=True)), exact=exact).step()
     return [on_host(parameter) for parameter in made]
-
-
-def _call(model: torch.nn.Module, inputs: Inputs) -> Any:
-    """Calls the model as the loop did: with one tensor, with arguments in order, or with arguments by name."""
-    if isinstance(inputs, torch.Tensor):
-        return model(inputs)
-    return model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
-
-
-def _counterparts(returned: Any, output: Outputs) -> list[torch.Tensor]:
-    """The tensors of what the model returned that are the parts of the loop's output.
-
-    A loop may give its loss one tensor of several that its model returns, or the same elements in another shape; the
-    nearest in value is meant.
-
-    Raises:
-        OracleUnavailable: A part is none of them.
-    """
-    found, wanted = parts(returned), parts(output)
-    if [each.shape for each in found] == [each.shape for each in wanted]:
-        return found
-    chosen = []
-    for part in wanted:
-        alike = [each.reshape(part.shape) for each in found if each.numel() == part.numel()]
-        if not alike:
-            raise OracleUnavailable(
-                f"the loop's output, {describe(output)}, is not what the model returns in float64, {describe(returned)}"
-            )
-        chosen.append(min(alike, key=lambda each: l2_norm((each.detach().double() - part).numpy())))
-    return chosen
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ LATER_COLUMNS = trace.LATER_COLUMNS | {
         "buffer_names",
     ),
     *("output_names", "output_dtype", "param_dtypes", "whole_error_u", "baseline_whole_error_u"),
-    *("candidate_whole_error_u", "unit", "exact_sketch", "computed_dtype"),
+    *("candidate_whole_error_u", "unit", "exact_sketch", "computed_dtype", "exact_error"),
 }
 
 
