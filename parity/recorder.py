@@ -22,7 +22,7 @@ from parity.observe.audit import oracle_of
 from parity.observe.measured_steps import MeasuredSteps, shares_gradients
 from parity.observe.model_output import ModelOutputs, as_returned, hook
 from parity.observe.observer import CAPACITY, Observer, unscaled
-from parity.observe.optimizer_probe import ask_optimizers
+from parity.observe.optimizer_probe import OptimizerProbe
 from parity.observe.pending import Pending
 from parity.observe.user_loop import (
     dependence,
@@ -171,6 +171,7 @@ class Recorder:
         self._measured = MeasuredSteps(
             self._model, self._optimizers, oracle=oracle, compiled=self._compiled, first_step=first_step
         )
+        self._probe = OptimizerProbe(self._model, self._optimizers)
 
     def _begin_state(self, first_step: int) -> None:
         """Where the recording stands: nothing of the first step has been seen."""
@@ -182,8 +183,6 @@ class Recorder:
         self._saw_backward = False
         # Whether an optimizer is in its step, which may call a closure.
         self._stepping = False
-        # Whether it is known what the optimizers make of gradients of our own.
-        self._asked_optimizers = False
         self._closed = False
         # Why the recording has ended before the loop, or None.
         self._off: str | None = None
@@ -281,9 +280,12 @@ class Recorder:
         # Once: the way in which parts depend on each other is that of the model.
         if self._step == self._first_step and self._audit_every:
             self._observer.audit_error = self._observer.audit_error or dependence(output)
+        due = self._measured.due(place)
+        # The dtype in which the model computes is rarely another one later; where it is, a measured step may show it.
+        computed_u = self._observer.graph(output) if due or "computed_dtype" not in self._observer.facts else 0.0
         # A step of one batch alone is taken in float64, and only while nothing has scaled its gradient.
-        if self._measured.due(place) and factor == self._scale == 1.0 and not self._observer.batches:
-            self._measured.forward(inputs, output=output, target=target)
+        if due and factor == self._scale == 1.0 and not self._observer.batches:
+            self._measured.forward(inputs, output=output, target=target, computed_u=computed_u)
         # Without its graph: what is kept here must not keep the step's memory.
         changed = self._outputs.changed(floating)
         # A target that is the input stays the same object, and is not digested twice.
@@ -343,6 +345,7 @@ class Recorder:
         # Up to the call of step(), less what the calls before it took.
         self._observer.update(step_s=began - self._step_began - self._own_s)
         self._measured.after_update(self._step)
+        self._probe.after_update()
         self._step += 1
         self._outputs.end_step()
         self._measured.await_step(self._step)
@@ -458,9 +461,7 @@ class Recorder:
         self._guarded("step", lambda: self._look_before_step(optimizer))
 
     def _look_before_step(self, optimizer: torch.optim.Optimizer) -> None:
-        if not self._asked_optimizers:
-            self._asked_optimizers = True
-            self._facts |= ask_optimizers(self._model, self._optimizers)
+        self._probe.before_update()
         self._observer.before_update(optimizer)
         if self._saw_backward:
             # After clipping and unscaling, if the loop does either: this is what the update is computed from. The scale
@@ -486,6 +487,7 @@ class Recorder:
             facts = (
                 self._facts
                 | self._observer.facts
+                | self._probe.facts
                 | {
                     "loss_dtype": str(self._observer.loss_dtype).removeprefix("torch."),
                     "audit_error": self._observer.audit_error if self._audit_every else NO_CRITERION,

@@ -13,9 +13,10 @@ import numpy as np
 from parity.judge.common_steps import Both, CommonSteps
 from parity.judge.trial_trace import paired
 from parity.store.trace import SKETCH_SUMS
+from parity.store.trials import TrialRecord
 
-# Number of significant bits of the dtypes that parameters and outputs have, the implicit one included.
-_BITS = {"float16": 11, "bfloat16": 8, "float32": 24, "float64": 53}
+# Number of significant bits of the dtypes that models compute in, the implicit one included.
+_BITS = {"float8_e5m2": 3, "float8_e4m3fn": 4, "float16": 11, "bfloat16": 8, "float32": 24, "float64": 53}
 
 # As `TrialTrace.matrix` returns them.
 _Rows = tuple[np.ndarray, np.ndarray]
@@ -144,8 +145,12 @@ def _counters(both: Both) -> np.ndarray:
 def unit(both: Both) -> float:
     """The unit roundoff u of the coarsest dtype that the baseline's training shows."""
     # Not the candidate's: one that computes in a narrower dtype than the baseline does not differ by rounding only.
-    record = both[0].trace.record
-    dtypes = {record.output_dtype, record.loss_dtype, *(record.param_dtypes or ())}
+    return unit_of(both[0].trace.record)
+
+
+def unit_of(record: TrialRecord) -> float:
+    """The unit roundoff u of the coarsest dtype that a training shows; of float32 where none is known."""
+    dtypes = {record.output_dtype, record.computed_dtype, record.loss_dtype, *(record.param_dtypes or ())}
     return max([2.0 ** -_BITS[dtype] for dtype in dtypes if dtype in _BITS], default=2.0**-24)
 
 

@@ -91,6 +91,7 @@ def compare_functions(baseline: StepErrors, candidate: StepErrors, *, equal_star
     for both in paired(sides[0], sides[1]):
         pairs.setdefault(both[0]["quantity"], []).append(both)
     same: list[str] = []
+    others: dict[str, OtherFunction] = {}
     for quantity in CHECKED:
         rows = pairs.get(quantity, [])
         # What one side lacks is compared nowhere, so it shows nothing. The parameters are their update, and more.
@@ -100,12 +101,21 @@ def compare_functions(baseline: StepErrors, candidate: StepErrors, *, equal_star
         # One side took no whole step in float64 (gradients that are clipped, say), so it has no update.
         if not all(any(not math.isnan(row["exact_norm"]) for row in side) for side in zip(*rows, strict=True)):
             continue
-        found = _by_sketches(quantity, rows, pairs) if sketched else _by_norms(quantity, rows)
-        if found:
-            return Functions(found, frozenset(same))
-        if sketched:
+        if found := _by_sketches(quantity, rows, pairs) if sketched else _by_norms(quantity, rows):
+            others[quantity] = found
+        elif sketched:
             same.append(quantity)
-    return Functions(None, frozenset(same))
+    if {"loss", "param_grad"} <= {*same}:
+        # Outputs that reach neither: those of padded words, or logits beside their log_softmax.
+        others = {quantity: each for quantity, each in others.items() if quantity not in ("output", "output_grad")}
+    # In the order of computation: what is computed from another output is another one, too.
+    other = next(iter(others.values()), None)
+    return Functions(other, frozenset(same[: _before(same, others)] if other else same))
+
+
+def _before(same: Sequence[str], others: Mapping[str, OtherFunction]) -> int:
+    """Number of the quantities that are the same and are computed before the first that is not."""
+    return sum(CHECKED.index(quantity) < min(map(CHECKED.index, others)) for quantity in same)
 
 
 def _by_sketches(
@@ -120,15 +130,20 @@ def _by_sketches(
     line = lines.SAME_FUNCTION.value * whole
     if quantity == "update":
         line += _UPDATE_ROUNDOFF * _whole(row for row, _ in pairs.get("param", ()))
+    # Where the models compute in narrower dtypes by themselves, float64 is no nearer than that rounding.
+    errors = [float(row.get("exact_error") or 0.0) for both in rows for row in both]
+    line += lines.DEVICE.value * math.hypot(*errors)
     if distance <= line:
         return None
     # NaN where a tensor is not finite: it is not known how far apart they are.
     share = distance / whole if whole else math.inf
     tensor = rows[int(np.argmax(np.nan_to_num(distances, nan=math.inf)))][1]["tensor"]
     what = f"{quantity} {tensor}" if tensor else quantity
+    explained = line / whole if whole and any(errors) else lines.SAME_FUNCTION.value
+    themselves = ", since they compute partly in a dtype narrower than float64 themselves" if any(errors) else ""
     why = (
         f"they compute other functions: taken in float64 from the same parameters, their first steps first differ at "
-        f"{what}, by {share:.3g} of the whole {quantity} (rounding explains {lines.SAME_FUNCTION.value:g})"
+        f"{what}, by {share:.3g} of the whole {quantity} (rounding explains {explained:.3g}{themselves})"
     )
     if quantity in ("loss", "output_grad"):
         return OtherFunction(quantity, tensor, f"{why}: their criteria differ", certain=False)

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from parity.ground.errors import Trouble
 from parity.judge.between import PROCESSOR, known_to_differ, pair_across_runs
+from parity.judge.distances import unit_of
 from parity.judge.pairs import Pair
 from parity.judge.rank_pairs import (
     is_distributed,
@@ -204,14 +205,14 @@ def _key(record: TrialRecord) -> tuple[str, str, int, int]:
 
 def _common_steps(errors: Mapping[str, StepErrors], pair: Pair) -> pa.Table:
     """The steps that both trials checked against float64, in the columns of shared_steps.parquet."""
-    narrowest = [_output_units(errors[record.trial]) for record in (pair.baseline, pair.candidate)]
+    narrowest = [_output_units(errors[record.trial], record) for record in (pair.baseline, pair.candidate)]
     rows = []
     for baseline, candidate in paired(errors[pair.baseline.trial], errors[pair.candidate.trial]):
         # In the baseline's u: a candidate that computes in a narrower dtype must not be measured in its own.
         units = [row.get("unit") for row in (baseline, candidate)]
         scale = units[1] / units[0] if units[0] and units[1] else 1.0
         # The larger spread, since the limit must allow for what either step magnifies; 0 if neither was computed. It
-        # imitates the rounding of the dtype of the step's output, and a candidate's narrower one is no excuse.
+        # imitates the rounding of the dtype that the step computes in, and a candidate's narrower one is no excuse.
         outputs = [side.get(candidate["step"]) for side in narrowest]
         narrower = min(1.0, outputs[0] / outputs[1]) if outputs[0] and outputs[1] else 1.0
         spread_u = max(baseline["spread_u"] or 0.0, narrower * scale * (candidate["spread_u"] or 0.0))
@@ -231,12 +232,13 @@ def _common_steps(errors: Mapping[str, StepErrors], pair: Pair) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=SHARED_STEPS)
 
 
-def _output_units(errors: StepErrors) -> dict[int, float]:
-    """The largest unit roundoff of the parts of the output, by step; nothing for older runs."""
+def _output_units(errors: StepErrors, record: TrialRecord) -> dict[int, float]:
+    """The largest unit roundoff in which the output is computed, by step; nothing for older runs."""
+    computed = unit_of(record) if record.computed_dtype else 0.0
     found: dict[int, float] = {}
     for (step, quantity, _), row in errors.items():
         if quantity == "output" and row["unit"]:
-            found[step] = max(found.get(step, 0.0), row["unit"])
+            found[step] = max(found.get(step, computed), row["unit"])
     return found
 
 

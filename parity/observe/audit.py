@@ -232,6 +232,7 @@ class _Widened:
         before = {} if self.watch else oracle_state(self)
         if self._trained is not None:
             # The training may train the loss's own parameters, too: the copy has those of its start.
+            assert isinstance(self._loss, nn.Module), "a copy of a module"
             with torch.no_grad():
                 for copied, own in zip(self._loss.parameters(), self._trained.parameters(), strict=True):
                     copied.copy_(own)

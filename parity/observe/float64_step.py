@@ -68,6 +68,8 @@ class StepError:
         unit: The unit roundoff u of b.
         exact_norm: ||x||; NaN where there is no such tensor. Of an update, x is here that of the whole step in float64.
         exact_sketch: The sketch of x (see `observe.sketch`), by which two runs' x are compared; None without x.
+        exact_error: How far rounding moves x, ||y - x||, where the model itself computes in narrower dtypes; None where
+            it computes in float64 alone.
     """
 
     step: int
@@ -79,6 +81,7 @@ class StepError:
     unit: float
     exact_norm: float
     exact_sketch: list[float] | None
+    exact_error: float | None = None
 
 
 def tensor_names(model: torch.nn.Module, output: Outputs) -> TensorNames:
@@ -125,16 +128,17 @@ def _errors(
     ]
 
 
-def strange(errors: Errors, units: Units) -> str | None:
+def strange(errors: Errors, units: Units, *, computed_u: float = 0.0) -> str | None:
     """Why the float64 run cannot be the same step, or None where it may be.
 
     Args:
         errors: The errors of the step.
         units: The unit roundoff of each of its tensors.
+        computed_u: The unit roundoff in which the model computes, if it is known: its output may be wider.
     """
     # The output is the first quantity to be computed: if the float64 run is not the same step, it shows there.
     for error, unit in zip(errors["output"], units["output"], strict=True):
-        if not error.own * unit <= max(lines.STRANGE.value, lines.STRANGE_U.value * unit):
+        if not error.own * unit <= max(lines.STRANGE.value, lines.STRANGE_U.value * max(unit, computed_u)):
             return (
                 f"the output in float64 is {error.own:.3g} u from the baseline's, so it is not the same step; "
                 "random numbers that are not drawn from the global generators would explain it"
@@ -143,7 +147,15 @@ def strange(errors: Errors, units: Units) -> str | None:
 
 
 def step_errors(
-    step: int, names: TensorNames, *, errors: Errors, units: Units, exact: Values, take: Take
+    step: int,
+    names: TensorNames,
+    *,
+    errors: Errors,
+    units: Units,
+    exact: Values,
+    take: Take,
+    computed_u: float = 0.0,
+    inexact: Mapping[str, Sequence[float]] | None = None,
 ) -> list[StepError]:
     """The rows of a step.
 
@@ -155,6 +167,8 @@ def step_errors(
         exact: The step in float64.
         take: Takes the step in float64 once more, to measure what rounding alone can do; called only where an error may
             be beyond a line.
+        computed_u: The unit roundoff in which the model computes, if it is known: its output may be wider.
+        inexact: How far each tensor of the step in float64 is moved by the rounding of narrower dtypes, by quantity.
 
     Returns:
         A row for each tensor of each quantity, in the order of `each_error`.
@@ -163,7 +177,7 @@ def step_errors(
     # spread costs more steps in float64, which a step without such an error need not pay for.
     least = lines.DEVICE.value * lines.LEAST_ERROR.value
     suspicious = any(error.own > least for _, _, _, error in each_error(names, errors))
-    spreads = spread_of(take, exact, units=units, errors=errors) if suspicious else {}
+    spreads = spread_of(take, exact, units=units, errors=errors, computed_u=computed_u) if suspicious else {}
     # An update may have been compared although no whole step was taken in float64.
     sketched = {
         quantity: norms_and_sketches(exact.get(quantity, [None] * len(errors[quantity]))) for quantity in errors
@@ -183,6 +197,7 @@ def step_errors(
                 exact_norm=float(norms[index]),
                 # NaN for a missing tensor.
                 exact_sketch=None if np.isnan(sketches[index]).any() else sketches[index].tolist(),
+                exact_error=inexact[quantity][index] if inexact and quantity in inexact else None,
             )
         )
     return rows
@@ -195,7 +210,9 @@ def each_error(names: TensorNames, errors: Errors) -> Iterator[tuple[str, str | 
             yield quantity, name, index, error
 
 
-def spread_of(take: Take, exact: Values, *, units: Units, errors: Errors) -> dict[str, list[float]]:
+def spread_of(
+    take: Take, exact: Values, *, units: Units, errors: Errors, computed_u: float = 0.0
+) -> dict[str, list[float]]:
     """The largest distance, in u, of float64 steps with random rounding; by quantity, for each tensor.
 
     Args:
@@ -203,13 +220,14 @@ def spread_of(take: Take, exact: Values, *, units: Units, errors: Errors) -> dic
         exact: The step in float64 without it.
         units: The unit roundoff of the tensors of the step as it was taken.
         errors: The errors of the step as it was taken: the spread is measured until it explains them.
+        computed_u: The unit roundoff in which the model computes, if it is known.
 
     Returns:
         Nothing for update and param: an update is compared with that of its own gradient, which nothing magnifies.
     """
     largest = {quantity: [0.0] * len(exact[quantity]) for quantity in exact if quantity not in ("update", "param")}
-    # The output shows in which dtype the model computes: under autocast, its parameters are wider.
-    unit = max([*units["output"], min(units["param_grad"])])
+    # The output mostly shows in which dtype the model computes: under autocast, its parameters are wider.
+    unit = max([*units["output"], min(units["param_grad"]), computed_u])
     for number in range(MOST_ROUNDED_STEPS):
         moved = take(RandomRounding(unit, seed=number))
         explained = True

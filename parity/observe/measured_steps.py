@@ -13,9 +13,10 @@ from torch.nn.modules import module as modules
 
 from parity.ground.errors import OracleUnavailable
 from parity.observe.audit import Oracle
+from parity.observe.called_model import Inputs
 from parity.observe.float64_step import StepError, relative_errors, step_errors, strange, tensor_names
 from parity.observe.generators import take_generators
-from parity.observe.recorded_step import Inputs, RecordedStep
+from parity.observe.recorded_step import RecordedStep
 from parity.observe.taken_step import TakenStep, taken_step
 from parity.observe.untouched import ReachesLoop
 from parity.plan.trial import MEASURED_STEPS, Place
@@ -61,6 +62,7 @@ class MeasuredSteps:
         self._taken = TakenStep({}, {})
         self._errors: list[StepError] = []
         self._missing: str | None = None
+        self._computed_u = 0.0
         self._saw_partial = False
         self._drops_out = _drops_out(model)
         self._hook: Any = None
@@ -96,8 +98,16 @@ class MeasuredSteps:
         self._saw_partial |= place.partial
         return self._oracle is not None and (place.step in self._steps or first_partial)
 
-    def forward(self, inputs: Inputs, *, output: Outputs, target: Outputs) -> None:
-        """Takes the step in float64 as far as the gradients."""
+    def forward(self, inputs: Inputs, *, output: Outputs, target: Outputs, computed_u: float) -> None:
+        """Takes the step in float64 as far as the gradients.
+
+        Args:
+            inputs: What the model was called with.
+            output: What the loss was given.
+            target: What the loss was given.
+            computed_u: The unit roundoff of the narrowest dtype in which the model computes.
+        """
+        self._computed_u = computed_u
         assert self._oracle is not None, "only with a criterion is a step due"
         self.let_go()
         try:
@@ -175,14 +185,21 @@ class MeasuredSteps:
         except ValueError as error:  # shapes, or numbers of tensors, differ
             self._missing = f"the model in float64 gives another output: {error}"
             return
-        if missing := strange(errors, taken.units):
+        if missing := strange(errors, taken.units, computed_u=self._computed_u):
             self._missing = missing
             return
         names = tensor_names(self._model, self._output)
         try:
             with _announced("the spread of a step"):
                 self._errors += step_errors(
-                    step, names, errors=errors, units=taken.units, exact=exact.values, take=exact.take
+                    step,
+                    names,
+                    errors=errors,
+                    units=taken.units,
+                    exact=exact.values,
+                    take=exact.take,
+                    computed_u=self._computed_u,
+                    inexact=exact.inexact(),
                 )
         except OracleUnavailable as error:
             self._give_up(error)

@@ -19,7 +19,8 @@ from parity.observe.generators import generators_restored
 from parity.observe.narrow_rounding import NarrowRounding
 from parity.observe.norms import l2_norm
 from parity.observe.optimizer_copy import copy_optimizer
-from parity.observe.recorded_step import MOST_ELEMENTS, NO_OPTIMIZER, SEEDS, explained
+from parity.observe.recorded_step import MOST_ELEMENTS, SEEDS
+from parity.observe.repeated_update import NO_OPTIMIZER, RepeatedUpdate, explained
 from parity.observe.same_draws import SameDraws
 from parity.observe.sketch import norms_and_sketches
 from parity.observe.taken_step import widened
@@ -31,12 +32,40 @@ _STEPS = 3
 _PERIOD, _SIZE = 8192, 1e-2
 
 
-def ask_optimizers(model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Any]:
-    """The facts that `probe` returns; "optimizer_error", why there are none, where there are none."""
-    try:
-        return probe(model, optimizers)
-    except OracleUnavailable as error:
-        return {"optimizer_error": str(error)}
+class OptimizerProbe:
+    """Asks the optimizers of a loop once, and sees whether the copies that were asked do what they do.
+
+    The calls for a step are `before_update` and `after_update`.
+
+    Attributes:
+        facts: What `probe` returns, or "optimizer_error", why there is nothing; empty until the first step has ended.
+    """
+
+    def __init__(self, model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        self._model, self._optimizers = model, optimizers
+        self._asked = False
+        self._repeated: RepeatedUpdate | None = None
+        self._found: dict[str, Any] = {}
+        self.facts: dict[str, Any] = {}
+
+    def before_update(self) -> None:
+        """Asks them, where that has not been done: they are about to take their first step."""
+        if self._asked:
+            return
+        self._asked = True
+        try:
+            self._found = probe(self._model, self._optimizers)
+            with explained(NO_OPTIMIZER), left_alone(self._model, self._optimizers):
+                self._repeated = RepeatedUpdate(self._optimizers, self._model)
+        except OracleUnavailable as error:
+            self.facts = {"optimizer_error": str(error)}
+
+    def after_update(self) -> None:
+        """Believes what was found if the copies would have taken the step that the loop has taken."""
+        repeated, self._repeated = self._repeated, None
+        if repeated:
+            unlike = repeated.unlike(self._model)
+            self.facts = {"optimizer_error": unlike} if unlike else self._found
 
 
 def probe(model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ SUM_U = 4.0
 ROOT_U = 0.5
 
 # Operations that move elements and compute nothing.
-_MOVES = {
+MOVES = {
     torch.ops.aten._to_copy,
     torch.ops.aten.cat,
     torch.ops.aten.clone,
@@ -71,7 +71,7 @@ class RandomRounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
         # A view, or a tensor that was changed in place, is the memory of another tensor, which has its error already.
         aliased = any(returned.alias_info is not None for returned in func._schema.returns)
         # What is made of no tensor (zeros, ones) is exact, as is what is only moved.
-        if aliased or func.overloadpacket in _MOVES or not _has_tensor(args):
+        if aliased or func.overloadpacket in MOVES or not has_tensor(args):
             return result
         size = POINTWISE_U if torch.Tag.pointwise in func.tags else SUM_U
         found = result if isinstance(result, tuple | list) else [result]
@@ -120,6 +120,6 @@ def _terms(packet: Any, args: Any, found: Sequence[Any]) -> float:
     return 1.0
 
 
-def _has_tensor(args: Sequence[Any]) -> bool:
+def has_tensor(args: Sequence[Any]) -> bool:
     """Whether an operation is given a tensor, alone or in a list."""
-    return any(isinstance(each, torch.Tensor) or (isinstance(each, list) and _has_tensor(each)) for each in args)
+    return any(isinstance(each, torch.Tensor) or (isinstance(each, list) and has_tensor(each)) for each in args)

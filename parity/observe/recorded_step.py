@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -13,25 +13,21 @@ import torch
 
 from parity.ground.errors import OracleUnavailable
 from parity.observe.audit import Oracle, gradients
+from parity.observe.called_model import Inputs, call, counterparts
 from parity.observe.generators import generators_restored, restore_generators
+from parity.observe.narrow_rounding import NarrowRounding
 from parity.observe.norms import l2_norm
-from parity.observe.optimizer_copy import copy_optimizer
+from parity.observe.repeated_update import NO_OPTIMIZER, RepeatedUpdate, explained, stepped
 from parity.observe.same_draws import SameDraws
-from parity.observe.taken_step import Values, on_host, unit_roundoff, widened
+from parity.observe.taken_step import Values, on_host, widened
 from parity.observe.untouched import left_alone
-from parity.tasks.outputs import Outputs, describe, map_tensors, parts, with_parts
-
-# What a loop calls its model with: a tensor, or a sequence or dict of arguments.
-Inputs = torch.Tensor | Sequence[Any] | Mapping[str, Any]
+from parity.tasks.outputs import Outputs, map_tensors, with_parts
 
 # Up to 90 bytes of memory for each element of the model (measured: 2.8 GB for 30 million under AdamW), so 18 GB. The
 # limit counts elements rather than free memory, so that a loop leaves the same evidence everywhere.
 MOST_ELEMENTS = 200_000_000
-NO_OPTIMIZER = "the optimizer cannot be copied in float64"
-# The most that a copied optimizer's step may be off by from the loop's own, in u of the parameter and of its update.
-# Both are computed from the same bits in the same dtype: on a CPU they are equal to the bit, and another implementation
-# (fused, or of a GPU) rounds a few times otherwise.
-_COPY_PARAM_U, _COPY_UPDATE_U = 4.0, 64.0
+# Of the repeats that show what rounding in narrower dtypes does: the larger of two distances.
+SEEDS = (0, 1)
 
 
 class RecordedStep:
@@ -75,7 +71,7 @@ class RecordedStep:
         self._oracle, self._generators, self._loops = oracle, generators, model
         self._dtype = next(model.parameters()).dtype
         # A copy, since cpu() and double() convert a module in place.
-        with _explained("the model cannot be copied"):
+        with explained("the model cannot be copied"):
             self._model = copy.deepcopy(model).cpu().double()
         # A step of a model may change its buffers, from which a repeat has to start again.
         self._buffers = [buffer.clone() for buffer in self._model.buffers()]
@@ -85,9 +81,12 @@ class RecordedStep:
             map_tensors(lambda tensor: widened(tensor.detach().cpu()), each) for each in (inputs, output, target)
         )
         self._start: list[torch.Tensor] = []
-        self._repeated: list[np.ndarray | None] = []
+        self._repeated: RepeatedUpdate | None = None
         self.own_update: list[np.ndarray | None] | None = None
-        self.values = self.take()
+        noted = NarrowRounding()
+        self.values = self.take(noted)
+        # The same step, if some of it is computed in a narrower dtype, with other roundings there.
+        self._moved = [self.take(NarrowRounding(seed)) for seed in SEEDS] if noted.seen else []
 
     def update(self, optimizers: Sequence[torch.optim.Optimizer], model: torch.nn.Module, *, unchanged: bool) -> None:
         """Takes the optimizers' steps too.
@@ -101,43 +100,58 @@ class RecordedStep:
             OracleUnavailable: They cannot be copied; `values` stays as it was.
         """
         # Of all its calls: what the optimizers' code reaches, it may change.
-        with _explained(NO_OPTIMIZER), left_alone(model, optimizers):
+        with explained(NO_OPTIMIZER), left_alone(model, optimizers):
             mine = list(model.parameters())
             self._start = [parameter.detach().clone() for parameter in self._model.parameters()]
             own = [None if each.grad is None else each.grad.detach().cpu() for each in mine]
             # In the loop's own dtypes first: `unlike` compares it with what the loop's optimizers do.
-            self._repeated = _stepped(optimizers, mine, [each.detach().cpu() for each in mine], own)
+            self._repeated = RepeatedUpdate(optimizers, model)
             wide = [None if grad is None else widened(grad) for grad in own]
             after = self._exactly(optimizers, mine, wide)
             self.own_update = self._from_start(after)
             if unchanged:
                 exact = [None if grad is None else torch.from_numpy(grad) for grad in self.values["param_grad"]]
-                self.values["param"] = self._exactly(optimizers, mine, exact)
+                noted = NarrowRounding()
+                self.values["param"] = self._exactly(optimizers, mine, exact, within=noted)
                 self.values["update"] = self._from_start(self.values["param"])
+                self._move_update(optimizers, mine, narrow=noted.seen)
+
+    def _move_update(
+        self, optimizers: Sequence[torch.optim.Optimizer], mine: Sequence[torch.nn.Parameter], *, narrow: bool
+    ) -> None:
+        """Takes the optimizers' steps from the gradients of the moved steps, too.
+
+        Args:
+            optimizers: The loop's optimizers.
+            mine: The parameters of the loop's model.
+            narrow: Whether some of their own steps is computed in a narrower dtype.
+        """
+        if narrow and not self._moved:
+            self._moved = [{"param_grad": self.values["param_grad"]} for _ in SEEDS]
+        for seed, moved in zip(SEEDS, self._moved, strict=False):
+            grads = [None if grad is None else torch.from_numpy(grad) for grad in moved["param_grad"]]
+            after = self._exactly(optimizers, mine, grads, within=NarrowRounding(seed))
+            moved |= {"param": after, "update": self._from_start(after)}
+
+    def inexact(self) -> dict[str, list[float]]:
+        """How far each tensor of `values` is moved by the rounding of what is computed in narrower dtypes.
+
+        Returns:
+            The largest distance seen, for each tensor of a quantity; nothing where all of it is computed in float64.
+        """
+        found: dict[str, list[float]] = {}
+        for moved in self._moved:
+            for quantity, values in moved.items():
+                distances = [
+                    0.0 if value is None or right is None else l2_norm(value - right)
+                    for value, right in zip(values, self.values[quantity], strict=True)
+                ]
+                found[quantity] = list(map(max, distances, found.get(quantity, distances)))
+        return found
 
     def unlike(self, model: torch.nn.Module) -> str | None:
-        """Why the copied optimizers' steps are not those that the loop has taken since `update`, or None if they are.
-
-        A copy that does not repeat the loop's step in the loop's own dtype says nothing about it in float64 either.
-        """
-        for (name, parameter), again, start in zip(model.named_parameters(), self._repeated, self._start, strict=True):
-            now = on_host(parameter)
-            assert now is not None and again is not None
-            # NaN and inf are equal to themselves here.
-            if np.array_equal(now, again, equal_nan=True):
-                continue
-            now, before = now.astype(np.float64), start.numpy()
-            with np.errstate(invalid="ignore", over="ignore"):
-                distance, moved, size = l2_norm(now - again), l2_norm(now - before), l2_norm(before)
-            line = unit_roundoff(parameter.dtype) * (_COPY_UPDATE_U * moved + _COPY_PARAM_U * size)
-            if not distance <= line:
-                return (
-                    f"a copy of the optimizer, given the same gradient, does not take the loop's step: {name} is "
-                    f"{distance:.3g} from the loop's, which moved it by {moved:.3g} (rounding explains {line:.3g}). "
-                    "Something outside of the optimizer decides its step or changes the parameters after it: a global, "
-                    "a closure, a hook, or the loop before it calls step() of the Recorder"
-                )
-        return None
+        """Why the copied optimizers' steps are not those that the loop has taken since `update`; None if they are."""
+        return None if self._repeated is None else self._repeated.unlike(model)
 
     def own_difference(self, model: torch.nn.Module) -> list[np.ndarray | None]:
         """What the loop's own step has added to each parameter, in float64."""
@@ -153,7 +167,7 @@ class RecordedStep:
             OracleUnavailable: The model cannot take the step in float64.
         """
         # A model with dropout draws what it drew in the loop, which must not notice.
-        with generators_restored(), _explained("the step raised in float64"), torch.enable_grad():
+        with generators_restored(), explained("the step raised in float64"), torch.enable_grad():
             if self._generators:
                 restore_generators(self._generators)
             with left_alone(self._loops), SameDraws(self._dtype), within or contextlib.nullcontext():
@@ -166,8 +180,8 @@ class RecordedStep:
                 buffer.copy_(before)
         # None rather than zeros: the gradients of the step before are still in use.
         model.zero_grad(set_to_none=True)
-        output = _call(model, self._inputs)
-        floating = _counterparts(output, self._output)
+        output = call(model, self._inputs)
+        floating = counterparts(output, self._output)
         if any(part.dtype != torch.float64 or not part.requires_grad for part in floating):
             raise OracleUnavailable(
                 "the model, called with the inputs in float64, gave no float64 tensor, or one without a graph"
@@ -196,86 +210,15 @@ class RecordedStep:
         optimizers: Sequence[torch.optim.Optimizer],
         mine: Sequence[torch.nn.Parameter],
         grads: Sequence[torch.Tensor | None],
+        *,
+        within: AbstractContextManager[object] | None = None,
     ) -> list[np.ndarray | None]:
-        """The parameters after the optimizers' steps with these gradients, in float64."""
-        with SameDraws(self._dtype):
-            return _stepped(optimizers, mine, self._start, grads, exact=True)
+        """The parameters after the optimizers' steps with these gradients, in float64, within something that rounds."""
+        with SameDraws(self._dtype), within or contextlib.nullcontext():
+            return stepped(optimizers, mine, self._start, grads, exact=True)
 
     def _from_start(self, after: Sequence[np.ndarray | None]) -> list[np.ndarray | None]:
         """What was added to each parameter."""
         return [
             None if value is None else value - start.numpy() for value, start in zip(after, self._start, strict=True)
         ]
-
-
-def _stepped(
-    optimizers: Sequence[torch.optim.Optimizer],
-    mine: Sequence[torch.nn.Parameter],
-    starts: Sequence[torch.Tensor],
-    grads: Sequence[torch.Tensor | None],
-    *,
-    exact: bool = False,
-) -> list[np.ndarray | None]:
-    """The parameters after a step of copied optimizers.
-
-    Args:
-        optimizers: The loop's optimizers.
-        mine: The parameters of the loop's model.
-        starts: What each of them is before the step, on the CPU.
-        grads: The gradient of each.
-        exact: Whether starts and gradients are in float64.
-    """
-    # Copies: an optimizer changes parameters in place, and may change the gradient that it is given.
-    made = [
-        torch.nn.Parameter(start.clone(), requires_grad=each.requires_grad)
-        for each, start in zip(mine, starts, strict=True)
-    ]
-    for parameter, grad in zip(made, grads, strict=True):
-        parameter.grad = None if grad is None else grad.clone()
-    # One that draws draws here what it will draw in the loop, which must not notice.
-    with generators_restored():
-        for optimizer in optimizers:
-            copy_optimizer(optimizer, dict(zip(mine, made, strict=True)), exact=exact).step()
-    return [on_host(parameter) for parameter in made]
-
-
-def _call(model: torch.nn.Module, inputs: Inputs) -> Any:
-    """Calls the model as the loop did: with one tensor, with arguments in order, or with arguments by name."""
-    if isinstance(inputs, torch.Tensor):
-        return model(inputs)
-    return model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
-
-
-def _counterparts(returned: Any, output: Outputs) -> list[torch.Tensor]:
-    """The tensors of what the model returned that are the parts of the loop's output.
-
-    A loop may give its loss one tensor of several that its model returns, or the same elements in another shape; the
-    nearest in value is meant.
-
-    Raises:
-        OracleUnavailable: A part is none of them.
-    """
-    found, wanted = parts(returned), parts(output)
-    if [each.shape for each in found] == [each.shape for each in wanted]:
-        return found
-    chosen = []
-    for part in wanted:
-        alike = [each.reshape(part.shape) for each in found if each.numel() == part.numel()]
-        if not alike:
-            raise OracleUnavailable(
-                f"the loop's output, {describe(output)}, is not what the model returns in float64, {describe(returned)}"
-            )
-        chosen.append(min(alike, key=lambda each: l2_norm((each.detach().double() - part).numpy())))
-    return chosen
-
-
-@contextlib.contextmanager
-def _explained(what: str) -> Iterator[None]:
-    """Turns whatever the user's code raises in the block into `OracleUnavailable`, with the reason."""
-    try:
-        yield
-    # It gives its reason already.
-    except OracleUnavailable:
-        raise
-    except Exception as error:
-        raise OracleUnavailable(f"{what}: {type(error).__name__}: {error}") from error

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from parity.ground.errors import Trouble
+from parity.observe.graph import nodes_before
 from parity.plan.device import Device
 from parity.tasks.losses import Loss
 from parity.tasks.outputs import Outputs, part_names, parts
@@ -90,24 +90,10 @@ def dependence(output: Outputs) -> str | None:
     if len(named) < 2:
         return None
     for later, name in named.items():
-        found = next((each for each in _before(later) if each in named), None)
+        found = next((each for each in nodes_before([later]) if each in named), None)
         if found is not None:
             return (
                 f"the output's part {name} is computed from its part {named[found]}, so the gradient of the loss for "
                 f"{named[found]} cannot be told apart from that of the path through {name}"
             )
     return None
-
-
-def _before(node: torch.autograd.graph.Node) -> list[torch.autograd.graph.Node]:
-    """The nodes of the graph that a node's value is computed from."""
-    # A dict for its order: which of several parts the message names must not depend on hashes. A loop rather than a
-    # recursion, which a deep model would exhaust.
-    found: dict[torch.autograd.graph.Node, None] = {}
-    waiting = [node]
-    while waiting:
-        for before in itertools.chain(each for each, _ in waiting.pop().next_functions if each is not None):
-            if before not in found:
-                found[before] = None
-                waiting.append(before)
-    return list(found)

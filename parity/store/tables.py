@@ -92,6 +92,12 @@ STEP_ERRORS = describe_table(
             "sketch of the tensor in float64, by which two runs are compared; null if the tensor is missing, and in "
             "older runs",
         ),
+        column(
+            "exact_error",
+            pa.float64(),
+            "how far rounding in narrower dtypes, in which model or optimizer compute by "
+            "themselves, moves the tensor in float64: ||y - x||; null where they do not, and in older runs",
+        ),
     ],
 )
 

@@ -102,6 +102,10 @@ class TrialRecord:
     output_dtype: Annotated[str | None, Column(NAME, "dtype of the output; of several, the one with the largest u")] = (
         None
     )
+    computed_dtype: Annotated[
+        str | None,
+        Column(NAME, "dtype of the largest u in which the output is computed; null in runs of earlier versions"),
+    ] = None
     optimizer_norms: Annotated[
         list[float] | None,
         Column(

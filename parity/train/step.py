@@ -169,6 +169,8 @@ def take_step(
     sources = learning_parts(target)
     target = cut_off(target)
     if observer:
+        if "computed_dtype" not in observer.facts:
+            observer.graph(output)
         # Before the loss is called: the audit finds by these digests that the loss has written to its output or target.
         observed = observer.forward(trial.settings.place(step), batch, given, target, computed=learning_parts(target))
         observer.before_loss()

@@ -48,6 +48,32 @@ class Embedded(nn.Sequential):
         super().__init__(nn.Embedding(20, 24), Attention(**options))
 
 
+class Upcast(Embedded):
+    """Computes in bfloat16 under autocast, and returns float32, as models of Hugging Face do."""
+
+    def forward(self, inputs):
+        found = super().forward(inputs)
+        return found.float() if found.dtype == torch.bfloat16 else found
+
+
+class Normed(Embedded):
+    """Its inputs are normed in float32, whatever the dtype of its parameters is; and positions are added in float32."""
+
+    def __init__(self, *, root=False, **options):
+        super().__init__(**options)
+        self.root = root
+
+    def forward(self, inputs):
+        rows = self[0](inputs).float()
+        if self.root:
+            rows = rows / (rows.square().sum(-1, keepdim=True) / 24 + 1e-6).sqrt()
+        else:
+            rows = rows * torch.rsqrt(rows.pow(2).mean(-1, keepdim=True) + 1e-6)
+        step = torch.arange(24) * (-math.log(10000.0) / 24)
+        rates = 10000 ** (-torch.arange(24) / 24) if self.root else step.exp()
+        return self[1]((rows + (torch.arange(8)[:, None] * rates).sin()).to(self[0].weight.dtype))
+
+
 class AdamW(torch.optim.Optimizer):
     """By hand; with `inside`, epsilon is under the root. The decay is in no group, but an attribute."""
 
@@ -116,8 +142,10 @@ BFLOAT16 = {"dtype": torch.bfloat16}
         ({"dropout": 0.1}, {"eager": True}),
         (BFLOAT16, {"eager": True}),
         ({"autocast": True}, {"eager": True}),
+        ({"autocast": True, "make": Upcast}, {"eager": True}),
         ({}, {"optimizer": lambda parameters: torch.optim.AdamW(parameters, 1e-3, fused=True)}),
         ({}, {"optimizer": lambda parameters: torch.optim.AdamW(parameters, 1e-3, foreach=True), "eager": True}),
+        ({"make": Normed}, {"root": True}),
         ({"optimizer": AdamW}, {"eager": True}),
         ({"optimizer": decaying(torch.optim.AdamW)}, {"optimizer": decaying(AdamW)}),
     ],
@@ -138,6 +166,10 @@ def test_right_pairs_are_rounding(tmp_path, capsys, both, other):
         ({"dropout": 0.1}, {"scale": 1.001}),
         ({"optimizer": AdamW}, {"optimizer": lambda parameters: AdamW(parameters, inside=True)}),
         ({"optimizer": AdamW}, {"optimizer": decaying(AdamW)}),
+        ({"autocast": True, "make": Upcast}, {"scale": 1.001}),
+        ({"make": Upcast}, {"autocast": True}),
+        ({"make": Normed}, {"root": True, "scale": 1.0001}),
+        ({"make": Normed}, {"root": True, "gelu": "tanh"}),
         ({}, {"autocast": True}),
         ({}, BFLOAT16),
     ],

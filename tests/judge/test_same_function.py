@@ -98,3 +98,18 @@ def test_tensors_of_other_names_are_paired_in_their_order():
     assert other(rows(), rows(names=["c", "d"])) is None
     assert other(rows(), port).tensor == "d"
     assert [one["tensor"] for one, _ in paired(rows(), rows(names=["b", "a"])) if one["tensor"]] == list("baba")
+
+
+@pytest.mark.parametrize(("by", "seen"), [(3e-7, False), (3e-6, True)])
+@pytest.mark.parametrize("side", [0, 1])
+def test_models_that_compute_in_float32_themselves_are_held_to_its_rounding(by, seen, side):
+    sides = [rows(), rows("output", by=by)]
+    for row in sides[side].values():
+        row["exact_error"] = 1e-7 * row["exact_norm"]
+    found = compare_functions(*sides, equal_start=True)
+    assert ("output" in found.same) != seen
+    if seen:
+        assert found.other.why.endswith(
+            "of the whole output (rounding explains 8e-07, since they compute partly in a dtype narrower than float64 "
+            "themselves)"
+        )

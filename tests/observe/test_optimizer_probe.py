@@ -116,7 +116,7 @@ def test_the_gradients_of_the_loop_do_not_matter():
 
 def test_what_an_optimizer_rounds_by_itself_is_told():
     found = asked(lambda net: InBfloat16(net.parameters()))
-    assert 1e-4 < found["optimizer_inexact"] / np.linalg.norm(found["optimizer_norms"]) < 1e-2
+    assert 1e-4 < found["optimizer_inexact"] / np.linalg.norm(found["optimizer_norms"]) < 5e-2
 
 
 def test_the_loop_does_not_notice():
