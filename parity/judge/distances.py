@@ -119,7 +119,7 @@ def measure(both: Both, quantity: str) -> TensorDistances | None:
     if quantity in ("param_grad", "step_grad") and one_sided.any():
         # The gradient of a parameter that nobody moves, which one side freezes and the other leaves to no optimizer.
         one_sided = one_sided & ~unmoved(both)
-    absolute = np.where(missing[0] & missing[1], 0.0, np.where(one_sided, np.inf, absolute))
+    absolute = np.where(one_sided, np.inf, np.where(missing[0] | missing[1], 0.0, absolute))
     return TensorDistances(absolute, np.nan_to_num(left_norms), np.nan_to_num(right_norms, posinf=np.inf))
 
 

@@ -126,7 +126,13 @@ def parting_line(quantity: str, unit: float) -> float:
             the step.
         unit: The unit roundoff u.
     """
-    return _LINES["param" if quantity == "update" else quantity].value * unit
+    # In narrow dtypes 256 u would be all of a tensor.
+    return min(_LINES["param" if quantity == "update" else quantity].value * unit, _far(unit))
+
+
+def _far(unit: float) -> float:
+    """The distance of a parting quantity from which on no rounding explains it."""
+    return max(lines.FAR.value, lines.FAR_NARROW.value * unit)
 
 
 def find_parting(comparison: Comparison) -> Parting | None:
@@ -185,7 +191,7 @@ def _part(comparison: Comparison, index: int, quantity: str) -> Parting:
     measured = np.where(np.isinf(measured), distances.beside_whole[index], measured)
     excess = np.where(np.isnan(measured), np.inf, measured / line)
     worst = _first_beyond(excess, backwards=quantity == "param_grad")
-    far = max(lines.FAR.value, lines.FAR_NARROW.value * comparison.unit)
+    far = _far(comparison.unit)
     beyond = excess[worst] > 1 and (quantity in _DIRECT or measured[worst] > far or np.isnan(measured[worst]))
     return Parting(
         index,
@@ -211,8 +217,8 @@ def _part_by_norms(comparison: Comparison, index: int, quantity: str) -> Parting
 
 def _part_at_input(comparison: Comparison, index: int) -> Parting:
     """Inputs have no sketches: those that differ by rounding only give outputs and gradients that do."""
-    far = max(lines.FAR.value, lines.FAR_NARROW.value * comparison.unit)
-    for quantity, line in (("output", parting_line("output", comparison.unit)), ("output_grad", far)):
+    sides = (("output", parting_line("output", comparison.unit)), ("output_grad", _far(comparison.unit)))
+    for quantity, line in sides:
         distances = comparison.distances(quantity)
         if distances is None and quantity == "output":
             # A run of an earlier version: how far is not known, and decides nothing.
