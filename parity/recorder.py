@@ -26,10 +26,10 @@ from parity.observe.pending import Pending
 from parity.observe.user_loop import (
     dependence,
     device_of,
-    inner_optimizer,
     is_compiled,
     name_of,
     only_lr,
+    optimizers_of,
     ordinal_of,
     tensors_of,
     unwrapped,
@@ -108,8 +108,8 @@ class Recorder:
             replica: 0, or the number of the repeat.
 
         Raises:
-            Trouble: The directory exists already, or cannot be made; the model has no parameters; or a number is not
-                allowed.
+            Trouble: The directory exists already, or cannot be made; the model has no parameters; an optimizer is none
+                of torch; or a number is not allowed.
         """
         numbers = {"audit_every": audit_every, "seed": seed, "replica": replica, "first_step": first_step}
         if steps_per_epoch is not None:
@@ -118,8 +118,7 @@ class Recorder:
             checked(each, value)
         # Without their wrappers: parameters then have the same names, and the hooks are on the optimizer that steps.
         self._model, self._compiled = unwrapped(model), is_compiled(model)
-        several = [optimizers] if isinstance(optimizers, torch.optim.Optimizer) else list(optimizers)
-        self._optimizers = [inner_optimizer(optimizer) for optimizer in several]
+        self._optimizers = optimizers_of(optimizers)
         self._scaler = scaler
         self._steps_per_epoch = steps_per_epoch
         # Without a criterion there is nothing to audit with.
