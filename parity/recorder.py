@@ -20,6 +20,7 @@ from parity.driver import begun, gathering, recorded_trial, seal_run
 from parity.ground.errors import OracleUnavailable
 from parity.observe.audit import oracle_of
 from parity.observe.measured_steps import MeasuredSteps, shares_gradients
+from parity.observe.members import Members
 from parity.observe.model_output import ModelOutputs, as_returned, hook
 from parity.observe.observer import CAPACITY, Observer, unscaled
 from parity.observe.pending import Pending
@@ -166,6 +167,7 @@ class Recorder:
             optimizers=self._optimizers,
             also={each: unwrapped(other) for each, other in also.items()},
         )
+        self._members = Members(self._model, self._optimizers)
         self._measured = MeasuredSteps(
             self._model, self._optimizers, oracle=oracle, compiled=self._compiled, first_step=first_step
         )
@@ -339,6 +341,9 @@ class Recorder:
     def _close_step(self, began: float) -> None:
         if not self._saw_backward:
             raise RuntimeError("step() came without backward(): call that after loss.backward(), before clipping.")
+        # Of the step that is to be closed: what it trained has to be what was observed.
+        if changed := self._members.changed():
+            raise RuntimeError(f"the model or its optimizers have {changed}.")
         # Up to the call of step(), less what the calls before it took.
         self._observer.update(step_s=began - self._step_began - self._own_s)
         self._measured.after_update(self._step)
