@@ -20,6 +20,7 @@ from parity.driver import begun, gathering, recorded_trial, seal_run
 from parity.ground.errors import OracleUnavailable
 from parity.observe.audit import oracle_of
 from parity.observe.measured_steps import MeasuredSteps, shares_gradients
+from parity.observe.members import Members
 from parity.observe.model_output import ModelOutputs, as_returned, hook
 from parity.observe.observer import CAPACITY, Observer, unscaled
 from parity.observe.optimizer_probe import OptimizerProbe
@@ -27,10 +28,10 @@ from parity.observe.pending import Pending
 from parity.observe.user_loop import (
     dependence,
     device_of,
-    inner_optimizer,
     is_compiled,
     name_of,
     only_lr,
+    optimizers_of,
     ordinal_of,
     tensors_of,
     unwrapped,
@@ -109,8 +110,8 @@ class Recorder:
             replica: 0, or the number of the repeat.
 
         Raises:
-            Trouble: The directory exists already, or cannot be made; the model has no parameters; or a number is not
-                allowed.
+            Trouble: The directory exists already, or cannot be made; the model has no parameters; an optimizer is none
+                of torch; or a number is not allowed.
         """
         numbers = {"audit_every": audit_every, "seed": seed, "replica": replica, "first_step": first_step}
         if steps_per_epoch is not None:
@@ -119,8 +120,7 @@ class Recorder:
             checked(each, value)
         # Without their wrappers: parameters then have the same names, and the hooks are on the optimizer that steps.
         self._model, self._compiled = unwrapped(model), is_compiled(model)
-        several = [optimizers] if isinstance(optimizers, torch.optim.Optimizer) else list(optimizers)
-        self._optimizers = [inner_optimizer(optimizer) for optimizer in several]
+        self._optimizers = optimizers_of(optimizers)
         self._scaler = scaler
         self._steps_per_epoch = steps_per_epoch
         # Without a criterion there is nothing to audit with.
@@ -168,6 +168,7 @@ class Recorder:
             optimizers=self._optimizers,
             also={each: unwrapped(other) for each, other in also.items()},
         )
+        self._members = Members(self._model, self._optimizers)
         self._measured = MeasuredSteps(
             self._model, self._optimizers, oracle=oracle, compiled=self._compiled, first_step=first_step
         )
@@ -342,6 +343,9 @@ class Recorder:
     def _close_step(self, began: float) -> None:
         if not self._saw_backward:
             raise RuntimeError("step() came without backward(): call that after loss.backward(), before clipping.")
+        # Of the step that is to be closed: what it trained has to be what was observed.
+        if changed := self._members.changed():
+            raise RuntimeError(f"the model or its optimizers have {changed}.")
         # Up to the call of step(), less what the calls before it took.
         self._observer.update(step_s=began - self._step_began - self._own_s)
         self._measured.after_update(self._step)

@@ -806,3 +806,25 @@ def test_a_recorder_refuses_numbers_that_mean_nothing(wrong, message, tmp_path):
     with pytest.raises(Trouble) as trouble:
         parity.Recorder(tmp_path / "run", nn.Linear(1, 1), **wrong)
     assert str(trouble.value).startswith(message) and not (tmp_path / "run").exists()
+
+
+class Lookahead:
+    """A wrapper that is no optimizer of torch."""
+
+    def __init__(self, optimizer):
+        self.optimizer, self.param_groups = optimizer, optimizer.param_groups
+
+
+@pytest.mark.parametrize("wrap", [lambda wrapper: wrapper, lambda wrapper: [wrapper]])
+def test_a_wrapper_that_is_no_optimizer_is_refused_in_a_sentence(tmp_path, wrap):
+    model = little()
+    with pytest.raises(Trouble) as error:
+        parity.Recorder(tmp_path / "run", model, optimizers=wrap(Lookahead(torch.optim.Adam(model.parameters()))))
+    assert str(error.value) == (
+        "parity.Recorder: optimizers= was given an object of class Lookahead, which is not a torch.optim.Optimizer. "
+        "Give the optimizer itself, or a list of optimizers, here the one that it keeps as .optimizer; what a wrapper "
+        "does to the parameters after the optimizer's step is recorded with the step."
+    )
+    with pytest.raises(Trouble, match="an object of class int, which is not a torch"):
+        parity.Recorder(tmp_path / "run", model, optimizers=[3])
+    assert not (tmp_path / "run").exists()

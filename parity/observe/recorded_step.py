@@ -147,7 +147,7 @@ class RecordedStep:
                     for value, right in zip(values, self.values[quantity], strict=True)
                 ]
                 found[quantity] = list(map(max, distances, found.get(quantity, distances)))
-        return found
+        return {quantity: distances for quantity, distances in found.items() if any(distances)}
 
     def unlike(self, model: torch.nn.Module) -> str | None:
         """Why the copied optimizers' steps are not those that the loop has taken since `update`; None if they are."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -35,6 +35,31 @@ def inner_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     # Libraries that wrap an optimizer keep it under this name.
     inner = getattr(optimizer, "optimizer", None)
     return inner_optimizer(inner) if isinstance(inner, torch.optim.Optimizer) else optimizer
+
+
+def optimizers_of(given: object) -> list[torch.optim.Optimizer]:
+    """The optimizers that a loop gives: one, or several in a sequence, without their wrappers.
+
+    Raises:
+        Trouble: One is not an optimizer of torch.
+    """
+    # A wrapper that is no Optimizer may have whatever attributes; what is iterable is taken for a sequence.
+    found = []
+    for each in given if isinstance(given, Iterable) else [given]:
+        if not isinstance(each, torch.optim.Optimizer):
+            inside = [name for name, value in _attributes(each).items() if isinstance(value, torch.optim.Optimizer)]
+            instead = f", here the one that it keeps as .{inside[0]}" if inside else ""
+            raise Trouble(
+                f"parity.Recorder: optimizers= was given an object of class {type(each).__name__}, which is not a "
+                f"torch.optim.Optimizer. Give the optimizer itself, or a list of optimizers{instead}; what a wrapper "
+                "does to the parameters after the optimizer's step is recorded with the step."
+            )
+        found.append(inner_optimizer(each))
+    return found
+
+
+def _attributes(thing: object) -> dict[str, object]:
+    return vars(thing) if hasattr(thing, "__dict__") else {}
 
 
 def device_of(model: torch.nn.Module) -> Device:

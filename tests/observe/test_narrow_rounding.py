@@ -18,6 +18,9 @@ WIDE = torch.linspace(0.1, 1, 12, dtype=torch.float64).reshape(3, 4)
         (lambda: WIDE * (torch.arange(4) > 2).float()[None].expand(3, 4), False),
         (lambda: torch.cat([torch.zeros(2), torch.ones(3)])[1:].double(), False),
         (lambda: WIDE.argmax(1) + 1, False),
+        # The counter of an optimizer.
+        (lambda: torch.tensor(0.0).add_(1), False),
+        (lambda: torch.tensor(0.5).add_(1), True),
         (lambda: WIDE.float().double(), True),
         (lambda: WIDE + torch.arange(4.0).sin(), True),
         (lambda: torch.zeros(3, 4).copy_(WIDE), True),
