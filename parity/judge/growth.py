@@ -9,7 +9,6 @@ Letters: S steps that both traces have; T tensors of a quantity.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,15 +16,21 @@ import numpy as np
 
 from parity.judge.differences import Comparison
 from parity.judge.distances import TensorDistances
+from parity.judge.window import (
+    MOST,
+    before,
+    each_length,
+    each_tensor,
+    largest_before,
+    stay,
+    whole,
+    whole_length,
+)
 from parity.plan import lines
 from parity.store.trace import QUANTITIES
 
-# A jump that stays for so many steps is a fault; one that passes may be a kink of the model that one side met.
-STAYS = 3
 # What may differ without a trace in the training.
 FORWARDS = ("output", "output_grad", "target_grad")
-# What a distance that is not known or infinite counts as in the steps before.
-_MOST = 1e100
 
 
 def least_jump(quantity: str, unit: float) -> float:
@@ -84,7 +89,7 @@ def reached(comparison: Comparison) -> np.ndarray:
         return np.ones(comparison.steps, bool)
     found = np.zeros(comparison.steps, bool)
     for values, line in ((gradients.whole, lines.PARTING_PARAM_GRAD), (comparison.loss_rel, lines.PARTING_OUTPUT)):
-        before = _largest_before(np.minimum(values, _MOST)[:, None])[:, 0]
+        before = largest_before(np.minimum(values, MOST)[:, None])[:, 0]
         # A NaN is not known to be near.
         found |= ~(values <= np.maximum(line.value * comparison.unit, lines.UNREACHED.value * before))
     return found
@@ -139,12 +144,12 @@ class Growth:
             return None
         noise = _noise(self._comparison, self._quantity)
         found = [
-            look(values(distances, noise), _before(values, distances, noise), named=named)
+            look(values(distances, noise), before(values, distances, noise), named=named)
             for values, named, look in (
-                (_whole, False, self._in_distance),
-                (_each, True, self._in_distance),
-                (_whole_length, False, self._in_length),
-                (_each_length, True, self._in_length),
+                (whole, False, self._in_distance),
+                (each_tensor, True, self._in_distance),
+                (whole_length, False, self._in_length),
+                (each_length, True, self._in_length),
             )
         ]
         if self._quantity == "buffer" and self._begin == self._parted_at:
@@ -174,11 +179,11 @@ class Growth:
         jumps = values > limit
         if self._quantity == "update":
             # Adam makes a step of an element whose gradient is nearly zero; it is over with the next one.
-            jumps &= (values > lines.JUMP_FLOOR.value) | _stay(values, limit)
+            jumps &= (values > lines.JUMP_FLOOR.value) | stay(values, limit)
         # A kink of the model may move the gradient for a step or two, and nothing else.
         certain = np.ones_like(jumps)
         if self._quantity == "param_grad":
-            certain = _stay(values, np.maximum(self._least, lines.JUMP_STAYS.value * before))
+            certain = stay(values, np.maximum(self._least, lines.JUMP_STAYS.value * before))
             jumps |= certain
         jumps[: self._begin] = False
         if self._quantity in FORWARDS:
@@ -191,7 +196,7 @@ class Growth:
     def _in_length(self, values: np.ndarray, before: np.ndarray, *, named: bool) -> Sudden | None:
         """The first jump of a length, float64[S, 1 or T]; only of quantities whose lengths are steady."""
         if self._quantity == "param_grad":
-            jumps = _stay(values, np.maximum(lines.LENGTH_GRADIENT.value, lines.LENGTH_STAYS.value * before))
+            jumps = stay(values, np.maximum(lines.LENGTH_GRADIENT.value, lines.LENGTH_STAYS.value * before))
         elif self._quantity == "update":
             jumps = values > np.maximum(lines.LENGTH_UPDATE.value, lines.LENGTH.value * before)
         else:
@@ -225,7 +230,7 @@ class Growth:
         distances = self._comparison.distances(source) if source else None
         if distances is None or line is None:
             return np.zeros(self._comparison.steps)
-        follows: np.ndarray = line.value * np.minimum(np.nan_to_num(distances.whole, nan=np.inf), _MOST)
+        follows: np.ndarray = line.value * np.minimum(np.nan_to_num(distances.whole, nan=np.inf), MOST)
         return follows
 
 
@@ -248,22 +253,13 @@ def _first(
     )
 
 
-def _stay(values: np.ndarray, limits: np.ndarray) -> np.ndarray:
-    """Whether the values of so many steps from each step on are beyond the limit of that step; bool[S, T]."""
-    stay = values > limits
-    for shift in range(1, STAYS):
-        stay[:-shift] &= values[shift:] > limits[:-shift]
-        stay[-shift:] = False
-    return stay
-
-
 def _quiet(comparison: Comparison) -> np.ndarray:
     """Whether the gradients have been near each other for some steps, so that their updates must be, too; bool[S]."""
     gradients = comparison.distances("step_grad")
     if gradients is None:
         return np.zeros(comparison.steps, bool)
     whole = np.nan_to_num(gradients.whole, nan=np.inf)
-    largest = np.maximum(whole, _largest_before(np.minimum(whole, _MOST)[:, None])[:, 0])
+    largest = np.maximum(whole, largest_before(np.minimum(whole, MOST)[:, None])[:, 0])
     quiet: np.ndarray = largest < lines.QUIET.value
     return quiet
 
@@ -280,51 +276,7 @@ def _noise(comparison: Comparison, quantity: str) -> np.ndarray | None:
     noise = distances > lines.NOISE.value
     # As the steps before have shown, since a fault moves the gradient of its own step as well. Where all of them were
     # equal to the bit they have shown nothing.
-    recent = np.where(
-        _largest_before(np.minimum(distances, _MOST)) > 0, _largest_before(noise.astype(float)) > 0, noise
-    )
+    recent = np.where(largest_before(np.minimum(distances, MOST)) > 0, largest_before(noise.astype(float)) > 0, noise)
     # Trainings that have drifted apart have gradients that far apart in all tensors, which are not noise.
     found: np.ndarray = recent & (gradients.norms < lines.NOISE_LENGTH.value * gradients.whole_norm[:, None])
     return found if found.any() else None
-
-
-# A measure of the distances, of all tensors together, float64[S, 1], or of each, float64[S, T], without some of them.
-_Measure = Callable[[TensorDistances, np.ndarray | None], np.ndarray]
-
-
-def _whole(distances: TensorDistances, left_out: np.ndarray | None) -> np.ndarray:
-    return distances.without(left_out).whole[:, None]
-
-
-def _each(distances: TensorDistances, left_out: np.ndarray | None) -> np.ndarray:
-    return distances.without(left_out).beside_whole
-
-
-def _whole_length(distances: TensorDistances, left_out: np.ndarray | None) -> np.ndarray:
-    return distances.without(left_out).whole_length[:, None]
-
-
-def _each_length(distances: TensorDistances, left_out: np.ndarray | None) -> np.ndarray:
-    return distances.without(left_out).length_beside_whole
-
-
-def _before(measure: _Measure, distances: TensorDistances, noise: np.ndarray | None) -> np.ndarray:
-    """The most of a measure in the window before each step, of the tensors that count at that step."""
-    if noise is None:
-        return _largest_before(np.minimum(measure(distances, None), _MOST))
-    before = np.zeros_like(measure(distances, noise))
-    for shift in range(1, min(int(lines.JUMP_WINDOW.value), len(noise) - 1) + 1):
-        # A tensor that was noise until just now has a past all the same.
-        earlier = np.nan_to_num(measure(distances.upto(-shift), noise[shift:]), nan=0.0)
-        before[shift:] = np.maximum(before[shift:], np.minimum(earlier, _MOST))
-    return before
-
-
-def _largest_before(values: np.ndarray) -> np.ndarray:
-    """The largest value in the window before each step; 0 before the first. float64[S, T]."""
-    window = int(lines.JUMP_WINDOW.value)
-    before = np.zeros_like(values)
-    finite = np.nan_to_num(values, nan=0.0)
-    for shift in range(1, window + 1):
-        before[shift:] = np.maximum(before[shift:], finite[:-shift])
-    return before

@@ -12,9 +12,10 @@ import numpy as np
 
 from parity.judge.accumulation import explain_batches
 from parity.judge.differences import Comparison
-from parity.judge.growth import STAYS, Growth
+from parity.judge.growth import Growth
 from parity.judge.parting import is_idle
 from parity.judge.state_settings import StateDifference
+from parity.judge.window import STAYS
 
 # In the order in which a step computes them; a jump of a later one may be the consequence of an earlier one.
 _LOOKED_AT = ("output", "output_grad", "target_grad", "param_grad", "step_grad", "update", "buffer")

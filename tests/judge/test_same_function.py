@@ -34,6 +34,15 @@ def other(*sides, equal_start=True):
     return compare_functions(*sides, equal_start=equal_start).other
 
 
+def reaching(quantity, by, tensor=None):
+    """Rows that differ in a quantity, and in the gradient of the parameters where outputs differ."""
+    found = rows(quantity, by=by, tensor=tensor)
+    if quantity in ("output", "output_grad"):
+        gradients = rows("param_grad", by=by, tensor="b")
+        found |= {place: row for place, row in gradients.items() if place[1] == "param_grad"}
+    return found
+
+
 def test_equal_steps_are_of_the_same_function():
     found = compare_functions(rows(), rows(), equal_start=True)
     assert found.other is None
@@ -45,7 +54,7 @@ def test_equal_steps_are_of_the_same_function():
     (1e-12, False, False), (1e-8, True, False), (1e-6, True, True), (1e-2, True, True),
 ])  # fmt: skip
 def test_a_difference_is_seen_where_it_is(quantity, tensor, by, seen, certain):
-    found = other(rows(), rows(quantity, by=by, tensor=tensor))
+    found = other(rows(), reaching(quantity, by, tensor))
     assert (found is not None) == seen
     if found:
         assert (found.quantity, found.tensor, found.certain) == (quantity, tensor, certain)
@@ -54,12 +63,18 @@ def test_a_difference_is_seen_where_it_is(quantity, tensor, by, seen, certain):
 
 @pytest.mark.parametrize("quantity", ["loss", "output_grad"])
 def test_other_criteria_are_no_other_training(quantity):
-    found = other(rows(), rows(quantity, by=1e-2))
+    found = other(rows(), reaching(quantity, 1e-2))
     assert found.why.endswith("their criteria differ") and not found.certain
 
 
+@pytest.mark.parametrize("quantity", ["output", "output_grad"])
+def test_outputs_that_reach_neither_loss_nor_gradient_make_no_other_function(quantity):
+    found = compare_functions(rows(), rows(quantity, by=0.5), equal_start=True)
+    assert found.other is None and found.shows("param_grad") and not found.shows(quantity)
+
+
 def test_parameters_that_differ_in_their_last_bits_decide_nothing_for_certain():
-    assert other(rows(), rows("output", by=1e-6), equal_start=False) is None
+    assert other(rows(), reaching("output", 1e-6), equal_start=False) is None
     found = other(rows(scale={}), rows(scale={("output", None): 1.001}), equal_start=False)
     assert found.quantity == "output" and not found.certain
 
@@ -103,7 +118,7 @@ def test_tensors_of_other_names_are_paired_in_their_order():
 @pytest.mark.parametrize(("by", "seen"), [(3e-7, False), (3e-6, True)])
 @pytest.mark.parametrize("side", [0, 1])
 def test_models_that_compute_in_float32_themselves_are_held_to_its_rounding(by, seen, side):
-    sides = [rows(), rows("output", by=by)]
+    sides = [rows(), reaching("output", by)]
     for row in sides[side].values():
         row["exact_error"] = 1e-7 * row["exact_norm"]
     found = compare_functions(*sides, equal_start=True)

@@ -1,0 +1,68 @@
+"""What the distances of two traces were in the steps before each step, and whether they stay.
+
+Letters: S steps that both traces have; T tensors of a quantity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from parity.judge.distances import TensorDistances
+from parity.plan import lines
+
+# A jump that stays for so many steps is a fault; one that passes may be a kink of the model that one side met.
+STAYS = 3
+# What a distance that is not known or infinite counts as in the steps before.
+MOST = 1e100
+
+# A measure of the distances, of all tensors together, float64[S, 1], or of each, float64[S, T], without some of them.
+Measure = Callable[[TensorDistances, np.ndarray | None], np.ndarray]
+
+
+def whole(distances: TensorDistances, left_out: np.ndarray | None) -> np.ndarray:
+    return distances.without(left_out).whole[:, None]
+
+
+def each_tensor(distances: TensorDistances, left_out: np.ndarray | None) -> np.ndarray:
+    return distances.without(left_out).beside_whole
+
+
+def whole_length(distances: TensorDistances, left_out: np.ndarray | None) -> np.ndarray:
+    return distances.without(left_out).whole_length[:, None]
+
+
+def each_length(distances: TensorDistances, left_out: np.ndarray | None) -> np.ndarray:
+    return distances.without(left_out).length_beside_whole
+
+
+def before(measure: Measure, distances: TensorDistances, noise: np.ndarray | None) -> np.ndarray:
+    """The most of a measure in the window before each step, of the tensors that count at that step."""
+    if noise is None:
+        return largest_before(np.minimum(measure(distances, None), MOST))
+    before = np.zeros_like(measure(distances, noise))
+    for shift in range(1, min(int(lines.JUMP_WINDOW.value), len(noise) - 1) + 1):
+        # A tensor that was noise until just now has a past all the same.
+        earlier = np.nan_to_num(measure(distances.upto(-shift), noise[shift:]), nan=0.0)
+        before[shift:] = np.maximum(before[shift:], np.minimum(earlier, MOST))
+    return before
+
+
+def largest_before(values: np.ndarray) -> np.ndarray:
+    """The largest value in the window before each step; 0 before the first. float64[S, T]."""
+    window = int(lines.JUMP_WINDOW.value)
+    before = np.zeros_like(values)
+    finite = np.nan_to_num(values, nan=0.0)
+    for shift in range(1, window + 1):
+        before[shift:] = np.maximum(before[shift:], finite[:-shift])
+    return before
+
+
+def stay(values: np.ndarray, limits: np.ndarray) -> np.ndarray:
+    """Whether the values of so many steps from each step on are beyond the limit of that step; bool[S, T]."""
+    stay = values > limits
+    for shift in range(1, STAYS):
+        stay[:-shift] &= values[shift:] > limits[:-shift]
+        stay[-shift:] = False
+    return stay
