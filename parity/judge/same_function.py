@@ -90,6 +90,8 @@ def compare_functions(baseline: StepErrors, candidate: StepErrors, *, equal_star
     pairs: dict[str, list[tuple[Row, Row]]] = {}
     for both in paired(sides[0], sides[1]):
         pairs.setdefault(both[0]["quantity"], []).append(both)
+    if "param_grad" in pairs:
+        pairs["param_grad"] = list(_of_use(pairs["param_grad"], pairs.get("update", ())))
     same: list[str] = []
     others: dict[str, OtherFunction] = {}
     for quantity in CHECKED:
@@ -174,6 +176,14 @@ def _by_norms(quantity: str, rows: Sequence[tuple[Row, Row]]) -> OtherFunction |
             )
             return OtherFunction(quantity, tensor, why, certain=False)
     return None
+
+
+def _of_use(gradients: Sequence[tuple[Row, Row]], updates: Sequence[tuple[Row, Row]]) -> Iterator[tuple[Row, Row]]:
+    """The gradients without those that one side lacks and neither uses: of parameters frozen in one way or another."""
+    still = {both[0]["tensor"] for both in updates if not any(row["exact_norm"] > 0 for row in both)}
+    for both in gradients:
+        if both[0]["tensor"] not in still or not any(math.isnan(row["exact_norm"]) for row in both):
+            yield both
 
 
 def _with_gradients(

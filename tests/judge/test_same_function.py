@@ -108,6 +108,15 @@ def test_a_missing_gradient_is_a_difference_and_a_missing_update_is_none():
     assert found.other is None and not found.shows("update")
 
 
+def test_a_gradient_that_one_side_lacks_and_neither_uses_is_none():
+    """Frozen by requires_grad on one side, left to no optimizer on the other."""
+    still = {("update", "b"): 0.0}
+    lacking = rows(scale=still)
+    lacking[0, "param_grad", "b"] |= {"exact_norm": math.nan, "exact_sketch": None}
+    assert other(rows(scale=still), lacking) is None
+    assert other(rows(), lacking).tensor == "b"
+
+
 def test_tensors_of_other_names_are_paired_in_their_order():
     port = rows("param_grad", by=1e-2, tensor="b", names=["c", "d"])
     assert other(rows(), rows(names=["c", "d"])) is None

@@ -1,0 +1,119 @@
+"""Found by an adversary of the rules: faults in the step in which rounding parts two loops, and what is no parting."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from . import optimizers as by_hand
+from .hooks import adamw, by_logsumexp, clip_norm, sgd, split
+from .loop import Loop, Training, of
+from .models import normed, perceptron, points
+from .optimizers import ByHand, adamw_by_hand
+from .pair import right, wrong
+
+ADVERSARY = "an adversary of the rules of November 2026"
+BASE = Loop(model=perceptron)
+ROUNDED = {"loss": of(by_logsumexp)}
+CLIPPED = replace(BASE, ready=clip_norm(0.3))
+PLAIN = replace(BASE, optimizer=sgd())
+BY_WEIGHT = {"split": split(8, 8, 8, 8, factor=lambda rows, whole, _: rows / whole)}
+
+
+def _clip_each(t: Training) -> None:
+    for parameter in t.model.parameters():
+        nn.utils.clip_grad_norm_([parameter], 0.3)
+
+
+def _normed(momentum: float) -> nn.Module:
+    made = normed()
+    made[1].momentum = momentum
+    return made
+
+
+@torch.no_grad()
+def _decay_of_matrices(p: torch.Tensor, g: torch.Tensor, state: dict[str, Any], step: int, s: dict[str, Any]) -> None:
+    by_hand.right_adamw(p, g, state, step, s if p.dim() > 1 else s | {"weight_decay": 0.0})
+
+
+class Kept(ByHand):
+    """Keeps its decay as an attribute, where nobody looks for settings."""
+
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, self._take, lr=1e-3, betas=(0.9, 0.999), eps=1e-8)
+        self.decay = 0.1
+
+    def _take(self, p: torch.Tensor, g: torch.Tensor, state: dict[str, Any], step: int, s: dict[str, Any]) -> None:
+        by_hand.right_adamw(p, g, state, step, s | {"weight_decay": self.decay})
+
+
+def _frozen() -> nn.Module:
+    made = perceptron()
+    made[0].requires_grad_(False)
+    return made
+
+
+def _two_rates(model: nn.Module) -> torch.optim.Optimizer:
+    rest = [*model[2].parameters(), *model[3].parameters()]
+    return torch.optim.AdamW([{"params": model[0].parameters()}, {"params": rest}], 1e-3, foreach=False)
+
+
+def _schedule_of_the_frozen(t: Training) -> None:
+    t.optimizer.param_groups[0]["lr"] = 1e-3 if t.step < 8 else 5e-4
+
+
+def _sorted(steps: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return [(x[y.argsort(stable=True)], y[y.argsort(stable=True)]) for x, y in points(steps)]
+
+
+def _with_log_softmax() -> nn.Module:
+    return nn.Sequential(*perceptron(), nn.LogSoftmax(1))
+
+
+def _under_autocast(*, halves: bool) -> Any:
+    """In bfloat16 up to the logits, which are float32 as Hugging Face has them; a product in one or in two parts."""
+
+    def forward(t: Training) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=t.inputs.dtype == torch.float32):
+            hidden, last = t.called[:3](t.inputs), t.called[3]
+            if not halves:
+                return last(hidden).to(t.inputs.dtype)
+            parts = [hidden[:, half] @ last.weight[:, half].T for half in (slice(0, 16), slice(16, None))]
+            return (sum(parts) + last.bias).to(t.inputs.dtype)
+
+    return forward
+
+
+PAIRS = (
+    wrong("clipped_each_by_itself", "parting", ADVERSARY, CLIPPED, replace(BASE, ready=_clip_each, **ROUNDED),
+          at="step_grad", says="clip|times that of backward"),
+    wrong("clipped_a_little_more", "parting", ADVERSARY, replace(CLIPPED, optimizer=sgd()),
+          replace(PLAIN, ready=clip_norm(0.29), **ROUNDED), at="step_grad", says="clip"),
+    wrong("clipped_micro_batches_a_little_less", "parting", ADVERSARY, replace(CLIPPED, optimizer=sgd()),
+          replace(PLAIN, ready=clip_norm(0.31), **BY_WEIGHT), at="step_grad", says="clip"),
+    wrong("other_momentum_of_statistics", "parting", ADVERSARY, Loop(), Loop(model=lambda: _normed(0.01), **ROUNDED),
+          at="buffer", says="buffer"),
+    wrong("no_decay_of_biases_behind_clipping", "parting", ADVERSARY,
+          replace(CLIPPED, optimizer=adamw_by_hand(by_hand.right_adamw, weight_decay=0.1)),
+          replace(CLIPPED, optimizer=adamw_by_hand(_decay_of_matrices, weight_decay=0.1), **ROUNDED),
+          at="update", says="optimizers compute other steps"),
+    wrong("no_decay_of_biases_behind_micro_batches", "parting", ADVERSARY,
+          replace(BASE, optimizer=adamw_by_hand(by_hand.right_adamw, weight_decay=0.1)),
+          replace(BASE, optimizer=adamw_by_hand(_decay_of_matrices, weight_decay=0.1), **BY_WEIGHT),
+          at="update", says="optimizers compute other steps"),
+    right("decay_kept_as_an_attribute", "parting", ADVERSARY, replace(BASE, optimizer=adamw(weight_decay=0.1)),
+          replace(BASE, optimizer=lambda model: Kept(model.parameters()))),
+    right("the_same_clipping", "parting", ADVERSARY, CLIPPED, replace(CLIPPED, **ROUNDED)),
+    right("bfloat16_up_to_the_logits", "parting", ADVERSARY, replace(BASE, forward=_under_autocast(halves=False)),
+          replace(BASE, forward=_under_autocast(halves=True))),
+    right("rows_in_another_order", "parting", ADVERSARY, BASE, replace(BASE, batches=_sorted)),
+    right("log_softmax_in_the_model", "parting", ADVERSARY, BASE,
+          replace(BASE, model=_with_log_softmax, loss=of(F.nll_loss), criterion=F.nll_loss)),
+    right("a_rate_of_frozen_parameters", "parting", ADVERSARY,
+          replace(BASE, model=_frozen, optimizer=_two_rates, before=_schedule_of_the_frozen),
+          replace(BASE, model=_frozen, optimizer=_two_rates, **ROUNDED)),
+    right("a_mode_of_modules_that_have_none", "parting", ADVERSARY, BASE,
+          replace(BASE, before=lambda t: t.model[1].eval() if t.step == 8 else None, **ROUNDED)),
+)  # fmt: skip
