@@ -343,9 +343,9 @@ class Recorder:
     def _close_step(self, began: float) -> None:
         if not self._saw_backward:
             raise RuntimeError("step() came without backward(): call that after loss.backward(), before clipping.")
-        # Of the step that is to be closed: what it trained has to be what was observed.
-        if changed := self._members.changed():
-            raise RuntimeError(f"the model or its optimizers have {changed}.")
+        # Of the step that is to be closed, which trains what has joined and is not observed.
+        if joined := self._members.changed():
+            self._observer.joined(joined)
         # Up to the call of step(), less what the calls before it took.
         self._observer.update(step_s=began - self._step_began - self._own_s)
         self._measured.after_update(self._step)

@@ -190,6 +190,11 @@ def _doubt(evidence: PairEvidence) -> str | None:
             # A recording that switched itself off says why.
             why = f" ({record.error.rstrip('.')})" if record.error else ""
             return f"{record.trial} was interrupted{why}: {comparison.steps}{of} steps can be compared"
+        if record.unobserved:
+            return (
+                f"{record.unobserved} joined the model or its optimizers after the recording of {record.trial} began, "
+                "or was replaced, and is not observed"
+            )
     return _other_steps(evidence)
 
 

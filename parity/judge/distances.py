@@ -113,7 +113,7 @@ def measure(both: Both, quantity: str) -> TensorDistances | None:
         squares = np.square(np.subtract(left, right, out=left), out=left)
         absolute = np.sqrt(squares.sum(axis=2))
     if quantity == "buffer":
-        absolute = np.where(_counters(both), 0.0, absolute)
+        absolute = np.where(_counters(both) | _constant(both), 0.0, absolute)
     missing = np.isnan(left_norms), np.isnan(right_norms)
     one_sided = missing[0] ^ missing[1]
     if quantity in ("param_grad", "step_grad") and one_sided.any():
@@ -134,6 +134,19 @@ def unmoved(both: Both) -> np.ndarray:
         return np.zeros(1, bool)
     norms = [np.nan_to_num(each[0]) for each in found if each]
     return np.asarray(~(norms[0].any(axis=0) | norms[1].any(axis=0)))
+
+
+def _constant(both: Both) -> np.ndarray:
+    """Whether each buffer is a constant on both sides, as a table of positions is: it shows in the outputs."""
+    found = [side.matrix("buffer_norms") for side in both], [side.matrix("buffer_sketches") for side in both]
+    if both[0].steps < 2 or any(each is None for kind in found for each in kind):
+        return np.zeros(1, bool)
+    norms, sketches = ([values for each in kind if each for values in each[:1]] for kind in found)
+    still = [
+        (norm == norm[:1]).all(axis=0) & (sketch == sketch[:1]).all(axis=0).reshape(-1, SKETCH_SUMS).all(axis=1)
+        for norm, sketch in zip(norms, sketches, strict=True)
+    ]
+    return np.asarray(still[0] & still[1])
 
 
 def _counters(both: Both) -> np.ndarray:

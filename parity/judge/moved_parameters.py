@@ -45,11 +45,8 @@ def describe_moved(comparison: Comparison, index: int) -> str | None:
     if not index or found is None:
         return None
     gradients, updates = found
-    return (
-        _begun_otherwise(comparison, gradients, index)
-        or _unequal_length(comparison, gradients, updates, index - 1)
-        or _changed_outside(comparison, gradients, updates, index)
-    )
+    unequal = _unequal_length(comparison, gradients, updates, index - 1)
+    return unequal or _changed_outside(comparison, gradients, updates, index)
 
 
 def describe_unequal_update(comparison: Comparison, index: int) -> str | None:
@@ -73,24 +70,6 @@ def _measured(comparison: Comparison) -> tuple[TensorDistances, TensorDistances]
     if gradients is None or updates is None or gradients.norms.shape != updates.norms.shape:
         return None
     return gradients, updates
-
-
-def _begun_otherwise(comparison: Comparison, gradients: TensorDistances, index: int) -> str | None:
-    """The parameters whose initial values differ, and whose gradients begin to arrive at this step."""
-    sides = (comparison.baseline, comparison.candidate)
-    initial = [trace.record.initial_digests for trace in sides]
-    if any(trace.first_step != comparison.first_step for trace in sides) or not initial[0] or not initial[1]:
-        return None
-    if len(initial[0]) != len(initial[1]) or len(initial[0]) != gradients.norms.shape[1]:
-        return None
-    both = np.maximum(gradients.norms, gradients.other_norms)
-    begins = ~both[:index].any(axis=0) & (both[index] > 0)
-    found = np.flatnonzero(begins & np.not_equal(*(np.array(digests, np.uint64) for digests in initial)))
-    if not found.size:
-        return None
-    names = ", ".join(comparison.baseline.record.param_names[tensor] for tensor in found[:4])
-    more = ", …" if found.size > 4 else ""
-    return f"the initial values of {names}{more} differ, and no gradient has reached them before this step"
 
 
 def _unequal_length(

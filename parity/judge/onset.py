@@ -102,9 +102,25 @@ def find_other_function(comparison: Comparison, between: Between) -> tuple[Onset
     first = comparison.first(among=TRAINED)
     if between.other is None or first is None or comparison.differs_in("input")[0]:
         return None, None
+    if between.other.asked and not _updates_part(comparison):
+        return None, None
     # A setting that differs is the cause by name.
     named = _changed_update(comparison, 0) if between.other.quantity == "update" else None
     return _at(comparison, 0, between.other.quantity, between.other.tensor), named or between.other.why
+
+
+def _updates_part(comparison: Comparison) -> bool:
+    """Whether the updates of the first steps are further apart than the gradients that the optimizers got explain.
+
+    Where they are not, the loop does by hand what the optimizer of the other side does.
+    """
+    updates, gradients = comparison.distances("update"), comparison.distances("step_grad")
+    if updates is None or gradients is None:
+        return True
+    first = slice(0, int(lines.JUMP_WINDOW.value))
+    line = lines.PARTING_UPDATE.value * comparison.unit + lines.JUMP_UPDATE_FOLLOWS.value * gradients.whole[first]
+    # A NaN is not known to be explained.
+    return not bool((updates.whole[first] <= line).all())
 
 
 def find_onset_of_ranks(

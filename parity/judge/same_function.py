@@ -21,6 +21,8 @@ Row = Mapping[str, Any]
 # A gradient below this share of all gradients is zero but for rounding in float64, and an optimizer that divides by its
 # size makes an update of it that is nothing but rounding.
 ZERO_GRADIENT = 1e-12
+# The most that what is computed in float32 within a model is moved by its rounding, with a margin.
+_FLOAT32 = 16 * 2.0**-24
 # Roundoff of the float64 parameters whose difference is the update, with a margin for both sides.
 _UPDATE_ROUNDOFF = 4 * 2.0**-53
 
@@ -35,12 +37,14 @@ class OtherFunction:
         why: What was found, in words.
         certain: Whether the two compute other functions for certain: they start from equal parameters, and what
             differs is more than a constant that one of them rounds.
+        asked: Whether it is not their steps that differ, but what their optimizers were seen to do outside of them.
     """
 
     quantity: str
     tensor: str | None
     why: str
     certain: bool
+    asked: bool = False
 
 
 def paired(baseline: StepErrors, candidate: StepErrors) -> list[tuple[Row, Row]]:
@@ -132,8 +136,10 @@ def _by_sketches(
     line = lines.SAME_FUNCTION.value * whole
     if quantity == "update":
         line += _UPDATE_ROUNDOFF * _whole(row for row, _ in pairs.get("param", ()))
-    # Where the models compute in narrower dtypes by themselves, float64 is no nearer than that rounding.
-    errors = [float(row.get("exact_error") or 0.0) for both in rows for row in both]
+    # Where a model computes in narrower dtypes by itself, float64 is no nearer than that rounding.
+    errors = [math.hypot(*(float(row.get("exact_error") or 0.0) for row in side)) for side in zip(*rows, strict=True)]
+    # A candidate that computes in a dtype narrower than float32, as the baseline does not, is not excused by that.
+    errors[1] = min(errors[1], max(errors[0], _FLOAT32 * whole))
     line += lines.DEVICE.value * math.hypot(*errors)
     if distance <= line:
         return None

@@ -59,4 +59,4 @@ def compare_optimizers(baseline: TrialRecord, candidate: TrialRecord) -> Optimiz
     certain = math.isfinite(share) and share > lines.ROUNDED_CONSTANT.value
     if not certain:
         why += ", which a constant that one of them rounds to float32 explains as well"
-    return Optimizers(known=True, other=OtherFunction("update", tensor, why, certain=certain))
+    return Optimizers(known=True, other=OtherFunction("update", tensor, why, certain=certain, asked=True))

@@ -11,8 +11,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from parity.judge.common_steps import Both, CommonSteps
+from parity.judge.distances import unmoved
 from parity.judge.state_settings import StateDifference
 from parity.judge.trial_trace import paired
+from parity.store.trace import SKETCH_SUMS
 
 
 def differences_of_starts(both: Both) -> tuple[StateDifference, ...]:
@@ -37,16 +39,24 @@ def equal_parameters(both: Both) -> bool:
 def start_apart(both: Both, line: float) -> bool:
     """Whether both are known to begin their trainings with parameters that are further apart than a line.
 
+    Parameters that neither side moves do not count: what is computed from them shows in the outputs.
+
     Args:
         both: The common steps of the two traces.
         line: A distance, relative to all parameters of the baseline.
+
+    Raises:
+        Trouble: A trace is damaged.
     """
     records = [side.trace.record for side in both]
     if any(side.begin for side in both) or not paired(records[0], records[1]):
         return False
-    one, other = (record.initial_sketches or [] for record in records)
+    one, other = (np.array(record.initial_sketches or []).reshape(-1, SKETCH_SUMS) for record in records)
+    if one.shape != other.shape or not one.size:
+        return False
+    apart = np.linalg.norm((one - other)[~np.resize(unmoved(both), len(one))])
     # A NaN, of a parameter that is not finite, is not known to be apart.
-    return len(one) == len(other) and math.dist(one, other) > line * math.hypot(*(records[0].initial_norms or ()))
+    return bool(apart > line * math.hypot(*(records[0].initial_norms or ())))
 
 
 def _of_tensors(both: Both, what: str) -> Iterator[StateDifference]:

@@ -14,6 +14,7 @@ from parity.plan import lines
 
 # The settings in words, where the word in the code is not enough.
 WORDS = {"lr": "learning rate", "evaluating": "modules in evaluation mode", "frozen": "frozen parameters",
+         "joined": "parameters or buffers that have joined",
          "factors": "factor of the loss", "scale": "loss scale"}  # fmt: skip
 # Settings that right loops may have chosen differently: they are the cause of a difference that begins with them, and
 # no difference by themselves.
@@ -92,7 +93,9 @@ def settings_that_differ(left: str | None, right: str | None, by_name: Numbers =
             if isinstance(side.get(name), list):
                 side[name] = sorted(side[name])
     found = []
-    for name in ("evaluating", "frozen", "factors", "scale"):
+    # Most loops have no parameters that join.
+    one, other = ({"joined": [], **side} for side in (one, other))
+    for name in ("evaluating", "frozen", "joined", "factors", "scale"):
         if not _same(one.get(name), other.get(name)):
             frozen = set(one.get(name) or ()) ^ set(other.get(name) or ()) if name == "frozen" else ()
             told = _shown(one.get(name)), _shown(other.get(name))

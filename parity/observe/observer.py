@@ -236,6 +236,11 @@ class Observer:
         self._step_grad = self._param_grad if self._same_grads(grads) else fingerprint(grads)
         return self._step_grad is self._param_grad
 
+    def joined(self, names: Sequence[str]) -> None:
+        """Notes parameters and buffers that the model had not at the beginning: nobody looks at them."""
+        self._state.joined = [*names]
+        self.facts.setdefault("unobserved", ", ".join(names))
+
     def update(self, *, step_s: float, unchanged: bool = False) -> None:
         """Records the parameters after the optimizer's step, and closes the step.
 

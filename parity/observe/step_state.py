@@ -29,6 +29,7 @@ class StepState:
         also: Other models whose parameters and buffers are compared as buffers are, by name.
 
     Attributes:
+        joined: The names of parameters and buffers that have joined the model, or were replaced.
         buffer_names: The names of the buffers, and of the tensors of the other models.
     """
 
@@ -48,6 +49,7 @@ class StepState:
         for name, other in (also or {}).items():
             self._buffers |= dict(_buffers(f"{name}.", other, parameters=True))
         self.buffer_names = [*self._buffers]
+        self.joined: list[str] = []
         self._generators: list[int] = []
         self._modes: dict[str, Any] = {}
         self._seen: dict[int, dict[str, Any]] = {}
@@ -89,6 +91,8 @@ class StepState:
         counts = [count for each in states for count in each["counts"]]
         digests = [number for each in states for number in each["digests"]]
         settings = {"optimizers": described, "scale": scale, "factors": [*factors], **self._modes}
+        if self.joined:
+            settings["joined"] = self.joined
         if len(rows) > 1:
             # The rows of a single batch are in a column of their own, and would make another text of a partial one.
             settings["rows"] = [*rows]

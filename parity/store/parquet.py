@@ -24,6 +24,7 @@ LATER_COLUMNS = trace.LATER_COLUMNS | {
         "sharded",
         "param_shapes",
         "buffer_names",
+        "unobserved",
         "optimizer_norms",
         "optimizer_sketches",
         "optimizer_inexact",

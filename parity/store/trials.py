@@ -96,6 +96,14 @@ class TrialRecord:
         bool | None,
         Column(pa.bool_(), "whether the process holds a part of each parameter, as FSDP gives it; null if not known"),
     ] = None
+    unobserved: Annotated[
+        str | None,
+        Column(
+            pa.string(),
+            "parameters and buffers that joined the model or its optimizers after the recording began, or were "
+            "replaced, so that they were not observed; null if there are none",
+        ),
+    ] = None
     output_names: Annotated[
         list[str | None] | None, Column(pa.list_(pa.string()), "names of the parts of the output; null for one tensor")
     ] = None

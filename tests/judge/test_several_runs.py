@@ -280,7 +280,8 @@ def test_a_run_from_before_there_were_steps_in_float64_is_read(old, copied):
     plant(new, "builtin@", "output_digest", 0, lambda value: value ^ 1)
     # The distance says more than no step in float64: here none.
     assert pairs(old, new)[1].pairs[0].verdict == "rounding"
-    plant(new, "builtin@", "output_sketches", 0, lambda sums: [1.0001 * each for each in sums])
+    for quantity in ("output", "param_grad"):
+        plant(new, "builtin@", f"{quantity}_sketches", 0, lambda sums: [1.0001 * each for each in sums])
     _, judgement = pairs(old, new)
     assert judgement.pairs[0].verdict == "inconclusive"
     assert "new checked no step against float64" in judgement.pairs[0].cause

@@ -5,6 +5,8 @@ import torch
 from torch import nn
 
 import parity
+from parity.judge import judge
+from parity.judge.several_runs import join
 from parity.observe.members import Members
 
 
@@ -51,12 +53,11 @@ def group(_, optimizer):
 )
 def test_what_is_not_observed_is_named(change, named):
     model, optimizer, members = begun()
-    assert members.changed() is None
+    assert members.changed() == []
     change(model, optimizer)
-    assert members.changed() == (
-        f"other parameters or buffers than those that the recording began with: {named}. What has joined or was "
-        "replaced is not observed. Begin another Recorder with first_step= when the model has changed"
-    )
+    assert ", ".join(members.changed()) == named
+    # At each step from there on.
+    assert ", ".join(members.changed()) == named
 
 
 def thaw(model, optimizer):
@@ -88,21 +89,19 @@ def cache(model, _):
 def test_what_is_observed_nevertheless_is_not_named(change):
     model, optimizer, members = begun()
     change(model, optimizer)
-    assert members.changed() is None
+    assert members.changed() == []
     # Nor is a later change missed.
     head(model, optimizer)
     assert "3.weight" in members.changed()
 
 
-def test_a_recording_ends_before_the_step_whose_model_has_another_head(tmp_path):
+def record(path, changed_at):
+    torch.manual_seed(0)
     model, optimizer, _ = begun()
     criterion = nn.MSELoss()
-    with (
-        pytest.warns(RuntimeWarning, match="the recording ended before step 2: .*: 3.weight, 3.bias"),
-        parity.Recorder(tmp_path / "run", model, optimizers=optimizer, criterion=criterion) as recorder,
-    ):
+    with parity.Recorder(path, model, optimizers=optimizer, criterion=criterion) as recorder:
         for step in range(4):
-            if step == 2:
+            if step == changed_at:
                 head(model, optimizer)
                 optimizer.add_param_group({"params": model[3].parameters()})
             optimizer.zero_grad()
@@ -114,3 +113,14 @@ def test_a_recording_ends_before_the_step_whose_model_has_another_head(tmp_path)
             recorder.backward()
             optimizer.step()
             recorder.step()
+    return path
+
+
+def test_of_loops_whose_head_is_replaced_nothing_is_identical(tmp_path):
+    runs = [record(tmp_path / name, at) for name, at in (("a", 2), ("b", 2), ("c", None))]
+    joined = join([runs[0], *runs[1:]], across=False)
+    alike, other = judge(joined.run, joined.pairs).pairs
+    assert alike.verdict == "inconclusive"
+    assert "3.weight, 3.bias joined the model or its optimizers after the recording" in alike.cause
+    assert (other.verdict, other.onset.step) == ("diverged", 2)
+    assert "parameters or buffers that have joined: 3.weight, 3.bias and none" in other.cause

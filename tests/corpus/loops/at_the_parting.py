@@ -14,7 +14,7 @@ from .models import normed, perceptron, points
 from .optimizers import ByHand, adamw_by_hand
 from .pair import right, wrong
 
-ADVERSARY = "an adversary of the rules of November 2026"
+ADVERSARY = "made for this corpus: by an adversary of the rules"
 BASE = Loop(model=perceptron)
 ROUNDED = {"loss": of(by_logsumexp)}
 CLIPPED = replace(BASE, ready=clip_norm(0.3))
