@@ -537,11 +537,13 @@ class RaisingInBackward(nn.Sequential):
 
 
 def part_at_output(directory, *, by):
-    """Moves the output of step 1 so far, relative to its norm, in the stored trace."""
+    """Moves the output of step 1 so far, relative to its norm, in the stored trace, and the gradient that follows."""
     (path,) = (directory / "traces").iterdir()
     (norm,) = trace(directory).output_norms[1]
     plant(directory, path.name, "output_digest", 1, lambda _: 1)
     plant(directory, path.name, "output_sketches", 1, lambda sums: [sums[0] + by * norm, *sums[1:]])
+    whole = trace(directory).param_grad_norm[1]
+    plant(directory, path.name, "param_grad_sketches", 1, lambda sums: [sums[0] + by * whole, *sums[1:]])
 
 
 @pytest.mark.parametrize(
