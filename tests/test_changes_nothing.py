@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from one_step import take_step
 from torch import nn
 
 import parity
@@ -151,18 +152,7 @@ def train(make, folder=None, **options):
         for _ in range(5):
             inputs = torch.randn(6, 4)
             target = inputs[:, :2] * random.random()
-            optimizer.zero_grad()
-            output = model(inputs)
-            loss = criterion(output, target)
-            if recorder:
-                recorder.forward(inputs, output=output, target=target, loss=loss)
-            loss.backward()
-            if recorder:
-                recorder.backward()
-            optimizer.step()
-            if recorder:
-                recorder.step()
-            losses.append(loss.item())
+            losses.append(take_step(model, optimizer, criterion, inputs, target, recorder).item())
     return losses, [parameter.tolist() for parameter in model.parameters()], state()
 
 

@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
+from one_step import take_step
 from torch import nn
 
 import parity
@@ -235,14 +236,7 @@ def test_losses_held_against_different_criteria_differ(tmp_path, capsys):
         optimizer = torch.optim.Adam(model.parameters())
         with parity.Recorder(tmp_path / name, model, optimizers=optimizer, criterion=criterion) as recorder:
             for inputs, target in little_batches(3):
-                optimizer.zero_grad()
-                output = model(inputs)
-                loss = criterion(output, target)
-                recorder.forward(inputs, output=output, target=target, loss=loss)
-                loss.backward()
-                recorder.backward()
-                optimizer.step()
-                recorder.step()
+                take_step(model, optimizer, criterion, inputs, target, recorder)
     status, out = compared(capsys, tmp_path / "squared", tmp_path / "absolute")
     assert status == 1
     out = " ".join(out.split())

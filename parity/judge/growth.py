@@ -143,14 +143,13 @@ class Growth:
         if distances is None:
             return None
         noise = _noise(self._comparison, self._quantity)
+        measures = [(whole, False, self._in_distance), (each_tensor, True, self._in_distance)]
+        # Only the lengths of gradients and updates are steady.
+        if self._quantity in ("param_grad", "update"):
+            measures += [(whole_length, False, self._in_length), (each_length, True, self._in_length)]
         found = [
             look(values(distances, noise), before(values, distances, noise), named=named)
-            for values, named, look in (
-                (whole, False, self._in_distance),
-                (each_tensor, True, self._in_distance),
-                (whole_length, False, self._in_length),
-                (each_length, True, self._in_length),
-            )
+            for values, named, look in measures
         ]
         if self._quantity == "buffer" and self._begin == self._parted_at:
             found.insert(0, self._buffer_at_parting(distances))
@@ -186,7 +185,7 @@ class Growth:
             certain = stay(values, np.maximum(self._least, lines.JUMP_STAYS.value * before))
             jumps |= certain
         jumps[: self._begin] = False
-        if self._quantity in FORWARDS:
+        if self._quantity in FORWARDS and jumps.any():
             jumps &= reached(self._comparison)[:, None]
         if self._quantity == "update" and not named:
             # An optimizer that divides by the gradient's size turns the sign of an element that is nearly zero.
@@ -194,13 +193,11 @@ class Growth:
         return _first(jumps, values, before, certain, of="distance", named=named)
 
     def _in_length(self, values: np.ndarray, before: np.ndarray, *, named: bool) -> Sudden | None:
-        """The first jump of a length, float64[S, 1 or T]; only of quantities whose lengths are steady."""
+        """The first jump of a length, float64[S, 1 or T]."""
         if self._quantity == "param_grad":
             jumps = stay(values, np.maximum(lines.LENGTH_GRADIENT.value, lines.LENGTH_STAYS.value * before))
-        elif self._quantity == "update":
-            jumps = values > np.maximum(lines.LENGTH_UPDATE.value, lines.LENGTH.value * before)
         else:
-            return None
+            jumps = values > np.maximum(lines.LENGTH_UPDATE.value, lines.LENGTH.value * before)
         # In the first steps after the parting nothing is known yet of how far lengths are off.
         jumps[: max(self._begin, self._parted_at + int(lines.JUMP_WINDOW.value))] = False
         return _first(jumps, values, before, np.ones_like(jumps), of="length", named=named)

@@ -97,7 +97,7 @@ def find_jump(comparison: Comparison, *, after: int, parted: str) -> Jump | None
 
 
 def _with_state(comparison: Comparison, jump: Jump | None, index: int) -> Jump | None:
-    """A difference of the states by name, with the jump that it explains; None where it has no effect or is no news."""
+    """The differences of the states by name at a step, with the jump that they explain; None if they explain none."""
     named = tuple(each for each in comparison.state.at(index) if not is_idle(comparison, each))
     if not named:
         return None

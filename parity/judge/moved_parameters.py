@@ -83,7 +83,7 @@ def _unequal_length(
         np.minimum(*_lengths(gradients, index)) > 0
     )
     apart = agree & _known(comparison, long) & (long > _LONGER * short)
-    # Where all are apart, it is no matter of a parameter.
+    # Where the updates of all parameters differ in length, no single parameter is the cause.
     if not apart.any() or apart[agree].all():
         return None
     tensor = int(np.argmax(np.where(apart, long - short, 0.0)))

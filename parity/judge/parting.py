@@ -298,15 +298,10 @@ def is_idle(comparison: Comparison, difference: StateDifference) -> bool:
     """Whether a setting belongs to parameters alone that neither side moves, as frozen ones are."""
     if not difference.parameters:
         return False
-    still, names = unmoved(comparison.common), comparison.baseline.record.param_names
-    numbers = [
-        names.index(each) if isinstance(each, str) else each
-        for each in difference.parameters
-        if each in names or isinstance(each, int)
-    ]
-    return len(numbers) == len(difference.parameters) and all(
-        number < len(still) and still[number] for number in numbers
-    )
+    # By number, as settings of an optimizer name them, and by name, as frozen ones are named.
+    still: dict[int | str, bool] = {number: bool(each) for number, each in enumerate(unmoved(comparison.common))}
+    still |= {name: still.get(number, False) for number, name in enumerate(comparison.baseline.record.param_names)}
+    return all(still.get(each, False) for each in difference.parameters)
 
 
 def _since(differs: np.ndarray, index: int) -> int:

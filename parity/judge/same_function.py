@@ -136,7 +136,7 @@ def _by_sketches(
     line = lines.SAME_FUNCTION.value * whole
     if quantity == "update":
         line += _UPDATE_ROUNDOFF * _whole(row for row, _ in pairs.get("param", ()))
-    # Where a model computes in narrower dtypes by itself, float64 is no nearer than that rounding.
+    # A model that converts to a narrower dtype by itself is as inexact as that dtype in its float64 step, too.
     errors = [math.hypot(*(float(row.get("exact_error") or 0.0) for row in side)) for side in zip(*rows, strict=True)]
     # A candidate that computes in a dtype narrower than float32, as the baseline does not, is not excused by that.
     errors[1] = min(errors[1], max(errors[0], _FLOAT32 * whole))

@@ -212,7 +212,7 @@ def _common_steps(errors: Mapping[str, StepErrors], pair: Pair) -> pa.Table:
         units = [row.get("unit") for row in (baseline, candidate)]
         scale = units[1] / units[0] if units[0] and units[1] else 1.0
         # The larger spread, since the limit must allow for what either step magnifies; 0 if neither was computed. It
-        # imitates the rounding of the dtype that the step computes in, and a candidate's narrower one is no excuse.
+        # imitates the rounding of the dtype that the step computes in; a candidate's narrower one must not widen it.
         outputs = [side.get(candidate["step"]) for side in narrowest]
         narrower = min(1.0, outputs[0] / outputs[1]) if outputs[0] and outputs[1] else 1.0
         spread_u = max(baseline["spread_u"] or 0.0, narrower * scale * (candidate["spread_u"] or 0.0))

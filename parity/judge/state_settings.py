@@ -98,8 +98,8 @@ def settings_that_differ(left: str | None, right: str | None, by_name: Numbers =
     for name in ("evaluating", "frozen", "joined", "factors", "scale"):
         if not _same(one.get(name), other.get(name)):
             frozen = set(one.get(name) or ()) ^ set(other.get(name) or ()) if name == "frozen" else ()
-            told = _shown(one.get(name)), _shown(other.get(name))
-            found.append(StateDifference(WORDS[name], *told, parameters=tuple(sorted(frozen))))
+            shown = [_shown(side.get(name)) for side in (one, other)]
+            found.append(StateDifference(WORDS[name], shown[0], shown[1], parameters=tuple(sorted(frozen))))
     groups = [_effective(_by_parameter(one)), _effective(_by_parameter(other, by_name))]
     for name in dict.fromkeys(name for name, _ in groups[0]):
         # Of settings that only one optimizer has, nothing can be compared.
@@ -112,8 +112,9 @@ def settings_that_differ(left: str | None, right: str | None, by_name: Numbers =
         for pair in {json.dumps(pair): pair for pair in values.values()}.values():
             where = [number for number, value in values.items() if value == pair]
             of = "" if len(where) == len(numbers) else _parameters(where[:8])
-            shown = WORDS.get(name, name), _shown(pair[0]), _shown(pair[1])
-            found.append(StateDifference(*shown, of, tuple(where), of_optimizer=True))
+            shown = [_shown(value) for value in pair]
+            difference = StateDifference(WORDS.get(name, name), shown[0], shown[1], of, tuple(where), of_optimizer=True)
+            found.append(difference)
     return tuple(found)
 
 

@@ -65,7 +65,7 @@ def _groups(comparison: Comparison, index: int) -> list[dict[str, Any]]:
 
 
 def _course(comparison: Comparison, index: int) -> _Course:
-    """The factors of the updates from a step on, up to the first that is no multiple any more."""
+    """The factors of the updates from a step on, for as long as each update is a multiple of the baseline's."""
     course: _Course = []
     for step in range(index, min(index + 1 + _FOLLOWING, comparison.steps)):
         left, right = (sketches_at(side, "update", step) for side in comparison.common)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from one_step import take_step
 from torch import nn
 
 import parity
@@ -104,15 +105,7 @@ def record(path, changed_at):
             if step == changed_at:
                 head(model, optimizer)
                 optimizer.add_param_group({"params": model[3].parameters()})
-            optimizer.zero_grad()
-            inputs, target = torch.ones(5, 4), torch.zeros(5, 2)
-            output = model(inputs)
-            loss = criterion(output, target)
-            recorder.forward(inputs, output=output, target=target, loss=loss)
-            loss.backward()
-            recorder.backward()
-            optimizer.step()
-            recorder.step()
+            take_step(model, optimizer, criterion, torch.ones(5, 4), torch.zeros(5, 2), recorder)
     return path
 
 

@@ -5,6 +5,7 @@ import copy
 import pyarrow.parquet as pq
 import pytest
 import torch
+from one_step import take_step
 from test_recorded_step import MSE, data
 from torch import nn
 
@@ -50,18 +51,7 @@ def train(patch, *, out=None, steps=3):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     recorder = parity.Recorder(out, model, optimizers=optimizer, criterion=MSE) if out else None
     for step in range(steps):
-        optimizer.zero_grad()
-        inputs, target = data(6 + step)
-        output = model(inputs)
-        loss = MSE(output, target)
-        if recorder:
-            recorder.forward(inputs, output=output, target=target, loss=loss)
-        loss.backward()
-        if recorder:
-            recorder.backward()
-        optimizer.step()
-        if recorder:
-            recorder.step()
+        take_step(model, optimizer, MSE, *data(6 + step), recorder)
     if recorder:
         recorder.close()
     return model
