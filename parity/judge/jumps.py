@@ -59,13 +59,13 @@ class Jump:
         reason = f"{self.because}; " if self.because else ""
         if self.parting:
             return (
-                f"{reason}{what} is {self.distance:.2g} (relative) from the baseline's in the step in which they part, "
-                "and nothing that is computed before it explains that"
+                f"{reason}{what} is {self.distance:.2g} (relative) from the baseline's in the step in which the two "
+                "part, and nothing that was computed before it in that step explains this"
             )
         if self.of_length:
             return reason + (
-                f"the length of {what} is suddenly {self.distance:.2g} (relative) off, after {self.before:.2g} at most "
-                "in the steps before: rounding changes directions, not lengths"
+                f"the length of {what} suddenly differs by {self.distance:.2g} (relative), after {self.before:.2g} at "
+                "most in the steps before: rounding changes directions, not lengths"
             )
         return reason + (
             f"{what} is suddenly {self.distance:.2g} (relative) from the baseline's, after {self.before:.2g} at most "

@@ -163,7 +163,10 @@ def test_in_the_step_of_the_parting_the_optimizers_gradient_is_near_that_of_back
     """Another clipping from the first step on: every later step is as far off, and none is a jump."""
     found = jump(distances={"step_grad": {2: far}})
     assert (found.index, found.quantity, found.parting) == (2, "step_grad", True)
-    assert "in the step in which they part, and nothing that is computed before it explains that" in found.explain()
+    assert (
+        "in the step in which the two part, and nothing that was computed before it in that step explains this"
+        in found.explain()
+    )
     assert jump(distances={"param_grad": {2: far / 2, 3: NEAR}, "step_grad": {2: far, 3: NEAR}}) is None or far > 3e-3
 
 
@@ -202,13 +205,46 @@ def with_a_faint_gradient(run):
     return with_column(run, 0, "param_grad_norms", faint)
 
 
+def update_jump(noisy, update, *, faint):
+    """The jump of a run of whose tensor 4 the gradient differs by NOISY, and the update by UPDATE."""
+    size = 1e-6 if faint else 1.0
+    gradient = {step: distance * size for step, distance in noisy.items()}
+    planted = Planted(differs=EVERYWHERE, distances={"param_grad": gradient, "update": update}, tensors=(4,))
+    run = make_run(planted, steps=60)
+    (pair,) = judge(with_a_faint_gradient(run) if faint else run).pairs
+    return find_jump(pair.comparison, after=2, parted="output")
+
+
 @pytest.mark.parametrize("noisy", [{2: 0.02}, {29: 0.02}, {2: 0.02, 25: NEAR}])
 def test_the_update_from_a_gradient_that_has_been_noise_is_no_jump(noisy):
     """It is faint beside the other gradients, and 0.02 from its counterpart."""
-    noise = {step: distance * 1e-6 for step, distance in noisy.items()}
-    planted = Planted(differs=EVERYWHERE, distances={"param_grad": noise, "update": {2: 0.3, 30: 0.9}}, tensors=(4,))
-    (pair,) = judge(with_a_faint_gradient(make_run(planted, steps=60))).pairs
-    assert find_jump(pair.comparison, after=2, parted="output") is None
+    update = {2: NEAR, 30: 0.9}
+    assert update_jump(noisy, update, faint=True) is None
+    found = update_jump(noisy, update, faint=False)
+    assert (found.index, found.quantity) == (30, "update")
+
+
+def test_updates_from_noise_are_what_later_ones_are_compared_with():
+    """A gradient that has ceased to be noise has moved its parameter before, and as far."""
+    noisy = {2: 0.02, 10: NEAR}
+    assert update_jump(noisy, {2: 0.3}, faint=True) is None
+
+
+@pytest.mark.parametrize(
+    ("planted", "explained"),
+    [
+        ({"modes": {30: {"evaluating": ["1"]}}}, "modules in evaluation mode: none and 1"),
+        (
+            {"counts": {30: [len(TENSORS), 0, 0]}},
+            "optimizer's state: of 16 parameters after 30 steps and of 16 parameters",
+        ),
+    ],
+)
+def test_modes_and_counters_that_change_late_are_the_cause(planted, explained):
+    """They belong to no parameters of which one could ask whether anybody moves them."""
+    found = jump(**planted)
+    assert (found.index, found.quantity, found.certain) == (30, "state", True)
+    assert explained in found.explain()
 
 
 def test_a_tensor_that_has_drifted_apart_is_no_noise():
@@ -228,7 +264,7 @@ def test_a_gradient_cut_in_half_shows_in_its_length_where_distances_are_large(un
     found = jump(distances={"param_grad": far}, lengths={"param_grad": {7: 0.99, 30: 0.5, until: 1.0}})
     assert (found and (found.index, found.quantity)) == (found_at and (30, "param_grad"))
     if found:
-        assert "the length of param_grad is suddenly 0.5 (relative) off, after 0.01 at most" in found.explain()
+        assert "the length of param_grad suddenly differs by 0.5 (relative), after 0.01 at most" in found.explain()
 
 
 def test_a_weight_that_somebody_changed_shows_in_the_length_of_the_update():
