@@ -177,6 +177,8 @@ def compared(run: StoredRun, judgement: Judgement) -> list[tuple[str, str]]:
         terms.append(("Audit", f"{checked}; {seen}" if seen else checked))
     if unaudited := seen_unaudited(judgement):
         terms.append(("Seen", unaudited))
+    if unasked := unasked_optimizers(judgement):
+        terms.append(("Optimizers", unasked))
     return terms
 
 
@@ -188,6 +190,24 @@ def seen_unaudited(judgement: Judgement) -> str:
     """
     # Of pairs that are equal to the bit any other bit would have been seen.
     return seen_without_audit(verdict.seen for verdict in judgement.pairs if verdict.seen and verdict.first)
+
+
+def unasked_optimizers(judgement: Judgement) -> str:
+    """Why nothing but their updates shows what the optimizers of pairs compute that differ by rounding; empty for none.
+
+    Args:
+        judgement: The judgement of the run.
+    """
+    sides = [
+        side
+        for verdict in judgement.pairs
+        if verdict.verdict == "rounding" and verdict.first
+        for side in (verdict.pair.baseline, verdict.pair.candidate)
+    ]
+    reasons = list(dict.fromkeys(side.optimizer_error for side in sides if side.optimizer_error))
+    if not reasons:
+        return ""
+    return f"not compared on gradients that both are given, only by the updates of the loops ({'; '.join(reasons)})"
 
 
 def _quantities(judgement: Judgement) -> str:

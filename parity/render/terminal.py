@@ -127,9 +127,13 @@ def _noise_lines(judgement: Judgement) -> list[str]:
 
 
 def _seen_lines(judgement: Judgement) -> list[str]:
-    """What would have been seen in pairs without an audit; the explanation of the audit says it of the others."""
-    seen = story.seen_unaudited(judgement)
-    return [f"Without an audit: {seen}."] if seen else []
+    """What would have been seen in pairs without an audit, and what was not looked at.
+
+    The explanation of the audit says it of the others.
+    """
+    seen, unasked = story.seen_unaudited(judgement), story.unasked_optimizers(judgement)
+    lines = [f"Without an audit: {seen}."] if seen else []
+    return [*lines, f"The optimizers were {unasked}."] if unasked else lines
 
 
 def pair_line(verdict: PairVerdict) -> Text:

@@ -84,3 +84,20 @@ def test_a_trial_that_moved_to_another_node_has_a_note():
     assert story.moved_lines(run) == [
         "Node b left the cluster: builtin@cpu@b-s0 was trained on c, so b was not tested."
     ]
+
+
+def test_it_is_said_where_nobody_asked_the_optimizers():
+    why = "the optimizer cannot be copied in float64: TypeError: it has a lock"
+    unasked = {"record": {"optimizer_error": why}}
+    assert story.unasked_optimizers(judge(make_run(Planted(differs=ROUNDING, **unasked)))) == (
+        f"not compared on gradients that both are given, only by the updates of the loops ({why})"
+    )
+    run = make_run(Planted(differs=ROUNDING, **unasked))
+    assert why in dict(story.compared(run, judge(run)))["Optimizers"]
+    # Nothing is left open where the bits are equal, and nothing is missing where the runs are known to differ.
+    for planted in (
+        Planted(**unasked),
+        Planted(differs=ROUNDING, grad_errors={7: 1e6}, **unasked),
+        Planted(differs=ROUNDING),
+    ):
+        assert story.unasked_optimizers(judge(make_run(planted))) == ""

@@ -225,3 +225,9 @@ def test_equal_nans_are_said_aloud(stored):
 def test_markup_in_a_name_is_printed_as_it_is(stored):
     trials = (stored.trials[0], replace(stored.trials[1], loss_name="[red]x[/red]"))
     assert "[red]x[/red]" in rendered(replace(stored, trials=trials))
+
+
+def test_what_was_not_asked_of_the_optimizers_is_said():
+    unasked = {"optimizer_error": "the optimizer cannot be copied in float64: TypeError: it has a lock"}
+    text = " ".join(rendered(make_run(Planted(differs=ROUNDING, record=unasked))).split())
+    assert "The optimizers were not compared on gradients that both are given" in text and "it has a lock" in text
