@@ -9,7 +9,7 @@ Letters: S steps that both traces have; T tensors of a quantity.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -55,10 +55,13 @@ def least_jumps(comparison: Comparison, quantity: str) -> np.ndarray:
         Trouble: A trace is damaged.
     """
     floor = np.full(comparison.steps, least_jump(quantity, comparison.unit))
-    if quantity != "update":
+    if quantity not in ("update", "buffer"):
         return floor
-    quiet = np.minimum(floor, max(lines.JUMP_UPDATE.value, 64 * comparison.unit))
-    return np.where(_quiet(comparison), quiet, floor)
+    line = lines.JUMP_UPDATE if quantity == "update" else lines.JUMP_BUFFER
+    quiet = np.full(comparison.steps, max(line.value, 64 * comparison.unit))
+    if quantity == "buffer":
+        quiet = np.maximum(quiet, _from_updates(comparison))
+    return np.where(_quiet(comparison), np.minimum(quiet, floor), floor)
 
 
 def judged_distances(comparison: Comparison, quantity: str) -> TensorDistances | None:
@@ -106,6 +109,7 @@ class Sudden:
         value: How far off it is, beside the baseline's length of all tensors.
         before: The most of the steps before.
         certain: Whether it stays, where a kink of the model may have moved it.
+        furthest: Number of the tensor that is furthest, where all of them together are further off.
     """
 
     index: int
@@ -114,6 +118,7 @@ class Sudden:
     value: float
     before: float
     certain: bool
+    furthest: int | None = None
 
 
 class Growth:
@@ -154,7 +159,11 @@ class Growth:
         if self._quantity == "buffer" and self._begin == self._parted_at:
             found.insert(0, self._buffer_at_parting(distances))
         # Of one step min() keeps the first: all tensors together before one, a distance before a length.
-        return min((each for each in found if each), key=lambda each: each.index, default=None)
+        first = min((each for each in found if each), key=lambda each: each.index, default=None)
+        if first is None or first.tensor is not None or first.of == "length":
+            return first
+        absolute = distances.without(noise).absolute[first.index]
+        return replace(first, furthest=int(np.argmax(np.nan_to_num(absolute, nan=np.inf))))
 
     @cached_property
     def _least(self) -> np.ndarray:
@@ -259,6 +268,22 @@ def _quiet(comparison: Comparison) -> np.ndarray:
     largest = np.maximum(whole, largest_before(np.minimum(whole, MOST)[:, None])[:, 0])
     quiet: np.ndarray = largest < lines.QUIET.value
     return quiet
+
+
+def _from_updates(comparison: Comparison) -> np.ndarray:
+    """The distance of the buffers that follows from that of the last two updates at each step; float64[S].
+
+    An average of the parameters has the update of the step in it, the statistics of a batch norm that of the step
+    before. Though the gradients are near each other, noise in the faint ones may have turned an update of Adam.
+    """
+    updates, buffers = comparison.distances("update"), comparison.distances("buffer")
+    if updates is None or buffers is None:
+        return np.full(comparison.steps, np.inf)
+    moved = np.sqrt(np.square(np.nan_to_num(updates.absolute, nan=np.inf)).sum(axis=1))
+    moved[1:] = np.maximum(moved[1:], moved[:-1])
+    follows: np.ndarray = np.full(comparison.steps, np.inf)
+    np.divide(lines.JUMP_UPDATE_FOLLOWS.value * moved, buffers.whole_norm, out=follows, where=buffers.whole_norm > 0)
+    return follows
 
 
 def _noise(comparison: Comparison, quantity: str) -> np.ndarray | None:

@@ -36,6 +36,7 @@ class Jump:
         named: What differs in the states at that step.
         because: What the batches of the step have to do with it, in words, or None.
         parting: Whether it is at the step at which they part, of which an earlier quantity differs by rounding.
+        furthest: The tensor that is furthest, where the distance of all of them together jumps.
     """
 
     index: int
@@ -48,6 +49,7 @@ class Jump:
     named: tuple[StateDifference, ...] = ()
     because: str | None = None
     parting: bool = False
+    furthest: str | None = None
 
     def explain(self) -> str:
         """What was found, in words."""
@@ -56,6 +58,7 @@ class Jump:
         if self.quantity == "input":
             return "the inputs or targets differ from here on, and what is computed from them jumps apart"
         what = f"{self.quantity} {self.tensor}" if self.tensor else self.quantity
+        what += f" (most in {self.furthest})" if self.furthest else ""
         reason = f"{self.because}; " if self.because else ""
         if self.parting:
             return (
@@ -140,18 +143,19 @@ def _first(comparison: Comparison, quantity: str, after: int, parted: str) -> Ju
     return Jump(
         found.index,
         quantity,
-        None if found.tensor is None else _tensor(comparison, quantity, found.tensor),
+        _tensor(comparison, quantity, found.tensor),
         found.value,
         found.before,
         certain=found.certain,
         of_length=found.of == "length",
         parting=found.index == after,
+        furthest=_tensor(comparison, quantity, found.furthest),
     )
 
 
-def _tensor(comparison: Comparison, quantity: str, tensor: int) -> str | None:
+def _tensor(comparison: Comparison, quantity: str, tensor: int | None) -> str | None:
     record = comparison.baseline.record
-    if quantity in ("output", "output_grad", "target_grad"):
+    if tensor is None or quantity in ("output", "output_grad", "target_grad"):
         return None
     names = (record.buffer_names or []) if quantity == "buffer" else record.param_names
     return names[tensor] if tensor < len(names) else None

@@ -301,6 +301,14 @@ JUMP_UPDATE = Line(
     "Adam makes 1e-6 to 1e-5 of gradients that are 1e-7 apart (the reference experiment), and was seen to make 3.7e-4 "
     "in a convolutional net with batch norm; a second beta of 0.99 for 0.999 moves the second update by 1.5e-3.",
 )
+JUMP_BUFFER = Line(
+    1e-5,
+    "relative",
+    "the same for the buffers, while the gradients have been within `QUIET` of each other",
+    "While gradients were near each other, the buffers of 100 right pairs (`benchmarks/late_faults.py`) were at 9e-5 "
+    "at most and never beyond 4 times what they had been. An average whose decay changes from 0.99 to 0.999 after 8 "
+    "steps was seen at 9.5e-5, after 5e-10.",
+)
 UPDATE_AT_PARTING = Line(
     1.0,
     "relative",

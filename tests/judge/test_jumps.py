@@ -86,6 +86,26 @@ def test_updates_of_gradients_that_have_drifted_apart_have_a_higher_floor():
     assert jump(distances={**drifted, "update": {2: NEAR, 30: 0.9}}).index == 30
 
 
+def test_buffers_of_trainings_that_have_drifted_apart_have_a_higher_floor():
+    below, beyond = ({2: NEAR, 30: factor * lines.JUMP_BUFFER.value} for factor in (1, 2))
+    assert jump(distances={"buffer": below}) is None
+    # Of two buffers one counts the batches, which has no distance.
+    assert jump(distances={"buffer": beyond}).index == 30
+    assert jump(distances={"param_grad": {2: 2 * lines.QUIET.value}, "buffer": beyond}) is None
+    assert jump(distances={"param_grad": {2: 2 * lines.QUIET.value}, "buffer": {2: NEAR, 30: 0.9}}).index == 30
+
+
+@pytest.mark.parametrize("moved", [30, 29])
+def test_buffers_follow_from_the_updates_of_their_step_and_the_one_before(moved):
+    """Noise in a faint gradient has turned a step of Adam, and the average of the parameters has that step in it."""
+    turned = {2: NEAR, moved: 9e-4, moved + 1: NEAR}
+    far = {2: NEAR, 30: 1e-3, 31: NEAR}
+    assert jump(distances={"update": turned, "buffer": far}) is None
+    found = jump(distances={"buffer": far})
+    assert (found.index, found.quantity, found.furthest) == (30, "buffer", BUFFERS[0])
+    assert f"buffer (most in {BUFFERS[0]}) is suddenly 0.00071 (relative)" in found.explain()
+
+
 def test_an_update_follows_from_its_gradient():
     """An update that is as far off as its gradient has no fault of its own."""
     kink = {2: NEAR, 30: 0.01, 31: NEAR}

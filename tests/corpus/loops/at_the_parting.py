@@ -1,5 +1,6 @@
 """Found by an adversary of the rules: faults in the step in which rounding parts two loops, and what is no parting."""
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -31,6 +32,25 @@ def _normed(momentum: float) -> nn.Module:
     made = normed()
     made[1].momentum = momentum
     return made
+
+
+def _averaged(decay: float, *, later: float) -> dict[str, Any]:
+    """The hooks of an average of the model beside it, whose decay changes at step 8."""
+
+    def begin(t: Training) -> None:
+        t.ema = copy.deepcopy(t.model)
+
+    @torch.no_grad()
+    def average(t: Training) -> None:
+        assert t.ema is not None
+        for mean, value in zip(t.ema.parameters(), t.model.parameters(), strict=True):
+            mean.lerp_(value, 1 - (later if t.step >= 8 else decay))
+
+    return {"begin": begin, "after": average}
+
+
+def _momentum_of_statistics(t: Training) -> None:
+    t.model[1].momentum = 0.1 if t.step < 8 else 0.05
 
 
 @torch.no_grad()
@@ -103,6 +123,12 @@ PAIRS = (
           replace(BASE, optimizer=adamw_by_hand(by_hand.right_adamw, weight_decay=0.1)),
           replace(BASE, optimizer=adamw_by_hand(_decay_of_matrices, weight_decay=0.1), **BY_WEIGHT),
           at="update", says="optimizers compute other steps"),
+    wrong("momentum_of_statistics_changes_late", "parting", ADVERSARY, Loop(),
+          Loop(before=_momentum_of_statistics, **ROUNDED), step=8, at="buffer", says="buffer|running_"),
+    wrong("decay_of_an_average_changes_late", "average", ADVERSARY, Loop(**_averaged(0.99, later=0.99)),
+          Loop(**_averaged(0.99, later=0.999), **ROUNDED), step=8, at="buffer", says="ema"),
+    right("an_average_beside_rounding", "average", ADVERSARY, Loop(**_averaged(0.99, later=0.999)),
+          Loop(**_averaged(0.99, later=0.999), **ROUNDED)),
     right("decay_kept_as_an_attribute", "parting", ADVERSARY, replace(BASE, optimizer=adamw(weight_decay=0.1)),
           replace(BASE, optimizer=lambda model: Kept(model.parameters()))),
     right("the_same_clipping", "parting", ADVERSARY, CLIPPED, replace(CLIPPED, **ROUNDED)),
