@@ -1,7 +1,6 @@
 """Real Ray, on this machine: each test that starts a cluster pays some seconds for it."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,7 +13,6 @@ import psutil
 import pytest
 
 from parity.cluster.connection import connect
-from parity.cluster.last_words import NOTHING_NOTED
 from parity.cluster.waiting import Running
 from parity.cluster.workers import Cluster
 from parity.ground.errors import Trouble
@@ -39,12 +37,12 @@ def parity_folders():
 
 @pytest.fixture(scope="module")
 def ray_run(tmp_path_factory):
-    """A short run on Ray, on two devices: good losses, one that kills its process, one that raises, one not to load."""
+    """A short run on Ray, on two devices: good losses, one that raises, one that cannot be loaded there."""
     folder = tmp_path_factory.mktemp("ray")
     out = folder / "run"
     (folder / "mine.py").write_text("import not_on_the_workers\n\n\ndef lacking(output, target): ...\n")
     before = parity_folders()
-    losses = ["builtin", "numpy", f"{WRONG}:killing", f"{WRONG}:raising_at_30", f"{folder / 'mine.py'}:lacking"]
+    losses = ["builtin", "numpy", f"{WRONG}:raising_at_30", f"{folder / 'mine.py'}:lacking"]
     ended = run(out, "--steps", 32, "--device", "cpu", "cpu:threads=2", "--loss", *losses)
     return out, ended, parity_folders() - before
 
@@ -69,15 +67,10 @@ def test_one_loss_failing_takes_no_other_trial_with_it(ray_run):
     assert ended.status == 1
     trials = pd.read_parquet(out / "trials.parquet").set_index("trial")
     assert trials.status.to_dict() == {
-        f"{loss}@{device}-s0": "failed" if loss in ("killing", "raising_at_30", "lacking") else "complete"
-        for loss in ("builtin", "numpy", "killing", "raising_at_30", "lacking")
+        f"{loss}@{device}-s0": "failed" if loss in ("raising_at_30", "lacking") else "complete"
+        for loss in ("builtin", "numpy", "raising_at_30", "lacking")
         for device in ("cpu", "cpu:threads=2")
     }
-    killed = trials.loc["killing@cpu-s0"]
-    assert killed.attempts == 2
-    assert killed.error == (
-        f"its worker process ended {NOTHING_NOTED}; an earlier worker of this trial was lost as well"
-    )
     lacking = trials.loc["lacking@cpu-s0"]
     assert lacking.attempts == 1
     assert lacking.error == "loading the loss raised ModuleNotFoundError: No module named 'not_on_the_workers'"
@@ -86,7 +79,7 @@ def test_one_loss_failing_takes_no_other_trial_with_it(ray_run):
 def test_ray_prints_nothing(ray_run):
     _, ended, _ = ray_run
     lines = [line for line in ended.stderr.splitlines() if not line.split(" s: ")[0].isdigit()]
-    assert [line for line in lines if "begins again: its worker process ended" not in line] == []
+    assert lines == []
 
 
 def test_temporary_files_are_removed(ray_run):
@@ -115,12 +108,9 @@ def test_an_isa_is_set_in_the_worker_before_torch(stranger, tmp_path):
     assert list(pd.read_parquet(tmp_path / "run" / "trials.parquet").cpu_capability) == ["DEFAULT"]
 
 
-@pytest.mark.parametrize("how", ["--address", "RAY_ADDRESS"])
-def test_a_running_cluster_is_joined_when_it_is_asked_for(stranger, tmp_path, how):
+def test_a_running_cluster_is_joined_when_the_environment_names_it(stranger, tmp_path):
     address, environment = stranger
-    arguments = ["--address", address] if how == "--address" else []
-    environment = environment | ({"RAY_ADDRESS": address} if how == "RAY_ADDRESS" else {})
-    ended = run(tmp_path / "run", "--steps", 2, *arguments, **environment)
+    ended = run(tmp_path / "run", "--steps", 2, **environment, RAY_ADDRESS=address)
     assert ended.status == 0, ended.stderr
     # On a busy machine it may say how far it is.
     assert [line for line in ended.stderr.splitlines() if " trials ended" not in line] == []
@@ -179,14 +169,14 @@ def test_an_interrupted_run_keeps_its_rows_and_leaves_nothing_behind(running, se
     assert parity_folders() - before == set()
 
 
-@pytest.mark.ray
-def test_a_request_that_no_node_can_satisfy_is_reported_at_once(tmp_path):
+def test_a_request_that_no_node_can_satisfy_is_reported_at_once(stranger, tmp_path):
+    address, environment = stranger
     began = time.monotonic()
-    ended = run(tmp_path / "run", "--device", "cpu:threads=4096")
+    ended = run(tmp_path / "run", "--device", "cpu:threads=4096", "--address", address, **environment)
     assert ended.status == 2
     assert ended.stderr == (
         "parity: Trial builtin@cpu:threads=4096-s0 needs 4096 CPUs on one node, and the largest node of this cluster "
-        f"has {len(os.sched_getaffinity(0))}. Use fewer threads, or add a larger node type.\n"
+        "has 2. Use fewer threads, or add a larger node type.\n"
     )
     assert time.monotonic() - began < 60
     assert not (tmp_path / "run").exists()

@@ -138,29 +138,27 @@ def test_what_was_told_before_the_store_was_gone_is_kept(bucket, server, undistu
     assert_same(out, undisturbed)
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "removed"])
-def test_a_damaged_segment_is_named_and_nothing_is_changed(bucket, capsys, monkeypatch, damage):
-    out = bucket / f"damaged-{damage}"
+def test_a_damaged_segment_is_named_and_nothing_is_changed(bucket, capsys, monkeypatch):
+    out = bucket / "damaged"
 
     def stop(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
         patched.setattr("parity.store.gather.Gatherer.write_tables", stop)
-        assert run.main([*RUN, "--out", str(out)]) == 2
+        assert run.main([*RUN, "--steps", "60", "--out", str(out)]) == 2
     segment = out / find(out, "")[3]
     assert segment.parent.name == "journal"
     whole = segment.read_bytes()
-    if damage == "removed":
+    for damaged in (whole[:-9], bytes([*whole[:-1], whole[-1] ^ 1]), None):
         segment.unlink()
-    else:
-        flipped = bytes([*whole[:-1], whole[-1] ^ 1])
-        segment.write_bytes(whole[:-9] if damage == "cut" else flipped)
-    before = {name: (out / name).read_bytes() for name in find(out, "")}
-    capsys.readouterr()
-    assert run.main(["--resume", str(out)]) == 2
-    assert f"parity: {out / 'journal'} is damaged" in capsys.readouterr().err
-    assert {name: (out / name).read_bytes() for name in find(out, "")} == before
+        if damaged is not None:
+            segment.write_bytes(damaged)
+        before = {name: (out / name).read_bytes() for name in find(out, "")}
+        capsys.readouterr()
+        assert run.main(["--resume", str(out)]) == 2
+        assert f"parity: {out / 'journal'} is damaged" in capsys.readouterr().err
+        assert {name: (out / name).read_bytes() for name in find(out, "")} == before
     segment.write_bytes(whole)
     assert run.main(["--resume", str(out)]) == 0
 

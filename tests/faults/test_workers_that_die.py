@@ -5,6 +5,8 @@ import json
 import pandas as pd
 import pytest
 
+from parity.cluster.last_words import NOTHING_NOTED
+
 from conftest import command
 
 pytestmark = [pytest.mark.ray, pytest.mark.kills]
@@ -18,6 +20,7 @@ def ended(tmp_path_factory):
     folder = tmp_path_factory.mktemp("dying")
     out = folder / "run"
     losses = ["builtin", *(f"{LOSSES}:{name}" for name in ("KilledOnce", "Crashing", "Hanging"))]
+    losses.append("tests/wrong_losses.py:killing")
     finished = command(
         *("-m", "parity.run", "--device", "cpu", "--steps", 80, "--audit-every", 20, "--loss", *losses),
         *("--save-every", 0.1, "--step-timeout", 15, "--out", out),
@@ -41,8 +44,9 @@ def test_a_loss_whose_worker_was_lost_once_is_not_blamed(ended, trials):
         "KilledOnce": "identical",
         "Crashing": "failed",
         "Hanging": "failed",
+        "killing": "failed",
     }
-    assert list(trials.attempts) == [1, 2, 2, 2]
+    assert list(trials.attempts) == [1, 2, 2, 2, 2]
     assert "its worker process ended without a message, as after SIGKILL" in trials.restarts["KilledOnce"][0]
 
 
@@ -55,6 +59,7 @@ def test_a_trial_continues_from_its_state_and_not_from_step_0(trials):
 def test_why_a_trial_failed_is_reported(ended, trials):
     assert (trials.failure["Crashing"], trials.failure["Hanging"]) == ("died", "hung")
     assert trials.error["Crashing"] == f"its worker process died of SIGSEGV; {EARLIER}"
+    assert trials.error["killing"] == f"its worker process ended {NOTHING_NOTED}; {EARLIER}"
     assert trials.error["Hanging"] == f"it finished no step for 15 s; {EARLIER}"
     for name in ("Crashing", "Hanging"):
         assert trials.error[name] in " ".join(ended[1].stdout.split())
