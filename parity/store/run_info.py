@@ -3,18 +3,44 @@
 import functools
 import importlib.metadata
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from parity.plan.trial import Trial
+from parity.store.regular import is_inside
 from parity.store.schema import SCHEMA_NUMBER
 from parity.store.statuses import RunState
 from parity.version import __version__
 
 # Packages whose versions are stored, and must be the same when a run is resumed: another version may give other bits.
 PACKAGES = ("numpy", "pandas", "pyarrow", "ray", "torch")
+
+# What each value of run.json is that a reader looks at, if it is there.
+KINDS: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys(("state", "task", "host", "data_xxh3", "seal"), (str,)),
+    **dict.fromkeys(("created", "command", "folder"), (str, type(None))),
+    **dict.fromkeys(("trials", "arguments"), (list,)),
+    **dict.fromkeys(("versions", "files", "recorded", "losses", "task_code"), (dict,)),
+    "quick": (bool,),
+    # Only several runs that are judged together have these.
+    **dict.fromkeys(("notes", "runs"), ()),
+}
+
+
+def find_wrong_value(info: Mapping[str, Any]) -> str | None:
+    """What is wrong with the content of a run.json, or None."""
+    for name, kinds in KINDS.items():
+        if name in info and not isinstance(info[name], kinds):
+            return f"its {name!r} is {info[name]!r}"[:200]
+    for name in ("trials", "arguments"):
+        if not all(isinstance(each, str) for each in info.get(name, ())):
+            return f"its {name!r} are not all texts"
+    for name in info.get("files", ()):
+        if not is_inside(name):
+            return f"its 'files' have {name[:200]!r}, which is no Parquet file in the run directory"
+    return None
 
 
 def describe(command: str, trials: Sequence[Trial], *, data: Path | None) -> dict[str, Any]:
