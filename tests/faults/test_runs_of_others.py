@@ -398,3 +398,18 @@ def test_the_report_of_a_run_of_others_ends_with_2_and_a_sentence(directory, cap
     assert report.main([str(directory)]) == 2
     said = capsys.readouterr().err
     assert said.startswith("parity: ") and "Traceback" not in said and len(said.splitlines()) == 1
+
+
+def test_a_contract_of_too_many_rows_is_refused(directory):
+    path = directory / "contract.parquet"
+    rows = pa.Table.from_pylist([CONTRACT], pq.read_schema(path)).take(pa.array(np.zeros(1_000_001, np.int64)))
+    pq.write_table(rows, path, compression="zstd")
+    assert refusal(directory) == f"{path} is damaged: it has 1,000,001 rows, and at most 1,000,000 are read."
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "loop"])
+def test_a_path_that_leads_nowhere_is_refused(tmp_path, capsys, name):
+    (tmp_path / "loop").symlink_to("loop")
+    assert report.main([str(tmp_path / name)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"parity: {tmp_path / name}/run.json is damaged ([Errno ") and "Traceback" not in said
