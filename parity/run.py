@@ -216,6 +216,8 @@ def _plan_trials(
         equals=lambda device: placement.equals(device, nodes),
         quick=options.quick,
     )
+    if isinstance(executor, Cluster):
+        executor.grow(trials, limit_s=options.wait_limit)
     executor.check(trials)
     return trials
 

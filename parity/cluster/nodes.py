@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -73,10 +74,13 @@ def alive(raw: Iterable[Mapping[str, Any]]) -> tuple[Node, ...]:
     found = sorted((node for node in raw if node["Alive"]), key=lambda node: (_name(node), node["NodeID"]))
     names = [_name(node) for node in found]
     count = Counter(names)
+    ids = [str(node["NodeID"]) for node in found]
+    # As much of the id as tells all nodes apart.
+    digits = next(digits for digits in itertools.count(8) if len({each[:digits] for each in ids}) == len(ids))
     return tuple(
         Node(
             id=str(node["NodeID"]),
-            name=name if count[name] == 1 else f"{name}-{str(node['NodeID'])[:8]}",
+            name=name if count[name] == 1 else f"{name}-{str(node['NodeID'])[:digits]}",
             cpus=int(node["Resources"].get("CPU", 0)),
             gpus=int(node["Resources"].get("GPU", 0)),
         )

@@ -99,6 +99,12 @@ def check(trials: Sequence[Trial], nodes: Sequence[Node]) -> None:
             raise Trouble(_unplaceable(trial, needs, candidates))
 
 
+def lacking(trials: Sequence[Trial], nodes: Sequence[Node]) -> set[tuple[int, int]]:
+    """What trials on any node need and no node has, even when idle: numbers of CPUs and of GPUs."""
+    needs = [resources(device) for device in {trial.device for trial in trials} if not device.node]
+    return {(each["CPU"], each["GPU"]) for each in needs if not any(node.has(each) for node in nodes)}
+
+
 def _unplaceable(trial: Trial, needs: Mapping[str, int], nodes: Sequence[Node]) -> str:
     """The message about a trial that none of these nodes can run."""
     if needs["GPU"] and not any(node.gpus for node in nodes):
@@ -141,6 +147,8 @@ class Placement:
         self._used: dict[tuple[str, str], int] = defaultdict(int)
         # Every node that was ever seen, by name: a device keeps its class of hardware when its node leaves.
         self._known: dict[str, Node] = {}
+        # The class chosen for a device: its trials must not spread over several, whatever nodes come later.
+        self._classes: dict[Device, tuple[object, ...]] = {}
         self.renew(nodes)
 
     def renew(self, nodes: Sequence[Node]) -> None:
@@ -150,7 +158,7 @@ class Placement:
         self.by_id = {node.id: node for node in self.nodes}
         # Never removed, see `__init__`.
         self._known |= {node.name: node for node in self.nodes}
-        # The nodes chosen for a device, until the nodes change: its trials must not spread over several classes.
+        # The nodes chosen for a device, until the nodes change.
         self._homes: dict[Device, tuple[Node, ...]] = {}
 
     def nodes_for(self, device: Device, *, hardware: tuple[object, ...] | None = None) -> tuple[Node, ...]:
@@ -178,9 +186,13 @@ class Placement:
                 classes[node.hardware].append(node)
         if hardware is not None:
             return tuple(classes.get(hardware, ()))
+        if chosen := classes.get(self._classes.get(device, ())):
+            return self._homes.setdefault(device, tuple(chosen))
         kind = "gpus" if resources(device)["GPU"] else "cpus"
         # The largest class, on which most trials can run at the same time.
         home = max(classes.values(), key=lambda members: sum(getattr(node, kind) for node in members), default=[])
+        if home:
+            self._classes[device] = home[0].hardware
         return self._homes.setdefault(device, tuple(home))
 
     def room(self, device: Device, nodes: Collection[Node]) -> bool:
