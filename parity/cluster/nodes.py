@@ -88,6 +88,25 @@ def alive(raw: Iterable[Mapping[str, Any]]) -> tuple[Node, ...]:
     )
 
 
+def as_stored(nodes: Sequence[Node]) -> dict[str, Any]:
+    """The classes of nodes, for run.json: the facts of each class once, and the class of each node by its name."""
+    facts = {node.hardware: node.facts for node in reversed(nodes)}
+    numbers = {hardware: number for number, hardware in enumerate(facts)}
+    kept = (*HARDWARE, *SOFTWARE, "gpus")
+    return {
+        "classes": [{name: each[name] for name in kept if name in each} for each in facts.values()],
+        "nodes": {node.name: numbers[node.hardware] for node in nodes},
+    }
+
+
+def from_stored(kept: Mapping[str, Any]) -> tuple[Node, ...]:
+    """The nodes of which `as_stored` has kept the classes; what they have to give out is not known any longer."""
+    return tuple(
+        Node(id="", name=name, cpus=0, gpus=0, facts=kept["classes"][number])
+        for name, number in kept.get("nodes", {}).items()
+    )
+
+
 def _name(node: Mapping[str, Any]) -> str:
     """The name that the node was started with, else its host name; Ray gives an unnamed node its address as name."""
     given, address = node.get("NodeName"), node.get("NodeManagerAddress")

@@ -85,9 +85,15 @@ def _listed(nodes: Sequence[Node], *, most: int = 8) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def check(trials: Sequence[Trial], nodes: Sequence[Node]) -> None:
-    """Raises `Trouble` for a trial that no node could run even when idle, or not the node that it names."""
-    checked = set()
+def check(trials: Sequence[Trial], nodes: Sequence[Node], *, gone: Collection[str] = ()) -> None:
+    """Raises `Trouble` for a trial that no node could run even when idle, or not the node that it names.
+
+    Args:
+        trials: The trials.
+        nodes: The nodes of the cluster.
+        gone: Names of nodes that have left: what becomes of their trials is decided as for a node that leaves later.
+    """
+    checked = {trial.device for trial in trials if trial.device.node in gone}
     for trial in trials:
         # What a trial needs depends on its device alone, and thousands of trials may share one.
         if trial.device in checked:
@@ -147,6 +153,8 @@ class Placement:
         self._used: dict[tuple[str, str], int] = defaultdict(int)
         # Every node that was ever seen, by name: a device keeps its class of hardware when its node leaves.
         self._known: dict[str, Node] = {}
+        # Classes of nodes that a run was begun on, by name: a machine may come back as another one.
+        self._then: dict[str, tuple[object, ...]] = {}
         # The class chosen for a device: its trials must not spread over several, whatever nodes come later.
         self._classes: dict[Device, tuple[object, ...]] = {}
         self.renew(nodes)
@@ -161,6 +169,10 @@ class Placement:
         # The nodes chosen for a device, until the nodes change.
         self._homes: dict[Device, tuple[Node, ...]] = {}
 
+    def remember(self, nodes: Sequence[Node]) -> None:
+        """Takes in the nodes that the run was begun on, with their facts; some of them may have left."""
+        self._then = {node.name: node.hardware for node in nodes}
+
     def nodes_for(self, device: Device, *, hardware: tuple[object, ...] | None = None) -> tuple[Node, ...]:
         """The nodes on which a device's trials may run; empty if there are none.
 
@@ -172,11 +184,11 @@ class Placement:
             device: The device.
             hardware: Class that the trial has to stay in, as `Node.hardware`, or None.
         """
-        own = self._known.get(device.node or "")
-        if own and own.id in self.by_id:
+        own, then = self._known.get(device.node or ""), self._then.get(device.node or "")
+        if own and own.id in self.by_id and then in (None, own.hardware):
             return (own,)
         # Its node has left, so another node of that class takes its place.
-        hardware = own.hardware if own else hardware
+        hardware = then or (own.hardware if own else hardware)
         if hardware is None and device in self._homes:
             return self._homes[device]
         classes: dict[tuple[object, ...], list[Node]] = defaultdict(list)

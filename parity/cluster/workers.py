@@ -60,6 +60,7 @@ class Cluster:
         self._running: dict[Any, Running] = {}
         self._sharing: set[str] = set()
         self._demand: growing.Demand | None = None
+        self._then: tuple[Node, ...] = ()
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -81,7 +82,8 @@ class Cluster:
 
     def check(self, trials: Sequence[Trial]) -> None:
         """Raises `Trouble` for a trial that no node could ever run."""
-        check(trials, self.nodes)
+        here = {node.name for node in self.nodes}
+        check(trials, self.nodes, gone={node.name for node in self._then} - here)
 
     def wait_for_nodes(self, count: int, *, gpu: bool, limit_s: float) -> None:
         """Waits until that many nodes have a free CPU, or GPU; an autoscaler starts those that are missing.
@@ -91,6 +93,15 @@ class Cluster:
         """
         nodes.wait_for_nodes(self._ray, count, gpu=gpu, limit_s=limit_s)
         self._placement = Placement(alive(self._ray.nodes()))
+
+    def remember(self, nodes: Sequence[Node]) -> None:
+        """Takes in the nodes that the run was begun on: the trials of those that have left go on in their class.
+
+        Args:
+            nodes: Those nodes, with the facts of their machines.
+        """
+        self._then = tuple(nodes)
+        self._placement.remember(self._then)
 
     def grow(self, trials: Sequence[Trial], *, limit_s: float) -> None:
         """Waits for nodes that can run these trials where there are none and an autoscaler starts them.
@@ -107,6 +118,7 @@ class Cluster:
         growing.wait_for(self._ray, lambda: lacking(trials, alive(self._ray.nodes())), limit_s=limit_s)
         self._placement = Placement(alive(self._ray.nodes()))
         self.probe()
+        self._placement.remember(self._then)
 
     def probe(self) -> None:
         """Asks every node for the facts of its machine; a node that does not answer gets the reason instead."""

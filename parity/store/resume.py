@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +31,8 @@ class Started:
     Attributes:
         directory: The run directory.
         info: The content of run.json.
-        options: The options that it was started with; of those in `FREE`, the ones given now.
+        options: The options that it was started with; of those in `FREE`, the ones given now, and the address of its
+            cluster if none is given.
     """
 
     directory: StoragePath
@@ -92,6 +94,9 @@ def _options(
                 f"--resume {directory}: the run was started with {option} {_words(getattr(before, name))}, "
                 f"not {_words(value)}. Leave {option} out, or start another run."
             )
+    if before.address is None and not os.environ.get("RAY_ADDRESS"):
+        # Not a cluster on this machine, silently, for a run that was on another one.
+        before.address = info.get("cluster", {}).get("address") or parser.parse_args(info["arguments"]).address
     return before
 
 

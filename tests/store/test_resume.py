@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from parity import run
+from parity.plan.options import make_parser
 from parity.store import resume
 from parity.store.directory import hold
 from parity.store.gather import Gatherer
@@ -177,3 +178,34 @@ def test_a_run_that_was_moved_is_resumed(interrupted, tmp_path, monkeypatch):
     os.chdir(tmp_path)
     moved = shutil.move(interrupted, tmp_path / "moved")
     assert resumed(moved) == 0
+
+
+@pytest.mark.parametrize(
+    ("stored", "given", "environment", "found"),
+    [
+        ({"address": "10.0.0.1:6379"}, [], None, "10.0.0.1:6379"),
+        ({"address": "10.0.0.1:6379"}, ["--address", "other:1"], None, "other:1"),
+        ({"address": "10.0.0.1:6379"}, ["--address", "local"], None, "local"),
+        # That of the cluster that a Ray job runs on.
+        ({"address": "10.0.0.1:6379"}, [], "here:2", None),
+        (None, [], None, None),
+    ],
+)
+def test_the_cluster_is_the_one_that_the_run_was_on(interrupted, monkeypatch, stored, given, environment, found):
+    path = interrupted / "run.json"
+    info = json.loads(path.read_text())
+    path.write_text(json.dumps(info | ({"cluster": stored} if stored else {})))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if environment:
+        monkeypatch.setenv("RAY_ADDRESS", environment)
+    options = make_parser().parse_args(["--resume", str(interrupted), *given])
+    with resume.reopen(options, make_parser()) as started:
+        assert started.options.address == found
+
+
+def test_an_address_that_an_earlier_version_was_given_is_found(interrupted):
+    path = interrupted / "run.json"
+    info = json.loads(path.read_text())
+    path.write_text(json.dumps(info | {"arguments": [*info["arguments"], "--address", "10.0.0.1:6379"]}))
+    with resume.reopen(make_parser().parse_args(["--resume", str(interrupted)]), make_parser()) as started:
+        assert started.options.address == "10.0.0.1:6379"
