@@ -150,8 +150,8 @@ def _add_machines(add: _Add) -> None:
     add(
         "--address",
         metavar="ADDR",
-        help="address of a running Ray cluster (default: RAY_ADDRESS if it is set, with --resume the cluster that the run was "
-        "on; otherwise Ray is started on this machine for the run)",
+        help="address of a running Ray cluster (default: RAY_ADDRESS if it is set, with --resume the cluster "
+        "that the run was on; otherwise Ray is started on this machine for the run)",
     )
     add(
         "--each",
