@@ -191,7 +191,7 @@ def wait_until_training(process, out, trials, *, limit_s=240):
 def test_an_interrupted_run_finds_its_cluster_again_though_a_node_has_left(nodes, tmp_path):
     """The command that is printed says no address, and the trial of the node goes on in its class."""
     out = tmp_path / "run"
-    with training(nodes, out, "--each", "node", "--loss", "builtin", "--steps", "460") as process:
+    with training(nodes, out, "--device", "cpu@a", "cpu@b", "--loss", "builtin", "--steps", "460") as process:
         wait_until_training(process, out, {f"builtin@cpu@{node}-s0" for node in "ab"})
         process.send_signal(signal.SIGINT)
         stdout, stderr = process.communicate(timeout=60)
@@ -201,6 +201,8 @@ def test_an_interrupted_run_finds_its_cluster_again_though_a_node_has_left(nodes
     ended = command("-m", *shlex.split(hint), **nodes.environment)
     assert ended.status == 0, ended.stderr
     found = trials(out)
-    assert set(found.status) == {"complete"} and set(found.node) == {"a"}
-    assert "builtin@cpu@b-s0 was trained on a, so b was not tested." in " ".join(ended.stdout.split())
+    assert set(found.status) == {"complete"} and found.node["builtin@cpu@a-s0"] == "a"
+    moved = found.node["builtin@cpu@b-s0"]
+    assert moved != "b"
+    assert f"builtin@cpu@b-s0 was trained on {moved}, so b was not tested." in " ".join(ended.stdout.split())
     assert json.loads((out / "run.json").read_text())["cluster"]["address"] == nodes.address
