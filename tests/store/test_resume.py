@@ -91,6 +91,32 @@ def test_another_code_of_a_loss_is_refused(interrupted, loss, capsys):
     assert {path: path.read_bytes() for path in interrupted.rglob("*") if path.is_file()} == whole
 
 
+def test_a_project_that_was_moved_is_continued(interrupted, tmp_path, loss, monkeypatch, capsys):
+    """Each Ray job has its files in another folder."""
+    path, info = interrupted / "run.json", json.loads((interrupted / "run.json").read_text())
+    info["folder"] = str(tmp_path / "before")
+    info["losses"]["mine"]["origin"] = str(tmp_path / "before" / "losses" / "mine.py")
+    info["arguments"] = [text.replace(f"{loss}:", "losses/mine.py:") for text in info["arguments"]]
+    path.write_text(json.dumps(info))
+    moved = tmp_path / "now" / "losses" / "mine.py"
+    moved.parent.mkdir(parents=True)
+    moved.write_text(LOSS.replace("mse_loss", "l1_loss"))
+    monkeypatch.chdir(tmp_path / "now")
+    assert resumed(interrupted) == 2
+    assert "not what the run was started with: the code of the loss mine (" in capsys.readouterr().err
+    moved.write_text(LOSS)
+    assert resumed(interrupted) == 0
+
+
+def test_the_same_code_in_another_place_of_the_project_is_refused(interrupted, tmp_path, loss, capsys):
+    """What it imports from beside itself may be another thing there."""
+    genuine = json.loads((interrupted / "run.json").read_text())
+    genuine["losses"]["mine"]["origin"] = str(tmp_path / "other" / "mine.py")
+    (interrupted / "run.json").write_text(json.dumps(genuine))
+    assert resumed(interrupted) == 2
+    assert "not what the run was started with: the code of the loss mine (" in capsys.readouterr().err
+
+
 def test_other_data_are_refused(interrupted, monkeypatch, capsys):
     genuine = run.load_task_data
 
