@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import time
-import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -18,6 +17,7 @@ import torch
 
 from parity.driver import begun, gathering, recorded_trial, seal_run
 from parity.ground.errors import OracleUnavailable
+from parity.ground.quoting import explain_error, message_of, traceback_of
 from parity.observe.audit import oracle_of
 from parity.observe.measured_steps import MeasuredSteps, shares_gradients
 from parity.observe.members import Members
@@ -370,7 +370,7 @@ class Recorder:
             try:
                 record(*arguments)
             except Exception as error:  # noqa: BLE001 - whatever it is, the user's training must go on
-                self._switch_off(f"Recorder.{call}(): {error or type(error).__name__}")
+                self._switch_off(f"Recorder.{call}(): {message_of(error) or type(error).__name__}")
         self._own_s += time.perf_counter() - began
 
     def _switch_off(self, reason: str) -> None:
@@ -422,8 +422,8 @@ class Recorder:
             status=status,
             failed_step=self._step if error else None,
             failure="raised" if error else None,
-            error=f"the loop raised {type(error).__name__}: {error}" if error else self._off,
-            traceback="".join(traceback.format_exception(error)) if error else None,
+            error=f"the loop raised {explain_error(error)}" if error else self._off,
+            traceback=traceback_of(error) if error else None,
             wall_s=time.perf_counter() - self._began,
             began_s=self._wall_began,
             ended_s=time.time(),

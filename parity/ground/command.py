@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from parity.ground import interrupt
 from parity.ground.errors import Trouble
+from parity.ground.quoting import cut, visible
 
 
 def guarded(command: Callable[[], int]) -> int:
@@ -18,7 +19,9 @@ def guarded(command: Callable[[], int]) -> int:
         try:
             return command()
         except Trouble as trouble:
-            print(f"parity: {trouble}", file=sys.stderr)
+            # It may name what somebody else has stored. Line breaks are ours: a command has a line of its own.
+            text = "\n".join(map(visible, cut(str(trouble)).split("\n")))
+            print(f"parity: {text}", file=sys.stderr)
         except BrokenPipeError:
             sys.stderr.close()  # the reader of the output has gone, and Python would complain again at exit
         except KeyboardInterrupt:

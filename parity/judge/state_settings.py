@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from parity.ground.quoting import cut
 from parity.plan import lines
 
 # The settings in words, where the word in the code is not enough.
@@ -19,6 +20,8 @@ WORDS = {"lr": "learning rate", "evaluating": "modules in evaluation mode", "fro
 # Settings that right loops may have chosen differently: they are the cause of a difference that begins with them, and
 # no difference by themselves.
 _FREE = ("factors", "scale")
+# Most characters of a setting in words: numbers have some 10, and a loop may give an optimizer any text.
+_VALUE = 200
 
 
 @dataclass(frozen=True)
@@ -180,6 +183,10 @@ def _parameters(numbers: Sequence[int]) -> str:
 
 
 def _shown(value: Any) -> str:
+    return cut(_in_words(value), _VALUE)
+
+
+def _in_words(value: Any) -> str:
     if isinstance(value, list):
-        return ", ".join(map(_shown, value[:4])) + (", …" if len(value) > 4 else "") if value else "none"
+        return ", ".join(map(_in_words, value[:4])) + (", …" if len(value) > 4 else "") if value else "none"
     return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from parity.ground.errors import OracleUnavailable
+from parity.ground.quoting import explain_error
 from parity.observe.generators import generators_restored
 from parity.observe.loss_state import settings_restored, state_restored
 from parity.plan.user_code import CodeSpec
@@ -246,7 +247,7 @@ class _Widened:
                 else:
                     restore_oracle(self, before)
         except Exception as error:  # a user's baseline may raise anything
-            raise OracleUnavailable(f"in float64 it raised {type(error).__name__}: {error}") from error
+            raise OracleUnavailable(f"in float64 it raised {explain_error(error)}") from error
         # A loss that narrows inside has the rounding errors that an oracle must not have.
         if loss.dtype != torch.float64:
             raise OracleUnavailable(f"for float64 tensors it returned {loss.dtype}")
@@ -300,7 +301,7 @@ def _wide_copy(module: nn.Module) -> nn.Module:
         with generators_restored():
             return copy.deepcopy(module).double()
     except Exception as error:  # a user's module may raise anything
-        raise OracleUnavailable(f"it cannot be copied: {type(error).__name__}: {error}") from error
+        raise OracleUnavailable(f"it cannot be copied: {explain_error(error)}") from error
 
 
 def _unavailable(reason: str) -> Oracle:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from parity.ground.errors import OracleUnavailable
+from parity.ground.quoting import explain_error
 from parity.observe.generators import generators_restored
 from parity.observe.norms import l2_norm
 from parity.observe.optimizer_copy import copy_optimizer
@@ -101,4 +102,4 @@ def explained(what: str) -> Iterator[None]:
     except OracleUnavailable:
         raise
     except Exception as error:
-        raise OracleUnavailable(f"{what}: {type(error).__name__}: {error}") from error
+        raise OracleUnavailable(f"{what}: {explain_error(error)}") from error

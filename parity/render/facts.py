@@ -9,8 +9,11 @@ from parity.judge.differences import Difference
 from parity.judge.verdict import PairVerdict
 from parity.render.differing import distance_at_first
 from parity.render.phrases import listed, named
-from parity.render.wrapping import flat
+from parity.render.wrapping import clip, flat
 from parity.store.trace import QUANTITIES
+
+# Most characters of a value that is a text: a digest has 16, a setting of an optimizer any number.
+_VALUE = 200
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,6 @@ def _values(verdict: PairVerdict, first: Difference) -> str:
 def _number(value: float | str, dtype: str) -> str:
     """The number with as many digits as distinguish it from its neighbours in its dtype; a digest as it is."""
     if isinstance(value, str):
-        return value
+        return clip(value, _VALUE)
     # NumPy prints the shortest text that reads back as the same number; bfloat16 is not a dtype of NumPy.
     return str(np.dtype(dtype).type(value)) if dtype in ("float16", "float32") else repr(value)

@@ -17,6 +17,7 @@ import re
 from datetime import datetime
 from xml.etree import ElementTree as ET
 
+from parity.ground.quoting import MOST_STORED, cut
 from parity.judge.verdict import Judgement, PairVerdict
 from parity.render import story
 from parity.render.terminal import block
@@ -88,7 +89,7 @@ def _add_pair(suite: ET.Element, task: str, verdict: PairVerdict) -> None:
     details = "\n".join(line.plain for line in block(verdict))
     if pair.candidate.traceback and verdict.verdict == "failed":
         # The traceback last, as Python prints it, with the error in its last line.
-        details = f"{details}\n\n{pair.candidate.traceback}"
+        details = f"{details}\n\n{cut(pair.candidate.traceback)}"
     _add_case(
         suite,
         f"parity.{task}.{pair.axis}",
@@ -124,5 +125,5 @@ def _seconds(wall_s: float) -> str:
 
 
 def _allowed(text: str) -> str:
-    """The text, with an escape for each character that XML does not allow."""
-    return _FORBIDDEN.sub(lambda found: ascii(found[0])[1:-1], text)
+    """The text, cut if it is long, with an escape for each character that XML does not allow."""
+    return _FORBIDDEN.sub(lambda found: ascii(found[0])[1:-1], cut(text, MOST_STORED))

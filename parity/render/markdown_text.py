@@ -9,8 +9,9 @@ Source:
 import re
 from collections.abc import Sequence
 
+from parity.ground.quoting import cut, visible
 from parity.render.phrases import not_shown
-from parity.render.wrapping import clip, visible
+from parity.render.wrapping import clip
 
 # Words (with hyphens or apostrophes inside), numbers, = and !=: nothing in them has a meaning in Markdown.
 _PLAIN = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*|-?\d+(?:[.,]\d+)*(?:e[+-]?\d+)?%?|!?=")
@@ -58,17 +59,15 @@ def prose(text: str, *, most: int = 400) -> str:
 
 
 def fenced(text: str, *, language: str = "", most: int) -> str:
-    """Lines as a code block; a text that is too long loses its beginning, since a traceback ends with the error.
+    """Lines as a code block; a text that is too long loses its middle, since a traceback ends with the error.
 
     Args:
         text: The lines.
         language: Language of the highlighting, or none.
         most: Most characters of the lines.
     """
-    lines = "\n".join(visible(line.expandtabs()) for line in text.splitlines())
-    if len(lines) > most:
-        # The dots show that the beginning is missing.
-        lines = f"...{lines[-most:]}"
+    # Twice: escapes and tabs make a text longer.
+    lines = cut("\n".join(visible(line.expandtabs()) for line in cut(text, most).splitlines()), most)
     fence = _fence(lines, least=3)
     return f"{fence}{language}\n{lines}\n{fence}"
 

@@ -3,6 +3,7 @@
 import shlex
 from dataclasses import dataclass
 
+from parity.ground.quoting import MOST_SHOWN
 from parity.judge.causes import CAUSES
 from parity.judge.fleet import OddDevice
 from parity.judge.verdict import Judgement, PairVerdict, rank
@@ -114,6 +115,8 @@ def _often(unit: OddDevice) -> str:
 def narrowed_command(run: StoredRun, step: int) -> str | None:
     """The command that trains up to a step in one process; None where there is none, as for a run on a cluster.
 
+    None, too, for a command that a terminal cannot show as it is: it would have to be copied.
+
     Args:
         run: The stored run.
         step: The last step to train, from 0.
@@ -131,4 +134,7 @@ def narrowed_command(run: StoredRun, step: int) -> str | None:
             continue
         kept.append(each)
     # Steps count from 0, so step N is part of N + 1 steps.
-    return shlex.join(["python", "-m", "parity.run", *kept, "--inline", "--steps", str(step + 1)])
+    command = shlex.join(["python", "-m", "parity.run", *kept, "--inline", "--steps", str(step + 1)])
+    # A shell reads a line break inside a word as it is.
+    printable = all(line.isprintable() for line in command.split("\n"))
+    return command if printable and len(command) <= MOST_SHOWN else None

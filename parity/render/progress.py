@@ -7,6 +7,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from parity.render.wrapping import flat
+
 # Seconds between two lines where there is no terminal: often enough to see that the run is alive, and not a long log.
 LINE_EVERY_S = 10.0
 # Most trials with a bar or an entry of their own, so that the bars fit a small terminal.
@@ -47,7 +49,7 @@ class TrialProgress:
             bar = self._bars.add_task(f"{len(trials)} trials", total=steps * len(trials), state="")
             self._tasks = dict.fromkeys(trials, bar)
         else:
-            self._tasks = {trial: self._bars.add_task(trial, total=steps, state="waiting") for trial in trials}
+            self._tasks = {trial: self._bars.add_task(flat(trial), total=steps, state="waiting") for trial in trials}
 
     def __enter__(self) -> "TrialProgress":
         self._bars.start()
@@ -91,5 +93,5 @@ class TrialProgress:
 
     def say(self, line: str) -> None:
         """Prints a line above the bars."""
-        # As it is: no wrapping, and brackets in names are not markup.
-        self._console.print(line, soft_wrap=True, markup=False, highlight=False)
+        # No wrapping, and brackets in names are not markup. What ended a worker may be a text of any length.
+        self._console.print(flat(line), soft_wrap=True, markup=False, highlight=False)

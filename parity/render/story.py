@@ -4,6 +4,7 @@ from parity.judge.fleet import software_differences
 from parity.judge.verdict import VERDICTS, Judgement, PairVerdict, rank
 from parity.plan.device import parse_device
 from parity.render.phrases import counted, listed, seen_without_audit, would_have_been_seen
+from parity.render.wrapping import clip
 from parity.store.stored_run import StoredRun
 from parity.store.trace import QUANTITIES
 from parity.store.trials import TrialRecord
@@ -22,6 +23,8 @@ MEANINGS = {
     "param": "each parameter after the step",
     "buffer": "each buffer of the model after the step, such as running statistics",
 }
+# Most characters of the headline: the error of a failed trial may be long, and the report of its pair has more of it.
+_HEADLINE = 300
 # Most trials that a note names.
 _MOST_NAMED = 6
 
@@ -74,6 +77,10 @@ def pairs_in_question(judgement: Judgement) -> list[PairVerdict]:
 
 def headline(judgement: Judgement) -> str:
     """The verdict in one sentence."""
+    return clip(_headline(judgement), _HEADLINE)
+
+
+def _headline(judgement: Judgement) -> str:
     if judgement.trouble:
         return judgement.trouble
     # A run of nothing but noise trials has only their pairs to speak of.

@@ -5,6 +5,7 @@ import math
 from dataclasses import asdict
 from typing import Any
 
+from parity.ground.quoting import MOST_STORED, cut
 from parity.judge.verdict import Judgement, PairVerdict
 from parity.store.schema import SCHEMA_NUMBER
 
@@ -45,12 +46,14 @@ def _pair(verdict: PairVerdict) -> dict[str, Any]:
         "audit": asdict(verdict.audit) if verdict.audit else None,
         "steps": verdict.steps,
     }
-    return {key: _finite(value) for key, value in content.items()}
+    return {key: _expressed(value) for key, value in content.items()}
 
 
-def _finite(value: Any) -> Any:
-    """The value, with "nan", "inf" and "-inf" in the place of numbers that JSON cannot express."""
+def _expressed(value: Any) -> Any:
+    """The value, with "nan", "inf" and "-inf" in the place of numbers that JSON cannot express, and long texts cut."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: _expressed(item) for key, item in value.items()}
+    if isinstance(value, str):
+        return cut(value, MOST_STORED)
     # `str` gives "nan", "inf" and "-inf" for these.
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value

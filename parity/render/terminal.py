@@ -25,10 +25,10 @@ from parity.store.stored_run import StoredRun
 MOST_BLOCKS = 12
 # Widest columns of the matrix; a longer name is folded.
 _LOSS_WIDTH, _DEVICE_WIDTH = 28, 30
+# Most characters of the name of a task: it is one of a module or file.
+_TASK = 100
 # Columns of a label in a block: "compared" and two spaces.
 _LABEL_WIDTH = 10
-# Most characters of the headline: the error of a failed trial may be long, and the block of its pair has all of it.
-_SENTENCE = 300
 
 # Style of a verdict by its tone.
 _STYLES = {"good": "green", "doubt": "yellow", "bad": "bold red"}
@@ -67,11 +67,10 @@ def render(run: StoredRun, judgement: Judgement, console: Console) -> None:
         _print(console, *wrap(story.nothing(run), width=width))
         return
     first = run.trials[0]
-    _print(console, *wrap(f"{first.task}, {first.steps} steps: {judgement.verdict}", width=width))
+    _print(console, *wrap(f"{clip(first.task, _TASK)}, {first.steps} steps: {judgement.verdict}", width=width))
     if not judgement.trouble:
         # Trouble has been printed as the first note already.
-        sentence = clip(story.headline(judgement), _SENTENCE)
-        _print(console, *wrap(f"{sentence} {story.tally(judgement)}", width=width))
+        _print(console, *wrap(f"{story.headline(judgement)} {story.tally(judgement)}", width=width))
     # A machine with one device of each kind has no classes to speak of.
     if judgement.fleet.large or any(each.odd for each in judgement.fleet.classes):
         fleet.render(run, judgement, console, width=width)

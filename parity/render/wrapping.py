@@ -1,35 +1,44 @@
-"""Text of limited width: lines are broken between words only, so that names in it can be searched and copied."""
+"""Text of limited width: lines are broken between words only, so that names in it can be searched and copied.
+
+A text of more than `MOST_SHOWN` characters, which nobody reads, is cut wherever it is shown.
+"""
 
 from rich.cells import cell_len
+
+from parity.ground.quoting import MOST_SHOWN, cut, visible
 
 # Columns of the report: a width that fits an issue, a mail, a log and half a screen.
 WIDTH = 80
 
 
-def visible(text: str) -> str:
-    r"""The text, with escapes for characters that would control a terminal or change the reading direction.
-
-    >>> visible("red \x1b[31m, and \u202e backwards")
-    'red \\x1b[31m, and \\u202e backwards'
-    """
-    # `ascii` gives the escape in quotes.
-    return text if text.isprintable() else "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+# Least characters of a text that is clipped with room to say how much of it is missing.
+_COUNTED = 100
 
 
 def flat(text: str) -> str:
     """The text in one line."""
     # Split before escaping, so that line breaks and tabs become spaces and not escapes.
-    return " ".join(map(visible, text.split()))
+    return " ".join(map(visible, cut(text).split()))
 
 
 def clip(text: str, most: int) -> str:
-    """The text in one line of at most `most` characters.
+    """The beginning of the text, in one line of at most `most` characters; of a long one it says how much is missing.
 
     >>> clip("one two three", 9)
     'one tw...'
+    >>> clip("one two three " * 10_000, 100)
+    'one two three one two three one two three one two three one two three ... (139,930 more characters)'
     """
     line = flat(text)
-    return line if len(line) <= most else f"{line[: most - 3]}..."
+    if len(line) <= most:
+        return line
+    if most < _COUNTED:
+        return f"{line[: most - 3]}..."
+    # Of a text that `flat` has cut, the characters of the text itself.
+    missing = "... ({:,} more characters)"
+    whole = len(line) if len(text) <= MOST_SHOWN else len(text)
+    room = most - len(missing.format(whole))
+    return line[:room] + missing.format(whole - room)
 
 
 def wrap(text: str, *, width: int = WIDTH, first: str = "", then: str = "") -> list[str]:
@@ -47,7 +56,7 @@ def wrap(text: str, *, width: int = WIDTH, first: str = "", then: str = "") -> l
     # Not textwrap: it counts characters, and wide ones take two columns; and it breaks at hyphens, as in --inline.
     lines = [first]
     empty = True
-    for word in map(visible, text.split()):
+    for word in map(visible, cut(text).split()):
         longer = f"{lines[-1]}{word}" if empty else f"{lines[-1]} {word}"
         # The first word stays on the first line, even if it does not fit: a name is never cut.
         if empty or cell_len(longer) <= width:

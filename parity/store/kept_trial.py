@@ -1,10 +1,11 @@
 """The events kept of one trial: its record, and where its steps, its state and its findings are in the journal."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any
 
+from parity.ground.quoting import MOST_STORED, cut
 from parity.plan.trial import Trial
 from parity.store.events import Advanced, Began, Ended, Event, Found, Restarted, Saved
 from parity.store.statuses import TrialStatus
@@ -72,9 +73,9 @@ class KeptTrial:
         """Takes in an event of the trial, which the journal holds at the offset in bytes."""
         match event:
             case Began():
-                self.record = replace(self.record, **event.facts)
+                self.record = replace(self.record, **_storable_facts(event.facts))
             case Advanced():
-                self.record = replace(self.record, **event.facts)
+                self.record = replace(self.record, **_storable_facts(event.facts))
                 # A chunk has at least one step, and its steps follow one another.
                 first = int(event.table["step"][0].as_py())
                 self.steps.append(StepsInJournal(offset, first, len(event.table), bool(event.shared)))
@@ -154,9 +155,18 @@ def planned_record(index: int, trials: Sequence[Trial]) -> TrialRecord:
 
 
 def storable(value: Any) -> Any:
-    """The value; in a text, escapes replace what cannot be encoded, which the message of an exception may contain."""
+    """The value as a table may have it: texts of at most `MOST_STORED` characters, with escapes for what is no Unicode.
+
+    A text may be the message of an exception, or the name of somebody's module.
+    """
+    if isinstance(value, (list, tuple)):
+        return [storable(each) for each in value] if any(isinstance(each, str) for each in value) else value
     # Arrow stores UTF-8 and would refuse the whole table for the sake of one such text.
-    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
+    return cut(value, MOST_STORED).encode(errors="backslashreplace").decode() if isinstance(value, str) else value
+
+
+def _storable_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: storable(value) for name, value in facts.items()}
 
 
 def _ended(record: TrialRecord, event: Ended) -> TrialRecord:

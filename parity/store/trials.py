@@ -7,10 +7,14 @@ from typing import Annotated
 
 import pyarrow as pa
 
+from parity.ground.quoting import MOST_STORED
 from parity.store.parquet import write_table
 from parity.store.schema import NAME, Column, describe_record
 from parity.store.statuses import Failure, TrialStatus
 from parity.store.storage import StoragePath
+
+# Of texts that may quote a message of the user's code.
+_LENGTH = f"in at most {MOST_STORED:,} characters"
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,10 @@ class TrialRecord:
         Failure | None,
         Column(NAME, "raised, result, detached, mutates, died, hung, memory or node; null if the trial did not fail"),
     ] = None
-    error: Annotated[str | None, Column(pa.string(), "why the trial failed; null if it did not")] = None
-    traceback: Annotated[str | None, Column(pa.string(), "traceback of the user's code that raised; else null")] = None
+    error: Annotated[str | None, Column(pa.string(), f"why the trial failed, {_LENGTH}; null if it did not")] = None
+    traceback: Annotated[
+        str | None, Column(pa.string(), f"traceback of the user's code that raised, {_LENGTH}; else null")
+    ] = None
     attempts: Annotated[int, Column(pa.int32(), "number of workers that the trial had, one after the other")] = 1
     restarts: Annotated[
         list[str],
@@ -130,7 +136,9 @@ class TrialRecord:
         Column(pa.float64(), "L2 norm by which the rounding in dtypes that the optimizers convert to moves the same"),
     ] = None
     optimizer_error: Annotated[str | None, Column(pa.string(), "why they were not asked; null if they were")] = None
-    audit_error: Annotated[str | None, Column(pa.string(), "why the trial was not audited; null if it was")] = None
+    audit_error: Annotated[
+        str | None, Column(pa.string(), f"why the trial was not audited, {_LENGTH}; null if it was")
+    ] = None
     shared_error: Annotated[
         str | None, Column(pa.string(), "why steps from the baseline device's states are missing; null if none are")
     ] = None

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from parity.ground.errors import Trouble
+from parity.ground.quoting import explain_error
 from parity.plan.task_spec import TASKS
 from parity.plan.user_code import CodeSpec, load_code
 from parity.tasks import Task, mnist
@@ -60,7 +61,7 @@ def load_task_data(task: CodeSpec, root: Path | None) -> dict[str, np.ndarray]:
         raise
     # Not BaseException: Ctrl-C must still end the command.
     except (Exception, SystemExit) as error:
-        raise Trouble(f"Task {task.name}: loading its data raised {type(error).__name__}: {error}") from error
+        raise Trouble(f"Task {task.name}: loading its data raised {explain_error(error)}") from error
 
 
 def load_data(spec: CodeSpec) -> dict[str, np.ndarray]:

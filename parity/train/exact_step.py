@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from parity.ground.errors import OracleUnavailable, TrialFailed
+from parity.ground.quoting import explain_error
 from parity.observe.audit import gradients
 from parity.observe.float64_step import Errors, relative_errors
 from parity.observe.generators import generators_restored, restore_generators, take_generators
@@ -72,7 +73,7 @@ def exact_step(
     except TrialFailed as error:
         raise OracleUnavailable(f"the task does not train in float64: {error.reason}") from error
     except (RuntimeError, TypeError, ValueError) as error:
-        raise OracleUnavailable(f"the task does not train in float64: {type(error).__name__}: {error}") from error
+        raise OracleUnavailable(f"the task does not train in float64: {explain_error(error)}") from error
     finally:
         restore_generators(generators)
     narrow = next((dtype for dtype in dtypes if dtype != torch.float64), None)

@@ -6,7 +6,6 @@ which only sends trials to workers, does without torch.
 
 import math
 import time
-import traceback
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from parity.ground.errors import TrialFailed
+from parity.ground.quoting import traceback_of
 from parity.plan.trial import Trial
 from parity.store.events import Advanced, Began, Captured, Ended, Event, Found, Saved
 from parity.store.position import Position, SharedSteps
@@ -73,7 +73,7 @@ def perform(
             failed_step=failure.step,
             failure=failure.kind,
             error=failure.reason,
-            traceback="".join(traceback.format_exception(cause)) if cause else None,
+            traceback=traceback_of(cause) if cause else None,
         )
     else:
         yield clock.ended(trial, status="complete")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from parity.ground.quoting import explain_error
 from parity.observe.audit import Oracle
 from parity.tasks.losses import Loss
 from parity.tasks.outputs import Outputs, is_tree, map_tensors, parts, with_parts
@@ -89,7 +90,7 @@ def guarded() -> Iterator[None]:
     # Not BaseException: Ctrl-C must still end the command.
     except (Exception, SystemExit) as error:
         # On one line, since a reason stands in a table.
-        text = " ".join(f"raised {type(error).__name__}: {error}".split())
+        text = " ".join(f"raised {explain_error(error)}".split())
         raise Raised(text if len(text) <= REASON_LENGTH else text[: REASON_LENGTH - 1] + "…") from error
 
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import torch
 
 from parity.ground.errors import OracleUnavailable
+from parity.ground.quoting import explain_error
 from parity.observe.audit import Oracle
 from parity.observe.contract.calls import Broken, Case, Check, Outcome, Raised, learning
 from parity.observe.contract.distances import baseline_errors
@@ -162,7 +163,7 @@ def _attempt(check: Check, case: Case) -> Outcome:
         return "not applicable", f"the baseline has no float64 form: {error}"
     # From the check itself; what the loss raises arrives as `Raised`.
     except UNASKABLE as error:
-        return check.when_raised, f"cannot be checked: {type(error).__name__}: {error}"
+        return check.when_raised, f"cannot be checked: {explain_error(error)}"
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 
 from parity.ground.errors import OracleUnavailable
+from parity.ground.quoting import explain_error
 from parity.observe import audit
 from parity.observe.audit import Oracle
 from parity.observe.contract.calls import PASSED, Case, Layout, Outcome, cloned, evaluate, floating
@@ -80,7 +81,7 @@ def exact_oracle(case: Case) -> Oracle:
                 warnings.simplefilter("ignore")
                 return case.oracle(cloned(output), cloned(target))
         except SystemExit as error:
-            raise OracleUnavailable(f"in float64 it raised SystemExit: {error}") from error
+            raise OracleUnavailable(f"in float64 it raised {explain_error(error)}") from error
 
     return oracle
 

@@ -8,6 +8,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+from parity.ground.quoting import MOST_STORED, cut
 from parity.judge.verdict import VERDICTS, Judgement, PairVerdict
 from parity.render import fleet, story, tables
 from parity.render.differing import make_rows
@@ -194,15 +195,23 @@ def _script_hash(script: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
+def _shown(value: Any) -> Any:
+    """What the template prints, cut if it is a long text; what is HTML already, as the assets are, stays as it is."""
+    return cut(value) if type(value) is str else value
+
+
 @cache
 def _template() -> Any:
     import jinja2  # here, so that a run loads it only when there is a page to make
+    import markupsafe
 
     # Autoescape: names and messages come from users. A name that the template misspells must raise, not print nothing.
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_asset), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
+        lstrip_blocks=True, finalize=_shown,
     )  # fmt: skip
+    # For a traceback: what parity has stored of it is shown whole. Escaped here, since `_shown` leaves HTML as it is.
+    environment.filters["whole"] = lambda text: markupsafe.escape(cut(text, MOST_STORED))
     # JSON has no NaN: figures hold their numbers in base64, so one here is a mistake. Without spaces the page is
     # smaller.
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
