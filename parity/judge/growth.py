@@ -152,10 +152,25 @@ class Growth:
         jumps[: self._begin] = False
         if self._quantity in FORWARDS and jumps.any():
             jumps &= reached(self._comparison)[:, None]
+        if self._quantity == "update" and named:
+            jumps &= self._beyond_the_drift()
         if self._quantity == "update" and not named:
             # An optimizer that divides by the gradient's size turns the sign of an element that is nearly zero.
             jumps[self._parted_at] = values[self._parted_at] > lines.UPDATE_AT_PARTING.value
         return _first(jumps, values, before, certain, of="distance", named=named)
+
+    def _beyond_the_drift(self) -> np.ndarray:
+        """Whether the update of a tensor is off by more than that of all tensors was before; bool[S, T].
+
+        Adam makes a whole step of the first gradient of an element that had none for long, however small it is, and a
+        unit of a ReLU wakes up a step earlier in one of two trainings that have drifted apart.
+        """
+        distances = self._comparison.distances(self._quantity)
+        assert distances is not None
+        drift = largest_before(np.minimum(np.nan_to_num(distances.whole, nan=np.inf), MOST)[:, None])
+        line, own = lines.UPDATE_BESIDE_DRIFT.value, lines.UPDATE_OF_TENSOR.value
+        beyond: np.ndarray = ~(distances.beside_whole <= line * drift) | ~(distances.each <= own)
+        return beyond
 
     def _in_length(self, values: np.ndarray, before: np.ndarray, *, named: bool) -> Sudden | None:
         """The first jump of a length, float64[S, 1 or T]."""
