@@ -279,7 +279,9 @@ class Cluster:
         event: Event = answer
         entry.began = True
         if isinstance(event, Began):
-            name = entry.home.name if entry.home and len(self.nodes) > 1 else None
+            # Of several nodes one may be left; a device that names its node was one of several.
+            named = len(self.nodes) > 1 or entry.trial.device.node
+            name = entry.home.name if entry.home and named else None
             return replace(event, facts=event.facts | {"node": name})
         return event
 
