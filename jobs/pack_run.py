@@ -1,4 +1,4 @@
-"""Prints a run directory as text, for `submit.py --fetch`; the same module reads that text back.
+"""Prints a run directory, or one file of it, as text, for `submit.py --fetch`; the same module reads that text back.
 
     python jobs/pack_run.py RUN
 
@@ -24,14 +24,14 @@ LINE_BYTES = 57 * 20
 
 
 def encode(run: Path) -> str:
-    """Packs a run directory into text.
+    """Packs a run directory, or one file of it, into text.
 
     Raises:
-        ValueError: The directory does not exist, or is too large.
+        ValueError: It does not exist, or is too large.
     """
-    if not run.is_dir():
+    if not run.exists():
         raise ValueError(f"{run} does not exist")
-    size_bytes = sum(path.stat().st_size for path in run.rglob("*") if path.is_file())
+    size_bytes = sum(path.stat().st_size for path in (run, *run.rglob("*")) if path.is_file())
     if size_bytes > LARGEST_BYTES:
         raise ValueError(
             f"{run} has {size_bytes:,} bytes, and at most {LARGEST_BYTES:,} can be fetched; copy it from there instead"
@@ -39,7 +39,7 @@ def encode(run: Path) -> str:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
         # Named from the run itself, which gets another name where it is fetched to.
-        archive.add(run, arcname=".")
+        archive.add(run, arcname="." if run.is_dir() else run.name)
     content = buffer.getvalue()
     lines = [base64.b64encode(content[at : at + LINE_BYTES]).decode() for at in range(0, len(content), LINE_BYTES)]
     return "\n".join([BEGIN, hashlib.sha256(content).hexdigest(), *lines, END])

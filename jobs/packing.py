@@ -11,27 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import parity
+from jobs import credentials
 from parity.ground.errors import Trouble
 
 # Files and folders that are not sent: tools make them, or Ray would read them as lists of what to leave out.
 SKIPPED_NAMES = {"__pycache__", ".git", ".hg", ".svn", ".venv", "venv", ".gitignore", ".rayignore", ".DS_Store"}
-# Names that may hold secrets, compared in lower case; a file under one of them is never sent.
-CREDENTIAL_FOLDERS = {".ssh", ".aws", ".azure", ".config/gcloud", ".docker", ".gnupg", ".kube"}
-CREDENTIAL_FILES = (
-    ".env",
-    ".env.*",
-    ".git-credentials",
-    ".netrc",
-    ".npmrc",
-    ".pypirc",
-    "*.key",
-    "*.p12",
-    "*.pem",
-    "*.pfx",
-    "*auth_token*",
-    "*credentials*",
-    "id_*",
-)
 # Where the module that `--fetch` runs in the job is placed in its working directory.
 _JOBS = PurePosixPath("jobs")
 # Ray refuses a working directory that, zipped, is larger than a gRPC message of 512 MiB
@@ -61,15 +45,16 @@ class Packing:
             Trouble: The file may hold a credential, leads out of the root, cannot be read, or would replace another.
         """
         _check_link(path, root)
-        relative = path.relative_to(root)
-        _check_credentials(path, relative)
-        packed = under / PurePosixPath(*relative.parts)
+        # A file that is named itself may be in a folder of secrets.
+        credentials.check_name(path, path.relative_to(Path.cwd() if path.is_relative_to(Path.cwd()) else root))
+        packed = under / PurePosixPath(*path.relative_to(root).parts)
         # A file that two losses import is added twice, which is fine as long as it is one file.
         present = self.files.get(packed)
         if present and present.resolve() != path.resolve() and present.read_bytes() != path.read_bytes():
             raise Trouble(f"{path} and {present} would both be {packed} in the job. Rename one of them.")
         if not os.access(path, os.R_OK):
             raise Trouble(f"{path} cannot be read, and the job needs it. Check its permissions.")
+        credentials.check_content(path)
         self.files[packed] = path
         return packed
 
@@ -85,6 +70,7 @@ class Packing:
             Trouble: The folder contains the home folder or a link to a folder, or a file may not be sent.
         """
         _check_folder(folder)
+        credentials.check_name(folder, Path(folder.name))
         for directory, folders, names in os.walk(folder):
             # In place: `os.walk` then does not enter what is left out.
             folders[:] = sorted(name for name in folders if name not in SKIPPED_NAMES)
@@ -95,7 +81,7 @@ class Packing:
                         f"{Path(directory) / name} is a link to a folder, which is not followed. "
                         "Name the folder itself with --include."
                     )
-                _check_credentials(Path(directory) / name, Path(name))
+                credentials.check_name(Path(directory) / name, Path(name))
             for name in sorted(names):
                 if name not in SKIPPED_NAMES and fnmatch.fnmatch(name, pattern):
                     self.add(Path(directory) / name, folder, under=under)
@@ -128,13 +114,17 @@ class Packing:
             shutil.copyfile(path, target)
 
 
-def pack(options: argparse.Namespace, given: Sequence[str], include: Sequence[Path]) -> tuple[Packing, list[str]]:
+def pack(
+    options: argparse.Namespace, given: Sequence[str], include: Sequence[Path], *, named: Sequence[str] = ()
+) -> tuple[Packing, list[str]]:
     """Collects the files that the job needs.
 
     Args:
         options: The parsed options of parity.run.
         given: The arguments that they were parsed from.
         include: Other files and folders to send.
+        named: The losses and the task of the run that the job continues, with the paths that their files have in the
+            job.
 
     Returns:
         The files, and the arguments with the paths that the files have in the job.
@@ -151,6 +141,9 @@ def pack(options: argparse.Namespace, given: Sequence[str], include: Sequence[Pa
             sent[text] = f"{_add_file(packing, Path(origin))}:{attr}"
         elif colon and origin:
             _add_module(packing, origin)
+    for text in named:
+        if text not in sent.values():
+            _add_named(packing, text)
     for path in include:
         if not path.exists():
             raise Trouble(f"--include {path} does not exist (looked in {Path.cwd()}). Check the path.")
@@ -184,6 +177,27 @@ def _add_parity(packing: Packing) -> None:
         if path.is_file() and "__pycache__" not in path.parts and not path.name.startswith("."):
             packing.add(path, package, under=PurePosixPath("parity"))
     packing.add(Path(__file__).resolve().with_name("pack_run.py"), Path(__file__).resolve().parent, under=_JOBS)
+
+
+def _add_named(packing: Packing, text: str) -> None:
+    """Adds the file or module of a loss or task that run.json names.
+
+    Raises:
+        Trouble: There is no such file below the current folder.
+    """
+    origin, colon, _ = text.rpartition(":")
+    # What a run that was not started by a job names by its absolute path can only be on the cluster.
+    if not colon or not origin or PurePosixPath(origin).is_absolute():
+        return
+    if not origin.endswith(".py"):
+        _add_module(packing, origin)
+        return
+    if ".." in PurePosixPath(origin).parts or not Path(origin).is_file():
+        raise Trouble(
+            f"The run was started with {text}, which is not a file below {Path.cwd()}. Run the command in the folder "
+            "that it was first run in, and give --loss and --task again if their files were in another folder."
+        )
+    _add_file(packing, Path(origin))
 
 
 def _add_file(packing: Packing, path: Path) -> PurePosixPath:
@@ -268,19 +282,3 @@ def _check_link(path: Path, root: Path) -> None:
     target = path.resolve()
     if not target.is_relative_to(root.resolve()):
         raise Trouble(f"{path} is a link that leads outside, to {target}. Name that file itself, or copy it here.")
-
-
-def _check_credentials(path: Path, relative: Path) -> None:
-    """Raises `Trouble` for a name that is known to hold secrets: the path's own, or that of the file it links to."""
-    # The target of a link counts as well: a harmless name must not hide a key.
-    whole = [f"/{each.as_posix().strip('/').lower()}/" for each in (path, path.resolve())]
-    folders = [name for name in sorted(CREDENTIAL_FOLDERS) if any(f"/{name}/" in each for each in whole)]
-    names = {part.lower() for part in (*relative.parts, path.resolve().name)}
-    files = sorted(name for name in names if any(fnmatch.fnmatch(name, known) for known in CREDENTIAL_FILES))
-    # Private keys are named id_rsa, id_ed25519 and so on, but a module may be named id_map.py.
-    files = [name for name in files if not (name.startswith("id_") and name.endswith(".py"))]
-    if folders or files:
-        raise Trouble(
-            f"{path} may hold a credential ({', '.join([*folders, *files])}), and credentials are never sent. "
-            "Leave it out, or rename it if it holds none."
-        )

@@ -5,6 +5,7 @@
 
 import asyncio
 import contextlib
+import functools
 import ipaddress
 import logging
 import os
@@ -12,8 +13,7 @@ import shlex
 import socket
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,6 +21,9 @@ from urllib.parse import urlsplit
 import tenacity
 
 from jobs import pack_run
+from jobs.following import PAUSE_S, RECONNECT_S, Follower
+from jobs.head import Node, described_heads
+from jobs.job import Job, Unanswered
 from parity.cluster import authentication
 from parity.ground.errors import Trouble
 
@@ -33,25 +36,9 @@ POLL_S = 0.5
 SETTLE_S = 1.5
 # How long a cluster that has just started may take until its agents run jobs; one on this machine needs a few seconds.
 AGENT_WAIT_S = 30.0
-# Statuses of a job that has ended.
-ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
-
-
-@dataclass(frozen=True)
-class Job:
-    """A job, as the cluster reports it.
-
-    Attributes:
-        status: PENDING, RUNNING or one of `ENDED`.
-        message: The cluster's explanation of the status.
-        exit_status: Exit status of the command, or None if it has not ended by itself.
-        metadata: The metadata that it was submitted with.
-    """
-
-    status: str
-    message: str
-    exit_status: int | None
-    metadata: dict[str, str]
+# How long the cluster may take to answer: without a limit, a connection that is gone without a sign is waited for.
+# Chosen: enough for the log of the largest run that is fetched.
+ANSWER_S = 60.0
 
 
 def is_loopback(address: str) -> bool:
@@ -95,6 +82,7 @@ def connect_jobs(address: str) -> "Cluster":
     with cluster.reporting_trouble():
         try:
             cluster.client = JobSubmissionClient(address)
+            cluster.client._do_request = functools.partial(cluster.client._do_request, timeout=ANSWER_S)
         except (LookupError, TypeError, ValueError) as error:  # Ray takes any answer to be its version, unchecked
             raise Trouble(f"What answers at {address} is not a Ray dashboard. Give http://HOST:8265.") from error
         cluster.client.list_jobs()  # the version, which the constructor asks for, is sent without a token
@@ -143,8 +131,29 @@ class Cluster:
         except (RuntimeError, OSError, asyncio.TimeoutError, aiohttp.ClientError, RayError) as error:
             if authentication.refused(error):
                 raise Trouble(authentication.refusal(self.address, os.environ)) from error
-            text = " ".join(str(error).split())[:500]  # Ray's errors may contain a whole traceback
-            raise Trouble(f"The Ray cluster at {self.address} answered with {type(error).__name__}: {text}") from error
+            # A traceback, which ends with the reason, stays as it is.
+            text = str(error).strip() if "Traceback (" in str(error) else " ".join(str(error).split())
+            raise Unanswered(
+                f"The Ray cluster at {self.address} answered with {type(error).__name__}: {text}"
+            ) from error
+
+    def head(self) -> Node | None:
+        """The node on which jobs run, or None if the cluster does not describe it."""
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_result(lambda heads: heads == []),  # not registered yet
+            stop=tenacity.stop_after_delay(AGENT_WAIT_S),
+            wait=tenacity.wait_fixed(POLL_S),
+            retry_error_callback=lambda _: None,
+        )
+        with self.reporting_trouble():
+            heads = retrying(self._heads)
+        return heads[0] if heads else None
+
+    def _heads(self) -> list[Node] | None:
+        """The head node, if it is registered; None if the answer is not that of a dashboard that we know."""
+        # nocache: otherwise the dashboard would repeat its answer of a moment ago.
+        answer = self.client._do_request("GET", "/nodes?view=summary&nocache=1")
+        return described_heads(answer.text)
 
     def job(self, job_id: str) -> Job | None:
         """The job with that id, or None if there is none."""
@@ -197,8 +206,14 @@ class Cluster:
         return self.wait(job_id)
 
     def wait(self, job_id: str) -> Job | None:
-        """Waits until the job has ended."""
-        while (job := self.job(job_id)) and job.status not in ENDED:
+        """Waits until the job has ended; a connection that breaks meanwhile is taken up again."""
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(Unanswered),
+            stop=tenacity.stop_after_delay(RECONNECT_S),
+            wait=tenacity.wait_fixed(PAUSE_S),
+            reraise=True,
+        )
+        while (job := retrying(self.job, job_id)) and not job.ended:
             time.sleep(POLL_S)
         return job
 
@@ -208,37 +223,25 @@ class Cluster:
             return str(self.client.get_job_logs(job_id))
 
     def follow(self, job_id: str) -> Job | None:
-        """Prints the job's log as it grows, and its status to stderr as it changes, until it has ended."""
+        """Prints the job's log as it grows, and its status to stderr as it changes, until it has ended.
+
+        Raises:
+            ConnectionLost: The connection broke, and could not be taken up again.
+        """
+        follower = Follower(job_id, ask=lambda: self.job(job_id), tail=lambda: self._tail(job_id), poll_s=POLL_S)
+        return asyncio.run(follower.follow())
+
+    async def _tail(self, job_id: str) -> AsyncIterator[str]:
         with self.reporting_trouble():
-            asyncio.run(self._follow(job_id))
-        return self.wait(job_id)
-
-    async def _follow(self, job_id: str) -> None:
-        statuses = asyncio.create_task(self._print_statuses(job_id))
-        try:
             async for text in self.client.tail_job_logs(job_id):
-                print(text, end="", flush=True)
-            await statuses  # the log ends a little before the job does
-        finally:
-            statuses.cancel()
-
-    async def _print_statuses(self, job_id: str) -> None:
-        before = ""
-        while before not in ENDED:
-            job = await asyncio.to_thread(self.job, job_id)  # Ray's client blocks, and the log is printed meanwhile
-            if job is None:
-                return
-            if job.status != before:
-                print(f"parity: job {job_id} is {job.status}", file=sys.stderr, flush=True)
-                before = job.status
-            await asyncio.sleep(POLL_S)
+                yield text
 
     def fetch(self, job_id: str, run: str, out: Path, *, runtime_env: dict[str, Any], python: str) -> None:
         """Copies a run directory from the cluster to this machine, by a second job that prints it.
 
         Args:
             job_id: Id of the job that made the run.
-            run: The run's directory, as the head node of the cluster sees it.
+            run: The run's directory or one of its files, as the head node of the cluster sees it.
             out: A new directory on this machine.
             runtime_env: Runtime environment of the job that made the run.
             python: The interpreter on the cluster.
@@ -270,8 +273,8 @@ class Cluster:
     def _delete(self, job_id: str) -> None:
         """Deletes a job that has ended; tries again if Ray's own watch of it has written its record once more."""
         for _ in range(3):
-            # Refused while it has not ended: then we were interrupted, and the next fetch deletes it.
-            with contextlib.suppress(RuntimeError):
+            # Refused while it has not ended: then we were interrupted or cut off, and the next fetch deletes it.
+            with contextlib.suppress(RuntimeError, OSError):
                 self.client.delete_job(job_id)
             time.sleep(SETTLE_S)
             if self.job(job_id) is None:

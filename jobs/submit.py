@@ -2,56 +2,33 @@
 
     python jobs/submit.py --address http://127.0.0.1:8265 --out /shared/runs/first [options of both commands]
 
-The id of a job is a digest of what it is sent, so the same command finds the same job again and never runs it twice.
+The id of a job is a digest of what it is sent, so the same command finds the same job again. A job that ended without a
+result is sent again under another id; no other is run twice.
 """
 
 import argparse
-import hashlib
-import json
-import os
-import shlex
+import dataclasses
+import functools
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 # The parity of the clone that this file is in goes before an installed one.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import yaml
-
-from jobs.packing import Packing, pack
-from jobs.ray_jobs import ENDED, Cluster, Job, connect_jobs, is_loopback
-from parity.cluster.ray_job import check_out
+from jobs.continuing import command_to_continue, read_info_there
+from jobs.following import ConnectionLost
+from jobs.head import Interpreter, choose_interpreter
+from jobs.job import NOT_RUN, Job, exit_status
+from jobs.preparing import Submission, prepare, read_runtime_env
+from jobs.ray_jobs import Cluster, connect_jobs
 from parity.ground.errors import Trouble
-from parity.plan.options import EXIT_STATUSES, make_parser
-from parity.version import __version__
+from parity.plan.options import EXIT_STATUSES
 
-# Ray kills a job 3 s after asking it to end, unless the job sets another wait: what has been trained must still be
-# judged and stored. Chosen with room; the run can be continued from its stored states if it takes longer.
-STOP_WAIT_S = 60
-
-
-@dataclass(frozen=True)
-class Submission:
-    """A job that is ready to be sent.
-
-    Attributes:
-        job_id: The id given with `--id`, or one made from what is sent.
-        entrypoint: The command that the job runs.
-        packing: The files of its working directory.
-        runtime_env: Its runtime environment, without the working directory.
-        out: Where the run will be stored.
-    """
-
-    job_id: str
-    entrypoint: str
-    packing: Packing
-    runtime_env: dict[str, Any]
-    out: str
+__all__ = ["exit_status", "main", "make_submit_parser", "prepare", "read_runtime_env"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,7 +55,7 @@ def make_submit_parser() -> argparse.ArgumentParser:
         description="Runs parity as a Ray job: sends the files that the run needs, follows the job,\n"
         "and ends with its exit status. All other options are those of\n"
         "python -m parity.run; --out must be an absolute path on the cluster's storage,\n"
-        "or a URI.",
+        "or a URI. --resume DIR continues a run, and needs no --out.",
         epilog=f"{EXIT_STATUSES}\nA job that does not run to its end counts as trouble (2).\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,  # an abbreviation may be an option of parity.run
@@ -104,8 +81,8 @@ def make_submit_parser() -> argparse.ArgumentParser:
     add(
         "--python",
         metavar="COMMAND",
-        help="the Python interpreter on the cluster (default: python, or the one running now if the address is this "
-        "machine)",
+        help="the Python interpreter on the cluster (default: python, or the one that runs now if the head of the "
+        "cluster is this machine)",
     )
     add("--fetch", type=Path, metavar="DIR", help="copy the run to this new directory here when the job has ended")
     add("--yes", action="store_true", help="send without asking for confirmation")
@@ -115,169 +92,165 @@ def make_submit_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def prepare(options: argparse.Namespace, given: Sequence[str]) -> Submission:
-    """Checks the options and collects the files to send; needs no cluster.
-
-    Args:
-        options: The parsed options of this command.
-        given: The arguments for parity.run.
-
-    Raises:
-        Trouble: An option is wrong, or a file does not exist or may not be sent.
-        SystemExit: An option is unknown.
-    """
-    asked = make_parser().parse_args(given)  # refuses an option of neither command
-    if asked.inline or asked.address:
-        name = "--inline" if asked.inline else "--address"
-        raise Trouble(
-            f"{name} of parity.run cannot be used in a job, which trains on the cluster that it runs on. Leave it out."
-        )
-    check_out(asked.out)  # now, before anything is sent
-    if options.fetch and "://" in asked.out:
-        raise Trouble(
-            f"--fetch can copy a directory only, and --out is {asked.out}. Copy it with the tools of that storage."
-        )
-    if options.fetch and options.fetch.exists():
-        raise Trouble(f"--fetch {options.fetch} already exists. Choose a new directory.")
-    runtime_env = read_runtime_env(options.runtime_env)
-    packing, sent = pack(asked, given, options.include)
-    # A job runs the `python` of the cluster's PATH, which on this machine may be one that lacks Ray.
-    python = options.python or (shlex.quote(sys.executable) if is_loopback(options.address) else "python")
-    entrypoint = f"{python} -m parity.run {shlex.join(sent)}"
-    return Submission(
-        options.id or make_id(sent, packing.digest(), runtime_env), entrypoint, packing, runtime_env, asked.out
-    )
-
-
-def make_id(sent: Sequence[str], digest: str, runtime_env: dict[str, Any]) -> str:
-    """Makes the id of a job, which is the same for the same arguments, files and runtime environment."""
-    text = json.dumps([list(sent), digest, runtime_env], sort_keys=True)  # the order of a mapping does not count
-    return f"parity-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-
-
-def read_runtime_env(path: Path | None) -> dict[str, Any]:
-    """Reads the runtime environment of the job, which must not have a working directory.
-
-    Raises:
-        Trouble: The file cannot be read, is not a runtime environment, or sets the working directory.
-    """
-    content: Any = {}
-    if path:
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise Trouble(f"--runtime-env {path} cannot be read ({' '.join(str(error).split())}).") from error
-    if not isinstance(content, dict) or not isinstance(content.get("env_vars", {}), dict):
-        raise Trouble(f"--runtime-env {path} is not a runtime environment. Give a mapping whose env_vars is one too.")
-    if "working_dir" in content:
-        raise Trouble(
-            f"--runtime-env {path} sets working_dir, which parity sets itself. Send other files with --include."
-        )
-    variables = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)}
-    if os.environ.get("RAY_AUTH_MODE", "token").lower() == "disabled":  # the job does not inherit it
-        variables["RAY_AUTH_MODE"] = "disabled"
-    variables |= {name: str(value) for name, value in content.get("env_vars", {}).items()}
-    return {**content, "env_vars": variables}
-
-
 def _run(options: argparse.Namespace, given: list[str]) -> int:
     """Does what the options ask for; returns the exit status."""
+    # One connection, made when it is first needed: most mistakes are found before that.
+    connect = functools.cache(lambda: connect_jobs(options.address))
     if (options.status or options.stop) and options.id:  # the id names the job, so no file has to be packed
-        return _show_or_stop(connect_jobs(options.address), options.id, stop=options.stop)
-    submission = prepare(options, given)
+        return _show_or_stop(connect(), options.id, stop=options.stop)
+    submission = prepare(options, given, functools.partial(_read_elsewhere, options, connect))
     if options.dry_run:
-        print(f"{submission.packing.listing()}\nWould submit {submission.job_id}: {submission.entrypoint}")
-        return 0
-    cluster = connect_jobs(options.address)
+        return _show_what_would_be_sent(submission, options, connect)
+    cluster = connect()
+    submission = dataclasses.replace(submission, interpreter=_interpreter(options, connect))
     if options.status or options.stop:
         return _show_or_stop(cluster, submission.job_id, stop=options.stop)
     with tempfile.TemporaryDirectory(prefix="parity-job-") as folder:
         submission.packing.write(Path(folder))
         runtime_env = submission.runtime_env | {"working_dir": folder}
-        job = cluster.job(submission.job_id)
-        if job is not None:
-            print(f"parity: {_already(submission.job_id, job)}", file=sys.stderr)
-        elif not _submit(cluster, submission, runtime_env, options):
+        job_id, job = _last_attempt(cluster, submission.job_id)
+        if job and job.ended and not job.has_result(cluster.log(job_id)):
+            job_id, job = _next_attempt(options.address, submission.job_id, job_id, job), None
+        elif job:
+            print(f"parity: {_already(job_id, job)}", file=sys.stderr)
+        if job is None and not _submit(cluster, job_id, submission, runtime_env, options):
             print("parity: nothing was sent", file=sys.stderr)
             return 2
-        if job is None or job.status not in ENDED:
+        if job is None or not job.ended:
             try:
-                job = cluster.follow(submission.job_id)  # Ctrl-C ends the following, and not the job
+                job = cluster.follow(job_id)  # Ctrl-C ends the following, and not the job
             except KeyboardInterrupt:
-                return _interrupted(cluster, options.address, submission.job_id)
+                return _interrupted(cluster, options.address, job_id)
+            except ConnectionLost as lost:
+                print(f"parity: {lost}", file=sys.stderr)
+                return _left_running(options.address, job_id)
         out = job.metadata.get("out", submission.out) if job else submission.out
-        status = exit_status(job, cluster.log(submission.job_id), out=out)
+        status = exit_status(job, cluster.log(job_id), out=out, advice=_advice(options.address, job))
         if options.fetch:
-            python = submission.entrypoint.partition(" -m ")[0]  # the interpreter that ran the job
-            cluster.fetch(submission.job_id, out, options.fetch, runtime_env=runtime_env, python=python)
+            python = submission.interpreter.command
+            cluster.fetch(job_id, out, options.fetch, runtime_env=runtime_env, python=python)
             print(f"Fetched to {options.fetch}")
         else:
             print(f"The run is at {out} on the cluster's storage")
         return status
 
 
-def _submit(cluster: Cluster, submission: Submission, runtime_env: dict[str, Any], options: argparse.Namespace) -> bool:
+def _read_elsewhere(
+    options: argparse.Namespace, connect: Callable[[], Cluster], run: str, runtime_env: dict[str, Any]
+) -> dict[str, Any]:
+    """The content of run.json of a run that only the cluster sees."""
+    if options.dry_run:
+        raise Trouble(
+            f"{run}/run.json, which says what would be sent, is not on this machine, and --dry-run asks the cluster "
+            "for nothing. Leave --dry-run out: before anything else is sent, it is listed."
+        )
+    python = _interpreter(options, connect).command
+    return read_info_there(connect(), run, runtime_env=runtime_env, python=python)
+
+
+def _interpreter(options: argparse.Namespace, connect: Callable[[], Cluster]) -> Interpreter:
+    """The interpreter of the job; the cluster is asked where its head is, unless `--python` is given."""
+    return choose_interpreter(options.python, None if options.python else connect().head())
+
+
+def _show_what_would_be_sent(
+    submission: Submission, options: argparse.Namespace, connect: Callable[[], Cluster]
+) -> int:
+    """Lists the files and prints the command; returns the exit status."""
+    try:
+        interpreter = _interpreter(options, connect)
+    except Trouble as trouble:  # to look at what would be sent, nobody needs a cluster
+        print(f"parity: {trouble}", file=sys.stderr)
+        interpreter = choose_interpreter(options.python, None)
+    submission = dataclasses.replace(submission, interpreter=interpreter)
+    _say_interpreter(interpreter)
+    print(f"{submission.packing.listing()}\nWould submit {submission.job_id}: {submission.entrypoint}")
+    return 0
+
+
+def _say_interpreter(interpreter: Interpreter) -> None:
+    print(f"parity: the interpreter of the job is {interpreter.command}, {interpreter.reason}", file=sys.stderr)
+
+
+def _last_attempt(cluster: Cluster, job_id: str) -> tuple[str, Job | None]:
+    """The last job that was sent under an id, and its own id: ID, ID-2, ID-3 and so on."""
+    attempt, job, number = job_id, cluster.job(job_id), 2
+    while job and (later := cluster.job(f"{job_id}-{number}")):
+        attempt, job, number = f"{job_id}-{number}", later, number + 1
+    return attempt, job
+
+
+def _next_attempt(address: str, job_id: str, last: str, job: Job) -> str:
+    """Says that a job is sent again, and returns the id of the new one."""
+    number = 1 if last == job_id else int(last.removeprefix(f"{job_id}-"))
+    attempt = f"{job_id}-{number + 1}"
+    print(
+        f"parity: job {last} is {job.status} without a result from parity; it is sent again as {attempt}",
+        file=sys.stderr,
+    )
+    if advice := _advice(address, job):
+        print(f"parity: {advice}", file=sys.stderr)
+    return attempt
+
+
+def _submit(
+    cluster: Cluster, job_id: str, submission: Submission, runtime_env: dict[str, Any], options: argparse.Namespace
+) -> bool:
     """Lists the files, asks for confirmation and submits the job; returns whether it was submitted."""
     print(submission.packing.listing(), file=sys.stderr)
+    _say_interpreter(submission.interpreter)
     if not (options.yes or _agreed(f"Send this to {options.address}?", default=True)):
         return False
-    metadata = {"out": submission.out, "parity": __version__}
-    cluster.submit(submission.job_id, submission.entrypoint, runtime_env=runtime_env, metadata=metadata)
-    print(f"parity: submitted {submission.job_id}: {submission.entrypoint}", file=sys.stderr)
+    cluster.submit(job_id, submission.entrypoint, runtime_env=runtime_env, metadata=submission.metadata)
+    print(f"parity: submitted {job_id}: {submission.entrypoint}", file=sys.stderr)
     return True
-
-
-def exit_status(job: Job | None, log: str, *, out: str) -> int:
-    """The exit status of parity.run in the job.
-
-    Python itself exits with 1 if it does not find a module, so 1 counts only if the log says that the run was stored.
-
-    Args:
-        job: The job, or None if the cluster does not know it any more.
-        log: What the job printed.
-        out: Where the run was to be stored.
-
-    Raises:
-        Trouble: The job did not run to its end.
-    """
-    if job is None:
-        raise Trouble(f"The cluster does not know the job any more. Look for the run at {out}.")
-    if job.exit_status in (0, 2, 3) or (job.exit_status == 1 and f"Stored in {out}" in log):
-        return job.exit_status
-    message = " ".join(job.message.split())[:500]
-    raise Trouble(f"The job is {job.status} without a result from parity: {message or 'Ray gave no reason'}")
 
 
 def _already(job_id: str, job: Job) -> str:
     """Says that a job was submitted before."""
     message = f"job {job_id} exists already and is {job.status}; it is not run again"
-    return message if job.status in ENDED else f"{message}, and its log follows"
+    return message if job.ended else f"{message}, and its log follows"
 
 
 def _show_or_stop(cluster: Cluster, job_id: str, *, stop: bool) -> int:
     """Prints the status of a job, after stopping it if asked; returns the exit status of this command."""
-    job = cluster.job(job_id)
+    job_id, job = _last_attempt(cluster, job_id)
     if job is None:
         raise Trouble(f"The cluster at {cluster.address} has no job {job_id}. Check the id, or the arguments.")
-    if stop and job.status not in ENDED:
+    if stop and not job.ended:
         job = cluster.stop(job_id) or job
     exit_part = "" if job.exit_status is None else f" with exit status {job.exit_status}"
     print(f"{job_id} {job.status}{exit_part}; the run is at {job.metadata.get('out', 'an unknown place')}")
+    if stop and job.exit_status is None and (advice := _advice(cluster.address, job)):
+        print(f"parity: {advice}", file=sys.stderr)
     return 0
+
+
+def _advice(address: str, job: Job | None) -> str:
+    """How to continue the run of a job that ended without a result; nothing if it never began."""
+    command = command_to_continue(address, job.metadata) if job and job.exit_status not in NOT_RUN else None
+    return f"What it trained is kept; continue it with\n  {command}" if command else ""
 
 
 def _interrupted(cluster: Cluster, address: str, job_id: str) -> int:
     """After Ctrl-C: asks whether to stop the job, and otherwise says how to follow it; returns the exit status."""
-    if _agreed("Stop the job?", default=False):
-        job = cluster.stop(job_id)
-        print(f"parity: job {job_id} is {job.status if job else 'gone'}", file=sys.stderr)
-    else:
-        command = f"python jobs/submit.py --address {address} --id {job_id}"
-        print(
-            f"parity: job {job_id} keeps running. Run the same command again to follow it. See its status with\n"
-            f"  {command} --status\nand stop it with\n  {command} --stop",
-            file=sys.stderr,
-        )
+    if not _agreed("Stop the job?", default=False):
+        return _left_running(address, job_id)
+    job = cluster.stop(job_id)
+    print(f"parity: job {job_id} is {job.status if job else 'gone'}", file=sys.stderr)
+    if job and job.exit_status is None and (advice := _advice(address, job)):
+        print(advice)
+    return 2
+
+
+def _left_running(address: str, job_id: str) -> int:
+    """Says how to follow and stop a job that is not followed any more; returns the exit status."""
+    command = f"python jobs/submit.py --address {address} --id {job_id}"
+    print(
+        f"parity: job {job_id} keeps running. Run the same command again to follow it. See its status with\n"
+        f"  {command} --status\nand stop it with\n  {command} --stop",
+        file=sys.stderr,
+    )
     return 2
 
 

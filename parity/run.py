@@ -15,7 +15,7 @@ import numpy as np
 
 from parity.cluster import placement, ray_job
 from parity.cluster.connection import connect
-from parity.cluster.nodes import Node
+from parity.cluster.nodes import Node, as_stored, from_stored
 from parity.cluster.workers import Cluster
 from parity.driver import begun, finish_recording, judge_run, repeat_odd_trials, seal_run, train, write_page
 from parity.ground import interrupt
@@ -123,8 +123,8 @@ def _measure(
             unused.callback(discard, out)
         # Before the plan, since "auto" and --each depend on what the executor has.
         executor, nodes = cleanup.enter_context(_executor(options, request.data))
-        trials = _plan_trials(options, request, executor, nodes)
-        info = _describe(options, given, trials, request.data)
+        trials = _plan_trials(options, request, executor, nodes, started)
+        info = _describe(options, given, trials, request.data, executor)
         if started:
             check_same(started, info)
             # As it was stored: the date and the command are those with which the run began.
@@ -184,8 +184,7 @@ def _executor(options: argparse.Namespace, data: dict[str, np.ndarray]) -> Itera
 @contextlib.contextmanager
 def _connected(options: argparse.Namespace, data_bytes: int) -> Iterator[Cluster]:
     """The cluster that the options name, or one that is started for the run."""
-    # Without an address Ray would join any cluster that it finds on this machine.
-    address = options.address or os.environ.get("RAY_ADDRESS") or "local"
+    address = _address(options)
     with connect(address, data_bytes=data_bytes, step_timeout_s=options.step_timeout) as cluster:
         if options.wait_for_nodes:
             cluster.wait_for_nodes(options.wait_for_nodes, gpu=options.each == "gpu", limit_s=options.wait_limit)
@@ -195,17 +194,33 @@ def _connected(options: argparse.Namespace, data_bytes: int) -> Iterator[Cluster
         yield cluster
 
 
+def _address(options: argparse.Namespace) -> str:
+    """Address of the cluster to join; "local" for one of the run's own."""
+    # Without an address Ray would join any cluster that it finds on this machine.
+    return options.address or os.environ.get("RAY_ADDRESS") or "local"
+
+
 def _plan_trials(
-    options: argparse.Namespace, request: _Request, executor: Executor, nodes: tuple[Node, ...]
+    options: argparse.Namespace,
+    request: _Request,
+    executor: Executor,
+    nodes: tuple[Node, ...],
+    started: Started | None,
 ) -> tuple[Trial, ...]:
-    """The trials of the run, on devices that there are.
+    """The trials of the run, on devices that there are; of a run that is continued, on those that it was begun on.
 
     Raises:
         Trouble: A trial cannot run there.
     """
-    devices = parse_devices(_expand_auto(request.devices, executor.accelerators))
-    if not options.inline:
-        devices = placement.expand(devices, options.each, nodes)
+    if started and "devices" in started.info:
+        devices = parse_devices(started.info["devices"])
+        nodes = from_stored(started.info.get("cluster", {}))
+        if isinstance(executor, Cluster):
+            executor.remember(nodes)
+    else:
+        devices = parse_devices(_expand_auto(request.devices, executor.accelerators))
+        if not options.inline:
+            devices = placement.expand(devices, options.each, nodes)
     trials = plan(
         request.losses,
         devices,
@@ -216,16 +231,25 @@ def _plan_trials(
         equals=lambda device: placement.equals(device, nodes),
         quick=options.quick,
     )
+    if isinstance(executor, Cluster):
+        executor.grow(trials, limit_s=options.wait_limit)
     executor.check(trials)
     return trials
 
 
 def _describe(
-    options: argparse.Namespace, given: Sequence[str], trials: Sequence[Trial], data: dict[str, np.ndarray]
+    options: argparse.Namespace,
+    given: Sequence[str],
+    trials: Sequence[Trial],
+    data: dict[str, np.ndarray],
+    executor: Executor,
 ) -> dict[str, Any]:
     """The content of run.json: what was asked for, and what a run must share with this one to be continued."""
     command = shlex.join(["python", "-m", "parity.run", *given])
     asked = describe(command, trials, data=options.data) | {"quick": options.quick, "arguments": [*given]}
+    asked["devices"] = list(dict.fromkeys(trial.device.name for trial in trials))
+    if isinstance(executor, Cluster) and _address(options) != "local":
+        asked["cluster"] = {"address": _address(options), **as_stored(executor.nodes)}
     return asked | fingerprint(trials, data)
 
 

@@ -16,7 +16,7 @@ from torch import nn
 
 import parity
 
-from conftest import ROOT
+from conftest import ROOT, command
 
 DRAWS = """
 import importlib, random, sys
@@ -43,6 +43,29 @@ def test_an_import_draws_nothing():
 
 def test_this_check_can_fail():
     assert drawn_by("rich.style")
+
+
+FIRST = """
+import random, sys
+import torch
+import parity
+random.seed(1)
+before = random.getstate()
+model, mse = torch.nn.Linear(2, 1), torch.nn.MSELoss()
+with parity.Recorder(sys.argv[1], model, criterion=mse) as recorder:
+    output = model(torch.ones(3, 2))
+    loss = mse(output, torch.zeros(3, 1))
+    recorder.forward(torch.ones(3, 2), output=output, target=torch.zeros(3, 1), loss=loss)
+    loss.backward()
+    recorder.backward()
+    recorder.step()
+print(random.getstate() == before)
+"""
+
+
+def test_the_first_recorder_of_a_process_draws_nothing(tmp_path):
+    """Whatever it imports only when it is made, or when it ends."""
+    assert command("-c", FIRST, tmp_path / "run").stdout == "True\n"
 
 
 # Criteria, each made anew: with randomness of the global generators, and with state of each kind

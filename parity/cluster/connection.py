@@ -88,7 +88,7 @@ def connect(address: str, *, data_bytes: int, step_timeout_s: float = math.inf) 
             cleanup.callback(_end_monitor)
         cleanup.enter_context(outage.watched(_raylet(ray), _head(ray), interrupt.end_at_once))
         with interrupt.let_through():
-            yield Cluster(ray, step_timeout_s=step_timeout_s)
+            yield Cluster(ray, step_timeout_s=step_timeout_s, may_grow=not local)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -74,14 +75,36 @@ def alive(raw: Iterable[Mapping[str, Any]]) -> tuple[Node, ...]:
     found = sorted((node for node in raw if node["Alive"]), key=lambda node: (_by_number(_name(node)), node["NodeID"]))
     names = [_name(node) for node in found]
     count = Counter(names)
+    ids = [str(node["NodeID"]) for node in found]
+    # As much of the id as tells all nodes apart.
+    digits = next(digits for digits in itertools.count(8) if len({each[:digits] for each in ids}) == len(ids))
     return tuple(
         Node(
             id=str(node["NodeID"]),
-            name=name if count[name] == 1 else f"{name}-{str(node['NodeID'])[:8]}",
+            name=name if count[name] == 1 else f"{name}-{str(node['NodeID'])[:digits]}",
             cpus=int(node["Resources"].get("CPU", 0)),
             gpus=int(node["Resources"].get("GPU", 0)),
         )
         for node, name in zip(found, names, strict=True)
+    )
+
+
+def as_stored(nodes: Sequence[Node]) -> dict[str, Any]:
+    """The classes of nodes, for run.json: the facts of each class once, and the class of each node by its name."""
+    facts = {node.hardware: node.facts for node in reversed(nodes)}
+    numbers = {hardware: number for number, hardware in enumerate(facts)}
+    kept = (*HARDWARE, *SOFTWARE, "gpus")
+    return {
+        "classes": [{name: each[name] for name in kept if name in each} for each in facts.values()],
+        "nodes": {node.name: numbers[node.hardware] for node in nodes},
+    }
+
+
+def from_stored(kept: Mapping[str, Any]) -> tuple[Node, ...]:
+    """The nodes of which `as_stored` has kept the classes; what they have to give out is not known any longer."""
+    return tuple(
+        Node(id="", name=name, cpus=0, gpus=0, facts=kept["classes"][number])
+        for name, number in kept.get("nodes", {}).items()
     )
 
 

@@ -85,9 +85,15 @@ def _listed(nodes: Sequence[Node], *, most: int = 8) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def check(trials: Sequence[Trial], nodes: Sequence[Node]) -> None:
-    """Raises `Trouble` for a trial that no node could run even when idle, or not the node that it names."""
-    checked = set()
+def check(trials: Sequence[Trial], nodes: Sequence[Node], *, gone: Collection[str] = ()) -> None:
+    """Raises `Trouble` for a trial that no node could run even when idle, or not the node that it names.
+
+    Args:
+        trials: The trials.
+        nodes: The nodes of the cluster.
+        gone: Names of nodes that have left: what becomes of their trials is decided as for a node that leaves later.
+    """
+    checked = {trial.device for trial in trials if trial.device.node in gone}
     for trial in trials:
         # What a trial needs depends on its device alone, and thousands of trials may share one.
         if trial.device in checked:
@@ -97,6 +103,12 @@ def check(trials: Sequence[Trial], nodes: Sequence[Node]) -> None:
         candidates = [node for node in nodes if trial.device.node in (None, node.name)]
         if not any(node.has(needs) for node in candidates):
             raise Trouble(_unplaceable(trial, needs, candidates))
+
+
+def lacking(trials: Sequence[Trial], nodes: Sequence[Node]) -> set[tuple[int, int]]:
+    """What trials on any node need and no node has, even when idle: numbers of CPUs and of GPUs."""
+    needs = [resources(device) for device in {trial.device for trial in trials} if not device.node]
+    return {(each["CPU"], each["GPU"]) for each in needs if not any(node.has(each) for node in nodes)}
 
 
 def _unplaceable(trial: Trial, needs: Mapping[str, int], nodes: Sequence[Node]) -> str:
@@ -141,6 +153,10 @@ class Placement:
         self._used: dict[tuple[str, str], int] = defaultdict(int)
         # Every node that was ever seen, by name: a device keeps its class of hardware when its node leaves.
         self._known: dict[str, Node] = {}
+        # Classes of nodes that a run was begun on, by name: a machine may come back as another one.
+        self._then: dict[str, tuple[object, ...]] = {}
+        # The class chosen for a device: its trials must not spread over several, whatever nodes come later.
+        self._classes: dict[Device, tuple[object, ...]] = {}
         self.renew(nodes)
 
     def renew(self, nodes: Sequence[Node]) -> None:
@@ -150,8 +166,12 @@ class Placement:
         self.by_id = {node.id: node for node in self.nodes}
         # Never removed, see `__init__`.
         self._known |= {node.name: node for node in self.nodes}
-        # The nodes chosen for a device, until the nodes change: its trials must not spread over several classes.
+        # The nodes chosen for a device, until the nodes change.
         self._homes: dict[Device, tuple[Node, ...]] = {}
+
+    def remember(self, nodes: Sequence[Node]) -> None:
+        """Takes in the nodes that the run was begun on, with their facts; some of them may have left."""
+        self._then = {node.name: node.hardware for node in nodes}
 
     def nodes_for(self, device: Device, *, hardware: tuple[object, ...] | None = None) -> tuple[Node, ...]:
         """The nodes on which a device's trials may run; empty if there are none.
@@ -164,11 +184,11 @@ class Placement:
             device: The device.
             hardware: Class that the trial has to stay in, as `Node.hardware`, or None.
         """
-        own = self._known.get(device.node or "")
-        if own and own.id in self.by_id:
+        own, then = self._known.get(device.node or ""), self._then.get(device.node or "")
+        if own and own.id in self.by_id and then in (None, own.hardware):
             return (own,)
         # Its node has left, so another node of that class takes its place.
-        hardware = own.hardware if own else hardware
+        hardware = then or (own.hardware if own else hardware)
         if hardware is None and device in self._homes:
             return self._homes[device]
         classes: dict[tuple[object, ...], list[Node]] = defaultdict(list)
@@ -178,9 +198,13 @@ class Placement:
                 classes[node.hardware].append(node)
         if hardware is not None:
             return tuple(classes.get(hardware, ()))
+        if chosen := classes.get(self._classes.get(device, ())):
+            return self._homes.setdefault(device, tuple(chosen))
         kind = "gpus" if resources(device)["GPU"] else "cpus"
         # The largest class, on which most trials can run at the same time.
         home = max(classes.values(), key=lambda members: sum(getattr(node, kind) for node in members), default=[])
+        if home:
+            self._classes[device] = home[0].hardware
         return self._homes.setdefault(device, tuple(home))
 
     def room(self, device: Device, nodes: Collection[Node]) -> bool:

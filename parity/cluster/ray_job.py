@@ -14,20 +14,21 @@ def inside_job() -> bool:
     return MARK in os.environ
 
 
-def check_out(out: str | None) -> None:
+def check_out(out: str | None, option: str = "--out") -> None:
     """Checks that a run inside a job is stored where it outlives the job.
 
     Args:
-        out: Value of `--out`, or None.
+        out: Value of the option, or None.
+        option: The option, for messages.
 
     Raises:
-        Trouble: `--out` is missing, or relative.
+        Trouble: The value is missing, or relative.
     """
     # A path of the cluster, and not of the machine that a job is submitted from.
     if out and ("://" in out or PurePosixPath(out).is_absolute()):
         return
-    found = f"--out {out} is relative" if out else "--out is missing"
+    found = f"{option} {out} is relative" if out else f"{option} is missing"
     raise Trouble(
         f"{found}, and the working directory of a Ray job is a temporary copy on one node, which is removed. "
-        "Give --out an absolute path on storage that outlives the cluster, or a URI."
+        f"Give {option} an absolute path on storage that outlives the cluster, or a URI."
     )

@@ -55,7 +55,8 @@ class Seats:
         ray = self._ray
         by_name = {node.name: node for node in nodes}
         wanted = {(trial.device.node, trial.device.index) for trial in trials if trial.device.index is not None}
-        missing = {(by_name[node].id, index) for node, index in wanted if node and index is not None}
+        # A node that the run was begun on may have left since.
+        missing = {(by_name[node].id, index) for node, index in wanted if node in by_name and index is not None}
         # The seats answer in any order, and all that are needed have to do so within `HOLD_S`.
         asked = self._ask_for_all([node for node in nodes if node.id in {number for number, _ in missing}])
         end = time.monotonic() + HOLD_S

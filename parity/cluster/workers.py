@@ -11,21 +11,23 @@ import contextlib
 import math
 import sys
 import time
+from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from parity.cluster import last_words, nodes
+from parity.cluster import growing, last_words, nodes
 from parity.cluster.lost_workers import Kind, LostWorker, classify, nowhere_to_run
 from parity.cluster.nodes import Node, alive, on_nodes, this_node
-from parity.cluster.placement import Placement, check
+from parity.cluster.placement import Placement, check, lacking
 from parity.cluster.seats import Seats
 from parity.cluster.waiting import Running, Waiting
 from parity.cluster.worker import Worker
 from parity.cluster.workforce import Workforce
 from parity.ground.errors import Trouble
+from parity.plan.device import resources
 from parity.plan.trial import Trial
 from parity.store.events import Began, Captured, Ended, Event, Restarted, Saved
 from parity.store.position import NoPast, Past
@@ -38,10 +40,14 @@ class Cluster:
         ray: The module `ray`, connected to the cluster.
         worker: Class of the workers.
         step_timeout_s: Longest time from one event of a trial to the next; a worker that exceeds it counts as hung.
+        may_grow: Whether to ask an autoscaler, if the cluster has one, for nodes that trials wait for.
     """
 
-    def __init__(self, ray: Any, worker: type = Worker, *, step_timeout_s: float = math.inf) -> None:
+    def __init__(
+        self, ray: Any, worker: type = Worker, *, step_timeout_s: float = math.inf, may_grow: bool = False
+    ) -> None:
         self._ray = ray
+        self._may_grow = may_grow
         self._worker = worker
         self._step_timeout_s = step_timeout_s
         self._placement = Placement(alive(ray.nodes()))
@@ -53,6 +59,8 @@ class Cluster:
         self._waiting = Waiting()
         self._running: dict[Any, Running] = {}
         self._sharing: set[str] = set()
+        self._demand: growing.Demand | None = None
+        self._then: tuple[Node, ...] = ()
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -62,12 +70,20 @@ class Cluster:
     def accelerators(self) -> list[str]:
         """Kinds of accelerator that the cluster has; Ray calls each of them GPU."""
         if not any(node.gpus for node in self.nodes):
+            if self._may_grow and growing.grows(self._ray):
+                # Which node types it has, an autoscaler does not say.
+                print(
+                    "parity: no node has a GPU at the moment, so --device auto is the CPU; "
+                    "--device cpu cuda asks the cluster's autoscaler for one",
+                    file=sys.stderr,
+                )
             return []
         return ["mps" if sys.platform == "darwin" else "cuda"]
 
     def check(self, trials: Sequence[Trial]) -> None:
         """Raises `Trouble` for a trial that no node could ever run."""
-        check(trials, self.nodes)
+        here = {node.name for node in self.nodes}
+        check(trials, self.nodes, gone={node.name for node in self._then} - here)
 
     def wait_for_nodes(self, count: int, *, gpu: bool, limit_s: float) -> None:
         """Waits until that many nodes have a free CPU, or GPU; an autoscaler starts those that are missing.
@@ -77,6 +93,32 @@ class Cluster:
         """
         nodes.wait_for_nodes(self._ray, count, gpu=gpu, limit_s=limit_s)
         self._placement = Placement(alive(self._ray.nodes()))
+
+    def remember(self, nodes: Sequence[Node]) -> None:
+        """Takes in the nodes that the run was begun on: the trials of those that have left go on in their class.
+
+        Args:
+            nodes: Those nodes, with the facts of their machines.
+        """
+        self._then = tuple(nodes)
+        self._placement.remember(self._then)
+
+    def grow(self, trials: Sequence[Trial], *, limit_s: float) -> None:
+        """Waits for nodes that can run these trials where there are none and an autoscaler starts them.
+
+        Args:
+            trials: The trials of the run.
+            limit_s: Longest time to wait, in seconds.
+
+        Raises:
+            Trouble: They did not come in time.
+        """
+        if not self._may_grow or not lacking(trials, self.nodes):
+            return
+        growing.wait_for(self._ray, lambda: lacking(trials, alive(self._ray.nodes())), limit_s=limit_s)
+        self._placement = Placement(alive(self._ray.nodes()))
+        self.probe()
+        self._placement.remember(self._then)
 
     def probe(self) -> None:
         """Asks every node for the facts of its machine; a node that does not answer gets the reason instead."""
@@ -99,6 +141,7 @@ class Cluster:
         self._workforce = Workforce(self._ray, self._worker, self._placement, self._seats)
         self._sharing = {trial.name for trial in trials if trial.shares}
         self._waiting, self._running = Waiting(trials), {}
+        self._demand = growing.Demand(self._ray) if self._may_grow and growing.grows(self._ray) else None
         try:
             self._seats.hold(trials, self.nodes)
             changed = True  # whether room may have become free, or nodes have left
@@ -110,13 +153,18 @@ class Cluster:
                     for entry in self._startable():
                         self._running[self._start(entry)] = entry
                     self._workforce.dismiss_unneeded(self._waiting, self._running.values())
+                    if self._demand is not None:
+                        self._demand.keep(self._unplaced())
                     changed = False
                     continue  # the last trials may have been stranded
                 reports = self._collect()
                 yield [event for _, event in reports]  # they are stored before anything else is asked for
                 for entry, event in reports:
                     changed |= self._follow_up(entry, event)
+                changed |= self._newcomers()
         finally:  # also when the caller ends the generator early
+            if self._demand is not None:
+                self._demand.keep(Counter())
             self._workforce.end_all(self._running.values())
             self._seats.give_back()
             self._data = None  # gives the object store its room back
@@ -131,6 +179,29 @@ class Cluster:
                     break  # the others of this queue need the same place
                 self._waiting.remove(entry)
                 yield entry
+
+    def _unplaced(self) -> Counter[growing.Needs]:
+        """What the trials need that wait for room on whatever node, each of them once."""
+        needs = (
+            resources(entry.trial.device)
+            for queue in self._waiting.queues()
+            for entry in queue
+            if not entry.trial.device.node and entry.trial.shared_from not in self._sharing
+        )
+        return Counter((each["CPU"], each["GPU"]) for each in needs)
+
+    def _newcomers(self) -> bool:
+        """Takes in the nodes that have come since the trials began to wait for room; returns whether there are any."""
+        if not self._demand:
+            return False
+        self._demand.give_back()
+        now = alive(self._ray.nodes())
+        new = [node for node in now if node.id not in self._placement.by_id]
+        if not new:
+            return False
+        probed = {node.id: node for node in nodes.probe(self._ray, new)}
+        self._placement.renew([probed.get(node.id, node) for node in now])
+        return True
 
     def _start(self, entry: Running) -> Any:
         """Gives the trial a worker; returns Ray's reference to the answer of `Worker.start`."""
@@ -149,6 +220,9 @@ class Cluster:
         ray = self._ray
         overdue_at_s = min(entry.overdue_at_s(self._step_timeout_s) for entry in self._running.values())
         timeout = None if overdue_at_s == math.inf else max(0.0, overdue_at_s - time.monotonic())
+        if self._demand:
+            # A node may come, and it takes no trial to say so.
+            timeout = growing.LOOK_EVERY_S if timeout is None else min(timeout, growing.LOOK_EVERY_S)
         # The first call waits for one answer, the second takes all that have come, in one batch for the store.
         ray.wait(list(self._running), num_returns=1, timeout=timeout)
         ready, silent = ray.wait(list(self._running), num_returns=len(self._running), timeout=0)
@@ -205,7 +279,9 @@ class Cluster:
         event: Event = answer
         entry.began = True
         if isinstance(event, Began):
-            name = entry.home.name if entry.home and len(self.nodes) > 1 else None
+            # Of several nodes one may be left; a device that names its node was one of several.
+            named = len(self.nodes) > 1 or entry.trial.device.node
+            name = entry.home.name if entry.home and named else None
             return replace(event, facts=event.facts | {"node": name})
         return event
 

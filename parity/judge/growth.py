@@ -16,6 +16,7 @@ import numpy as np
 
 from parity.judge.differences import Comparison
 from parity.judge.distances import TensorDistances
+from parity.judge.floors import least_jump, least_jumps, noise_of
 from parity.judge.window import (
     MOST,
     before,
@@ -31,51 +32,6 @@ from parity.store.trace import QUANTITIES
 
 # What may differ without a trace in the training.
 FORWARDS = ("output", "output_grad", "target_grad")
-
-
-def least_jump(quantity: str, unit: float) -> float:
-    """The least relative distance of a quantity that can be a jump.
-
-    Args:
-        quantity: One of `trace.SKETCHED_QUANTITIES`.
-        unit: The unit roundoff u.
-    """
-    line = lines.JUMP_GRADIENT if quantity == "param_grad" else lines.JUMP_FLOOR
-    return max(line.value, lines.FAR_NARROW.value * unit)
-
-
-def least_jumps(comparison: Comparison, quantity: str) -> np.ndarray:
-    """The least relative distance that can be a jump at each step; float64[S].
-
-    Args:
-        comparison: The two traces.
-        quantity: One of `trace.SKETCHED_QUANTITIES`.
-
-    Raises:
-        Trouble: A trace is damaged.
-    """
-    floor = np.full(comparison.steps, least_jump(quantity, comparison.unit))
-    if quantity not in ("update", "buffer"):
-        return floor
-    line = lines.JUMP_UPDATE if quantity == "update" else lines.JUMP_BUFFER
-    quiet = np.full(comparison.steps, max(line.value, 64 * comparison.unit))
-    if quantity == "buffer":
-        quiet = np.maximum(quiet, _from_updates(comparison))
-    return np.where(_quiet(comparison), np.minimum(quiet, floor), floor)
-
-
-def judged_distances(comparison: Comparison, quantity: str) -> TensorDistances | None:
-    """The distances in which a jump is looked for; None where they are not known.
-
-    Args:
-        comparison: The two traces.
-        quantity: One of `trace.SKETCHED_QUANTITIES`.
-
-    Raises:
-        Trouble: A trace is damaged.
-    """
-    distances = comparison.distances(quantity)
-    return distances if distances is None else distances.without(_noise(comparison, quantity))
 
 
 def reached(comparison: Comparison) -> np.ndarray:
@@ -147,7 +103,7 @@ class Growth:
         distances = self._comparison.distances(self._quantity)
         if distances is None:
             return None
-        noise = _noise(self._comparison, self._quantity)
+        noise = noise_of(self._comparison, self._quantity)
         measures = [(whole, False, self._in_distance), (each_tensor, True, self._in_distance)]
         # Only the lengths of gradients and updates are steady.
         if self._quantity in ("param_grad", "update"):
@@ -196,10 +152,25 @@ class Growth:
         jumps[: self._begin] = False
         if self._quantity in FORWARDS and jumps.any():
             jumps &= reached(self._comparison)[:, None]
+        if self._quantity == "update" and named:
+            jumps &= self._beyond_the_drift()
         if self._quantity == "update" and not named:
             # An optimizer that divides by the gradient's size turns the sign of an element that is nearly zero.
             jumps[self._parted_at] = values[self._parted_at] > lines.UPDATE_AT_PARTING.value
         return _first(jumps, values, before, certain, of="distance", named=named)
+
+    def _beyond_the_drift(self) -> np.ndarray:
+        """Whether the update of a tensor is off by more than that of all tensors was before; bool[S, T].
+
+        Adam makes a whole step of the first gradient of an element that had none for long, however small it is, and a
+        unit of a ReLU wakes up a step earlier in one of two trainings that have drifted apart.
+        """
+        distances = self._comparison.distances(self._quantity)
+        assert distances is not None
+        drift = largest_before(np.minimum(np.nan_to_num(distances.whole, nan=np.inf), MOST)[:, None])
+        line, own = lines.UPDATE_BESIDE_DRIFT.value, lines.UPDATE_OF_TENSOR.value
+        beyond: np.ndarray = ~(distances.beside_whole <= line * drift) | ~(distances.each <= own)
+        return beyond
 
     def _in_length(self, values: np.ndarray, before: np.ndarray, *, named: bool) -> Sudden | None:
         """The first jump of a length, float64[S, 1 or T]."""
@@ -257,48 +228,3 @@ def _first(
         float(before[index, tensor]),
         certain=bool(certain[index, tensor]),
     )
-
-
-def _quiet(comparison: Comparison) -> np.ndarray:
-    """Whether the gradients have been near each other for some steps, so that their updates must be, too; bool[S]."""
-    gradients = comparison.distances("step_grad")
-    if gradients is None:
-        return np.zeros(comparison.steps, bool)
-    whole = np.nan_to_num(gradients.whole, nan=np.inf)
-    largest = np.maximum(whole, largest_before(np.minimum(whole, MOST)[:, None])[:, 0])
-    quiet: np.ndarray = largest < lines.QUIET.value
-    return quiet
-
-
-def _from_updates(comparison: Comparison) -> np.ndarray:
-    """The distance of the buffers that follows from that of the last two updates at each step; float64[S].
-
-    An average of the parameters has the update of the step in it, the statistics of a batch norm that of the step
-    before. Though the gradients are near each other, noise in the faint ones may have turned an update of Adam.
-    """
-    updates, buffers = comparison.distances("update"), comparison.distances("buffer")
-    if updates is None or buffers is None:
-        return np.full(comparison.steps, np.inf)
-    moved = np.sqrt(np.square(np.nan_to_num(updates.absolute, nan=np.inf)).sum(axis=1))
-    moved[1:] = np.maximum(moved[1:], moved[:-1])
-    follows: np.ndarray = np.full(comparison.steps, np.inf)
-    np.divide(lines.JUMP_UPDATE_FOLLOWS.value * moved, buffers.whole_norm, out=follows, where=buffers.whole_norm > 0)
-    return follows
-
-
-def _noise(comparison: Comparison, quantity: str) -> np.ndarray | None:
-    """Which tensors to leave out at each step, since their gradient is zero but for rounding; bool[S, T], or None.
-
-    An optimizer that divides a gradient by its size, as Adam does, makes whole steps of the noise of such a gradient.
-    """
-    gradients = comparison.distances("step_grad") if quantity == "update" else None
-    if gradients is None:
-        return None
-    distances = np.nan_to_num(gradients.each, nan=np.inf)
-    noise = distances > lines.NOISE.value
-    # As the steps before have shown, since a fault moves the gradient of its own step as well. Where all of them were
-    # equal to the bit they have shown nothing.
-    recent = np.where(largest_before(np.minimum(distances, MOST)) > 0, largest_before(noise.astype(float)) > 0, noise)
-    # Trainings that have drifted apart have gradients that far apart in all tensors, which are not noise.
-    found: np.ndarray = recent & (gradients.norms < lines.NOISE_LENGTH.value * gradients.whole_norm[:, None])
-    return found if found.any() else None

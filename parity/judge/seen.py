@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from parity.judge.differences import Comparison
-from parity.judge.growth import least_jump, least_jumps
+from parity.judge.floors import least_jump, least_jumps
 from parity.judge.parting import COMPUTED, parting_line
 
 

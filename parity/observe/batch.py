@@ -23,7 +23,7 @@ class Batch:
         rows: Number of rows in the batch.
         elements: Number of elements of the output.
         given: The tensors of the batch and its target, and those of the output.
-        before: The digests of the step's batches without this one, by which a change of `given` is seen.
+        before: The digests of the step's batches before this one, by which a change of `given` is seen.
         loss: The loss as it enters the step, dtype[] on its device; None until it is known.
         loss_digest: Digest of the loss; None where it can wait until the rows are fetched.
         strided: Whether the gradient for the output has other strides than the output.
@@ -85,10 +85,13 @@ class Batches:
         return made
 
     def changed(self, batch: Batch) -> str | None:
-        """What of the batch that was added last has other bits now: "output", "target", or None."""
-        if not self.outputs.unchanged(batch.before[1], batch.given[1]):
+        """What of a batch has other bits now than when it was added: "output", "target", or None."""
+        # Others may have been added since: several batches may wait for one backward.
+        later = self.each[1 + next(number for number, each in enumerate(self.each) if each is batch) :]
+        inputs, outputs = later[0].before if later else (self.inputs, self.outputs)
+        if not outputs.unchanged(batch.before[1], batch.given[1]):
             return "output"
-        return None if self.inputs.unchanged(batch.before[0], batch.given[0]) else "target"
+        return None if inputs.unchanged(batch.before[0], batch.given[0]) else "target"
 
     def differentiated(
         self,

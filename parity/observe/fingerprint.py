@@ -164,7 +164,7 @@ class Rows:
                 sketch.add(array_of(host))
 
     def unchanged(self, before: Rows, tensors: Sequence[torch.Tensor]) -> bool:
-        """Whether the tensors that were added last still have the same bits.
+        """Whether the tensors that were added last, or last before this copy, still have the same bits.
 
         Args:
             before: What `copy` returned before they were added.

@@ -37,7 +37,7 @@ class Returned:
     tensor: weakref.ref[torch.Tensor]
     version: int
     copy: torch.Tensor | None = None
-    arrived: Callable[[torch.Tensor], None] | None = None
+    arrived: Callable[[torch.Tensor | None], None] | None = None
 
 
 class ModelOutputs:
@@ -104,7 +104,7 @@ def hook(model: torch.nn.Module, keep: Callable[[Outputs], None]) -> Callable[[]
     return model.register_forward_hook(_Hook(keep)).remove
 
 
-def _pass_on(returned: Returned, grad: torch.Tensor) -> None:
+def _pass_on(returned: Returned, grad: torch.Tensor | None) -> None:
     if returned.arrived:
         returned.arrived(grad)
 

@@ -44,10 +44,14 @@ class Pending:
                 # user's tensor.
                 tensor.register_hook(self.keeper(number))  # type: ignore[no-untyped-call]
 
-    def keeper(self, number: int) -> Callable[[torch.Tensor], None]:
+    def keeper(self, number: int) -> Callable[[torch.Tensor | None], None]:
         """Returns what keeps the gradient for the tensor of this number."""
 
-        def keep(grad: torch.Tensor) -> None:
+        def keep(grad: torch.Tensor | None) -> None:
+            # An operation with several results, such as chunk() or one compiled graph of model and loss, has no
+            # gradient for a result that is not used further.
+            if grad is None:
+                return
             # A second backward through the same graph calls the hook again, and its gradient is added, as torch adds it
             # to the parameters.
             before = self.grads.get(number)

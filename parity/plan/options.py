@@ -151,8 +151,8 @@ def _add_machines(add: _Add) -> None:
     add(
         "--address",
         metavar="ADDR",
-        help="address of a running Ray cluster (default: RAY_ADDRESS if it is set, otherwise Ray is started on this "
-        "machine for the run)",
+        help="address of a running Ray cluster (default: RAY_ADDRESS if it is set, with --resume the cluster "
+        "that the run was on; otherwise Ray is started on this machine for the run)",
     )
     add(
         "--each",
@@ -172,7 +172,8 @@ def _add_machines(add: _Add) -> None:
         type=_rate,
         default=600.0,
         metavar="SECONDS",
-        help="longest time to wait for the nodes (default: %(default).0f)",
+        help="longest time to wait for nodes, those of --wait-for-nodes and those that the cluster's autoscaler has to "
+        "start before any trial has room (default: %(default).0f)",
     )
     add(
         # Without effect with --inline, where no other process could stop the training.

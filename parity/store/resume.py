@@ -3,8 +3,10 @@
 import argparse
 import contextlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -30,7 +32,8 @@ class Started:
     Attributes:
         directory: The run directory.
         info: The content of run.json.
-        options: The options that it was started with; of those in `FREE`, the ones given now.
+        options: The options that it was started with; of those in `FREE`, the ones given now, and the address of its
+            cluster if none is given.
     """
 
     directory: StoragePath
@@ -92,6 +95,9 @@ def _options(
                 f"--resume {directory}: the run was started with {option} {_words(getattr(before, name))}, "
                 f"not {_words(value)}. Leave {option} out, or start another run."
             )
+    if before.address is None and not os.environ.get("RAY_ADDRESS"):
+        # Not a cluster on this machine, silently, for a run that was on another one.
+        before.address = info.get("cluster", {}).get("address") or parser.parse_args(info["arguments"]).address
     return before
 
 
@@ -132,7 +138,12 @@ def check_same(started: Started, info: Mapping[str, Any]) -> None:
     compared += [("the data", before["data_xxh3"], now["data_xxh3"])]
     for kind, what in (("losses", "the code of the loss"), ("versions", "the version of")):
         compared += [(f"{what} {name}", value, now[kind].get(name)) for name, value in before[kind].items()]
-    found = [f"{what} ({_shown(left)} then, {_shown(right)} now)" for what, left, right in compared if left != right]
+    places = (before["folder"], now["folder"])
+    found = [
+        f"{what} ({_shown(left)} then, {_shown(right)} now)"
+        for what, left, right in compared
+        if left != right and not _only_moved(left, right, places)
+    ]
     # One name of each list is enough for a message: another cluster can differ in every trial.
     missing = [name for name in before["trials"] if name not in now["trials"]]
     added = [name for name in now["trials"] if name not in before["trials"]]
@@ -147,6 +158,18 @@ def check_same(started: Started, info: Mapping[str, Any]) -> None:
 
 def _code(spec: CodeSpec) -> dict[str, str | None]:
     return {"origin": spec.origin, "sha256": spec.sha256}
+
+
+def _only_moved(before: object, now: object, folders: tuple[str, str]) -> bool:
+    """Whether two codes are the same file at the same place below the folder of the command.
+
+    Each Ray job runs in a new copy of its files, and a project may be moved.
+    """
+    if not (isinstance(before, dict) and isinstance(now, dict)) or None in (before["sha256"], now["sha256"]):
+        return False
+    paths = [PurePath(code["origin"]) for code in (before, now)]
+    below = [path.relative_to(each) for path, each in zip(paths, folders, strict=True) if path.is_relative_to(each)]
+    return before["sha256"] == now["sha256"] and len(below) == 2 and below[0] == below[1]
 
 
 def _words(value: object) -> str:

@@ -3,10 +3,12 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -142,22 +144,11 @@ def test_what_the_cluster_does_not_have_is_reported(nodes, tmp_path, arguments, 
 
 def test_the_trials_of_a_killed_node_continue_in_its_class_with_the_same_bits(nodes, tmp_path):
     out = tmp_path / "run"
-    arguments = ["--each", "node", "--quick", "--steps", "460", "--out", str(out)]
-    with subprocess.Popen(
-        [sys.executable, "-m", "parity.run", "--address", nodes.address, *arguments],
-        cwd=ROOT,
-        env={**os.environ, **nodes.environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            wait_until_training(process, out, {f"builtin@cpu@{node}-s0" for node in "abc"})
-            nodes.remove("c")
-            stdout, stderr = process.communicate(timeout=180)
-        finally:
-            if process.poll() is None:
-                process.send_signal(signal.SIGKILL)
+    arguments = ["--each", "node", "--quick", "--steps", "460"]
+    with training(nodes, out, *arguments) as process:
+        wait_until_training(process, out, {f"builtin@cpu@{node}-s0" for node in "abc"})
+        nodes.remove("c")
+        stdout, stderr = process.communicate(timeout=180)
     assert process.returncode == 0, stderr
     # On a slow machine its state has been saved by then.
     assert re.search(r"builtin@cpu@c-s0 (begins again|continues at step \d+): node c", stderr), stderr
@@ -171,9 +162,47 @@ def test_the_trials_of_a_killed_node_continue_in_its_class_with_the_same_bits(no
     assert f"builtin@cpu@c-s0 was trained on {moved.node}, so c was not tested." in " ".join(stdout.split())
 
 
+@contextmanager
+def training(nodes, out, *arguments):
+    """A run on these nodes, as a process of its own that ends with the block."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "parity.run", "--address", nodes.address, "--out", str(out), *arguments],
+        cwd=ROOT,
+        env={**os.environ, **nodes.environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+
+
 def wait_until_training(process, out, trials, *, limit_s=240):
     """Until a step of each of these trials is stored."""
     end = time.monotonic() + limit_s
     while trials_with_steps(out) != trials:
         assert process.poll() is None and time.monotonic() < end, "the training did not begin"
         time.sleep(0.2)
+
+
+def test_an_interrupted_run_finds_its_cluster_again_though_a_node_has_left(nodes, tmp_path):
+    """The command that is printed says no address, and the trial of the node goes on in its class."""
+    out = tmp_path / "run"
+    with training(nodes, out, "--device", "cpu@a", "cpu@b", "--loss", "builtin", "--steps", "460") as process:
+        wait_until_training(process, out, {f"builtin@cpu@{node}-s0" for node in "ab"})
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 2, stderr
+    hint = re.findall(r"python -m (parity\.run --resume .*)", stdout)[-1]
+    nodes.remove("b")
+    ended = command("-m", *shlex.split(hint), **nodes.environment)
+    assert ended.status == 0, ended.stderr
+    found = trials(out)
+    assert set(found.status) == {"complete"} and found.node["builtin@cpu@a-s0"] == "a"
+    moved = found.node["builtin@cpu@b-s0"]
+    assert moved != "b"
+    assert f"builtin@cpu@b-s0 was trained on {moved}, so b was not tested." in " ".join(ended.stdout.split())
+    assert json.loads((out / "run.json").read_text())["cluster"]["address"] == nodes.address

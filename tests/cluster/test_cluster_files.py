@@ -14,7 +14,9 @@ from parity.plan.options import make_parser
 from conftest import ROOT
 
 CLUSTER = yaml.safe_load((ROOT / "cluster.yaml").read_text(encoding="utf-8"))
-RAYJOB = yaml.safe_load((ROOT / "jobs" / "rayjob.yaml").read_text(encoding="utf-8"))
+RAYJOB, CLAIM = (
+    yaml.safe_load((ROOT / "jobs" / name).read_text(encoding="utf-8")) for name in ("rayjob.yaml", "claim.yaml")
+)
 
 
 def start_options(command):
@@ -32,6 +34,8 @@ def check_start(options, *, head):
 
 
 def check_image(image):
+    """What jobs/Dockerfile makes, of a name that nobody takes for one that can be pulled."""
+    assert image.startswith("YOUR-REGISTRY/parity:"), f"{image} is plainly to be changed"
     tag = image.rpartition("/")[2].partition(":")[2]
     assert re.fullmatch(r"\d+\.\d+\.\d+-py3\d+(-cpu|-gpu)?", tag), f"{image} is pinned"
 
@@ -44,7 +48,13 @@ def check_cluster(config):
     check_image(config["docker"]["image"])
     assert config["provider"]["cache_stopped_nodes"] is False
     assert any(local.endswith("auth_token") for local in config["file_mounts"].values()), "the token is sent"
-    assert any("chmod 600 ~/.ray/auth_token" in command for command in config["setup_commands"])
+    assert not any(there.startswith("~/.ray/") for there in config["file_mounts"]), "Docker would make ~/.ray as root"
+    (mounted,) = (there for there, here in config["file_mounts"].items() if here.endswith("auth_token"))
+    assert any(
+        "mkdir -p -m 700 ~/.ray" in command and f"install -m 600 {mounted} ~/.ray/auth_token" in command
+        for command in config["setup_commands"]
+    ), "the token is where Ray looks for it, and nobody else can read it"
+    assert any("export RAY_AUTH_MODE=token" in command and ".bashrc" in command for command in config["setup_commands"])
     types = config["available_node_types"]
     head = types[config["head_node_type"]]
     assert head["resources"] == {"CPU": 0}, "no trial trains beside the head"
@@ -55,6 +65,11 @@ def check_cluster(config):
         assert "InstanceMarketOptions" not in each["node_config"], f"{name} is on demand"
     assert sum(each["max_workers"] for each in workers.values()) <= config["max_workers"]
     assert all(each["labels"] for each in types.values())
+    for name, each in types.items():
+        machine = each["node_config"]
+        assert machine.get("SecurityGroupIds"), f"{name}: Ray's own security group opens SSH to the world"
+        assert "/latest/" in machine.get("ImageId", ""), f"{name} has a current image"
+        assert sum(disk["Ebs"]["VolumeSize"] for disk in machine.get("BlockDeviceMappings", [])) >= 150, name
     for name, is_head in (("head_start_ray_commands", True), ("worker_start_ray_commands", False)):
         (command,) = (each for each in config[name] if "ray start" in each)
         assert "RAY_AUTH_MODE=token" in command and "RAY_USAGE_STATS_ENABLED=0" in command
@@ -100,6 +115,17 @@ POD = exact(
                         optional=["volumeMounts"],
                     ),
                 },
+                "securityContext": exact({"fsGroup": COUNT}),
+                "tolerations": {
+                    "type": "array",
+                    "items": exact(
+                        {
+                            "key": {"type": "string"},
+                            "operator": {"enum": ["Exists", "Equal"]},
+                            "effect": {"enum": ["NoSchedule", "PreferNoSchedule", "NoExecute"]},
+                        }
+                    ),
+                },
                 "volumes": {
                     "type": "array",
                     "items": exact(
@@ -110,7 +136,7 @@ POD = exact(
                     ),
                 },
             },
-            optional=["volumes"],
+            optional=["volumes", "securityContext", "tolerations"],
         ),
     }
 )
@@ -133,7 +159,7 @@ RAYJOB_SCHEMA = exact(
                         "rayVersion": {"type": "string"},
                         "authOptions": exact({"mode": {"enum": ["disabled", "token"]}}),
                         "enableInTreeAutoscaling": {"type": "boolean"},
-                        "autoscalerOptions": exact({"idleTimeoutSeconds": COUNT}),
+                        "autoscalerOptions": exact({"version": {"enum": ["v1", "v2"]}, "idleTimeoutSeconds": COUNT}),
                         "headGroupSpec": exact(
                             {
                                 "serviceType": {"enum": ["ClusterIP", "NodePort", "LoadBalancer"]},
@@ -189,8 +215,16 @@ def check_rayjob(manifest):
     assert head["rayStartParams"].get("dashboard-host") != "0.0.0.0"
     mounts = [mount["mountPath"] for mount in head["template"]["spec"]["containers"][0]["volumeMounts"]]
     assert any(options.out.startswith(f"{mount}/") for mount in mounts), "--out is on a volume"
+    pod = head["template"]["spec"]
+    assert pod.get("securityContext", {}).get("fsGroup"), "the image's user can write to a fresh volume"
+    claims = {volume["persistentVolumeClaim"]["claimName"] for volume in pod["volumes"]}
+    assert claims == {CLAIM["metadata"]["name"]}, "jobs/claim.yaml makes the volume"
+    assert cluster["enableInTreeAutoscaling"] and cluster["autoscalerOptions"]["version"] == "v2"
     for group in cluster["workerGroupSpecs"]:
         assert group["minReplicas"] == 0 < group["maxReplicas"]
+        tolerated = {each["key"] for each in group["template"]["spec"].get("tolerations", [])}
+        limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+        assert {name for name in limits if "/" in name} == tolerated, "it goes where the GPUs are"
     for group in (head, *cluster["workerGroupSpecs"]):
         check_start(group_start_options(group, head=group is head), head=False)
         (container,) = group["template"]["spec"]["containers"]
@@ -209,6 +243,38 @@ def test_the_cluster_file_is_valid_and_safe():
 
 def test_the_rayjob_is_valid_and_safe():
     check_rayjob(RAYJOB)
+
+
+def test_the_claim_is_one_that_any_cluster_can_meet():
+    quantity = exact({"storage": {"type": "string", "pattern": r"^\d+[MGT]i$"}})
+    spec = exact({"accessModes": {"const": ["ReadWriteOnce"]}, "resources": exact({"requests": quantity})})
+    jsonschema.validate(
+        CLAIM,
+        exact(
+            {
+                "apiVersion": {"const": "v1"},
+                "kind": {"const": "PersistentVolumeClaim"},
+                "metadata": exact({"name": {"type": "string"}}),
+                "spec": spec,
+            }
+        ),
+    )
+
+
+def test_the_images_are_what_the_dockerfile_makes():
+    lines = (ROOT / "jobs" / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    (base,) = (line.split()[1] for line in lines if line.startswith("FROM "))
+    ray = base.rpartition(":")[2].removesuffix("${FLAVOUR}")
+    built = {
+        words[words.index("-t") + 1]
+        for line in lines
+        if "docker build" in (text := line.lstrip("# "))
+        for words in [text.split()]
+    }
+    assert built == {f"YOUR-REGISTRY/parity:{ray}{flavour}" for flavour in ("cpu", "gpu")}
+    groups = [RAYJOB["spec"]["rayClusterSpec"]["headGroupSpec"], *RAYJOB["spec"]["rayClusterSpec"]["workerGroupSpecs"]]
+    used = {group["template"]["spec"]["containers"][0]["image"] for group in groups}
+    assert {*used, CLUSTER["docker"]["image"]} == built
 
 
 def test_both_files_are_of_the_ray_that_is_tested():
@@ -244,8 +310,15 @@ BAD_START = "ray start --head --dashboard-host=127.0.0.1 --disable-usage-stats"
         (["available_node_types", "head", "resources"], {"CPU": 2}, "no trial trains beside the head"),
         (["available_node_types", "gpu", "min_workers"], 1, "gpu"),
         (["available_node_types", "cpu", "node_config", "InstanceMarketOptions"], {"MarketType": "spot"}, "on demand"),
-        (["docker", "image"], "rayproject/ray:latest", "is pinned"),
+        (["docker", "image"], "YOUR-REGISTRY/parity:latest", "is pinned"),
+        (["docker", "image"], "rayproject/ray:2.60.0-py311-gpu", "is plainly to be changed"),
         (["file_mounts"], {}, "the token is sent"),
+        (["file_mounts"], {"~/.ray/auth_token": "~/.ray/auth_token"}, "Docker would make ~/.ray as root"),
+        (["setup_commands"], ["chmod 600 ~/parity/auth_token"], "the token is where Ray looks for it"),
+        (["setup_commands", 1], "true", "assert"),
+        (["available_node_types", "gpu", "node_config"], {"InstanceType": "g6.2xlarge"}, "opens SSH to the world"),
+        (["available_node_types", "gpu", "node_config", "ImageId"], "latest_dlami", "has a current image"),
+        (["available_node_types", "head", "node_config", "BlockDeviceMappings"], [], "head"),
         (["provider", "cache_stopped_nodes"], True, "assert"),
         (["head_start_ray_commands", 1], BAD_START, "RAY_AUTH_MODE"),
         (
@@ -288,7 +361,12 @@ GPU = ["spec", "rayClusterSpec", "workerGroupSpecs", 1]
         ([*GPU, "minReplicas"], 1, "assert"),
         ([*GPU, "rayStartParams"], {}, "usage statistics are off"),
         ([*GPU, "template", "spec", "containers", 0, "env"], [], "RAY_USAGE_STATS_ENABLED"),
-        ([*GPU, "template", "spec", "containers", 0, "image"], "rayproject/ray:latest", "is pinned"),
+        ([*GPU, "template", "spec", "containers", 0, "image"], "YOUR-REGISTRY/parity:latest", "is pinned"),
+        ([*GPU, "template", "spec", "tolerations"], [], "it goes where the GPUs are"),
+        ([*HEAD, "template", "spec", "securityContext"], {"fsgroup": 1000}, "Additional properties"),
+        ([*HEAD, "template", "spec", "securityContext", "fsGroup"], 0, "can write to a fresh volume"),
+        ([*HEAD, "template", "spec", "volumes", 0, "persistentVolumeClaim", "claimName"], "other", "makes the volume"),
+        (["spec", "rayClusterSpec", "autoscalerOptions", "version"], "v1", "assert"),
         ([*HEAD, "rayStartParams", "num-cpus"], "2", "assert"),
         ([*HEAD, "rayStartParams", "dashboard-host"], "0.0.0.0", "0.0.0.0"),
         ([*HEAD, "serviceType"], "LoadBalancer", "not reached from outside"),

@@ -1,8 +1,11 @@
 """Where trials may run: from what `ray.nodes()` returns, without Ray."""
 
+import json
+from dataclasses import replace
+
 import pytest
 
-from parity.cluster.nodes import Node, alive
+from parity.cluster.nodes import Node, alive, as_stored, from_stored
 from parity.cluster.placement import Placement, check, equals, expand
 from parity.ground.errors import Trouble
 from parity.plan.device import parse_device, parse_devices
@@ -163,3 +166,47 @@ def test_devices_are_equal_on_equal_nodes_with_equal_settings():
     a, b, c, plain, wide = map(parse_device, ("cpu@a", "cpu:plant=tf32@b", "cpu@c", "cpu", "cpu:threads=2@a"))
     assert equals(a, nodes) == equals(b, nodes)
     assert len({equals(device, nodes) for device in (a, c, plain, wide)}) == 4
+
+
+def resumed(*now, then):
+    """The placement of a run that was begun on some nodes and goes on on others."""
+    placement = Placement(now)
+    placement.remember(from_stored(json.loads(json.dumps(as_stored(then)))))
+    return placement
+
+
+def test_what_is_stored_of_nodes_is_their_class():
+    gpus = [{"gpu_index": 0, "gpu_name": "H200", "gpu_driver": "580", "gpu_uuid": "x"}]
+    nodes = [node("a", cpu_model="X", host="a"), node("b", cpu_model="X", host="b"), node("c", cpu_model="Y", gpus=1)]
+    nodes[2] = replace(nodes[2], facts=nodes[2].facts | {"gpus": gpus})
+    kept = as_stored(nodes)
+    assert len(kept["classes"]) == 2 and kept["nodes"]["a"] == kept["nodes"]["b"] != kept["nodes"]["c"]
+    again = from_stored(json.loads(json.dumps(kept)))
+    assert [each.hardware for each in again] == [each.hardware for each in nodes]
+    for device in parse_devices(["cpu@a", "cuda@c#0", "cpu"]):
+        assert equals(device, again) == equals(device, nodes)
+    # A run of an earlier version, and one on this machine, have stored none.
+    assert from_stored({}) == ()
+
+
+def test_the_trials_of_a_node_that_left_before_a_resume_go_on_in_its_class():
+    a, b, c = node("a", cpu_model="X"), node("b", cpu_model="X"), node("c", cpu_model="Y")
+    placement = resumed(a, c, then=[a, b, c])
+    assert placement.nodes_for(parse_device("cpu@b")) == (a,)
+    assert placement.nodes_for(parse_device("cpu@c")) == (c,)
+    assert resumed(c, then=[a, b, c]).nodes_for(parse_device("cpu@b")) == ()
+
+
+def test_a_machine_that_came_back_as_another_one_is_not_the_node_that_left():
+    then = [node("a", cpu_model="X"), node("b", cpu_model="X")]
+    back = Node(id="id-new", name="b", cpus=2, gpus=0, facts={"cpu_model": "Y"})
+    assert resumed(then[0], back, then=then).nodes_for(parse_device("cpu@b")) == (then[0],)
+    same = replace(back, facts={"cpu_model": "X"})
+    assert resumed(then[0], same, then=then).nodes_for(parse_device("cpu@b")) == (same,)
+
+
+def test_a_node_that_left_before_a_resume_is_no_mistake_of_the_user(make_trials):
+    trials = make_trials(device="cpu@b")
+    check(trials, [node("a")], gone={"b"})
+    with pytest.raises(Trouble):
+        check(trials, [node("a")])

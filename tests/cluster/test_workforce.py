@@ -1,7 +1,11 @@
 """A worker is used again by trials that need the same, and never holds what a new worker waits for; without Ray."""
 
+from types import SimpleNamespace
+
 import pytest
 
+from parity.cluster import nodes
+from parity.cluster.growing import Demand
 from parity.cluster.waiting import Running, Waiting
 from parity.cluster.workers import Cluster
 from parity.cluster.workforce import Workforce
@@ -237,3 +241,40 @@ def test_all_workers_are_ended_with_the_run(cluster, entry):
     cluster._workforce.release(first, reusable=True)
     cluster._workforce.end_all([second])
     assert cluster._ray.alive == []
+
+
+def test_trials_that_wait_go_to_nodes_that_come(make_trials, monkeypatch):
+    """One of three trials has room; an autoscaler is asked for the others, and a second node comes."""
+    ray, groups = FakeRay(1), []
+    cluster = made(ray)
+    ray.util = SimpleNamespace(
+        placement_group=lambda bundles: groups.append(Group(bundles)) or groups[-1],
+        remove_placement_group=groups.remove,
+    )
+    monkeypatch.setattr(nodes, "probe", lambda _, new: new)
+    cluster._demand = Demand(ray)
+    cluster._waiting = Waiting(make_trials("builtin", "numpy", "tests/right_losses.py:functional"))
+    started = list(cluster._startable())
+    cluster._demand.keep(cluster._unplaced())
+    assert len(started) == 1 and [group.bundles for group in groups] == [[{"CPU": 1}]] * 2
+    assert not cluster._newcomers()
+    ray.there.append({"Alive": True, "NodeID": "id-b", "NodeName": "b", "Resources": {"CPU": 1.0}})
+    groups[0].there = True  # the group has the room that a trial is to have
+    assert cluster._newcomers() and len(groups) == 1
+    started += cluster._startable()
+    # Both nodes are of one class, and Ray chooses among them.
+    assert len(started) == 2 and started[1].nodes == cluster.nodes and len(cluster.nodes) == 2
+    cluster._demand.keep(cluster._unplaced())
+    assert len(groups) == 1
+
+
+class Group:
+    """A placement group that waits for room."""
+
+    there = False
+
+    def __init__(self, bundles):
+        self.bundles = bundles
+
+    def wait(self, timeout_seconds):
+        return self.there

@@ -145,7 +145,12 @@ def test_wherever_it_is_killed_the_bits_are_those_of_an_undisturbed_run(
     folder = tmp_path if place == "disk" else UPath(f"memory://{tmp_path.name}")
     for at in range(part, writings + 1, 10):  # benchmarks/faults.py kills wherever it may be
         out = folder / f"{at}"
-        assert driver.run(*RUN, "--out", out, at=at) is None
+        ended = driver.run(*RUN, "--out", out, at=at)
+        if place == "store" and driver.writings < at:
+            # A store takes a few writings less: an object is there at once, and needs no second one.
+            assert ended == 0 and at > 50
+            break
+        assert ended is None
         how = ["--resume", out] if (out / "run.json").exists() else [*RUN, "--out", out]
         if at % 3 == 0 and driver.run(*how, at=2 + at % 7) is None:  # and once more while it goes on
             how = ["--resume", out] if (out / "run.json").exists() else how

@@ -28,6 +28,13 @@ def project(tmp_path, monkeypatch):
     return folder
 
 
+@pytest.fixture
+def bare(project, monkeypatch):
+    """The same, of which nothing is sent but what is asked for: packing parity itself takes most of the time."""
+    monkeypatch.setattr(packing_module, "_add_parity", lambda packing: None)
+    return project
+
+
 def packed(*arguments, include=()):
     """What is sent beside parity itself, and the arguments as sent."""
     packing, sent = pack(make_parser().parse_args(arguments), arguments, [Path(path) for path in include])
@@ -111,23 +118,148 @@ def test_the_home_folder_is_never_sent(project, folder):
         ("auth_token", "auth_token"),
         ("my-credentials.json", "my-credentials.json"),
         (".netrc", ".netrc"),
+        (".envrc", ".envrc"),
+        ("production.env", "production.env"),
+        (".pgpass", ".pgpass"),
+        (".s3cfg", ".s3cfg"),
+        ("kubeconfig", "kubeconfig"),
+        ("kubeconfig-prod.yaml", "kubeconfig-prod.yaml"),
+        ("my-service-account.json", "my-service-account.json"),
+        ("serviceAccountKey.json", "serviceaccountkey.json"),
+        ("gcp-key.json", "gcp-key.json"),
+        ("client_secret_12.json", "client_secret_12.json"),
+        ("kaggle.json", "kaggle.json"),
+        ("token", "token"),
+        ("token.txt", "token.txt"),
+        ("tokens.json", "tokens.json"),
+        ("hf_token", "hf_token"),
+        ("deploy.token", "deploy.token"),
+        ("openai-api-key.txt", "openai-api-key.txt"),
+        ("passwords.txt", "passwords.txt"),
+        ("secrets.yaml", "secrets.yaml"),
+        ("secrets.py", "secrets.py"),
+        ("secrets/value", "secrets"),
+        ("release.jks", "release.jks"),
+        ("work.ppk", "work.ppk"),
+        ("all.kdbx", "all.kdbx"),
+        ("terraform.tfstate", "terraform.tfstate"),
+        ("terraform.tfstate.backup", "terraform.tfstate.backup"),
     ],
 )
 @pytest.mark.parametrize("given", ["folder", "file"])
-def test_credentials_are_never_sent(project, name, found, given):
-    path = project / "extra" / name
+def test_credentials_are_never_sent(bare, name, found, given):
+    path = bare / "extra" / name
     path.parent.mkdir(parents=True)
     path.write_text("secret")
     message = refused(include=["extra" if given == "folder" else f"extra/{name}"])
     assert (
-        f"may hold a credential ({found}), and credentials are never sent" in message
-        and str(project / "extra") in message
+        f"may hold a credential ({found}), and credentials are never sent" in message and str(bare / "extra") in message
     )
 
 
-def test_a_module_is_not_a_private_key(project):
-    (project / "id_map.py").write_text("")
-    assert packed(include=["id_map.py"])[0] == {"id_map.py"}
+def test_a_folder_of_secrets_is_not_sent_by_its_own_name_either(bare):
+    (bare / "secrets").mkdir()
+    (bare / "secrets" / "value").write_text("planted")
+    for include in ("secrets", "secrets/value"):
+        assert "may hold a credential (secrets)" in refused(include=[include])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "id_map.py",
+        "token_loss.py",
+        "token_loss/inner.py",
+        "tokenizer.py",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "tokens.npy",
+        "password_loss.py",
+        "environment.py",
+        "environment.yaml",
+        "keys.py",
+        "monkey.json",
+        "secretary.csv",
+    ],
+)
+def test_code_and_data_are_not_taken_for_credentials(bare, name):
+    path = bare / "extra" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("x = 1\n")
+    assert packed(include=["extra"])[0] == {f"extra/{name}"}
+
+
+KEY = "-----BEGIN RSA PRIVATE KEY-----\nMIIEpAIBAAKCAQEAplantedplanted\n-----END RSA PRIVATE KEY-----\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "found"),
+    [
+        ("project-1a2b.json", '{"type": "service_account", "private_key": "planted"}', "a key"),
+        ("client.json", '{"installed": {"client_secret" : "planted"}}', "a key"),
+        ("login.json", '{"refresh_token": "planted"}', "a key"),
+        ("deploy", KEY, "a private key"),
+        ("deploy.txt", f"some text\n{KEY}", "a private key"),
+        ("openssh", KEY.replace("RSA", "OPENSSH"), "a private key"),
+        ("plain", KEY.replace("RSA ", ""), "a private key"),
+        ("pgp.asc", "-----BEGIN PGP PRIVATE KEY BLOCK-----\n", "a private key"),
+        ("mine.py", f'KEY = """{KEY}"""', "a private key"),
+        ("mine.py", f"KEY = {KEY!r}", "a private key"),
+        ("cluster.yaml", "users:\n- user:\n    client-key-data: planted\n", "a key"),
+    ],
+)
+def test_credentials_are_known_by_their_content(bare, name, content, found):
+    (bare / name).write_text(content)
+    assert refused(include=[name]) == (
+        f"{bare / name} may hold a credential ({found}), and credentials are never sent. "
+        "Leave it out, or remove that from it."
+    )
+
+
+def test_a_loss_that_looks_for_keys_holds_none(bare):
+    (bare / "scan.py").write_text('mark = "-----BEGIN RSA PRIVATE KEY-----"\nnames = {"private_key": "planted"}\n')
+    (bare / "settings.json").write_text('{"private_key": "", "client_secret": null, "refresh_token": 3}')
+    (bare / "public.txt").write_text("-----BEGIN PUBLIC KEY-----\nplanted\n")
+    assert len(packed("--loss", "builtin", "scan.py:mark", include=["settings.json", "public.txt"])[0]) == 3
+
+
+def test_what_run_json_names_is_sent_from_the_current_folder(project, monkeypatch):
+    def sent(*named, arguments=("--resume", "/runs/x")):
+        packing, sent = pack(make_parser().parse_args(arguments), arguments, [], named=named)
+        assert sent[:2] == ["--resume", "/runs/x"]
+        return {str(path) for path in packing.files if path.parts[0] not in ("parity", "jobs")}
+
+    assert sent("builtin", "losses/far.py:near", "mnist-autoencoder") == {
+        "losses/far.py",
+        "losses/near.py",
+        "losses/pack/__init__.py",
+        "losses/pack/inner.py",
+    }
+    assert sent("torch.nn:MSELoss", "/on/the/cluster.py:x") == set()
+    assert sent("losses/unrelated.py:z") == {"losses/unrelated.py"}
+    monkeypatch.chdir(project / "losses")
+    assert sent("unrelated:z") == {"unrelated.py"}
+
+
+@pytest.mark.parametrize("path", ["gone.py", "outside/0123abcd-losses/far.py", "../project/losses/far.py"])
+def test_a_file_that_run_json_names_and_that_is_not_here_is_reported(project, path):
+    with pytest.raises(Trouble) as trouble:
+        pack(make_parser().parse_args([]), [], [], named=[f"{path}:x"])
+    assert str(trouble.value) == (
+        f"The run was started with {path}:x, which is not a file below {project}. Run the command in the folder "
+        "that it was first run in, and give --loss and --task again if their files were in another folder."
+    )
+
+
+def test_a_file_of_another_folder_is_sent_again_if_its_loss_is_given_again(project, monkeypatch):
+    (project.parent / "elsewhere").mkdir()
+    monkeypatch.chdir(project.parent / "elsewhere")
+    arguments = ["--resume", "/runs/x", "--loss", "builtin", f"{project}/losses/unrelated.py:z"]
+    _, first = pack(make_parser().parse_args(arguments), arguments, [])
+    packing, sent = pack(make_parser().parse_args(arguments), arguments, [], named=["builtin", first[-1]])
+    assert sent == first
+    assert first[-1].rpartition(":")[0] in {str(path) for path in packing.files}
 
 
 def test_a_link_that_leads_outside_is_refused(project):

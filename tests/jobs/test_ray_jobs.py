@@ -1,15 +1,18 @@
 """What the cluster refuses is reported as its answer, a bug of ours is not, and a cluster that starts is waited for."""
 
 import asyncio
+import json
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from types import SimpleNamespace
 
 import aiohttp
 import pytest
 import ray.exceptions
 import requests
 
-from jobs import ray_jobs, submit
+from jobs import following, ray_jobs, submit
+from jobs.head import Node
 from parity.ground.errors import Trouble
 
 from conftest import command
@@ -32,12 +35,13 @@ class Client:
         self.answer()
 
     def get_job_info(self, job_id):
-        self.answer()
+        return self.answer()
 
     def answer(self):
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Exception):
             raise answer
+        return answer
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +78,82 @@ def test_what_the_cluster_refuses_is_reported(error):
 def test_a_bug_of_ours_is_not_reported_as_the_clusters(kind):
     with pytest.raises(kind, match="planted"):
         cluster(kind("planted")).job("known")
+
+
+def test_the_whole_of_what_the_cluster_refuses_is_reported():
+    """The reason is at the end of a traceback."""
+    text = "Traceback (most recent call last):\n" + '  File "x.py", line 1, in f\n' * 40 + "OSError: the reason"
+    with pytest.raises(Trouble) as trouble:
+        cluster(RuntimeError(text)).job("known")
+    assert str(trouble.value) == f"The Ray cluster at {ADDRESS} answered with RuntimeError: {text}"
+
+
+def info(status, **others):
+    return SimpleNamespace(status=status, message="", driver_exit_code=None, metadata={}, **others)
+
+
+class Tailed(Client):
+    """A client whose job prints; each of the logs is one connection, which an error ends."""
+
+    def __init__(self, *logs):
+        super().__init__(info("RUNNING"))
+        self.logs = list(logs)
+
+    async def tail_job_logs(self, job_id):
+        for text in self.logs.pop(0) if len(self.logs) > 1 else self.logs[0]:
+            if isinstance(text, Exception):
+                raise text
+            yield text
+        self.answers = [info("SUCCEEDED")]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("WebSocket connection closed unexpectedly with close code 1006"),
+        aiohttp.ClientConnectionError("reset"),
+        ConnectionError("reset"),
+        asyncio.TimeoutError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_log_whose_connection_breaks_is_taken_up_again(error, monkeypatch, capsys):
+    monkeypatch.setattr(following, "PAUSE_S", 0.001)
+    followed = ray_jobs.Cluster(ADDRESS)
+    followed.client = Tailed(["a\n", error], ["a\n", "b\n"])
+    assert followed.follow("known").status == "SUCCEEDED"
+    assert capsys.readouterr().out == "a\nb\n"
+
+
+def test_the_end_of_a_job_is_waited_for_over_a_connection_that_breaks(monkeypatch):
+    monkeypatch.setattr(ray_jobs, "PAUSE_S", 0.001)
+    waiting = cluster(info("RUNNING"), ConnectionError("reset"), RuntimeError("502"), info("FAILED"))
+    assert waiting.wait("known").status == "FAILED"
+
+
+class Asked:
+    """A client of a dashboard with these answers."""
+
+    def __init__(self, *texts):
+        self.texts, self.asked = list(texts), []
+
+    def _do_request(self, method, path):
+        self.asked.append((method, path))
+        return SimpleNamespace(text=self.texts.pop(0))
+
+
+def test_the_head_is_asked_for_until_it_is_registered():
+    node = {"nodeId": "1", "nodeManagerHostname": "h", "sessionDir": "/s", "isHeadNode": True, "state": "ALIVE"}
+    young = ray_jobs.Cluster(ADDRESS)
+    young.client = Asked(*(json.dumps({"data": {"summary": nodes}}) for nodes in ([], [{"raylet": node}])))
+    assert young.head() == Node("1", "h", "/s")
+    assert young.client.asked == [("GET", "/nodes?view=summary&nocache=1")] * 2
+
+
+def test_a_dashboard_that_does_not_describe_its_nodes_is_asked_once():
+    other = ray_jobs.Cluster(ADDRESS)
+    other.client = Asked("404: Not Found")
+    assert other.head() is None
 
 
 def test_a_bug_does_not_end_the_command_as_a_divergence_would(monkeypatch, capsys):

@@ -4,17 +4,24 @@ import base64
 import hashlib
 import io
 import json
+import socket
 import sys
 import tarfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 
 from jobs import pack_run, submit
-from jobs.ray_jobs import Job, is_loopback, warn_of_plain_http
+from jobs.following import ConnectionLost
+from jobs.head import Interpreter, Node
+from jobs.job import Job
+from jobs.ray_jobs import is_loopback, warn_of_plain_http
 from parity import run
 from parity.ground.errors import Trouble
 from parity.plan.options import make_parser
+from parity.store.gather import Gatherer
+from parity.store.schema import SCHEMA_NUMBER
 from parity.version import __version__
 
 from cluster_process import cluster_process
@@ -103,11 +110,12 @@ def test_a_fetch_that_cannot_be_is_refused(tmp_path):
     )
 
 
-def test_the_interpreter_is_this_one_on_this_machine_and_python_elsewhere():
-    here = prepare("--address", LOOPBACK, "--out", "/runs/a b").entrypoint
-    assert here == f"{sys.executable} -m parity.run --out '/runs/a b'"
-    assert prepare("--address", "https://head", "--out", "/x").entrypoint == "python -m parity.run --out /x"
-    assert prepare("--address", "https://head", "--out", "/x", "--python", "py").entrypoint.startswith("py -m ")
+def test_the_interpreter_is_python_as_long_as_nothing_is_known_of_the_cluster():
+    """A tunnel to any cluster ends on this machine."""
+    for address in (LOOPBACK, "https://head"):
+        assert (
+            prepare("--address", address, "--out", "/runs/a b").entrypoint == "python -m parity.run --out '/runs/a b'"
+        )
 
 
 @pytest.mark.parametrize(
@@ -131,6 +139,8 @@ def test_the_id_is_of_what_is_sent(tmp_path):
     loss.write_text("mine = 2\n")
     assert prepare(*arguments).job_id != first
     assert prepare(*arguments, "--id", "mine").job_id == "mine"
+    others = [replace(prepare(*arguments), interpreter=Interpreter(command, "")) for command in ("py", "py3")]
+    assert len({prepare(*arguments).job_id, *(other.job_id for other in others)}) == 3
 
 
 def test_a_runtime_environment_is_read_but_for_its_working_directory(tmp_path):
@@ -161,11 +171,49 @@ def test_the_exit_status_is_that_of_parity_and_1_only_of_a_stored_run():
         return submit.exit_status(Job("FAILED", "why", code, {}), log, out="/x")
 
     assert [ended(code) for code in (0, 1, 2, 3)] == [0, 1, 2, 3]
-    for code, log in ((1, "No module named parity"), (127, ""), (None, "")):
+    # parity prints the folder without what is superfluous in --out.
+    assert submit.exit_status(Job("FAILED", "why", 1, {}), "Stored in /x; report: y\n", out="/x/") == 1
+    for code, log in ((1, "No module named parity"), (127, ""), (-9, ""), (None, "")):
         with pytest.raises(Trouble, match="The job is FAILED without a result from parity: why"):
             ended(code, log)
     with pytest.raises(Trouble, match="does not know the job any more"):
         submit.exit_status(None, "", out="/x")
+
+
+def test_the_whole_reason_of_a_failed_job_is_shown():
+    """Ray's messages begin with the beginning of a traceback, or of a log, and end with the reason."""
+    message = "runtime_env setup failed:\n" + "  a line of a traceback\n" * 100 + "No module named 'six'"
+    with pytest.raises(Trouble) as trouble:
+        submit.exit_status(Job("FAILED", message, None, {}), "", out="/x", advice="Continue it.")
+    assert str(trouble.value) == f"The job is FAILED without a result from parity: {message}\nContinue it."
+
+
+def test_an_interpreter_that_the_cluster_lacks_is_named_as_the_cause():
+    with pytest.raises(Trouble) as trouble:
+        submit.exit_status(Job("FAILED", "exit code 127", 127, {}), "", out="/x", advice="Continue it.")
+    assert str(trouble.value) == (
+        "The job is FAILED without a result from parity: exit code 127\n"
+        "The cluster has no such interpreter. Choose one that it has with --python."
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "log", "expected"),
+    [
+        (0, "", True),
+        (3, "", True),
+        (1, "first\nStored in /runs/x; report: y", True),
+        (2, "Stored in /x", True),  # of a baseline that failed
+        (1, "No module named parity", False),
+        (2, "parity: no node has a GPU", False),
+        (2, "mine: Not Stored in /x", False),
+        (127, "", False),
+        (-9, "", False),
+        (None, "", False),
+    ],
+)
+def test_a_result_is_distinguished_from_trouble(code, log, expected):
+    assert Job("FAILED", "", code, {}).has_result(log) is expected
 
 
 def test_a_run_comes_back_as_it_was(tmp_path):
@@ -223,6 +271,9 @@ def test_a_token_that_travels_in_clear_is_reported(capsys):
     )
 
 
+RESUMED = "What it trained is kept; continue it with\n  python jobs/submit.py --address {} --resume /runs/x\n"
+
+
 class FakeCluster:
     """A cluster with one job, which can be stopped."""
 
@@ -249,18 +300,197 @@ def test_an_interrupted_follower_leaves_the_job_unless_it_is_asked_to_stop_it(mo
     monkeypatch.setattr(submit, "_agreed", lambda question, default: question == "Stop the job?" and not default)
     assert submit._interrupted(cluster, LOOPBACK, "known") == 2
     assert cluster.asked_to_stop == ["known"]
-    assert capsys.readouterr().err == "parity: job known is STOPPED\n"
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == (RESUMED.format(LOOPBACK), "parity: job known is STOPPED\n")
 
 
 def test_a_job_is_shown_and_stopped_by_its_id(capsys):
     cluster = FakeCluster()
     assert submit._show_or_stop(cluster, "known", stop=False) == 0
     assert submit._show_or_stop(cluster, "known", stop=True) == 0
-    assert capsys.readouterr().out == ("known RUNNING; the run is at /runs/x\nknown STOPPED; the run is at /runs/x\n")
+    printed = capsys.readouterr()
+    assert printed.out == "known RUNNING; the run is at /runs/x\nknown STOPPED; the run is at /runs/x\n"
+    assert printed.err == f"parity: {RESUMED.format(LOOPBACK)}"
     assert cluster.asked_to_stop == ["known"]
     with pytest.raises(Trouble) as trouble:
         submit._show_or_stop(cluster, "other", stop=True)
     assert str(trouble.value) == f"The cluster at {LOOPBACK} has no job other. Check the id, or the arguments."
+
+
+class Sent(FakeCluster):
+    """A cluster that runs what it is sent, each with the next of these ends."""
+
+    def __init__(self, *ends, log="Stored in /runs/x\n", head=None):
+        super().__init__()
+        self.ends, self.printed, self.node = list(ends), log, head
+        self.jobs, self.entrypoints = {}, {}
+
+    def head(self):
+        return self.node
+
+    def job(self, job_id):
+        return self.jobs.get(job_id)
+
+    def submit(self, job_id, entrypoint, *, runtime_env, metadata):
+        assert job_id not in self.jobs
+        self.entrypoints[job_id] = entrypoint
+        self.jobs[job_id] = Job("RUNNING", "", None, metadata)
+
+    def follow(self, job_id):
+        end = self.ends.pop(0)
+        if isinstance(end, BaseException):
+            raise end
+        self.jobs[job_id] = replace(self.jobs[job_id], status="SUCCEEDED" if end == 0 else "FAILED", exit_status=end)
+        return self.jobs[job_id]
+
+    def log(self, job_id):
+        return self.printed
+
+
+def sends(monkeypatch, cluster, *arguments):
+    monkeypatch.setattr(submit, "connect_jobs", lambda address: cluster)
+    return submit.main(["--address", LOOPBACK, *map(str, arguments)])
+
+
+def test_a_job_that_ended_without_a_result_is_sent_again(monkeypatch, capsys):
+    cluster = Sent(127, None, 0)
+    arguments = ("--out", "/runs/x")
+    assert [sends(monkeypatch, cluster, *arguments) for _ in range(4)] == [2, 2, 0, 0]
+    first, *others = cluster.jobs
+    assert others == [f"{first}-2", f"{first}-3"]
+    printed = capsys.readouterr().err
+    again = f"parity: job {first} is FAILED without a result from parity; it is sent again as {first}-2\n"
+    assert again in printed
+    assert printed.index(again) < printed.index(RESUMED.format(LOOPBACK)), (
+        "nothing was trained by a job that did not run"
+    )
+    assert printed.endswith(f"parity: job {first}-3 exists already and is SUCCEEDED; it is not run again\n")
+    assert sends(monkeypatch, cluster, *arguments, "--status") == 0
+    assert capsys.readouterr().out == f"{first}-3 SUCCEEDED with exit status 0; the run is at /runs/x\n"
+    assert submit._show_or_stop(cluster, f"{first}-2", stop=False) == 0
+    assert capsys.readouterr().out == f"{first}-2 FAILED; the run is at /runs/x\n"
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 3])
+def test_a_job_with_a_result_is_not_sent_again(monkeypatch, code):
+    cluster = Sent(code)
+    assert [sends(monkeypatch, cluster, "--out", "/runs/x") for _ in range(2)] == [code, code]
+    assert len(cluster.jobs) == 1
+
+
+def test_another_interpreter_is_another_job(monkeypatch):
+    cluster = Sent(0, 0)
+    assert sends(monkeypatch, cluster, "--out", "/runs/x") == 0
+    assert sends(monkeypatch, cluster, "--out", "/runs/x", "--python", "py") == 0
+    assert sorted(cluster.entrypoints.values()) == [f"{each} -m parity.run --out /runs/x" for each in ("py", "python")]
+
+
+def test_the_interpreter_is_this_one_if_the_head_is_this_machine(monkeypatch, tmp_path, capsys):
+    (tmp_path / "metrics_agent_port_1").touch()
+    here = Sent(0, 0, head=Node("1", socket.gethostname(), str(tmp_path)))
+    assert sends(monkeypatch, here, "--out", "/runs/x") == 0
+    assert list(here.entrypoints.values()) == [f"{sys.executable} -m parity.run --out /runs/x"]
+    said = "parity: the interpreter of the job is "
+    reason = "which runs now, as the head of the cluster is this machine\n"
+    assert f"{said}{sys.executable}, {reason}" in capsys.readouterr().err
+    tunnelled = Sent(0, head=Node("1", "elsewhere", str(tmp_path)))
+    assert sends(monkeypatch, tunnelled, "--out", "/runs/x") == 0
+    assert list(tunnelled.entrypoints.values()) == ["python -m parity.run --out /runs/x"]
+    assert f"{said}python, as the head of the cluster is another machine, elsewhere; choose" in capsys.readouterr().err
+
+
+def test_a_dry_run_shows_the_id_and_the_interpreter_that_the_job_would_have(monkeypatch, tmp_path, capsys):
+    (tmp_path / "metrics_agent_port_1").touch()
+    here = Sent(0, head=Node("1", socket.gethostname(), str(tmp_path)))
+    assert sends(monkeypatch, here, "--out", "/runs/x", "--dry-run") == 0
+    assert not here.jobs
+    shown = capsys.readouterr().out.splitlines()[-1]
+    assert sends(monkeypatch, here, "--out", "/runs/x") == 0
+    assert shown == f"Would submit {next(iter(here.jobs))}: {sys.executable} -m parity.run --out /runs/x"
+
+
+def test_a_connection_that_is_lost_leaves_the_job_as_ctrl_c_does(monkeypatch, capsys):
+    cluster = Sent(ConnectionLost("The connection broke."), 0)
+    assert sends(monkeypatch, cluster, "--out", "/runs/x") == 2
+    (job_id,) = cluster.jobs
+    lost = capsys.readouterr().err
+    assert submit._interrupted(cluster, LOOPBACK, job_id) == 2
+    assert lost.endswith(f"parity: The connection broke.\n{capsys.readouterr().err}")
+    assert cluster.asked_to_stop == []
+    assert sends(monkeypatch, cluster, "--out", "/runs/x") == 0
+    assert len(cluster.jobs) == 1, "it is followed again"
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """A run that was begun by a job in the folder of this project, with a loss of its own."""
+    (tmp_path / "run").mkdir()
+    arguments = ["--out", str(tmp_path / "run"), "--steps", "4", "--loss", "builtin", "tests/right_losses.py:row_means"]
+    info = {"schema": SCHEMA_NUMBER, "state": "running", "arguments": arguments}
+    (tmp_path / "run" / "run.json").write_text(json.dumps(info))
+    return tmp_path / "run"
+
+
+def test_a_run_is_continued_with_the_files_that_its_run_json_names(begun):
+    submission = prepare("--address", LOOPBACK, "--resume", begun)
+    assert submission.entrypoint == f"python -m parity.run --resume {begun}"
+    assert submission.out == str(begun)
+    assert "tests/right_losses.py" in map(str, submission.packing.files)
+    assert "tests/right_losses.py" not in map(str, prepare("--address", LOOPBACK, "--out", "/x").packing.files)
+
+
+def test_a_run_that_only_the_cluster_sees_is_read_there(begun, monkeypatch, tmp_path):
+    """The cluster's folder /runs is one of this machine's here."""
+
+    class Elsewhere(Sent):
+        def fetch(self, job_id, run, out, *, runtime_env, python):
+            assert (python, run) == ("python", "/runs/first/run.json")
+            assert [path.name for path in Path(runtime_env["working_dir"]).rglob("*.py")] == ["pack_run.py"]
+            ended = command(Path(runtime_env["working_dir"], "jobs", "pack_run.py"), begun / "run.json")
+            pack_run.extract(pack_run.decode(ended.stdout), out)
+
+    cluster = Elsewhere(0)
+    assert sends(monkeypatch, cluster, "--resume", "/runs/first") == 0
+    assert list(cluster.entrypoints.values()) == ["python -m parity.run --resume /runs/first"]
+    (begun / "run.json").write_text('{"schema": 1234}')
+    assert sends(monkeypatch, cluster, "--resume", "/runs/first") == 2
+
+
+def test_a_dry_run_asks_the_cluster_for_nothing(monkeypatch, capsys):
+    assert sends(monkeypatch, None, "--resume", "/runs/first", "--dry-run") == 2
+    assert capsys.readouterr().err.startswith(
+        "parity: /runs/first/run.json, which says what would be sent, is not on this machine"
+    )
+
+
+def test_what_cannot_be_continued_by_a_job_is_refused(begun, tmp_path):
+    assert refused("--address", LOOPBACK, "--resume", "runs/x") == (
+        f"--resume runs/x is relative{VANISHES.replace('--out', '--resume')}"
+    )
+    assert "is not a run directory: it has no run.json" in refused("--address", LOOPBACK, "--resume", tmp_path)
+    assert "--fetch can copy a directory only, and --resume is s3://" in refused(
+        "--address", LOOPBACK, "--resume", "s3://bucket/run", "--fetch", tmp_path / "x"
+    )
+    (begun / "run.json").write_text(json.dumps({"schema": SCHEMA_NUMBER, "recorded": True}))
+    assert refused("--address", LOOPBACK, "--resume", begun) == (
+        f"{begun} was not made by python -m parity.run, so a job cannot continue it."
+    )
+
+
+def test_the_command_that_continues_a_run_has_what_run_json_does_not_know(monkeypatch, tmp_path, capsys):
+    (tmp_path / "mine.py").write_text("mine = print\n")
+    (tmp_path / "table.csv").write_text("1\n")
+    options = ["--include", tmp_path / "table.csv", "--python", "py -3"]
+    cluster = Sent(KeyboardInterrupt())
+    arguments = ["--out", "/runs/x", "--steps", 3, "--loss", "builtin", f"{tmp_path}/mine.py:mine", *options]
+    assert sends(monkeypatch, cluster, *arguments) == 2
+    ((job_id, job),) = cluster.jobs.items()
+    cluster.stopped = replace(job, status="STOPPED")
+    capsys.readouterr()
+    assert sends(monkeypatch, cluster, "--id", job_id, "--stop") == 0
+    again = f"--loss builtin {tmp_path}/mine.py:mine --task mnist-autoencoder --include {tmp_path}/table.csv"
+    expected = f"parity: {RESUMED.format(LOOPBACK)}".rstrip()
+    assert capsys.readouterr().err == f"{expected} {again} --python 'py -3'\n"
 
 
 def submitted(*arguments, timeout_s=240, **environment):
@@ -350,6 +580,7 @@ def test_a_job_trains_prints_and_ends_as_parity_does(job):
     stored = f"Stored in {folder}/run; report: {folder}/run/report.html"
     assert printed.endswith(f"{stored} Fetched to {folder}/fetched")
     assert "/scaling.py\n" in ended.stderr, "what is sent is listed"
+    assert f"parity: the interpreter of the job is {sys.executable}, which runs now, as the head " in ended.stderr
     statuses = [line.rpartition(" ")[2] for line in ended.stderr.splitlines() if line.startswith("parity: job ")]
     assert statuses[-2:] == ["RUNNING", "FAILED"]
 
@@ -386,6 +617,26 @@ def test_a_fetch_leaves_no_job_behind(job, head):
     ended = submitted("--address", head.address, "--id", f"{job_id}-fetch", "--status", **head.environment)
     assert ended.status == 2
     assert f"has no job {job_id}-fetch" in ended.stderr
+
+
+def test_a_run_that_was_interrupted_is_continued_by_a_job(head, tmp_path, monkeypatch):
+    """The run trains in the driver, with a loss that the job has in another folder."""
+    genuine = Gatherer.take
+
+    def stop(gatherer, events):
+        genuine(gatherer, events)
+        if len(gatherer.unfinished) == 1:
+            raise KeyboardInterrupt
+
+    arguments = ["--inline", "--quick", "--device", "cpu", "--steps", "3", "--out", str(tmp_path / "run")]
+    with monkeypatch.context() as patched:
+        patched.setattr(Gatherer, "take", stop)
+        assert run.main([*arguments, "--loss", "builtin", "tests/right_losses.py:row_means"]) == 2
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "running"
+    ended = submitted("--address", head.address, "--resume", tmp_path / "run", "--yes", **head.environment)
+    assert ended.status == 0, ended.stderr
+    assert "  tests/right_losses.py\n" in ended.stderr
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "complete"
 
 
 def test_a_wrong_or_missing_token_is_reported(head, tmp_path):

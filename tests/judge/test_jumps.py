@@ -225,6 +225,20 @@ def with_a_faint_gradient(run):
     return with_column(run, 0, "param_grad_norms", faint)
 
 
+@pytest.mark.parametrize(("far", "found_at"), [(0.3, None), (0.55, 30)])
+def test_a_unit_that_wakes_up_a_step_early_is_no_jump_of_its_update(far, found_at):
+    """Tensor 0 has drifted apart, all updates by 0.03; Adam makes a whole step of a first gradient, however small."""
+
+    def drift(rows):
+        return [[0.12, *row[1:]] if step >= 2 else row for step, row in enumerate(rows)]
+
+    planted = Planted(differs=EVERYWHERE, distances={"update": {2: NEAR, 30: far}}, tensors=(4,))
+    (pair,) = judge(with_column(make_run(planted, steps=60), 1, "update_sketches", drift)).pairs
+    assert pair.comparison.distances("update").whole[29] == pytest.approx(0.03)
+    found = find_jump(pair.comparison, after=2, parted="output")
+    assert (found and found.index) == found_at
+
+
 def update_jump(noisy, update, *, faint):
     """The jump of a run of whose tensor 4 the gradient differs by NOISY, and the update by UPDATE."""
     size = 1e-6 if faint else 1.0

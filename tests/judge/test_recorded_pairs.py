@@ -200,3 +200,25 @@ def test_channels_last_is_rounding(tmp_path, capsys, bias, kink):
         make = lambda formatted=formatted: layers(formatted)  # noqa: E731
         record(tmp_path / name, make=make, batches=batches)
     assert verdict(tmp_path, capsys) == "rounding"
+
+
+class Layers(nn.Module):
+    """The same layers under names that are given; parameters, buffers and modes have them too."""
+
+    def __init__(self, *names, gelu="none"):
+        super().__init__()
+        self.gelu, self.names = gelu, names
+        layers = nn.Embedding(20, 24), nn.BatchNorm1d(8), nn.Linear(24, 24)
+        for name, layer in zip(names, layers, strict=True):
+            self.add_module(name, layer)
+
+    def forward(self, inputs):
+        words, norm, head = (getattr(self, name) for name in self.names)
+        return head(functional.gelu(norm(words(inputs)), approximate=self.gelu)).mean(1)
+
+
+@pytest.mark.parametrize(("gelu", "expected"), [("none", "identical"), ("tanh", "diverged")])
+def test_a_port_with_other_names_is_identical_unless_it_computes_otherwise(tmp_path, capsys, gelu, expected):
+    record(tmp_path / "one", make=lambda: Layers("words", "norm", "head"))
+    record(tmp_path / "other", make=lambda: Layers("stem", "scale", "classifier", gelu=gelu))
+    assert verdict(tmp_path, capsys) == expected

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 import parity
+from parity.judge.judging import judge
+from parity.judge.several_runs import join
 
 KEPT = (
     "loss",
@@ -70,6 +72,8 @@ def test_a_loss_in_place_has_the_trace_of_one_out_of_place(batches, tmp_path):
     for name in [name for name in KEPT if name in found]:
         assert found[name].tolist() == beside[name].tolist(), name
     assert found.grad_error_u.max() < 4
+    joined = join([tmp_path / "out_of_place", tmp_path / "in_place"], across=False)
+    assert [pair.verdict for pair in judge(joined.run, joined.pairs).pairs] == ["identical"]
 
 
 def test_a_wrong_loss_in_place_is_found(tmp_path):

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from parity import run
+from parity.plan.options import make_parser
 from parity.store import resume
 from parity.store.directory import hold
 from parity.store.gather import Gatherer
@@ -88,6 +89,32 @@ def test_another_code_of_a_loss_is_refused(interrupted, loss, capsys):
     assert resumed(interrupted) == 2
     assert "not what the run was started with: the code of the loss mine (" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in interrupted.rglob("*") if path.is_file()} == whole
+
+
+def test_a_project_that_was_moved_is_continued(interrupted, tmp_path, loss, monkeypatch, capsys):
+    """Each Ray job has its files in another folder."""
+    path, info = interrupted / "run.json", json.loads((interrupted / "run.json").read_text())
+    info["folder"] = str(tmp_path / "before")
+    info["losses"]["mine"]["origin"] = str(tmp_path / "before" / "losses" / "mine.py")
+    info["arguments"] = [text.replace(f"{loss}:", "losses/mine.py:") for text in info["arguments"]]
+    path.write_text(json.dumps(info))
+    moved = tmp_path / "now" / "losses" / "mine.py"
+    moved.parent.mkdir(parents=True)
+    moved.write_text(LOSS.replace("mse_loss", "l1_loss"))
+    monkeypatch.chdir(tmp_path / "now")
+    assert resumed(interrupted) == 2
+    assert "not what the run was started with: the code of the loss mine (" in capsys.readouterr().err
+    moved.write_text(LOSS)
+    assert resumed(interrupted) == 0
+
+
+def test_the_same_code_in_another_place_of_the_project_is_refused(interrupted, tmp_path, loss, capsys):
+    """What it imports from beside itself may be another thing there."""
+    genuine = json.loads((interrupted / "run.json").read_text())
+    genuine["losses"]["mine"]["origin"] = str(tmp_path / "other" / "mine.py")
+    (interrupted / "run.json").write_text(json.dumps(genuine))
+    assert resumed(interrupted) == 2
+    assert "not what the run was started with: the code of the loss mine (" in capsys.readouterr().err
 
 
 def test_other_data_are_refused(interrupted, monkeypatch, capsys):
@@ -177,3 +204,34 @@ def test_a_run_that_was_moved_is_resumed(interrupted, tmp_path, monkeypatch):
     os.chdir(tmp_path)
     moved = shutil.move(interrupted, tmp_path / "moved")
     assert resumed(moved) == 0
+
+
+@pytest.mark.parametrize(
+    ("stored", "given", "environment", "found"),
+    [
+        ({"address": "10.0.0.1:6379"}, [], None, "10.0.0.1:6379"),
+        ({"address": "10.0.0.1:6379"}, ["--address", "other:1"], None, "other:1"),
+        ({"address": "10.0.0.1:6379"}, ["--address", "local"], None, "local"),
+        # That of the cluster that a Ray job runs on.
+        ({"address": "10.0.0.1:6379"}, [], "here:2", None),
+        (None, [], None, None),
+    ],
+)
+def test_the_cluster_is_the_one_that_the_run_was_on(interrupted, monkeypatch, stored, given, environment, found):
+    path = interrupted / "run.json"
+    info = json.loads(path.read_text())
+    path.write_text(json.dumps(info | ({"cluster": stored} if stored else {})))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if environment:
+        monkeypatch.setenv("RAY_ADDRESS", environment)
+    options = make_parser().parse_args(["--resume", str(interrupted), *given])
+    with resume.reopen(options, make_parser()) as started:
+        assert started.options.address == found
+
+
+def test_an_address_that_an_earlier_version_was_given_is_found(interrupted):
+    path = interrupted / "run.json"
+    info = json.loads(path.read_text())
+    path.write_text(json.dumps(info | {"arguments": [*info["arguments"], "--address", "10.0.0.1:6379"]}))
+    with resume.reopen(make_parser().parse_args(["--resume", str(interrupted)]), make_parser()) as started:
+        assert started.options.address == "10.0.0.1:6379"

@@ -14,12 +14,17 @@ def check(candidate, task, *, baseline="builtin", steps=24, **options):
     ("candidate", "task", "steps"),
     [
         (tasks.cross_entropy_by_hand, tasks.Clusters, 120),
+        (tasks.cross_entropy_by_log_softmax, tasks.Clusters, 40),
         (tasks.squares_back_in_bfloat16, tasks.Bfloat16, 24),
         (tasks.squares_in_float32, tasks.Bfloat16, 24),
         (tasks.squares_in_float32, tasks.Mixed, 24),
         (tasks.squares, tasks.Scalar, 24),
         (tasks.cross_entropy, tasks.LogProbabilities, 24),
         (tasks.noisy_by_hand, tasks.Noisy, 24),
+        (tasks.marked_sum, tasks.Marked, 8),
+        (tasks.marked_branches, tasks.Marked, 8),
+        (tasks.clamped_huber, tasks.Huber, 8),
+        (tasks.huber_by_numpy, tasks.Huber, 8),
     ],
 )
 def test_a_right_loss_passes_and_is_audited(candidate, task, steps):
@@ -33,9 +38,14 @@ def test_a_right_loss_passes_and_is_audited(candidate, task, steps):
     [
         (tasks.cross_entropy_scaled, tasks.Clusters),
         (tasks.five_percent_in_bfloat16, tasks.Bfloat16),
+        (tasks.last_row_left_out_in_bfloat16, tasks.Bfloat16),
         (tasks.scaled_in_float32, tasks.Plain),
         (tasks.softmax_again, tasks.LogProbabilities),
         (tasks.noisy_and_doubled, tasks.Noisy),
+        (tasks.marked_mean, tasks.Marked),
+        (tasks.marked_as_zero, tasks.Marked),
+        (tasks.signed_huber, tasks.Huber),
+        (tasks.huber_of_signed_slope, tasks.Huber),
     ],
 )
 def test_a_wrong_loss_is_caught_at_the_first_step(candidate, task):
@@ -43,8 +53,21 @@ def test_a_wrong_loss_is_caught_at_the_first_step(candidate, task):
     assert (result.verdict, result.onset.step, result.onset.quantity) == ("diverged", 0, "output_grad"), result.line
 
 
-def test_five_percent_in_bfloat16_are_named():
-    assert "scaled by 1.05" in check(tasks.five_percent_in_bfloat16, tasks.Bfloat16).worst.cause
+@pytest.mark.parametrize(
+    ("candidate", "task", "factor"),
+    [(tasks.five_percent_in_bfloat16, tasks.Bfloat16, "1.05"), (tasks.smooth_l1, tasks.Huber, "10")],
+)
+def test_a_factor_is_named(candidate, task, factor):
+    result = check(candidate, task)
+    assert result.verdict == "diverged"
+    assert f"the gradient is scaled by {factor};" in result.worst.cause
+
+
+def test_a_fault_between_audited_steps_is_found_by_outputs_that_are_equal():
+    assert check(tasks.squares, tasks.OneMark, steps=8, audit_every=4).passed
+    result = check(tasks.fifty_times_at_the_mark, tasks.OneMark, steps=8, audit_every=4)
+    assert (result.verdict, result.onset.step, result.onset.quantity) == ("diverged", 5, "output_grad"), result.line
+    assert "after outputs and targets that are equal to the bit" in result.worst.cause
 
 
 def test_what_the_model_takes_away_is_rounding_and_said():

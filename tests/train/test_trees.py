@@ -1,6 +1,8 @@
 """A model may return several tensors, and a loss may take them: the loss is audited and diagnosed part by part."""
 
 import json
+from collections import OrderedDict
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -130,7 +132,34 @@ def twice_the_right(output, target):
     return output["left"].square().mean() + (right - target).square().mean() * 2
 
 
-def record(out, loss, *, model=Heads, criterion=both):
+class Result(OrderedDict):
+    """As transformers has them: a dict with attributes."""
+
+    def __getattr__(self, name):
+        return self[name]
+
+
+@dataclass
+class Struct:
+    left: torch.Tensor
+    right: torch.Tensor
+
+    def __getitem__(self, name):
+        return getattr(self, name)
+
+
+class Halves(nn.Module):
+    """Two parts of one result."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(8, 6)
+
+    def forward(self, inputs):
+        return self.layer(inputs).chunk(2, 1)
+
+
+def record(out, loss, *, model=Heads, criterion=both, result=dict):
     torch.manual_seed(0)
     torch.set_num_threads(1)
     made = model()
@@ -140,6 +169,8 @@ def record(out, loss, *, model=Heads, criterion=both):
         for each, wanted in zip(inputs, target, strict=True):
             optimizer.zero_grad()
             output = made(each)
+            if isinstance(output, dict):
+                output = result(**output)
             value = loss(output, wanted)
             recorder.forward(each, output=output, target=wanted, loss=value)
             value.backward()
@@ -157,15 +188,32 @@ def judged(capsys, *directories):
     return status, pair
 
 
-def test_recorded_heads_are_audited_part_by_part(tmp_path, capsys):
-    right = record(tmp_path / "right", both)
+@pytest.mark.parametrize("result", [dict, Result, Struct])
+def test_recorded_heads_are_audited_part_by_part(tmp_path, capsys, result):
+    right = record(tmp_path / "right", both, result=result)
     assert judged(capsys, right, record(tmp_path / "again", both))[1]["verdict"] == "identical"
-    status, pair = judged(capsys, right, record(tmp_path / "wrong", twice_the_right))
+    status, pair = judged(capsys, right, record(tmp_path / "wrong", twice_the_right, result=result))
     assert (status, pair["verdict"], pair["onset"]["step"]) == (1, "diverged", 0)
     assert "output_grad is 2 times the float64 one" in pair["cause"]
     errors = pd.read_parquet(right / "step_errors.parquet")
     assert set(errors[errors.quantity == "output_grad"].tensor) == {"left", "right"}
     assert errors[errors.step == 0].error_u.max() < 100
+
+
+def test_a_part_that_no_loss_uses_has_a_gradient_of_zero(tmp_path, capsys):
+    """Backward passes no gradient at all where an operation has several results, as chunk() has."""
+
+    def first(output, target):
+        return (output[0] - target).square().mean()
+
+    def doubled(output, target):
+        return 2 * first(output, target)
+
+    right, wrong = (record(tmp_path / loss.__name__, loss, model=Halves, criterion=first) for loss in (first, doubled))
+    assert pd.read_parquet(right / "traces").grad_error_u.max() < 4
+    _, pair = judged(capsys, right, wrong)
+    assert (pair["verdict"], pair["onset"]["step"]) == ("diverged", 0)
+    assert "output_grad is 2 times the float64 one" in pair["cause"]
 
 
 def test_of_recorded_parts_that_depend_on_each_other_nothing_is_audited(tmp_path, capsys):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from parity.judge.growth import judged_distances
+from parity.judge.floors import judged_distances
 from parity.judge.seen import limits
 from parity.render.page.figures import Frame, Json, figure, not_finite, series
 from parity.render.page.plots import Plot

@@ -1,0 +1,108 @@
+"""Loops with graphs and gradients of other kinds: recorded, or the recording ends with a sentence; never an error."""
+
+from unittest.mock import MagicMock
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import mse_loss
+
+import parity
+from parity.judge.judging import judge
+from parity.judge.several_runs import join
+
+STEPS = 6
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+class Words(nn.Module):
+    """The sum of a row's words; a word that comes twice has two gradients, which a sparse one keeps apart."""
+
+    def __init__(self, *, sparse=False):
+        super().__init__()
+        torch.manual_seed(0)
+        self.words, self.head = nn.Embedding(12, 4, sparse=sparse), nn.Linear(4, 1)
+
+    def forward(self, tokens):
+        return self.head(self.words(tokens).sum(1))
+
+
+def sgd(model):
+    return [torch.optim.SGD(model.parameters(), 0.05)]
+
+
+def two_kinds(model):
+    return [torch.optim.SparseAdam([model.words.weight], 0.05), torch.optim.SGD(model.head.parameters(), 0.05)]
+
+
+def plain(model, tokens, target):
+    output = model(tokens)
+    return output, mse_loss(output, target)
+
+
+def train(out, *, sparse=False, optimizers=sgd, rows=8, weight=1.0, compute=plain):
+    """Trains, recorded if there is a place for it, and returns the losses.
+
+    A step has one backward for all its parts of so many rows; the loss of the last one gets a weight.
+    """
+    tokens = torch.randint(12, (STEPS, 8, 5), generator=torch.Generator().manual_seed(1))
+    model = Words(sparse=sparse)
+    made, losses = optimizers(model), []
+    recorder = parity.Recorder(out, model, optimizers=made, criterion=mse_loss) if out else MagicMock()
+    with recorder:
+        for inputs in tokens:
+            model.zero_grad()
+            parts = []
+            for some in inputs.split(rows):
+                target = some.float().mean(1, keepdim=True) / 12
+                output, loss = compute(model, some, target)
+                recorder.forward(some, output=output, target=target, loss=loss, factor=rows / 8)
+                parts.append(loss * rows / 8)
+            total = sum(parts[:-1]) + weight * parts[-1]
+            total.backward()
+            recorder.backward()
+            for optimizer in made:
+                optimizer.step()
+            recorder.step()
+            losses.append(total.item())
+    return losses
+
+
+def judged(baseline, candidate):
+    joined = join([baseline, candidate], across=False)
+    (pair,) = judge(joined.run, joined.pairs).pairs
+    return pair
+
+
+def test_several_forwards_before_one_backward_are_one_step(tmp_path):
+    assert train(tmp_path / "parts", rows=4) == train(None, rows=4)
+    train(tmp_path / "whole")
+    train(tmp_path / "wrong", rows=4, weight=2.0)
+    right, wrong = (judged(tmp_path / "whole", tmp_path / name) for name in ("parts", "wrong"))
+    assert (right.verdict, right.steps) == ("rounding", STEPS), right.cause
+    assert (wrong.verdict, wrong.onset.step, wrong.onset.quantity) == ("diverged", 0, "output_grad"), wrong.cause
+
+
+def test_sparse_gradients_are_recorded_as_the_dense_ones_that_they_stand_for(tmp_path):
+    train(tmp_path / "dense")
+    assert train(tmp_path / "sparse", sparse=True) == train(None, sparse=True)
+    train(tmp_path / "wrong", sparse=True, optimizers=two_kinds)
+    right, wrong = (judged(tmp_path / "dense", tmp_path / name) for name in ("sparse", "wrong"))
+    assert (right.verdict, right.steps) == ("rounding", STEPS), right.cause
+    assert (wrong.verdict, wrong.onset.step, wrong.onset.quantity) == ("diverged", 0, "update"), wrong.cause
+
+
+def test_model_and_loss_in_one_compiled_graph_end_the_recording_and_not_the_training(tmp_path):
+    compute = torch.compile(plain, backend="aot_eager")
+    with pytest.warns(RuntimeWarning, match="may have the model, but not model and loss in one graph"):
+        recorded = train(tmp_path / "run", compute=compute)
+    assert recorded == train(None, compute=compute)
+    assert pq.read_table(tmp_path / "run" / "trials.parquet")["rows"].to_pylist() == [0]
