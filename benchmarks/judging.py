@@ -15,6 +15,7 @@ nothing else.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import re
@@ -22,11 +23,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.parquet as pq
+
+if TYPE_CHECKING:
+    from parity.store.trials import TrialRecord
 
 # Step, quantity and tensor.
 Place = tuple[int, str, str | None]
@@ -35,6 +41,8 @@ TRIALS = 10
 BATCHES = 235
 LAYERS = [f"{half}.{layer}.{kind}" for half in (0, 1) for layer in (0, 2, 4, 6) for kind in ("weight", "bias")]
 FACTS = {"cpu_model": "simulated", "cpu_capability": "AVX2", "threads": 1, "torch": "-", "python": "-", "host": "-"}
+GROUP = {"params": f"0-{len(LAYERS) - 1}", "lr": 1e-3, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.0}
+SETTINGS = json.dumps({"optimizers": [{"class": "Adam", "groups": [GROUP]}], "evaluating": [], "frozen": []})
 QUANTITIES = ("input", "output", "loss", "output_grad", "param_grad", "param")
 PHASES = {
     "parity.report": ["-m", "parity.report"],
@@ -93,6 +101,45 @@ def generate(out: Path, rows: int) -> dict[tuple[str, str], Place | None]:
     """Writes the run directory; returns where each pair parts first."""
     from parity.judge.fleet import Fleet
     from parity.judge.pairs import make_pairs
+    from parity.store.run_tables import GROUP_ROWS
+
+    steps = rows // TRIALS
+
+    def plant(loss: str, device: str) -> list[Fault]:
+        return faults_of(loss, device, steps, GROUP_ROWS)
+
+    records = store_run(out, ["builtin", "numpy"], [f"cpu@n{number}" for number in range(TRIALS // 2)], steps, plant)
+    planted = {record.trial: plant(record.loss_name, record.device) for record in records}
+    pairs = make_pairs(records, Fleet([replace(record, status="planned") for record in records], {}))
+    return {
+        (baseline, candidate): min(
+            (fault.place for fault in set(planted[baseline]) ^ set(planted[candidate])), default=None
+        )
+        for baseline, candidate in ((pair.baseline.trial, pair.candidate.trial) for pair in pairs)
+    }
+
+
+def store_run(
+    out: Path,
+    losses: Sequence[str],
+    devices: Sequence[str],
+    steps: int,
+    plant: Callable[[str, str], list[Fault]],
+    **described: object,
+) -> list[TrialRecord]:
+    """Writes the directory of a run that nobody trained.
+
+    Args:
+        out: The directory.
+        losses: Names of the losses, the baseline first.
+        devices: Names of the devices, all of them equal.
+        steps: Number of steps of each trial.
+        plant: Gives the faults of the trial of a loss on a device.
+        described: What run.json says beside.
+
+    Returns:
+        The records of the trials.
+    """
     from parity.plan.device import parse_devices
     from parity.plan.loss_spec import parse_losses
     from parity.plan.planning import make_settings, plan
@@ -107,47 +154,49 @@ def generate(out: Path, rows: int) -> dict[tuple[str, str], Place | None]:
     from parity.store.traces import TraceWriter
     from parity.store.trials import write_trials
 
-    steps = rows // TRIALS
     task = parse_task("mnist-autoencoder")
     settings = make_settings(
         task=task, rows=60_000, batch_size=256, epochs=-(-steps // BATCHES), steps=steps, lr=1e-3, audit_every=1
     )
-    losses = parse_losses(["builtin", "numpy"], shipped=shipped_losses(task))
-    nodes = parse_devices([f"cpu@n{number}" for number in range(TRIALS // 2)])
-    planned = plan(losses, nodes, seeds=[0], replicas=1, settings=settings, equals=lambda _: 0)
+    planned = plan(
+        parse_losses(losses, shipped=shipped_losses(task)),
+        parse_devices(devices),
+        seeds=[0],
+        replicas=1,
+        settings=settings,
+        equals=lambda _: 0,
+    )
     create(out)
-    info = describe("benchmarks/judging.py", planned, data=None) | {"arguments": []}
+    info = describe(f"python benchmarks/{Path(sys.argv[0]).name}", planned, data=None) | {"arguments": []} | described
     write_json(out / "run.json", info)
     shared = FACTS | {"status": "complete", "rows": steps, "loss_dtype": "float32", "param_names": LAYERS}
-    records = [replace(planned_record(index, planned), **shared) for index in range(len(planned))]
-    planted = {record.trial: faults_of(record.loss_name, record.device, steps, GROUP_ROWS) for record in records}
-    for record in records:
-        writer = TraceWriter(out / "traces" / record.trace)
-        names = {"trial": record.trial, "loss_name": record.loss_name, "device": record.device}
-        for start in range(0, steps, GROUP_ROWS):
-            writer.append(_rows(start, min(start + GROUP_ROWS, steps), names, planted[record.trial]))
+    records = [
+        replace(planned_record(index, planned), **shared, node=trial.device.node) for index, trial in enumerate(planned)
+    ]
+    # Trials of a large run share files, and those of a file follow each other.
+    for file, sharing in itertools.groupby(records, key=lambda record: record.trace):
+        writer = TraceWriter(out / "traces" / file)
+        for record in sharing:
+            names = {"trial": record.trial, "loss_name": record.loss_name, "device": record.device}
+            faults = plant(record.loss_name, record.device)
+            for start in range(0, steps, GROUP_ROWS):
+                writer.append(_rows(start, min(start + GROUP_ROWS, steps), names, faults))
         writer.close()
     for name, schema in EVIDENCE.items():
         write_table(out / f"{name}.parquet", schema.empty_table())
     write_trials(out, records)
     complete(out, info)
-    pairs = make_pairs(records, Fleet([replace(record, status="planned") for record in records], {}))
-    return {
-        (baseline, candidate): min(
-            (fault.place for fault in set(planted[baseline]) ^ set(planted[candidate])), default=None
-        )
-        for baseline, candidate in ((pair.baseline.trial, pair.candidate.trial) for pair in pairs)
-    }
+    return records
 
 
 def _rows(start: int, stop: int, names: dict[str, str], faults: list[Fault]) -> object:
     """Some steps of a trial: the same of each, but for its faults."""
-    from parity.store.trace import SCHEMA, make_table
+    from parity.store.trace import GENERATORS, SCHEMA, make_table
 
     generator = np.random.default_rng(start)
     rows = stop - start
     steps = np.arange(start, stop)
-    columns: dict[str, np.ndarray] = {}
+    columns: dict[str, Any] = {}
     for field in SCHEMA:
         if field.name.endswith(("digest", "digests")):
             shape = (rows, len(LAYERS)) if field.name.endswith("digests") else (rows,)
@@ -159,6 +208,10 @@ def _rows(start: int, stop: int, names: dict[str, str], faults: list[Fault]) -> 
     columns["rows"] = np.where(columns["batch"] == BATCHES - 1, 96, 256)
     columns |= {"elements": 784 * columns["rows"], "output_grad_strided": steps < 0}
     columns |= {"seed": steps * 0, "replica": steps * 0, "grad_ratio": 1 + generator.random(rows) * 1e-8}
+    # The counters of Adam's state, which has an entry for each parameter.
+    counts = np.stack([np.full(rows, len(LAYERS)), steps, steps], axis=1)
+    columns |= {"state_counts": counts, "generator_digests": np.zeros((rows, len(GENERATORS)), np.uint64)}
+    columns |= {"settings": [SETTINGS] * rows}
     for fault in faults:
         fault.apply(columns)
     return make_table(columns, names=names, rows=rows)

@@ -58,7 +58,7 @@ def list_devices(address: str) -> int:
     from parity.cluster.connection import connect
 
     with connect(address, data_bytes=0) as cluster:
-        cluster.probe()
+        cluster.probe(idle=True)
         nodes = cluster.nodes
     # Before the trouble, so that one silent node does not hide the others.
     render(nodes, Console())

@@ -107,7 +107,7 @@ def cluster(monkeypatch):
             def __exit__(self, *_):
                 pass
 
-            def probe(self):
+            def probe(self, *, idle):
                 pass
 
         monkeypatch.setattr("parity.cluster.connection.connect", lambda address, data_bytes: Stub())

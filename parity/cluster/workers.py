@@ -116,13 +116,22 @@ class Cluster:
         if not self._may_grow or not lacking(trials, self.nodes):
             return
         growing.wait_for(self._ray, lambda: lacking(trials, alive(self._ray.nodes())), limit_s=limit_s)
-        self._placement = Placement(alive(self._ray.nodes()))
+        known = self._placement.by_id
+        self._placement = Placement([known.get(node.id, node) for node in alive(self._ray.nodes())])
         self.probe()
         self._placement.remember(self._then)
 
-    def probe(self) -> None:
-        """Asks every node for the facts of its machine; a node that does not answer gets the reason instead."""
-        self._placement = Placement(nodes.probe(self._ray, self.nodes))
+    def probe(self, *, idle: bool = False) -> None:
+        """Asks the nodes for the facts of their machines; a node that does not answer gets the reason instead.
+
+        A node that has answered is not asked again, since it takes seconds of a core to import torch there.
+
+        Args:
+            idle: Whether to ask the nodes that have nothing for trials as well, often the head.
+        """
+        asked = [node for node in self.nodes if not node.facts and (idle or node.cpus or node.gpus)]
+        probed = {node.id: node for node in nodes.probe(self._ray, asked)}
+        self._placement = Placement([probed.get(node.id, node) for node in self.nodes])
 
     def train(
         self, trials: Sequence[Trial], data: dict[str, np.ndarray], past: Past | None = None

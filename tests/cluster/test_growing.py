@@ -21,7 +21,7 @@ from conftest import ROOT, command
 
 # Starts a head without CPUs, whose autoscaler makes nodes on this machine; ends with the input.
 HEAD = """
-import json, os, socket, subprocess, sys, time
+import contextlib, json, os, socket, subprocess, sys, time
 from pathlib import Path
 
 import psutil
@@ -59,12 +59,16 @@ while "Ray runtime started" not in (folder / "start.log").read_text():
     time.sleep(0.1)
 print(f"127.0.0.1:{port}", flush=True)
 sys.stdin.read()
-everything = [process, *psutil.Process(process.pid).children(recursive=True)]
+# Stopped first and killed then: the autoscaler would start another node in the place of one that is killed before it.
+everything = [psutil.Process(process.pid)]
 for each in everything:
-    try:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        each.suspend()
+    found = everything[0].children(recursive=True)
+    everything += [other for other in found if other not in everything]
+for each in everything:
+    with contextlib.suppress(psutil.NoSuchProcess):
         each.kill()
-    except psutil.NoSuchProcess:
-        pass
 process.wait()
 """
 ENVIRONMENT = {

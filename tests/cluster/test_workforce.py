@@ -1,5 +1,6 @@
 """A worker is used again by trials that need the same, and never holds what a new worker waits for; without Ray."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -241,6 +242,23 @@ def test_all_workers_are_ended_with_the_run(cluster, entry):
     cluster._workforce.release(first, reusable=True)
     cluster._workforce.end_all([second])
     assert cluster._ray.alive == []
+
+
+def test_nodes_are_asked_once_and_only_those_that_can_run_trials(monkeypatch):
+    ray, asked = FakeRay(1), []
+    ray.there.append({"Alive": True, "NodeID": "id-head", "NodeName": "head", "Resources": {}})
+    cluster = made(ray)
+
+    def probe(_, new):
+        asked.extend(node.name for node in new)
+        return tuple(replace(node, facts={"cpu_model": "x"}) for node in new)
+
+    monkeypatch.setattr(nodes, "probe", probe)
+    cluster.probe()
+    cluster.probe()
+    assert asked == ["a"] and [node.facts for node in cluster.nodes] == [{"cpu_model": "x"}, {}]
+    cluster.probe(idle=True)
+    assert asked == ["a", "head"]
 
 
 def test_trials_that_wait_go_to_nodes_that_come(make_trials, monkeypatch):
