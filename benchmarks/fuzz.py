@@ -2,16 +2,21 @@
 
     python benchmarks/fuzz.py [--seed N] [--rounds N]
 
-The runs are a pair that is identical, one that diverged, one whose loss failed, and one that was interrupted. After
-each damage the report has to be refused with a message that names a file, or to be the one of the undamaged run, or,
-where a complete run's file was altered, to begin with that file's name. Prints what came of how many, and exits with
-1 if anything else did.
+The runs are a pair that is identical, one that diverged, one whose loss failed, and one that was interrupted; and one
+of two devices, with replicas and noise. Half of the damages are of bytes, as disks do them. The
+others are sound tables and JSON with values that parity does not write, as somebody else may: nulls, other words,
+numbers at the ends of their types, lists of other lengths, rows that are missing or there twice.
+
+After each damage the report has to be refused with a message that names a file, or to be the one of the undamaged run,
+or, where a complete run's file was altered, to begin with that file's name. Prints what came of how many, and exits
+with 1 if anything else did.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import json
 import random
 import shutil
 import sys
@@ -23,14 +28,19 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from rich.console import Console
 
 from parity import run
 from parity.ground.errors import Trouble
 from parity.judge.judging import judge
 from parity.render import terminal
+from parity.render.formats import FORMATS
+from parity.render.page import html
 from parity.store.events import Advanced
 from parity.store.gather import Gatherer
 from parity.store.stored_run import read_run
@@ -41,7 +51,10 @@ LOSSES = {
     "diverged": ("builtin", "tests/wrong_losses.py:Doubled"),
     "failed": ("builtin", "tests/wrong_losses.py:detached"),
     "interrupted": ("builtin", "numpy"),
+    "several": ("builtin", "tests/wrong_losses.py:Doubled"),
 }
+# Other options than `RUN`.
+OPTIONS = {"several": ("--device", "cpu:threads=2", "--replicas", "2", "--noise", "1")}
 
 
 @dataclass(frozen=True)
@@ -95,6 +108,70 @@ def digit(content: bytearray, place: int, chosen: random.Random) -> None:
             return
 
 
+NUMBERS = (0, 1, -1, 7, 2**31 - 1, 2**53, 2**63 - 1, -(2**63), 2**64 - 1)
+FLOATS = (0.0, -1.0, 1e-320, 1e300, float("nan"), float("inf"), float("-inf"))
+TEXTS = ("", "x", "../../etc/passwd", "\x1b[2J\n", "-1", "nan", "[" * 2000, "cpu", "complete", "failed", "a" * 3000)
+JSON: tuple[Any, ...] = (None, True, 0, -1, 2.5, "", "x", [], {}, [None], {"x": []}, ["x"], 10**30)
+
+
+def values_for(kind: pa.DataType, old: list[Any], chosen: random.Random) -> Any:
+    """A value of the type that is unlikely to be right, or one of another row."""
+    if chosen.random() < 0.15:
+        return None
+    if pa.types.is_dictionary(kind):
+        return values_for(kind.value_type, old, chosen)
+    if pa.types.is_list(kind):
+        before = [*(chosen.choice(old) or ())]
+        one = values_for(kind.value_type, before or [None], chosen)
+        return chosen.choice([[], [one], before[:-1], [*before, one], [one, *before[1:]], [one] * len(before)])
+    if chosen.random() < 0.2:
+        return chosen.choice(old)
+    for check, choices in ((pa.types.is_integer, NUMBERS), (pa.types.is_floating, FLOATS), (pa.types.is_string, TEXTS)):
+        if check(kind):
+            return chosen.choice(choices)
+    return chosen.choice([True, False]) if pa.types.is_boolean(kind) else 0  # 1970
+
+
+def plant_in_table(path: Path, chosen: random.Random) -> str:
+    """Writes a table again, with other values in one of its columns, or other rows; returns what was done."""
+    table = pq.read_table(path)
+    rows = [*range(len(table))]
+    if rows and chosen.random() < 0.1:
+        row = chosen.choice(rows)
+        rows = chosen.choice([[*rows[:row], *rows[row + 1 :]], [*rows, row], rows[::-1], []])
+        pq.write_table(table.take(pa.array(rows, pa.int64())), path)
+        return f"rows {rows}"
+    place = chosen.randrange(table.num_columns)
+    field = table.schema.field(place)
+    old = table[field.name].to_pylist()
+    if not old:
+        return "no rows"
+    plain = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+    new = values_for(plain, old, chosen)
+    changed = [new] * len(old) if chosen.random() < 0.3 else old
+    if changed is old:
+        changed = [*old]
+        changed[chosen.randrange(len(old))] = new
+    try:
+        column = pa.array(changed, plain).cast(field.type)
+    except (pa.ArrowException, OverflowError):  # such a number does not fit into the column
+        return f"{field.name} kept"
+    pq.write_table(table.set_column(place, field, column), path)
+    return f"{field.name}: {new!r:.80}"
+
+
+def plant_in_json(path: Path, chosen: random.Random) -> str:
+    """Puts another value into a JSON object, or into one of its values; returns what was done."""
+    content = inner = json.loads(path.read_text())
+    name = chosen.choice(sorted(inner))
+    if isinstance(inner[name], dict) and inner[name] and chosen.random() < 0.5:
+        inner = inner[name]
+        name = chosen.choice(sorted(inner))
+    inner[name] = chosen.choice(JSON)
+    path.write_text(json.dumps(content))
+    return f"{name}: {inner[name]!r}"
+
+
 DAMAGES: tuple[Callable[[bytearray, int, random.Random], None], ...] = (
     flip_bit,
     cut,
@@ -112,7 +189,7 @@ def make_runs(folder: Path) -> dict[str, Path]:
     for name, losses in LOSSES.items():
         out = made[name] = folder / name
         with redirect_stdout(io.StringIO()), mock.patch.object(Gatherer, "take", _take(stop=name == "interrupted")):
-            run.main([*RUN, str(out), "--loss", *losses])
+            run.main([*RUN, str(out), "--loss", *losses, *OPTIONS.get(name, ())])
     return made
 
 
@@ -134,8 +211,11 @@ def reported(directory: Path) -> str:
         Trouble: As it does.
     """
     stored = read_run(directory)
+    judgement = judge(stored)
+    for render in (*FORMATS.values(), html.render):
+        render(stored, judgement)
     console = Console(file=io.StringIO(), width=200)
-    terminal.render(stored, judge(stored), console)
+    terminal.render(stored, judgement, console)
     return str(console.file.getvalue())  # type: ignore[attr-defined]  # it is the StringIO above
 
 
@@ -144,6 +224,7 @@ def attempt(directory: Path, want: str, chosen: random.Random) -> Outcome:
     path = chosen.choice(sorted(path for path in directory.rglob("*") if path.is_file() and path.name != "journal"))
     whole = path.read_bytes()
     content = bytearray(whole)
+    planted = ""
     if chosen.random() < 0.03:
         path.unlink()
         what = f"{path.name} removed"
@@ -151,6 +232,10 @@ def attempt(directory: Path, want: str, chosen: random.Random) -> Outcome:
         other = chosen.choice(sorted(directory.rglob("*.parquet")))
         content = bytearray(other.read_bytes())
         what = f"{path.name} replaced by {other.name}"
+    elif chosen.random() < 0.5 and path.suffix in (".parquet", ".json"):
+        planted = (plant_in_table if path.suffix == ".parquet" else plant_in_json)(path, chosen)
+        what = f"{path.name}: {planted}"
+        content = bytearray(path.read_bytes())
     else:
         damage, place = chosen.choice(DAMAGES), chosen.randrange(len(content))
         damage(content, place, chosen)
@@ -159,12 +244,14 @@ def attempt(directory: Path, want: str, chosen: random.Random) -> Outcome:
         path.write_bytes(content)
     same = path.exists() and content == whole
     try:
-        return Outcome(*_judged(directory, path, want, what, same=same))
+        return Outcome(
+            *_judged(directory, path, want, what, same=same, sealed=not (planted and directory.name == "interrupted"))
+        )
     finally:
         path.write_bytes(whole)
 
 
-def _judged(directory: Path, path: Path, want: str, what: str, *, same: bool) -> tuple[str, str]:
+def _judged(directory: Path, path: Path, want: str, what: str, *, same: bool, sealed: bool) -> tuple[str, str]:
     try:
         have = reported(directory)
     except Trouble as trouble:
@@ -173,9 +260,11 @@ def _judged(directory: Path, path: Path, want: str, what: str, *, same: bool) ->
         ), f"{what}: {trouble}"
     except Exception:  # noqa: BLE001 - that is what is looked for
         return "WRONG", f"{what}: {traceback.format_exc()}"
-    if have == want:
+    # What a sound file of a run without a seal says is what is known.
+    if have == want or not sealed:
         return "as before", what
-    named = have.startswith("Altered since the run was stored: ") and path.name in have.splitlines()[0]
+    altered, _, _ = have.partition("The verdict is about the")
+    named = have.startswith("Altered since the run was stored:") and path.name in altered
     return ("named" if named and not same else "WRONG"), f"{what}:\n{have}"
 
 

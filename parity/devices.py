@@ -1,25 +1,23 @@
-"""python -m parity.devices: lists the devices of a cluster, one line for each node and each GPU."""
+"""python -m parity.devices: lists the devices of a cluster, a line for each node and each GPU."""
 
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from rich import box
+from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from parity.cluster.nodes import Node
 from parity.ground.command import guarded
 from parity.ground.errors import Trouble
 from parity.judge.fleet import class_label
+from parity.render.wrapping import WIDTH, flat, wrap
 
-# The headings of the table of nodes, each with the fact that its column shows.
-_COLUMNS = {
+# What the nodes of a class have in common: in words, and as a fact.
+_FACTS = {
     "CPU": "cpu_model",
     "instruction set": "cpu_capability",
-    "cores": "cores",
     "torch": "torch",
     "CUDA": "cuda",
     "BLAS": "blas",
@@ -27,6 +25,8 @@ _COLUMNS = {
     "parity": "parity",
     "Python": "python",
 }
+# Those of them that need no word.
+_CPU = ("CPU", "instruction set")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,32 +69,61 @@ def list_devices(address: str) -> int:
 
 
 def render(nodes: Sequence[Node], console: Console) -> None:
-    """Prints a table of the nodes, and one of their GPUs."""
+    """Prints the nodes, what those of a class have in common, and the GPUs, in at most `WIDTH` columns.
+
+    The name of a device is never broken, so that it can be copied; a longer one has a line of its own.
+    """
     # Classes are named in the order in which their first nodes are listed.
     labels: dict[object, str] = {}
     for node in nodes:
         labels.setdefault(node.hardware, class_label(len(labels)))
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("device", "class", "CPUs", *_COLUMNS):
-        table.add_column(heading, overflow="fold", no_wrap=heading == "device")
-    for node in nodes:
-        facts = [node.facts.get(name) for name in _COLUMNS.values()]
-        cells = [f"cpu@{node.name}", labels[node.hardware], node.cpus, *facts]
-        # As `Text`, since rich would read brackets in the name of a node as markup.
-        table.add_row(*(Text("-" if cell is None else str(cell)) for cell in cells))
-    console.print(table)
+    rows = [
+        (f"cpu@{node.name}", labels[node.hardware], str(node.cpus), _shown(node.facts.get("cores"))) for node in nodes
+    ]
+    lines = [*_table(("device", "class", "CPUs", "cores"), rows), ""]
+    for hardware, label in labels.items():
+        first = next(node for node in nodes if node.hardware == hardware)
+        lines += wrap(f"Class {label}: {_in_common(first)}", then="  ")
+    # Mostly equal on all nodes, and too long to stand beside each GPU.
+    models: dict[tuple[str, str], list[tuple[str, str]]] = {}
     # A node that did not answer has no facts, and no line here.
-    gpus = [(node, gpu) for node in nodes for gpu in node.facts.get("gpus", [])]
-    if not gpus:
-        console.print("No node has a GPU.", highlight=False)
-        return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("device", "GPU", "UUID", "driver"):
-        table.add_column(heading, overflow="fold")
-    for node, gpu in gpus:
-        row = (f"cuda@{node.name}#{gpu['gpu_index']}", gpu["gpu_name"], gpu["gpu_uuid"], gpu["gpu_driver"])
-        table.add_row(*(Text(str(cell)) for cell in row))
-    console.print(table)
+    for node in nodes:
+        for gpu in node.facts.get("gpus", []):
+            model = _shown(gpu["gpu_name"]), _shown(gpu["gpu_driver"])
+            models.setdefault(model, []).append((f"cuda@{node.name}#{gpu['gpu_index']}", _shown(gpu["gpu_uuid"])))
+    for (name, driver), found in models.items():
+        lines += ["", *wrap(f"{name}, driver {driver}:"), *_table(("device", "UUID"), found)]
+    if not models:
+        lines += ["", "No node has a GPU."]
+    for line in lines:
+        # As it is: brackets in the name of a node are no markup.
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def _in_common(node: Node) -> str:
+    """The facts of a node that all of its class have, as far as they are known."""
+    found = {heading: node.facts.get(name) for heading, name in _FACTS.items()}
+    cpu = [str(found.pop(heading)) for heading in _CPU if found[heading] is not None]
+    known = [f"{heading} {fact}" for heading, fact in found.items() if heading not in _CPU and fact is not None]
+    return "; ".join(", ".join(part) for part in (cpu, known) if part) or "not known, since it did not answer"
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yields the lines of a table; where the first cell of a row is too long, the others are in a line of their own."""
+    cells = [headings, *([flat(cell) for cell in row] for row in rows)]
+    room = [max(cell_len(row[place]) for row in cells) for place in range(len(headings))]
+    others = sum(width + 2 for width in room[1:])
+    first = min(room[0], WIDTH - others)
+    for name, *rest in cells:
+        columns = "".join(f"  {cell:>{width}}" for cell, width in zip(rest, room[1:], strict=True))
+        if cell_len(name) > first:
+            yield name
+            name = ""
+        yield f"{name}{' ' * (first - cell_len(name))}{columns}"
+
+
+def _shown(fact: object) -> str:
+    return "-" if fact is None else str(fact)
 
 
 if __name__ == "__main__":

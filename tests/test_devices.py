@@ -3,6 +3,7 @@
 import io
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
 from parity import devices as inventory
@@ -29,10 +30,14 @@ def node(name, gpus=(), problem=None, **facts):
     return Node(f"id-{name}", name, cpus=8, gpus=len(gpus), facts=known, problem=problem)
 
 
-def rendered(*nodes):
-    console = Console(file=io.StringIO(), width=200)
+def printed(*nodes, width=80):
+    console = Console(file=io.StringIO(), width=width)
     inventory.render(nodes, console)
-    return [line.split() for line in console.file.getvalue().splitlines() if line.strip()]
+    return console.file.getvalue().splitlines()
+
+
+def rendered(*nodes):
+    return [line.split() for line in printed(*nodes) if line.strip()]
 
 
 def test_equal_nodes_have_one_label():
@@ -45,32 +50,44 @@ def test_equal_nodes_have_one_label():
     ]
 
 
-def test_what_a_node_is_stands_in_its_line():
-    (line,) = [line for line in rendered(node("a", GPUS)) if line[0] == "cpu@a"]
-    assert line == [
-        "cpu@a",
-        "A",
-        "8",
-        "Xeon",
-        "[8480]",
-        "AVX512",
-        "56",
-        "2.15.0",
-        "13.2",
-        "mkl",
-        "2025.3",
-        "2.4.6",
-        "0.1.0",
-        "3.11.7",
+def test_what_a_node_has_of_its_own_stands_in_its_line():
+    assert rendered(node("a", GPUS))[:2] == [["device", "class", "CPUs", "cores"], ["cpu@a", "A", "8", "56"]]
+
+
+def test_what_the_nodes_of_a_class_have_in_common_is_said_once():
+    text = " ".join(" ".join(printed(node("a", GPUS), node("b", GPUS), node("c", GPUS, torch="2.14.0"))).split())
+    rest = "CUDA 13.2, BLAS mkl 2025.3, NumPy 2.4.6, parity 0.1.0, Python 3.11.7"
+    assert f"Class A: Xeon [8480], AVX512; torch 2.15.0, {rest} Class B: " in text
+    assert f"Class B: Xeon [8480], AVX512; torch 2.14.0, {rest} NVIDIA" in text
+
+
+def test_each_gpu_has_a_line_under_its_model():
+    lines = rendered(node("a"), node("b", GPUS), node("c", [{**GPUS[0], "gpu_name": "NVIDIA L4"}]))
+    assert lines[lines.index(["NVIDIA", "H200,", "driver", "595.1:"]) :] == [
+        ["NVIDIA", "H200,", "driver", "595.1:"],
+        ["device", "UUID"],
+        ["cuda@b#0", "GPU-0"],
+        ["cuda@b#1", "GPU-1"],
+        ["NVIDIA", "L4,", "driver", "595.1:"],
+        ["device", "UUID"],
+        ["cuda@c#0", "GPU-0"],
     ]
 
 
-def test_each_gpu_has_a_line():
-    lines = rendered(node("a"), node("b", GPUS))
-    assert [line for line in lines if line[0].startswith("cuda@")] == [
-        ["cuda@b#0", "NVIDIA", "H200", "GPU-0", "595.1"],
-        ["cuda@b#1", "NVIDIA", "H200", "GPU-1", "595.1"],
-    ]
+@pytest.mark.parametrize("width", [80, 40, 200])
+@pytest.mark.parametrize("name", ["h9", "ip-10-0-0-123.us-west-2.compute.internal", "n" * 70, "損" * 30])
+def test_the_list_fits_80_columns_and_breaks_no_name(name, width):
+    uuid = "GPU-0b1c2d3e-1111-2222-3333-444455556666"
+    gpus = [{**GPUS[0], "gpu_name": "NVIDIA A100-SXM4-80GB", "gpu_uuid": uuid}]
+    lines = printed(node("h9"), node(name, gpus, cpu_model="Intel(R) Xeon(R) Platinum 8480C @ 2.00GHz"), width=width)
+    assert max(map(cell_len, lines)) <= 80
+    words = [word for line in lines for word in line.split()]
+    assert {f"cpu@{name}", f"cuda@{name}#0", uuid} <= {*words}
+
+
+def test_a_name_with_control_characters_is_shown_with_escapes():
+    lines = printed(node("a\x1b[31m"))
+    assert any("cpu@a\\x1b[31m" in line for line in lines) and "\x1b" not in "".join(lines)
 
 
 @pytest.fixture

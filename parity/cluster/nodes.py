@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -65,13 +66,13 @@ class Node:
 
 
 def alive(raw: Iterable[Mapping[str, Any]]) -> tuple[Node, ...]:
-    """The nodes that are alive, each with a name of its own, in the order of their names.
+    """The nodes that are alive, each with a name of its own, in the order of their names: h10 comes after h9.
 
     Args:
         raw: What `ray.nodes()` returns.
     """
     # Sorted, since the order of the nodes is that of the devices, of which the first is the baseline.
-    found = sorted((node for node in raw if node["Alive"]), key=lambda node: (_name(node), node["NodeID"]))
+    found = sorted((node for node in raw if node["Alive"]), key=lambda node: (_by_number(_name(node)), node["NodeID"]))
     names = [_name(node) for node in found]
     count = Counter(names)
     ids = [str(node["NodeID"]) for node in found]
@@ -111,6 +112,18 @@ def _name(node: Mapping[str, Any]) -> str:
     """The name that the node was started with, else its host name; Ray gives an unnamed node its address as name."""
     given, address = node.get("NodeName"), node.get("NodeManagerAddress")
     return str(given if given and given != address else node.get("NodeManagerHostname") or address)
+
+
+def _by_number(name: str) -> list[tuple[int, str]]:
+    """A key that sorts names by the numbers in them.
+
+    >>> sorted(["h10", "h9", "h9b", "a"], key=_by_number)
+    ['a', 'h9', 'h9b', 'h10']
+    """
+    # Texts and numbers alternate, so that none is compared with the other; names of equal numbers, such as h1 and h01,
+    # are told apart at last.
+    parts = re.split("([0-9]+)", name)
+    return [(int(part), "") if place % 2 else (0, part) for place, part in enumerate(parts)] + [(0, name)]
 
 
 def on_nodes(*ids: str) -> dict[str, str]:

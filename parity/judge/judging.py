@@ -23,10 +23,10 @@ from parity.judge.onset import (
 from parity.judge.pairs import Pair, make_pairs
 from parity.judge.replicas import Replicas
 from parity.judge.seen import find_seen
-from parity.judge.trial_trace import is_long
 from parity.judge.verdict import VERDICTS, FirstErrors, Judgement, Largest, PairVerdict, VerdictWord, rank
 from parity.store.stored_run import StoredRun
 from parity.store.trace import QUANTITIES
+from parity.store.traces import is_long
 from parity.store.trials import TrialRecord
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from parity.ground.errors import Trouble
 from parity.judge.fleet import Fleet
 from parity.judge.ranks import RankFinding
 from parity.judge.same_function import OtherFunction
 from parity.store.trials import TrialRecord
 
+# The loss, the device, the seed and the number of the replica of a trial.
+_Key = tuple[str, str, int, int]
 # The two sides of a pair.
 Role = Literal["baseline", "candidate"]
 
@@ -68,14 +71,17 @@ def make_pairs(trials: Sequence[TrialRecord], fleet: Fleet, *, across: bool = Tr
     Args:
         trials: The trials in the order of the plan, so that the first names the baseline loss and device.
         fleet: The devices of the same trials.
-        across: Whether to compare classes of devices with each other.
+        across: Whether to compare classes of devices with each other, and the losses on each device. Otherwise the
+            losses are compared once in each class and seed: what holds for a device holds for all that are equal to it.
 
     Returns:
         The pairs of losses, then those of devices, of replicas and of noise; within an axis, in the order of the
         candidates.
+
+    Raises:
+        Trouble: A trial that others are compared with is missing.
     """
     found = {(trial.loss_name, trial.device, trial.seed, trial.replica): trial for trial in trials if not trial.noise}
-    # The plan has every combination of loss, device, seed and replica, so each baseline below exists.
     first_loss = trials[0].loss_name if trials else ""
     pairs = {"loss": [], "device": [], "replica": []}  # type: dict[str, list[Pair]]
     for (loss, device, seed, replica), candidate in found.items():
@@ -88,12 +94,27 @@ def make_pairs(trials: Sequence[TrialRecord], fleet: Fleet, *, across: bool = Tr
             "device": (loss, other, seed, replica),
             "replica": (loss, device, seed, 0),
         }
+        if not across and (device != own.reference or replica):
+            del baselines["loss"]
         for axis, key in baselines.items():
             # The first loss, a reference or an original is not a candidate on its own axis.
-            if found[key] is not candidate:
-                pairs[axis].append(Pair(axis, found[key], candidate))
+            if (baseline := _baseline(found, key)) is not candidate:
+                pairs[axis].append(Pair(axis, baseline, candidate))
     # A noise trial repeats the baseline, so it is compared with the original and not with a replica.
     noise = [
-        Pair("noise", found[trial.loss_name, trial.device, trial.seed, 0], trial) for trial in trials if trial.noise
+        Pair("noise", _baseline(found, (trial.loss_name, trial.device, trial.seed, 0)), trial)
+        for trial in trials
+        if trial.noise
     ]
     return (*pairs["loss"], *pairs["device"], *pairs["replica"], *noise)
+
+
+def _baseline(found: Mapping[_Key, TrialRecord], key: _Key) -> TrialRecord:
+    # A plan has every combination of loss, device, seed and replica; a run that was changed since may lack some.
+    if key not in found:
+        loss, device, seed, replica = key
+        raise Trouble(
+            f"trials.parquet is damaged: it lacks the trial of {loss} on {device} with seed {seed} in replica "
+            f"{replica}, which others are compared with."
+        )
+    return found[key]

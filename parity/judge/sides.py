@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from parity.store import storage
+from parity.store.parquet import reading
 from parity.store.storage import StoragePath
 from parity.store.stored_run import StoredRun, read_run
 from parity.store.traces import Traces, read_columns
@@ -53,12 +54,15 @@ def read_ranks(directory: StoragePath) -> dict[str, StoredRun]:
     Raises:
         Trouble: The directory has neither a run nor ranks, or one of them is damaged.
     """
-    # The directory of a distributed training has no run.json, but a folder for each rank.
-    if not storage.exists(directory / "run.json"):
+    inside: list[str] = []
+    # A path may be too long, or lead through folders that nobody may read.
+    with reading(directory / "run.json"):
+        # The directory of a distributed training has no run.json, but a folder for each rank.
+        if not storage.exists(directory / "run.json") and directory.is_dir():
+            inside = [path.name for path in directory.glob(f"{RANK}*")]
+    if inside:
         # Sorted by length first, so that rank-10 comes after rank-9.
-        inside = [path.name for path in directory.glob(f"{RANK}*")] if directory.is_dir() else []
-        if inside:
-            return {name: read_run(directory / name) for name in sorted(inside, key=lambda name: (len(name), name))}
+        return {name: read_run(directory / name) for name in sorted(inside, key=lambda name: (len(name), name))}
     return {"": read_run(directory)}
 
 

@@ -15,7 +15,7 @@ import xxhash
 
 from parity.ground.errors import Trouble
 from parity.store.trace import AUDIT_COLUMNS, NORMED_QUANTITIES, QUANTITIES, SKETCHED_QUANTITIES, TENSOR_QUANTITIES
-from parity.store.traces import KEPT_BYTES, KEPT_ROWS, read_columns
+from parity.store.traces import KEPT_BYTES, is_long, read_columns
 from parity.store.trials import TrialRecord
 
 _DIGESTS = tuple(f"{quantity}_digest" for quantity in QUANTITIES)
@@ -92,11 +92,6 @@ def paired(one: TrialRecord, other: TrialRecord) -> bool:
     return one.param_shapes is not None and one.param_shapes == other.param_shapes
 
 
-def is_long(record: TrialRecord) -> bool:
-    """Whether a trial's trace is read column by column, since all of it may not fit into memory."""
-    return record.rows > KEPT_ROWS
-
-
 @dataclass(frozen=True, eq=False)
 class TrialTrace:
     """A trial's record and its stored trace."""
@@ -138,7 +133,11 @@ class TrialTrace:
         Raises:
             Trouble: The trace is damaged.
         """
-        found: list[str | None] = self._column(name).to_pylist()
+        found: list[str | None] = []
+        for chunk in self._column(name).chunks:
+            # One text for all rows that have it, which `to_pylist` would make anew for each: settings may be long.
+            texts = [*chunk.dictionary.to_pylist(), None]
+            found += [texts[index] for index in chunk.indices.fill_null(len(texts) - 1).to_pylist()]
         return found
 
     def lists(self, name: str) -> list[np.ndarray | None]:

@@ -48,9 +48,11 @@ def describe_multiple(comparison: Comparison, index: int, left: np.ndarray, righ
         return text
     number = comparison.first_step + index + 1
     for group in _groups(comparison, index):
-        if "betas" in group and _is_bias_correction(group["betas"], course, number):
+        betas = _numbers(group.get("betas"))
+        # As Adam has them: 1 - beta is what it divides by.
+        if len(betas) > 1 and all(0 <= beta < 1 for beta in betas) and _is_bias_correction(betas, course, number):
             return f"{text}: the bias correction of one side is missing, or counts other steps"
-        if _is_nesterov(comparison, index, float(group.get("momentum") or 0)):
+        if _is_nesterov(comparison, index, sum(_numbers([group.get("momentum")]))):
             return f"{text}: Nesterov's momentum on one side"
     if _fits(course, [course[0][0]] * len(course)):
         return f"{text}, and so it stays in the steps that follow: the rate, or what it is divided by"
@@ -62,6 +64,12 @@ def _groups(comparison: Comparison, index: int) -> list[dict[str, Any]]:
     texts = [side.texts("settings")[index] for side in comparison.common]
     optimizers = [each for text in texts if text for each in json.loads(text).get("optimizers") or ()]
     return [group for optimizer in optimizers for group in (optimizer or {}).get("groups", ())]
+
+
+def _numbers(setting: Any) -> list[float]:
+    """The numbers of a setting that is a list of numbers; none of any other, which an optimizer may have as well."""
+    numbers = isinstance(setting, list) and all(isinstance(each, int | float) for each in setting)
+    return [float(each) for each in setting] if numbers else []
 
 
 def _course(comparison: Comparison, index: int) -> _Course:
@@ -96,7 +104,7 @@ def _is_bias_correction(betas: Sequence[float], course: _Course, number: int) ->
         course: The factors.
         number: Number of the first of these steps, from 1.
     """
-    first, second = (float(beta) for beta in betas[:2])
+    first, second = betas[:2]
 
     def corrections(steps: int) -> tuple[float, float]:
         return 1 - first**steps, float(np.sqrt(1 - second**steps))

@@ -137,7 +137,8 @@ def _add_training(add: _Add) -> None:
         "--quick",
         action="store_true",
         help="screen many devices in the time of one trial: train the baseline loss alone (unless --loss is given), "
-        "without the audit, the contract or comparisons between classes of hardware",
+        "without the audit, the contract or comparisons between classes of hardware; losses are compared once in each "
+        "class",
     )
 
 

@@ -16,6 +16,7 @@ from parity.judge.verdict import Judgement, PairVerdict
 from parity.render.phrases import listed, named
 from parity.render.wrapping import WIDTH, flat, wrap
 from parity.store.stored_run import StoredRun
+from parity.store.trials import TrialRecord
 
 # Groups of equal traces that are listed for a class without a majority.
 _MOST_GROUPS = 5
@@ -100,9 +101,9 @@ def representative_pairs(judgement: Judgement) -> list[tuple[PairVerdict, int]]:
 def alike_pairs(judgement: Judgement) -> list[list[PairVerdict]]:
     """The pairs in groups; the first pair of a group stands for the others.
 
-    Where a class has several devices, pairs with the same axis, loss and verdict form a group: where the verdict is
-    passing, those of all devices of the class but the odd ones, else those of one device with the same cause. Every
-    other pair is a group of its own.
+    Where a class has several devices, pairs with the same axis, loss and verdict form a group. Where the verdict is
+    passing, or the same was found about the loss, it has those of all devices of the class but the odd ones; else
+    those of one device with the same cause. Every other pair is a group of its own.
     """
     alike: dict[tuple[object, ...], list[PairVerdict]] = {}
     for verdict in judgement.pairs:
@@ -110,13 +111,31 @@ def alike_pairs(judgement: Judgement) -> list[list[PairVerdict]]:
         each = judgement.fleet.of(candidate)
         odd = any(unit.device == candidate.unit for unit in each.odd)
         # An odd device is never hidden behind the others, even where one of its pairs passes.
-        equal = verdict.meaning.passing and not odd
+        equal = not odd and (verdict.meaning.passing or _about_the_loss(verdict))
         place = each.label if equal else candidate.unit
-        key = (verdict.pair.axis, candidate.loss_name, place, verdict.verdict, None if equal else verdict.cause)
+        found = None if equal and verdict.meaning.passing else _found(verdict)
+        key = (verdict.pair.axis, candidate.loss_name, place, verdict.verdict, found)
         # On a single machine every pair is shown, since there is nothing to shorten.
         several = len(each.devices) > 1
         alike.setdefault(key if several else (candidate.trial, verdict.pair.axis), []).append(verdict)
     return list(alike.values())
+
+
+def _about_the_loss(verdict: PairVerdict) -> bool:
+    """Whether what was found is about the loss, and not about the device: it fails on the reference in the same way."""
+    pair = verdict.pair
+    failed = pair.candidate.status == "failed"
+    return pair.axis == "loss" or (failed and _failure(pair.baseline) == _failure(pair.candidate))
+
+
+def _found(verdict: PairVerdict) -> object:
+    """What was found, without the names of the trials that a failure has in its cause."""
+    candidate = verdict.pair.candidate
+    return _failure(candidate) if candidate.status == "failed" else verdict.cause
+
+
+def _failure(record: TrialRecord) -> tuple[object, ...]:
+    return record.failure, record.failed_step, record.error
 
 
 def _split_lines(each: DeviceClass) -> Iterator[str]:

@@ -98,7 +98,22 @@ def _headline(judgement: Judgement) -> str:
     alike = [verdict for verdict in pairs if verdict.verdict == worst.verdict]
     if len(alike) == len(pairs) > 1 and worst.meaning.of_all:
         return worst.meaning.of_all.format(count=len(pairs))
-    return pair_headline(worst)
+    return f"{_devices(judgement)}{pair_headline(worst)}" if worst.pair.axis == "loss" else pair_headline(worst)
+
+
+def _devices(judgement: Judgement) -> str:
+    """A sentence about the devices of a fleet that are as equal as they have to be, whatever its losses are."""
+    fleet = judgement.fleet
+    within = [
+        verdict
+        for verdict in judgement.pairs
+        if verdict.pair.axis == "device" and fleet.alike(verdict.pair.baseline, verdict.pair.candidate)
+    ]
+    if not within or any(verdict.verdict != "identical" for verdict in within):
+        return ""
+    count = sum(len(each.devices) for each in fleet.classes)
+    as_others = "" if len(fleet.classes) == 1 else " as the others of their class"
+    return f"All {count} devices train alike{as_others}, to the bit. "
 
 
 def pair_headline(verdict: PairVerdict) -> str:

@@ -12,6 +12,7 @@ from parity.judge.verdict import Judgement, PairVerdict
 from parity.render.differing import Rows
 from parity.render.phrases import counted, listed, named, would_have_been_seen
 from parity.store.stored_run import StoredRun
+from parity.store.tables import CONTRACT_STATUSES
 from parity.store.trace import SKETCHED_QUANTITIES
 from parity.store.trials import HARDWARE, SOFTWARE, TrialRecord
 
@@ -21,8 +22,6 @@ MOST_ROWS = 60
 _EVENLY = 12
 # Facts about a machine, those that decide the bits first.
 _FACTS = (*HARDWARE, *SOFTWARE, "loss_dtype", "threads", "os", "cores", "host", "node")
-# Statuses of the items of a contract, from those that need attention to those that need none.
-_STATUSES = ("failed", "limited", "not applicable", "passed")
 
 
 @dataclass(frozen=True)
@@ -205,11 +204,11 @@ def contract_tables(run: StoredRun, judgement: Judgement) -> list[tuple[str, Tab
     for trial, rows in items.items():
         alike: dict[tuple[str, str], list[str]] = {}
         # Failures first; the sort is stable, so items of one status stay in the order of the contract.
-        for row in sorted(rows, key=lambda row: _STATUSES.index(row["status"])):
+        for row in sorted(rows, key=lambda row: CONTRACT_STATUSES.index(row["status"])):
             alike.setdefault((row["status"], row["reason"]), []).append(row["item"])
         cells = tuple((", ".join(names), status, reason) for (status, reason), names in alike.items())
         marked = tuple(number for number, (_, status, _) in enumerate(cells) if status == "failed")
-        title = f"{trial}: {counted([row['status'] for row in rows], _STATUSES)}"
+        title = f"{trial}: {counted([row['status'] for row in rows], CONTRACT_STATUSES)}"
         table = Table(("items", "status", "finding"), cells, marked)
         # The first trial with these results stands for the other devices of its class.
         found.setdefault((places[trial], *cells), (title, table))

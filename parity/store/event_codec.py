@@ -12,9 +12,12 @@ from typing import Any
 import pyarrow as pa
 
 from parity.store.events import Advanced, Began, Ended, Event, Found, Restarted, Saved
+from parity.store.json_text import parse_json
+from parity.store.trials import TrialRecord
 
 # Length of the head in bytes: uint64, little-endian on every machine, since a run may be continued on another one.
 _LENGTH = struct.Struct("<Q")
+_FACTS = {field.name for field in fields(TrialRecord)}
 # By name, as the head stores it. `Captured` is missing: repeats of odd trials are not written to the journal.
 _KINDS = {kind.__name__: kind for kind in (Began, Advanced, Restarted, Saved, Found, Ended)}
 
@@ -33,9 +36,28 @@ def encode(event: Event) -> bytes:
 
 
 def decode(payload: bytes) -> Event:
-    """Decodes the event that `encode` made these bytes from."""
+    """Decodes the event that `encode` made these bytes from.
+
+    Raises:
+        ValueError: It has not made them.
+    """
+    try:
+        event = _decode(payload)
+    except (struct.error, KeyError, TypeError, AttributeError, pa.ArrowException, EOFError) as error:
+        raise ValueError(f"it cannot be decoded: {type(error).__name__}") from error
+    # What a name of a file or of a column is made of.
+    step = getattr(event, "step", 0)
+    if not isinstance(event.trial, str) or type(step) is not int or step < 0:
+        raise ValueError("it names no trial or step")
+    if isinstance(event, Began | Advanced) and (unknown := {*event.facts} - _FACTS):
+        raise ValueError(f"it has the unknown fact {min(map(str, unknown))!r}")
+    return event
+
+
+def _decode(payload: bytes) -> Event:
     start = _LENGTH.size + _LENGTH.unpack_from(payload)[0]
-    head = json.loads(payload[_LENGTH.size : start])
+    # However long: what a trial has found of a model with many parameters is one event.
+    head = parse_json(payload[_LENGTH.size : start], most_bytes=len(payload))
     blobs = []
     for length in head["blobs"]:
         blobs.append(payload[start : start + length])

@@ -17,6 +17,7 @@ from parity.store import segments
 from parity.store.event_codec import decode, encode
 from parity.store.events import Event
 from parity.store.frames import FRONT_BYTES, frame, payload_length, unframe
+from parity.store.regular import size_of_regular
 from parity.store.storage import StoragePath
 
 # Name in the run directory.
@@ -39,6 +40,7 @@ class Journal:
         # `opened` closes the file again if what follows fails.
         with _accessing(path), contextlib.ExitStack() as opened:
             if isinstance(path, Path):
+                _check_own(path)
                 # Unbuffered, so that closing it writes nothing.
                 self._file = opened.enter_context(path.open("r+b" if path.exists() else "x+b", buffering=0))
             else:
@@ -96,7 +98,7 @@ class Journal:
             payload = unframe(self._file)
         if payload is None:
             raise Trouble(f"{self._path} is damaged at byte {offset}.")
-        return decode(payload)
+        return self._decoded(payload, offset)
 
     def replay(self) -> Iterator[tuple[int, Event]]:
         """Yields all events in their order, each with its offset in bytes, and cuts off an incomplete last one.
@@ -113,12 +115,19 @@ class Journal:
             if payload is None:
                 self._cut(offset, size)
                 return
-            yield offset, decode(payload)
+            yield offset, self._decoded(payload, offset)
             offset = after
 
     def close(self) -> None:
         """Closes the file."""
         self._open.close()
+
+    def _decoded(self, payload: bytes, offset: int) -> Event:
+        try:
+            return decode(payload)
+        except ValueError as error:
+            # Its digest is right, so another program has written it.
+            raise Trouble(f"{self._path} has no event of parity at byte {offset} ({error}).") from error
 
     def _cut(self, offset: int, size: int) -> None:
         """Cuts off an incomplete last frame, which was not durable, so nothing was built on it.
@@ -143,6 +152,14 @@ class Journal:
                 )
             self._file.truncate(offset)
         self._end, self.left_out = offset, size - offset
+
+
+def _check_own(path: Path) -> None:
+    """Raises OSError if a file is there that is not a journal of this run: it is going to be written to, and cut."""
+    if path.is_symlink():
+        raise OSError("it is a link, and not a file of this run")
+    if path.exists():
+        size_of_regular(path)
 
 
 @contextlib.contextmanager

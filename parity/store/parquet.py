@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 from parity.ground.errors import Trouble
 from parity.store import storage, trace
 from parity.store.files import write_bytes, writing
+from parity.store.footer import TooLargeError, check_groups, check_texts, check_whole, text_columns
 from parity.store.schema import SCHEMA_NUMBER
 from parity.store.storage import StoragePath
 
@@ -72,21 +73,28 @@ def open_parquet(path: StoragePath) -> pq.ParquetFile:
     """Opens a Parquet file; a page whose checksum is wrong raises an error when it is read.
 
     Raises:
-        Trouble: The file does not exist, or is damaged.
+        Trouble: The file does not exist, is damaged, or has a row group that takes too much memory.
     """
     with reading(path), storage.on_disk(path) as copy:
+        metadata = pq.read_metadata(copy)
+        check_groups(metadata)
         # The copy of an object is deleted when the block ends, and stays readable while this file is open.
-        return pq.ParquetFile(copy, page_checksum_verification=True)
+        return pq.ParquetFile(
+            copy, metadata=metadata, read_dictionary=text_columns(metadata), page_checksum_verification=True
+        )
 
 
 def read_table(path: StoragePath, schema: pa.Schema) -> pa.Table:
     """Reads a Parquet file as a table of the schema.
 
     Raises:
-        Trouble: The file does not exist, is damaged, or has other columns.
+        Trouble: The file does not exist, is damaged, has other columns, or takes too much memory.
     """
     with reading(path), open_parquet(path) as file:
-        return cast(path, file.read(), schema)
+        check_whole(file.metadata)
+        table = file.read()
+        check_texts(table)
+        return cast(path, table, schema)
 
 
 @contextlib.contextmanager
@@ -100,6 +108,10 @@ def reading(path: StoragePath) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise Trouble(f"{path} is missing: the run directory is damaged.") from error
+    except TooLargeError as error:
+        raise Trouble(
+            f"{path} is not read: {error}. Write it again with smaller row groups, or judge a smaller run."
+        ) from error
     except (OSError, ValueError, OverflowError, pa.ArrowException) as error:  # ValueError: a name is not UTF-8
         # Errors of Arrow may have several lines, of which the first says what is wrong.
         raise Trouble(f"{path} is damaged ({(str(error).splitlines() or [type(error).__name__])[0]}).") from error

@@ -3,18 +3,56 @@
 import functools
 import importlib.metadata
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from parity.plan.trial import Trial
+from parity.store.regular import is_inside
 from parity.store.schema import SCHEMA_NUMBER
 from parity.store.statuses import RunState
 from parity.version import __version__
 
 # Packages whose versions are stored, and must be the same when a run is resumed: another version may give other bits.
 PACKAGES = ("numpy", "pandas", "pyarrow", "ray", "torch")
+
+# What each value of run.json is that a reader looks at, if it is there.
+KINDS: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys(("state", "task", "host", "data_xxh3", "seal"), (str,)),
+    **dict.fromkeys(("created", "command", "folder"), (str, type(None))),
+    **dict.fromkeys(("trials", "arguments", "devices"), (list,)),
+    **dict.fromkeys(("versions", "files", "recorded", "losses", "task_code", "cluster"), (dict,)),
+    "quick": (bool,),
+    # Only several runs that are judged together have these.
+    **dict.fromkeys(("notes", "runs"), ()),
+}
+
+
+def find_wrong_value(info: Mapping[str, Any]) -> str | None:
+    """What is wrong with the content of a run.json, or None."""
+    for name, kinds in KINDS.items():
+        if name in info and not isinstance(info[name], kinds):
+            return f"its {name!r} is {info[name]!r}"[:200]
+    for name in ("trials", "arguments", "devices"):
+        if not all(isinstance(each, str) for each in info.get(name, ())):
+            return f"its {name!r} are not all texts"
+    for name in info.get("files", ()):
+        if not is_inside(name):
+            return f"its 'files' have {name[:200]!r}, which is no Parquet file in the run directory"
+    return _wrong_cluster(info.get("cluster", {}))
+
+
+def _wrong_cluster(cluster: Mapping[str, Any]) -> str | None:
+    """What is wrong with the cluster that a run was begun on, as `nodes.as_stored` describes it, or None."""
+    classes, nodes = cluster.get("classes", []), cluster.get("nodes", {})
+    if not isinstance(cluster.get("address", ""), str):
+        return f"the address of its cluster is {cluster['address']!r}"[:200]
+    if not isinstance(classes, list) or not all(isinstance(each, dict) for each in classes):
+        return "the classes of its cluster are not all objects"
+    if not isinstance(nodes, dict) or not all(number in range(len(classes)) for number in nodes.values()):
+        return f"the nodes of its cluster are not each of one of {len(classes)} classes"
+    return None
 
 
 def describe(command: str, trials: Sequence[Trial], *, data: Path | None) -> dict[str, Any]:

@@ -12,10 +12,11 @@ from parity.store.kept_trial import KeptTrial, StepsInJournal, storable
 from parity.store.parquet import write_table
 from parity.store.storage import StoragePath
 from parity.store.tables import EVIDENCE
-from parity.store.traces import TraceWriter
+from parity.store.traces import GROUP_BYTES, TraceWriter
 from parity.store.trials import write_trials
 
-# Number of rows in a row group of a trace. A row takes some 600 bytes in memory, so a group takes some 6 MB.
+# Number of rows in a row group of a trace, unless so many have `GROUP_BYTES`: a row takes some 600 bytes in memory, and
+# some 120 more for each tensor of the model.
 GROUP_ROWS = 10_000
 
 
@@ -71,11 +72,12 @@ def _write_traces(out: StoragePath, kept: Mapping[str, KeptTrial], journal: Jour
 
 
 def _joined(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """The same rows in fewer tables, each of at least `GROUP_ROWS` but for the last."""
+    """The same rows in fewer tables, each of at least `GROUP_ROWS` or `GROUP_BYTES` but for the last."""
     collected: list[pa.Table] = []
     for table in tables:
         collected.append(table)
-        if sum(map(len, collected)) >= GROUP_ROWS:
+        enough = sum(map(len, collected)) >= GROUP_ROWS or sum(each.nbytes for each in collected) >= GROUP_BYTES
+        if enough:
             yield pa.concat_tables(collected).unify_dictionaries()
             collected = []
     if collected:

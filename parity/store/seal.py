@@ -5,10 +5,12 @@ It detects damage and careless changes, not intent: whoever can write the files 
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import xxhash
 
+from parity.store.regular import size_of_regular
 from parity.store.storage import StoragePath, exists, find, on_disk
 
 # Files are read in pieces of this size; a table may be larger than memory.
@@ -49,7 +51,17 @@ def altered(info: Mapping[str, Any], directory: StoragePath) -> tuple[str, ...]:
     files = info.get("files")
     if not isinstance(files, dict):  # removed or replaced, which the seal of run.json has found
         return own
-    return own + tuple(name for name, digest in files.items() if digest != _digest(directory / name))
+    # By its place on the disk: links may give one file any number of names.
+    digests: dict[object, str | None] = {}
+    changed = []
+    for name, digest in files.items():
+        path = directory / name
+        place = _place(path)
+        if place not in digests:
+            digests[place] = _digest(path)
+        if digest != digests[place]:
+            changed.append(name)
+    return own + tuple(changed)
 
 
 def _digest_of(content: Mapping[str, Any]) -> str:
@@ -57,12 +69,22 @@ def _digest_of(content: Mapping[str, Any]) -> str:
     return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())
 
 
+def _place(path: StoragePath) -> object:
+    """What two paths share that lead to the same local file."""
+    if not (isinstance(path, Path) and path.exists()):
+        return path
+    found = path.stat()
+    return found.st_dev, found.st_ino
+
+
 def _digest(path: StoragePath) -> str | None:
-    """The digest of a file; None if it does not exist."""
-    if not exists(path):
+    """The digest of a file; None if it does not exist, or is no longer a regular one."""
+    if not exists(path) or (isinstance(path, Path) and not path.is_file()):
         return None
     digest = xxhash.xxh3_128()
     with on_disk(path) as copy, copy.open("rb") as file:
-        while piece := file.read(PIECE_BYTES):
+        left = size_of_regular(copy)
+        while left and (piece := file.read(min(left, PIECE_BYTES))):
             digest.update(piece)
+            left -= len(piece)
     return digest.hexdigest()

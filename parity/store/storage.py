@@ -18,6 +18,7 @@ from upath import UPath
 
 from parity.ground.errors import Trouble
 from parity.ground.temporary import temporary_folder
+from parity.store.regular import check_size, read_regular, size_of_regular
 
 # The path of a run directory, or of a file in it.
 StoragePath: TypeAlias = Path | UPath
@@ -117,8 +118,10 @@ def written_beside(path: StoragePath) -> Iterator[Path]:
         OSError: It cannot be written.
     """
     if isinstance(path, Path):
-        # If the block raises, the file stays under its hidden name, and the next attempt writes over it.
+        # If the block raises, the file stays under its hidden name, and the next attempt replaces it.
         beside = name_beside(path)
+        # Removed and not written over: somebody may have put a link there, to a file that is not of the run.
+        beside.unlink(missing_ok=True)
         yield beside
         # The content has to be on the disk before the name is, or a power failure leaves an empty file of that name.
         with beside.open("rb") as file:
@@ -137,13 +140,17 @@ def name_beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.writing")
 
 
-def read(path: StoragePath) -> bytes:
+def read(path: StoragePath, *, most_bytes: int | None = None) -> bytes:
     """The content of a file.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: It cannot be read, is not a regular file, or has more bytes than that.
     """
-    return path.read_bytes() if isinstance(path, Path) else bytes(patiently(path, path.read_bytes))
+    if isinstance(path, Path):
+        return read_regular(path, most_bytes=most_bytes)
+    if most_bytes is not None:
+        check_size(patiently(path, lambda: path.stat().st_size), most_bytes)
+    return bytes(patiently(path, path.read_bytes))
 
 
 def find(folder: StoragePath, suffix: str) -> list[str]:
@@ -177,9 +184,10 @@ def on_disk(path: StoragePath) -> Iterator[Path]:
     """Yields the file on the local disk; for an object a copy, removed after the block but readable while it is open.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: It cannot be read, or is not a regular file.
     """
     if isinstance(path, Path):
+        size_of_regular(path)
         yield path
         return
     with temporary_folder() as folder:

@@ -1,7 +1,6 @@
 """Reads a run back from its directory, and checks that it is complete and undamaged."""
 
-import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,13 +8,17 @@ import pyarrow as pa
 
 from parity.ground.errors import Trouble
 from parity.store import storage
+from parity.store.evidence_rows import find_wrong_evidence
+from parity.store.json_text import MOST_BYTES, parse_json
 from parity.store.parquet import read_table, reading
+from parity.store.run_info import find_wrong_value
 from parity.store.schema import SCHEMA_NUMBER
 from parity.store.seal import altered
 from parity.store.statuses import run_state
 from parity.store.storage import StoragePath
 from parity.store.tables import EVIDENCE
 from parity.store.traces import Traces
+from parity.store.trial_rows import find_wrong_trial
 from parity.store.trials import TRIALS, TrialRecord
 
 # Tables added after the first release: older runs lack them, and are read with empty ones.
@@ -61,11 +64,14 @@ def read_run(directory: StoragePath) -> StoredRun:
         # Within `reading`, since a name that is not UTF-8 raises only when it becomes a `str`.
         trials = tuple(TrialRecord(**row) for row in table.to_pylist())
     if [record.trial for record in trials] != info.get("trials"):
-        raise Trouble(f"{directory / 'trials.parquet'} is damaged: its trials are not those of run.json.")
+        raise Trouble(f"{path} is damaged: its trials are not those of run.json.")
+    if wrong := find_wrong_trial(trials):
+        raise Trouble(f"{path} is damaged: {wrong}.")
     traces = Traces(directory, trials)
     for record in trials:  # report damage before anything is judged
         traces.check(record.trial)
-    evidence = {name: _read_evidence(info, directory, name, schema) for name, schema in EVIDENCE.items()}
+    names = {record.trial for record in trials}
+    evidence = {name: _read_evidence(info, directory, name, names) for name in EVIDENCE}
     return StoredRun(directory, info, trials, traces, evidence, altered(info, directory))
 
 
@@ -77,7 +83,7 @@ def read_info(directory: StoragePath) -> dict[str, Any]:
     """
     path = directory / "run.json"
     try:
-        info = json.loads(storage.read(path))
+        info = parse_json(storage.read(path, most_bytes=MOST_BYTES))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise Trouble(f"{directory} is not a run directory: it has no run.json. Give the --out of a run.") from error
     except (OSError, ValueError) as error:
@@ -89,13 +95,21 @@ def read_info(directory: StoragePath) -> dict[str, Any]:
             f"{directory} has schema {info['schema']!r}, and this parity reads schema {SCHEMA_NUMBER}. "
             "Use the version of parity that wrote it."
         )
+    if wrong := find_wrong_value(info):
+        raise Trouble(f"{path} is damaged: {wrong}.")
     return info
 
 
-def _read_evidence(info: Mapping[str, Any], directory: StoragePath, name: str, schema: pa.Schema) -> pa.Table:
+def _read_evidence(info: Mapping[str, Any], directory: StoragePath, name: str, trials: Container[str]) -> pa.Table:
     """The table; empty if the run was completed before such tables existed."""
+    path, schema = directory / f"{name}.parquet", EVIDENCE[name]
     # Only the list of files in a sealed run excuses a missing table; elsewhere a missing table is damage.
     sealed = info.get("files")
     if name in LATER_TABLES and isinstance(sealed, dict) and f"{name}.parquet" not in sealed:
         return schema.empty_table()
-    return read_table(directory / f"{name}.parquet", schema)
+    table = read_table(path, schema)
+    with reading(path):
+        wrong = find_wrong_evidence(name, table, trials)
+    if wrong:
+        raise Trouble(f"{path} is damaged: {wrong}.")
+    return table

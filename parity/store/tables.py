@@ -101,6 +101,9 @@ STEP_ERRORS = describe_table(
     ],
 )
 
+# Statuses of the items of a contract, from those that need attention to those that need none.
+CONTRACT_STATUSES = ("failed", "limited", "not applicable", "passed")
+
 # What the loss did on a few rows before the training.
 CONTRACT = describe_table(
     "an item of the loss contract, checked for a trial",

@@ -56,7 +56,7 @@ LATER_COLUMNS = frozenset(
     }
 )
 # Columns that may be null.
-_NULLABLE = (*AUDIT_COLUMNS, *LATER_COLUMNS)
+NULLABLE = (*AUDIT_COLUMNS, *LATER_COLUMNS)
 _SKETCHED_MEANINGS = {
     "output": "output",
     "output_grad": "output gradient",
@@ -201,7 +201,7 @@ def make_table(columns: Mapping[str, np.ndarray | list[Any]], *, names: Mapping[
         if field.name in names:
             arrays.append(_constant(names[field.name], rows))
             continue
-        if field.name in _NULLABLE and field.name not in columns:
+        if field.name in NULLABLE and field.name not in columns:
             arrays.append(pa.nulls(rows, field.type))
             continue
         values = columns[field.name]

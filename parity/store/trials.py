@@ -13,6 +13,8 @@ from parity.store.schema import NAME, Column, describe_record
 from parity.store.statuses import Failure, TrialStatus
 from parity.store.storage import StoragePath
 
+# Dtypes of a loss whose distances are counted in ulp.
+LOSS_DTYPES = ("float16", "float32", "float64", "bfloat16")
 # Of texts that may quote a message of the user's code.
 _LENGTH = f"in at most {MOST_STORED:,} characters"
 

@@ -36,6 +36,16 @@ def test_nodes_are_named_by_their_given_name_else_by_their_host():
     assert [each.name for each in found] == ["b", "host"]
 
 
+def test_nodes_stand_in_the_order_of_their_numbers():
+    """So that the devices of --each do, the first of which is the baseline, and so does every list of them."""
+    hosts = ["h10", "h9", "gpu2-10", "h009", "gpu10-1", "gpu2-9", "h", "H9", "10.0.0.10", "10.0.0.9"]
+    found = alive([raw(number, host) for number, host in enumerate(hosts)])
+    assert [each.name for each in found] == [
+        *("10.0.0.9", "10.0.0.10", "H9", "gpu2-9", "gpu2-10", "gpu10-1", "h", "h009", "h9", "h10"),
+    ]
+    assert names(expand(parse_devices(["cpu"]), "node", found))[-2:] == ["cpu@h9", "cpu@h10"]
+
+
 def test_nodes_with_one_name_are_distinguished_by_their_id():
     found = alive([raw(0x1234567890 << 184, host="h"), raw(0xABCDEF0123 << 184, host="h")])
     assert len({each.name for each in found}) == 2

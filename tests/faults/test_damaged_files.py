@@ -12,7 +12,7 @@ def runs(tmp_path_factory):
 
 @pytest.mark.parametrize("seed", [1, 788])
 def test_no_damage_gives_a_traceback_or_another_verdict(runs, capsys, seed):
-    counts = fuzz.campaign(runs, seed=seed, rounds=100)
+    counts = fuzz.campaign(runs, seed=seed, rounds=50)
     assert not any(kind == "WRONG" for _, kind in counts), capsys.readouterr().out
     assert {kind for _, kind in counts} == {"refused", "as before", "named"}
 
@@ -35,7 +35,9 @@ def test_a_wrong_verdict_would_be_seen(runs, monkeypatch, capsys):
         return genuine(*arguments)
 
     monkeypatch.setattr(fuzz, "attempt", attempt)
-    counts = fuzz.campaign(runs, seed=0, rounds=5)
+    # What a sound file of a run without a seal says is what is known.
+    sealed = {name: directory for name, directory in runs.items() if name != "interrupted"}
+    counts = fuzz.campaign(sealed, seed=0, rounds=5)
     monkeypatch.setattr(fuzz, "reported", reported)
     assert sum(count for (_, kind), count in counts.items() if kind == "WRONG") == 5
     assert "round 4, " in capsys.readouterr().out

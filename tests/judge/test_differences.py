@@ -164,5 +164,5 @@ def test_lists_of_another_length_are_damage(equal_pair, copy_of):
     with pytest.raises(Trouble) as trouble:
         compare(directory).first()
     assert str(trouble.value) == (
-        "Trace 0001-functional@cpu-s0.parquet is damaged: its param_digests are not 16 in each row."
+        f"{directory}/traces/0001-functional@cpu-s0.parquet is damaged: its param_digests are not 16 in each row."
     )

@@ -47,8 +47,7 @@ def reads(monkeypatch):
 
 def keep_rows(monkeypatch, count):
     """Limits the rows of traces that stay in memory as whole tables."""
-    for module in ("parity.store.traces", "parity.judge.trial_trace"):
-        monkeypatch.setattr(f"{module}.KEPT_ROWS", count)
+    monkeypatch.setattr(traces, "KEPT_ROWS", count)
 
 
 # All traces in memory; traces of which a few fit into memory; traces longer than that, which are read by columns.

@@ -93,3 +93,17 @@ def test_a_factor_in_one_of_the_last_two_steps_has_no_cause(tmp_path, wrong):
     cause = cause_of(tmp_path, Adam, steps=2, **wrong)
     assert factor_in(cause) == pytest.approx(0.1, rel=1e-3)
     assert CORRECTION not in cause and RATE not in cause
+
+
+@pytest.mark.parametrize(
+    "strange", [{"betas": ("heavy", None)}, {"betas": 0.9}, {"betas": (1.0, 1.0), "momentum": [2]}]
+)
+def test_settings_of_any_kind_are_no_settings_of_adam(tmp_path, strange):
+    """An optimizer may call whatever it likes so."""
+
+    class Strange(Adam):
+        def __init__(self, params, **wrong):
+            super().__init__(params, **wrong)
+            self.param_groups[0] |= strange
+
+    assert RATE in cause_of(tmp_path, Strange, factor=0.1)

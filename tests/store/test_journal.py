@@ -1,16 +1,21 @@
 """The journal: what was added is read back to the bit; a torn end is cut off, and damage before it is named."""
 
 import contextlib
+import json
 import math
+import os
+import struct
 
 import pyarrow as pa
 import pytest
+import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
 from parity.ground.errors import Trouble
 from parity.store.event_codec import decode, encode
 from parity.store.events import Advanced, Began, Ended, Found, Restarted, Saved
+from parity.store.frames import frame
 from parity.store.journal import Journal
 
 TABLE = pa.table({"step": [0, 1], "loss": [0.1, math.inf], "digest": pa.array([2**64 - 1, 0], pa.uint64())})
@@ -99,3 +104,55 @@ def test_a_flipped_bit_is_named_and_nothing_is_cut_off(path):
         with pytest.raises(Trouble, match=r"journal is damaged at byte [0-9]+\. Restore it"):
             replayed(path)
         assert path.read_bytes() == damaged
+
+
+def test_a_journal_behind_a_link_is_not_written_to(tmp_path):
+    """Its incomplete end would be cut off, and it may be any file of the user."""
+    (tmp_path / "victim").write_text("mine")
+    (tmp_path / "journal").symlink_to(tmp_path / "victim")
+    with pytest.raises(Trouble) as caught:
+        Journal(tmp_path / "journal")
+    reason = "it is a link, and not a file of this run"
+    assert str(caught.value) == f"{tmp_path}/journal cannot be written or read ({reason})."
+    assert (tmp_path / "victim").read_text() == "mine"
+
+
+def test_a_journal_that_is_a_named_pipe_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "journal")
+    with pytest.raises(Trouble) as caught:
+        Journal(tmp_path / "journal")
+    reason = "it is a named pipe, and not a regular file"
+    assert str(caught.value) == f"{tmp_path}/journal cannot be written or read ({reason})."
+
+
+def test_a_sound_frame_that_claims_to_be_huge_is_not_given_the_memory(tmp_path):
+    """Its digests are right: somebody has made it so."""
+    front = frame(b"")
+    header = struct.pack("<QQ", 2**62, 0)
+    (tmp_path / "journal").write_bytes(header + struct.pack("<Q", xxhash.xxh3_64_intdigest(header)) + front)
+    assert replayed(tmp_path / "journal") == ([], 2 * len(front))
+
+
+def event_of(kind, **values):
+    head = json.dumps({"kind": kind, "values": values, "blobs": []}).encode()
+    return struct.pack("<Q", len(head)) + head
+
+
+@pytest.mark.parametrize(
+    ("payload", "said"),
+    [
+        (event_of("Saved", trial="a", step="../../x", wall_s=1.0, state=None), "it names no trial or step"),
+        (event_of("Saved", trial=None, step=1, wall_s=1.0, state=None), "it names no trial or step"),
+        (event_of("Began", trial="a", facts={"run": "x", "password": "y"}), "it has the unknown fact 'password'"),
+        (event_of("Replaced", trial="a"), "it cannot be decoded: KeyError"),
+        (event_of("Began", trial="a", facts={"host": []}, more=1), "it cannot be decoded: TypeError"),
+        (struct.pack("<Q", 99_999) + b"[" * 99_999, "its JSON has more than 32 levels"),
+        (b"", "it cannot be decoded: error"),
+    ],
+)
+def test_a_frame_with_something_else_than_an_event_is_refused(tmp_path, payload, said):
+    (tmp_path / "journal").write_bytes(frame(encode(EVENTS[0])) + frame(payload))
+    at = len(frame(encode(EVENTS[0])))
+    with pytest.raises(Trouble) as caught:
+        replayed(tmp_path / "journal")
+    assert str(caught.value) == f"{tmp_path}/journal has no event of parity at byte {at} ({said})."

@@ -3,6 +3,8 @@
 import importlib.metadata
 import json
 
+import pytest
+
 from parity.store import run_info
 
 
@@ -20,3 +22,23 @@ def test_a_package_that_is_not_installed_has_no_version(make_trials, monkeypatch
     versions = json.loads(json.dumps(run_info.describe("test", make_trials(), data=None)))["versions"]
     assert versions["ray"] is None
     assert versions["torch"] == genuine("torch")
+
+
+CLUSTER = {"address": "h1:6379", "classes": [{"cpu_model": "x"}], "nodes": {"h1": 0}}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [
+        ({"devices": "cpu"}, "its 'devices' is 'cpu'"),
+        ({"devices": [None]}, "its 'devices' are not all texts"),
+        ({"cluster": CLUSTER | {"address": 1}}, "the address of its cluster is 1"),
+        ({"cluster": CLUSTER | {"classes": [1]}}, "the classes of its cluster are not all objects"),
+        ({"cluster": CLUSTER | {"nodes": {"h1": 1}}}, "the nodes of its cluster are not each of one of 1 classes"),
+        ({"cluster": CLUSTER | {"nodes": {"h1": [0]}}}, "the nodes of its cluster are not each of one of 1 classes"),
+    ],
+)
+def test_what_a_run_is_continued_on_is_checked(wrong, expected):
+    info = {"devices": ["cpu@h1"], "cluster": CLUSTER}
+    assert run_info.find_wrong_value(info) is None
+    assert run_info.find_wrong_value(info | wrong) == expected

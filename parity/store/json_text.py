@@ -1,0 +1,49 @@
+"""Reads JSON that somebody else may have written: of bounded size and depth."""
+
+import json
+from typing import Any
+
+# Most bytes of a JSON text. The run.json of 10,000 trials has 1 MB, and the settings of an optimizer with a group for
+# each of 1,000 parameters 0.4 MB. As Python objects a text may take 20 times as much.
+MOST_BYTES = 16 * 2**20
+# Most levels of arrays and objects in each other. A run.json has 4, settings some 6; whatever walks through them calls
+# itself for each.
+MOST_LEVELS = 32
+
+
+def parse_json(text: bytes | str, *, most_bytes: int = MOST_BYTES) -> Any:
+    """The value of a JSON text.
+
+    Args:
+        text: The text.
+        most_bytes: Most bytes that it may have.
+
+    Raises:
+        ValueError: It is no JSON, or is too long or too deep.
+    """
+    if len(text) > most_bytes:
+        raise ValueError(f"it has {len(text):,} bytes of JSON, and at most {most_bytes:,} are read")
+    try:
+        value = json.loads(text, parse_int=_whole_number)
+    except RecursionError as error:
+        raise ValueError(_TOO_DEEP) from error
+    level = [value]
+    for _ in range(MOST_LEVELS + 1):
+        inner = [each for each in level if isinstance(each, (dict, list))]
+        if not inner:
+            return value
+        level = [item for each in inner for item in (each.values() if isinstance(each, dict) else each)]
+    raise ValueError(_TOO_DEEP)
+
+
+def _whole_number(text: str) -> int:
+    """A whole number: none that does not become a float, nor one that takes long to be printed."""
+    value = int(text)
+    if abs(value) > _LARGEST:
+        raise ValueError(f"it has the number {text[:20]}..., and the largest is {_LARGEST}")
+    return value
+
+
+# A digest has 64 bits; nothing else that is stored is as large.
+_LARGEST = 2**64 - 1
+_TOO_DEEP = f"its JSON has more than {MOST_LEVELS} levels"

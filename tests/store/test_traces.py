@@ -1,0 +1,92 @@
+"""Traces in memory: row groups are written small enough to be read, and wide traces are read by columns."""
+
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from synthetic_runs import Planted, make_run, write_run
+
+from parity.judge.trial_trace import Columns, TrialTrace
+from parity.store import run_tables, traces
+from parity.store.footer import group_bytes
+from parity.store.stored_run import read_run
+from parity.store.traces import TraceWriter, is_long
+
+
+@pytest.fixture
+def run():
+    return make_run(Planted(), steps=100)
+
+
+def test_a_row_group_has_few_bytes_however_many_tensors_a_row_has(tmp_path, monkeypatch, run):
+    table, _ = run.traces.values()
+    monkeypatch.setattr(traces, "GROUP_BYTES", table.nbytes // 5)
+    writer = TraceWriter(tmp_path / "trace.parquet")
+    writer.append(table)
+    writer.close()
+    written = pq.ParquetFile(tmp_path / "trace.parquet")
+    assert 5 <= written.num_row_groups <= 7
+    assert written.read().select(table.column_names).equals(table)
+
+
+def test_chunks_of_wide_rows_are_not_collected_until_there_are_many_rows(monkeypatch, run):
+    table, _ = run.traces.values()
+    monkeypatch.setattr(run_tables, "GROUP_BYTES", 3 * table.nbytes)
+    joined = [*run_tables._joined([table] * 8)]
+    assert [len(each) for each in joined] == [300, 300, 200]
+
+
+def test_a_trace_is_long_by_its_rows_or_by_its_bytes(run):
+    record = run.trials[0]
+    assert not is_long(record) and is_long(replace(record, rows=traces.KEPT_ROWS + 1))
+    wide = replace(record, rows=10_000, param_names=["w"] * 300)
+    assert is_long(wide) and not is_long(replace(wide, rows=1_000))
+    buffers = replace(record, rows=10_000, buffer_names=["b"] * 1_000)
+    assert is_long(buffers)
+
+
+def test_a_wide_trace_is_read_by_columns_and_says_the_same(tmp_path, monkeypatch, run):
+    write_run(run, tmp_path / "run")
+    whole = read_run(tmp_path / "run")
+    monkeypatch.setattr(traces, "KEPT_BYTES", 1000)
+    monkeypatch.setattr(traces.Traces, "__getitem__", lambda *_: pytest.fail("the whole trace was read"))
+    wide = read_run(tmp_path / "run")
+    monkeypatch.undo()
+    for record in run.trials:
+        assert wide.traces.column(record.trial, "loss").equals(whole.traces[record.trial]["loss"])
+
+
+def test_traces_that_stay_in_memory_are_limited_by_their_bytes(tmp_path, monkeypatch, run):
+    write_run(run, tmp_path / "run")
+    monkeypatch.setattr(traces, "KEPT_TRACES_BYTES", 1)
+    stored = read_run(tmp_path / "run")
+    assert [*stored.traces._kept] == [run.trials[-1].trial]
+
+
+def test_rows_with_the_same_settings_share_one_text(run):
+    """Settings of a group for each parameter are long, and as a text of its own for each step they fill the memory."""
+    record = run.trials[0]
+    texts = TrialTrace(record, Columns(run.traces)).texts("settings")
+    assert texts == run.traces[record.trial]["settings"].to_pylist()
+    assert len({*map(id, texts)}) == len({*texts}) < len(texts)
+
+
+def test_texts_that_are_missing_are_none(run):
+    name = run.trials[0].trial
+    table = run.traces[name]
+    field = table.schema.field("settings")
+    values = pa.array([None, "{}"] * 50).cast(field.type)
+    changed = table.set_column(table.schema.get_field_index("settings"), field, values)
+    assert TrialTrace(run.trials[0], Columns({name: changed})).texts("settings") == [None, "{}"] * 50
+
+
+def test_a_column_of_ones_is_no_smaller_in_memory_than_the_footer_tells(tmp_path):
+    """Equal values are stored once, and decoded each."""
+    table = pa.table({"a": np.ones(10**5), "b": [[1.0, 1.0]] * 10**5, "c": pa.array(["x"] * 10**5).dictionary_encode()})
+    pq.write_table(table, tmp_path / "t.parquet", compression="zstd")
+    metadata = pq.read_metadata(tmp_path / "t.parquet")
+    assert (tmp_path / "t.parquet").stat().st_size < 5_000
+    assert group_bytes(metadata, 0, frozenset({"a"})) == 8 * 10**5
+    assert group_bytes(metadata, 0, frozenset({"b"})) == 16 * 10**5
