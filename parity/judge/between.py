@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from parity.judge.common_steps import Both, common_steps
+from parity.judge.node_code import differing_files
 from parity.judge.pairs import Between, Pair
 from parity.judge.same_function import Functions, compare_functions
 from parity.judge.same_optimizer import compare_optimizers
@@ -21,6 +23,9 @@ from parity.store.trials import SOFTWARE, TrialRecord
 # Facts about the processor. Different processors need not produce equal bits; `store.trials.HARDWARE` also has the
 # kernels that were in use, which may differ on equal processors.
 PROCESSOR = ("cpu_model", "cpu_isa", "gpu_name")
+
+# What is said of another commit of parity that has the same version.
+PARITY = "code of parity"
 
 # Settings of optimizers that choose an implementation rather than what is computed.
 _IMPLEMENTATIONS = ("foreach", "fused", "capturable")
@@ -57,6 +62,8 @@ def pair_across_runs(earlier: ComparedRun, later: ComparedRun, baseline: TrialRe
     # The rows of a step count, however many batches it has.
     if "batch size" in code and _equal_rows(earlier, later, baseline, candidate):
         code.remove("batch size")
+    files = _changed_files(earlier, later, baseline, candidate)
+    code += files
     code += ["data"] if known_to_differ(*(side.run.info.get("data_xxh3") for side in (earlier, later))) else []
     # The record has the settings of the first step, of a resumed training those of a later one; the trace has them all.
     resumed = _first_step(baseline) != _first_step(candidate)
@@ -70,19 +77,43 @@ def pair_across_runs(earlier: ComparedRun, later: ComparedRun, baseline: TrialRe
         name for name in (*SOFTWARE, *kernels) if known_to_differ(getattr(baseline, name), getattr(candidate, name))
     ]
     found = [*code, *hardware, *software]
+    # Of the same version; another one says it all.
+    if "parity" not in software and known_to_differ(baseline.parity_sha256, candidate.parity_sha256):
+        software.append(PARITY)
     same = _with_optimizers(_same_functions(earlier, later, baseline, candidate), baseline, candidate)
     # A device may differ here: how far its steps are from float64 is what decides such a pair. So may the class of an
     # optimizer whose update is the same.
     allowed = {"device", *(["optimizer"] if same.shows("update") else [])}
     apart = _apart(earlier, later, baseline, candidate, [name for name in code if name not in allowed])
     between = Between(
-        differ=tuple((name, *_values(name, earlier, later, baseline, candidate)) for name in found),
+        differ=tuple(
+            (name, *(files[name] if name in files else _values(name, earlier, later, baseline, candidate)))
+            for name in found
+        ),
         owed=not found and not recorded,
         same_machine="device" not in code and not hardware and not software,
         apart=apart or (same.other.why if same.other else None),
         other=same.other if same.other and same.other.certain else None,
     )
     return Pair(", ".join(found) or "run", baseline, candidate, between)
+
+
+def _changed_files(
+    earlier: ComparedRun, later: ComparedRun, baseline: TrialRecord, candidate: TrialRecord
+) -> dict[str, tuple[str, str]]:
+    """The files beside losses and task, and others that were imported, that are not the same: their digests by name."""
+    found = differing_files(baseline, candidate)
+    one, other = (_travelling(side.run.info, record) for side, record in ((earlier, baseline), (later, candidate)))
+    # A file that only one side imports is a change of a file that both have.
+    found |= {name: (one[name], other[name]) for name in one if name in other and one[name] != other[name]}
+    # 12 digits of a digest are enough to see that it is another one.
+    return {name: (left[:12], right[:12]) for name, (left, right) in sorted(found.items())}
+
+
+def _travelling(info: Mapping[str, Any], record: TrialRecord) -> dict[str, str]:
+    """SHA-256 of the files beside the loss and the task of a trial, by name; earlier versions have stored none."""
+    code = [info.get("losses", {}).get(record.loss_name), info.get("task_code")]
+    return {name: sha256 for each in code if each for name, sha256 in each.get("files", {}).items()}
 
 
 def _values(
@@ -92,6 +123,8 @@ def _values(
     if name == "data":
         # 12 digits of a digest are enough to see that it is another one.
         left, right = (str(side.run.info.get("data_xxh3"))[:12] for side in (earlier, later))
+    elif name == PARITY:
+        left, right = (str(record.parity_sha256)[:12] for record in (baseline, candidate))
     elif name in ("task", "loss"):
         field = "task" if name == "task" else "loss_name"
         left, right = (

@@ -114,7 +114,8 @@ def _judge_pair(run: StoredRun, pair: Pair, comparison: Comparison, replicas: Re
         pair=pair,
         verdict=verdict,
         cause=cause,
-        causes=evidence.causes,
+        # Of a loss that is not to blame, its causes explain nothing.
+        causes=() if cause in (evidence.code, evidence.deviation) else evidence.causes,
         first=first,
         first_errors=_first_errors(pair, comparison, first, evidence.shared) if first else None,
         onset=onset,

@@ -114,9 +114,9 @@ def find_module(name: str) -> tuple[Neighbour, ...]:
 
 def in_environment(path: Path) -> bool:
     """Whether a file belongs to the standard library, or to a package that is installed."""
-    return any(part in _INSTALLED for part in path.parts) or any(
-        each in (*path.parents, *path.resolve().parents) for each in _STANDARD
-    )
+    if any(part in _INSTALLED for part in path.parts):
+        return True
+    return any(path.is_relative_to(each) or path.resolve().is_relative_to(each) for each in _STANDARD)
 
 
 def can_find(name: str, folders: Sequence[str]) -> bool:

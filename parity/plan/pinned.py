@@ -113,6 +113,11 @@ def pinned_modules(files: tuple[Neighbour, ...]) -> PinnedModules:
     return PinnedModules(files)
 
 
+def is_pinned(module: types.ModuleType) -> bool:
+    """Whether a module was loaded from a text that travelled."""
+    return isinstance(getattr(vars(module).get("__spec__"), "loader", None), _Loader)
+
+
 def show_lines(path: str, source: str) -> None:
     """Lets tracebacks and debuggers show the lines of a file that may not exist here, or be another one."""
     # From this cache; without a time of modification it is not checked against the file.

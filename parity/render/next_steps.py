@@ -78,6 +78,8 @@ def next_steps(run: StoredRun, judgement: Judgement, *, where: str = "below") ->
         return [
             Advice("Continue the trials that did not finish:", shlex.join(["python", *_RESUME, str(run.directory)]))
         ]
+    if worst.meaning.tone == "doubt" and judgement.fleet.code.groups[1:]:
+        return [Advice("Give all nodes the same code, named above, and run again.")]
     if worst.meaning.tone == "doubt":
         return [Advice("Resolve the doubt described above, and run again.")]
     first = run.trials[0]
