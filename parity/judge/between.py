@@ -26,6 +26,8 @@ PROCESSOR = ("cpu_model", "cpu_isa", "gpu_name")
 
 # What is said of another commit of parity that has the same version.
 PARITY = "code of parity"
+# What is said of files beside a loss or task where their names are not stored.
+IMPORTED = "imported code"
 
 # Settings of optimizers that choose an implementation rather than what is computed.
 _IMPLEMENTATIONS = ("foreach", "fused", "capturable")
@@ -64,6 +66,8 @@ def pair_across_runs(earlier: ComparedRun, later: ComparedRun, baseline: TrialRe
         code.remove("batch size")
     files = _changed_files(earlier, later, baseline, candidate)
     code += files
+    if not {"task", "loss", *files} & {*code} and _digests_differ(earlier, later, baseline, candidate):
+        code.append(IMPORTED)
     code += ["data"] if known_to_differ(*(side.run.info.get("data_xxh3") for side in (earlier, later))) else []
     # The record has the settings of the first step, of a resumed training those of a later one; the trace has them all.
     resumed = _first_step(baseline) != _first_step(candidate)
@@ -112,8 +116,19 @@ def _changed_files(
 
 def _travelling(info: Mapping[str, Any], record: TrialRecord) -> dict[str, str]:
     """SHA-256 of the files beside the loss and the task of a trial, by name; earlier versions have stored none."""
-    code = [info.get("losses", {}).get(record.loss_name), info.get("task_code")]
-    return {name: sha256 for each in code if each for name, sha256 in each.get("files", {}).items()}
+    losses = info.get("losses")
+    code = [losses.get(record.loss_name) if isinstance(losses, dict) else None, info.get("task_code")]
+    files = [each.get("files") for each in code if isinstance(each, dict)]
+    return {name: str(sha256) for each in files if isinstance(each, dict) for name, sha256 in each.items()}
+
+
+def _digests_differ(earlier: ComparedRun, later: ComparedRun, baseline: TrialRecord, candidate: TrialRecord) -> bool:
+    """Whether all that is known of the files beside losses and task is that they are not the same."""
+    # The digest covers the oracle, of which another one may be named.
+    return baseline.oracle == candidate.oracle and (
+        not all("losses" in side.run.info for side in (earlier, later))
+        and known_to_differ(baseline.code_sha256, candidate.code_sha256)
+    )
 
 
 def _values(
@@ -123,8 +138,9 @@ def _values(
     if name == "data":
         # 12 digits of a digest are enough to see that it is another one.
         left, right = (str(side.run.info.get("data_xxh3"))[:12] for side in (earlier, later))
-    elif name == PARITY:
-        left, right = (str(record.parity_sha256)[:12] for record in (baseline, candidate))
+    elif name in (PARITY, IMPORTED):
+        field = "parity_sha256" if name == PARITY else "code_sha256"
+        left, right = (str(getattr(record, field))[:12] for record in (baseline, candidate))
     elif name in ("task", "loss"):
         field = "task" if name == "task" else "loss_name"
         left, right = (

@@ -173,6 +173,10 @@ class Fleet:
         """Whether the trial differs from the majority of its class."""
         return record.trial in self._odd_trials
 
+    def own_code(self, record: TrialRecord) -> bool:
+        """Whether a trial had the code of its class; a device that names no node may have been on several."""
+        return self.code.group(record) == self.of(record).code
+
     @cached_property
     def first(self) -> DeviceClass:
         """The class that the others are compared with: that of the first device whose node did not fail."""
@@ -195,8 +199,7 @@ class Fleet:
         """The class of some devices, with its votes, its odd devices and its reference."""
         ballots: dict[tuple[str, int], list[TrialRecord]] = {}
         for record in records:
-            # A trace that was cut short differs from the others by its length alone. A device that names no node may
-            # have been on several.
+            # A trace that was cut short differs from the others by its length alone.
             if record.status == "complete" and self.code.group(record) == code:
                 ballots.setdefault((record.loss_name, record.seed), []).append(record)
         votes = tuple(_count(ballot, self.traces) for ballot in ballots.values())
@@ -220,29 +223,6 @@ def class_of(record: TrialRecord) -> HardwareClass:
 def same_hardware(left: TrialRecord, right: TrialRecord) -> bool:
     """Whether two trials ran on devices of one class."""
     return class_of(left) == class_of(right)
-
-
-def software_differences(trials: Sequence[TrialRecord]) -> list[str]:
-    """Sentences on the software that differs between the nodes of a run; empty where none does."""
-    found: list[str] = []
-    if any(record.run for record in trials):
-        return found  # for several runs, the notes on each pair say it
-    for name in SOFTWARE:
-        nodes: dict[str, dict[str, None]] = {}
-        for record in trials:
-            # A dict instead of a set keeps the order of the plan.
-            value = getattr(record, name)
-            if value is not None:
-                nodes.setdefault(value, {})[record.node or record.device] = None
-        if len(nodes) > 1:
-            versions = "; ".join(f"{value} on {_listed(list(where))}" for value, where in nodes.items())
-            found.append(f"Software differs between nodes: {name} {versions}.")
-    return found
-
-
-def _listed(names: Sequence[str]) -> str:
-    """Up to three names; of more, the first and the number of the others."""
-    return ", ".join(names) if len(names) <= 3 else f"{names[0]} and {len(names) - 1} more"
 
 
 def _reference(

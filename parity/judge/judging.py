@@ -48,7 +48,8 @@ def judge(run: StoredRun, pairs: tuple[Pair, ...] | None = None, *, fleet: Fleet
     if pairs is None:
         # A quick run took no steps from shared states, so devices of different classes could not be decided.
         pairs = make_pairs(run.trials, fleet, across=not run.info.get("quick"))
-    replicas = Replicas(fleet.traces.values())
+    # Replicas that had other code are not expected to agree.
+    replicas = Replicas(each for each in fleet.traces.values() if fleet.own_code(each.record))
     comparisons = [
         Comparison(
             fleet.traces[pair.baseline.trial],

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from parity.store.trials import TrialRecord
+from parity.store.trials import SOFTWARE, TrialRecord
 
 # What is known of a node's code: by what it is of, its digests; of parity's own code, by its version.
 _Code = dict[tuple[str, str], frozenset[str]]
@@ -92,6 +92,24 @@ class NodeCode:
     @cached_property
     def _numbers(self) -> dict[str, int]:
         return {node: number for number, group in enumerate(self.groups) for node in group.nodes}
+
+
+def software_differences(trials: Sequence[TrialRecord]) -> list[str]:
+    """Sentences on the software that differs between the nodes of a run; empty where none does."""
+    found: list[str] = []
+    if any(record.run for record in trials):
+        return found  # for several runs, the notes on each pair say it
+    for name in SOFTWARE:
+        nodes: dict[str, dict[str, None]] = {}
+        for record in trials:
+            # A dict instead of a set keeps the order of the plan.
+            value = getattr(record, name)
+            if value is not None:
+                nodes.setdefault(value, {})[record.node or record.device] = None
+        if len(nodes) > 1:
+            versions = "; ".join(f"{value} on {_listed(list(where))}" for value, where in nodes.items())
+            found.append(f"Software differs between nodes: {name} {versions}.")
+    return found
 
 
 def differing_files(left: TrialRecord, right: TrialRecord) -> dict[str, tuple[str, str]]:

@@ -1,7 +1,6 @@
 """The result in plain words: the verdict in a sentence, the reason, and what was compared."""
 
-from parity.judge.fleet import software_differences
-from parity.judge.node_code import NodeCode
+from parity.judge.node_code import NodeCode, software_differences
 from parity.judge.verdict import VERDICTS, Judgement, PairVerdict, rank
 from parity.plan.device import parse_device
 from parity.render.phrases import counted, listed, seen_without_audit, would_have_been_seen
