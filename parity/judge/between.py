@@ -80,10 +80,10 @@ def pair_across_runs(earlier: ComparedRun, later: ComparedRun, baseline: TrialRe
     software = [
         name for name in (*SOFTWARE, *kernels) if known_to_differ(getattr(baseline, name), getattr(candidate, name))
     ]
-    found = [*code, *hardware, *software]
     # Of the same version; another one says it all.
     if "parity" not in software and known_to_differ(baseline.parity_sha256, candidate.parity_sha256):
         software.append(PARITY)
+    found = [*code, *hardware, *software]
     same = _with_optimizers(_same_functions(earlier, later, baseline, candidate), baseline, candidate)
     # A device may differ here: how far its steps are from float64 is what decides such a pair. So may the class of an
     # optimizer whose update is the same.
