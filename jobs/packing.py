@@ -1,18 +1,18 @@
 """Collects the files that a Ray job needs: parity itself, the user's losses and task, and the modules they import."""
 
 import argparse
-import ast
 import fnmatch
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import parity
 from jobs import credentials
 from parity.ground.errors import Trouble
+from parity.plan.neighbours import imported_names
 
 # Files and folders that are not sent: tools make them, or Ray would read them as lists of what to leave out.
 SKIPPED_NAMES = {"__pycache__", ".git", ".hg", ".svn", ".venv", "venv", ".gitignore", ".rayignore", ".DS_Store"}
@@ -239,22 +239,18 @@ def _add_neighbour(packing: Packing, name: str, folder: Path, *, under: PurePosi
         _add_imports(packing, module, folder, under=under)
 
 
-def _imported(path: Path) -> Iterator[str]:
-    """Yields the top-level name of each module that a file imports, in any of its statements.
+def _imported(path: Path) -> tuple[str, ...]:
+    """The top-level name of each module that a file imports, in any of its statements.
 
     Raises:
         Trouble: The file is not valid Python.
     """
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-    except (SyntaxError, UnicodeDecodeError) as error:
+        names = imported_names(path.read_text(encoding="utf-8"))
+    except (SyntaxError, ValueError) as error:
         raise Trouble(f"{path} is not valid Python ({error}). Correct it.") from error
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name.partition(".")[0] for alias in node.names)
-        # What is imported relatively is in the same package, all of which is sent.
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module.partition(".")[0]
+    # What is imported relatively is in the same package, all of which is sent.
+    return tuple(dict.fromkeys(name.partition(".")[0] for name in names))
 
 
 def _absolute(path: Path) -> Path:

@@ -11,6 +11,7 @@ from typing import Any
 
 from parity.ground.errors import Trouble
 from parity.store.trials import HARDWARE, SOFTWARE
+from parity.version import package_sha256
 
 # How long a node may take to report its facts: a new process has to import torch there, which takes seconds when idle
 # and ten times as long on a busy machine.
@@ -18,6 +19,8 @@ PROBE_S = 60.0
 # The label that Ray itself puts on every node.
 # Source: docs.ray.io/en/latest/ray-core/scheduling/labels.html.
 _NODE_LABEL = "ray.io/node-id"
+# The facts that make a class of nodes: another commit of parity need not produce the same bits either.
+_CLASS = (*HARDWARE, *SOFTWARE, "parity_sha256")
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Node:
         names = [str(gpu["gpu_name"]) for gpu in self.facts.get("gpus", [])]
         drivers = [str(gpu["gpu_driver"]) for gpu in self.facts.get("gpus", [])]
         shared = {"gpu_name": tuple(sorted(set(names))), "gpu_driver": tuple(sorted(set(drivers)))}
-        return tuple({**self.facts, **shared}.get(name) for name in (*HARDWARE, *SOFTWARE))
+        return tuple({**self.facts, **shared}.get(name) for name in _CLASS)
 
     @property
     def gpu_indices(self) -> tuple[int, ...]:
@@ -93,7 +96,7 @@ def as_stored(nodes: Sequence[Node]) -> dict[str, Any]:
     """The classes of nodes, for run.json: the facts of each class once, and the class of each node by its name."""
     facts = {node.hardware: node.facts for node in reversed(nodes)}
     numbers = {hardware: number for number, hardware in enumerate(facts)}
-    kept = (*HARDWARE, *SOFTWARE, "gpus")
+    kept = (*_CLASS, "gpus")
     return {
         "classes": [{name: each[name] for name in kept if name in each} for each in facts.values()],
         "nodes": {node.name: numbers[node.hardware] for node in nodes},
@@ -103,9 +106,14 @@ def as_stored(nodes: Sequence[Node]) -> dict[str, Any]:
 def from_stored(kept: Mapping[str, Any]) -> tuple[Node, ...]:
     """The nodes of which `as_stored` has kept the classes; what they have to give out is not known any longer."""
     return tuple(
-        Node(id="", name=name, cpus=0, gpus=0, facts=kept["classes"][number])
+        Node(id="", name=name, cpus=0, gpus=0, facts=_completed(kept["classes"][number]))
         for name, number in kept.get("nodes", {}).items()
     )
+
+
+def _completed(facts: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The facts with the digest of this parity, if an earlier version has stored none; its own is the same then."""
+    return {"parity_sha256": package_sha256(), **facts} if facts.get("parity") else facts
 
 
 def _name(node: Mapping[str, Any]) -> str:

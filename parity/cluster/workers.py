@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from parity.cluster import growing, last_words, nodes
+from parity.cluster.lacking import blame_node
 from parity.cluster.lost_workers import Kind, LostWorker, classify, nowhere_to_run
 from parity.cluster.nodes import Node, alive, on_nodes, this_node
 from parity.cluster.placement import Placement, check, lacking
@@ -292,6 +293,9 @@ class Cluster:
             named = len(self.nodes) > 1 or entry.trial.device.node
             name = entry.home.name if entry.home and named else None
             return replace(event, facts=event.facts | {"node": name})
+        # Where the driver is, what is lacking is lacking everywhere.
+        if isinstance(event, Ended) and entry.home and entry.home.id != this_node():
+            return blame_node(event, entry.trial, entry.home.name)
         return event
 
     def _follow_up(self, entry: Running, event: Event) -> bool:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from parity.judge.common_steps import Both, common_steps
+from parity.judge.node_code import differing_files
 from parity.judge.pairs import Between, Pair
 from parity.judge.same_function import Functions, compare_functions
 from parity.judge.same_optimizer import compare_optimizers
@@ -21,6 +23,11 @@ from parity.store.trials import SOFTWARE, TrialRecord
 # Facts about the processor. Different processors need not produce equal bits; `store.trials.HARDWARE` also has the
 # kernels that were in use, which may differ on equal processors.
 PROCESSOR = ("cpu_model", "cpu_isa", "gpu_name")
+
+# What is said of another commit of parity that has the same version.
+PARITY = "code of parity"
+# What is said of files beside a loss or task where their names are not stored.
+IMPORTED = "imported code"
 
 # Settings of optimizers that choose an implementation rather than what is computed.
 _IMPLEMENTATIONS = ("foreach", "fused", "capturable")
@@ -57,6 +64,10 @@ def pair_across_runs(earlier: ComparedRun, later: ComparedRun, baseline: TrialRe
     # The rows of a step count, however many batches it has.
     if "batch size" in code and _equal_rows(earlier, later, baseline, candidate):
         code.remove("batch size")
+    files = _changed_files(earlier, later, baseline, candidate)
+    code += files
+    if not {"task", "loss", *files} & {*code} and _digests_differ(earlier, later, baseline, candidate):
+        code.append(IMPORTED)
     code += ["data"] if known_to_differ(*(side.run.info.get("data_xxh3") for side in (earlier, later))) else []
     # The record has the settings of the first step, of a resumed training those of a later one; the trace has them all.
     resumed = _first_step(baseline) != _first_step(candidate)
@@ -69,6 +80,9 @@ def pair_across_runs(earlier: ComparedRun, later: ComparedRun, baseline: TrialRe
     software = [
         name for name in (*SOFTWARE, *kernels) if known_to_differ(getattr(baseline, name), getattr(candidate, name))
     ]
+    # Of the same version; another one says it all.
+    if "parity" not in software and known_to_differ(baseline.parity_sha256, candidate.parity_sha256):
+        software.append(PARITY)
     found = [*code, *hardware, *software]
     same = _with_optimizers(_same_functions(earlier, later, baseline, candidate), baseline, candidate)
     # A device may differ here: how far its steps are from float64 is what decides such a pair. So may the class of an
@@ -76,13 +90,45 @@ def pair_across_runs(earlier: ComparedRun, later: ComparedRun, baseline: TrialRe
     allowed = {"device", *(["optimizer"] if same.shows("update") else [])}
     apart = _apart(earlier, later, baseline, candidate, [name for name in code if name not in allowed])
     between = Between(
-        differ=tuple((name, *_values(name, earlier, later, baseline, candidate)) for name in found),
+        differ=tuple(
+            (name, *(files[name] if name in files else _values(name, earlier, later, baseline, candidate)))
+            for name in found
+        ),
         owed=not found and not recorded,
         same_machine="device" not in code and not hardware and not software,
         apart=apart or (same.other.why if same.other else None),
         other=same.other if same.other and same.other.certain else None,
     )
     return Pair(", ".join(found) or "run", baseline, candidate, between)
+
+
+def _changed_files(
+    earlier: ComparedRun, later: ComparedRun, baseline: TrialRecord, candidate: TrialRecord
+) -> dict[str, tuple[str, str]]:
+    """The files beside losses and task, and others that were imported, that are not the same: their digests by name."""
+    found = differing_files(baseline, candidate)
+    one, other = (_travelling(side.run.info, record) for side, record in ((earlier, baseline), (later, candidate)))
+    # A file that only one side imports is a change of a file that both have.
+    found |= {name: (one[name], other[name]) for name in one if name in other and one[name] != other[name]}
+    # 12 digits of a digest are enough to see that it is another one.
+    return {name: (left[:12], right[:12]) for name, (left, right) in sorted(found.items())}
+
+
+def _travelling(info: Mapping[str, Any], record: TrialRecord) -> dict[str, str]:
+    """SHA-256 of the files beside the loss and the task of a trial, by name; earlier versions have stored none."""
+    losses = info.get("losses")
+    code = [losses.get(record.loss_name) if isinstance(losses, dict) else None, info.get("task_code")]
+    files = [each.get("files") for each in code if isinstance(each, dict)]
+    return {name: str(sha256) for each in files if isinstance(each, dict) for name, sha256 in each.items()}
+
+
+def _digests_differ(earlier: ComparedRun, later: ComparedRun, baseline: TrialRecord, candidate: TrialRecord) -> bool:
+    """Whether all that is known of the files beside losses and task is that they are not the same."""
+    # The digest covers the oracle, of which another one may be named.
+    return baseline.oracle == candidate.oracle and (
+        not all("losses" in side.run.info for side in (earlier, later))
+        and known_to_differ(baseline.code_sha256, candidate.code_sha256)
+    )
 
 
 def _values(
@@ -92,6 +138,9 @@ def _values(
     if name == "data":
         # 12 digits of a digest are enough to see that it is another one.
         left, right = (str(side.run.info.get("data_xxh3"))[:12] for side in (earlier, later))
+    elif name in (PARITY, IMPORTED):
+        field = "parity_sha256" if name == PARITY else "code_sha256"
+        left, right = (str(getattr(record, field))[:12] for record in (baseline, candidate))
     elif name in ("task", "loss"):
         field = "task" if name == "task" else "loss_name"
         left, right = (

@@ -21,7 +21,16 @@ def describe_failure(record: TrialRecord) -> str:
 
 
 def decide(evidence: PairEvidence) -> tuple[VerdictWord, str | None]:
-    """The verdict on a pair and its cause; the cause is None for an identical pair.
+    """The verdict on a pair and its cause; the cause is None for an identical pair."""
+    verdict, cause = _decide(evidence)
+    # The loss is not to blame for what it does on a node alone that has other code than the others.
+    if evidence.pair.axis == "loss" and evidence.deviation and verdict in ("failed", "diverged"):
+        return "inconclusive", evidence.deviation
+    return verdict, cause
+
+
+def _decide(evidence: PairEvidence) -> tuple[VerdictWord, str | None]:
+    """The verdict and its cause, whatever code the other nodes have.
 
     What a single step decides takes precedence over any doubt about the runs as a whole.
     """
@@ -29,6 +38,9 @@ def decide(evidence: PairEvidence) -> tuple[VerdictWord, str | None]:
     # The machine was lost; that says nothing about the candidate.
     if pair.candidate.status == "failed" and pair.candidate.failure == "node":
         return "inconclusive", describe_failure(pair.candidate)
+    # Equal bits of unequal code would be chance.
+    if evidence.code:
+        return "inconclusive", evidence.code
     if pair.candidate.status == "failed":
         return "failed", describe_failure(pair.candidate)
     # Compared with the steps of a broken device, healthy ones would look wrong. Devices of one class are compared bit

@@ -56,6 +56,8 @@ class PairEvidence:
         spread: Whether the replicas of both sides are spread alike; None where neither side is unsteady.
         equals: The class that both devices belong to, so that they must produce equal bits, or None.
         odd_source: Whether the shared states came from a device that is odd in its class.
+        code: That the code of the two differs, in words that name files and nodes, or None.
+        deviation: That the code of the candidate's node differs from that of most nodes, likewise.
     """
 
     pair: Pair
@@ -74,6 +76,8 @@ class PairEvidence:
     spread: SpreadTest | None
     equals: DeviceClass | None
     odd_source: bool
+    code: str | None
+    deviation: str | None
 
 
 def gather(run: StoredRun, pair: Pair, comparison: Comparison, replicas: Replicas, fleet: Fleet) -> PairEvidence:
@@ -141,6 +145,8 @@ def gather(run: StoredRun, pair: Pair, comparison: Comparison, replicas: Replica
         spread=spread,
         equals=equals,
         odd_source=odd_source,
+        code=fleet.code.difference(pair.baseline, pair.candidate),
+        deviation=fleet.code.deviation(pair.candidate),
     )
 
 

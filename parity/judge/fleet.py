@@ -11,6 +11,7 @@ from functools import cached_property
 
 import pyarrow as pa
 
+from parity.judge.node_code import NodeCode
 from parity.judge.trial_trace import Columns, TrialTrace
 from parity.plan.device import parse_device
 from parity.store.trials import HARDWARE, SOFTWARE, TrialRecord
@@ -98,6 +99,8 @@ class DeviceClass:
         votes: One vote for each loss and seed with a complete trial.
         odd: The devices that differ from the majority.
         reference: The device that the others are compared with: the first that is in the majority in all its trials.
+        code: Number of the group of nodes that they are on, in `NodeCode.groups`; 0 where all nodes have equal code.
+        deviation: In which files that code differs from that of most nodes, in words; None if it does not.
     """
 
     label: str
@@ -106,6 +109,12 @@ class DeviceClass:
     votes: tuple[Vote, ...]
     odd: tuple[OddDevice, ...]
     reference: str
+    code: int = 0
+    deviation: str | None = None
+
+    def explain(self) -> str:
+        """What the devices have in common, in words."""
+        return "; ".join([self.hardware.explain(), *([self.deviation] if self.deviation else [])])
 
     @property
     def split(self) -> bool:
@@ -119,23 +128,29 @@ class Fleet:
     Attributes:
         traces: The trace of each trial, by its name.
         classes: The classes, in the order of the plan.
+        code: The nodes of the devices, in groups of equal code. Devices of unequal code are in two classes, and what
+            differs between them says nothing about either.
     """
 
     def __init__(self, trials: Sequence[TrialRecord], traces: Mapping[str, pa.Table]) -> None:
         columns = Columns(traces)
         self.traces = {record.trial: TrialTrace(record, columns) for record in trials}
-        members: dict[tuple[str, HardwareClass], list[TrialRecord]] = defaultdict(list)
+        self.code = NodeCode(trials)
+        members: dict[tuple[str, HardwareClass, int], list[TrialRecord]] = defaultdict(list)
         # A trial that never began has no facts of its own; another trial on its device may have recorded them.
-        known = {record.unit: class_of(record) for record in trials if record.cpu_model or record.torch}
+        begun = [record for record in trials if record.cpu_model or record.torch]
+        known = {record.unit: class_of(record) for record in begun}
+        groups = {record.unit: self.code.group(record) for record in reversed(begun)}
         for record in trials:
             # Noise trials differ on purpose, so they take part in no vote.
             if not record.noise:
                 # Devices of different runs never vote together: such pairs are decided by what differs between the
                 # runs.
-                members[record.run, known.get(record.unit) or class_of(record)].append(record)
+                hardware = known.get(record.unit) or class_of(record)
+                members[record.run, hardware, groups.get(record.unit, 0)].append(record)
         self.classes = tuple(
-            _make_class(class_label(number), hardware, records, self.traces)
-            for number, ((_, hardware), records) in enumerate(members.items())
+            self._make_class(class_label(number), hardware, code, records)
+            for number, ((_, hardware, code), records) in enumerate(members.items())
         )
         # Classes of devices that trained nothing because their node failed: no use as a reference.
         self._unreachable = {
@@ -158,15 +173,42 @@ class Fleet:
         """Whether the trial differs from the majority of its class."""
         return record.trial in self._odd_trials
 
+    def own_code(self, record: TrialRecord) -> bool:
+        """Whether a trial had the code of its class; a device that names no node may have been on several."""
+        return self.code.group(record) == self.of(record).code
+
     @cached_property
     def first(self) -> DeviceClass:
         """The class that the others are compared with: that of the first device whose node did not fail."""
-        return next((each for each in self.classes if each.label not in self._unreachable), self.classes[0])
+        first = next((each for each in self.classes if each.label not in self._unreachable), self.classes[0])
+        return self.usual(first)
+
+    def usual(self, own: DeviceClass) -> DeviceClass:
+        """The class of the same hardware whose code is on most nodes; mostly the class itself."""
+        alike = [each for each in self.classes if each.hardware == own.hardware and each.label not in self._unreachable]
+        return min(alike, key=lambda each: each.code, default=own)
 
     @property
     def large(self) -> bool:
         """Whether some class has several devices."""
         return any(len(each.devices) > 1 for each in self.classes)
+
+    def _make_class(
+        self, label: str, hardware: HardwareClass, code: int, records: Sequence[TrialRecord]
+    ) -> DeviceClass:
+        """The class of some devices, with its votes, its odd devices and its reference."""
+        ballots: dict[tuple[str, int], list[TrialRecord]] = {}
+        for record in records:
+            # A trace that was cut short differs from the others by its length alone.
+            if record.status == "complete" and self.code.group(record) == code:
+                ballots.setdefault((record.loss_name, record.seed), []).append(record)
+        votes = tuple(_count(ballot, self.traces) for ballot in ballots.values())
+        devices = tuple(dict.fromkeys(record.unit for record in records))
+        odd = _odd_devices(votes, devices)
+        deviation = self.code.explain_group(code)
+        return DeviceClass(
+            label, hardware, devices, votes, odd, _reference(records, devices, votes, odd), code, deviation
+        )
 
 
 def class_of(record: TrialRecord) -> HardwareClass:
@@ -183,49 +225,17 @@ def same_hardware(left: TrialRecord, right: TrialRecord) -> bool:
     return class_of(left) == class_of(right)
 
 
-def software_differences(trials: Sequence[TrialRecord]) -> list[str]:
-    """Sentences on the software that differs between the nodes of a run; empty where none does."""
-    found: list[str] = []
-    if any(record.run for record in trials):
-        return found  # for several runs, the notes on each pair say it
-    for name in SOFTWARE:
-        nodes: dict[str, dict[str, None]] = {}
-        for record in trials:
-            # A dict instead of a set keeps the order of the plan.
-            value = getattr(record, name)
-            if value is not None:
-                nodes.setdefault(value, {})[record.node or record.device] = None
-        if len(nodes) > 1:
-            versions = "; ".join(f"{value} on {_listed(list(where))}" for value, where in nodes.items())
-            found.append(f"Software differs between nodes: {name} {versions}.")
-    return found
-
-
-def _listed(names: Sequence[str]) -> str:
-    """Up to three names; of more, the first and the number of the others."""
-    return ", ".join(names) if len(names) <= 3 else f"{names[0]} and {len(names) - 1} more"
-
-
-def _make_class(
-    label: str, hardware: HardwareClass, records: Sequence[TrialRecord], traces: Mapping[str, TrialTrace]
-) -> DeviceClass:
-    """The class of some devices, with its votes, its odd devices and its reference."""
-    ballots: dict[tuple[str, int], list[TrialRecord]] = {}
-    for record in records:
-        # A trace that was cut short differs from the others by its length alone.
-        if record.status == "complete":
-            ballots.setdefault((record.loss_name, record.seed), []).append(record)
-    votes = tuple(_count(ballot, traces) for ballot in ballots.values())
-    devices = tuple(dict.fromkeys(record.unit for record in records))
-    odd = _odd_devices(votes, devices)
+def _reference(
+    records: Sequence[TrialRecord], devices: Sequence[str], votes: Sequence[Vote], odd: Sequence[OddDevice]
+) -> str:
+    """The device that the others of a class are compared with."""
     # The fewest differing trials first, then the most complete ones, then the largest group; `min` keeps the order of
     # the plan among equals.
     differing = {each.device: len(each.trials) for each in odd}
     # Without a majority it is the first device of the largest group; among failed ones, the one that completed most.
     whole = Counter(record.unit for record in records if record.status == "complete")
     leading = {record.unit for vote in votes for record in vote.groups[0]}
-    reference = min(devices, key=lambda device: (differing.get(device, 0), -whole[device], device not in leading))
-    return DeviceClass(label, hardware, devices, votes, odd, reference)
+    return min(devices, key=lambda device: (differing.get(device, 0), -whole[device], device not in leading))
 
 
 def _count(ballot: Sequence[TrialRecord], traces: Mapping[str, TrialTrace]) -> Vote:

@@ -48,7 +48,8 @@ def judge(run: StoredRun, pairs: tuple[Pair, ...] | None = None, *, fleet: Fleet
     if pairs is None:
         # A quick run took no steps from shared states, so devices of different classes could not be decided.
         pairs = make_pairs(run.trials, fleet, across=not run.info.get("quick"))
-    replicas = Replicas(fleet.traces.values())
+    # Replicas that had other code are not expected to agree.
+    replicas = Replicas(each for each in fleet.traces.values() if fleet.own_code(each.record))
     comparisons = [
         Comparison(
             fleet.traces[pair.baseline.trial],
@@ -114,7 +115,8 @@ def _judge_pair(run: StoredRun, pair: Pair, comparison: Comparison, replicas: Re
         pair=pair,
         verdict=verdict,
         cause=cause,
-        causes=evidence.causes,
+        # Of a loss that is not to blame, its causes explain nothing.
+        causes=() if cause in (evidence.code, evidence.deviation) else evidence.causes,
         first=first,
         first_errors=_first_errors(pair, comparison, first, evidence.shared) if first else None,
         onset=onset,

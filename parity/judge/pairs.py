@@ -88,7 +88,9 @@ def make_pairs(trials: Sequence[TrialRecord], fleet: Fleet, *, across: bool = Tr
         own = fleet.of(candidate)
         # Devices are compared with the reference of their class, not each with each, so the number of pairs grows with
         # the devices and not with their square. References are compared across the classes, if at all.
-        other = own.reference if device != own.reference else fleet.first.reference if across else device
+        # A class whose code is another one than its hardware has elsewhere is never left to itself.
+        usual = fleet.first if across else fleet.usual(own)
+        other = own.reference if device != own.reference else usual.reference
         baselines = {
             "loss": (first_loss, device, seed, replica),
             "device": (loss, other, seed, replica),

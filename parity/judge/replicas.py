@@ -41,7 +41,7 @@ class Replicas:
         """Whether the losses of two groups are spread alike; None where a group has no complete trial."""
         sides = [
             # Complete trials have equally many steps, so that their losses form one array.
-            [trace.values("loss") for trace in self._members[group] if trace.record.status == "complete"]
+            [trace.values("loss") for trace in self._members.get(group, []) if trace.record.status == "complete"]
             for group in (baseline, candidate)
         ]
         # An empty side has nothing to test.

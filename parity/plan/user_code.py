@@ -6,7 +6,7 @@ import functools
 import hashlib
 import importlib
 import importlib.util
-import linecache
+import json
 import sys
 import types
 from collections.abc import Iterator, Sequence
@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from parity.ground.errors import Trouble
+from parity.plan.neighbours import Neighbour, add_folder, find_module, find_neighbours
+from parity.plan.pinned import pinned_modules, show_lines
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class CodeSpec:
         path: Absolute path of the file, or None.
         source: Text of the file, or None. A worker on another machine runs this text and does not need the file.
         sha256: SHA-256 of the file's bytes, in hexadecimal, or None.
+        files: What it imports from beside itself; for a module outside of the environment, its own file as well. They
+            travel with it as `source` does.
         given: The object itself, if a Python caller gave one; it never leaves the process.
     """
 
@@ -36,6 +40,7 @@ class CodeSpec:
     path: str | None = None
     source: str | None = None
     sha256: str | None = None
+    files: tuple[Neighbour, ...] = ()
     given: object = field(default=None, compare=False, repr=False)
 
     @property
@@ -47,6 +52,13 @@ class CodeSpec:
     def origin(self) -> str | None:
         """The file or module, or None if it is shipped or was given as an object."""
         return self.path or self.module
+
+
+def code_digest(*specs: CodeSpec) -> str | None:
+    """One SHA-256 over all code that travels with some losses and tasks; None if none does, as for shipped ones."""
+    digests = [[spec.attr, spec.sha256, [[file.name, file.sha256] for file in spec.files]] for spec in specs]
+    pinned = any(spec.sha256 or spec.files for spec in specs)
+    return hashlib.sha256(json.dumps(digests).encode()).hexdigest() if pinned else None
 
 
 def parse_code(text: str, *, kind: str, unknown: str) -> CodeSpec:
@@ -82,7 +94,8 @@ def load_code(spec: CodeSpec) -> object:
     if spec.given is not None:  # the state of a module must not pass from one trial to the next
         return copy.deepcopy(spec.given) if hasattr(spec.given, "state_dict") else spec.given
     # Python keeps an imported module, so trials in one process share its globals; the text of a file runs again.
-    module = importlib.import_module(spec.module) if spec.module else _run_file(spec)
+    with pinned_modules(spec.files).in_place():
+        module = importlib.import_module(spec.module) if spec.module else _run_file(spec)
     if not hasattr(module, spec.attr):
         raise Trouble(f"{spec.origin} has no attribute {spec.attr!r}. Check the spelling.")
     return getattr(module, spec.attr)
@@ -100,8 +113,14 @@ def _parse_file(path: Path, attr: str, *, kind: str) -> CodeSpec:
     except (OSError, UnicodeDecodeError) as error:
         raise Trouble(f"{subject} cannot be read ({error}). Give a Python file in UTF-8.") from error
     _check_attribute(source, attr, origin=subject)
+    path = path.resolve()
     return CodeSpec(
-        name=attr, attr=attr, path=str(path.resolve()), source=source, sha256=hashlib.sha256(content).hexdigest()
+        name=attr,
+        attr=attr,
+        path=str(path),
+        source=source,
+        sha256=hashlib.sha256(content).hexdigest(),
+        files=find_neighbours(source, path.parent),
     )
 
 
@@ -118,7 +137,7 @@ def _parse_module(module: str, attr: str) -> CodeSpec:
         )
     if found.origin and found.origin.endswith(".py"):
         _check_attribute(Path(found.origin).read_text(encoding="utf-8"), attr, origin=f"Module {module!r}")
-    return CodeSpec(name=attr, attr=attr, module=module)
+    return CodeSpec(name=attr, attr=attr, module=module, files=find_module(module))
 
 
 def _check_attribute(source: str, attr: str, *, origin: str) -> None:
@@ -169,11 +188,11 @@ def _run_file(spec: CodeSpec) -> types.ModuleType:
     name = f"parity_code_{spec.sha256}"
     module = types.ModuleType(name)
     module.__file__ = spec.path
-    # Tracebacks and debuggers show source lines from this cache where the file does not exist: on another machine.
-    linecache.cache[spec.path] = (len(spec.source), None, spec.source.splitlines(keepends=True), spec.path)
-    folder = str(Path(spec.path).parent)
-    if folder not in sys.path:
-        sys.path.append(folder)  # last, so that files in that folder never hide an installed module
+    show_lines(spec.path, spec.source)
+    add_folder(str(Path(spec.path).parent))
+    if spec.files:
+        # Also an import inside of a function, which runs later, finds them.
+        module.__dict__["__builtins__"] = pinned_modules(spec.files).builtins()
     sys.modules[name] = module  # dataclasses and torch.compile look their module up there
     exec(compile(spec.source, spec.path, "exec"), module.__dict__)
     return module

@@ -40,7 +40,7 @@ def render(run: StoredRun, judgement: Judgement, console: Console, *, width: int
     for each in judgement.fleet.classes:
         # `Text`, since Rich would read markup in a plain string.
         odd = Text(str(len(each.odd)), style="bold red" if each.odd else "green")
-        table.add_row(each.label, str(len(each.devices)), odd, Text(flat(each.hardware.explain())))
+        table.add_row(each.label, str(len(each.devices)), odd, Text(flat(each.explain())))
     console.print(table, width=width)
     for head, *facts in paragraphs(run, judgement):
         # `soft_wrap` leaves the lines as they were wrapped; names are printed without markup or highlighting.

@@ -78,6 +78,8 @@ def next_steps(run: StoredRun, judgement: Judgement, *, where: str = "below") ->
         return [
             Advice("Continue the trials that did not finish:", shlex.join(["python", *_RESUME, str(run.directory)]))
         ]
+    if worst.meaning.tone == "doubt" and judgement.fleet.code.groups[1:]:
+        return [Advice("Give all nodes the same code, named above, and run again.")]
     if worst.meaning.tone == "doubt" and worst.pair.axis == "loss" and run.info.get("quick"):
         return [Advice("Compare the losses without --quick, which has no audit. One device is enough.")]
     if worst.meaning.tone == "doubt":

@@ -1,6 +1,6 @@
 """The result in plain words: the verdict in a sentence, the reason, and what was compared."""
 
-from parity.judge.fleet import software_differences
+from parity.judge.node_code import NodeCode, software_differences
 from parity.judge.verdict import VERDICTS, Judgement, PairVerdict, rank
 from parity.plan.device import parse_device
 from parity.render.phrases import counted, listed, seen_without_audit, would_have_been_seen
@@ -44,7 +44,12 @@ def notes(run: StoredRun) -> list[str]:
         names = listed(partial, most=_MOST_NAMED)
         found.append(f"This run is partial: {names} did not finish. The verdict is about the steps that are stored.")
     # Damage and missing trials first: they limit what every verdict below can mean.
-    return [*found, *run.info.get("notes", ()), *software_differences(run.trials), *moved_lines(run)]
+    return [*found, *run.info.get("notes", ()), *_code_and_software(run), *moved_lines(run)]
+
+
+def _code_and_software(run: StoredRun) -> list[str]:
+    """Sentences on what differs between the nodes of a run."""
+    return [*software_differences(run.trials), *NodeCode(run.trials).sentences()]
 
 
 def nothing(run: StoredRun) -> str:

@@ -92,6 +92,10 @@ class Ended:
         wall_s: Seconds from the loading of the loss to the end.
         began_s: When the first step began, in seconds since 1970, or None.
         ended_s: When the last step ended, in seconds since 1970, or None.
+        imported: Files that its process has imported from outside of the environment, from `imported_files`; None if
+            not known.
+        lacks_module: Name of a module that its code did not find, if that ended it.
+        lacks_file: Path of a file that its code did not find, if that ended it.
     """
 
     trial: str
@@ -103,6 +107,9 @@ class Ended:
     wall_s: float | None = None
     began_s: float | None = None
     ended_s: float | None = None
+    imported: list[str] | None = None
+    lacks_module: str | None = None
+    lacks_file: str | None = None
 
 
 @dataclass(frozen=True)

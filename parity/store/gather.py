@@ -203,9 +203,12 @@ class Gatherer:
         """Why a trial that continued from a state has to begin again, or None."""
         # Without a saved state a trial begins with step 0, which it may do on any hardware.
         if isinstance(event, Began) and kept.saved:
-            before, now = (tuple(facts.get(name) for name in CLASS) for facts in (vars(kept.record), event.facts))
+            before, now = ([facts.get(name) for name in CLASS] for facts in (vars(kept.record), event.facts))
             if before != now:
                 return "its state was saved on another class of hardware or with other software"
+            # Null in a run that an earlier version began.
+            if kept.record.parity_sha256 not in (None, event.facts.get("parity_sha256")):
+                return "its state was saved with other code of parity"
         if isinstance(event, Advanced) and kept.rolled_back:
             step = self._not_reproduced(kept, event.table)
             if step is not None:

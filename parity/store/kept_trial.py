@@ -7,6 +7,7 @@ from typing import Any
 
 from parity.ground.quoting import MOST_STORED, cut
 from parity.plan.trial import Trial
+from parity.plan.user_code import code_digest
 from parity.store.events import Advanced, Began, Ended, Event, Found, Restarted, Saved
 from parity.store.statuses import TrialStatus
 from parity.store.traces import trace_file
@@ -150,6 +151,7 @@ def planned_record(index: int, trials: Sequence[Trial]) -> TrialRecord:
         # Reported with the first steps: the task makes its optimizer in the worker.
         optimizer=None,
         audit_every=settings.audit_every,
+        code_sha256=code_digest(trial.loss, trial.oracle, settings.task),
         trace=trace_file(index, [trial.name for trial in trials]),
     )
 
@@ -177,6 +179,7 @@ def _ended(record: TrialRecord, event: Ended) -> TrialRecord:
         failure=event.failure,
         error=storable(event.error),
         traceback=storable(event.traceback),
+        imported=storable(event.imported),
         wall_s=event.wall_s,
         began=_time(event.began_s),
         ended=_time(event.ended_s),

@@ -32,6 +32,7 @@ LATER_COLUMNS = trace.LATER_COLUMNS | {
         "optimizer_error",
     ),
     *("output_names", "output_dtype", "param_dtypes", "whole_error_u", "baseline_whole_error_u"),
+    *("parity_sha256", "code_sha256", "imported"),
     *("candidate_whole_error_u", "unit", "exact_sketch", "computed_dtype", "exact_error"),
 }
 

@@ -20,6 +20,7 @@ from parity.store.journal import JOURNAL
 from parity.store.statuses import run_state
 from parity.store.storage import StoragePath, exists, parse_path
 from parity.store.stored_run import read_info
+from parity.version import package_sha256
 
 # Options that say how to continue, not what the run is: they may differ each time.
 FREE = ("resume", "out", "address", "wait_for_nodes", "wait_limit", "save_every", "step_timeout", "format")
@@ -109,8 +110,9 @@ def fingerprint(trials: Sequence[Trial], data: Mapping[str, np.ndarray]) -> dict
         data: The task's arrays by name, dtype[...].
 
     Returns:
-        "losses" (origin and SHA-256 of the code, by name of the loss), "task_code" (the same of the task) and
-        "data_xxh3" (a digest of all arrays, in hexadecimal).
+        "losses" (origin and SHA-256 of the code, and of each file that travels with it, by name of the loss),
+        "task_code" (the same of the task), "parity_sha256" (a digest of this package) and "data_xxh3" (a digest of all
+        arrays, in hexadecimal).
     """
     losses = {trial.loss.name: _code(trial.loss) for trial in trials}
     digest = xxhash.xxh3_128()
@@ -119,7 +121,12 @@ def fingerprint(trials: Sequence[Trial], data: Mapping[str, np.ndarray]) -> dict
         # The bytes alone would be the same for another shape or dtype.
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    return {"losses": losses, "task_code": _code(trials[0].settings.task), "data_xxh3": digest.hexdigest()}
+    return {
+        "losses": losses,
+        "task_code": _code(trials[0].settings.task),
+        "parity_sha256": package_sha256(),
+        "data_xxh3": digest.hexdigest(),
+    }
 
 
 def check_same(started: Started, info: Mapping[str, Any]) -> None:
@@ -134,10 +141,17 @@ def check_same(started: Started, info: Mapping[str, Any]) -> None:
     """
     # Through JSON, since what was stored has lists in place of tuples.
     before, now = (json.loads(json.dumps(each)) for each in (started.info, dict(info)))
-    compared = [("the code of the task", before["task_code"], now["task_code"])]
+    compared = _code_compared("the code of the task", before["task_code"], now["task_code"])
     compared += [("the data", before["data_xxh3"], now["data_xxh3"])]
-    for kind, what in (("losses", "the code of the loss"), ("versions", "the version of")):
-        compared += [(f"{what} {name}", value, now[kind].get(name)) for name, value in before[kind].items()]
+    # Runs of earlier versions have none.
+    if "parity_sha256" in before:
+        left, right = (_file("the package", info["parity_sha256"]) for info in (before, now))
+        compared += [("the code of parity", left, right)]
+    for name, code in before["losses"].items():
+        compared += _code_compared(f"the code of the loss {name}", code, now["losses"].get(name))
+    compared += [
+        (f"the version of {name}", value, now["versions"].get(name)) for name, value in before["versions"].items()
+    ]
     places = (before["folder"], now["folder"])
     found = [
         f"{what} ({_shown(left)} then, {_shown(right)} now)"
@@ -156,8 +170,30 @@ def check_same(started: Started, info: Mapping[str, Any]) -> None:
         )
 
 
-def _code(spec: CodeSpec) -> dict[str, str | None]:
-    return {"origin": spec.origin, "sha256": spec.sha256}
+def _code(spec: CodeSpec) -> dict[str, Any]:
+    return {
+        "origin": spec.origin,
+        "sha256": spec.sha256,
+        "files": {file.name: file.sha256 for file in spec.files},
+    }
+
+
+def _code_compared(
+    what: str, before: Mapping[str, Any], now: Mapping[str, Any] | None
+) -> list[tuple[str, object, object]]:
+    """What has to be the same of a loss or task: its own code, and each file that travels with it."""
+    own = [{name: code[name] for name in ("origin", "sha256")} if code else None for code in (before, now)]
+    found: list[tuple[str, object, object]] = [(what, own[0], own[1])]
+    # Runs of earlier versions do not have them.
+    if now and "files" in before:
+        then, today = before["files"], now["files"]
+        for name in dict.fromkeys([*then, *today]):
+            found.append((what, _file(name, then.get(name)), _file(name, today.get(name))))
+    return found
+
+
+def _file(name: str, sha256: str | None) -> dict[str, str | None] | None:
+    return {"origin": name, "sha256": sha256} if sha256 else None
 
 
 def _only_moved(before: object, now: object, folders: tuple[str, str]) -> bool:

@@ -19,7 +19,7 @@ _OF_TENSORS = {
     **dict.fromkeys(("initial_norms", "initial_digests", "param_shapes", "param_dtypes", "optimizer_norms"), 1),
     **dict.fromkeys(("initial_sketches", "optimizer_sketches"), SKETCH_SUMS),
 }
-_LISTS = ("param_names", "restarts", "buffer_names", "initial_buffer_digests", *_OF_TENSORS)
+_LISTS = ("param_names", "restarts", "buffer_names", "initial_buffer_digests", "imported", *_OF_TENSORS)
 
 
 def find_wrong_trial(records: Sequence[TrialRecord]) -> str | None:

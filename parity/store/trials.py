@@ -169,6 +169,25 @@ class TrialRecord:
     torch: Annotated[str | None, Column(pa.string(), "version of torch")] = None
     numpy: Annotated[str | None, Column(pa.string(), "version of NumPy")] = None
     parity: Annotated[str | None, Column(pa.string(), "version of parity")] = None
+    parity_sha256: Annotated[
+        str | None, Column(pa.string(), "one SHA-256 over the Python files of parity on that machine")
+    ] = None
+    code_sha256: Annotated[
+        str | None,
+        Column(
+            pa.string(),
+            "one SHA-256 over the code of loss, oracle and task and what it imports from beside itself; null if all "
+            "ship with parity",
+        ),
+    ] = None
+    imported: Annotated[
+        list[str] | None,
+        Column(
+            pa.list_(pa.string()),
+            "SHA-256 and name of each other file that was imported and is not installed, as sha256sum prints them; "
+            "null if not known",
+        ),
+    ] = None
     run: str = ""
 
     @property

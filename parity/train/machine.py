@@ -18,7 +18,7 @@ import pynvml
 import torch
 
 from parity.plan.device import Device
-from parity.version import __version__
+from parity.version import __version__, package_sha256
 
 # Instruction set extensions that arithmetic libraries choose their code by: prefixes of the flags in /proc/cpuinfo on
 # x86-64 and ARM. The other flags (of memory protection, virtualization, ...) differ between machines with equal bits.
@@ -75,6 +75,7 @@ def _versions(*, cuda: bool) -> dict[str, Any]:
         "torch": str(torch.__version__),  # a TorchVersion would make the driver import torch
         "numpy": importlib.metadata.version("numpy"),
         "parity": __version__,
+        "parity_sha256": package_sha256(),
     }
 
 

@@ -74,6 +74,7 @@ def perform(
             failure=failure.kind,
             error=failure.reason,
             traceback=traceback_of(cause) if cause else None,
+            **_lacks(cause),
         )
     else:
         yield clock.ended(trial, status="complete")
@@ -96,8 +97,25 @@ class _Clock:
 
     def ended(self, trial: Trial, **how: Any) -> Ended:
         """The last event of the trial."""
+        from parity.train.imported import imported_files
+
         wall_s = time.monotonic() - self.began
-        return Ended(trial.name, wall_s=wall_s, began_s=self.first_s, ended_s=self.last_s, **how)
+        how |= {"wall_s": wall_s, "began_s": self.first_s, "ended_s": self.last_s}
+        return Ended(trial.name, imported=imported_files(), **how)
+
+
+def _lacks(error: BaseException | None) -> dict[str, str]:
+    """The module or file that the user's code did not find, as a field of `Ended`; empty if it failed otherwise."""
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            return {"lacks_module": error.name}
+        if isinstance(error, FileNotFoundError) and isinstance(error.filename, str):
+            return {"lacks_file": error.filename}
+        seen.append(error)
+        # What it was handling when it raised another one, too.
+        error = error.__cause__ or error.__context__
+    return {}
 
 
 def _train(

@@ -28,6 +28,7 @@ import psutil
 from parity.store.events import Captured, Ended
 from parity.train.perform import perform
 from parity.train.shared_arrays import map_arrays
+from parity.version import package_sha256
 
 # Source: linux, include/uapi/linux/prctl.h.
 _PR_SET_PDEATHSIG = 1
@@ -80,12 +81,17 @@ def import_training() -> None:
     import parity.observe.contract.checking
     import parity.observe.diagnosis.diagnostician
     import parity.train.candidate_step
+    import parity.train.imported
     import parity.train.loop
     import parity.train.machine
     import parity.train.replay
     import parity.train.saved_state
     import parity.train.shared_step
-    import parity.train.switches  # noqa: F401
+    import parity.train.switches
+
+    # Now, and once: the files are still those that were imported here.
+    package_sha256()
+    parity.train.imported.imported_files()
 
 
 def _import_or_explain() -> Raised | None:

@@ -8,8 +8,9 @@ from rich.console import Console
 
 from parity import api
 from parity.judge import fleet
-from parity.judge.fleet import Fleet, HardwareClass, software_differences
+from parity.judge.fleet import Fleet, HardwareClass
 from parity.judge.judging import judge
+from parity.judge.node_code import software_differences
 from parity.plan.device import parse_devices
 from parity.plan.planning import plan
 from parity.render import terminal

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -9,14 +10,14 @@ import pytest
 from audited_tasks import Plain
 
 import parity
-from parity import report
+from parity import report, run
 from parity.ground.errors import Trouble
 from parity.judge.judging import judge
 from parity.judge.several_runs import join
 from parity.judge.sides import label
 from parity.store.trace import QUANTITIES
 
-from conftest import plant, rewrite
+from conftest import own_environment, plant, rewrite
 
 STEPS = 12
 
@@ -213,6 +214,52 @@ def test_the_code_of_a_loss_that_changed_is_the_axis(tmp_path, divisor, verdict,
     assert judgement.exit_status == status
     if verdict == "diverged":
         assert "the gradient is scaled by 2" in found["mine"].cause
+
+
+HELPED = "import {how}\n\n\ndef mine(output, target):\n    return ((output - target) ** 2).mean() / helper.DIVISOR\n"
+
+
+@pytest.mark.parametrize(
+    ("how", "made_by", "named"),
+    [
+        ("helper", "command", "helper.py"),
+        ("importlib; helper = importlib.import_module('help' + 'er')", "command", "helper.py"),
+        ("helper", "call", "imported code"),
+    ],
+    ids=["travels", "imported", "call"],
+)
+def test_a_file_beside_a_loss_that_changed_is_the_axis(tmp_path, monkeypatch, how, made_by, named):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "loss.py").write_text(HELPED.format(how=how))
+    for name, divisor in (("old", "1.0"), ("same", "1.0"), ("new", "(4.0 / 2)")):
+        (tmp_path / "helper.py").write_text(f"DIVISOR = {divisor}\n")
+        sys.modules.pop("helper", None)
+        loss, out = f"{tmp_path}/loss.py:mine", tmp_path / name
+        if made_by == "call":
+            parity.check(loss, steps=4, out=out)
+        else:
+            with own_environment():
+                run.main(["--inline", "--loss", "builtin", loss, "--device", "cpu", "--steps", "4", "--out", str(out)])
+    sys.modules.pop("helper", None)
+    joined, judgement = pairs(tmp_path / "old", tmp_path / "new")
+    found = {each.pair.candidate.loss_name: each.pair for each in judgement.pairs}
+    assert (found["builtin"].axis, found["mine"].axis) == ("run", named)
+    assert any(f"old and new differ in {named}: " in note for note in joined.run.info["notes"])
+    same = judge(*_run_and_pairs(tmp_path / "old", tmp_path / "same"))
+    assert {(each.pair.axis, each.verdict) for each in same.pairs} == {("run", "identical")}
+
+
+def _run_and_pairs(*directories):
+    joined = join(directories, across=False)
+    return joined.run, joined.pairs
+
+
+def test_another_commit_of_parity_is_named_and_may_be_identical(old, copied, monkeypatch):
+    new = copied(old)
+    rewrite(new, parity_sha256="0" * 64)
+    joined, judgement = pairs(old, new)
+    assert {(each.pair.axis, each.verdict) for each in judgement.pairs} == {("code of parity", "identical")}
+    assert "old and new differ in code of parity: " in joined.run.info["notes"][0]
 
 
 def test_other_hardware_is_refused_and_compared_when_asked(old, copied, capsys):

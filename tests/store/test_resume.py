@@ -1,5 +1,6 @@
 """--resume: refused if it is not the same run, judged again if it is complete, continued if it is not."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -89,6 +90,42 @@ def test_another_code_of_a_loss_is_refused(interrupted, loss, capsys):
     assert resumed(interrupted) == 2
     assert "not what the run was started with: the code of the loss mine (" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in interrupted.rglob("*") if path.is_file()} == whole
+
+
+@pytest.fixture
+def helped(loss):
+    """A file beside the loss, which imports it."""
+    helper = loss.with_name("helper.py")
+    helper.write_text("FACTOR = 1.0\n")
+    loss.write_text(f"from helper import FACTOR\n{LOSS}".replace("(output, target)\n", "(output, target) * FACTOR\n"))
+    return helper
+
+
+def test_another_file_beside_a_loss_is_refused_by_its_name(helped, interrupted, capsys):
+    helped.write_text("FACTOR = 2.0\n")
+    assert resumed(interrupted) == 2
+    refused = "not what the run was started with: the code of the loss mine (helper.py, SHA-256 "
+    assert refused in " ".join(capsys.readouterr().err.split())
+    helped.unlink()
+    assert resumed(interrupted) == 2
+    assert "then, none now)" in " ".join(capsys.readouterr().err.split())
+    helped.write_text("FACTOR = 1.0\n")
+    assert resumed(interrupted) == 0
+
+
+def test_a_run_of_an_earlier_version_says_nothing_of_files_beside_a_loss(helped, interrupted):
+    info = json.loads((interrupted / "run.json").read_text())
+    assert info.pop("parity_sha256")
+    assert info["losses"]["mine"].pop("files") == {"helper.py": hashlib.sha256(helped.read_bytes()).hexdigest()}
+    info["task_code"].pop("files")
+    (interrupted / "run.json").write_text(json.dumps(info))
+    assert resumed(interrupted) == 0
+
+
+def test_another_commit_of_parity_is_refused(interrupted, monkeypatch, capsys):
+    monkeypatch.setattr("parity.store.resume.package_sha256", lambda: "0" * 64)
+    assert resumed(interrupted) == 2
+    assert "the code of parity (the package, SHA-256 " in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_project_that_was_moved_is_continued(interrupted, tmp_path, loss, monkeypatch, capsys):

@@ -178,7 +178,7 @@ def _classes(judgement: Judgement) -> tables.Table:
     rows = []
     for each in judgement.fleet.classes:
         odd = listed([unit.device for unit in each.odd], most=_MOST_ODD)
-        rows.append((each.label, str(len(each.devices)), str(len(each.odd)), odd, each.hardware.explain()))
+        rows.append((each.label, str(len(each.devices)), str(len(each.odd)), odd, each.explain()))
     marked = tuple(number for number, each in enumerate(judgement.fleet.classes) if each.odd)
     return tables.Table(("class", "devices", "odd", "odd devices", fleet.IN_COMMON), tuple(rows), marked)
 

@@ -1,0 +1,124 @@
+"""Loads modules from the texts that travel with a trial, whatever copies of them lie on the machine that trains it."""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import functools
+import importlib.abc
+import linecache
+import sys
+import types
+from collections.abc import Iterator, Sequence
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from typing import Any
+
+from parity.plan.neighbours import Neighbour
+
+
+class PinnedModules:
+    """The modules of some files, each loaded at most once in a process.
+
+    Two losses may each have a helper.py of their own. So modules of these names that belong to other code are put
+    aside while an import of this code runs, also one inside of a function.
+
+    Args:
+        files: The files.
+    """
+
+    def __init__(self, files: Sequence[Neighbour]) -> None:
+        self._files = {file.module: file for file in files}
+        # Folders without __init__.py that some of the modules are in.
+        self._folders = {
+            ".".join(parts[:count]): str(file.root.joinpath(*parts[:count]))
+            for file in files
+            for parts in [file.module.split(".")]
+            for count in range(1, len(parts))
+            if ".".join(parts[:count]) not in self._files
+        }
+        self._names = (*self._files, *self._folders)
+        self._modules: dict[str, types.ModuleType] = {}
+
+    def find_spec(self, fullname: str, *_: object) -> ModuleSpec | None:
+        """The module of that name, if it is one of these; as Python's import asks for it."""
+        if file := self._files.get(fullname):
+            spec = ModuleSpec(fullname, _Loader(self, file), origin=file.path, is_package=file.package)
+            spec.has_location = True  # so that it gets its __file__
+            if file.package:
+                # What is imported dynamically is looked for in the folder.
+                spec.submodule_search_locations = [str(Path(file.path).parent)]
+            return spec
+        if fullname in self._folders:
+            spec = ModuleSpec(fullname, None, is_package=True)
+            spec.submodule_search_locations = [self._folders[fullname]]
+            return spec
+        return None
+
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Makes these the modules that are imported by their names, within the block."""
+        others = {name: sys.modules.pop(name) for name in self._names if not self._own(name) and name in sys.modules}
+        sys.modules.update(self._modules)
+        # In front of all others: Ray puts the current folder of the driver on the path of its workers, where another
+        # copy may lie.
+        sys.meta_path.insert(0, self)
+        try:
+            yield
+        finally:
+            sys.meta_path.remove(self)
+            self._modules = {name: sys.modules[name] for name in self._names if name in sys.modules}
+            sys.modules.update(others)
+
+    def builtins(self) -> dict[str, Any]:
+        """What a module has to have as `__builtins__` so that each of its imports finds these modules."""
+        return {**vars(builtins), "__import__": self._import}
+
+    def _import(self, *arguments: Any, **named: Any) -> Any:
+        with self.in_place():
+            return builtins.__import__(*arguments, **named)
+
+    def _own(self, name: str) -> bool:
+        """Whether the module that Python has by that name is the one of these files."""
+        module = sys.modules.get(name)
+        if name in self._folders:
+            return [*getattr(module, "__path__", ())][:1] == [self._folders[name]]
+        loader = getattr(getattr(module, "__spec__", None), "loader", None)
+        if isinstance(loader, _Loader):
+            return loader.file == self._files[name]
+        # What this process has imported from the same file itself is shared with it.
+        return getattr(module, "__file__", None) == self._files[name].path
+
+
+class _Loader(importlib.abc.Loader):
+    """Loads one module from its text."""
+
+    def __init__(self, modules: PinnedModules, file: Neighbour) -> None:
+        self.file = file
+        self._modules = modules
+
+    def get_source(self, _: str) -> str:
+        """The text of the module, for debuggers."""
+        return self.file.text
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        show_lines(self.file.path, self.file.text)
+        module.__dict__["__builtins__"] = self._modules.builtins()
+        exec(compile(self.file.text, self.file.path, "exec"), module.__dict__)
+
+
+@functools.lru_cache(maxsize=64)
+def pinned_modules(files: tuple[Neighbour, ...]) -> PinnedModules:
+    """The modules of these files: the same ones for code that has equal files."""
+    return PinnedModules(files)
+
+
+def is_pinned(module: types.ModuleType) -> bool:
+    """Whether a module was loaded from a text that travelled."""
+    return isinstance(getattr(vars(module).get("__spec__"), "loader", None), _Loader)
+
+
+def show_lines(path: str, source: str) -> None:
+    """Lets tracebacks and debuggers show the lines of a file that may not exist here, or be another one."""
+    # From this cache; without a time of modification it is not checked against the file.
+    linecache.cache[path] = (len(source), None, source.splitlines(keepends=True), path)
