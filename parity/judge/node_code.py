@@ -4,7 +4,7 @@ What travels with a trial is the same everywhere. The rest is whatever lies on a
 difference of the training says anything about a device.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -42,20 +42,20 @@ class NodeCode:
     """
 
     def __init__(self, trials: Sequence[TrialRecord]) -> None:
-        # Between runs, code that differs is what the pair is about.
-        known = _known([record for record in trials if not record.run])
         groups: list[tuple[list[str], _Code]] = []
-        for node, code in known.items():
-            for nodes, common in groups:
+        # Between runs, code that differs is what the pair is about.
+        for nodes, code in _known([record for record in trials if not record.run]):
+            for members, common in groups:
                 if all(common[name] == code[name] for name in common.keys() & code.keys()):
-                    nodes.append(node)
+                    members += nodes
                     common |= code
                     break
             else:
-                groups.append(([node], dict(code)))
+                groups.append(([*nodes], dict(code)))
         # Stable: of equally large ones the first in the plan stays in front.
         groups.sort(key=lambda group: len(group[0]), reverse=True)
-        self.groups = tuple(CodeGroup(tuple(nodes), code) for nodes, code in groups)
+        places = {node: place for place, node in enumerate(dict.fromkeys(map(_node, trials)))}
+        self.groups = tuple(CodeGroup(tuple(sorted(nodes, key=places.__getitem__)), code) for nodes, code in groups)
 
     def group(self, record: TrialRecord) -> int:
         """The number of the group of a trial's node."""
@@ -114,42 +114,73 @@ def software_differences(trials: Sequence[TrialRecord]) -> list[str]:
 
 def differing_files(left: TrialRecord, right: TrialRecord) -> dict[str, tuple[str, str]]:
     """The files that both trials imported from outside of the environment, with both digests where they differ."""
-    one, other = _files(left), _files(right)
+    one, other = _files(left.imported), _files(right.imported)
     return {name: (one[name], other[name]) for name in one if name in other and one[name] != other[name]}
 
 
-def _known(trials: Sequence[TrialRecord]) -> dict[str, _Code]:
-    """What is known of the code of each node, in the order of the plan."""
-    known: dict[str, dict[tuple[str, str], set[str]]] = {}
+def _known(trials: Sequence[TrialRecord]) -> list[tuple[list[str], _Code]]:
+    """Nodes of which the same is known, in the order of the plan, and what it is."""
+    seen: dict[str, set[_Seen]] = {}
     for record in trials:
-        code = known.setdefault(_node(record), {})
-        if record.parity_sha256:
-            # Other versions are other software, which makes another class.
-            code.setdefault((f"version {record.parity}", "the package parity"), set()).add(record.parity_sha256)
-        for name, sha256 in _files(record).items():
-            code.setdefault(("", name), set()).add(sha256)
-    for loss, by_node in _whole(trials).items():
-        every = set().union(*by_node.values())
-        for node, names in by_node.items():
-            for name in every:
-                known[node][f"imported by {loss}", name] = {str(name in names)}
-    return {node: {key: frozenset(values) for key, values in code.items()} for node, code in known.items()}
+        seen.setdefault(_node(record), set()).add(_Seen.of(record))
+    # Of a thousand equal nodes, what is known is put together once.
+    alike: dict[frozenset[_Seen], list[str]] = {}
+    for node, each in seen.items():
+        alike.setdefault(frozenset(each), []).append(node)
+    every: dict[str, set[str]] = {}
+    for one in (one for each in alike for one in each if one.whole):
+        every.setdefault(one.loss, set()).update(_files(one.imported))
+    return [(nodes, _code(each, every)) for each, nodes in alike.items()]
 
 
-def _whole(trials: Sequence[TrialRecord]) -> dict[str, dict[str, set[str]]]:
-    """All that each loss imported, by loss and node: a node may lack a file that its code can do without."""
-    found: dict[str, dict[str, set[str]]] = {}
-    for record in trials:
+@dataclass(frozen=True)
+class _Seen:
+    """What one trial shows of the code of its node.
+
+    Attributes:
+        loss: Name of its loss.
+        version: Version of parity.
+        parity_sha256: Digest of the package.
+        imported: Lines of the files that it imported, or None.
+        whole: Whether a file that is not among them was not imported.
+    """
+
+    loss: str
+    version: str | None
+    parity_sha256: str | None
+    imported: tuple[str, ...] | None
+    whole: bool
+
+    @classmethod
+    def of(cls, record: TrialRecord) -> "_Seen":
+        imported = None if record.imported is None else tuple(record.imported)
         # Trials outside of a cluster may share a process, and with it what another one imported. One that failed or was
         # continued may not have come to each import.
-        if record.node and record.status == "complete" and record.imported is not None and record.attempts == 1:
-            found.setdefault(record.loss_name, {}).setdefault(record.node, set()).update(_files(record))
-    return found
+        whole = bool(record.node) and record.status == "complete" and imported is not None and record.attempts == 1
+        return cls(record.loss_name, record.parity, record.parity_sha256, imported, whole)
 
 
-def _files(record: TrialRecord) -> dict[str, str]:
+def _code(seen: Iterable[_Seen], every: Mapping[str, set[str]]) -> _Code:
+    """What the trials of a node show of its code; `every` has all files that a loss imports on some node."""
+    code: dict[tuple[str, str], set[str]] = {}
+    whole: dict[str, set[str]] = {}
+    for each in seen:
+        if each.parity_sha256:
+            # Other versions are other software, which makes another class.
+            code.setdefault((f"version {each.version}", "the package parity"), set()).add(each.parity_sha256)
+        for name, sha256 in _files(each.imported).items():
+            code.setdefault(("", name), set()).add(sha256)
+        if each.whole:
+            whole.setdefault(each.loss, set()).update(_files(each.imported))
+    # A node may lack a file that its code can do without.
+    for loss, names in whole.items():
+        code |= {(f"imported by {loss}", name): {str(name in names)} for name in every[loss]}
+    return {key: frozenset(values) for key, values in code.items()}
+
+
+def _files(imported: Iterable[str] | None) -> dict[str, str]:
     """SHA-256 of each file that a trial imported, by its name."""
-    return {name: sha256 for sha256, _, name in (line.partition("  ") for line in record.imported or ())}
+    return {name: sha256 for sha256, _, name in (line.partition("  ") for line in imported or ())}
 
 
 def _node(record: TrialRecord) -> str:

@@ -9,6 +9,7 @@ from parity.cluster.nodes import Node, alive, as_stored, from_stored
 from parity.cluster.placement import Placement, check, equals, expand
 from parity.ground.errors import Trouble
 from parity.plan.device import parse_device, parse_devices
+from parity.version import package_sha256
 
 
 def raw(number, name="", host="host", cpus=2, gpus=0, is_alive=True):
@@ -203,6 +204,20 @@ def test_a_machine_that_came_back_as_another_one_is_not_the_node_that_left():
     assert resumed(then[0], back, then=then).nodes_for(parse_device("cpu@b")) == (then[0],)
     same = replace(back, facts={"cpu_model": "X"})
     assert resumed(then[0], same, then=then).nodes_for(parse_device("cpu@b")) == (same,)
+
+
+def test_another_commit_of_parity_is_another_class():
+    a, b, c = (
+        node(name, parity="0.1.0", parity_sha256=digest) for name, digest in (("a", "1"), ("b", "2"), ("c", "1"))
+    )
+    assert (a.hardware == c.hardware, a.hardware == b.hardware) == (True, False)
+    assert Placement([a, b, c]).nodes_for(parse_device("cpu")) == (a, c)
+    assert resumed(c, b, then=[a, b, c]).nodes_for(parse_device("cpu@a")) == (c,)
+
+
+def test_a_run_of_an_earlier_version_was_on_nodes_with_this_parity():
+    a, b = node("a", parity="0.1.0"), node("b", parity="0.1.0", parity_sha256=package_sha256())
+    assert resumed(b, then=[a]).nodes_for(parse_device("cpu@a")) == (b,)
 
 
 def test_a_node_that_left_before_a_resume_is_no_mistake_of_the_user(make_trials):

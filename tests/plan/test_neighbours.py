@@ -139,6 +139,21 @@ def test_two_losses_each_have_the_helper_of_their_own_folder(tmp_path):
     assert load_code(specs[0])() == ("old",) * 3
 
 
+def test_code_that_was_loaded_before_hides_no_helper_of_other_code(tmp_path):
+    for name in ("old", "new"):
+        write(tmp_path / name, mine="import helper\ndef loss(): return helper.x", helper=f"x = '{name}'")
+    losses = [load_code(*parse(f"{tmp_path}/{name}/mine.py:loss")) for name in ("old", "new", "old")]
+    assert [loss() for loss in losses] == ["old", "new", "old"]
+
+
+def test_a_module_that_this_process_has_by_that_name_stays_its_own(tmp_path):
+    write(tmp_path, helper="x = 'own'")
+    own = importlib.import_module("helper")
+    sys.path.remove(str(tmp_path))
+    write(tmp_path / "there", mine="import helper\ndef loss():\n    import helper\n    return helper.x", helper="x = 1")
+    assert (load_code(*parse("there/mine.py:loss"))(), sys.modules["helper"]) == (1, own)
+
+
 def test_a_file_that_was_changed_is_loaded_anew(tmp_path):
     write(tmp_path / "there", mine="import helper\ndef loss(): return helper.x", helper="x = 1")
     assert load_code(*parse("there/mine.py:loss"))() == 1

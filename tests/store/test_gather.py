@@ -207,6 +207,19 @@ def test_a_trial_is_not_continued_in_another_class(started, events):
     assert record.cpu_model == "b" and "hardware" in record.restarts[0]
 
 
+@pytest.mark.parametrize(("before", "again"), [("1" * 64, True), ("2" * 64, False), (None, False)])
+def test_a_trial_is_not_continued_with_other_code_of_parity(started, events, before, again):
+    """An earlier version has not stored its code."""
+    gatherer, trial, out = started
+    advanced = in_one(events(trial))
+    gatherer.take([Began(trial.name, {"cpu_model": "a", "parity_sha256": before})])
+    gatherer.take([Advanced(trial.name, chunks(advanced.table)[0], advanced.facts), saved(trial, 2)])
+    gatherer = reopened(gatherer, trial, out)
+    gatherer.take([Began(trial.name, {"cpu_model": "a", "parity_sha256": "2" * 64})])
+    assert gatherer.void(trial.name) is again
+    gatherer.close()
+
+
 @pytest.mark.parametrize(
     "damage",
     [lambda _: b"", lambda whole: whole[:-1], lambda whole: whole + b"!", lambda whole: whole[:26] + b"!" + whole[27:]],
