@@ -39,7 +39,7 @@ def connect(address: str, *, data_bytes: int, step_timeout_s: float = math.inf) 
     Args:
         address: Address of a running cluster; "local" starts one on this machine.
         data_bytes: Size of the data that will be put into the object store.
-        step_timeout_s: Longest time from one event of a trial to the next; see `Cluster`.
+        step_timeout_s: Longest time that a trial may take for a step; see `Cluster`.
 
     Yields:
         The cluster as an executor, connected until the block ends.

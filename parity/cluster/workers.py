@@ -39,7 +39,8 @@ class Cluster:
     Args:
         ray: The module `ray`, connected to the cluster.
         worker: Class of the workers.
-        step_timeout_s: Longest time from one event of a trial to the next; a worker that exceeds it counts as hung.
+        step_timeout_s: Longest time from one event of a trial to the next, from its first step to its last one; a
+            worker that exceeds it counts as hung.
         may_grow: Whether to ask an autoscaler, if the cluster has one, for nodes that trials wait for.
     """
 
@@ -240,7 +241,7 @@ class Cluster:
             entry = self._running[reference]
             if entry.overdue_at_s(self._step_timeout_s) <= now:
                 del self._running[reference]
-                hung = f"it finished no step for {self._step_timeout_s:g} s"
+                hung = entry.silence(self._step_timeout_s)
                 reports.append((entry, self._lost(entry) if entry.error else self._decide(entry, "hung", hung)))
         return reports
 
@@ -277,7 +278,7 @@ class Cluster:
             entry.advance()
             return None
         event: Event = answer
-        entry.began = True
+        entry.has_reported(event)
         if isinstance(event, Began):
             # Of several nodes one may be left; a device that names its node was one of several.
             named = len(self.nodes) > 1 or entry.trial.device.node

@@ -30,6 +30,7 @@ from parity.judge.parting import COMPUTED, Parting, find_parting, find_unequal_g
 from parity.judge.patterns import describe_pattern
 from parity.judge.replicas import Replicas, group_of
 from parity.judge.spread import SpreadTest
+from parity.judge.stopped import all_stopped
 from parity.judge.verdict import Onset
 from parity.store.stored_run import StoredRun
 from parity.store.trials import TrialRecord
@@ -56,6 +57,7 @@ class PairEvidence:
         spread: Whether the replicas of both sides are spread alike; None where neither side is unsteady.
         equals: The class that both devices belong to, so that they must produce equal bits, or None.
         odd_source: Whether the shared states came from a device that is odd in its class.
+        all_stopped: Whether the limit on the time of a step ended every trial of the candidate's run.
     """
 
     pair: Pair
@@ -74,6 +76,7 @@ class PairEvidence:
     spread: SpreadTest | None
     equals: DeviceClass | None
     odd_source: bool
+    all_stopped: bool
 
 
 def gather(run: StoredRun, pair: Pair, comparison: Comparison, replicas: Replicas, fleet: Fleet) -> PairEvidence:
@@ -141,6 +144,7 @@ def gather(run: StoredRun, pair: Pair, comparison: Comparison, replicas: Replica
         spread=spread,
         equals=equals,
         odd_source=odd_source,
+        all_stopped=all_stopped(run.trials, pair.candidate.run),
     )
 
 
