@@ -248,5 +248,5 @@ def test_a_device_keeps_its_class_when_more_nodes_of_another_come():
 
 
 def test_nodes_of_one_name_are_told_apart_however_alike_their_ids_are():
-    nodes = [raw("vm", 1) | {"NodeID": "f" * 20 + end} for end in ("01", "02")]
+    nodes = [raw("vm", 1) | {"NodeID": "f" * 20 + end, "NodeManagerAddress": end} for end in ("01", "02")]
     assert len({node.name for node in alive(nodes)}) == 2

@@ -11,12 +11,12 @@ from parity.ground.errors import Trouble
 from parity.plan.device import parse_device, parse_devices
 
 
-def raw(number, name="", host="host", cpus=2, gpus=0, is_alive=True):
+def raw(number, name="", host="host", cpus=2, gpus=0, is_alive=True, address="10.0.0.1"):
     resources = {kind: float(count) for kind, count in (("CPU", cpus), ("GPU", gpus)) if count}
     return {
         "NodeID": f"{number:056x}",
-        "NodeName": name or "10.0.0.1",
-        "NodeManagerAddress": "10.0.0.1",
+        "NodeName": name or address,
+        "NodeManagerAddress": address,
         "NodeManagerHostname": host,
         "Alive": is_alive,
         "Resources": resources,
@@ -37,7 +37,8 @@ def test_nodes_are_named_by_their_given_name_else_by_their_host():
 
 
 def test_nodes_with_one_name_are_distinguished_by_their_id():
-    found = alive([raw(0x1234567890 << 184, host="h"), raw(0xABCDEF0123 << 184, host="h")])
+    numbers = {"10.0.0.1": 0x1234567890 << 184, "10.0.0.2": 0xABCDEF0123 << 184}
+    found = alive([raw(number, host="h", address=address) for address, number in numbers.items()])
     assert len({each.name for each in found}) == 2
     assert all(each.name == f"h-{each.id[:8]}" for each in found)
 
