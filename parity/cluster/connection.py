@@ -74,27 +74,32 @@ def connect(address: str, *, data_bytes: int, step_timeout_s: float = math.inf) 
             authentication.present_token(os.environ)
             # Despite its name, this is how often Ray tries to reach the cluster's head.
             os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", str(authentication.CONNECT_ATTEMPTS))
+        # What Ray's library writes to stderr; a fault that ends the process is still shown.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         # Only here: Ray reads the variables that are set above when it is imported.
         import ray
 
+        _silence(ray)
         # An interruption waits until Ray has started, or ended; otherwise it would leave processes behind.
         cleanup.enter_context(interrupt.held())
         if local:
             cleanup.callback(_end_left, temporary)
         cleanup.callback(_shut_down, ray)
         # The workers' output stays in Ray's logs: what a loss prints must not get into the report.
-        start = partial(ray.init, address, log_to_driver=False, logging_level=logging.ERROR, **options)
+        start = partial(ray.init, address, log_to_driver=False, logging_level=logging.CRITICAL, **options)
         try:
-            if local:
-                with _own_sigterm():
+            with _own_sigterm():
+                if local:
                     start()
-            else:
-                _join(start, address)
+                else:
+                    _join(start, address)
         except (RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
             raise Trouble(_not_joined(address, error)) from error
         if local:
             cleanup.callback(_end_monitor)
-        cleanup.enter_context(outage.watched(_raylet(ray), _head(ray), interrupt.end_at_once))
+        cleanup.enter_context(outage.watched(None, _head(ray), interrupt.end_at_once))
+        # Asks the head, which is watched by now.
+        cleanup.enter_context(outage.watched(_raylet(ray), None, interrupt.end_at_once))
         with interrupt.let_through():
             yield Cluster(ray, step_timeout_s=step_timeout_s, may_grow=not local)
 
@@ -112,6 +117,16 @@ def _own_sigterm() -> Iterator[None]:
         raise KeyboardInterrupt from error
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _silence(ray: Any) -> None:
+    """Keeps out of the report what Ray prints about raylets and workers, which we report in our own words.
+
+    Source:
+        Ray 2.60, _private/worker.py: the flag of `print_worker_logs`, which util/rpdb.py sets in the same way. Neither
+        `log_to_driver` nor `logging_level` keeps these lines back, and most of them go to stdout.
+    """
+    ray._private.worker._worker_logs_enabled = False
 
 
 def _join(start: Callable[[], object], address: str) -> None:
