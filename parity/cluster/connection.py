@@ -74,8 +74,6 @@ def connect(address: str, *, data_bytes: int, step_timeout_s: float = math.inf) 
             authentication.present_token(os.environ)
             # Despite its name, this is how often Ray tries to reach the cluster's head.
             os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", str(authentication.CONNECT_ATTEMPTS))
-        # What Ray's library writes to stderr; a fault that ends the process is still shown.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         # Only here: Ray reads the variables that are set above when it is imported.
         import ray
 
