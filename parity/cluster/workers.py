@@ -164,11 +164,11 @@ class Cluster:
                     changed |= self._follow_up(entry, event)
                 changed |= self._newcomers()
         finally:  # also when the caller ends the generator early
-            if self._demand is not None:
-                self._demand.keep(Counter())
             self._workforce.end_all(self._running.values())
             self._seats.give_back()
             self._data = None  # gives the object store its room back
+            if self._demand is not None:
+                self._demand.end()
 
     def _startable(self) -> Iterator[Running]:
         """Removes from the queues the trials that have room and whose shared steps are complete."""
