@@ -24,7 +24,7 @@ Needs = tuple[int, int]
 MOST_REQUESTS = 64
 # How long to wait for a sign that somebody starts nodes, where it is not known whether anybody does.
 SIGN_S = 30.0
-# How long taking the requests back may take at the end of a run: Ray waits half a minute for each, and nothing needs it.
+# How long taking the requests back may take at the end of a run: for a silent head Ray waits half a minute for each.
 END_S = 5.0
 # Time between two looks at the nodes.
 LOOK_EVERY_S = 1.0
