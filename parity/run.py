@@ -108,21 +108,21 @@ def _measure(
         options: The parsed options.
         given: The arguments of the command.
         started: The run to continue, or None.
-        held: Receives the lock of a new run directory, which the caller holds until the run is judged.
+        held: Receives the lock of a new run directory, and the connection to a cluster. The caller holds both until
+            the run is judged: a cluster that does not let go must not keep the report back.
 
     Returns:
         The stored run, whether it was interrupted, and its devices if they have been classified.
     """
     request = _parse_request(options)
     out = started.directory if started else _choose_out(options.out)
-    with contextlib.ExitStack() as cleanup:
-        unused = cleanup.enter_context(contextlib.ExitStack())
+    with contextlib.ExitStack() as unused:
         if not started:
             held.enter_context(begun(out))
             # If the planning fails, nothing of the new directory stays.
             unused.callback(discard, out)
         # Before the plan, since "auto" and --each depend on what the executor has.
-        executor, nodes = cleanup.enter_context(_executor(options, request.data))
+        executor, nodes = held.enter_context(_executor(options, request.data))
         trials = _plan_trials(options, request, executor, nodes, started)
         info = _describe(options, given, trials, request.data, executor)
         if started:

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import re
@@ -71,6 +72,20 @@ def test_two_runs_are_bit_identical(tmp_path):
         assert inline_run(tmp_path / name, "--steps", 4) == 0
     one, two = (pd.read_parquet(tmp_path / name / "traces").drop(columns="step_s") for name in ("one", "two"))
     pd.testing.assert_frame_equal(one, two, check_exact=True)
+
+
+def test_the_report_does_not_wait_for_the_cluster_to_let_go(tmp_path, monkeypatch):
+    """A head that is frozen may keep the connection for long, and everything has been trained by then."""
+    there = []
+
+    @contextlib.contextmanager
+    def executor(options, data):
+        yield inline.Inline(), ()
+        there.extend(name for name in ("summary.json", "report.html") if (tmp_path / "run" / name).exists())
+
+    monkeypatch.setattr(run, "_executor", executor)
+    inline_run(tmp_path / "run", "--steps", 1, "--loss", "builtin", "--quick")
+    assert there == ["summary.json", "report.html"]
 
 
 def test_seeds_and_replicas_make_their_pairs(tmp_path):

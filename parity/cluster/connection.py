@@ -8,23 +8,25 @@ import math
 import os
 import re
 import signal
-import socket
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from parity.cluster import authentication, outage
+from parity.cluster import authentication, head, outage, raylets
 from parity.cluster.nodes import this_node
 from parity.cluster.workers import Cluster
 from parity.ground import interrupt
 from parity.ground.errors import Trouble
+from parity.ground.limit import limited
 from parity.ground.temporary import temporary_folder
 
-# How long a cluster's address may take to accept a connection. Chosen: enough for a tunnel over a slow line.
-KNOCK_S = 10.0
+# How long Ray may take to shut down; it needs about a second, and waits without a limit for a head that is frozen.
+SHUTDOWN_S = 15.0
 # Size of a local cluster's object store, in addition to the data. Ray refuses less than 75 MiB; traces need none of it,
 # since they are small enough to travel in Ray's replies.
 OBJECT_STORE_BYTES = 128 * 2**20
@@ -37,7 +39,7 @@ def connect(address: str, *, data_bytes: int, step_timeout_s: float = math.inf) 
     Args:
         address: Address of a running cluster; "local" starts one on this machine.
         data_bytes: Size of the data that will be put into the object store.
-        step_timeout_s: Longest time from one event of a trial to the next; see `Cluster`.
+        step_timeout_s: Longest time that a trial may take for a step; see `Cluster`.
 
     Yields:
         The cluster as an executor, connected until the block ends.
@@ -50,7 +52,7 @@ def connect(address: str, *, data_bytes: int, step_timeout_s: float = math.inf) 
             f"Address {address} is for Ray Client, which drops a run after 30 s without contact. "
             "On a machine of the cluster give its own address (HOST:6379), or submit a Ray job."
         )
-    _knock(address)
+    head.check(address)
     local = address == "local"
     options: dict[str, Any] = {}
     with contextlib.ExitStack() as cleanup:
@@ -67,26 +69,35 @@ def connect(address: str, *, data_bytes: int, step_timeout_s: float = math.inf) 
                 "_temp_dir": str(temporary / "ray"),
             }
         else:
+            if ":" in address:  # not "auto", which Ray looks up on this machine
+                raylets.check_here(address)
             authentication.present_token(os.environ)
             # Despite its name, this is how often Ray tries to reach the cluster's head.
             os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", str(authentication.CONNECT_ATTEMPTS))
         # Only here: Ray reads the variables that are set above when it is imported.
         import ray
 
+        _silence(ray)
         # An interruption waits until Ray has started, or ended; otherwise it would leave processes behind.
         cleanup.enter_context(interrupt.held())
         if local:
             cleanup.callback(_end_left, temporary)
-        cleanup.callback(ray.shutdown)
+        cleanup.callback(_shut_down, ray)
+        # The workers' output stays in Ray's logs: what a loss prints must not get into the report.
+        start = partial(ray.init, address, log_to_driver=False, logging_level=logging.CRITICAL, **options)
         try:
-            # The workers' output stays in Ray's logs: what a loss prints must not get into the report.
             with _own_sigterm():
-                ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
+                if local:
+                    start()
+                else:
+                    _join(start, address)
         except (RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
             raise Trouble(_not_joined(address, error)) from error
         if local:
             cleanup.callback(_end_monitor)
-        cleanup.enter_context(outage.watched(_raylet(ray), _head(ray), interrupt.end_at_once))
+        cleanup.enter_context(outage.watched(None, _head(ray), interrupt.end_at_once))
+        # Asks the head, which is watched by now.
+        cleanup.enter_context(outage.watched(_raylet(ray), None, interrupt.end_at_once))
         with interrupt.let_through():
             yield Cluster(ray, step_timeout_s=step_timeout_s, may_grow=not local)
 
@@ -106,16 +117,34 @@ def _own_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def _silence(ray: Any) -> None:
+    """Keeps out of the report what Ray prints about raylets and workers, which we report in our own words.
+
+    Source:
+        Ray 2.60, _private/worker.py: the flag of `print_worker_logs`, which util/rpdb.py sets in the same way. Neither
+        `log_to_driver` nor `logging_level` keeps these lines back, and most of them go to stdout.
+    """
+    ray._private.worker._worker_logs_enabled = False
+
+
+def _join(start: Callable[[], object], address: str) -> None:
+    """Joins a cluster, by calling `start` within the time that this may take.
+
+    Raises:
+        TimeoutError: Ray is still at it; it is left to its thread.
+    """
+    limit_s = raylets.join_limit_s(address)
+    try:
+        limited(start, limit_s)
+    except TimeoutError:
+        interrupt.abandon()
+        raise
+
+
 def _raylet(ray: Any) -> psutil.Process | None:
     """Ray's process on this machine, through which the driver does everything; None if it is not found."""
     here = this_node()
-    # The socket tells it from the raylets of other clusters on this machine.
-    name = next((node["RayletSocketName"] for node in ray.nodes() if node["NodeID"] == here), None)
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.name() == "raylet" and f"--raylet_socket_name={name}" in process.cmdline():
-                return process
-    return None
+    return raylets.with_socket(next((node["RayletSocketName"] for node in ray.nodes() if node["NodeID"] == here), None))
 
 
 def _head(ray: Any) -> tuple[str, int] | None:
@@ -124,27 +153,26 @@ def _head(ray: Any) -> tuple[str, int] | None:
     return (host.strip("[]"), int(port)) if host and port.isdigit() else None
 
 
+def _shut_down(ray: Any) -> None:
+    """Shuts Ray down, or leaves it to the end of this process where it does not come to an end."""
+    if interrupt.abandoned():
+        return  # it has not joined yet
+    try:
+        limited(ray.shutdown, SHUTDOWN_S)
+    except TimeoutError:
+        print(f"parity: Ray did not shut down within {SHUTDOWN_S:.0f} s; the command ends without it.", file=sys.stderr)
+        interrupt.abandon()
+
+
 def _end_left(temporary: Path) -> None:
     """Kills the processes left by an interrupted start of Ray, which its own shutdown does not know of."""
+    if interrupt.abandoned():
+        return  # they end with this process, which Ray would end before that, with status 1, if its raylet were gone
     for child in psutil.Process().children():
         with contextlib.suppress(psutil.Error):
             # Ray passes its folder, which is in this one, to the processes that it starts.
             if any(str(temporary) in argument for argument in child.cmdline()):
                 child.kill()
-
-
-def _knock(address: str) -> None:
-    """Raises `Trouble` if nothing listens at HOST:PORT; Ray itself would try for minutes, and print a lot."""
-    host, _, port = address.rpartition(":")
-    if not (host and port.isdigit()):
-        return  # "auto" and others that Ray resolves
-    try:
-        socket.create_connection((host, int(port)), timeout=KNOCK_S).close()
-    except (OSError, OverflowError) as error:
-        raise Trouble(
-            f"The Ray cluster at {address} cannot be reached ({error}). "
-            "Give the HOST:PORT that ray start printed; to train without Ray, use --inline."
-        ) from error
 
 
 def _not_joined(address: str, error: Exception) -> str:
@@ -159,6 +187,8 @@ def _not_joined(address: str, error: Exception) -> str:
             f"The Ray cluster at {address} runs {versions}. "
             "They have to be the same: run parity in the cluster's image, or submit it as a Ray job."
         )
+    if address != "local" and isinstance(error, OSError) and (elsewhere := raylets.why_not_joined(address)):
+        return elsewhere
     what = "Ray cannot be started here" if address == "local" else f"The Ray cluster at {address} cannot be joined"
     return f"{what} ({text}). To train without Ray, use --inline."
 

@@ -7,6 +7,7 @@ not been told of.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -15,6 +16,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from parity.ground.errors import Trouble
+from parity.ground.limit import limited
 
 # What one trial needs: numbers of CPUs and of GPUs.
 Needs = tuple[int, int]
@@ -22,6 +24,8 @@ Needs = tuple[int, int]
 MOST_REQUESTS = 64
 # How long to wait for a sign that somebody starts nodes, where it is not known whether anybody does.
 SIGN_S = 30.0
+# How long taking the requests back may take at the end of a run: for a silent head Ray waits half a minute for each.
+END_S = 5.0
 # Time between two looks at the nodes.
 LOOK_EVERY_S = 1.0
 # Under which Ray's first autoscaler keeps its last report.
@@ -124,6 +128,11 @@ class Demand:
             else:
                 waiting.append((needs, group))
         self._groups = waiting
+
+    def end(self) -> None:
+        """Takes all requests back; a head that does not answer drops them when this process ends."""
+        with contextlib.suppress(TimeoutError):
+            limited(lambda: self.keep(Counter()), END_S)
 
     def __bool__(self) -> bool:
         return bool(self._groups)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections import Counter
+import socket
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,6 +17,8 @@ from parity.version import package_sha256
 # How long a node may take to report its facts: a new process has to import torch there, which takes seconds when idle
 # and ten times as long on a busy machine.
 PROBE_S = 60.0
+# How long the host of a raylet may take to refuse a connection; one that does not answer may be slow.
+REFUSES_S = 1.0
 # The label that Ray itself puts on every node.
 # Source: docs.ray.io/en/latest/ray-core/scheduling/labels.html.
 _NODE_LABEL = "ray.io/node-id"
@@ -75,7 +78,8 @@ def alive(raw: Iterable[Mapping[str, Any]]) -> tuple[Node, ...]:
         raw: What `ray.nodes()` returns.
     """
     # Sorted, since the order of the nodes is that of the devices, of which the first is the baseline.
-    found = sorted((node for node in raw if node["Alive"]), key=lambda node: (_by_number(_name(node)), node["NodeID"]))
+    there = _without_predecessors([node for node in raw if node["Alive"]])
+    found = sorted(there, key=lambda node: (_by_number(_name(node)), node["NodeID"]))
     names = [_name(node) for node in found]
     count = Counter(names)
     ids = [str(node["NodeID"]) for node in found]
@@ -90,6 +94,40 @@ def alive(raw: Iterable[Mapping[str, Any]]) -> tuple[Node, ...]:
         )
         for node, name in zip(found, names, strict=True)
     )
+
+
+def _without_predecessors(raw: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Leaves out the nodes whose host has started another one since, and that Ray has not yet missed.
+
+    Ray needs up to a minute to find out that a raylet was killed. Several raylets that run on one host all stay.
+    """
+    hosts: dict[tuple[str, object], list[Mapping[str, Any]]] = defaultdict(list)
+    for node in raw:
+        hosts[_name(node), node["NodeManagerAddress"]].append(node)
+    return [node for nodes in hosts.values() for node in (_newest(nodes) if len(nodes) > 1 else nodes)]
+
+
+def _newest(nodes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those of the nodes of one host whose raylets run; all of them where none seems to."""
+    # Two cannot listen on one port: the later of them runs. Ray counts the sockets of a session: raylet, raylet.1, ...
+    in_order = sorted(nodes, key=lambda node: _count(node["RayletSocketName"]))
+    later = list({node["NodeManagerPort"]: node for node in in_order}.values())
+    return [node for node in later if not _refuses(node)] or later
+
+
+def _count(socket_name: str) -> int:
+    """The number at the end of the name of a raylet's socket; 0 if there is none."""
+    number = socket_name.rpartition(".")[2]
+    return int(number) if number.isdigit() else 0
+
+
+def _refuses(node: Mapping[str, Any]) -> bool:
+    """Whether nothing listens at the port of the node's raylet, while its host is there."""
+    try:
+        socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), timeout=REFUSES_S).close()
+    except OSError as error:
+        return isinstance(error, ConnectionRefusedError)
+    return False
 
 
 def as_stored(nodes: Sequence[Node]) -> dict[str, Any]:

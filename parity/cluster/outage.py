@@ -1,17 +1,18 @@
 """Ends the command when Ray's processes are gone: Ray would end it too, but with status 1, which means `diverged`."""
 
 import contextlib
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 
 import psutil
 
+from parity.cluster.head import ask
+
 # Time between two looks at the raylet. Ray itself notices within a second, and we have to be first.
 EVERY_S = 0.1
-# Time between two attempts to reach the head.
-KNOCK_EVERY_S = 5.0
+# Time between two questions to the head, and how long each may take.
+ASK_EVERY_S = 5.0
 # How long the head may be out of reach: it may be replaced meanwhile, but after 60 s Ray ends the driver.
 # Source: RAY_gcs_rpc_server_reconnect_timeout_s of ray, src/ray/common/ray_config_def.h.
 HEAD_S = 40.0
@@ -29,31 +30,38 @@ def watched(
         end: Ends the process; is called with the reason.
     """
     over = threading.Event()
-    thread = threading.Thread(target=_watch, args=(raylet, head, end, over), name="parity-outage", daemon=True)
-    thread.start()
+    threads = []
+    # Each in a thread of its own: a head that is silent must not keep us from looking at the raylet.
+    if raylet:
+        threads.append(threading.Thread(target=_watch_raylet, args=(raylet, end, over), daemon=True))
+    if head:
+        threads.append(threading.Thread(target=_watch_head, args=(head, end, over), daemon=True))
+    for thread in threads:
+        thread.start()
     try:
         yield
     finally:
         over.set()
-        thread.join()
+        for thread in threads:
+            thread.join()
 
 
-def _watch(
-    raylet: psutil.Process | None, head: tuple[str, int] | None, end: Callable[[str], object], over: threading.Event
-) -> None:
-    reached = knocked = time.monotonic()
+def _watch_raylet(raylet: psutil.Process, end: Callable[[str], object], over: threading.Event) -> None:
     while not over.wait(EVERY_S):
-        if raylet and not _lives(raylet):
+        if not _lives(raylet):
             end("Ray's process on this machine (the raylet) has ended, and the run with it.")
             return
-        if head and time.monotonic() - knocked > KNOCK_EVERY_S:
-            knocked = time.monotonic()
-            with contextlib.suppress(OSError):
-                socket.create_connection(head, timeout=KNOCK_EVERY_S).close()
-                reached = time.monotonic()
-            if time.monotonic() - reached > HEAD_S:
-                end(f"The cluster's head at {head[0]}:{head[1]} has not answered for {HEAD_S:.0f} s.")
-                return
+
+
+def _watch_head(head: tuple[str, int], end: Callable[[str], object], over: threading.Event) -> None:
+    answered = time.monotonic()
+    while not over.wait(ASK_EVERY_S):
+        with contextlib.suppress(OSError):
+            ask(*head, limit_s=ASK_EVERY_S)
+            answered = time.monotonic()
+        if time.monotonic() - answered > HEAD_S and not over.is_set():
+            end(f"The cluster's head at {head[0]}:{head[1]} has not answered for {HEAD_S:.0f} s.")
+            return
 
 
 def _lives(process: psutil.Process) -> bool:

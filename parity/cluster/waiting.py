@@ -13,10 +13,15 @@ from parity.cluster.lost_workers import Attempts
 from parity.cluster.nodes import Node
 from parity.cluster.placement import Placement
 from parity.plan.trial import Trial
+from parity.store.events import Advanced, Event
 
 # How long another node may take to look up what ended a worker; without an answer the trial continues all the same.
 # Ray needs about a second for a call in a new process, several on a busy machine.
 LOOK_UP_S = 10.0
+# How long a worker that has begun may be silent while it does something else than step after step: it imports the loss,
+# checks its contract and takes the first step, or, after the last one, takes the steps of another device. Chosen: on a
+# busy machine this takes a minute, and somebody who waits for a trial that hangs there should hear of it some day.
+BESIDE_STEPS_S = 600.0
 
 
 @dataclass
@@ -38,6 +43,7 @@ class Running:
             has answered.
         home: That node, or None where it is not known.
         began: Whether the worker has reported that the trial began.
+        stepping: Whether it has reported its first step, and not yet its last one.
         error: Ray's error, once the worker is lost and while another node looks up what ended it; None otherwise.
         pending: Ray's reference to the answer that is awaited.
         pending_since_s: When that answer was asked for, in seconds on the monotonic clock.
@@ -56,6 +62,7 @@ class Running:
     where: tuple[str, str | None] | None = None
     home: Node | None = None
     began: bool = False
+    stepping: bool = False
     error: Exception | None = None
     pending: Any = None
     pending_since_s: float = 0.0
@@ -64,7 +71,7 @@ class Running:
         """Gives the trial another worker, about which nothing is known yet."""
         # All of it: what was known of the lost worker must not be taken for what is known of the new one.
         self.actor, self.binding, self.warm, self.lost = actor, binding, warm, False
-        self.where, self.home, self.began, self.error = None, None, False, None
+        self.where, self.home, self.began, self.stepping, self.error = None, None, False, False, None
 
     def ask(self, reference: Any) -> Any:
         """Records which answer is awaited, and since when; returns it."""
@@ -75,20 +82,37 @@ class Running:
         """Asks the worker for its next event; returns Ray's reference to it."""
         return self.ask(self.actor.advance.remote())
 
+    def has_reported(self, event: Event) -> None:
+        """Records what the worker has reported."""
+        self.began = True
+        if isinstance(event, Advanced):
+            self.stepping = int(event.table["step"][-1].as_py()) < self.trial.settings.steps - 1
+
     def may_be_on(self, node: Node) -> bool:
         """Whether its worker is on that node, as far as is known."""
         return node.id in {each.id for each in ((self.home,) if self.home else self.nodes)}
 
-    def overdue_at_s(self, limit_s: float) -> float:
-        """When its answer is overdue, in seconds on the monotonic clock; inf before the trial has begun.
+    def limit_s(self, step_timeout_s: float) -> float:
+        """How long the worker may be silent, in seconds; inf before the trial has begun.
 
         Args:
-            limit_s: How long a worker may take from one event to the next, in seconds.
+            step_timeout_s: How long it may be while it takes step after step.
         """
-        if self.error:
-            return self.pending_since_s + LOOK_UP_S
         # Until then Ray may still be queueing or starting the worker, which is not the trial's fault.
-        return self.pending_since_s + limit_s if self.began else math.inf
+        if not self.began:
+            return math.inf
+        return step_timeout_s if self.stepping else max(step_timeout_s, BESIDE_STEPS_S)
+
+    def overdue_at_s(self, step_timeout_s: float) -> float:
+        """When its answer is overdue, in seconds on the monotonic clock; as `limit_s`."""
+        return self.pending_since_s + (LOOK_UP_S if self.error else self.limit_s(step_timeout_s))
+
+    def silence(self, step_timeout_s: float) -> str:
+        """What to report of a worker that has been silent for that long."""
+        limit_s = self.limit_s(step_timeout_s)
+        if self.stepping:
+            return f"it finished no step for {limit_s:g} s"
+        return f"it reported nothing for {limit_s:g} s, before its first step or after its last one"
 
 
 class Waiting:

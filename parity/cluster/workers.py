@@ -40,7 +40,8 @@ class Cluster:
     Args:
         ray: The module `ray`, connected to the cluster.
         worker: Class of the workers.
-        step_timeout_s: Longest time from one event of a trial to the next; a worker that exceeds it counts as hung.
+        step_timeout_s: Longest time from one event of a trial to the next, from its first step to its last one; a
+            worker that exceeds it counts as hung.
         may_grow: Whether to ask an autoscaler, if the cluster has one, for nodes that trials wait for.
     """
 
@@ -173,11 +174,11 @@ class Cluster:
                     changed |= self._follow_up(entry, event)
                 changed |= self._newcomers()
         finally:  # also when the caller ends the generator early
-            if self._demand is not None:
-                self._demand.keep(Counter())
             self._workforce.end_all(self._running.values())
             self._seats.give_back()
             self._data = None  # gives the object store its room back
+            if self._demand is not None:
+                self._demand.end()
 
     def _startable(self) -> Iterator[Running]:
         """Removes from the queues the trials that have room and whose shared steps are complete."""
@@ -250,7 +251,7 @@ class Cluster:
             entry = self._running[reference]
             if entry.overdue_at_s(self._step_timeout_s) <= now:
                 del self._running[reference]
-                hung = f"it finished no step for {self._step_timeout_s:g} s"
+                hung = entry.silence(self._step_timeout_s)
                 reports.append((entry, self._lost(entry) if entry.error else self._decide(entry, "hung", hung)))
         return reports
 
@@ -287,7 +288,7 @@ class Cluster:
             entry.advance()
             return None
         event: Event = answer
-        entry.began = True
+        entry.has_reported(event)
         if isinstance(event, Began):
             # Of several nodes one may be left; a device that names its node was one of several.
             named = len(self.nodes) > 1 or entry.trial.device.node

@@ -16,17 +16,24 @@ def guarded(command: Callable[[], int]) -> int:
     says that a pair diverged.
     """
     with interrupt.interruptible():
-        try:
-            return command()
-        except Trouble as trouble:
-            # It may name what somebody else has stored. Line breaks are ours: a command has a line of its own.
-            text = "\n".join(map(visible, cut(str(trouble)).split("\n")))
-            print(f"parity: {text}", file=sys.stderr)
-        except BrokenPipeError:
-            sys.stderr.close()  # the reader of the output has gone, and Python would complain again at exit
-        except KeyboardInterrupt:
-            print(f"parity: interrupted.{interrupt.how_to_go_on()}", file=sys.stderr)
-        except Exception:  # noqa: BLE001 - printed in full
-            traceback.print_exc()
-            print("parity: the error above is a bug of parity; please report it.", file=sys.stderr)
+        status = _status(command)
+        interrupt.leave_if_abandoned(status)
+    return status
+
+
+def _status(command: Callable[[], int]) -> int:
+    """Runs a command; returns its exit status, or 2 after a message about what it raised."""
+    try:
+        return command()
+    except Trouble as trouble:
+        # It may name what somebody else has stored. Line breaks are ours: a command has a line of its own.
+        text = "\n".join(map(visible, cut(str(trouble)).split("\n")))
+        print(f"parity: {text}", file=sys.stderr)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of the output has gone, and Python would complain again at exit
+    except KeyboardInterrupt:
+        print(f"parity: interrupted.{interrupt.how_to_go_on()}", file=sys.stderr)
+    except Exception:  # noqa: BLE001 - printed in full
+        traceback.print_exc()
+        print("parity: the error above is a bug of parity; please report it.", file=sys.stderr)
     return 2

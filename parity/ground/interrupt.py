@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -30,12 +31,14 @@ class _State:
         due: Whether it has still to be raised.
         held: Whether raising it has to wait.
         place: Directory of the run that can be continued; empty if there is none.
+        abandoned: Whether a call that does not return was left to a thread of its own.
     """
 
     came: bool = False
     due: bool = False
     held: bool = False
     place: str = ""
+    abandoned: bool = False
 
 
 _state = _State()
@@ -142,6 +145,39 @@ def end_at_once(reason: str) -> NoReturn:
     Args:
         reason: What to print, without "parity: ".
     """
+    _end_what_is_left()
+    shown = b"\x1b[?25h" if os.isatty(2) else b""  # shows the cursor, which a live bar hides
+    with contextlib.suppress(OSError):
+        # Not `print`: the main thread may be writing, and hold the lock of stderr's buffer for as long as that takes.
+        os.write(2, shown + f"parity: {reason}{how_to_go_on()}\n".encode())
+    os._exit(2)  # without cleaning up, which could wait for what was interrupted
+
+
+def abandon() -> None:
+    """Records that a call which does not return was left to its thread, so that the process must not wait for it."""
+    _state.abandoned = True
+
+
+def abandoned() -> bool:
+    """Whether a call was left to its thread."""
+    return _state.abandoned
+
+
+def leave_if_abandoned(status: int) -> None:
+    """Ends the process, and its children with it, if a call was left to its thread; else does nothing.
+
+    Args:
+        status: The exit status.
+    """
+    if _state.abandoned:
+        with contextlib.suppress(OSError):  # the reader of the output has gone
+            sys.stdout.flush()
+        _end_what_is_left()
+        os._exit(status)  # what is registered for the end of the process could wait for that call
+
+
+def _end_what_is_left() -> None:
+    """Ends the children of this process, and removes its temporary folders."""
     # Reversed, so that children end before their parents, which might start them again.
     for child in reversed(psutil.Process().children(recursive=True)):
         with contextlib.suppress(psutil.Error):
@@ -149,8 +185,3 @@ def end_at_once(reason: str) -> NoReturn:
     # `os._exit` runs no `finally`, so nothing else removes these folders.
     for folder in temporary.mine:
         shutil.rmtree(folder, ignore_errors=True)
-    shown = b"\x1b[?25h" if os.isatty(2) else b""  # shows the cursor, which a live bar hides
-    with contextlib.suppress(OSError):
-        # Not `print`: the main thread may be writing, and hold the lock of stderr's buffer for as long as that takes.
-        os.write(2, shown + f"parity: {reason}{how_to_go_on()}\n".encode())
-    os._exit(2)  # without cleaning up, which could wait for what was interrupted

@@ -41,7 +41,7 @@ def _decide(evidence: PairEvidence) -> tuple[VerdictWord, str | None]:
     # Equal bits of unequal code would be chance.
     if evidence.code:
         return "inconclusive", evidence.code
-    if pair.candidate.status == "failed":
+    if pair.candidate.status == "failed" and not evidence.all_stopped:
         return "failed", describe_failure(pair.candidate)
     # Compared with the steps of a broken device, healthy ones would look wrong. Devices of one class are compared bit
     # for bit and do not need these steps.
@@ -193,6 +193,11 @@ def _doubt(evidence: PairEvidence) -> str | None:
     """Why the pair cannot be compared as a whole, or None."""
     pair, comparison = evidence.pair, evidence.comparison
     # From the most general doubt to the most specific one; each makes those after it pointless.
+    if evidence.all_stopped:
+        return (
+            f"every trial of the run was stopped in the same way ({pair.candidate.error}), which is not the fault of a "
+            "loss or a device: raise --step-timeout"
+        )
     if pair.baseline.status == "failed":
         return f"the baseline failed: {describe_failure(pair.baseline)}"
     for record in (pair.baseline, pair.candidate):

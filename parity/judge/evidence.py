@@ -30,6 +30,7 @@ from parity.judge.parting import COMPUTED, Parting, find_parting, find_unequal_g
 from parity.judge.patterns import describe_pattern
 from parity.judge.replicas import Replicas, group_of
 from parity.judge.spread import SpreadTest
+from parity.judge.stopped import all_stopped
 from parity.judge.verdict import Onset
 from parity.store.stored_run import StoredRun
 from parity.store.trials import TrialRecord
@@ -58,6 +59,7 @@ class PairEvidence:
         odd_source: Whether the shared states came from a device that is odd in its class.
         code: That the code of the two differs, in words that name files and nodes, or None.
         deviation: That the code of the candidate's node differs from that of most nodes, likewise.
+        all_stopped: Whether the limit on the time of a step ended every trial of the candidate's run.
     """
 
     pair: Pair
@@ -78,6 +80,7 @@ class PairEvidence:
     odd_source: bool
     code: str | None
     deviation: str | None
+    all_stopped: bool
 
 
 def gather(run: StoredRun, pair: Pair, comparison: Comparison, replicas: Replicas, fleet: Fleet) -> PairEvidence:
@@ -147,6 +150,7 @@ def gather(run: StoredRun, pair: Pair, comparison: Comparison, replicas: Replica
         odd_source=odd_source,
         code=fleet.code.difference(pair.baseline, pair.candidate),
         deviation=fleet.code.deviation(pair.candidate),
+        all_stopped=all_stopped(run.trials, pair.candidate.run),
     )
 
 

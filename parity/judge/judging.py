@@ -23,6 +23,7 @@ from parity.judge.onset import (
 from parity.judge.pairs import Pair, make_pairs
 from parity.judge.replicas import Replicas
 from parity.judge.seen import find_seen
+from parity.judge.stopped import all_stopped
 from parity.judge.verdict import VERDICTS, FirstErrors, Judgement, Largest, PairVerdict, VerdictWord, rank
 from parity.store.stored_run import StoredRun
 from parity.store.trace import QUANTITIES
@@ -99,7 +100,7 @@ def _failed_baseline(trials: tuple[TrialRecord, ...], pairs: tuple[Pair, ...]) -
     # A trial that is also a candidate has a pair of its own, whose verdict is `failed`.
     candidates = {pair.candidate.trial for pair in pairs}
     for trial in trials:
-        if trial.status == "failed" and trial.trial not in candidates:
+        if trial.status == "failed" and trial.trial not in candidates and not all_stopped(trials, trial.run):
             return f"The baseline failed: {describe_failure(trial)}"
     return None
 

@@ -67,7 +67,7 @@ def train(
         trial: What to train, and where.
         data: The task's data; dtype[rows, ...] by name, never written to.
         state: State that a chunk of an equal trial took, to continue from there with bit-identical results.
-        chunk_s: Seconds after which a chunk ends.
+        chunk_s: Seconds after which a chunk ends; the first one ends with its first step.
         chunk_steps: Steps after which a chunk ends, at most `CAPACITY`.
 
     Yields:
@@ -79,8 +79,9 @@ def train(
         Trouble: The machine does not have the device, or a loss cannot be called.
     """
     chunks = _Chunks(begin(trial), state)
-    # Wall time to be stored, monotonic time to measure with: the first may jump.
-    chunks.began_s, due_s = time.time(), time.monotonic() + chunk_s
+    # Wall time to be stored, monotonic time to measure with: the first may jump. The first step is a chunk of its own:
+    # whoever waits for the trial hears that from here on it takes steps.
+    chunks.began_s, due_s = time.time(), time.monotonic()
     for step in range(state["step"] if state else 0, trial.settings.steps):
         try:
             chunks.take(step, data)

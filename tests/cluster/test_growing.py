@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import threading
 from collections import Counter
 from types import SimpleNamespace
 
@@ -252,5 +253,15 @@ def test_a_device_keeps_its_class_when_more_nodes_of_another_come():
 
 
 def test_nodes_of_one_name_are_told_apart_however_alike_their_ids_are():
-    nodes = [raw("vm", 1) | {"NodeID": "f" * 20 + end} for end in ("01", "02")]
+    nodes = [raw("vm", 1) | {"NodeID": "f" * 20 + end, "NodeManagerAddress": end} for end in ("01", "02")]
     assert len({node.name for node in alive(nodes)}) == 2
+
+
+def test_a_head_that_is_frozen_does_not_keep_the_end_of_a_run_back(monkeypatch):
+    over, group = threading.Event(), SimpleNamespace()
+    monkeypatch.setattr(growing, "END_S", 0.01)
+    util = SimpleNamespace(placement_group=lambda bundles: group, remove_placement_group=lambda group: over.wait())
+    demand = Demand(SimpleNamespace(util=util))
+    demand.keep(Counter({(1, 0): 1}))
+    demand.end()
+    over.set()

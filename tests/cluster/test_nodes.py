@@ -1,10 +1,13 @@
 """Probing nodes and waiting for them, with a cluster in the place of Ray's that answers as a test says."""
 
+import socket
+
 import pytest
 
-from parity.cluster.nodes import Node, on_nodes, probe, wait_for_nodes
+from parity.cluster.nodes import Node, alive, on_nodes, probe, wait_for_nodes
 from parity.ground.errors import Trouble
 
+HOST = {"Alive": True, "NodeName": "127.0.0.1", "NodeManagerAddress": "127.0.0.1", "NodeManagerHostname": "h2"}
 NODES = [Node(id=f"id-{name}", name=name, cpus=2, gpus=0) for name in "abcd"]
 
 
@@ -116,3 +119,54 @@ def test_each_node_that_is_waited_for_is_another_one():
     ray = Recording()
     wait_for_nodes(ray, 2, gpu=True, limit_s=1)
     assert ray.groups == [([{"GPU": 1}, {"GPU": 1}], "STRICT_SPREAD")]
+
+
+@pytest.fixture
+def raylet():
+    """Makes what Ray says of a node on one host, whose raylet listens at its port unless it is dead."""
+    open_ports = []
+
+    def make(number, *, dead=False, port=None, count=0):
+        server = socket.create_server(("127.0.0.1", 0))
+        used = server.getsockname()[1]
+        if dead:
+            server.close()
+        open_ports.append(server)
+        name = f"/tmp/ray/session/sockets/raylet{f'.{count}' if count else ''}"
+        return {
+            **HOST,
+            "NodeID": number * 56,
+            "NodeManagerPort": port or used,
+            "RayletSocketName": name,
+            "Resources": {"CPU": 2.0},
+        }
+
+    yield make
+    for each in open_ports:
+        each.close()
+
+
+def test_a_host_that_was_restarted_is_there_once(raylet):
+    """Ray has not missed its first raylet yet, which was killed."""
+    raw = [raylet("b"), raylet("a", dead=True, count=2)]
+    assert [(node.id[0], node.name) for node in alive(raw)] == [("b", "h2")]
+
+
+def test_of_two_raylets_that_cannot_both_have_a_port_the_later_is_there(raylet):
+    first = raylet("a", count=9)
+    second = raylet("b", count=10, port=first["NodeManagerPort"])
+    for raw in ([first, second], [second, first]):
+        assert [(node.id[0], node.name) for node in alive(raw)] == [("b", "h2")]
+
+
+def test_several_raylets_that_run_on_one_host_are_all_there(raylet):
+    assert [node.name for node in alive([raylet("b"), raylet("a")])] == ["h2-aaaaaaaa", "h2-bbbbbbbb"]
+
+
+def test_where_none_seems_to_run_ray_is_believed(raylet):
+    assert len(alive([raylet("b", dead=True), raylet("a", dead=True)])) == 2
+
+
+def test_hosts_of_one_name_at_other_addresses_are_all_there(raylet):
+    other = raylet("a", dead=True) | {"NodeName": "127.0.0.2", "NodeManagerAddress": "127.0.0.2"}
+    assert len(alive([raylet("b"), other])) == 2

@@ -27,16 +27,29 @@ def test_a_raylet_that_has_ended_is_reported(reported):
 
 
 def test_a_head_that_does_not_answer_for_long_is_reported(reported, monkeypatch):
-    monkeypatch.setattr(outage, "KNOCK_EVERY_S", 0.05)
+    """Frozen: the system accepts connections for it all the same."""
+    monkeypatch.setattr(outage, "ASK_EVERY_S", 0.05)
     monkeypatch.setattr(outage, "HEAD_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server:
         head = server.getsockname()
         with outage.watched(None, head, reported.put):
-            server.accept()[0].close()
-            server.accept()[0].close()
+            for _ in range(2):
+                with server.accept()[0] as connection:
+                    connection.sendall(b"settings")
             assert reported.empty()
-            server.close()
             assert reported.get(timeout=30) == f"The cluster's head at 127.0.0.1:{head[1]} has not answered for 0 s."
+
+
+def test_a_head_that_is_silent_does_not_hide_a_raylet_that_has_ended(reported, monkeypatch):
+    monkeypatch.setattr(outage, "ASK_EVERY_S", 1.0)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        subprocess.Popen(["sleep", "1000"]) as process,
+        outage.watched(psutil.Process(process.pid), server.getsockname(), reported.put),
+        server.accept()[0],  # it is being asked
+    ):
+        process.kill()
+        assert "(the raylet) has ended" in reported.get(timeout=0.9)
 
 
 def test_nothing_is_reported_once_the_block_is_left(reported):

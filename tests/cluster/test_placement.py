@@ -12,12 +12,12 @@ from parity.plan.device import parse_device, parse_devices
 from parity.version import package_sha256
 
 
-def raw(number, name="", host="host", cpus=2, gpus=0, is_alive=True):
+def raw(number, name="", host="host", cpus=2, gpus=0, is_alive=True, address="10.0.0.1"):
     resources = {kind: float(count) for kind, count in (("CPU", cpus), ("GPU", gpus)) if count}
     return {
         "NodeID": f"{number:056x}",
-        "NodeName": name or "10.0.0.1",
-        "NodeManagerAddress": "10.0.0.1",
+        "NodeName": name or address,
+        "NodeManagerAddress": address,
         "NodeManagerHostname": host,
         "Alive": is_alive,
         "Resources": resources,
@@ -48,7 +48,8 @@ def test_nodes_stand_in_the_order_of_their_numbers():
 
 
 def test_nodes_with_one_name_are_distinguished_by_their_id():
-    found = alive([raw(0x1234567890 << 184, host="h"), raw(0xABCDEF0123 << 184, host="h")])
+    numbers = {"10.0.0.1": 0x1234567890 << 184, "10.0.0.2": 0xABCDEF0123 << 184}
+    found = alive([raw(number, host="h", address=address) for address, number in numbers.items()])
     assert len({each.name for each in found}) == 2
     assert all(each.name == f"h-{each.id[:8]}" for each in found)
 

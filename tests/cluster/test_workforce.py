@@ -1,16 +1,18 @@
 """A worker is used again by trials that need the same, and never holds what a new worker waits for; without Ray."""
 
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 
+import pyarrow as pa
 import pytest
 
 from parity.cluster import nodes
 from parity.cluster.growing import Demand
-from parity.cluster.waiting import Running, Waiting
+from parity.cluster.waiting import BESIDE_STEPS_S, Running, Waiting
 from parity.cluster.workers import Cluster
 from parity.cluster.workforce import Workforce
-from parity.store.events import Ended, Restarted
+from parity.store.events import Advanced, Began, Ended, Found, Restarted, Saved
 
 
 class Actor:
@@ -188,6 +190,48 @@ def test_the_worker_of_a_trial_that_was_lost_is_ended_and_its_room_is_free(clust
     cluster._follow_up(first, event)
     assert not first.actor.alive
     assert begin(cluster, second) and second.actor is not first.actor
+
+
+def advanced(entry, step):
+    return Advanced(entry.trial.name, pa.table({"step": [step]}), {})
+
+
+def test_the_limit_on_a_step_counts_from_the_first_one_to_the_last_one(cluster, entry):
+    """Before it, the loss is imported and its contract checked, which takes long on a busy machine."""
+    first = entry()
+    begin(cluster, first)
+    first.pending_since_s = 100.0
+    assert first.overdue_at_s(3.0) == math.inf  # Ray may still be starting it
+    first.has_reported(Began(first.trial.name, {}))
+    first.has_reported(Found(first.trial.name, "contract", ()))
+    assert first.overdue_at_s(3.0) == 100.0 + BESIDE_STEPS_S
+    assert first.overdue_at_s(2 * BESIDE_STEPS_S) == 100.0 + 2 * BESIDE_STEPS_S
+    assert first.silence(3.0) == "it reported nothing for 600 s, before its first step or after its last one"
+    first.has_reported(advanced(first, 0))
+    first.has_reported(Saved(first.trial.name, 1, 0.0, b""))
+    assert first.overdue_at_s(3.0) == 103.0
+    assert first.silence(3.0) == "it finished no step for 3 s"
+    last = first.trial.settings.steps - 1
+    first.has_reported(advanced(first, last))
+    assert first.overdue_at_s(3.0) == 100.0 + BESIDE_STEPS_S
+    first.set_worker(None)
+    first.has_reported(Began(first.trial.name, {}))
+    assert first.overdue_at_s(3.0) == 100.0 + BESIDE_STEPS_S
+
+
+def test_a_worker_that_checks_a_contract_for_long_is_left_at_work(cluster, entry, monkeypatch):
+    monkeypatch.setattr(cluster._ray, "wait", lambda asked, **_: ([], asked), raising=False)
+    cluster._step_timeout_s = 3.0
+    first = entry()
+    begin(cluster, first)
+    first.has_reported(Began(first.trial.name, {}))
+    first.ask(first.actor)
+    first.pending_since_s -= 10.0
+    cluster._running = {first.actor: first}
+    assert cluster._collect() == []
+    first.has_reported(advanced(first, 0))
+    ((_, event),) = cluster._collect()
+    assert event == Restarted(first.trial.name, "it finished no step for 3 s")
 
 
 def test_the_worker_of_a_trial_that_failed_by_itself_is_used_again(cluster, entry):

@@ -105,6 +105,23 @@ def test_the_second_ends_at_once_and_leaves_nothing(started, tmp_path, sent):
     assert not list(tmp_path.glob("parity-*"))
 
 
+@pytest.mark.parametrize("status", [0, 1, 2, 3])
+def test_a_call_that_was_abandoned_keeps_neither_the_status_nor_the_end_back(started, tmp_path, status):
+    """What is registered for the end of the process may wait for that call as well; its children end with it."""
+    process = started(
+        "import atexit, subprocess",
+        "atexit.register(time.sleep, 1000)",
+        "with temporary_folder():",
+        "    child = subprocess.Popen(['sleep', '1000'])",
+        "    ready()",
+        "    interrupt.abandon()",
+        "    time.sleep(0.5); print('reported')",
+        f"    return {status}",
+    )
+    assert ended(process) == (status, "reported\n", "")  # its output is at an end only once the child's is
+    assert not list(tmp_path.glob("parity-*"))
+
+
 def test_one_that_comes_twice_at_the_same_time_is_one(started):
     process = started("try: ready(); time.sleep(60)", "finally: time.sleep(interrupt.ONCE_S); print('in order')")
     process.send_signal(signal.SIGINT)

@@ -192,6 +192,36 @@ def test_a_failed_baseline_is_trouble(stored):
     )
 
 
+def stopped(stored, number):
+    """The run with that trial ended by the limit on the time of a step."""
+    error = "it finished no step for 3 s; an earlier worker of this trial was lost as well"
+    return with_record(
+        stored, names(stored)[number], status="failed", failure="hung", failed_step=None, error=error, host="h"
+    )
+
+
+def test_a_limit_that_stops_every_trial_is_the_fault_of_none(stored):
+    judgement, verdict = only(stopped(stopped(stored, 0), 1))
+    assert (judgement.verdict, judgement.exit_status, judgement.trouble) == ("inconclusive", 3, None)
+    assert verdict.cause == (
+        "every trial of the run was stopped in the same way (it finished no step for 3 s; an earlier worker of this "
+        "trial was lost as well), which is not the fault of a loss or a device: raise --step-timeout"
+    )
+
+
+def test_what_differs_before_the_limit_stops_every_trial_stays_wrong(stored):
+    wrong = changed(stored, names(stored)[1], output_grad_digest=from_step(2, flip), grad_error_u=from_step(2, 1e7))
+    assert only(stopped(stopped(wrong, 0), 1))[1].verdict == "diverged"
+
+
+def test_a_limit_that_stops_some_trials_is_theirs(stored):
+    judgement, verdict = only(stopped(stored, 1))
+    assert (judgement.exit_status, verdict.verdict) == (1, "failed")
+    judgement, verdict = only(stopped(stored, 0))
+    assert (judgement.exit_status, verdict.verdict) == (2, "inconclusive")
+    assert judgement.trouble.startswith("The baseline failed: Trial builtin@cpu-s0 failed on h: it finished no step")
+
+
 def test_an_interrupted_pair_is_judged_as_far_as_it_goes(stored):
     trial = names(stored)[1]
     partial = with_record(stored, trial, status="interrupted")

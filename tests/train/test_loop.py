@@ -66,21 +66,29 @@ def test_two_trainings_are_bit_identical(data, make_trials):
 def test_chunks_do_not_change_the_trace(data, make_trials, chunk_steps):
     (trial,) = make_trials(steps=6)
     chunks = list(train(trial, data, chunk_steps=chunk_steps, chunk_s=math.inf))
-    assert [len(chunk.table) for chunk in chunks] == ([1] * 6 if chunk_steps == 1 else [4, 2])
+    assert [len(chunk.table) for chunk in chunks] == ([1] * 6 if chunk_steps == 1 else [1, 4, 1])
     assert without_times(trace(chunks)).equals(without_times(trace(train(trial, data))))
+
+
+def test_the_first_step_is_reported_at_once(data, make_trials):
+    """Also of a training that continues: from there on a limit on the time of a step counts."""
+    (trial,) = make_trials(steps=3)
+    first = next(train(trial, data))
+    assert list(first.table["step"].to_pylist()) == [0]
+    assert next(train(trial, data, state=first.take_state())).table["step"].to_pylist() == [1]
 
 
 def test_a_resumed_training_is_bit_identical(data, make_trials):
     (trial,) = make_trials(steps=7)
     whole = trace(train(trial, data))
     chunks = train(trial, data, chunk_steps=3, chunk_s=math.inf)
-    first = next(chunks)
-    state = first.take_state()
-    assert state["step"] == 3
+    first = [next(chunks), next(chunks)]
+    state = first[-1].take_state()
+    assert state["step"] == 4
     del chunks
     random.seed(99), np.random.seed(99), torch.manual_seed(99)  # whatever happened in between
     for _ in range(2):  # a state may be used twice
-        resumed = trace([first, *train(trial, data, state=state)])
+        resumed = trace([*first, *train(trial, data, state=state)])
         assert without_times(resumed).equals(without_times(whole))
 
 
@@ -206,5 +214,5 @@ def test_chunks_of_a_float64_task_keep_their_numbers(make_trials, tmp_path):
     data = load_data(spec)
     chunks = list(train(trial, data, chunk_steps=2, chunk_s=math.inf))
     whole = trace(train(trial, data))
-    assert [len(chunk.table) for chunk in chunks] == [2, 2, 2]
+    assert [len(chunk.table) for chunk in chunks] == [1, 2, 2, 1]
     assert without_times(trace(chunks)).equals(without_times(whole))
