@@ -1,26 +1,24 @@
 """Separate hosts on one machine, for tests and campaigns on a Ray cluster whose nodes share no more than a network.
 
 Each host is a process with Linux namespaces of its own: an address, a host name, processes, a home, a temporary folder
-and shared memory. All of its files are in memory, but for a shared folder that each host has. The hosts are connected by
-a bridge in one more network namespace, from which no packet gets out. Nothing of this has a name outside: no network
-number, no interface and no file that a second group of hosts could meet. A host ends when the pipe to its first process
-is closed, so it ends with the process that started it, however that ends, and takes all of its processes with it.
+and shared memory. All of its files are in memory, but for a shared folder that each host has. The hosts are connected
+by a bridge in one more network namespace, from which no packet gets out. Nothing of this has a name outside that a
+second group of hosts could meet: no network number, no interface, no file. A host ends when the pipe to its first
+process is closed, so it ends with the process that started it, however that ends, and takes all its processes with it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -72,7 +70,7 @@ TRIAL = "hostname trial && mount -t tmpfs none /mnt && ip link add br0 type brid
 APART = ("--net", "--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child", "--mount-proc")
 
 
-class HostFailed(Exception):
+class HostError(Exception):
     """A host did not do what was asked of it."""
 
 
@@ -127,14 +125,11 @@ class Command:
 
 @dataclass
 class _Host:
-    """A host that has been booted: `unshare`, and the host's first process, by the machine's own id."""
+    """A host that has been booted: `unshare`, the host's first process by the machine's own id, its PYTHONPATH."""
 
     unshared: subprocess.Popen[str]
     first: int
-    tmp_mib: int
-    code: Path
     python_path: str = APP
-    since: dict[str, object] = field(default_factory=dict)
 
 
 class Hosts:
@@ -158,7 +153,7 @@ class Hosts:
         """Boots all hosts, connected with each other.
 
         Raises:
-            HostFailed: A host does not boot.
+            HostError: A host does not boot.
         """
         self._router = _unshared(["--net", sys.executable, "-c", FIRST])
         for arguments in (["lo", "up"], ["br0", "type", "bridge"], ["br0", "up"]):
@@ -168,8 +163,8 @@ class Hosts:
 
     def down(self) -> None:
         """Ends all hosts with all that runs there, and then the network between them."""
-        for name in list(self._hosts):
-            self.crash(name)
+        for name in self.running:
+            _end(self._hosts.pop(name).unshared)
         for entered in self._entered:  # all that they waited for has been killed
             entered.wait(BOOT_S)
         if self._router:
@@ -184,14 +179,14 @@ class Hosts:
             code: The copy of the project that it has.
 
         Raises:
-            HostFailed: It does not boot.
+            HostError: It does not boot.
         """
         known = "".join(f"{self.address(each)} {each}\n" for each in self.names)
         arguments = [name, f"{tmp_mib}m", f"127.0.0.1 localhost\n{known}", str(code), str(self.shared)]
         script = ["sh", "-c", BOOT, "boot", *arguments, sys.executable, FIRST, *_hidden()]
         unshared = _unshared([*APART, "--propagation", "private", *script])
         (first,) = psutil.Process(unshared.pid).children()
-        self._hosts[name] = _Host(unshared, first.pid, tmp_mib, code)
+        self._hosts[name] = _Host(unshared, first.pid)
         self._link("add", f"p-{name}", "type", "veth", "peer", "name", "eth0", "netns", str(first.pid))
         self._link("set", f"p-{name}", "master", "br0", "up")
         for arguments in (["addr", "add", f"{self.address(name)}/24", "dev", "eth0"], ["link", "set", "eth0", "up"]):
@@ -206,6 +201,14 @@ class Hosts:
         """Ends all processes of a host at once, as the loss of power does; its files are lost as well."""
         if host := self._hosts.pop(name, None):
             _end(host.unshared)
+            # The system takes away the link of a host that has gone, but in its own time.
+            with contextlib.suppress(HostError):
+                self._link("delete", f"p-{name}")
+
+    @property
+    def running(self) -> list[str]:
+        """The names of the hosts that are booted."""
+        return [name for name in self.names if name in self._hosts]
 
     def address(self, name: str) -> str:
         """A host's address."""
@@ -228,7 +231,7 @@ class Hosts:
             options: Options of `ray start`, "" for one that has no value, and with "_" for "-": for the head only.
 
         Raises:
-            HostFailed: Ray does not start.
+            HostError: Ray does not start.
         """
         chosen = list(self.names if names is None else names)
         if self.names[0] in chosen:
@@ -250,7 +253,7 @@ class Hosts:
         )
         status = command.wait()
         if status != 0:
-            raise HostFailed(f"ray start on {name} ended with {status}: {command.text()[-600:]}")
+            raise HostError(f"ray start on {name} ended with {status}: {command.text()[-600:]}")
 
     def start(self, name: str, *command: str, **environment: str) -> Command:
         """Starts a command on a host, in the folder of the code there, with an environment of its own."""
@@ -297,10 +300,10 @@ class Hosts:
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, OSError):
-                alive = process.status() != psutil.STATUS_ZOMBIE
-                if alive and process.pid != first and _space(process.pid) == _space(first):
-                    if called in (None, Path(f"/proc/{process.pid}/comm").read_text().strip()):
-                        found.append(process)
+                inside = process.pid != first and _space(process.pid) == _space(first)
+                if inside and process.status() != psutil.STATUS_ZOMBIE:
+                    comm = Path(f"/proc/{process.pid}/comm").read_text().strip()
+                    found += [process] if called in (None, comm) else []
         return found
 
     def signal(self, name: str, number: signal.Signals, called: str | None = None) -> int:
@@ -344,7 +347,7 @@ def hosts(count: int) -> Iterator[Hosts]:
     """Hosts without Ray, until the block ends.
 
     Raises:
-        HostFailed: They do not boot.
+        HostError: They do not boot.
     """
     with (
         tempfile.TemporaryDirectory(prefix="hosts-", ignore_cleanup_errors=True) as folder,
@@ -366,7 +369,7 @@ def _unshared(arguments: Sequence[str]) -> subprocess.Popen[str]:
     """Starts a process in namespaces of its own; returns once it is there.
 
     Raises:
-        HostFailed: It did not start.
+        HostError: It did not start.
     """
     process = subprocess.Popen(
         ["unshare", *arguments],
@@ -380,7 +383,7 @@ def _unshared(arguments: Sequence[str]) -> subprocess.Popen[str]:
     line = process.stdout.readline()
     if line != "ready\n":
         rest, _ = process.communicate()
-        raise HostFailed(f"A host did not boot: {line}{rest}".strip())
+        raise HostError(f"A host did not boot: {line}{rest}".strip())
     return process
 
 
@@ -399,8 +402,8 @@ def _end(process: subprocess.Popen[str]) -> None:
 def _checked(command: Sequence[str]) -> None:
     ended = subprocess.run(command, capture_output=True, text=True, timeout=BOOT_S)
     if ended.returncode != 0:
-        raise HostFailed(f"{' '.join(command)}: {ended.stderr.strip()}")
+        raise HostError(f"{' '.join(command)}: {ended.stderr.strip()}")
 
 
 def _space(pid: int) -> str:
-    return os.readlink(f"/proc/{pid}/ns/pid")
+    return str(Path(f"/proc/{pid}/ns/pid").readlink())
