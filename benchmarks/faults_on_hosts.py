@@ -27,8 +27,8 @@ from parity.store.events import Advanced
 from parity.store.journal import JOURNAL
 
 HOSTS = HEAD, DRIVER, VICTIM = "h1", "h2", "h3"
-TRAINING = ("--loss", "tests/hosts/slow_loss.py:slow", "--steps", "150", "--batch-size", "32", "--quick")
-TRAINING += ("--each", "node", "--save-every", "0.5", "--step-timeout", "30")
+LOSS = ("--loss", "tests/hosts/slow_loss.py:slow", "--steps", "150", "--batch-size", "32", "--save-every", "0.5")
+TRAINING = ("--each", "node", "--quick", "--step-timeout", "30", *LOSS)
 # In a temporary folder: made by Ray as long as the cluster lives, and by torch whenever it is imported.
 OF_OTHERS = {"ray", "torchinductor_root"}
 # Longest wait for the next step where nothing has to be noticed but an end: a new worker has to import torch, which

@@ -7,9 +7,11 @@ import sys
 import time
 
 import pandas as pd
+import psutil
 import pytest
 
-from benchmarks.hosts import SHARED, hosts, why_not
+import benchmarks.hosts
+from benchmarks.hosts import SHARED, HostError, hosts, why_not
 
 from conftest import bits, command, trials_with_steps
 
@@ -33,10 +35,10 @@ KNOCK = """
 import socket, sys
 for port in sys.argv[2:]:
     try:
-        socket.create_connection((sys.argv[1], int(port)), timeout=5).close()
+        socket.create_connection((sys.argv[1], int(port)), timeout=10).close()
+        print(port)
     except ConnectionRefusedError:
-        continue
-    print(port)
+        pass
 """
 LISTEN = """
 import socket, time
@@ -78,6 +80,71 @@ def start(apart, request):
     yield start
     for each in begun:
         each.send(signal.SIGKILL)
+
+
+# Makes a host, prints the id of its first process, and is killed.
+KILLED = """
+import os, signal
+from benchmarks.hosts import hosts
+with hosts(1) as made:
+    sleeping = made.start("h1", "sleep", "600")
+    while not made.processes("h1", "sleep"):
+        pass
+    print(made.processes("h1", "sleep")[0].pid, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture
+def _allowed():
+    if reason := why_not():
+        pytest.skip(reason)
+
+
+def test_why_there_can_be_no_hosts_is_reported(monkeypatch):
+    monkeypatch.setattr(benchmarks.hosts, "TRIAL", "echo no room >&2; exit 1")
+    assert "separate hosts need root and Linux namespaces (" in why_not()
+    monkeypatch.setenv("PATH", "")
+    assert why_not() == "separate hosts need the command ip, of iproute2 or util-linux"
+
+
+def test_a_number_of_hosts_that_cannot_be_made_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"^21 hosts: give 1 to 20$"):
+        benchmarks.hosts.Hosts(tmp_path, 21)
+
+
+@pytest.mark.usefixtures("_allowed")
+def test_a_host_ends_with_the_process_that_made_it_even_if_that_is_killed():
+    ended = command("-c", KILLED)
+    assert ended.status == -signal.SIGKILL, ended.stderr
+    assert until(lambda: not psutil.pid_exists(int(ended.stdout)), limit_s=10)
+
+
+@pytest.mark.usefixtures("_allowed")
+def test_two_groups_of_hosts_with_the_same_addresses_do_not_meet():
+    with hosts(2) as one, hosts(2) as other:
+        listener = one.start("h1", sys.executable, "-c", LISTEN)
+        assert until(lambda: "listening" in listener.text(), limit_s=30)
+        ports = one.listening("h1")
+        assert len(ports) == 1
+        assert (reached(one, "h2", "h1", ports), reached(other, "h2", "h1", ports)) == (ports, set())
+        (one.path("h1", "/tmp") / "mine").touch()
+        assert not list(one.path("h2", "/tmp").iterdir()) and not list(other.path("h1", "/tmp").iterdir())
+        assert one.start("h2", "sh", "-c", "test $(hostname) = h2 && test ! -e /tmp/mine").wait() == 0
+        one.crash("h1")
+        one.boot("h1")
+        assert not list(one.path("h1", "/tmp").iterdir())
+
+
+@pytest.mark.usefixtures("_allowed")
+def test_a_host_that_cannot_be_made_is_an_error(tmp_path):
+    with hosts(1) as made:
+        made.crash("h1")
+        with pytest.raises(HostError, match=r"^A host did not boot: "):
+            made.boot("h1", code=tmp_path / "nothing")
+        made.boot("h1")
+        with pytest.raises(HostError, match=r"^ray start on h1 ended with 2: "):
+            made.start_ray(system_config_of_another_version="{}")
 
 
 def processes(apart, host):
@@ -127,24 +194,20 @@ def test_a_run_on_three_hosts_has_the_bits_of_one_process_and_leaves_nothing(apa
     assert apart.token not in run.text()
 
 
-def test_the_trial_of_a_host_that_is_cut_off_continues_in_its_class_with_the_same_bits(apart, start, undisturbed):
-    trials = {"slow@cpu@h1-s0", "slow@cpu@h2-s0"}
-    run, out = start("h1", "--address", apart.cluster, "--device", "cpu@h1", "cpu@h2", "--quick")
+def test_the_trials_of_hosts_that_are_cut_off_or_lose_ray_continue_in_their_class(apart, start, undisturbed):
+    trials = {f"slow@cpu@{host}-s0" for host in ("h1", "h2", "h3")}
+    run, out = start("h1", "--address", apart.cluster, "--each", "node", "--quick")
     until_training(run, out, trials)
     apart.cut("h2")
-    check(run, out, undisturbed, trials)
-    assert re.search(r"slow@cpu@h2-s0 (begins again|continues at step \d+): node h2", run.text()), run.text()
-    assert moved(out, "slow@cpu@h2-s0") in ("h1", "h3")
-
-
-def test_the_trial_of_a_host_whose_raylet_is_killed_continues_in_its_class(apart, start, undisturbed):
-    trials = {"slow@cpu@h1-s0", "slow@cpu@h3-s0"}
-    run, out = start("h1", "--address", apart.cluster, "--device", "cpu@h1", "cpu@h3", "--quick")
-    until_training(run, out, trials)
     assert apart.signal("h3", signal.SIGKILL, "raylet") == 1
     check(run, out, undisturbed, trials)
-    assert moved(out, "slow@cpu@h3-s0") in ("h1", "h2")
-    assert until(lambda: not [each for each in apart.processes("h3") if each.name().startswith("ray::")], limit_s=30)
+    for host in ("h2", "h3"):
+        assert re.search(rf"slow@cpu@{host}-s0 (begins again|continues at step \d+): node {host}", run.text()), (
+            run.text()
+        )
+        assert moved(out, f"slow@cpu@{host}-s0") == "h1"
+    left = [each for each in apart.processes("h3") if each.name().startswith("ray::")]
+    assert until(lambda: not any(each.is_running() for each in left), limit_s=30), left
 
 
 def moved(out, trial):
