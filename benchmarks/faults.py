@@ -538,6 +538,7 @@ def main() -> int:
     rounds = len(kinds) if options.rounds is None else options.rounds
     # A shell's background job ignores Ctrl-C, and the runs would too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is ended
     if options.hosts:
         return faults_on_hosts.campaign(options.seed, rounds, kinds)
     results: list[Round] = []

@@ -269,8 +269,11 @@ def campaign(seed: int, rounds: int, kinds: Iterable[str]) -> int:
             one_round(bench, KINDS[result.kind], f"run-{number}", result)
             result.seconds = time.monotonic() - began
             results.append(result)
-            what = "; ".join(result.wrong) or f"survived, status {result.status}"
-            print(f"round {number}, {result.kind}, {result.seconds:.0f} s: {what}", flush=True)
+            what = "; ".join(result.wrong) or "survived"
+            print(
+                f"round {number}, {result.kind}, status {result.status}, longest wait {result.waited_s:.0f} s, ", end=""
+            )
+            print(f"{result.seconds:.0f} s in all: {what}", flush=True)
     return show(results)
 
 

@@ -27,7 +27,7 @@ QUICK = {
 }
 # In a temporary folder: made by Ray as long as the cluster lives, and by torch whenever it is imported.
 OF_OTHERS = {"ray", "torchinductor_root"}
-LIMIT_S = 180.0
+LIMIT_S = 300.0
 # A single trial is trained, and nothing compared.
 NOTHING_TO_COMPARE = 3
 # Prints the ports at which somebody answers.
