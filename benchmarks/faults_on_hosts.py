@@ -22,7 +22,7 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.faults import bits, kept_events
-from benchmarks.hosts import ROOT, SHARED, Command, Hosts, hosts
+from benchmarks.hosts import ROOT, SHARED, Command, HostError, Hosts, hosts
 from parity.store.events import Advanced
 from parity.store.journal import JOURNAL
 
@@ -110,13 +110,13 @@ class Bench:
         """Starts Ray on hosts; returns once the cluster has just these and those that it had, and none of them twice.
 
         Raises:
-            SystemExit: It does not come to that.
+            HostError: It does not come to that.
         """
         if names:
             self.hosts.start_ray(names)
             seen = self.hosts.start(HEAD, sys.executable, "-c", WHOLE, self.hosts.cluster, *self.hosts.names)
             if seen.wait() != 0:
-                raise SystemExit(f"The cluster did not become whole: {seen.text()}")
+                raise HostError(f"The cluster did not become whole: {seen.text()}")
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,8 @@ def to_host(name: str, number: signal.Signals, called: str | None = None) -> Cal
     """Sends a signal to the processes of a host, or to those of a name."""
 
     def inject(bench: Bench, _run: Command) -> None:
-        assert bench.hosts.signal(name, number, called), f"no process {called} on {name}"
+        if not bench.hosts.signal(name, number, called):
+            raise HostError(f"{name} has no process {called or 'at all'}")
 
     return inject
 
@@ -182,7 +183,8 @@ def to_worker(number: signal.Signals) -> Callable[[Bench, Command], None]:
 
     def inject(bench: Bench, _run: Command) -> None:
         workers = [each for each in bench.hosts.processes(VICTIM) if " ".join(each.cmdline()).startswith("ray::Worker")]
-        assert workers, f"no worker on {VICTIM}"
+        if not workers:
+            raise HostError(f"{VICTIM} has no worker")
         for process in workers:
             process.send_signal(number)
 
@@ -266,7 +268,11 @@ def campaign(seed: int, rounds: int, kinds: Iterable[str]) -> int:
         for number in range(rounds):
             result = Round(chosen[number % len(chosen)])
             began = time.monotonic()
-            one_round(bench, KINDS[result.kind], f"run-{number}", result)
+            try:
+                one_round(bench, KINDS[result.kind], f"run-{number}", result)
+            except HostError as error:
+                result.wrong.append(str(error))
+                bench.spoilt |= set(HOSTS)
             result.seconds = time.monotonic() - began
             results.append(result)
             what = "; ".join(result.wrong) or "survived"
@@ -310,12 +316,12 @@ def undisturbed(bench: Bench) -> pd.DataFrame:
     """The bits of an undisturbed run on these hosts.
 
     Raises:
-        SystemExit: It did not end well.
+        HostError: It did not end well.
     """
     out = bench.hosts.shared / "undisturbed"
     run = bench.hosts.parity(DRIVER, "parity.run", "--address", bench.hosts.cluster, *TRAINING, "--out", inside(out))
     if run.wait(LIMIT_S) != 0:
-        raise SystemExit(f"The undisturbed run failed: {run.text()}")
+        raise HostError(f"The undisturbed run failed: {run.text()}")
     return bits(out)
 
 
@@ -335,12 +341,12 @@ def until_training(run: Command, out: Path) -> None:
     """Waits until the journal has steps of all trials.
 
     Raises:
-        SystemExit: The training did not begin.
+        HostError: The training did not begin.
     """
     end_s = time.monotonic() + LIMIT_S
     while len({event.trial for event in kept_events(out) if isinstance(event, Advanced)}) < len(HOSTS):
         if run.entered.poll() is not None or time.monotonic() > end_s:
-            raise SystemExit(f"The training did not begin: {run.text()}")
+            raise HostError(f"The training did not begin: {run.text()}")
         time.sleep(0.2)
 
 
