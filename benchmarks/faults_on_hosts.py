@@ -22,7 +22,7 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.faults import bits, kept_events
-from benchmarks.hosts import ROOT, SHARED, Command, HostError, Hosts, hosts
+from benchmarks.hosts import ROOT, SHARED, Command, HostError, Hosts, hosts, why_not
 from parity.store.events import Advanced
 from parity.store.journal import JOURNAL
 
@@ -262,6 +262,9 @@ CONTINUED = {2, -signal.SIGKILL}
 
 def campaign(seed: int, rounds: int, kinds: Iterable[str]) -> int:
     """Runs the rounds and prints the table; returns the exit status."""
+    if reason := why_not():
+        print(f"faults.py: {reason}.", file=sys.stderr)
+        return 2
     chosen, results = list(kinds), []
     with contextlib.suppress(KeyboardInterrupt), hosts(len(HOSTS)) as made:
         bench = Bench(made, random.Random(seed), set(made.names))

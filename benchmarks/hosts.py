@@ -44,13 +44,12 @@ sys.stdin.read()
 # The folders that the hosts do not share are replaced last, since what is mounted comes from below one of them.
 BOOT = """
 set -e
-name=$1 sizes=$2 known=$3 code=$4 shared=$5 python=$6 first=$7
-shift 7
+name=$1 size=$2 known=$3 code=$4 shared=$5 stage=$6 python=$7 first=$8
+shift 8
 hostname "$name"
-stage=$(mktemp -d)
 mount -t tmpfs none "$stage"
 mkdir "$stage/mnt" "$stage/tmp"
-mount -t tmpfs -o "size=$sizes,mode=1777" none "$stage/tmp"
+mount -t tmpfs -o "size=$size,mode=1777" none "$stage/tmp"
 mkdir -p "$stage/mnt/app" "$stage/mnt/shared" "$stage/mnt/home" "$stage/mnt/custom"
 mount --bind "$code" "$stage/mnt/app"
 mount --bind "$shared" "$stage/mnt/shared"
@@ -144,11 +143,12 @@ class Hosts:
         self.token = secrets.token_hex(32)
         self.shared = folder / "shared"
         self._logs = folder / "logs"
+        self._stage = folder / "stage"
         self._numbered = iter(range(10**9))
         self._hosts: dict[str, _Host] = {}
         self._entered: list[subprocess.Popen[bytes]] = []
         self._router: subprocess.Popen[str] | None = None
-        for each in (self.shared, self._logs):
+        for each in (self.shared, self._logs, self._stage):
             each.mkdir()
 
     def up(self) -> None:
@@ -184,7 +184,14 @@ class Hosts:
             HostError: It does not boot.
         """
         known = "".join(f"{self.address(each)} {each}\n" for each in self.names)
-        arguments = [name, f"{tmp_mib}m", f"127.0.0.1 localhost\n{known}", str(code), str(self.shared)]
+        arguments = [
+            name,
+            f"{tmp_mib}m",
+            f"127.0.0.1 localhost\n{known}",
+            str(code),
+            str(self.shared),
+            str(self._stage),
+        ]
         script = ["sh", "-c", BOOT, "boot", *arguments, sys.executable, FIRST, *_hidden()]
         unshared = _unshared([*APART, "--propagation", "private", *script])
         (first,) = psutil.Process(unshared.pid).children()
