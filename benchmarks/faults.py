@@ -1,6 +1,6 @@
 """Injects faults into runs, goes on with them, and compares with a run that nothing befell.
 
-    python benchmarks/faults.py [--seed N] [--rounds N] [--kind KIND ...]
+    python benchmarks/faults.py [--hosts] [--seed N] [--rounds N] [--kind KIND ...]
 
 Each round injects one fault (of "driver killed twice" two, of "ten kills" ten), at a random place. A round has survived
 if the run, gone on with where that is needed, ends as an undisturbed one; it was refused if a command names what is
@@ -8,6 +8,8 @@ damaged and ends with status 2. Prints a row per kind: faults injected, rounds s
 which any value differs, and the most seconds of steps that the journal has and no state; of a killed worker what it
 costs beside the undisturbed run, and by how much it delays the other trial; and the mean seconds of a round. Exits
 with 1 if a round was neither, or a row was lost or changed.
+
+With --hosts the faults are those of hosts that are really apart; see `benchmarks/faults_on_hosts.py`.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from functools import cached_property
 from pathlib import Path
 
 import fsspec
+import numpy as np
 import pandas as pd
 import psutil
 from upath import UPath
@@ -189,9 +192,16 @@ def bits(out: StoragePath) -> pd.DataFrame:
     """What must be equal, by trial and step."""
     table = pd.read_parquet(str(out / "traces")).drop(columns="step_s")
     table = table.astype({"trial": str, "loss_name": str, "device": str}).set_index(["trial", "step"]).sort_index()
-    for name in ("param_grad_digests", "param_digests"):
-        table[name] = table[name].map(tuple)
+    for name in table.select_dtypes("object"):
+        table[name] = table[name].map(comparable)
     return table
+
+
+def comparable(value: object) -> object:
+    """A value of a trace that equals another one if its bits do: lists are arrays, which compare element by element."""
+    if not isinstance(value, np.ndarray):
+        return value
+    return tuple(map(comparable, value)) if value.dtype == object else value.tobytes()
 
 
 def compare(result: Round, out: StoragePath, whole: Path) -> None:
@@ -513,19 +523,30 @@ KINDS: dict[str, Callable[[Bench, Path, Round], None]] = {
 
 def main() -> int:
     """Runs the campaign; returns the exit status."""
+    from benchmarks import faults_on_hosts  # which uses this module
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--hosts", action="store_true", help="on separate hosts, made of Linux namespaces; needs root")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rounds", type=int, default=len(KINDS))
-    parser.add_argument("--kind", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--rounds", type=int, help="default: one of each kind")
+    parser.add_argument("--kind", nargs="+", choices=[*KINDS, *faults_on_hosts.KINDS], help="default: all")
     options = parser.parse_args()
+    known = list(faults_on_hosts.KINDS if options.hosts else KINDS)
+    kinds = options.kind or known
+    if unknown := [kind for kind in kinds if kind not in known]:
+        parser.error(f"--kind {unknown[0]!r} is one of those {'without' if options.hosts else 'with'} --hosts")
+    rounds = len(kinds) if options.rounds is None else options.rounds
     # A shell's background job ignores Ctrl-C, and the runs would too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is ended
+    if options.hosts:
+        return faults_on_hosts.campaign(options.seed, rounds, kinds)
     results: list[Round] = []
     with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as held:
         folder = held.enter_context(tempfile.TemporaryDirectory(prefix="faults-"))
         bench = Bench(random.Random(options.seed), Path(folder), held)
-        for number in range(options.rounds):
-            kind = options.kind[number % len(options.kind)]
+        for number in range(rounds):
+            kind = kinds[number % len(kinds)]
             result = Round(kind)
             began = time.monotonic()
             KINDS[kind](bench, Path(folder) / f"run-{number}", result)
