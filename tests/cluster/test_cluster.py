@@ -142,6 +142,7 @@ def test_what_the_cluster_does_not_have_is_reported(nodes, tmp_path, arguments, 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.usefixtures("_no_hosts")
 def test_the_trials_of_a_killed_node_continue_in_its_class_with_the_same_bits(nodes, tmp_path):
     out = tmp_path / "run"
     arguments = ["--each", "node", "--quick", "--steps", "460"]

@@ -206,6 +206,7 @@ def test_the_trials_of_hosts_that_are_cut_off_or_lose_ray_continue_in_their_clas
             run.text()
         )
         assert moved(out, f"slow@cpu@{host}-s0") == "h1"
+        assert f"slow@cpu@{host}-s0 was trained on h1, so {host} was not tested." in " ".join(run.text().split())
     left = [each for each in apart.processes("h3") if each.name().startswith("ray::")]
     assert until(lambda: not any(each.is_running() for each in left), limit_s=30), left
 

@@ -471,7 +471,7 @@ def test_what_cannot_be_continued_by_a_job_is_refused(begun, tmp_path):
     assert "--fetch can copy a directory only, and --resume is s3://" in refused(
         "--address", LOOPBACK, "--resume", "s3://bucket/run", "--fetch", tmp_path / "x"
     )
-    (begun / "run.json").write_text(json.dumps({"schema": SCHEMA_NUMBER, "recorded": True}))
+    (begun / "run.json").write_text(json.dumps({"schema": SCHEMA_NUMBER, "recorded": {}}))
     assert refused("--address", LOOPBACK, "--resume", begun) == (
         f"{begun} was not made by python -m parity.run, so a job cannot continue it."
     )
