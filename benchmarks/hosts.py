@@ -340,6 +340,8 @@ class Hosts:
         """
         code = f"import time\ngenuine = time.time\ntime.time = lambda: genuine() + {ahead_s!r}\n"
         code += "time.time_ns = lambda: int(time.time() * 1e9)\n"
+        # It is the clock of the host, and no code of a run, which would differ from that of the other hosts.
+        code += "del __file__\n"
         self.path(name, f"{CUSTOM}/sitecustomize.py").write_text(code)
         self._hosts[name].python_path = f"{CUSTOM}:{APP}"
 
