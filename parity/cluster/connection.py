@@ -95,9 +95,9 @@ def connect(address: str, *, data_bytes: int, step_timeout_s: float = math.inf) 
             raise Trouble(_not_joined(address, error)) from error
         if local:
             cleanup.callback(_end_monitor)
-        cleanup.enter_context(outage.watched(None, _head(ray), interrupt.end_at_once))
-        # Asks the head, which is watched by now.
-        cleanup.enter_context(outage.watched(_raylet(ray), None, interrupt.end_at_once))
+        cleanup.enter_context(outage.head_watched(_head(ray), interrupt.end_at_once))
+        # The second, since it asks the head which raylet it is.
+        cleanup.enter_context(outage.raylet_watched(_raylet(ray), interrupt.end_at_once))
         with interrupt.let_through():
             yield Cluster(ray, step_timeout_s=step_timeout_s, may_grow=not local)
 

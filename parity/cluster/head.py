@@ -1,8 +1,7 @@
 """The head of a cluster: whether it answers.
 
 The system accepts a connection for a process that is frozen, and Ray then waits for its answer without a limit. So the
-head is asked for the first thing that each server of gRPC says, its settings, for which it needs no request and no
-token.
+head has to send what every gRPC server sends first, its settings: they need no request and no token.
 """
 
 from __future__ import annotations

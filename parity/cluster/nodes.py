@@ -97,7 +97,7 @@ def alive(raw: Iterable[Mapping[str, Any]]) -> tuple[Node, ...]:
 
 
 def _without_predecessors(raw: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Leaves out the nodes whose host has started another one since, and that Ray has not yet missed.
+    """Leaves out nodes that are gone, and whose host has started another one, but that Ray still lists as alive.
 
     Ray needs up to a minute to find out that a raylet was killed. Several raylets that run on one host all stay.
     """
@@ -108,7 +108,7 @@ def _without_predecessors(raw: Sequence[Mapping[str, Any]]) -> list[Mapping[str,
 
 
 def _newest(nodes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Those of the nodes of one host whose raylets run; all of them where none seems to."""
+    """The nodes of one host whose raylets are running; all of them if none seems to be."""
     # Two cannot listen on one port: the later of them runs. Ray counts the sockets of a session: raylet, raylet.1, ...
     in_order = sorted(nodes, key=lambda node: _count(node["RayletSocketName"]))
     later = list({node["NodeManagerPort"]: node for node in in_order}.values())
@@ -150,7 +150,7 @@ def from_stored(kept: Mapping[str, Any]) -> tuple[Node, ...]:
 
 
 def _completed(facts: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The facts with the digest of this parity, if an earlier version has stored none; its own is the same then."""
+    """The facts; with the digest of this parity if they were stored by a version that had no such fact."""
     return {"parity_sha256": package_sha256(), **facts} if facts.get("parity") else facts
 
 
@@ -166,8 +166,8 @@ def _by_number(name: str) -> list[tuple[int, str]]:
     >>> sorted(["h10", "h9", "h9b", "a"], key=_by_number)
     ['a', 'h9', 'h9b', 'h10']
     """
-    # Texts and numbers alternate, so that none is compared with the other; names of equal numbers, such as h1 and h01,
-    # are told apart at last.
+    # Texts and numbers alternate, so that a text is never compared with a number. The whole name comes last, for names
+    # whose numbers are equal, such as h1 and h01.
     parts = re.split("([0-9]+)", name)
     return [(int(part), "") if place % 2 else (0, part) for place, part in enumerate(parts)] + [(0, name)]
 

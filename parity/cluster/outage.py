@@ -4,6 +4,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 import psutil
 
@@ -18,32 +19,37 @@ ASK_EVERY_S = 5.0
 HEAD_S = 40.0
 
 
-@contextlib.contextmanager
-def watched(
-    raylet: psutil.Process | None, head: tuple[str, int] | None, end: Callable[[str], object]
-) -> Iterator[None]:
-    """Calls `end` from a thread of its own if the raylet or the head is gone while the block runs.
+def raylet_watched(raylet: psutil.Process | None, end: Callable[[str], object]) -> AbstractContextManager[None]:
+    """Calls `end` from a thread of its own if the raylet is gone while the block runs.
 
     Args:
         raylet: Ray's process on this machine, through which the driver does everything; None is not watched.
-        head: Host and port of the cluster's head; None is not watched.
         end: Ends the process; is called with the reason.
     """
+    return _watched(lambda over: _watch_raylet(raylet, end, over)) if raylet else contextlib.nullcontext()
+
+
+def head_watched(head: tuple[str, int] | None, end: Callable[[str], object]) -> AbstractContextManager[None]:
+    """The same for the head of the cluster, which may be gone, frozen or cut off.
+
+    Args:
+        head: Its host and port; None is not watched.
+        end: As above.
+    """
+    return _watched(lambda over: _watch_head(head, end, over)) if head else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _watched(watch: Callable[[threading.Event], None]) -> Iterator[None]:
+    """Calls a function in a thread of its own, with an event that is set when the block ends."""
     over = threading.Event()
-    threads = []
-    # Each in a thread of its own: a head that is silent must not keep us from looking at the raylet.
-    if raylet:
-        threads.append(threading.Thread(target=_watch_raylet, args=(raylet, end, over), daemon=True))
-    if head:
-        threads.append(threading.Thread(target=_watch_head, args=(head, end, over), daemon=True))
-    for thread in threads:
-        thread.start()
+    thread = threading.Thread(target=watch, args=(over,), name="parity-outage", daemon=True)
+    thread.start()
     try:
         yield
     finally:
         over.set()
-        for thread in threads:
-            thread.join()
+        thread.join()
 
 
 def _watch_raylet(raylet: psutil.Process, end: Callable[[str], object], over: threading.Event) -> None:

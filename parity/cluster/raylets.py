@@ -1,6 +1,6 @@
-"""The raylets of this machine: Ray's own processes, through one of which a driver does everything.
+"""The raylets of this machine: Ray's own processes, one of which connects a driver with its cluster.
 
-Ray finds them in the same way, and looks for a minute for one of the cluster's before it gives up.
+Ray finds them in the same way, but searches for a minute before it gives up.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def raylets() -> list[tuple[psutil.Process, list[str]]]:
 
 
 def with_socket(name: str | None) -> psutil.Process | None:
-    """The raylet that listens on that socket, which tells it from those of other clusters; None if it is not found."""
+    """The raylet that listens on the socket of that name, or None. Those of other clusters listen on other sockets."""
     return next((process for process, line in raylets() if f"--raylet_socket_name={name}" in line), None)
 
 

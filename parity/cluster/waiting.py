@@ -18,9 +18,9 @@ from parity.store.events import Advanced, Event
 # How long another node may take to look up what ended a worker; without an answer the trial continues all the same.
 # Ray needs about a second for a call in a new process, several on a busy machine.
 LOOK_UP_S = 10.0
-# How long a worker that has begun may be silent while it does something else than step after step: it imports the loss,
-# checks its contract and takes the first step, or, after the last one, takes the steps of another device. Chosen: on a
-# busy machine this takes a minute, and somebody who waits for a trial that hangs there should hear of it some day.
+# How long a worker that has begun may be silent while it does something other than training steps: it imports the loss,
+# checks its contract and takes the first step, or, after the last one, takes the steps of another device. Chosen: this
+# takes a minute on a busy machine, and a trial that hangs there has to be reported in the end.
 BESIDE_STEPS_S = 600.0
 
 
@@ -96,7 +96,7 @@ class Running:
         """How long the worker may be silent, in seconds; inf before the trial has begun.
 
         Args:
-            step_timeout_s: How long it may be while it takes step after step.
+            step_timeout_s: How long it may be silent while it takes step after step.
         """
         # Until then Ray may still be queueing or starting the worker, which is not the trial's fault.
         if not self.began:

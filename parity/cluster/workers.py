@@ -118,8 +118,7 @@ class Cluster:
         if not self._may_grow or not lacking(trials, self.nodes):
             return
         growing.wait_for(self._ray, lambda: lacking(trials, alive(self._ray.nodes())), limit_s=limit_s)
-        known = self._placement.by_id
-        self._placement = Placement([known.get(node.id, node) for node in alive(self._ray.nodes())])
+        self._placement.renew(alive(self._ray.nodes()))
         self.probe()
         self._placement.remember(self._then)
 

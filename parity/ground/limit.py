@@ -1,4 +1,4 @@
-"""A limit for calls that have none of their own."""
+"""A time limit for calls that have no timeout of their own."""
 
 import queue
 import threading

@@ -58,7 +58,7 @@ class PairEvidence:
         equals: The class that both devices belong to, so that they must produce equal bits, or None.
         odd_source: Whether the shared states came from a device that is odd in its class.
         code: That the code of the two differs, in words that name files and nodes, or None.
-        deviation: That the code of the candidate's node differs from that of most nodes, likewise.
+        deviation: That the code of the candidate's node differs from that of most nodes, in the same words, or None.
         all_stopped: Whether the limit on the time of a step ended every trial of the candidate's run.
     """
 

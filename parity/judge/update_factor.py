@@ -67,7 +67,7 @@ def _groups(comparison: Comparison, index: int) -> list[dict[str, Any]]:
 
 
 def _numbers(setting: Any) -> list[float]:
-    """The numbers of a setting that is a list of numbers; none of any other, which an optimizer may have as well."""
+    """The numbers of a setting that is a list of numbers; an empty list for any other setting."""
     numbers = isinstance(setting, list) and all(isinstance(each, int | float) for each in setting)
     return [float(each) for each in setting] if numbers else []
 

@@ -176,7 +176,7 @@ def _names_in(file: Neighbour) -> Sequence[str]:
 
 
 def _files(root: Path, name: str) -> Iterator[Neighbour]:
-    """Yields the files that importing a dotted name loads: of its packages, and of the module if it is one."""
+    """Yields the files that Python loads to import a dotted name: `__init__.py` of each package, and the module's."""
     parts = name.split(".")
     for count in range(1, len(parts) + 1):
         place = root.joinpath(*parts[:count])

@@ -182,7 +182,7 @@ def _add_machines(add: _Add) -> None:
         default=600.0,
         metavar="SECONDS",
         help="stop a worker that has not finished a step for this long, and continue its trial in a new worker, once. "
-        "Before the first step and after the last one the limit is 600 if this is less "
+        "Before the first step and after the last one the limit is at least 600 "
         "(default: %(default).0f; with --inline there is no limit)",
     )
 

@@ -1,7 +1,7 @@
-"""How much memory a Parquet file takes once it is decoded, as its footer tells before that.
+"""How much memory a Parquet file takes once it is decoded, estimated from its footer before anything is decoded.
 
-A few kilobytes may stand for any number of values: equal ones are stored once, with their number. The footer is what
-the writer says; what a page really holds is known only when it is decoded.
+A few kilobytes may stand for any number of values, since equal values are stored once with a count. The footer is the
+writer's claim; what a page really holds is known only when it is decoded.
 """
 
 from collections.abc import Iterator

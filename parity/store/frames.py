@@ -30,7 +30,7 @@ def unframe(file: io.FileIO | BinaryIO) -> bytes | None:
     # memory.
     if length is None:
         return None
-    # Nor is a sound one from somebody else: `read` makes room for all that it is asked for.
+    # Nor is an undamaged one that somebody else wrote: `read` makes room for as much as it is asked for.
     place = file.tell()
     if length > file.seek(0, io.SEEK_END) - place:
         return None

@@ -1,4 +1,4 @@
-"""Reads JSON that somebody else may have written: of bounded size and depth."""
+"""Reads JSON that somebody else may have written, with limits on its size and depth."""
 
 import json
 from typing import Any
@@ -19,7 +19,7 @@ def parse_json(text: bytes | str, *, most_bytes: int = MOST_BYTES) -> Any:
         most_bytes: Most bytes that it may have.
 
     Raises:
-        ValueError: It is no JSON, or is too long or too deep.
+        ValueError: It is not valid JSON, or it is too long or nested too deeply.
     """
     if len(text) > most_bytes:
         raise ValueError(f"it has {len(text):,} bytes of JSON, and at most {most_bytes:,} are read")
@@ -37,7 +37,7 @@ def parse_json(text: bytes | str, *, most_bytes: int = MOST_BYTES) -> Any:
 
 
 def _whole_number(text: str) -> int:
-    """A whole number: none that does not become a float, nor one that takes long to be printed."""
+    """A whole number of at most 64 bits: a larger one may not fit into a float, and takes long to print."""
     value = int(text)
     if abs(value) > _LARGEST:
         raise ValueError(f"it has the number {text[:20]}..., and the largest is {_LARGEST}")

@@ -21,12 +21,12 @@ def size_of_regular(path: Path) -> int:
     Links are followed, since stores of large files keep them behind links (git-annex, DVC): what they lead to counts.
 
     Raises:
-        OSError: There is no such file; or it is none that ends. To open a named pipe waits for a writer, and a device
-            can be read forever.
+        OSError: The file does not exist, or is not a regular file. Opening a named pipe would wait for a writer, and
+            reading a device may never end.
     """
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
-        raise OSError(f"it is {_KINDS.get(stat.S_IFMT(found.st_mode), 'special')}, and not a regular file")
+        raise OSError(f"it is {_KINDS.get(stat.S_IFMT(found.st_mode), 'a special file')}, not a regular file")
     return found.st_size
 
 
@@ -39,7 +39,7 @@ def read_regular(path: Path, *, most_bytes: int | None = None) -> bytes:
     size = size_of_regular(path)
     check_size(size, most_bytes)
     with path.open("rb") as file:
-        # No more than that: what the system shows as a file and never ends has a size of 0.
+        # No more than that: some files of the system never end, and their size is given as 0.
         return file.read(size)
 
 

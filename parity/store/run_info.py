@@ -39,7 +39,7 @@ def find_wrong_value(info: Mapping[str, Any]) -> str | None:
             return f"its {name!r} are not all texts"
     for name in info.get("files", ()):
         if not is_inside(name):
-            return f"its 'files' have {name[:200]!r}, which is no Parquet file in the run directory"
+            return f"its 'files' have {name[:200]!r}, which is not a Parquet file in the run directory"
     return _wrong_cluster(info.get("cluster", {}))
 
 
@@ -51,7 +51,7 @@ def _wrong_cluster(cluster: Mapping[str, Any]) -> str | None:
     if not isinstance(classes, list) or not all(isinstance(each, dict) for each in classes):
         return "the classes of its cluster are not all objects"
     if not isinstance(nodes, dict) or not all(number in range(len(classes)) for number in nodes.values()):
-        return f"the nodes of its cluster are not each of one of {len(classes)} classes"
+        return f"the nodes of its cluster do not each have one of its {len(classes)} classes"
     return None
 
 

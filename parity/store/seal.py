@@ -78,7 +78,7 @@ def _place(path: StoragePath) -> object:
 
 
 def _digest(path: StoragePath) -> str | None:
-    """The digest of a file; None if it does not exist, or is no longer a regular one."""
+    """The digest of a file; None if it does not exist or is not a regular file."""
     if not exists(path) or (isinstance(path, Path) and not path.is_file()):
         return None
     digest = xxhash.xxh3_128()

@@ -61,10 +61,10 @@ _KINDS: Mapping[str, Callable[[Any], bool]] = {
 
 
 def _count(ranges: str, tensors: int) -> int:
-    """How many parameters ranges as "0-2 5" name; -1 is one outside of the model.
+    """Number of parameters in ranges such as "0-2 5"; -1 stands for a parameter outside of the model.
 
     Raises:
-        ValueError: It is no such text, or a number is not one of a parameter.
+        ValueError: The text is not of this form, or a number is not that of a parameter.
     """
     count = 0
     for part in ranges.split():
@@ -76,10 +76,10 @@ def _count(ranges: str, tensors: int) -> int:
 
 
 def _ends(part: str) -> tuple[int, int]:
-    # The sign of -1 is none of a range.
+    # From the second character on, since -1 begins with the sign that separates the ends of a range.
     first, _, last = part[1:].partition("-")
     try:
         numbers = int(part[0] + first), int(last or part[0] + first)
     except ValueError as error:
-        raise ValueError(f"it has the parameters {part[:40]!r}, which are no numbers") from error
+        raise ValueError(f"it has the parameters {part[:40]!r}, which are not numbers") from error
     return numbers

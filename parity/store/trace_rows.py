@@ -30,7 +30,7 @@ def find_wrong_column(table: pa.Table, record: TrialRecord) -> str | None:
                 try:
                     check_settings(text, len(record.param_names))
                 except ValueError as error:
-                    return f"its column {name} has a text that is no settings: {error}"
+                    return f"its column {name} has a text that does not describe settings: {error}"
     return _wrong_lengths(table, record)
 
 

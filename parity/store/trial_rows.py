@@ -56,9 +56,9 @@ def _wrong(record: TrialRecord) -> Iterator[str]:
     if record.loss_dtype not in (None, *LOSS_DTYPES):
         yield f"has the loss_dtype {record.loss_dtype!r}"
     if not is_bare(record.trace):
-        yield f"has the trace {record.trace!r}, which is no name of a file in traces/"
+        yield f"has the trace {record.trace!r}, which is not the name of a file in traces/"
     if not _is_device(record.device):
-        yield f"has the device {record.device!r}, which is none"
+        yield f"has the device {record.device!r}, which is not a device"
     begin = record.first_step or 0
     if min(begin, record.rows) < 0 or begin + record.rows > _LAST_STEP:
         yield f"has {record.rows} steps from step {begin} on"

@@ -18,7 +18,7 @@ def reported():
 def test_a_raylet_that_has_ended_is_reported(reported):
     with (
         subprocess.Popen(["sleep", "1000"]) as process,
-        outage.watched(psutil.Process(process.pid), None, reported.put),
+        outage.raylet_watched(psutil.Process(process.pid), reported.put),
     ):
         assert reported.empty()
         process.kill()  # and nobody has asked for its status yet: a zombie
@@ -32,7 +32,7 @@ def test_a_head_that_does_not_answer_for_long_is_reported(reported, monkeypatch)
     monkeypatch.setattr(outage, "HEAD_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server:
         head = server.getsockname()
-        with outage.watched(None, head, reported.put):
+        with outage.head_watched(head, reported.put):
             for _ in range(2):
                 with server.accept()[0] as connection:
                     connection.sendall(b"settings")
@@ -45,7 +45,8 @@ def test_a_head_that_is_silent_does_not_hide_a_raylet_that_has_ended(reported, m
     with (
         socket.create_server(("127.0.0.1", 0)) as server,
         subprocess.Popen(["sleep", "1000"]) as process,
-        outage.watched(psutil.Process(process.pid), server.getsockname(), reported.put),
+        outage.head_watched(server.getsockname(), reported.put),
+        outage.raylet_watched(psutil.Process(process.pid), reported.put),
         server.accept()[0],  # it is being asked
     ):
         process.kill()
@@ -54,7 +55,7 @@ def test_a_head_that_is_silent_does_not_hide_a_raylet_that_has_ended(reported, m
 
 def test_nothing_is_reported_once_the_block_is_left(reported):
     with subprocess.Popen(["sleep", "1000"]) as process:
-        with outage.watched(psutil.Process(process.pid), None, reported.put):
+        with outage.raylet_watched(psutil.Process(process.pid), reported.put):
             pass
         process.kill()
     with pytest.raises(queue.Empty):

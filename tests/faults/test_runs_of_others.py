@@ -79,7 +79,7 @@ def test_what_is_no_regular_file_is_not_opened(stored, tmp_path):
             path = made[-1] / name
             path.unlink()
             plant(path)
-            expected.append(f"{path} is damaged (it is {words}, and not a regular file).")
+            expected.append(f"{path} is damaged (it is {words}, not a regular file).")
     ended = command("-c", READ, *made, timeout_s=60)
     assert ended.stdout.splitlines() == expected, ended.stderr
 
@@ -95,7 +95,7 @@ def test_names_of_files_in_the_seal_lead_nowhere_else(stored, tmp_path):
     assert len(lines) == len(made), ended.stderr
     for each, line in zip(made, lines, strict=True):
         assert re.fullmatch(
-            rf"{each}/run.json is damaged: its 'files' have '[^']+', which is no Parquet file in the run directory\.",
+            rf"{each}/run.json is damaged: its 'files' have '[^']+', which is not a Parquet file in the run directory\.",
             line,
         )
 
@@ -128,7 +128,7 @@ def test_a_file_with_many_names_is_read_once_for_the_seal(directory, monkeypatch
 def test_the_name_of_a_trace_is_a_bare_name(directory, name):
     rewrite(directory, trace=name)
     said = refusal(directory)
-    wrong = f"its trial builtin@cpu-s0 has the trace {name!r}, which is no name of a file in traces/"
+    wrong = f"its trial builtin@cpu-s0 has the trace {name!r}, which is not the name of a file in traces/"
     assert said == f"{directory}/trials.parquet is damaged: {wrong}."
 
 
@@ -237,7 +237,7 @@ def test_a_run_without_trials_is_refused(directory):
         ("loss_name", None, "has no loss_name"),
         ("status", "verified", "has the status 'verified'"),
         ("failure", "none", "has the failure 'none'"),
-        ("device", "gpu", "has the device 'gpu', which is none"),
+        ("device", "gpu", "has the device 'gpu', which is not a device"),
         ("loss_dtype", "int3", "has the loss_dtype 'int3'"),
         ("rows", -1, "has -1 steps from step 0 on"),
         ("first_step", 2**62, f"has 6 steps from step {2**62} on"),
@@ -280,7 +280,7 @@ SETTINGS = {"optimizers": [{"class": "Adam", "groups": [{"params": "0-9999999999
 def test_a_row_of_a_trace_that_parity_does_not_write_is_refused(directory, column, value, said):
     changed_trace(directory, column, value)
     if column == "settings":
-        said = f"its column settings has a text that is no settings: {said}"
+        said = f"its column settings has a text that does not describe settings: {said}"
     assert refusal(directory) == f"{directory}/traces/0000.parquet is damaged: {said}."
 
 

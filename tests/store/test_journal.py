@@ -121,7 +121,7 @@ def test_a_journal_that_is_a_named_pipe_is_not_opened(tmp_path):
     os.mkfifo(tmp_path / "journal")
     with pytest.raises(Trouble) as caught:
         Journal(tmp_path / "journal")
-    reason = "it is a named pipe, and not a regular file"
+    reason = "it is a named pipe, not a regular file"
     assert str(caught.value) == f"{tmp_path}/journal cannot be written or read ({reason})."
 
 
