@@ -17,7 +17,7 @@ def hanging(monkeypatch):
     """A call that does not return before the test is over."""
     over = threading.Event()
     monkeypatch.setattr(interrupt, "_state", interrupt._State())
-    yield lambda *_, **__: over.wait()
+    yield lambda *_, **__: over.wait(20)  # so that a test that waits for it fails
     over.set()
 
 

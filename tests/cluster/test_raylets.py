@@ -1,4 +1,4 @@
-"""A driver on a machine that is no node of the cluster is told so, and what to do; without Ray."""
+"""A driver on a machine that is not a node of the cluster gets a message that says so, and what to do; without Ray."""
 
 from types import SimpleNamespace
 
@@ -16,7 +16,7 @@ CHOICES = (
 
 
 @pytest.fixture
-def running(monkeypatch):
+def raylets_are(monkeypatch):
     """Makes these command lines those of this machine's raylets."""
 
     def run(*lines):
@@ -30,8 +30,8 @@ def running(monkeypatch):
     return run
 
 
-def test_a_machine_without_a_raylet_is_no_node(running, monkeypatch):
-    running()
+def test_a_machine_without_a_raylet_is_not_a_node(raylets_are, monkeypatch):
+    raylets_are()
     monkeypatch.setattr(head, "check", lambda address: None)
     with pytest.raises(Trouble) as trouble, connect("10.0.0.1:6379", data_bytes=0):
         pass
@@ -40,8 +40,8 @@ def test_a_machine_without_a_raylet_is_no_node(running, monkeypatch):
     )
 
 
-def test_a_machine_with_the_raylet_of_another_cluster_is_tried_for_a_short_time(running):
-    running("raylet --gcs-address=10.0.0.2:6379")
+def test_a_machine_with_the_raylet_of_another_cluster_is_tried_for_a_short_time(raylets_are):
+    raylets_are("raylet --gcs-address=10.0.0.2:6379")
     raylets.check_here("10.0.0.1:6379")
     # The same head may have two addresses.
     assert raylets.join_limit_s("10.0.0.1:6379") == head.KNOCK_S
@@ -54,14 +54,14 @@ def test_a_machine_with_the_raylet_of_another_cluster_is_tried_for_a_short_time(
     assert "cannot be joined (x)" in connection._not_joined("10.0.0.1:6379", RuntimeError("x"))
 
 
-def test_a_node_has_more_time(running):
-    running("raylet --gcs-address=10.0.0.1:6379")
+def test_a_node_has_more_time(raylets_are):
+    raylets_are("raylet --gcs-address=10.0.0.1:6379")
     raylets.check_here("10.0.0.1:6379")
     assert raylets.join_limit_s("10.0.0.1:6379") == raylets.JOIN_S
     assert raylets.why_not_joined("10.0.0.1:6379") is None
 
 
-def test_a_raylet_is_found_by_its_socket(running):
-    processes = running("raylet --raylet_socket_name=/a/raylet", "raylet --raylet_socket_name=/b/raylet")
+def test_a_raylet_is_found_by_its_socket(raylets_are):
+    processes = raylets_are("raylet --raylet_socket_name=/a/raylet", "raylet --raylet_socket_name=/b/raylet")
     assert raylets.with_socket("/b/raylet") is processes[2]
     assert raylets.with_socket("/c/raylet") is None

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pyarrow as pa
 import pytest
 
-from parity.cluster import nodes
+from parity.cluster import nodes, workers
 from parity.cluster.growing import Demand
 from parity.cluster.waiting import BESIDE_STEPS_S, Running, Waiting
 from parity.cluster.workers import Cluster
@@ -286,6 +286,18 @@ def test_all_workers_are_ended_with_the_run(cluster, entry):
     cluster._workforce.release(first, reusable=True)
     cluster._workforce.end_all([second])
     assert cluster._ray.alive == []
+
+
+@pytest.mark.parametrize(("home", "failure"), [("b", "node"), ("a", "raised")])
+def test_a_file_that_only_the_driver_has_is_the_trouble_of_another_node(entry, monkeypatch, tmp_path, home, failure):
+    """The driver is on node a."""
+    cluster, trial = made(FakeRay(1, 1)), entry()
+    (tmp_path / "scale.txt").touch()
+    ended = Ended(trial.trial.name, status="failed", failure="raised", lacks_file=str(tmp_path / "scale.txt"))
+    monkeypatch.setattr(cluster._ray, "get", lambda _: ended)
+    monkeypatch.setattr(workers, "this_node", lambda: "id-a")
+    trial.where, trial.home = (f"id-{home}", None), cluster._placement.by_id[f"id-{home}"]
+    assert cluster._event(None, trial).failure == failure
 
 
 def test_nodes_are_asked_once_and_only_those_that_can_run_trials(monkeypatch):

@@ -95,7 +95,8 @@ def test_names_of_files_in_the_seal_lead_nowhere_else(stored, tmp_path):
     assert len(lines) == len(made), ended.stderr
     for each, line in zip(made, lines, strict=True):
         assert re.fullmatch(
-            rf"{each}/run.json is damaged: its 'files' have '[^']+', which is not a Parquet file in the run directory\.",
+            rf"{each}/run.json is damaged: its 'files' have '[^']+', which is not a Parquet file in the run "
+            r"directory\.",
             line,
         )
 

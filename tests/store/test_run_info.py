@@ -35,7 +35,10 @@ CLUSTER = {"address": "h1:6379", "classes": [{"cpu_model": "x"}], "nodes": {"h1"
         ({"cluster": CLUSTER | {"address": 1}}, "the address of its cluster is 1"),
         ({"cluster": CLUSTER | {"classes": [1]}}, "the classes of its cluster are not all objects"),
         ({"cluster": CLUSTER | {"nodes": {"h1": 1}}}, "the nodes of its cluster do not each have one of its 1 classes"),
-        ({"cluster": CLUSTER | {"nodes": {"h1": [0]}}}, "the nodes of its cluster do not each have one of its 1 classes"),
+        (
+            {"cluster": CLUSTER | {"nodes": {"h1": [0]}}},
+            "the nodes of its cluster do not each have one of its 1 classes",
+        ),
     ],
 )
 def test_what_a_run_is_continued_on_is_checked(wrong, expected):
