@@ -3,13 +3,14 @@
     python benchmarks/gpu.py [--out DIR] [--parts PART ...] [--pretend]
 
 Writes `results.json` and `summary.md` under `benchmarks/results/<gpu>/`. Parts that are in results.json already are
-skipped, so a command that was cut off can be repeated. `--pretend` takes the CPU in place of the GPU, with few steps,
-to try the script itself.
+skipped, so a command that was cut off can be repeated. Parts that are timed have the machine to themselves; the others
+share its cores. `--pretend` takes the CPU in place of the GPU, with few steps, to try the script itself.
 """
 
 import argparse
 import contextlib
 import csv
+import itertools
 import json
 import os
 import re
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,12 +29,9 @@ import pandas as pd
 import torch
 
 ROOT = Path(__file__).parent.parent
-CORPUS = ROOT / "tests" / "corpus"
-sys.path[:0] = [str(ROOT), str(CORPUS)]  # parity may be installed from elsewhere, or not at all
+sys.path.insert(0, str(ROOT))  # parity may be installed from elsewhere, or not at all
 
-from catalog import entries  # noqa: E402 - the corpus is no package
-
-import parity  # noqa: E402
+import parity  # noqa: E402 - found beside this script, whatever is installed
 from parity.observe.digest import digest  # noqa: E402
 from parity.plan.device import parse_device  # noqa: E402
 from parity.tasks import mnist, mnist_autoencoder  # noqa: E402
@@ -49,6 +48,7 @@ class Bench:
     """The device that is measured, and the sizes."""
 
     def __init__(self, *, pretend: bool) -> None:
+        self.pretend = pretend
         # With another thread count, since a run needs two devices.
         self.device = parse_device("cpu:threads=2" if pretend else "cuda")
         self.torch_device = prepare(self.device)
@@ -56,10 +56,14 @@ class Bench:
         self.steps = 6 if pretend else 240
         self.epoch_steps = 6 if pretend else 470
         self.tensors = 20 if pretend else 1500
-        self.losses = 2 if pretend else 20
-        self.turns, self.turn_steps = (1, 3) if pretend else (7, 20)
-        # Past step 10, the last one that the Recorder takes in float64.
-        self.first_steps = 2 if pretend else 11
+        self.corpus = ["--first", 2, "--steps", 6] if pretend else []
+        self.loops = ["--kind", "resume"] if pretend else []
+        # A turn has so many steps, or fewer that take this long.
+        self.turns, self.turn_steps, self.turn_s = (1, 3, 10.0) if pretend else (7, 20, 1.0)
+        # Of loops that are recorded twice, to see whether their bits are equal.
+        self.repeated_steps = 2 if pretend else 10
+        # With the audit past step 10, the last one that the Recorder takes in float64.
+        self.first_steps, self.first_audited = (2, 2) if pretend else (3, 11)
 
     def time(self, steps: Iterator[None], count: int) -> float:
         """Seconds that the next steps take, until the device is done with them."""
@@ -155,18 +159,30 @@ def measure_published(bench: Bench) -> dict[str, Any]:
     return found
 
 
-def measure_corpus(bench: Bench) -> dict[str, Any]:
-    """The planted corpus on the device: the verdict on each of the first wrong and the first right losses."""
-    found: dict[str, Any] = {}
-    for name in ("wrong_mse", "right_mse"):
-        chosen = entries(CORPUS / f"{name}.py")[: bench.losses]
-        losses = [f"{entry.path}:{entry.name}" for entry in chosen]
-        summary, _ = run("--device", bench.device.name, "--loss", "builtin", *losses, steps=bench.steps)
-        found[name] = [
-            {"loss": pair["candidate_loss"], "verdict": pair["verdict"], "cause": pair["cause"]}
-            for pair in summary["pairs"]
-        ]
-    return found
+def run_corpus(device: str, *options: object) -> dict[str, Any]:
+    """Has `verdicts.py` train a corpus on the device: its table, and the lines about what was not right."""
+    command = [ROOT / "benchmarks" / "verdicts.py", "--device", device, "--parity-alone", *options]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run(
+        [sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True, env=environment
+    )
+    if done.returncode:
+        raise RuntimeError(f"verdicts.py {' '.join(map(str, options))}:\n{done.stdout[-200:]}{done.stderr[-1000:]}")
+    lines = done.stdout.splitlines()
+    return {
+        "table": [line for line in lines if line.startswith("|")],
+        "notes": [line for line in lines if not line.startswith("|")],
+    }
+
+
+def measure_losses(bench: Bench) -> dict[str, Any]:
+    """The planted corpus of losses on the device, with one seed."""
+    return run_corpus(bench.device.name, "--seed", 0, *bench.corpus)
+
+
+def measure_loops(bench: Bench) -> dict[str, Any]:
+    """The planted corpus of recorded loops on the device."""
+    return run_corpus(bench.torch_device.type, "--corpus", "loops", *bench.loops)
 
 
 Setting = tuple[torch.nn.Module, tuple[torch.Tensor, ...], Callable[[torch.Tensor, torch.Tensor], torch.Tensor]]
@@ -189,14 +205,14 @@ def resnet18(device: torch.device) -> Setting:
 
 
 class Transformer(torch.nn.Module):
-    """A language model of the size of 30 million parameters."""
+    """A language model; by default of 30 million parameters."""
 
     def __init__(self, vocabulary: int = 16_000, width: int = 512, layers: int = 4) -> None:
         super().__init__()
         self.embedding = torch.nn.Embedding(vocabulary, width)
-        layer = torch.nn.TransformerEncoderLayer(width, 8, 4 * width, dropout=0.0, batch_first=True)
+        layer = torch.nn.TransformerEncoderLayer(width, width // 64, 4 * width, dropout=0.0, batch_first=True)
         self.layers = torch.nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
-        self.head = torch.nn.Linear(width, vocabulary)
+        self.head = torch.nn.Linear(width, vocabulary, bias=False)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         return self.head(self.layers(self.embedding(tokens))).flatten(0, 1)
@@ -208,15 +224,24 @@ def transformer(device: torch.device) -> Setting:
     return Transformer().to(device), (tokens, tokens.flatten()), torch.nn.CrossEntropyLoss()
 
 
-def endless_steps(
+def large_transformer(device: torch.device) -> Setting:
+    """The transformer in the shape of GPT-2, 124 million parameters, with 8 sequences of 512 tokens."""
+    model = Transformer(50_257, 768, 12).to(device)
+    model.head.weight = model.embedding.weight
+    tokens = torch.randint(50_257, (8, 512), device=device)
+    return model, (tokens, tokens.flatten()), torch.nn.CrossEntropyLoss()
+
+
+def training_steps(
     make: Callable[[torch.device], Setting],
     device: torch.device,
     out: Path | None,
     *,
+    steps: int | None = None,
     audited: bool = False,
     autocast: bool = False,
 ) -> Iterator[None]:
-    """Endless training steps on one batch, recorded into `out` if there is one."""
+    """Training steps on one batch, endless if their number is not given; recorded into `out` if there is one."""
     torch.manual_seed(0)
     model, (inputs, target), criterion = make(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
@@ -226,7 +251,7 @@ def endless_steps(
         if out is None
         else parity.Recorder(out, model, optimizers=optimizer, criterion=criterion if audited else None)
     ) as recorder:
-        while True:
+        for _ in itertools.count() if steps is None else range(steps):
             optimizer.zero_grad()
             with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
                 output = model(inputs)
@@ -242,8 +267,10 @@ def endless_steps(
             yield
 
 
-def measure_steps(bench: Bench, make: Callable[[torch.device], Setting], *, autocast: bool = False) -> dict[str, Any]:
-    """Times training steps that are bare, recorded, and recorded with the audit, in turn.
+def measure_steps(
+    bench: Bench, make: Callable[[torch.device], Setting], *, autocast: bool = False, audited: bool = False
+) -> dict[str, Any]:
+    """Times training steps that are bare, recorded, and if wanted recorded with the audit, in turn.
 
     Returns:
         By contender: minimum and median in ms; the ratio of the medians to the bare step's; the seconds of the first
@@ -255,20 +282,28 @@ def measure_steps(bench: Bench, make: Callable[[torch.device], Setting], *, auto
     device = bench.torch_device
     found: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        outs = {"bare": None, "recorded": Path(folder) / "recorded", "recorded and audited": Path(folder) / "audited"}
+        outs = {"bare": None, "recorded": Path(folder) / "recorded"}
+        if audited:
+            outs["recorded and audited"] = Path(folder) / "audited"
         contenders = {}
         for name, out in outs.items():
-            contenders[name] = endless_steps(make, device, out, audited="audited" in name, autocast=autocast)
+            contenders[name] = training_steps(make, device, out, audited="audited" in name, autocast=autocast)
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats()
                 held = torch.cuda.memory_allocated()
-            first_s = bench.time(contenders[name], bench.first_steps)
+            first_s = bench.time(contenders[name], bench.first_audited if "audited" in name else bench.first_steps)
             peak = (torch.cuda.max_memory_allocated() - held) / 2**20 if device.type == "cuda" else None
             found[name] = {"first_steps_s": first_s, "peak_mib": peak}
+        counts = {}
+        for name, steps in contenders.items():
+            most = bench.turn_s / bench.time(steps, 1)
+            counts[name] = max(1, min(bench.turn_steps, int(most)))
         times: dict[str, list[float]] = {name: [] for name in contenders}
         for _ in range(bench.turns):
             for name, steps in contenders.items():
-                times[name].append(1000 * bench.time(steps, bench.turn_steps) / bench.turn_steps)
+                times[name].append(1000 * bench.time(steps, counts[name]) / counts[name])
+        for steps in contenders.values():
+            steps.close()
     bare = statistics.median(times["bare"])
     for name, values in times.items():
         median = statistics.median(values)
@@ -276,22 +311,72 @@ def measure_steps(bench: Bench, make: Callable[[torch.device], Setting], *, auto
     return found
 
 
-PARTS = {
+def measure_determinism(bench: Bench) -> dict[str, Any]:
+    """Loops recorded twice, with torch's deterministic algorithms and without: what the two are to each other."""
+    found = {}
+    for name, make in (("autoencoder", autoencoder), ("ResNet-18", resnet18), ("transformer", transformer)):
+        for switch in (False, True):
+            if bench.pretend and name != "autoencoder":
+                continue
+            with tempfile.TemporaryDirectory() as folder, deterministic(switch):
+                outs = [Path(folder) / "once", Path(folder) / "again"]
+                for out in outs:
+                    for _ in training_steps(make, bench.torch_device, out, steps=bench.repeated_steps):
+                        pass
+                found[f"{name}, deterministic algorithms {'on' if switch else 'off'}"] = compare(*outs)
+    return found
+
+
+@contextlib.contextmanager
+def deterministic(on: bool) -> Iterator[None]:
+    """Sets all of torch's switches for determinism in the block."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    torch.use_deterministic_algorithms(on, warn_only=True)
+    cudnn.deterministic, cudnn.benchmark = on, not on
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+        cudnn.deterministic, cudnn.benchmark = before
+
+
+def compare(baseline: Path, candidate: Path) -> dict[str, Any]:
+    """The verdict of `parity.report` on two recorded loops, its cause, and where they first differ."""
+    command = [sys.executable, "-m", "parity.report", "--format", "json", str(baseline), str(candidate)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode == 2:
+        raise RuntimeError(f"parity.report: {done.stdout[-200:]}{done.stderr[-1000:]}")
+    (pair,) = json.loads(done.stdout)["pairs"]
+    first = pair["first"] or {}
+    return {"verdict": pair["verdict"], "cause": pair["cause"], "first": f"{first.get('step')} {first.get('quantity')}"}
+
+
+# What is timed, or touches the GPU in this very process: one after the other.
+ALONE = {
     "facts": measure_facts,
     "digest": measure_digest,
-    "reference": measure_reference,
-    "replicas": measure_replicas,
-    "published": measure_published,
-    "classifier": measure_classifier,
-    "steps: autoencoder": partial(measure_steps, make=autoencoder),
+    "steps: autoencoder": partial(measure_steps, make=autoencoder, audited=True),
     "steps: ResNet-18, fp32": partial(measure_steps, make=resnet18),
     "steps: ResNet-18, bf16 autocast": partial(measure_steps, make=resnet18, autocast=True),
     "steps: transformer, fp32": partial(measure_steps, make=transformer),
     "steps: transformer, bf16 autocast": partial(measure_steps, make=transformer, autocast=True),
-    "corpus": measure_corpus,
+    "steps: large transformer, fp32": partial(measure_steps, make=large_transformer),
+    "steps: large transformer, bf16 autocast": partial(measure_steps, make=large_transformer, autocast=True),
+    "determinism": measure_determinism,
 }
+# What runs in processes of its own and gives verdicts: together.
+TOGETHER = {
+    "reference": measure_reference,
+    "replicas": measure_replicas,
+    "published": measure_published,
+    "classifier": measure_classifier,
+    "losses": measure_losses,
+    "loops": measure_loops,
+}
+PARTS = ALONE | TOGETHER
 # Those of which the CPU alone can take a few steps in seconds.
-PRETENDED = ("facts", "digest", "reference", "replicas", "published", "classifier", "steps: autoencoder", "corpus")
+PRETENDED = [part for part in PARTS if not part.startswith("steps: ") or part == "steps: autoencoder"]
 
 
 def summarize(results: dict[str, Any]) -> str:
@@ -319,9 +404,21 @@ def summarize(results: dict[str, Any]) -> str:
             for pair in results[part]["pairs"]:
                 lines += [f"| {pair['baseline']} | {pair['candidate']} | {pair['verdict']} | {pair['cause'] or ''} | "]
                 lines[-1] += f"{pair['largest']['rel']:.2g} |"
-    for kind, rows in results.get("corpus", {}).items():
-        caught = sum(row["verdict"] in ("diverged", "failed") for row in rows)
-        lines += ["", f"## Corpus: {kind}", "", f"{caught} of {len(rows)} are diverged or failed."]
+    for part in ("losses", "loops"):
+        if part in results:
+            lines += ["", f"## Corpus of {part}", "", *results[part]["table"], ""]
+            lines += [f"- {note}" for note in results[part]["notes"]]
+    if "determinism" in results:
+        lines += [
+            "",
+            "## The same loop twice",
+            "",
+            "| loop | verdict | first difference | cause |",
+            "| --- | --- | --- | --- |",
+        ]
+        for name, row in results["determinism"].items():
+            first = "" if row["first"] == "None None" else row["first"]
+            lines += [f"| {name} | {row['verdict']} | {first} | {row['cause'] or ''} |"]
     timed = {part: found for part, found in results.items() if part.startswith("steps: ")}
     if timed:
         lines += ["", "## A training step", "", "| loop | step | minimum | median | ratio | first steps | memory |"]
@@ -350,23 +447,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stored = out / "results.json"
     results = json.loads(stored.read_text(encoding="utf-8")) if stored.exists() else {}
     bench = Bench(pretend=options.pretend)
+    wanted = options.parts or (PRETENDED if options.pretend else [*PARTS])
+    for part in set(wanted) & results.keys():
+        print(f"{part}: stored already", flush=True)
     failed = False
-    for part in options.parts or (PRETENDED if options.pretend else PARTS):
-        if part in results:
-            print(f"{part}: stored already", flush=True)
-            continue
-        began = time.perf_counter()
+
+    def store(part: str, measure: Callable[[], Any], began: float) -> None:
+        nonlocal failed
         try:
-            results[part] = PARTS[part](bench)
+            results[part] = measure()
         except Exception as error:  # noqa: BLE001 - the parts are independent, and a GPU is rarely at hand
             print(f"{part}: FAILED: {type(error).__name__}: {error}", flush=True)
             failed = True
-            continue
+            return
         # After each part: a machine with a GPU may be lent for minutes.
         stored.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         print(f"{part}: {time.perf_counter() - began:.0f} s", flush=True)
-    if "facts" in results:
-        (out / "summary.md").write_text(summarize(results), encoding="utf-8")
+        if "facts" in results:
+            (out / "summary.md").write_text(summarize(results), encoding="utf-8")
+
+    missing = [part for part in PARTS if part in wanted and part not in results]
+    for part in missing:
+        if part in ALONE:
+            store(part, partial(ALONE[part], bench), time.perf_counter())
+    began = time.perf_counter()
+    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 2)) as pool:
+        futures: dict[str, Future[Any]] = {
+            part: pool.submit(TOGETHER[part], bench) for part in missing if part in TOGETHER
+        }
+        for part, future in futures.items():
+            store(part, future.result, began)
     return int(failed)
 
 

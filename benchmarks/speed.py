@@ -24,7 +24,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # also where parity is installed from elsewhere
 
-from gpu import endless_steps, transformer
+from gpu import training_steps, transformer
 
 import parity
 from parity.plan.device import parse_devices
@@ -174,8 +174,8 @@ def measure_transformer(repeat: int, folder: Path) -> dict[str, list[float]]:
     torch.set_num_threads(os.cpu_count() or 1)
     out = folder / "transformer"
     contenders = {
-        "bare step": endless_steps(transformer, torch.device("cpu"), None),
-        "recorded step": endless_steps(transformer, torch.device("cpu"), out),
+        "bare step": training_steps(transformer, torch.device("cpu"), None),
+        "recorded step": training_steps(transformer, torch.device("cpu"), out),
     }
     found: dict[str, list[float]] = {name: [] for name in contenders}
     for steps in contenders.values():

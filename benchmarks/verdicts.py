@@ -1,7 +1,7 @@
 """Runs the corpus of wrong and right losses through parity and through five checks that people use instead.
 
-    python benchmarks/verdicts.py [--seed N ...] [--steps N] [--parity-alone]
-    python benchmarks/verdicts.py --corpus loops [--kind KIND ...]
+    python benchmarks/verdicts.py [--seed N ...] [--steps N] [--first N] [--device DEVICE] [--parity-alone]
+    python benchmarks/verdicts.py --corpus loops [--kind KIND ...] [--device DEVICE]
 
 Prints a table: of all runs (a loss and a seed) how many wrong ones were caught and right ones flagged, how many causes
 were named as the corpus names them, and the median seconds of a run. Above it stands what parity missed. The corpus of
@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from parity.api import run_trials
+from parity.ground.errors import Trouble
 from parity.plan.device import parse_devices
 from parity.plan.loss_spec import parse_losses
 from parity.plan.planning import make_settings, plan
@@ -73,7 +74,9 @@ class Result:
     answer: str
 
 
-def run_share(task: str, share: Sequence[Entry], seed: int, steps: int, others: bool) -> list[Result]:
+def run_share(
+    task: str, share: Sequence[Entry], seed: int, steps: int, others: bool, device: str = "cpu"
+) -> list[Result]:
     """Trains some losses beside the builtin one, judges them, and asks the other checks if they are wanted."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
@@ -82,7 +85,7 @@ def run_share(task: str, share: Sequence[Entry], seed: int, steps: int, others: 
         task=parse_task(task), rows=len(data["images"]), batch_size=256, epochs=2, steps=steps, lr=1e-3, audit_every=1
     )
     losses = parse_losses(["builtin", *(f"{entry.path}:{entry.name}" for entry in share)], shipped=SHIPPED_LOSSES)
-    baseline, *candidates = plan(losses, parse_devices(["cpu"]), seeds=[seed], replicas=1, settings=settings)
+    baseline, *candidates = plan(losses, parse_devices([device]), seeds=[seed], replicas=1, settings=settings)
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         checked = run_trials([baseline, *candidates], data, Path(folder) / "run", title="benchmarks/verdicts.py")
@@ -168,26 +171,43 @@ def main() -> None:
     parser.add_argument("--corpus", choices=["losses", "loops"], default="losses")
     parser.add_argument("--kind", nargs="+", default=[], metavar="KIND", help="of loops: kinds of pairs, such as late")
     parser.add_argument("--parity-alone", action="store_true", help="without the checks that people use instead")
+    parser.add_argument("--device", default="cpu", help="what to train on, such as cuda (default: %(default)s)")
+    parser.add_argument("--first", type=int, metavar="N", help="of losses: the first N of each file only")
     options = parser.parse_args()
+    if options.device != "cpu" and options.corpus == "losses" and not options.parity_alone:
+        parser.error("the other checks run on the CPU: add --parity-alone.")
     if options.corpus == "loops":
         # Here, since it reads the loops of tests/corpus/loops.
         from verdicts_on_loops import main as on_loops
 
-        on_loops(options.kind)
+        on_loops(options.kind, options.device)
         return
     jobs = []
     for stem in options.file:
         task = TASKS[stem.partition("_")[2]]
-        found = entries(CORPUS / f"{stem}.py")
+        found = entries(CORPUS / f"{stem}.py")[: options.first]
         shares = [found[start : start + SHARE] for start in range(0, len(found), SHARE)]
         jobs += [
-            (task, share, seed, options.steps, not options.parity_alone) for share in shares for seed in options.seed
+            (task, share, seed, options.steps, not options.parity_alone, options.device)
+            for share in shares
+            for seed in options.seed
         ]
     with ProcessPoolExecutor(max_tasks_per_child=1) as pool:  # a crash or a leak of one share is that share's
         results: list[Result] = []
-        for number, share in enumerate(pool.map(run_share, *zip(*jobs, strict=True)), start=1):
-            results += share
-            print(f"{number} of {len(jobs)} shares, {len(results)} losses", file=sys.stderr, flush=True)
+        waiting = [(job, pool.submit(run_share, *job)) for job in jobs]
+        while waiting:
+            job, future = waiting.pop(0)
+            try:
+                results += future.result()
+            except Trouble:
+                task, share, *rest = job
+                if len(share) == 1:
+                    raise
+                # A loss has made the GPU unusable for those after it: each in a process of its own.
+                waiting += [
+                    (each, pool.submit(run_share, *each)) for each in ((task, [entry], *rest) for entry in share)
+                ]
+            print(f"{len(waiting)} shares to go, {len(results)} losses", file=sys.stderr, flush=True)
     for result in results:
         if result.flagged["parity"] != result.wrong or result.named is False:
             print(

@@ -1,7 +1,8 @@
 """What parity says of the corpus of loops, beside four checks that people use: `verdicts.py --corpus loops`.
 
-Each pair is recorded (a loop that several pairs share once) and judged, in one process on one thread; pairs that need a
-keyword that `parity.Recorder` does not have are left out, and counted.
+Each pair is recorded (a loop that several pairs of a share have in common once) and judged, a share of the pairs in a
+process with one thread. What is left out is counted: pairs that need a keyword that `parity.Recorder` does not have;
+and on an accelerator those of several ranks, and those whose code makes its tensors on the CPU.
 """
 
 import os
@@ -10,6 +11,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +29,10 @@ from loops.loop import History  # noqa: E402
 from loops.pair import Answer, Pair, ask, named, placed  # noqa: E402
 from loops.recording import Recordings  # noqa: E402
 
+# A pair holds functions that cannot be sent to a process, its name can.
+PAIR_OF = {pair.name: pair for pair in PAIRS}
+# Pairs that one process takes at a time: those of one kind, which stand together, share their baselines.
+SHARE = 16
 OTHERS = (
     "last loss within 1 %",
     "losses allclose at rtol 1e-5",
@@ -79,18 +85,38 @@ def flagged_by_others(baseline: History, candidate: History) -> tuple[bool, ...]
     )
 
 
-def run(pairs: Sequence[Pair]) -> list[Result]:
-    """Records and judges the pairs."""
+def run(names: Sequence[str], device: str) -> list[tuple[str, Answer, tuple[bool, ...]] | tuple[str, str]]:
+    """Records and judges the pairs of these names: for each the answers of a `Result`, or why it was not recorded."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    results = []
+    results: list[tuple[str, Answer, tuple[bool, ...]] | tuple[str, str]] = []
     with tempfile.TemporaryDirectory() as folder:
-        recordings = Recordings(Path(folder))
-        for pair in pairs:
-            baseline, candidate = recordings.of(pair)
+        recordings = Recordings(Path(folder), device)
+        for name in names:
+            try:
+                baseline, candidate = recordings.of(PAIR_OF[name])
+            except (RuntimeError, ValueError, AssertionError) as error:
+                # A mask or a scaler that the code of a pair makes is one for the CPU, whatever the device.
+                if device == "cpu":
+                    raise
+                results.append((name, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"))
+                continue
             answer = ask(baseline.path, candidate.path)
-            results.append(Result(pair, answer, flagged_by_others(baseline.history, candidate.history)))
+            results.append((name, answer, flagged_by_others(baseline.history, candidate.history)))
     return results
+
+
+def run_all(pairs: Sequence[Pair], device: str) -> tuple[list[Result], dict[str, str]]:
+    """The results of the pairs, and why those are missing that could not be recorded on this device."""
+    # Those of several ranks are trained together, so they are one share.
+    ranked, names = ([pair.name for pair in pairs if pair.ranked is kind] for kind in (True, False))
+    shares = [
+        share for share in (ranked, *(names[start : start + SHARE] for start in range(0, len(names), SHARE))) if share
+    ]
+    with ProcessPoolExecutor(max_tasks_per_child=1) as pool:  # a crash or a leak of one share is that share's
+        found = [each for share in pool.map(run, shares, [device] * len(shares)) for each in share]
+    results = [Result(PAIR_OF[each[0]], *each[1:]) for each in found if len(each) == 3]
+    return results, {each[0]: each[1] for each in found if len(each) == 2}
 
 
 def table(results: Sequence[Result]) -> str:
@@ -117,21 +143,25 @@ def table(results: Sequence[Result]) -> str:
     return "\n".join([*head, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
-def main(kinds: Sequence[str]) -> None:
+def main(kinds: Sequence[str], device: str) -> None:
     """Prints what parity missed, and the table.
 
     Args:
         kinds: Kinds of pairs to try ("late", "resume", ...); empty for all.
+        device: The torch device to train on.
     """
     began = time.perf_counter()
     wanted = [pair for pair in PAIRS if not kinds or pair.kind in kinds]
-    pairs = [pair for pair in wanted if not pair.missing]
-    results = run(pairs)
+    pairs = [pair for pair in wanted if not pair.missing and (device == "cpu" or not pair.ranked)]
+    results, unrecorded = run_all(pairs, device)
     for result in results:
         if result.missed:
             print(f"{result.missed}: {result.pair.kind} {result.pair.name}: {result.answer}")
+    for name, reason in unrecorded.items():
+        print(f"not recorded on {device}: {PAIR_OF[name].kind} {name}: {reason}")
     print(table(results))
-    print(f"{len(pairs)} pairs in {time.perf_counter() - began:.0f} s")
-    if len(pairs) < len(wanted):
-        lacking = ", ".join(sorted({pair.missing for pair in wanted if pair.missing}))
-        print(f"{len(wanted) - len(pairs)} pairs left out: parity.Recorder has no keyword {lacking}.")
+    print(f"{len(results)} pairs in {time.perf_counter() - began:.0f} s")
+    if lacking := sorted({pair.missing for pair in wanted if pair.missing}):
+        print(f"Pairs were left out: parity.Recorder has no keyword {', '.join(lacking)}.")
+    if len(results) < len(wanted):
+        print(f"{len(wanted) - len(results)} of {len(wanted)} pairs left out.")

@@ -34,7 +34,7 @@ def describe_pattern(comparison: Comparison, index: int, quantity: str) -> str |
 
 
 def _patterns(comparison: Comparison, index: int, quantity: str) -> Iterator[str]:
-    if precision := _precision(comparison):
+    if precision := _precision(comparison, quantity):
         yield precision
     if quantity == "output" and index + 1 < comparison.steps:
         drawn = [name for name, differs in comparison.state.generators.items() if differs[index + 1]]
@@ -52,14 +52,17 @@ def _patterns(comparison: Comparison, index: int, quantity: str) -> Iterator[str
         yield moved
 
 
-def _precision(comparison: Comparison) -> str | None:
+def _precision(comparison: Comparison, quantity: str) -> str | None:
     """Which dtypes differ, in words."""
     sides = (comparison.baseline.record, comparison.candidate.record)
-    for what in ("output_dtype", "loss_dtype"):
-        left, right = (getattr(side, what) for side in sides)
+    for what in ("output", "loss"):
+        left, right = (getattr(side, f"{what}_dtype") for side in sides)
         if left and right and left != right:
-            quantity = what.removesuffix("_dtype")
-            return f"another precision: the {quantity} is {left} in the baseline and {right} in the candidate"
+            return f"another precision: the {what} is {left} in the baseline and {right} in the candidate"
+    left, right = (side.computed_dtype for side in sides)
+    # Only where the model's own results differ first: what follows it may be wrong for a reason of its own.
+    if quantity == "output" and left and right and left != right:
+        return f"another precision: the model computes in {left} in the baseline and in {right} in the candidate"
     return None
 
 

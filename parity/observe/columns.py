@@ -130,7 +130,7 @@ class Columns:
 def _array(name: str, values: list[Any]) -> Any:
     """A column as `trace.make_table` takes it: an array, masked where there is nothing; names as a list."""
     present = [value for value in values if value is not None]
-    if isinstance(values[0], str) or not present:
+    if not present or isinstance(present[0], str):
         return values
     # Another step may have another number of parts; then Arrow gets them row by row.
     if isinstance(present[0], (np.ndarray, list)) and len(set(map(len, present))) > 1:
@@ -138,7 +138,10 @@ def _array(name: str, values: list[Any]) -> Any:
     dtype = _DTYPES.get(name.rpartition("_")[2])
     if len(present) == len(values):
         return _converted(values, dtype)
-    array = _converted([np.zeros_like(present[0]) if value is None else value for value in values], dtype)
+    first = present[0]
+    # In the place of numbers just as many; of one number a number, and not an array without a dimension.
+    nothing = [0] * len(first) if isinstance(first, list) else np.zeros_like(first)[()]
+    array = _converted([nothing if value is None else value for value in values], dtype)
     mask = np.array([value is None for value in values])
     return np.ma.MaskedArray(array, np.broadcast_to(mask[:, None], array.shape) if array.ndim > 1 else mask)
 

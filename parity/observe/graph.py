@@ -1,11 +1,32 @@
-"""The autograd graph of a step: which values a value is computed from, and the dtypes of what is computed."""
+"""The autograd graph of a step: which values a value is computed from, and how precisely these are computed.
+
+u is a unit roundoff.
+"""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import torch
+
+from parity.observe import tf32
+
+# TF32 has 11 significant bits, the implicit one included.
+TF32_U = 2.0**-11
+
+
+class Precision(NamedTuple):
+    """How precisely something is computed.
+
+    Attributes:
+        u: Its unit roundoff.
+        name: The name of its dtype without "torch.", or "tf32".
+    """
+
+    u: float
+    name: str
 
 
 def nodes_before(nodes: Iterable[torch.autograd.graph.Node]) -> list[torch.autograd.graph.Node]:
@@ -22,11 +43,12 @@ def nodes_before(nodes: Iterable[torch.autograd.graph.Node]) -> list[torch.autog
     return list(found)
 
 
-def narrowest_dtype(tensors: Sequence[torch.Tensor]) -> torch.dtype | None:
-    """The dtype with the largest unit roundoff of all values that the tensors are computed from, themselves included.
+def narrowest(tensors: Sequence[torch.Tensor]) -> Precision | None:
+    """The lowest precision of all values that the tensors are computed from, themselves included.
 
     A model may compute in bfloat16 and return float32, as `logits.float()` under autocast: the dtype of its output does
     not say in which it has rounded. None of a compiled model shows but what goes into and comes out of its one node.
+    A product of float32 numbers counts as TF32 where CUDA may compute it so: which kernels do is not to be seen.
 
     Args:
         tensors: The floating-point tensors, with their graph.
@@ -35,14 +57,20 @@ def narrowest_dtype(tensors: Sequence[torch.Tensor]) -> torch.dtype | None:
         None without a floating-point tensor.
     """
     nodes = {each.grad_fn: None for each in tensors if each.grad_fn is not None}
+    before = [*nodes, *nodes_before(nodes)]
     dtypes = {each.dtype for each in tensors}
-    for node in [*nodes, *nodes_before(nodes)]:
+    for node in before:
         # What comes into a node of the backward pass is a gradient of what the forward pass has computed there.
         # Not documented, and there in each torch from 2.6 on; a torch without it shows the dtypes of the output alone.
         dtypes |= {each.dtype for each in getattr(node, "_input_metadata", ())}
-    # Sorted, so that of two dtypes with one roundoff always the same is named.
-    return max(
-        sorted((each for each in dtypes if each.is_floating_point), key=str),
-        key=lambda dtype: torch.finfo(dtype).eps,
-        default=None,
-    )
+    found = {
+        Precision(torch.finfo(each).eps / 2, str(each).removeprefix("torch."))
+        for each in dtypes
+        if each.is_floating_point
+    }
+    # The switches mean CUDA's products only.
+    products = tf32.allowed() if any(each.is_cuda for each in tensors) else frozenset()
+    if products and any(tf32.applies_to(node, products) for node in before):
+        found.add(Precision(TF32_U, "tf32"))
+    # Of two with one roundoff always the same is named.
+    return max(found, default=None)

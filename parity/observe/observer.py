@@ -19,10 +19,9 @@ from parity.observe.columns import Columns
 from parity.observe.diagnosis.rules import Finding
 from parity.observe.digest import digest
 from parity.observe.fingerprint import Fingerprint, fingerprint
-from parity.observe.graph import narrowest_dtype
+from parity.observe.graph import Precision, narrowest
 from parity.observe.parameters import ObservedParameters
 from parity.observe.step_state import StepState
-from parity.observe.taken_step import unit_roundoff
 from parity.plan.trial import Place, Trial
 from parity.store.trace import AUDIT_COLUMNS
 from parity.tasks.losses import Loss
@@ -73,7 +72,7 @@ class Observer:
         self._step_grad: Fingerprint | None = None
         self._scale = 1.0
         self._passed_on_u: float | None = None
-        self._computed: torch.dtype | None = None
+        self._computed: Precision | None = None
         self.facts: dict[str, Any] = self._parameters.facts() | {"buffer_names": self._state.buffer_names}
 
     @property
@@ -177,7 +176,7 @@ class Observer:
             self._auditor.skip(output, target)
 
     def graph(self, output: Outputs) -> float:
-        """Looks in which dtype the model has computed its output, which may be wider.
+        """Looks how precisely the model has computed its output, whose dtype may be wider.
 
         It takes 5 microseconds for an operation of the model, so only some steps are looked at.
 
@@ -185,14 +184,14 @@ class Observer:
             output: The output, with its graph.
 
         Returns:
-            The unit roundoff of the dtype.
+            The unit roundoff.
         """
-        dtypes = [narrowest_dtype(parts(output)), self._computed]
-        self._computed = max((each for each in dtypes if each), key=unit_roundoff, default=None)
+        found = [each for each in (narrowest(parts(output)), self._computed) if each]
+        self._computed = max(found, default=None)
         if self._computed is None:
             return 0.0
-        self.facts["computed_dtype"] = str(self._computed).removeprefix("torch.")
-        return unit_roundoff(self._computed)
+        self.facts["computed_dtype"] = self._computed.name
+        return self._computed.u
 
     def before_loss(self) -> None:
         """The loss is about to be called: call this between `forward` and the loss, where the loss can be seen."""

@@ -8,6 +8,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from parity.ground.errors import Trouble
+from parity.observe import tf32
 from parity.observe.graph import nodes_before
 from parity.plan.device import Device
 from parity.tasks.losses import Loss
@@ -75,7 +76,7 @@ def device_of(model: torch.nn.Module) -> Device:
     if kind == "cpu":
         return Device(kind, threads=torch.get_num_threads())
     # Only CUDA has TF32, so its switch does not belong to the name of another device.
-    return Device(kind, tf32=kind == "cuda" and torch.backends.cuda.matmul.allow_tf32)
+    return Device(kind, tf32=kind == "cuda" and "matmul" in tf32.allowed())
 
 
 def ordinal_of(model: torch.nn.Module) -> int:

@@ -120,7 +120,11 @@ class TrialRecord:
     )
     computed_dtype: Annotated[
         str | None,
-        Column(NAME, "dtype of the largest u in which the output is computed; null in runs of earlier versions"),
+        Column(
+            NAME,
+            "dtype of the largest u in which the output is computed, tf32 where CUDA may do so in its matrix products; "
+            "null in runs of earlier versions",
+        ),
     ] = None
     optimizer_norms: Annotated[
         list[float] | None,

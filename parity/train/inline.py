@@ -46,9 +46,20 @@ class Inline:
     def train(
         self, trials: Sequence[Trial], data: dict[str, np.ndarray], past: Past | None = None
     ) -> Generator[list[Event], None, None]:
-        """Trains the trials one after the other; as `Executor.train`, one event at a time."""
+        """Trains the trials one after the other; as `Executor.train`, one event at a time.
+
+        Raises:
+            Trouble: As `Executor.train`; or a trial has made a device unusable for those after it.
+        """
+        from parity.train.switches import unusable
+
         past = past or NoPast()
-        for trial in trials:
+        for before, trial in zip([None, *trials], trials, strict=False):
+            if before and before.device.kind == trial.device.kind and (reason := unusable(trial.device)):
+                raise Trouble(
+                    f"{before.name} has made its device unusable for this process: {reason}. {trial.name} needs "
+                    "another one: leave out --inline, and each trial has a process of its own, or go on with --resume."
+                )
             shared = past.shared(trial.shared_from) if trial.shared_from else None
             events = perform(trial, data, shared, past.position(trial.name))
             # Not a for loop: a trial that has to begin again gets another iterator.

@@ -19,6 +19,7 @@ from parity.plan.trial import Trial
 from parity.train.shared_step import SharedStep, own_errors, take_shared_step
 from parity.train.state import optimizer_settings, parameter_norms, restore_state, take_state
 from parity.train.step import Training, begin, take_step
+from parity.train.switches import unusable
 
 # A chunk lasts this long, or has as many steps as the observer holds: often enough for a live progress bar.
 CHUNK_S = 0.5
@@ -86,8 +87,8 @@ def train(
         try:
             chunks.take(step, data)
         except TrialFailed:
-            # The steps before the failure are part of the trace.
-            if chunks.rows:
+            # The steps before the failure are part of the trace, where the device still gives them back.
+            if chunks.rows and unusable(trial.device) is None:
                 yield chunks.make(step)
             raise
         # The buffers of the observer end at `CAPACITY`, which is the largest `chunk_steps`.

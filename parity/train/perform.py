@@ -170,6 +170,7 @@ def _contract(trial: Trial, data: dict[str, np.ndarray]) -> Iterator[Found]:
     """
     from parity.observe.contract.checking import ITEMS, iterate_contract
     from parity.train.step import begin, forward, make_batch
+    from parity.train.switches import unusable
 
     # A training of its own: the loss may keep state between calls, and must not bring it into the real one.
     few = replace(trial.settings, batch_size=min(CONTRACT_ROWS, trial.settings.batch_size))
@@ -186,6 +187,9 @@ def _contract(trial: Trial, data: dict[str, np.ndarray]) -> Iterator[Found]:
             yield Found(trial.name, "contract", tuple(rows), progress=line)
             rows, reported = [], time.monotonic()
     yield Found(trial.name, "contract", tuple(rows))
+    # Here, since the training would fail in its model, which has not done it.
+    if reason := unusable(trial.device):
+        raise TrialFailed(None, f"the loss has made the device unusable while its contract was checked: {reason}")
 
 
 def _shared(trial: Trial, data: dict[str, np.ndarray], shared: SharedSteps, trace: pa.Table) -> Found:

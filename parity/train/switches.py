@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from parity.ground.errors import Trouble
+from parity.observe import tf32
 from parity.plan.device import Device
 
 # Flags of /proc/cpuinfo that ATen's kernels of that name are compiled for: pytorch, cmake/Codegen.cmake.
@@ -51,8 +52,7 @@ def prepare(device: Device) -> torch.device:
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
     # Convolutions and matrix products have a switch each; a device means both.
-    torch.backends.cudnn.allow_tf32 = device.tf32
-    torch.backends.cuda.matmul.allow_tf32 = device.tf32
+    tf32.set_allowed(tf32.ALL if device.tf32 else ())
     # A worker sees only its own accelerator, so the index is always 0.
     return torch.device(device.kind) if device.kind == "cpu" else torch.device(device.kind, 0)
 
@@ -62,16 +62,32 @@ def available_accelerators() -> list[str]:
     return [kind for kind, usable in _USABLE.items() if usable()]
 
 
+def unusable(device: Device) -> str | None:
+    """Why an accelerator computes nothing more in this process, in the words of torch; None where it does.
+
+    An assertion that fails on a GPU, such as an index out of range, ends its context: whatever is asked of it from then
+    on raises the same error.
+    """
+    if device.kind == "cpu":
+        return None
+    try:
+        torch.accelerator.synchronize()
+    except RuntimeError as error:
+        return str(error).partition("\n")[0]
+    return None
+
+
 @contextlib.contextmanager
 def switches_restored() -> Iterator[None]:
     """Gives the thread count and the switches of `prepare` back the values that they had before the block."""
     threads = torch.get_num_threads()
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = (cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32)
+    cudnn, products = torch.backends.cudnn, tf32.allowed()
+    before = (cudnn.deterministic, cudnn.benchmark)
     try:
         yield
     finally:
-        cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = before
+        cudnn.deterministic, cudnn.benchmark = before
+        tf32.set_allowed(products)
         torch.set_num_threads(threads)
 
 

@@ -97,6 +97,7 @@ def test_tensors_of_other_shapes_are_not_paired():
         ({}, 24),
         ({"output_dtype": "bfloat16"}, 8),
         ({"computed_dtype": "bfloat16"}, 8),
+        ({"computed_dtype": "tf32"}, 11),
         ({"computed_dtype": "float64"}, 24),
         ({"loss_dtype": "float16"}, 11),
         ({"param_dtypes": ["float32", "bfloat16"]}, 8),

@@ -96,7 +96,7 @@ def _under_autocast(*, halves: bool) -> Any:
     """In bfloat16 up to the logits, which are float32 as Hugging Face has them; a product in one or in two parts."""
 
     def forward(t: Training) -> torch.Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=t.inputs.dtype == torch.float32):
+        with torch.autocast(t.target.device.type, torch.bfloat16, enabled=t.inputs.dtype == torch.float32):
             hidden, last = t.called[:3](t.inputs), t.called[3]
             if not halves:
                 return last(hidden).to(t.inputs.dtype)

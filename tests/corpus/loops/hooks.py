@@ -91,7 +91,7 @@ def scaled(scale: float = 1024.0, *, clip: Hook = lambda t: None, early: bool = 
     """The hooks of mixed precision's scaler, with clipping after unscaling, or too early."""
 
     def begin(t: Training) -> None:
-        t.scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=4)
+        t.scaler = torch.amp.GradScaler(next(t.model.parameters()).device.type, init_scale=scale, growth_interval=4)
 
     def ready(t: Training) -> None:
         if early:
@@ -113,7 +113,9 @@ def restoring(*parts: str) -> Callable[[dict[str, Any], Training], None]:
     def restore(saved: dict[str, Any], t: Training) -> None:
         for part in parts:
             if part == "generator":
-                torch.set_rng_state(saved[part])
+                on_cpu, *on_gpus = saved[part]
+                torch.set_rng_state(on_cpu)
+                torch.cuda.set_rng_state_all(on_gpus)
             else:
                 getattr(t, part).load_state_dict(saved[part])
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._pytree import tree_map_only
 
 import parity
 
@@ -171,12 +172,12 @@ class _Unrecorded:
     def step(self) -> None: ...
 
 
-def train(loop: Loop, out: Path | None = None) -> History:
-    """Trains a loop, and records it into a new directory if one is given."""
+def train(loop: Loop, out: Path | None = None, device: str = "cpu") -> History:
+    """Trains a loop on a device, and records it into a new directory if one is given."""
     threads = torch.get_num_threads()
     torch.set_num_threads(loop.threads)
     try:
-        t = _resumed(loop) if loop.restore else _begun(loop)
+        t = _resumed(loop, device) if loop.restore else _begun(loop, device)
         rows: list[tuple[float, np.ndarray, np.ndarray]] = []
         with _recorder(loop, t, out) as recorder:
             for t.step in range(loop.first_step, loop.steps):
@@ -187,30 +188,32 @@ def train(loop: Loop, out: Path | None = None) -> History:
     return History(loop.first_step, *zip(*rows, strict=True))
 
 
-def _begun(loop: Loop) -> Training:
+def _begun(loop: Loop, device: str) -> Training:
     _seed(0)
-    model = loop.model()
-    t = Training(model, loop.wrap(model), loop.optimizer(model), loop.batches(loop.steps))
+    # Made on the CPU, so that every device begins with the same numbers.
+    model = loop.model().to(device)
+    batches = tree_map_only(torch.Tensor, lambda each: each.to(device), loop.batches(loop.steps))
+    t = Training(model, loop.wrap(model), loop.optimizer(model), batches)
     # Again: models of other code draw more or fewer numbers, on which those of the training must not depend.
     _seed(1)
     loop.begin(t)
     return t
 
 
-def _resumed(loop: Loop) -> Training:
+def _resumed(loop: Loop, device: str) -> Training:
     """The training after its first steps, saved and taken up again by a new one."""
-    old = _begun(loop)
+    old = _begun(loop, device)
     for old.step in range(loop.first_step):
         _take_step(loop, old, _Unrecorded())
     saved = {
         "model": old.model.state_dict(),
         "optimizer": old.optimizer.state_dict(),
-        "generator": torch.get_rng_state(),
+        "generator": [torch.get_rng_state(), *torch.cuda.get_rng_state_all()],
         "scheduler": old.scheduler and old.scheduler.state_dict(),
         "scaler": old.scaler and old.scaler.state_dict(),
     }
     saved = copy.deepcopy(saved)
-    t = _begun(loop)
+    t = _begun(loop, device)
     assert loop.restore is not None
     loop.restore(saved, t)
     return t
@@ -263,7 +266,7 @@ def _buffers(t: Training) -> Iterator[torch.Tensor]:
 
 
 def _flat(tensors: Iterator[torch.Tensor]) -> np.ndarray:
-    return np.concatenate([each.detach().double().reshape(-1).numpy() for each in tensors] or [np.zeros(0)])
+    return np.concatenate([each.detach().double().reshape(-1).cpu().numpy() for each in tensors] or [np.zeros(0)])
 
 
 @contextmanager

@@ -115,7 +115,7 @@ class Reader(nn.Module):
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Scores of the classes, dtype[B, C]."""
         mask = tokens != PADDING
-        places = torch.arange(tokens.shape[1]) + self.first_place
+        places = torch.arange(tokens.shape[1], device=tokens.device) + self.first_place
         hidden = self.words(tokens) + self.places(places)
         query, key, value = self.projection(self.norm(hidden)).chunk(3, -1)
         hidden = hidden + self.attend(query, key, value, mask[:, None, :])

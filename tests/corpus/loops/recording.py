@@ -25,8 +25,9 @@ class Recorded:
 class Recordings:
     """Loops that were recorded in a folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, device: str = "cpu") -> None:
         self._folder = folder
+        self._device = device
         self._recorded: dict[Loop, Recorded] = {}
         self._exact: dict[Loop, History] = {}
 
@@ -67,4 +68,4 @@ class Recordings:
         return self._exact[loop]
 
     def _record(self, loop: Loop, path: Path) -> Recorded:
-        return Recorded(path, train(loop, path))
+        return Recorded(path, train(loop, path, self._device))

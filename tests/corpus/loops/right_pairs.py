@@ -79,7 +79,7 @@ def _attention_by_einsum(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask
 
 
 def _autocast(t: Training) -> Any:
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(t.target.device.type, dtype=torch.bfloat16):
         output = t.model(t.inputs)
     return output.float()
 
@@ -178,7 +178,7 @@ class _Product(nn.Embedding):
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Rows of the weight, dtype[..., D]."""
-        kept = (torch.arange(self.num_embeddings) != self.padding_idx).to(self.weight.dtype)
+        kept = (torch.arange(self.num_embeddings, device=self.weight.device) != self.padding_idx).to(self.weight.dtype)
         return (F.one_hot(tokens, self.num_embeddings).to(self.weight.dtype) * kept) @ self.weight
 
 

@@ -65,7 +65,7 @@ def _restart_step_count(t: Training) -> None:
 
 @torch.no_grad()
 def _validate_in_training_mode(t: Training) -> None:
-    t.model(points(1, seed=7)[0][0])
+    t.model(points(1, seed=7)[0][0].to(t.inputs.device))
 
 
 def _shift_a_label(t: Training) -> None:

@@ -135,7 +135,7 @@ AVERAGED = replace(NORMED, **_averaged(0.9))
 
 
 def _autocast(t: Training) -> Any:
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(t.target.device.type, dtype=torch.bfloat16):
         output = t.model(t.inputs)
     return output.float()
 
@@ -153,7 +153,7 @@ def _tf32(inner: Any, x: torch.Tensor) -> torch.Tensor:
 
 def _half_sums(inner: Any, x: torch.Tensor) -> torch.Tensor:
     """A matrix product whose sums are rounded to float16 after each term."""
-    total = torch.zeros(len(x), 32, dtype=x.dtype)
+    total = torch.zeros(len(x), 32, dtype=x.dtype, device=x.device)
     for feature in range(x.shape[1]):
         total = total + x[:, feature, None] * inner[0].weight[:, feature]
         total = total + (total.detach().half().to(x.dtype) - total.detach())
