@@ -51,11 +51,11 @@ class Inline:
         Raises:
             Trouble: As `Executor.train`; or a trial has made a device unusable for those after it.
         """
-        from parity.train.switches import unusable
+        from parity.train import switches
 
         past = past or NoPast()
         for before, trial in zip([None, *trials], trials, strict=False):
-            if before and before.device.kind == trial.device.kind and (reason := unusable(trial.device)):
+            if before and before.device.kind == trial.device.kind and (reason := switches.unusable(trial.device)):
                 raise Trouble(
                     f"{before.name} has made its device unusable for this process: {reason}. {trial.name} needs "
                     "another one: leave out --inline, and each trial has a process of its own, or go on with --resume."

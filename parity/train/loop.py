@@ -16,10 +16,10 @@ from parity.observe.diagnosis.rules import Finding
 from parity.observe.float64_step import StepError
 from parity.observe.observer import CAPACITY, Observer
 from parity.plan.trial import Trial
+from parity.train import switches
 from parity.train.shared_step import SharedStep, own_errors, take_shared_step
 from parity.train.state import optimizer_settings, parameter_norms, restore_state, take_state
 from parity.train.step import Training, begin, take_step
-from parity.train.switches import unusable
 
 # A chunk lasts this long, or has as many steps as the observer holds: often enough for a live progress bar.
 CHUNK_S = 0.5
@@ -85,15 +85,18 @@ def train(
     chunks.began_s, due_s = time.time(), time.monotonic()
     for step in range(state["step"] if state else 0, trial.settings.steps):
         try:
-            chunks.take(step, data)
+            with switches.BlamedForDevice(trial.device, step, "in the training"):
+                chunks.take(step, data)
         except TrialFailed:
             # The steps before the failure are part of the trace, where the device still gives them back.
-            if chunks.rows and unusable(trial.device) is None:
+            if chunks.rows and switches.unusable(trial.device) is None:
                 yield chunks.make(step)
             raise
         # The buffers of the observer end at `CAPACITY`, which is the largest `chunk_steps`.
         if chunks.rows == chunk_steps or step == trial.settings.steps - 1 or time.monotonic() > due_s:
-            yield chunks.make(step + 1)
+            with switches.BlamedForDevice(trial.device, step, "in the training"):
+                chunk = chunks.make(step + 1)
+            yield chunk
             # The consumer has come back: from here on the training runs, and its state is no longer that of the chunk.
             chunks.standing_at = None
             chunks.began_s, due_s = time.time(), time.monotonic() + chunk_s

@@ -169,8 +169,8 @@ def _contract(trial: Trial, data: dict[str, np.ndarray]) -> Iterator[Found]:
         TrialFailed: The training could not begin either.
     """
     from parity.observe.contract.checking import ITEMS, iterate_contract
+    from parity.train import switches
     from parity.train.step import begin, forward, make_batch
-    from parity.train.switches import unusable
 
     # A training of its own: the loss may keep state between calls, and must not bring it into the real one.
     few = replace(trial.settings, batch_size=min(CONTRACT_ROWS, trial.settings.batch_size))
@@ -179,17 +179,18 @@ def _contract(trial: Trial, data: dict[str, np.ndarray]) -> Iterator[Found]:
     rows: list[dict[str, Any]] = []
     reported = time.monotonic()
     items = iterate_contract(training.loss, training.baseline, training.oracle, output, target)
-    for done, item in enumerate(items, start=1):
-        rows.append({"item": item.name, "status": item.status, "reason": item.reason})
-        # Only what is shown depends on the time; the events together have the same rows.
-        if time.monotonic() - reported > CONTRACT_LINE_S and done < len(ITEMS):
-            line = f"{done} of {len(ITEMS)} items of the loss contract checked; the loss is slow"
-            yield Found(trial.name, "contract", tuple(rows), progress=line)
-            rows, reported = [], time.monotonic()
+    with switches.BlamedForDevice(trial.device, None, "while its contract was checked"):
+        for done, item in enumerate(items, start=1):
+            rows.append({"item": item.name, "status": item.status, "reason": item.reason})
+            # Only what is shown depends on the time; the events together have the same rows.
+            if time.monotonic() - reported > CONTRACT_LINE_S and done < len(ITEMS):
+                line = f"{done} of {len(ITEMS)} items of the loss contract checked; the loss is slow"
+                yield Found(trial.name, "contract", tuple(rows), progress=line)
+                rows, reported = [], time.monotonic()
+        # An item has caught what the loss raised. Here, since the training would fail in its model.
+        if (reason := switches.unusable(trial.device)) is not None:
+            raise RuntimeError(reason)
     yield Found(trial.name, "contract", tuple(rows))
-    # Here, since the training would fail in its model, which has not done it.
-    if reason := unusable(trial.device):
-        raise TrialFailed(None, f"the loss has made the device unusable while its contract was checked: {reason}")
 
 
 def _shared(trial: Trial, data: dict[str, np.ndarray], shared: SharedSteps, trace: pa.Table) -> Found:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from parity.ground.errors import Trouble
+from parity.ground.errors import TrialFailed, Trouble
 from parity.observe import tf32
 from parity.plan.device import Device
 
@@ -75,6 +75,30 @@ def unusable(device: Device) -> str | None:
     except RuntimeError as error:
         return str(error).partition("\n")[0]
     return None
+
+
+class BlamedForDevice:
+    """Turns an error that comes of a device which the trial has made unusable into `TrialFailed`.
+
+    A GPU reports at the next call, whoever makes it, that something failed in it earlier.
+
+    Args:
+        device: The device.
+        step: The step that is taken, or None.
+        when: What is going on, for the message.
+    """
+
+    # Not contextlib.contextmanager, see `step.Blamed`.
+    def __init__(self, device: Device, step: int | None, when: str) -> None:
+        self._device, self._step, self._when = device, step, when
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, RuntimeError) and (reason := unusable(self._device)) is not None:
+            message = f"the loss has made the device unusable {self._when}: {reason}"
+            raise TrialFailed(self._step, message) from error
 
 
 @contextlib.contextmanager

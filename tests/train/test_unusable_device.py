@@ -1,36 +1,75 @@
-"""A loss that makes a GPU unusable fails for it, and no other loss is blamed. Without a GPU: torch's answer is set.
+"""A loss that makes a GPU unusable fails for it, and no other loss is blamed. Without a GPU: one is pretended.
 
-What torch says is that of an H200 on which a loss had asked for a class that there is not.
+What torch says is that of an H200 on which a loss had asked for a class that there is not: the call itself returns, and
+whatever is asked of the device afterwards raises.
 """
 
-import pytest
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
 
-from parity.ground.errors import TrialFailed, Trouble
-from parity.store.events import Began, Ended, Found
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from parity.ground.errors import Trouble
+from parity.plan.device import Device
+from parity.store.events import Advanced, Began, Ended
 from parity.train import switches
 from parity.train.inline import Inline
-from parity.train.loop import train
 
 SAID = "CUDA error: device-side assert triggered"
-LOSS = f"""
-import torch
+LOSS = """
+import sys
 calls = 0
 def asserting(output, target):
     global calls
     calls += 1
-    if calls > {{after}}:
-        raise RuntimeError("{SAID}")
-    return ((output - target) ** 2).mean()
+    loss = ((output - target) ** 2).mean()
+    sys.modules["pretended_gpu"].broken = calls > {after}
+    return loss
 """
 
 
+class OnPretendedGpu(TorchDispatchMode):
+    """Each operation of torch raises once the device is broken."""
+
+    def __init__(self, gpu):
+        super().__init__()
+        self._gpu = gpu
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if self._gpu.broken:
+            raise RuntimeError(f"{SAID}\nCompile with `TORCH_USE_CUDA_DSA` to enable device-side assertions.")
+        return func(*args, **(kwargs or {}))
+
+
 @pytest.fixture
-def broken(monkeypatch):
-    """From the call on, nothing more can be asked of the device."""
-    found = []
-    for module in ("loop.unusable", "switches.unusable"):
-        monkeypatch.setattr(f"parity.train.{module}", lambda device: SAID if found else None)
-    return found
+def gpu(monkeypatch):
+    """A GPU in the place of the CPU."""
+    gpu = SimpleNamespace(broken=False)
+    monkeypatch.setitem(sys.modules, "pretended_gpu", gpu)
+    unusable = switches.unusable
+    monkeypatch.setattr(switches, "unusable", lambda device: unusable(Device("cuda")))
+
+    def synchronize():
+        if gpu.broken:
+            raise RuntimeError(f"{SAID}\nCompile with `TORCH_USE_CUDA_DSA` to enable device-side assertions.")
+
+    monkeypatch.setattr(torch.accelerator, "synchronize", synchronize)
+    return gpu
+
+
+def perform(gpu, trials, data):
+    """The events of trials on the pretended GPU, and why those after them were not trained."""
+    events = []
+    with OnPretendedGpu(gpu):
+        try:
+            for (event,) in Inline().train(trials, data):
+                events.append(event)
+        except Trouble as trouble:
+            return events, str(trouble)
+    return events, None
 
 
 def loss_that_breaks(tmp_path, after):
@@ -39,52 +78,54 @@ def loss_that_breaks(tmp_path, after):
     return f"{path}:asserting"
 
 
-def test_the_rows_that_are_still_on_the_device_are_not_asked_for(data, make_trials, tmp_path, broken):
-    trial = make_trials("builtin", loss_that_breaks(tmp_path, 2))[1]
-    rows, chunks = 0, train(trial, data, chunk_s=60)
-    with pytest.raises(TrialFailed, match=SAID) as failed:
-        for chunk in chunks:
-            rows += len(chunk.table)
-            broken.append(True)
-    # The first step is a chunk of its own, the second one was in the observer's buffers.
-    assert (failed.value.step, rows) == (2, 1)
-
-
-def test_a_loss_that_breaks_the_device_in_its_contract_is_blamed_and_not_the_model(data, make_trials, tmp_path, broken):
-    trial = make_trials("builtin", loss_that_breaks(tmp_path, 0))[1]
-    events = []
-    for (event,) in Inline().train([trial], data):
-        events.append(event)
-        if isinstance(event, Began):
-            broken.append(True)
-    assert [type(event) for event in events] == [Began, Found, Ended]
+# Of the calls, some 40 belong to the contract, which has a module of its own.
+@pytest.mark.parametrize("after", [0, 1, 7, 30])
+def test_a_loss_that_breaks_the_device_in_its_contract_is_blamed_and_not_the_model(
+    data, make_trials, tmp_path, gpu, after
+):
+    trial = make_trials("builtin", loss_that_breaks(tmp_path, after))[1]
+    events, _ = perform(gpu, [trial], data)
+    assert isinstance(events[0], Began) and isinstance(events[-1], Ended)
     assert (events[-1].status, events[-1].failed_step) == ("failed", None)
     assert events[-1].error == f"the loss has made the device unusable while its contract was checked: {SAID}"
 
 
-def test_the_trials_after_it_are_not_trained_in_that_process(data, make_trials, tmp_path, broken):
+@pytest.mark.parametrize("after", [0, 1, 2, 5])
+def test_in_the_training_it_fails_at_its_step_with_the_rows_that_had_arrived(data, make_trials, tmp_path, gpu, after):
+    trial = make_trials("builtin", loss_that_breaks(tmp_path, after), steps=6)[1]
+    events, _ = perform(gpu, [replace(trial, contract=False)], data)
+    assert (events[-1].status, events[-1].failed_step) == ("failed", after)
+    assert SAID in events[-1].error
+    rows = sum(event.table.num_rows for event in events if isinstance(event, Advanced))
+    # The first step is a chunk of its own; those in the observer's buffers are lost with the device.
+    assert rows == min(after, 1)
+
+
+def test_the_trials_after_it_are_not_trained_in_that_process(data, make_trials, tmp_path, gpu):
     first, second, third = make_trials("builtin", loss_that_breaks(tmp_path, 0), "numpy")
-    ended = []
-    with pytest.raises(Trouble) as trouble:
-        for (event,) in Inline().train([first, second, third], data):
-            if isinstance(event, Ended):
-                ended.append((event.trial, event.status))
-            if isinstance(event, Began) and event.trial == second.name:
-                broken.append(True)
+    events, trouble = perform(gpu, [first, second, third], data)
+    ended = [(event.trial, event.status) for event in events if isinstance(event, Ended)]
     assert ended == [(first.name, "complete"), (second.name, "failed")]
-    assert str(trouble.value) == (
-        f"{second.name} has made its device unusable for this process: {SAID}. {third.name} needs another one: "
-        "leave out --inline, and each trial has a process of its own, or go on with --resume."
+    assert trouble == (
+        f"{second.name} has made its device unusable for this process: {SAID}. {third.name} needs another one: leave "
+        "out --inline, and each trial has a process of its own, or go on with --resume."
     )
 
 
-def test_a_cpu_is_always_usable_and_torchs_first_line_is_what_is_said(make_trials, monkeypatch):
-    from parity.plan.device import Device
+def test_an_error_of_parity_itself_is_not_blamed_on_a_device_that_works(data, make_trials, gpu, monkeypatch):
+    def fails(*_, **__):
+        raise RuntimeError("a mistake of ours")
 
-    assert switches.unusable(Device("cpu")) is None
+    monkeypatch.setattr("parity.observe.observer.Observer.update", fails)
+    (trial,) = make_trials("builtin")
+    with pytest.raises(RuntimeError, match="a mistake of ours"):
+        perform(gpu, [trial], data)
 
+
+def test_a_cpu_is_always_usable(monkeypatch):
     def raises():
-        raise RuntimeError(f"{SAID}\nCompile with `TORCH_USE_CUDA_DSA` to enable device-side assertions.")
+        raise RuntimeError(SAID)
 
-    monkeypatch.setattr(switches.torch.accelerator, "synchronize", raises)
+    monkeypatch.setattr(torch.accelerator, "synchronize", raises)
+    assert switches.unusable(Device("cpu")) is None
     assert switches.unusable(Device("cuda")) == SAID
