@@ -31,12 +31,19 @@ __all__ = ["CheckResult", "Recorder", "check"]
 
 def __getattr__(name: str) -> Any:
     """Imports a public name when it is first used, since torch comes with it and the commands do not need torch."""
-    if name == "Recorder":
-        from parity.recorder import Recorder
+    if name not in __all__:
+        raise AttributeError(f"module 'parity' has no attribute {name!r}")
+    try:
+        if name == "Recorder":
+            from parity.recorder import Recorder
 
-        return Recorder
-    if name in __all__:
+            return Recorder
         from parity import api
 
         return getattr(api, name)
-    raise AttributeError(f"module 'parity' has no attribute {name!r}")
+    except ModuleNotFoundError as error:
+        from parity.ground.packages import how_to_install
+
+        if text := how_to_install(error):
+            raise ModuleNotFoundError(f"parity.{name}: {text}", name=error.name) from error
+        raise

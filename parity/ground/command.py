@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from parity.ground import interrupt
 from parity.ground.errors import Trouble
+from parity.ground.packages import how_to_install
 from parity.ground.quoting import cut, visible
 
 
@@ -33,7 +34,10 @@ def _status(command: Callable[[], int]) -> int:
         sys.stderr.close()  # the reader of the output has gone, and Python would complain again at exit
     except KeyboardInterrupt:
         print(f"parity: interrupted.{interrupt.how_to_go_on()}", file=sys.stderr)
-    except Exception:  # noqa: BLE001 - printed in full
+    except Exception as error:  # noqa: BLE001 - printed in full
+        if isinstance(error, ModuleNotFoundError) and (missing := how_to_install(error)):
+            print(f"parity: {missing}", file=sys.stderr)
+            return 2
         traceback.print_exc()
         print("parity: the error above is a bug of parity; please report it.", file=sys.stderr)
     return 2

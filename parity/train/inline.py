@@ -1,5 +1,6 @@
 """Trials in the calling process, without Ray: what `--inline` and `parity.check` do."""
 
+import importlib
 import os
 from collections.abc import Generator, Sequence
 
@@ -27,7 +28,10 @@ class Inline:
 
         Raises:
             Trouble: The trials need different ones, which one process cannot have.
+            ModuleNotFoundError: Torch is not installed.
         """
+        # Not asked for before something is stored, it would be missed afterwards.
+        importlib.import_module("torch")
         # `switches.prepare` sets the threads by value, so they may differ; the instruction set may not.
         isas = {trial.device.isa for trial in trials if trial.device.kind == "cpu"}
         if len(isas) > 1:
