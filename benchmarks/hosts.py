@@ -24,7 +24,7 @@ from pathlib import Path
 import psutil
 
 ROOT = Path(__file__).parent.parent
-# What every host has at the same place: the code, the folder of runs, its home, and a folder for `sitecustomize`.
+# What every host has at the same place: the code, the folder of runs, its home, and a folder for modules of its own.
 APP, SHARED, HOME, CUSTOM = "/mnt/app", Path("/mnt/shared"), "/mnt/home", "/mnt/custom"
 GCS_PORT = 6379
 # The router, and the hosts, which are known to each other as h1, h2 and so on.
@@ -126,11 +126,10 @@ class Command:
 
 @dataclass
 class _Host:
-    """A host that has been booted: `unshare`, the host's first process by the machine's own id, its PYTHONPATH."""
+    """A host that has been booted: `unshare`, and the host's first process by the machine's own id."""
 
     unshared: subprocess.Popen[str]
     first: int
-    python_path: str = APP
 
 
 class Hosts:
@@ -271,7 +270,7 @@ class Hosts:
             "HOME": HOME,
             "LANG": "C.UTF-8",
             "PATH": f"{Path(sys.executable).parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-            "PYTHONPATH": host.python_path,
+            "PYTHONPATH": f"{CUSTOM}:{APP}",
             "PYTHONDONTWRITEBYTECODE": "1",
             "OMP_WAIT_POLICY": "passive",
             "RAY_AUTH_MODE": "token",
@@ -343,7 +342,6 @@ class Hosts:
         # It is the clock of the host, and no code of a run, which would differ from that of the other hosts.
         code += "del __file__\n"
         self.path(name, f"{CUSTOM}/sitecustomize.py").write_text(code)
-        self._hosts[name].python_path = f"{CUSTOM}:{APP}"
 
     def _link(self, *arguments: str) -> None:
         assert self._router
@@ -368,6 +366,21 @@ def hosts(count: int) -> Iterator[Hosts]:
         end.callback(made.down)
         made.up()
         yield made
+
+
+def other_commit(folder: Path) -> Path:
+    """Makes a copy of the project with another parity, and returns where it is.
+
+    Args:
+        folder: Where to put it; an earlier copy there is used again.
+    """
+    code = folder / "other"
+    if not code.exists():
+        for name in ("parity", "tests"):
+            shutil.copytree(ROOT / name, code / name, ignore=shutil.ignore_patterns("__pycache__"))
+        with (code / "parity" / "train" / "step.py").open("a") as file:
+            file.write("\n# Of another commit.\n")
+    return code
 
 
 def _hidden() -> list[str]:

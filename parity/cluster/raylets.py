@@ -14,6 +14,8 @@ from parity.ground.errors import Trouble
 
 # How long Ray may take to join a cluster whose head answers: it needs less than a second, or several on a busy machine.
 JOIN_S = 30.0
+# Names of the program; the second on Windows.
+_PROGRAMS = ("raylet", "raylet.exe")
 
 
 def raylets() -> list[tuple[psutil.Process, list[str]]]:
@@ -21,7 +23,7 @@ def raylets() -> list[tuple[psutil.Process, list[str]]]:
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if process.name() == "raylet":
+            if process.name() in _PROGRAMS:
                 found.append((process, process.cmdline()))
     return found
 

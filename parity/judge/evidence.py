@@ -58,7 +58,7 @@ class PairEvidence:
         equals: The class that both devices belong to, so that they must produce equal bits, or None.
         odd_source: Whether the shared states came from a device that is odd in its class.
         code: That the code of the two differs, in words that name files and nodes, or None.
-        deviation: That the code of the candidate's node differs from that of most nodes, in the same words, or None.
+        deviation: That the code of either differs from that of most nodes for its loss, in the same words, or None.
         all_stopped: Whether the limit on the time of a step ended every trial of the candidate's run.
     """
 
@@ -149,7 +149,7 @@ def gather(run: StoredRun, pair: Pair, comparison: Comparison, replicas: Replica
         equals=equals,
         odd_source=odd_source,
         code=fleet.code.difference(pair.baseline, pair.candidate),
-        deviation=fleet.code.deviation(pair.candidate),
+        deviation=fleet.code.deviation(pair.candidate) or fleet.code.deviation(pair.baseline),
         all_stopped=all_stopped(run.trials, pair.candidate.run),
     )
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from parity.judge.node_code import NodeCode
 from parity.judge.trial_trace import Columns, TrialTrace
+from parity.judge.votes import OddDevice, Vote, count, odd_devices
 from parity.plan.device import parse_device
 from parity.store.trials import HARDWARE, SOFTWARE, TrialRecord
 
@@ -39,56 +40,6 @@ class HardwareClass:
 
 
 @dataclass(frozen=True)
-class Vote:
-    """How the trials of one loss and seed agree within a class.
-
-    Attributes:
-        groups: Trials with equal traces, the largest group first.
-    """
-
-    groups: tuple[tuple[TrialRecord, ...], ...]
-
-    @property
-    def decided(self) -> bool:
-        """Whether more than half of the trials agree."""
-        return 2 * len(self.groups[0]) > sum(map(len, self.groups))
-
-    @property
-    def odd(self) -> tuple[TrialRecord, ...]:
-        """The trials outside the majority; empty where there is no majority."""
-        return tuple(record for group in self.groups[1:] for record in group) if self.decided else ()
-
-
-@dataclass(frozen=True)
-class OddDevice:
-    """A device with trials that differ from the majority of its class.
-
-    Attributes:
-        device: Name of the device.
-        trials: Its trials that differ from the majority.
-        repeats: Number of its replicas that took part in a vote; number of its trials if it has only one replica.
-        differing: Number of those that differ from the majority.
-        by: What is counted, "replicas", "trials" or "trial".
-    """
-
-    device: str
-    trials: tuple[TrialRecord, ...]
-    repeats: int
-    differing: int
-    by: str
-
-    @property
-    def recurrence(self) -> str:
-        """How often the device differs, and what that says about it."""
-        count = f"{self.differing} of {self.repeats} {self.by}"
-        if self.differing < self.repeats:
-            return f"sometimes, {count}: an unreliable device"
-        if self.repeats == 1:
-            return f"{count}: add --replicas 5 to distinguish a broken device from an unreliable one"
-        return f"always, {count}: a wrong setting or a broken device"
-
-
-@dataclass(frozen=True)
 class DeviceClass:
     """Devices that must produce equal bits.
 
@@ -96,11 +47,13 @@ class DeviceClass:
         label: A, B, ... in the order of the plan.
         hardware: What the devices have in common.
         devices: Their names, in the order of the plan.
-        votes: One vote for each loss and seed with a complete trial.
+        votes: One vote for each loss, seed and group of equal code with a complete trial.
         odd: The devices that differ from the majority.
         reference: The device that the others are compared with: the first that is in the majority in all its trials.
-        code: Number of the group of nodes that they are on, in `NodeCode.groups`; 0 where all nodes have equal code.
-        deviation: In which files that code differs from that of most nodes, in words; None if it does not.
+        references: The same for each loss and group of equal code, by the loss and the group's number in `NodeCode`.
+        deviation: In which files the code of all devices differs from that of most nodes, for every loss, in words;
+            None if it does not.
+        apart: The devices whose code for some loss differs from that of the other devices of the class.
     """
 
     label: str
@@ -109,12 +62,20 @@ class DeviceClass:
     votes: tuple[Vote, ...]
     odd: tuple[OddDevice, ...]
     reference: str
-    code: int = 0
+    references: Mapping[tuple[str, int], str]
     deviation: str | None = None
+    apart: tuple[str, ...] = ()
 
     def explain(self) -> str:
         """What the devices have in common, in words."""
         return "; ".join([self.hardware.explain(), *([self.deviation] if self.deviation else [])])
+
+    def reference_of(self, loss: str) -> str:
+        """The reference for a loss, among the devices whose code for it is on most nodes."""
+        return min(
+            ((number, device) for (of, number), device in self.references.items() if of == loss),
+            default=(0, self.reference),
+        )[1]
 
     @property
     def split(self) -> bool:
@@ -128,8 +89,9 @@ class Fleet:
     Attributes:
         traces: The trace of each trial, by its name.
         classes: The classes, in the order of the plan.
-        code: The nodes of the devices, in groups of equal code. Devices of unequal code are in two classes, and what
-            differs between them says nothing about either.
+        code: The nodes of the devices, for each loss in groups of equal code. What differs between two groups says
+            nothing about a device, so trials of unequal code never vote together, and devices whose code differs for
+            every loss are in two classes.
     """
 
     def __init__(self, trials: Sequence[TrialRecord], traces: Mapping[str, pa.Table]) -> None:
@@ -140,17 +102,20 @@ class Fleet:
         # A trial that never began has no facts of its own; another trial on its device may have recorded them.
         begun = [record for record in trials if record.cpu_model or record.torch]
         known = {record.unit: class_of(record) for record in begun}
-        groups = {record.unit: self.code.group(record) for record in reversed(begun)}
+        # The first trial that began decides, so it comes last.
+        latest = (*reversed(trials), *reversed(begun))
+        self._groups = {(record.loss_name, record.unit): self.code.group(record) for record in latest}
+        links = _links(self._groups)
         for record in trials:
             # Noise trials differ on purpose, so they take part in no vote.
             if not record.noise:
                 # Devices of different runs never vote together: such pairs are decided by what differs between the
                 # runs.
                 hardware = known.get(record.unit) or class_of(record)
-                members[record.run, hardware, groups.get(record.unit, 0)].append(record)
+                members[record.run, hardware, links[record.unit]].append(record)
         self.classes = tuple(
-            self._make_class(class_label(number), hardware, code, records)
-            for number, ((_, hardware, code), records) in enumerate(members.items())
+            self._make_class(class_label(number), hardware, records)
+            for number, ((_, hardware, _), records) in enumerate(members.items())
         )
         # Classes of devices that trained nothing because their node failed: no use as a reference.
         self._unreachable = {
@@ -166,16 +131,34 @@ class Fleet:
         return self._by_device[record.unit]
 
     def alike(self, left: TrialRecord, right: TrialRecord) -> bool:
-        """Whether the trials ran on two different devices of one class."""
-        return left.unit != right.unit and self.of(left) is self.of(right)
+        """Whether the trials ran on two different devices of one class, with equal code."""
+        equal = left.loss_name != right.loss_name or self._group(left) == self._group(right)
+        return left.unit != right.unit and self.of(left) is self.of(right) and equal
 
     def odd(self, record: TrialRecord) -> bool:
         """Whether the trial differs from the majority of its class."""
         return record.trial in self._odd_trials
 
     def own_code(self, record: TrialRecord) -> bool:
-        """Whether a trial had the code of its class; a device that names no node may have been on several."""
-        return self.code.group(record) == self.of(record).code
+        """Whether a trial had the code of its device; one that names no node may have been on several."""
+        return self.code.group(record) == self._group(record)
+
+    def leads(self, record: TrialRecord) -> bool:
+        """Whether a trial's device is the reference of its class for devices with its code."""
+        return self.of(record).references[record.loss_name, self._group(record)] == record.unit
+
+    def counterpart(self, record: TrialRecord, *, across: bool) -> str:
+        """The device that a trial's device is compared with: its own where it is the reference of all.
+
+        Args:
+            record: The trial.
+            across: Whether classes are compared with each other. Otherwise only those of unequal code are.
+        """
+        own, loss = self.of(record), record.loss_name
+        # Code that another device of its hardware does not have is never left to itself.
+        usual = self.first if across else self.usual(own)
+        choices = (own.references[loss, self._group(record)], own.reference_of(loss), usual.reference_of(loss))
+        return next((device for device in choices if device != record.unit), record.unit)
 
     @cached_property
     def first(self) -> DeviceClass:
@@ -186,28 +169,44 @@ class Fleet:
     def usual(self, own: DeviceClass) -> DeviceClass:
         """The class of the same hardware whose code is on most nodes; mostly the class itself."""
         alike = [each for each in self.classes if each.hardware == own.hardware and each.label not in self._unreachable]
-        return min(alike, key=lambda each: each.code, default=own)
+        return min(alike, key=lambda each: min(number for _, number in each.references), default=own)
 
     @property
     def large(self) -> bool:
         """Whether some class has several devices."""
         return any(len(each.devices) > 1 for each in self.classes)
 
-    def _make_class(
-        self, label: str, hardware: HardwareClass, code: int, records: Sequence[TrialRecord]
-    ) -> DeviceClass:
-        """The class of some devices, with its votes, its odd devices and its reference."""
-        ballots: dict[tuple[str, int], list[TrialRecord]] = {}
+    def _group(self, record: TrialRecord) -> int:
+        """The group of a trial's device, by its code for the trial's loss."""
+        return self._groups[record.loss_name, record.unit]
+
+    def _make_class(self, label: str, hardware: HardwareClass, records: Sequence[TrialRecord]) -> DeviceClass:
+        """The class of some devices, with its votes, its odd devices and its references."""
+        ballots: dict[tuple[str, int, int], list[TrialRecord]] = {}
+        holders: dict[tuple[str, int], dict[str, None]] = {}
         for record in records:
+            group = self._group(record)
+            holders.setdefault((record.loss_name, group), {})[record.unit] = None
             # A trace that was cut short differs from the others by its length alone.
-            if record.status == "complete" and self.code.group(record) == code:
-                ballots.setdefault((record.loss_name, record.seed), []).append(record)
-        votes = tuple(_count(ballot, self.traces) for ballot in ballots.values())
+            if record.status == "complete" and self.own_code(record):
+                ballots.setdefault((record.loss_name, record.seed, group), []).append(record)
+        votes = tuple(count(ballot, self.traces) for ballot in ballots.values())
         devices = tuple(dict.fromkeys(record.unit for record in records))
-        odd = _odd_devices(votes, devices)
-        deviation = self.code.explain_group(code)
+        odd = odd_devices(votes, devices)
+        lowest = {loss: min(number for of, number in holders if of == loss) for loss, _ in holders}
+        others = {unit for (loss, number), units in holders.items() if number > lowest[loss] for unit in units}
+        apart = tuple(device for device in devices if device in others)
+        ranks = _ranks(records, devices, votes, odd, apart)
         return DeviceClass(
-            label, hardware, devices, votes, odd, _reference(records, devices, votes, odd), code, deviation
+            label,
+            hardware,
+            devices,
+            votes,
+            odd,
+            reference=min(devices, key=ranks.__getitem__),
+            references={key: min(units, key=ranks.__getitem__) for key, units in holders.items()},
+            deviation=None if 0 in lowest.values() else self.code.deviation(records[0]),
+            apart=apart,
         )
 
 
@@ -225,52 +224,39 @@ def same_hardware(left: TrialRecord, right: TrialRecord) -> bool:
     return class_of(left) == class_of(right)
 
 
-def _reference(
-    records: Sequence[TrialRecord], devices: Sequence[str], votes: Sequence[Vote], odd: Sequence[OddDevice]
-) -> str:
-    """The device that the others of a class are compared with."""
-    # The fewest differing trials first, then the most complete ones, then the largest group; `min` keeps the order of
-    # the plan among equals.
+def _links(groups: Mapping[tuple[str, str], int]) -> dict[str, int]:
+    """A number for each device, equal for those that have equal code for some loss, or are linked by others.
+
+    Args:
+        groups: The group of equal code by loss and device.
+    """
+    held: dict[str, set[tuple[str, int]]] = {}
+    for (loss, unit), number in groups.items():
+        held.setdefault(unit, set()).add((loss, number))
+    linked: list[frozenset[tuple[str, int]]] = []
+    for own in {frozenset(each) for each in held.values()}:
+        apart = [each for each in linked if not each & own]
+        linked = [*apart, own.union(*(each for each in linked if each & own))]
+    return {unit: next(n for n, each in enumerate(linked) if own <= each) for unit, own in held.items()}
+
+
+def _ranks(
+    records: Sequence[TrialRecord],
+    devices: Sequence[str],
+    votes: Sequence[Vote],
+    odd: Sequence[OddDevice],
+    apart: Sequence[str],
+) -> dict[str, tuple[int, bool, int, bool]]:
+    """How well each device of a class serves as the one that the others are compared with; the least serves best."""
+    # The fewest differing trials first, then code that the others have, then the most complete ones, then the largest
+    # group; `min` keeps the order of the plan among equals.
     differing = {each.device: len(each.trials) for each in odd}
     # Without a majority it is the first device of the largest group; among failed ones, the one that completed most.
     whole = Counter(record.unit for record in records if record.status == "complete")
     leading = {record.unit for vote in votes for record in vote.groups[0]}
-    return min(devices, key=lambda device: (differing.get(device, 0), -whole[device], device not in leading))
-
-
-def _count(ballot: Sequence[TrialRecord], traces: Mapping[str, TrialTrace]) -> Vote:
-    """Groups the trials of one loss and seed by equal traces."""
-    if len(ballot) == 1:  # alone it agrees with itself, so its trace need not be read
-        return Vote((tuple(ballot),))
-    groups: dict[tuple[bytes, ...], list[TrialRecord]] = {}
-    for record in ballot:
-        # Signatures stand for whole traces, so that each trace is read once and not compared with every other.
-        groups.setdefault(traces[record.trial].signature(), []).append(record)
-    # The sort is stable: of equally large groups the first in the order of the plan leads.
-    return Vote(tuple(tuple(group) for group in sorted(groups.values(), key=len, reverse=True)))
-
-
-def _odd_devices(votes: Sequence[Vote], devices: Sequence[str]) -> tuple[OddDevice, ...]:
-    """The devices with trials outside a majority, in the order of the plan."""
-    trials: dict[str, list[TrialRecord]] = {device: [] for device in devices}
-    cast: dict[str, list[TrialRecord]] = {device: [] for device in devices}
-    for vote in votes:
-        for record in vote.odd:
-            trials[record.unit].append(record)
-        # Where there is no majority, nobody is right or wrong, so the vote is not counted.
-        if vote.decided:
-            for record in (record for group in vote.groups for record in group):
-                cast[record.unit].append(record)
-    return tuple(_odd_device(device, trials[device], cast[device]) for device in devices if trials[device])
-
-
-def _odd_device(device: str, odd: Sequence[TrialRecord], cast: Sequence[TrialRecord]) -> OddDevice:
-    replicas = {record.replica for record in cast}
-    # Only replicas show whether a fault recurs: other losses and seeds are other computations.
-    if len(replicas) > 1:
-        differing = {record.replica for record in odd}
-        return OddDevice(device, tuple(odd), len(replicas), len(differing), "replicas")
-    return OddDevice(device, tuple(odd), len(cast), len(odd), "trials" if len(cast) > 1 else "trial")
+    return {
+        device: (differing.get(device, 0), device in apart, -whole[device], device not in leading) for device in devices
+    }
 
 
 def class_label(number: int) -> str:

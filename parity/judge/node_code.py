@@ -18,7 +18,7 @@ _MOST = 3
 
 @dataclass(frozen=True)
 class CodeGroup:
-    """Nodes whose code is the same, as far as it is known.
+    """Nodes that have the same code for a loss, as far as it is known.
 
     Attributes:
         nodes: Their names, in the order of the plan.
@@ -35,63 +35,77 @@ class CodeGroup:
 
 
 class NodeCode:
-    """The nodes of a stored run, in groups of equal code.
+    """The nodes of a stored run, for each loss in groups of equal code.
+
+    Each trial has a process of its own, so code that only one loss imports makes no difference to another one.
 
     Attributes:
-        groups: The groups; the first has most nodes, and the first in the plan of those with equally many.
+        groups: By the name of the loss, the groups of the nodes that trained it; the first has most nodes, and the
+            first in the plan of those with equally many.
     """
 
     def __init__(self, trials: Sequence[TrialRecord]) -> None:
-        groups: list[tuple[list[str], _Code]] = []
         # Between runs, code that differs is what the pair is about.
-        for nodes, code in _known([record for record in trials if not record.run]):
-            for members, common in groups:
-                if all(common[name] == code[name] for name in common.keys() & code.keys()):
-                    members += nodes
-                    common |= code
-                    break
-            else:
-                groups.append(([*nodes], dict(code)))
-        # Stable: of equally large ones the first in the plan stays in front.
-        groups.sort(key=lambda group: len(group[0]), reverse=True)
-        places = {node: place for place, node in enumerate(dict.fromkeys(map(_node, trials)))}
-        self.groups = tuple(CodeGroup(tuple(sorted(nodes, key=places.__getitem__)), code) for nodes, code in groups)
+        own = [record for record in trials if not record.run]
+        places = {node: place for place, node in enumerate(dict.fromkeys(map(_node, own)))}
+        known, self._ambiguous = _known(own)
+        self.groups = {loss: _groups(each, places) for loss, each in known.items()}
+
+    @property
+    def differs(self) -> bool:
+        """Whether some loss was trained by unequal code."""
+        return any(len(groups) > 1 for groups in self.groups.values())
 
     def group(self, record: TrialRecord) -> int:
-        """The number of the group of a trial's node."""
-        return self._numbers.get(_node(record), 0)
+        """The number of the group that a trial's node is in for its loss."""
+        return self._numbers.get((record.loss_name, _node(record)), 0)
 
     def difference(self, left: TrialRecord, right: TrialRecord) -> str | None:
         """That the code of two trials differs, in words that name files and nodes; None if it does not."""
-        numbers = {self.group(left), self.group(right)}
-        return self._explain(*sorted(numbers)) if len(numbers) > 1 else None
+        if left.run or right.run:
+            return None
+        if left.loss_name == right.loss_name:
+            numbers = sorted({self.group(left), self.group(right)})
+            return self._explain(left.loss_name, *numbers) if len(numbers) > 1 else None
+        nodes = _node(left), _node(right)
+        if nodes[0] == nodes[1]:
+            return None
+        # Two losses have in common what both import.
+        one, other = (self.groups[each.loss_name][self.group(each)] for each in (left, right))
+        files = [name for name in one.differing(other) if name not in self._ambiguous]
+        return _words(files, [[node] for node in nodes]) if files else None
 
     def deviation(self, record: TrialRecord) -> str | None:
         """That the code of a trial differs from that of most nodes, in the same words; None if it does not."""
-        return self.explain_group(self.group(record))
-
-    def explain_group(self, number: int) -> str | None:
-        """The same of the group with that number."""
-        return self._explain(0, number) if number else None
+        number = self.group(record)
+        return self._explain(record.loss_name, 0, number) if number else None
 
     def sentences(self) -> list[str]:
-        """A sentence on each group whose code differs from that of most nodes."""
+        """A sentence on each group whose code differs from that of most nodes, with the losses unless these are all."""
+        found: dict[str, list[str]] = {}
+        for loss, (usual, *others) in self.groups.items():
+            for group in others:
+                rest = f"{_listed(group.differing(usual))} on {_listed(group.nodes)}, other than on"
+                found.setdefault(f"{rest} {_listed(usual.nodes)}", []).append(loss)
         return [
-            f"Code differs between nodes: {_listed(group.differing(self.groups[0]))} on {_listed(group.nodes)}, other "
-            f"than on {_listed(self.groups[0].nodes)}."
-            for group in self.groups[1:]
+            f"Code {'' if len(losses) == len(self.groups) else f'of {_listed(losses)} '}differs between nodes: {rest}."
+            for rest, losses in found.items()
         ]
 
-    def _explain(self, first: int, other: int) -> str:
-        groups = (self.groups[first], self.groups[other])
-        files = _listed(groups[0].differing(groups[1]))
+    def _explain(self, loss: str, first: int, other: int) -> str:
+        groups = (self.groups[loss][first], self.groups[loss][other])
         # Where one group has more nodes than the other, its code is taken for the one that is meant.
         odd = groups[1:] if first == 0 and len(groups[0].nodes) > len(groups[1].nodes) else groups
-        return f"code differs between nodes: {files} on {' and on '.join(_listed(each.nodes) for each in odd)}"
+        return _words(groups[0].differing(groups[1]), [each.nodes for each in odd])
 
     @cached_property
-    def _numbers(self) -> dict[str, int]:
-        return {node: number for number, group in enumerate(self.groups) for node in group.nodes}
+    def _numbers(self) -> dict[tuple[str, str], int]:
+        return {
+            (loss, node): number
+            for loss, groups in self.groups.items()
+            for number, group in enumerate(groups)
+            for node in group.nodes
+        }
 
 
 def software_differences(trials: Sequence[TrialRecord]) -> list[str]:
@@ -118,8 +132,28 @@ def differing_files(left: TrialRecord, right: TrialRecord) -> dict[str, tuple[st
     return {name: (one[name], other[name]) for name in one if name in other and one[name] != other[name]}
 
 
-def _known(trials: Sequence[TrialRecord]) -> list[tuple[list[str], _Code]]:
-    """Nodes of which the same is known, in the order of the plan, and what it is."""
+def _words(files: Sequence[str], nodes: Sequence[Sequence[str]]) -> str:
+    return f"code differs between nodes: {_listed(files)} on {' and on '.join(map(_listed, nodes))}"
+
+
+def _groups(known: Iterable[tuple[list[str], _Code]], places: Mapping[str, int]) -> tuple[CodeGroup, ...]:
+    """Groups of nodes that agree in all that is known of both; `places` has the nodes in the order of the plan."""
+    groups: list[tuple[list[str], _Code]] = []
+    for nodes, code in known:
+        for members, common in groups:
+            if all(common[name] == code[name] for name in common.keys() & code.keys()):
+                members += nodes
+                common |= code
+                break
+        else:
+            groups.append(([*nodes], dict(code)))
+    # Stable: of equally large ones the first in the plan stays in front.
+    groups.sort(key=lambda group: len(group[0]), reverse=True)
+    return tuple(CodeGroup(tuple(sorted(nodes, key=places.__getitem__)), code) for nodes, code in groups)
+
+
+def _known(trials: Sequence[TrialRecord]) -> tuple[dict[str, list[tuple[list[str], _Code]]], frozenset[str]]:
+    """For each loss, nodes of which the same is known, in the order of the plan, and what it is; ambiguous files."""
     seen: dict[str, set[_Seen]] = {}
     for record in trials:
         seen.setdefault(_node(record), set()).add(_Seen.of(record))
@@ -127,10 +161,42 @@ def _known(trials: Sequence[TrialRecord]) -> list[tuple[list[str], _Code]]:
     alike: dict[frozenset[_Seen], list[str]] = {}
     for node, each in seen.items():
         alike.setdefault(frozenset(each), []).append(node)
-    every: dict[str, set[str]] = {}
-    for one in (one for each in alike for one in each if one.whole):
-        every.setdefault(one.loss, set()).update(_files(one.imported))
-    return [(nodes, _code(each, every)) for each, nodes in alike.items()]
+    imports = _Imports.of(alike)
+    known: dict[str, list[tuple[list[str], _Code]]] = {record.loss_name: [] for record in trials}
+    for shown, nodes in alike.items():
+        for loss in {one.loss for one in shown}:
+            known[loss].append((nodes, _code(loss, shown, imports)))
+    return known, imports.ambiguous
+
+
+@dataclass(frozen=True)
+class _Imports:
+    """The files that the losses of a run import.
+
+    Attributes:
+        some: By loss, all files that one of its trials imported.
+        whole: The same, of trials of which every import is known.
+        ambiguous: Files of which a node has several: of that name in two folders, or changed during the run.
+    """
+
+    some: Mapping[str, set[str]]
+    whole: Mapping[str, set[str]]
+    ambiguous: frozenset[str]
+
+    @classmethod
+    def of(cls, nodes: Iterable[frozenset["_Seen"]]) -> "_Imports":
+        some: dict[str, set[str]] = {}
+        whole: dict[str, set[str]] = {}
+        ambiguous: set[str] = set()
+        for each in nodes:
+            for one in each:
+                names = _files(one.imported).keys()
+                some.setdefault(one.loss, set()).update(names)
+                if one.whole:
+                    whole.setdefault(one.loss, set()).update(names)
+            digests = _digests(each)
+            ambiguous |= {name for name, different in digests.items() if len(different) > 1}
+        return cls(some, whole, frozenset(ambiguous))
 
 
 @dataclass(frozen=True)
@@ -160,22 +226,36 @@ class _Seen:
         return cls(record.loss_name, record.parity, record.parity_sha256, imported, whole)
 
 
-def _code(seen: Iterable[_Seen], every: Mapping[str, set[str]]) -> _Code:
-    """What the trials of a node show of its code; `every` has all files that a loss imports on some node."""
+def _code(loss: str, seen: frozenset[_Seen], imports: _Imports) -> _Code:
+    """What the trials of a node show of its code for a loss."""
+    own = [each for each in seen if each.loss == loss]
     code: dict[tuple[str, str], set[str]] = {}
-    whole: dict[str, set[str]] = {}
     for each in seen:
         if each.parity_sha256:
             # Other versions are other software, which makes another class.
             code.setdefault((f"version {each.version}", "the package parity"), set()).add(each.parity_sha256)
-        for name, sha256 in _files(each.imported).items():
-            code.setdefault(("", name), set()).add(sha256)
-        if each.whole:
-            whole.setdefault(each.loss, set()).update(_files(each.imported))
+    files = _digests(own)
+    whole = [each for each in own if each.whole]
+    if not whole:
+        # A trial that ended early may not have come to an import, but that of another loss may have.
+        others = _digests(seen)
+        names = imports.some[loss] - files.keys() - imports.ambiguous
+        files |= {name: others[name] for name in names & others.keys()}
+    code |= {("", name): digests for name, digests in files.items()}
     # A node may lack a file that its code can do without.
-    for loss, names in whole.items():
-        code |= {(f"imported by {loss}", name): {str(name in names)} for name in every[loss]}
+    if whole:
+        names = {name for each in whole for name in _files(each.imported)}
+        code |= {(f"imported by {loss}", name): {str(name in names)} for name in imports.whole[loss]}
     return {key: frozenset(values) for key, values in code.items()}
+
+
+def _digests(seen: Iterable[_Seen]) -> dict[str, set[str]]:
+    """The digests of each file that these trials imported, by its name."""
+    found: dict[str, set[str]] = {}
+    for each in seen:
+        for name, sha256 in _files(each.imported).items():
+            found.setdefault(name, set()).add(sha256)
+    return found
 
 
 def _files(imported: Iterable[str] | None) -> dict[str, str]:

@@ -47,6 +47,7 @@ def plan_replays(run: StoredRun, trials: Sequence[Trial], fleet: Fleet) -> tuple
             odd = device.trials[0]
             # The same loss, seed and replica on each device of the class: these trials owe it equal bits.
             alike = [records[odd.loss_name, name, odd.seed, odd.replica] for name in each.devices]
+            alike = [record for record in alike if fleet.alike(record, odd)]
             others = (record for record in alike if record.status == "complete" and not fleet.odd(record))
             right = next(others, None)
             if right is None:

@@ -66,7 +66,8 @@ def make_pairs(trials: Sequence[TrialRecord], fleet: Fleet, *, across: bool = Tr
 
     Each loss is paired with the first loss on the same device, each device with the reference of its class, the
     reference of each class with that of the first class, each replica with the original, and each noise trial with
-    the baseline.
+    the baseline. Within a class, devices of equal code for a loss have a reference of their own, which is paired with
+    that of most nodes.
 
     Args:
         trials: The trials in the order of the plan, so that the first names the baseline loss and device.
@@ -85,18 +86,15 @@ def make_pairs(trials: Sequence[TrialRecord], fleet: Fleet, *, across: bool = Tr
     first_loss = trials[0].loss_name if trials else ""
     pairs = {"loss": [], "device": [], "replica": []}  # type: dict[str, list[Pair]]
     for (loss, device, seed, replica), candidate in found.items():
-        own = fleet.of(candidate)
         # Devices are compared with the reference of their class, not each with each, so the number of pairs grows with
         # the devices and not with their square. References are compared across the classes, if at all.
-        # A class whose code is another one than its hardware has elsewhere is never left to itself.
-        usual = fleet.first if across else fleet.usual(own)
-        other = own.reference if device != own.reference else usual.reference
+        other = fleet.counterpart(candidate, across=across)
         baselines = {
             "loss": (first_loss, device, seed, replica),
             "device": (loss, other, seed, replica),
             "replica": (loss, device, seed, 0),
         }
-        if not across and (device != own.reference or replica):
+        if not across and (replica or not fleet.leads(candidate)):
             del baselines["loss"]
         for axis, key in baselines.items():
             # The first loss, a reference or an original is not a candidate on its own axis.

@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from parity.judge.fleet import DeviceClass, OddDevice
+from parity.judge.fleet import DeviceClass
 from parity.judge.odd_elements import explain
 from parity.judge.verdict import Judgement, PairVerdict
+from parity.judge.votes import OddDevice
 from parity.render.phrases import listed, named
 from parity.render.wrapping import WIDTH, flat, wrap
 from parity.store.stored_run import StoredRun
@@ -83,13 +84,14 @@ def columns(judgement: Judgement) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
     for each in judgement.fleet.classes:
         odd = [unit.device for unit in each.odd]
-        # Odd devices have columns of their own: the others of their class must not hide them.
-        rest = tuple(device for device in each.devices if device not in odd)
+        # Odd devices, and those of other code, have columns of their own: the others of their class must not hide them.
+        alone = [device for device in each.devices if device in odd or device in each.apart]
+        rest = tuple(device for device in each.devices if device not in alone)
         if len(rest) > 1:
             found[f"{rest[0]} and {len(rest) - 1} equal"] = rest
         else:
             found |= {device: (device,) for device in rest}
-        found |= {device: (device,) for device in odd}
+        found |= {device: (device,) for device in alone}
     return found
 
 

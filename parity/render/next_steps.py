@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from parity.ground.quoting import MOST_SHOWN
 from parity.judge.causes import CAUSES
-from parity.judge.fleet import OddDevice
 from parity.judge.verdict import Judgement, PairVerdict, rank
+from parity.judge.votes import OddDevice
 from parity.render.story import pairs_in_question
 from parity.store.stored_run import StoredRun
 
@@ -78,7 +78,7 @@ def next_steps(run: StoredRun, judgement: Judgement, *, where: str = "below") ->
         return [
             Advice("Continue the trials that did not finish:", shlex.join(["python", *_RESUME, str(run.directory)]))
         ]
-    if worst.meaning.tone == "doubt" and judgement.fleet.code.groups[1:]:
+    if worst.meaning.tone == "doubt" and judgement.fleet.code.differs:
         return [Advice("Give all nodes the same code, named above, and run again.")]
     if worst.meaning.tone == "doubt" and worst.pair.axis == "loss" and run.info.get("quick"):
         return [Advice("Compare the losses without --quick, which has no audit. One device is enough.")]

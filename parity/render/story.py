@@ -114,7 +114,12 @@ def _devices(judgement: Judgement) -> str:
         for verdict in judgement.pairs
         if verdict.pair.axis == "device" and fleet.alike(verdict.pair.baseline, verdict.pair.candidate)
     ]
-    if not within or any(verdict.verdict != "identical" for verdict in within):
+    # Of devices of other code it is not known.
+    if (
+        not within
+        or any(verdict.verdict != "identical" for verdict in within)
+        or any(each.apart for each in fleet.classes)
+    ):
         return ""
     count = sum(len(each.devices) for each in fleet.classes)
     as_others = "" if len(fleet.classes) == 1 else " as the others of their class"

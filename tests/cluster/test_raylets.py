@@ -61,6 +61,14 @@ def test_a_node_has_more_time(raylets_are):
     assert raylets.why_not_joined("10.0.0.1:6379") is None
 
 
+def test_a_raylet_is_known_on_windows(monkeypatch):
+    line = [r"C:\ray\core\src\ray\raylet\raylet.exe", "--gcs-address=10.0.0.1:6379"]
+    process = SimpleNamespace(name=lambda: "raylet.exe", cmdline=lambda: line)
+    monkeypatch.setattr(psutil, "process_iter", lambda: iter([process]))
+    assert raylets.raylets() == [(process, line)]
+    raylets.check_here("10.0.0.1:6379")
+
+
 def test_a_raylet_is_found_by_its_socket(raylets_are):
     processes = raylets_are("raylet --raylet_socket_name=/a/raylet", "raylet --raylet_socket_name=/b/raylet")
     assert raylets.with_socket("/b/raylet") is processes[2]

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 import benchmarks.hosts
-from benchmarks.hosts import SHARED, HostError, hosts, why_not
+from benchmarks.hosts import APP, CUSTOM, SHARED, HostError, hosts, other_commit, why_not
 
 from conftest import bits, command, trials_with_steps
 
@@ -28,8 +28,9 @@ QUICK = {
 # In a temporary folder: made by Ray as long as the cluster lives, and by torch whenever it is imported.
 OF_OTHERS = {"ray", "torchinductor_root"}
 LIMIT_S = 300.0
-# A single trial is trained, and nothing compared.
-NOTHING_TO_COMPARE = 3
+DIVERGED = 1
+# A single trial is trained, and nothing compared; or there is no evidence either way.
+NOTHING_TO_COMPARE = INCONCLUSIVE = 3
 # Prints the ports at which somebody answers.
 KNOCK = """
 import socket, sys
@@ -72,9 +73,9 @@ def start(apart, request):
     """Starts a run on a host; returns the command and, here, its directory."""
     begun = []
 
-    def start(host, *arguments):
+    def start(host, *arguments, training=TRAINING):
         name = request.node.name
-        begun.append(apart.parity(host, "parity.run", *TRAINING, *arguments, "--out", str(SHARED / name)))
+        begun.append(apart.parity(host, "parity.run", *training, *arguments, "--out", str(SHARED / name)))
         return begun[-1], apart.shared / name
 
     yield start
@@ -167,19 +168,32 @@ def until_training(run, out, trials):
 def check(run, out, undisturbed, trials):
     """The run has ended well, all of its trials have the bits of the undisturbed one, and nobody is accused."""
     assert run.wait(LIMIT_S) == 0, run.text()
-    found = bits(out)
-    assert set(found.trial) == trials
-    for _, rows in found.groupby("trial"):
-        pd.testing.assert_frame_equal(rows.drop(columns=["trial", "device"]).reset_index(drop=True), undisturbed)
+    check_bits(out, undisturbed, trials)
     summary = json.loads((out / "summary.json").read_text())
     assert {pair["verdict"] for pair in summary["pairs"]} == {"identical"}
     assert "\nOdd: " not in run.text()
 
 
-def test_a_run_on_three_hosts_has_the_bits_of_one_process_and_leaves_nothing(apart, start, undisturbed):
+def check_bits(out, undisturbed, trials, *, besides=frozenset()):
+    found = bits(out)
+    assert set(found.trial) == trials | besides
+    for trial in trials:
+        rows = found[found.trial == trial].drop(columns=["trial", "device"])
+        pd.testing.assert_frame_equal(rows.reset_index(drop=True), undisturbed)
+
+
+def test_a_run_on_three_hosts_has_the_bits_of_one_process_and_accuses_the_broken_device_and_leaves_nothing(
+    apart, start, undisturbed
+):
     before = {host: processes(apart, host) for host in apart.names}
-    run, out = start("h1", "--address", apart.cluster, "--each", "node", "--quick")
-    check(run, out, undisturbed, {f"slow@cpu@{host}-s0" for host in ("h1", "h2", "h3")})
+    broken = "cpu:plant=flip-5@h2"
+    run, out = start("h1", "--address", apart.cluster, "--each", "node", "--quick", "--device", "cpu", broken)
+    assert run.wait(LIMIT_S) == DIVERGED, run.text()
+    check_bits(out, undisturbed, {"slow@cpu@h1-s0", "slow@cpu@h3-s0"}, besides={f"slow@{broken}-s0"})
+    pairs = json.loads((out / "summary.json").read_text())["pairs"]
+    assert {pair["candidate_device"]: pair["verdict"] for pair in pairs} == {broken: "diverged", "cpu@h3": "identical"}
+    assert f"1 of 3 devices differs from the majority of its class: {broken}." in " ".join(run.text().split())
+    assert "ode differs" not in run.text()
     trials = pd.read_parquet(out / "trials.parquet")
     assert set(trials.node) == {"h1", "h2", "h3"} and trials.node_id.nunique() == 3
     for host in apart.names:
@@ -192,6 +206,39 @@ def test_a_run_on_three_hosts_has_the_bits_of_one_process_and_leaves_nothing(apa
         assert [path.name for path in apart.path(host, "/mnt/home").iterdir()] == [".ray"]
     assert not token_in(apart, apart.token, [out, *(apart.path(host, "/tmp") for host in apart.names)])
     assert apart.token not in run.text()
+
+
+def test_other_code_on_a_host_accuses_no_device_and_withholds_the_verdicts_on_what_it_is_of(apart, start):
+    # h2 has another helper of `one` and none of `other`; h3 has another commit of parity.
+    for host in ("h1", "h2", "h3"):
+        apart.path(host, f"{CUSTOM}/one_helper.py").write_text(f"FACTOR = {2.0 if host == 'h2' else 1.0}\n")
+        if host != "h2":
+            apart.path(host, f"{CUSTOM}/other_helper.py").write_text("FACTOR = 1.0\n")
+    other_commit(apart.shared)
+    assert apart.start("h3", "mount", "--bind", str(SHARED / "other"), APP).wait() == 0
+    losses = ("--loss", "builtin", *(f"tests/hosts/helped_losses.py:{name}" for name in ("one", "other")))
+    training = (*losses, "--steps", "10", "--batch-size", "32", "--quick")
+    run, out = start("h1", "--address", apart.cluster, "--each", "node", training=training)
+    try:
+        assert run.wait(LIMIT_S) == INCONCLUSIVE, run.text()
+    finally:
+        assert apart.start("h3", "umount", "--lazy", APP).wait() == 0
+    found = {
+        f"{pair['candidate_loss']}@{pair['candidate_device']}": (pair["verdict"], pair["cause"])
+        for pair in json.loads((out / "summary.json").read_text())["pairs"]
+        if pair["axis"] == "device"
+    }
+    lacks, cause = found.pop("other@cpu@h2")
+    assert lacks == "inconclusive"
+    assert "node h2 has no module 'other_helper', which the machine of the driver has" in cause
+    of_parity = ("inconclusive", "code differs between nodes: the package parity on h3")
+    assert found.pop("builtin@cpu@h3") == of_parity
+    assert found.pop("builtin@cpu@h2") == ("identical", None)
+    assert found.pop("one@cpu@h2") == ("inconclusive", "code differs between nodes: one_helper.py on h1 and on h2")
+    assert {each: verdict for each, (verdict, _) in found.items()} == dict.fromkeys(
+        ("one@cpu@h3", "other@cpu@h3"), "inconclusive"
+    )
+    assert "Odd:" not in run.text()
 
 
 def test_the_trials_of_hosts_that_are_cut_off_or_lose_ray_continue_in_their_class(apart, start, undisturbed):

@@ -11,7 +11,7 @@ from parity.render.page.plots import Plot
 from parity.store.stored_run import StoredRun
 
 # States of a device, from those that need no attention to those that do.
-STATES = ("equal", "unfinished", "no majority", "odd")
+STATES = ("equal", "other code", "unfinished", "no majority", "odd")
 # Squares in a row, as many as a wide page shows at a size that can be pointed at.
 _WIDTH = 50
 # Most devices whose names are on the map, to limit the size of the page.
@@ -26,7 +26,7 @@ def states(run: StoredRun, each: DeviceClass) -> dict[str, str]:
         each: The class.
     """
     # Later states replace earlier ones, so the gravest comes last.
-    found = dict.fromkeys(each.devices, "equal")
+    found = dict.fromkeys(each.devices, "equal") | dict.fromkeys(each.apart, "other code")
     for record in run.trials:
         if record.unit in found and record.status != "complete" and not record.noise:
             found[record.unit] = "unfinished"
