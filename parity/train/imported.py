@@ -3,6 +3,8 @@
 import functools
 import hashlib
 import sys
+import traceback
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
@@ -11,10 +13,14 @@ from parity.plan.neighbours import in_environment
 from parity.plan.pinned import is_pinned
 
 
-def imported_files() -> list[str]:
+def imported_files(error: BaseException | None = None) -> list[str]:
     """SHA-256 and name of each file, as sha256sum prints them, in the order of the names.
 
     Without what is installed or ships with Python, parity, and the code that travels with a trial.
+
+    Args:
+        error: What ended the trial, or None. A module whose import raises is forgotten by Python, and its file may be
+            the very one that is another on this machine.
 
     Returns:
         Lines as "…  pkg/sub.py": the name is the path below the folder that the module was imported from, which is
@@ -22,13 +28,14 @@ def imported_files() -> list[str]:
     """
     found = {}
     # A copy, since a loss may have threads that import.
-    for name, module in [*sys.modules.items()]:
+    modules = [(name, module) for name, module in [*sys.modules.items()] if isinstance(module, ModuleType)]
+    # `vars`, since a module may do something when an attribute is asked for; some that torch makes have no file.
+    files = [(name, vars(module).get("__file__")) for name, module in modules if not is_pinned(module)]
+    for name, file in [*files, *_raised_in(error)]:
         top = name.partition(".")[0]
-        # `vars`, since a module may do something when an attribute is asked for; some that torch makes have no file.
-        file = vars(module).get("__file__") if isinstance(module, ModuleType) else None
         if not isinstance(file, str) or top in ("__main__", "parity") or top.startswith("parity_code_"):
             continue
-        if is_pinned(module) or _installed(file):
+        if _installed(file):
             continue
         path = Path(file)
         parts = name.split(".")
@@ -38,6 +45,24 @@ def imported_files() -> list[str]:
             stat = path.stat()
             found[short] = f"{_sha256(file, stat.st_mtime_ns, stat.st_size)}  {short}"
     return [found[name] for name in sorted(found)]
+
+
+def _raised_in(error: BaseException | None) -> Iterator[tuple[str, object]]:
+    """Yields name and file of the modules whose import raised an error, or what the error was raised for."""
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        seen.append(error)
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            # Of a module itself, and not of a function that is called while others are imported.
+            if frame.f_code.co_name == "<module>" and frame.f_globals.get("__name__") not in sys.modules:
+                yield str(frame.f_globals.get("__name__")), frame.f_globals.get("__file__")
+        # Python has not begun to run a file that it cannot read.
+        if isinstance(error, SyntaxError) and error.filename:
+            path = Path(error.filename)
+            folders = [Path(folder) for folder in sys.path if path.is_relative_to(folder)]
+            short = path.relative_to(max(folders, key=lambda folder: len(folder.parts))) if folders else Path(path.name)
+            yield ".".join(short.with_suffix("").parts).removesuffix(".__init__"), error.filename
+        error = error.__cause__ or error.__context__
 
 
 @functools.cache

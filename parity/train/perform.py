@@ -69,6 +69,7 @@ def perform(
         cause = failure.__cause__
         yield clock.ended(
             trial,
+            cause,
             status="failed",
             failed_step=failure.step,
             failure=failure.kind,
@@ -95,13 +96,13 @@ class _Clock:
         self.first_s = first_s
         self.last_s: float | None = None
 
-    def ended(self, trial: Trial, **how: Any) -> Ended:
-        """The last event of the trial."""
+    def ended(self, trial: Trial, cause: BaseException | None = None, **how: Any) -> Ended:
+        """The last event of the trial; `cause` is what ended it."""
         from parity.train.imported import imported_files
 
         wall_s = time.monotonic() - self.began
         how |= {"wall_s": wall_s, "began_s": self.first_s, "ended_s": self.last_s}
-        return Ended(trial.name, imported=imported_files(), **how)
+        return Ended(trial.name, imported=imported_files(cause), **how)
 
 
 def _lacks(error: BaseException | None) -> dict[str, str]:

@@ -71,6 +71,29 @@ def test_names_are_those_below_the_folder_of_the_import(tmp_path, monkeypatch):
     assert not [each for each in imported_files() if each.endswith("inside/module.py")]
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("module.py", "raise ValueError('on this machine')"),
+        ("module.py", "this is no Python"),
+        ("module/__init__.py", "this is no Python"),
+        ("module/__init__.py", "raise ValueError('on this machine')"),
+        ("module/sub.py", "import module_that_is_not_there"),
+    ],
+)
+def test_a_file_whose_import_raises_is_named_with_the_error(tmp_path, monkeypatch, name, text):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises((ValueError, SyntaxError, ImportError)) as raised:
+        importlib.import_module(name.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
+    assert line(tmp_path / name, name) not in imported_files()
+    try:
+        raise RuntimeError("loading the loss") from raised.value
+    except RuntimeError as error:
+        assert line(tmp_path / name, name) in imported_files(error)
+
+
 def test_what_is_installed_or_ships_with_python_is_not_named():
     import torch  # noqa: F401
 
