@@ -150,8 +150,9 @@ def test_the_printed_report_is_the_one_of_the_tutorial(reference, capsys):
 def test_the_ci_example_names_options_and_formats_that_exist():
     path = ROOT / "docs" / "how-to" / "ci.md"
     (block,) = blocks(path, language="yaml")
-    found = {name: parsers()[name].parse_args(arguments).format for name, arguments in commands(path)}
-    assert found == {"parity.run": "markdown", "parity.report": "junit"}
+    found = [(name, parsers()[name].parse_args(arguments).format) for name, arguments in commands(path)]
+    # The last one is for a machine that only judges.
+    assert found == [("parity.run", "markdown"), ("parity.report", "junit"), ("parity.report", "text")]
     assert "$GITHUB_STEP_SUMMARY" in block.text
 
 
