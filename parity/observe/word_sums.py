@@ -21,13 +21,9 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Sequence
-from typing import Literal, get_args
 
 import numpy as np
 
-# How the tensors of a trial are digested: XXH3 of their bytes, which only a CPU computes, or the sums of their words.
-DigestKind = Literal["xxh3", "words"]
-KINDS: tuple[DigestKind, ...] = get_args(DigestKind)
 # Words of a block.
 BLOCK_WORDS = 2048
 # Of splitmix64.

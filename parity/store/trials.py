@@ -8,6 +8,7 @@ from typing import Annotated
 import pyarrow as pa
 
 from parity.ground.quoting import MOST_STORED
+from parity.plan.trial import DigestKind
 from parity.store.parquet import write_table
 from parity.store.schema import NAME, Column, describe_record
 from parity.store.statuses import Failure, TrialStatus
@@ -48,6 +49,14 @@ class TrialRecord:
     optimizer: Annotated[str | None, Column(pa.string(), "class and settings of the optimizer; null if not known")]
     audit_every: Annotated[int, Column(pa.int64(), "the steps divisible by this are audited; 0 for none")]
     trace: Annotated[str, Column(pa.string(), "name of the trace's file in traces/")]
+    digest_kind: Annotated[
+        DigestKind | None,
+        Column(
+            NAME,
+            "how the tensors of the trace are digested: xxh3 (of their bytes) or words (weighted sums of their 32-bit "
+            "words, which an accelerator computes itself); null in runs of earlier versions: xxh3",
+        ),
+    ] = None
     # Known only once the trial trains, so the fields have defaults from here on.
     status: Annotated[TrialStatus, Column(NAME, "planned, complete, failed or interrupted")] = "planned"
     rows: Annotated[int, Column(pa.int64(), "number of steps in the trace")] = 0

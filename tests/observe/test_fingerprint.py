@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from parity.observe.digest import MISSING, digest
-from parity.observe.fingerprint import Rows, fingerprint
+from parity.observe.fingerprint import fingerprint
+from parity.observe.rows import Rows
 from parity.observe.signs import BLOCK, VISIT
 
 GENERATOR = torch.Generator().manual_seed(3)
