@@ -49,7 +49,8 @@ class ObservedParameters:
 
     def initial(self) -> dict[str, Any]:
         """What the parameters are before the first step, for trials.parquet."""
-        found = fingerprint(self._parameters)
+        # As those of later steps, which are what another recording may continue.
+        found = fingerprint(self._parameters, self._kind)
         return {"initial_digests": found.digests.tolist(), "initial_sketches": found.sketches.reshape(-1).tolist()}
 
     def grads(self) -> list[torch.Tensor | None]:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from parity.observe.deferred import Later
-from parity.observe.digest import combine, digest
+from parity.observe.digest import combine
 from parity.observe.fingerprint import Fingerprint, fingerprint
 from parity.observe.generators import digest_generators
 from parity.observe.optimizer_state import ObservedOptimizer
@@ -117,7 +117,8 @@ class StepState:
 
     def initial_buffers(self) -> list[int]:
         """The digests of the buffers before the first step, for trials.parquet; uint64[T]."""
-        return list(map(digest, [get() for get in self._buffers.values()]))
+        # As those of later steps, which are what another recording may continue.
+        return fingerprint([get() for get in self._buffers.values()], self._kind).digests.tolist()  # type: ignore[no-any-return]
 
     def _as_text(self, settings: dict[str, Any]) -> str:
         """The settings as JSON, made anew only where they have changed."""

@@ -204,6 +204,11 @@ class TrialRecord:
         """The device, with the run if there are several: what is compared with others of its kind."""
         return f"{self.device} ({self.run})" if self.run else self.device
 
+    @property
+    def digested_by(self) -> DigestKind:
+        """How the tensors of the trace are digested."""
+        return self.digest_kind or "xxh3"
+
 
 TRIALS = describe_record("a trial", TrialRecord)
 
