@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.util
 import operator
+import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ from parity.observe.signs import (
     make_sign_bits,
     make_signs,
 )  # fmt: skip
-from parity.observe.word_sums import BLOCK_WORDS, place_weights
+from parity.observe.word_sums import BLOCK_WORDS, place_weights, word_sum
 
 # Types of devices on which the kernels run: CUDA and ROCm. Others are copied to the host and digested there.
 WITH_KERNELS = {"cuda"}
@@ -56,16 +56,33 @@ _WIDEST = 2**30
 _dtype, _address = operator.attrgetter("dtype"), torch.Tensor.data_ptr
 
 
-@functools.cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
-
-
 def on_device(tensor: torch.Tensor, *, summed: bool = True) -> bool:
-    """Whether the kernels digest this tensor, and sum it if that is wanted."""
-    if tensor.device.type not in WITH_KERNELS or not _has_triton():
+    """Whether the kernels digest this tensor, and sum it if that is wanted; the host digests all others."""
+    device = tensor.device
+    if device.type not in WITH_KERNELS or (summed and tensor.dtype not in _SUMMED):
         return False
-    return tensor.dtype in _SUMMED if summed else True
+    return _kernels_run(device)
+
+
+@functools.cache
+def _kernels_run(device: torch.device) -> bool:
+    """Whether the kernels can be compiled here, and give what the host gives; says so once where they do not."""
+    numbers = np.arange(3 * BLOCK // 2, dtype=np.float32)
+    out = torch.zeros((1, NUMBERS), dtype=torch.int64, device=device)
+    try:
+        TensorSums(summed=False).take([torch.from_numpy(numbers).to(device)], out)
+        found = int(out[0, 0]) % 2**64
+        why = None if found == word_sum(numbers) else f"it gives {found:016x}, not {word_sum(numbers):016x}"
+    except Exception as error:  # noqa: BLE001 - no Triton, no C compiler, a GPU that it does not know: all are the same
+        why = f"{type(error).__name__}: {error}".splitlines()[0]
+    if why:
+        warnings.warn(
+            f"parity: {device} does not compute digests itself ({why}). Its tensors are copied to the host in each "
+            "step instead, which gives the same digests and takes longer.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return why is None
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 
 from parity.observe.deferred import Slots
-from parity.observe.device_sums import TensorSums, on_device
+from parity.observe.device_sums import WITH_KERNELS, TensorSums, on_device
 from parity.observe.digest import MISSING, seeds_of
 from parity.observe.fingerprint import Fingerprint, fingerprint
-from parity.observe.host import dense
+from parity.observe.host import PLAIN, dense
 from parity.observe.signs import SUMS
 
+# What decides where a tensor is digested; of many at once, for which the calls one by one take most of a step.
+_kind = operator.attrgetter("__class__", "layout", "device", "dtype")
 # Which tensors a part of a fingerprint is of, and what makes it.
 Part = tuple[Sequence[int], Callable[[], Fingerprint]]
 
@@ -107,7 +110,8 @@ class WordFingerprints:
             self._sums[device] = TensorSums(summed=self._summed), Slots()
         sums, slots = self._sums[device]
         slot = slots.take(seeds_of(tensors), device)
-        sums.take([each.contiguous() for each in tensors], slot.out, before)
+        whole = all(map(torch.Tensor.is_contiguous, tensors))
+        sums.take(tensors if whole else [each.contiguous() for each in tensors], slot.out, before)
         return slot.get
 
 
@@ -115,10 +119,17 @@ def split(
     tensors: Sequence[torch.Tensor | None], *, summed: bool
 ) -> tuple[dict[int, torch.Tensor], dict[torch.device, dict[int, torch.Tensor]]]:
     """Tensors by their numbers: those that the host digests, and by device those that their device digests; dense."""
+    present = {number: tensor for number, tensor in enumerate(tensors) if tensor is not None}
+    kinds = set(map(_kind, present.values()))
+    # Mostly all are of one kind and one device: to look at each of them takes as long as all else.
+    if len(kinds) == 1:
+        made, layout, device, _ = next(iter(kinds))
+        if made in PLAIN and layout is torch.strided and device.type in WITH_KERNELS:
+            first = next(iter(present.values()))
+            return ({}, {device: present}) if on_device(first, summed=summed) else (present, {})
     here: dict[int, torch.Tensor] = {}
     there: dict[torch.device, dict[int, torch.Tensor]] = {}
-    for number, tensor in enumerate(tensors):
-        if tensor is not None:
-            tensor = dense(tensor)
-            (there.setdefault(tensor.device, {}) if on_device(tensor, summed=summed) else here)[number] = tensor
+    for number, tensor in present.items():
+        own = dense(tensor)
+        (there.setdefault(own.device, {}) if on_device(own, summed=summed) else here)[number] = own
     return here, there

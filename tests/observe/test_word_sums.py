@@ -1,11 +1,14 @@
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from parity.observe import device_sums
 from parity.observe.word_sums import (
     BLOCK_WORDS,
     block_weights,
@@ -142,3 +145,29 @@ def test_kernels_agree_with_the_host() -> None:
         command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
     )
     assert (done.stdout, done.returncode) == ("done\n", 0), done.stderr
+
+
+class FakeDevice:
+    """A tensor of an accelerator that Triton does not know."""
+
+    dtype, device = torch.float32, torch.device("meta")
+
+
+def test_a_device_without_kernels_is_told_once_and_left_to_the_host(monkeypatch):
+    monkeypatch.setattr(device_sums, "WITH_KERNELS", {"meta"})
+    device_sums._kernels_run.cache_clear()
+    with pytest.warns(RuntimeWarning, match=r"^parity: meta does not compute digests itself \(.+\)\. Its tensors are"):
+        assert not device_sums.on_device(FakeDevice)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not device_sums.on_device(FakeDevice)
+    device_sums._kernels_run.cache_clear()
+
+
+def test_a_device_that_sums_wrongly_is_left_to_the_host(monkeypatch):
+    monkeypatch.setattr(device_sums, "WITH_KERNELS", {"cpu"})
+    monkeypatch.setattr(device_sums.TensorSums, "take", lambda self, tensors, out: out.fill_(7))
+    device_sums._kernels_run.cache_clear()
+    with pytest.warns(RuntimeWarning, match="it gives 0000000000000007, not "):
+        assert not device_sums.on_device(torch.zeros(3))
+    device_sums._kernels_run.cache_clear()
