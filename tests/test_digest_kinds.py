@@ -19,6 +19,7 @@ from parity.judge.several_runs import join
 from parity.judge.starts import differences_of_starts
 from parity.observe.digest import digest
 from parity.observe.fingerprint import fingerprint
+from parity.observe.rows import Rows
 from parity.plan.device import parse_device
 from parity.plan.planning import digest_kind
 
@@ -153,3 +154,16 @@ def test_a_run_is_digested_by_words_where_a_device_is_an_accelerator():
 def test_a_trial_of_an_earlier_version_has_xxh3(recordings):
     record = judged(recordings["xxh3"], recordings["auto"]).pair.baseline
     assert replace(record, digest_kind=None).digested_by == "xxh3"
+
+
+def test_xxh3_has_the_digests_of_earlier_versions():
+    # As the commit before this one printed them: traces of a CPU stay comparable with stored ones.
+    given = torch.arange(60_000.0).div(7).reshape(300, 200)
+    found = fingerprint([given, None, given[:3].bfloat16(), torch.arange(3)])
+    assert [f"{number:016x}" for number in found.digests.tolist()] == [
+        *("14934ba4f0a4abca", "0000000000000000", "a1c7c9608c34f3fa", "b1438737944fdf5b")
+    ]
+    rows = Rows(sketched=True)
+    rows.add([given[:100], given[:7, 0]])
+    rows.add([given[100:], given[7:9, 0]])
+    assert (f"{found.digest:016x}", f"{rows.digest:016x}") == ("612b4f1848434d20", "9e59c4c96e4c1c99")

@@ -92,7 +92,7 @@ class TrialRecord:
         list[float] | None, Column(pa.list_(pa.float64()), "L2 norm of each parameter tensor before the first step")
     ] = None
     initial_digests: Annotated[
-        list[int] | None, Column(pa.list_(pa.uint64()), "XXH3 digest of each parameter tensor before the first step")
+        list[int] | None, Column(pa.list_(pa.uint64()), "digest of each parameter tensor before the first step")
     ] = None
     initial_sketches: Annotated[
         list[float] | None,
@@ -107,7 +107,7 @@ class TrialRecord:
         Column(pa.list_(pa.string()), "names of the buffers, and of what else was to be compared as they are"),
     ] = None
     initial_buffer_digests: Annotated[
-        list[int] | None, Column(pa.list_(pa.uint64()), "XXH3 digest of each of these before the first step")
+        list[int] | None, Column(pa.list_(pa.uint64()), "digest of each of these before the first step")
     ] = None
     sharded: Annotated[
         bool | None,

@@ -13,8 +13,10 @@ import torch
 from parity.observe import device_sums
 from parity.observe.host import array_of
 from parity.observe.row_sketch import RowSketch
+from parity.observe.rows import Rows, RowSlots
 from parity.observe.signs import summable
 from parity.observe.sketch import norms_and_sketches
+from parity.observe.word_fingerprint import WordFingerprints
 from parity.observe.word_sums import word_sum
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -91,10 +93,42 @@ def rows() -> None:
             check(f"{dtype} rows {count} {width}", out, word_sum(array_of(given, exact=True)), sketch.sums, sketch.norm)
 
 
+def odd_rows() -> None:
+    """Rows of no whole number of words, in batches, and a fingerprint in which some tensors are the host's."""
+    given = [made(torch.bfloat16, 30, 5), made(torch.bool, 30, 3), made(torch.int8, 30), made(torch.float16, 30, 3, 3)]
+    mixed = [made(torch.float32, 7), None, made(torch.float32, 5).to(torch.float8_e5m2), made(torch.float64, 3, 4).T]
+    found = []
+    for types in (set(), {"cpu"}):
+        device_sums.WITH_KERNELS.clear()
+        device_sums.WITH_KERNELS.update(types)
+        rows = Rows(sketched=True, kind="words", slots=RowSlots())
+        for begin, end in ((0, 7), (7, 8), (8, 30)):
+            before, batch = rows.copy(), [each[begin:end] for each in given]
+            rows.add(batch)
+            if not rows.unchanged(before, batch) or rows.unchanged(
+                before, [each ^ 1 if each.dtype == torch.int8 else each for each in batch]
+            ):
+                print("unchanged: wrong")
+        fingerprints = WordFingerprints().take(mixed)
+        if (rows.deferred, fingerprints.deferred) != (bool(types), bool(types)):
+            print("deferred: wrong")
+        found.append(
+            (
+                (rows.digest, *fingerprints.digests),
+                (*rows.norms, *rows.sketches.ravel(), *fingerprints.norms, *fingerprints.sketches.ravel()),
+            )
+        )
+    if found[0][0] != found[1][0]:
+        print(f"odd rows: {found}")
+    if not np.allclose(found[0][1], found[1][1], rtol=1e-5, atol=1e-5, equal_nan=True):
+        print(f"odd rows: {found}")
+
+
 if __name__ == "__main__":
     # As if the memory of the CPU were that of a GPU.
     device_sums.WITH_KERNELS.add("cpu")
     torch.set_num_threads(1)
     tensors()
     rows()
+    odd_rows()
     print("done")
