@@ -13,6 +13,7 @@ import pytest
 import torch
 from recorded_loop import trace_of
 
+from parity import run
 from parity.ground.errors import Trouble
 from parity.judge.judging import judge
 from parity.judge.several_runs import join
@@ -20,8 +21,11 @@ from parity.judge.starts import differences_of_starts
 from parity.observe.digest import digest
 from parity.observe.fingerprint import fingerprint
 from parity.observe.rows import Rows
+from parity.plan import planning
 from parity.plan.device import parse_device
-from parity.plan.planning import digest_kind
+from parity.plan.planning import digest_kind, plan
+from parity.plan.trial import Settings
+from parity.plan.user_code import CodeSpec
 
 ROOT = Path(__file__).parents[1]
 
@@ -167,3 +171,29 @@ def test_xxh3_has_the_digests_of_earlier_versions():
     rows.add([given[:100], given[:7, 0]])
     rows.add([given[100:], given[7:9, 0]])
     assert (f"{found.digest:016x}", f"{rows.digest:016x}") == ("612b4f1848434d20", "9e59c4c96e4c1c99")
+
+
+def test_each_trial_of_a_plan_with_an_accelerator_has_words():
+    code = CodeSpec("builtin", "builtin")
+    settings = Settings(task=code, rows=8, batch_size=4, steps=2, lr=1e-3, audit_every=1)
+    devices = {"cpu": [parse_device("cpu")], "both": [parse_device("cpu"), parse_device("cuda")]}
+    kinds = {
+        name: {trial.digest_kind for trial in plan([code], each, seeds=[0, 1], replicas=2, settings=settings, noise=1)}
+        for name, each in devices.items()
+    }
+    assert kinds == {"cpu": {"xxh3"}, "both": {"words"}}
+
+
+def test_a_run_with_words_is_judged_as_one_with_xxh3(tmp_path, monkeypatch, capsys):
+    options = ["--loss", "builtin", "numpy", "--device", "cpu", "cpu:threads=2", "--steps", "3", "--inline"]
+    verdicts = []
+    for kind in ("xxh3", "words"):
+        # As if one of the devices were an accelerator.
+        monkeypatch.setattr(planning, "digest_kind", lambda devices, kind=kind: kind)
+        status = run.main([*options, "--format", "json", "--out", str(tmp_path / kind)])
+        pairs = json.loads(capsys.readouterr().out)["pairs"]
+        verdicts.append((status, [(pair["verdict"], pair["cause"]) for pair in pairs]))
+        assert set(kind_of(tmp_path / kind)) == {kind}
+    assert verdicts[0] == verdicts[1]
+    shared = [pq.read_table(tmp_path / kind / "shared_steps.parquet").to_pylist() for kind in ("xxh3", "words")]
+    assert shared[0] == shared[1] != []
