@@ -25,6 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -33,6 +34,8 @@ sys.path.insert(0, str(ROOT))  # parity may be installed from elsewhere, or not 
 
 import parity  # noqa: E402 - found beside this script, whatever is installed
 from parity.observe.digest import digest  # noqa: E402
+from parity.observe.fingerprint import fingerprint  # noqa: E402
+from parity.observe.word_fingerprint import WordFingerprints  # noqa: E402
 from parity.plan.device import parse_device  # noqa: E402
 from parity.tasks import mnist, mnist_autoencoder  # noqa: E402
 from parity.train.machine import facts  # noqa: E402
@@ -101,24 +104,36 @@ def measure_facts(bench: Bench) -> dict[str, Any]:
 
 
 def measure_digest(bench: Bench) -> dict[str, Any]:
-    """Digests of equal tensors on the CPU and on the device, and of such with one bit changed."""
+    """Digests of equal tensors on the CPU and on the device, and of such with one bit changed.
+
+    Of both kinds: XXH3 of a copy on the host, and the sums of words that the device computes itself, with the largest
+    distance of its norms and sketches from those of the CPU, in norms.
+    """
     generator = torch.Generator().manual_seed(0)
     found = {}
     for dtype in DTYPES:
-        unequal = missed = 0
+        tensors, changed = [], []
         for number in range(bench.tensors):
             shape = torch.randint(1, 40, (number % 4,), generator=generator).tolist()
             values = torch.randn(shape, generator=generator) * 10 ** (number % 9 - 4)
             tensor = (values > 0) if dtype is torch.bool else values.to(dtype)
-            if number % 2:
-                tensor = tensor.mT if tensor.ndim > 1 else tensor  # not contiguous
-            moved = tensor.to(bench.torch_device)
-            unequal += digest(moved) != digest(tensor)
-            changed = tensor.clone().contiguous()
-            bits = changed.reshape(-1).view(torch.uint8)
+            tensors.append(tensor.mT if number % 2 and tensor.ndim > 1 else tensor)  # not contiguous
+            changed.append(tensors[-1].clone().contiguous())
+            bits = changed[-1].reshape(-1).view(torch.uint8)
             bits[int(torch.randint(len(bits), (), generator=generator))] ^= 1
-            missed += digest(changed.to(bench.torch_device)) == digest(tensor)
-        found[str(dtype)] = {"tensors": bench.tensors, "unequal": unequal, "changed_bits_missed": missed}
+        there, changed_there = ([each.to(bench.torch_device) for each in given] for given in (tensors, changed))
+        right = np.array([digest(tensor) for tensor in tensors], np.uint64)
+        counts = {"tensors": bench.tensors, "unequal": sum(np.array([*map(digest, there)]) != right)}
+        counts["changed_bits_missed"] = sum(np.array([*map(digest, changed_there)]) == right)
+        twin, words = fingerprint(tensors, "words"), WordFingerprints()
+        own = words.take(there)
+        counts["words_unequal"] = sum(own.digests != twin.digests)
+        counts["words_changed_bits_missed"] = sum(words.take(changed_there).digests == twin.digests)
+        with np.errstate(invalid="ignore"):  # an overflow of float16 is infinite on both
+            distances = np.abs(np.c_[own.norms, own.sketches] - np.c_[twin.norms, twin.sketches])
+            relative = distances / np.maximum(twin.norms, 1e-30)[:, None]
+        found[str(dtype)] = {name: int(count) for name, count in counts.items()}
+        found[str(dtype)]["words_largest_distance"] = float(np.nanmax(relative))
     return found
 
 

@@ -235,7 +235,14 @@ def recorded_trial(asked: Mapping[str, Any]) -> Trial:
     loss, oracle = (CodeSpec(name=asked[name], attr=asked[name]) for name in ("name", "oracle"))
     device = Device(**asked["device"])
     return Trial(
-        loss=loss, oracle=oracle, device=device, seed=asked["seed"], replica=asked["replica"], settings=settings
+        loss=loss,
+        oracle=oracle,
+        device=device,
+        seed=asked["seed"],
+        replica=asked["replica"],
+        settings=settings,
+        # Recordings of earlier versions have none.
+        digest_kind=asked.get("digest_kind", "xxh3"),
     )
 
 

@@ -11,12 +11,12 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from parity.driver import begun, gathering, recorded_trial, seal_run
-from parity.ground.errors import OracleUnavailable
+from parity.ground.errors import OracleUnavailable, Trouble
 from parity.ground.quoting import explain_error, message_of, traceback_of
 from parity.observe.audit import oracle_of
 from parity.observe.measured_steps import MeasuredSteps, shares_gradients
@@ -38,7 +38,8 @@ from parity.observe.user_loop import (
 )
 from parity.plan.device import Device
 from parity.plan.numbers import checked
-from parity.plan.trial import Place
+from parity.plan.planning import digest_kind
+from parity.plan.trial import DIGEST_KINDS, DigestKind, Place
 from parity.store.events import Advanced, Began, Ended, Event, Found
 from parity.store.files import write_json
 from parity.store.run_info import describe
@@ -86,6 +87,7 @@ class Recorder:
         audit_every: int = 1,
         seed: int = 0,
         replica: int = 0,
+        digest: Literal["auto"] | DigestKind = "auto",
     ) -> None:
         """Begins a recording.
 
@@ -108,10 +110,14 @@ class Recorder:
             audit_every: The audit checks every step whose number this divides, and partial batches; 0 turns it off.
             seed: The seed of the loop's generators, which names the trial; the Recorder seeds nothing.
             replica: 0, or the number of the repeat.
+            digest: How tensors are digested: "words", which an accelerator does itself while the loop goes on, or
+                "xxh3", for which they are copied to the CPU. Only recordings of one kind can be compared: with "auto",
+                loops on accelerators have "words" and loops on the CPU "xxh3", so give "words" to a loop on the CPU
+                that is to be compared with one on an accelerator.
 
         Raises:
             Trouble: The directory exists already, or cannot be made; the model has no parameters; an optimizer is none
-                of torch; or a number is not allowed.
+                of torch; or a number or `digest` is not allowed.
         """
         numbers = {"audit_every": audit_every, "seed": seed, "replica": replica, "first_step": first_step}
         if steps_per_epoch is not None:
@@ -135,6 +141,7 @@ class Recorder:
             "replica": replica,
             "audit_every": self._audit_every,
             "first_step": first_step,
+            "digest_kind": _digest_kind(digest, device),
         }
         self._trial = recorded_trial(self._asked)
         self._begin_observers(criterion, also or {}, first_step)
@@ -471,11 +478,11 @@ class Recorder:
             # After clipping and unscaling, if the loop does either: this is what the update is computed from. The scale
             # is set on a fused optimizer, which divides by it inside.
             scale = getattr(optimizer, "grad_scale", None)
-            unchanged = self._observer.step_gradient(scale=1.0 if scale is None else float(scale))
+            self._observer.step_gradient(scale=1.0 if scale is None else float(scale))
             # The float64 step has the gradient of backward, so it goes on only if the loop's own update is from that
             # gradient.
             if self._measured.awaits_update:
-                self._measured.before_update(unchanged=unchanged)
+                self._measured.before_update(unchanged=self._observer.unchanged)
 
     def _after_step(self, *_: object) -> None:
         """Notes that an optimizer's step has ended; a hook that it calls then."""
@@ -510,6 +517,23 @@ class Recorder:
 
     def _send(self, event: Event) -> None:
         self._gatherer.take([event])
+
+
+def _digest_kind(asked: str, device: Device) -> DigestKind:
+    """How tensors are digested.
+
+    Raises:
+        Trouble: There is no such kind.
+    """
+    if asked == "auto":
+        return digest_kind([device])
+    found = next((kind for kind in DIGEST_KINDS if kind == asked), None)
+    if found is None:
+        raise Trouble(
+            f"parity.Recorder: digest={asked!r} is not a kind of digest. Give 'auto', "
+            f"{' or '.join(map(repr, DIGEST_KINDS))}."
+        )
+    return found
 
 
 def _directory(out: str | os.PathLike[str]) -> StoragePath:

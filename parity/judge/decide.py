@@ -43,6 +43,9 @@ def _decide(evidence: PairEvidence) -> tuple[VerdictWord, str | None]:
         return "inconclusive", evidence.code
     if pair.candidate.status == "failed" and not evidence.all_stopped:
         return "failed", describe_failure(pair.candidate)
+    # Nothing of the tensors was compared.
+    if comparison.unlike:
+        return "inconclusive", comparison.unlike
     # Compared with the steps of a broken device, healthy ones would look wrong. Devices of one class are compared bit
     # for bit and do not need these steps.
     if evidence.odd_source and not evidence.equals:

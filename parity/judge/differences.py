@@ -12,7 +12,7 @@ from parity.judge.common_steps import Both, common_steps
 from parity.judge.distances import TensorDistances, measure, unit
 from parity.judge.fleet import same_hardware
 from parity.judge.state_differences import StateDifferences
-from parity.judge.trial_trace import TrialTrace, paired
+from parity.judge.trial_trace import TrialTrace, paired, unlike_digests
 from parity.judge.ulp import bits_differ, relative, ulp_distance
 from parity.store.trace import NORMED_QUANTITIES, QUANTITIES, TENSOR_QUANTITIES
 
@@ -149,6 +149,11 @@ class Comparison:
     def _both(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         return self.common[0].values(name), self.common[1].values(name)
 
+    @cached_property
+    def unlike(self) -> str | None:
+        """Why the digests of the two say nothing about each other, or None where they do."""
+        return unlike_digests(self.baseline.record, self.candidate.record)
+
     def compares(self, quantity: str) -> bool:
         """Whether both traces have the quantity: one of an earlier version, or of a loop without optimizer, may not.
 
@@ -157,6 +162,9 @@ class Comparison:
         """
         sides = (self.baseline, self.candidate)
         if quantity in self.own:
+            return False
+        # A loss is one number, whose digest is of the same kind everywhere.
+        if self.unlike and quantity != "loss":
             return False
         # Rows of a batch were digested in another way before the state was stored.
         if quantity in ("input", "output", "output_grad") and len({side.has("buffer") for side in sides}) > 1:

@@ -117,7 +117,7 @@ def _judge_pair(run: StoredRun, pair: Pair, comparison: Comparison, replicas: Re
         verdict=verdict,
         cause=cause,
         # Of a loss that is not to blame, its causes explain nothing.
-        causes=() if cause in (evidence.code, evidence.deviation) else evidence.causes,
+        causes=() if cause in (evidence.code, evidence.deviation, comparison.unlike) else evidence.causes,
         first=first,
         first_errors=_first_errors(pair, comparison, first, evidence.shared) if first else None,
         onset=onset,

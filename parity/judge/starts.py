@@ -13,7 +13,7 @@ import numpy as np
 from parity.judge.common_steps import Both, CommonSteps
 from parity.judge.distances import unmoved
 from parity.judge.state_settings import StateDifference
-from parity.judge.trial_trace import paired
+from parity.judge.trial_trace import paired, unlike_digests
 from parity.store.trace import SKETCH_SUMS
 
 
@@ -32,6 +32,8 @@ def equal_parameters(both: Both) -> bool:
     Raises:
         Trouble: A trace is damaged.
     """
+    if unlike_digests(both[0].trace.record, both[1].trace.record):
+        return False
     left, right = (_before(side, "parameters") for side in both)
     return left is not None and right is not None and np.array_equal(left, right)
 
@@ -60,6 +62,8 @@ def start_apart(both: Both, line: float) -> bool:
 
 
 def _of_tensors(both: Both, what: str) -> Iterator[StateDifference]:
+    if unlike_digests(both[0].trace.record, both[1].trace.record):
+        return
     left, right = (_before(side, what) for side in both)
     names = _names(both[0], what)
     alike = (

@@ -23,7 +23,7 @@ from parity.judge.state_settings import (
     numbers_by_name,
     settings_that_differ,
 )
-from parity.judge.trial_trace import STATE_COLUMNS
+from parity.judge.trial_trace import STATE_COLUMNS, unlike_digests
 from parity.store.trace import GENERATORS
 
 
@@ -64,7 +64,8 @@ class StateDifferences:
         self._scaled = _where_texts(lambda one, other: differs_in("scale", one, other), *self._texts)
         self.begins = self._scaled & ~np.concatenate([[False], self._scaled[:-1]])
         self.accumulated = _where_texts(lambda one, other: differs_in("factors", one, other), *self._texts)
-        if self.comparable and not both[0].trace.has_same("state_digest", both[1].trace):
+        alike = not unlike_digests(both[0].trace.record, both[1].trace.record)
+        if self.comparable and alike and not both[0].trace.has_same("state_digest", both[1].trace):
             self.tensors = np.not_equal(*(side.values("state_digest") for side in both)) & ~counts
         self._generator_digests = [side.lists("generator_digests") for side in both]
         self.generators = dict(_moving_generators(self._generator_digests)) if generators else {}

@@ -84,6 +84,18 @@ class Columns:
             self._kept_bytes -= self._kept.popitem(last=False)[1].nbytes
 
 
+def unlike_digests(left: TrialRecord, right: TrialRecord) -> str | None:
+    """Why the digests of two trials say nothing about each other, and what to do; None where they do."""
+    if left.digested_by == right.digested_by:
+        return None
+    hashed = next(record.trial for record in (left, right) if record.digested_by == "xxh3")
+    return (
+        f"their tensors cannot be compared: {left.trial} has digests of the kind {left.digested_by}, {right.trial} of "
+        f'the kind {right.digested_by}. Record {hashed} again with parity.Recorder(digest="words"), or train both in '
+        "one run"
+    )
+
+
 def paired(one: TrialRecord, other: TrialRecord) -> bool:
     """Whether the parameter tensors of two trials belong together, one by one: by name, or by order and shape."""
     if one.param_names == other.param_names:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 
+from parity.observe.deferred import Later
 from parity.observe.digest import combine, digest
-from parity.observe.fingerprint import Rows
+from parity.observe.rows import Rows, RowSlots
+from parity.plan.trial import DigestKind
 from parity.store.trace import AUDIT_COLUMNS
 from parity.tasks.outputs import Outputs, elements_of, parts, tensors
 
@@ -36,10 +39,29 @@ class Batch:
     before: tuple[Rows, Rows]
     # From here on known only after the loss has been called, while what is above is recorded before it.
     loss: torch.Tensor | None = None
-    loss_digest: int | None = None
+    loss_digest: int | Later | None = None
     strided: bool = False
     # NaN, which the trace stores as null: a step that was not audited is not a step without an error.
     audit: Sequence[float] = (math.nan,) * len(AUDIT_COLUMNS)
+
+
+class BatchMaker:
+    """Makes the batches of each step.
+
+    Args:
+        kind: How their tensors are digested.
+    """
+
+    def __init__(self, kind: DigestKind) -> None:
+        self._kind = kind
+        self._slots = {name: RowSlots() for name in ("inputs", "outputs", "output_grads", "target_grads")}
+
+    def make(self) -> Batches:
+        """The batches of a step, of which there are none yet."""
+        inputs, outputs, output_grads, target_grads = (
+            Rows(sketched=name != "inputs", kind=self._kind, slots=slots) for name, slots in self._slots.items()
+        )
+        return Batches(inputs, outputs, output_grads, target_grads)
 
 
 @dataclass
@@ -55,12 +77,12 @@ class Batches:
         target_grads: Fingerprints of the gradients for the parts of the target that require one.
     """
 
-    each: list[Batch] = field(default_factory=list)
-    factors: list[float] = field(default_factory=list)
     inputs: Rows = field(default_factory=lambda: Rows(sketched=False))
     outputs: Rows = field(default_factory=lambda: Rows(sketched=True))
     output_grads: Rows = field(default_factory=lambda: Rows(sketched=True))
     target_grads: Rows = field(default_factory=lambda: Rows(sketched=True))
+    each: list[Batch] = field(default_factory=list)
+    factors: list[float] = field(default_factory=list)
 
     def add(
         self,
@@ -107,7 +129,7 @@ class Batches:
         batch.loss = loss.detach()
         if factor != 1.0:
             # The digest is that of the loss as it was returned; what is summed over the step's batches has the factor.
-            batch.loss_digest, batch.loss = digest(batch.loss), batch.loss * factor
+            batch.loss_digest, batch.loss = _digest_of(batch.loss), batch.loss * factor
         self.factors.append(factor)
         self.output_grads.add(output_grads)
         self.target_grads.add(target_grads)
@@ -116,12 +138,14 @@ class Batches:
         )
 
     @property
-    def loss_digest(self) -> int | None:
+    def loss_digest(self) -> int | Later | None:
         """Digest of the loss, or of the digests of several; None where it can wait until the rows are fetched."""
         if len(self.each) == 1:
             return self.each[0].loss_digest
-        found = [digest(batch.loss) if batch.loss_digest is None else batch.loss_digest for batch in self.each]
-        return combine(np.array(found, np.uint64))
+        found = [_digest_of(batch.loss) if batch.loss_digest is None else batch.loss_digest for batch in self.each]
+        if not any(isinstance(each, Later) for each in found):
+            return _combined(found)
+        return Later(lambda: _combined([each.get() if isinstance(each, Later) else each for each in found]))
 
     @property
     def audit(self) -> Sequence[float]:
@@ -130,6 +154,15 @@ class Batches:
         # may be that of another batch.
         worst = max(self.each, key=lambda batch: _nan_last(batch.audit[0])).audit
         return (worst[0], max((batch.audit[1] for batch in self.each), key=_nan_last), *worst[2:])
+
+
+def _digest_of(loss: torch.Tensor | None) -> int | Later:
+    """The digest of a loss, for which nobody waits where it is on another device."""
+    return digest(loss) if loss is None or loss.is_cpu else Later(lambda: digest(loss))
+
+
+def _combined(digests: Sequence[Any]) -> int:
+    return combine(np.array(digests, np.uint64))
 
 
 def _nan_last(value: float) -> float:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 
+from parity.observe.deferred import Later
 from parity.observe.digest import digest
-from parity.observe.fingerprint import Fingerprint, Rows
+from parity.observe.fingerprint import Fingerprint
+from parity.observe.rows import Rows
+from parity.observe.word_fingerprint import DeferredFingerprint
 from parity.plan.trial import Trial
 from parity.store.trace import make_table
 
 # What a column of these kinds is made of; anything else is what NumPy makes of its values.
 _DTYPES = {"digest": np.uint64, "digests": np.uint64, "norms": np.float32, "sketches": np.float32, "counts": np.int64}
+
+AnyFingerprint = Fingerprint | DeferredFingerprint
 
 
 class Columns:
@@ -43,43 +48,72 @@ class Columns:
         for name, value in values.items():
             self._columns[name].append(value)
 
-    def add_fingerprint(self, quantity: str, found: Fingerprint) -> None:
+    def add_fingerprint(self, quantity: str, found: AnyFingerprint) -> None:
         """Adds the digests, norms and sketches of a quantity."""
-        self.add(
+        self._add_of(
+            found,
             {
-                f"{quantity}_digest": found.digest,
-                f"{quantity}_digests": found.digests,
-                f"{quantity}_norms": found.norms,
-                f"{quantity}_sketches": found.sketches.reshape(-1),
-            }
+                f"{quantity}_digest": lambda: found.digest,
+                f"{quantity}_digests": lambda: found.digests,
+                f"{quantity}_norms": lambda: found.norms,
+                f"{quantity}_sketches": lambda: found.sketches.reshape(-1),
+            },
         )
         if quantity == "param_grad":
-            self.add({"param_grad_norm": found.norm})
+            self._add_of(found, {"param_grad_norm": lambda: found.norm})
 
-    def add_step_gradient(self, found: Fingerprint | None, param_grad: Fingerprint) -> None:
-        """Adds the gradient that the optimizer was given: None if not observed; often the very one of backward."""
-        differs = None if found is None or found is param_grad else found
-        self.add(
+    def add_update(self, found: AnyFingerprint) -> None:
+        """Adds the digests of the parameters, and the norms and sketches of what was added to them."""
+        self._add_of(
+            found,
             {
-                "step_grad_digest": None if found is None else found.digest,
-                "step_grad_norm": np.nan if found is None else found.norm,
+                "param_digest": lambda: found.digest,
+                "param_digests": lambda: found.digests,
+                "update_norms": lambda: found.norms,
+                "update_sketches": lambda: found.sketches.reshape(-1),
+            },
+        )
+
+    def add_step_gradient(self, found: AnyFingerprint | None, param_grad: AnyFingerprint) -> None:
+        """Adds the gradient that the optimizer was given: None if not observed; often the very one of backward."""
+
+        def differs() -> AnyFingerprint | None:
+            # Bits that are those of backward, but were not known to be when they were taken.
+            same = found is None or found is param_grad or np.array_equal(found.digests, param_grad.digests)
+            return None if same else found
+
+        self._add_of(
+            found,
+            {
+                "step_grad_digest": lambda: None if found is None else found.digest,
+                "step_grad_norm": lambda: np.nan if found is None else found.norm,
                 # Of a gradient that is that of backward, norms and sketches are stored once.
-                "step_grad_norms": differs and differs.norms,
-                "step_grad_sketches": differs and differs.sketches.reshape(-1),
-            }
+                "step_grad_norms": lambda: (other := differs()) and other.norms,
+                "step_grad_sketches": lambda: (other := differs()) and other.sketches.reshape(-1),
+            },
         )
 
     def add_rows(self, quantity: str, found: Rows) -> None:
         """Adds the digest, norms and sketches of a quantity that has rows."""
-        self.add(
+        self._add_of(
+            found,
             {
-                f"{quantity}_digest": found.digest if found.count else 0,
-                f"{quantity}_norms": found.norms,
-                f"{quantity}_sketches": found.sketches.reshape(-1),
-            }
+                f"{quantity}_digest": lambda: found.digest if found.count else 0,
+                f"{quantity}_norms": lambda: found.norms,
+                f"{quantity}_sketches": lambda: found.sketches.reshape(-1),
+            },
         )
         if quantity == "output_grad":
-            self.add({"output_grad_norm": found.norm})
+            self._add_of(found, {"output_grad_norm": lambda: found.norm})
+
+    def add_input(self, found: Rows) -> None:
+        """Adds the digest of the batches."""
+        self._add_of(found, {"input_digest": lambda: found.digest})
+
+    def _add_of(self, found: AnyFingerprint | Rows | None, values: Mapping[str, Callable[[], object]]) -> None:
+        """Adds values that are made of what was found; where devices still have it, when the block is fetched."""
+        now = found is None or not found.deferred
+        self.add({name: make() if now else Later(make) for name, make in values.items()})
 
     def hold(self, name: str, value: torch.Tensor) -> None:
         """Writes a scalar without a graph, dtype[], into a buffer on its device.
@@ -102,6 +136,8 @@ class Columns:
         """Returns the whole steps since the last flush, in the columns of `trace.SCHEMA`, and forgets them."""
         # Before any column is popped, since `rows` counts one of them.
         rows = self.rows
+        for values in self._columns.values():
+            values[:] = [value.get() if isinstance(value, Later) else value for value in values]
         loss_digests = self._columns.pop("loss_digest")
         # No part of these is in the schema: the digests of a tensor that belongs to another are not stored.
         self._columns.pop("step_grad_digests", None)

@@ -9,6 +9,8 @@ import torch
 import xxhash
 
 from parity.observe.host import array_of, on_host
+from parity.observe.word_sums import finished, word_sum
+from parity.plan.trial import DigestKind
 
 # Of an array rather than `array.data`, for which asking takes three times as long as a short digest.
 xxh3: Callable[[np.ndarray, int], int] = xxhash.xxh3_64_intdigest  # type: ignore[assignment]  # NumPy has no Buffer
@@ -62,6 +64,14 @@ def seed_of(tensor: torch.Tensor) -> int:
 def seeds_of(tensors: Sequence[torch.Tensor]) -> tuple[int, ...]:
     """`seed_of` of each tensor."""
     return _seeds(tuple(map(form_of, tensors)))
+
+
+def digests_of_arrays(arrays: Sequence[np.ndarray], seeds: Sequence[int], kind: DigestKind) -> list[int]:
+    """The digests of tensors in these arrays, from `host.array_of` with `exact`, with the seeds of the tensors."""
+    if kind == "xxh3":
+        return list(map(xxh3, arrays, seeds))
+    found: list[int] = finished(np.array(list(map(word_sum, arrays)), np.uint64), seeds).tolist()
+    return found
 
 
 def row_seed(host: torch.Tensor) -> int:

@@ -37,15 +37,19 @@ def on_host(tensor: torch.Tensor) -> torch.Tensor:
     Of a tensor that is spread over ranks (a DTensor, as FSDP2 makes them) these are the elements of this rank. The
     gradient of a sparse embedding is made dense, in which repeated rows are added up.
     """
+    tensor = dense(tensor)
+    return tensor if tensor.is_cpu else tensor.cpu()
+
+
+def dense(tensor: torch.Tensor) -> torch.Tensor:
+    """The same on the tensor's own device."""
     # A step asks this some hundred times: each check costs less than the call that it saves.
     if tensor.requires_grad:
         tensor = tensor.detach()
     if type(tensor) not in PLAIN:
         local = getattr(tensor, "to_local", None)
         tensor = tensor if local is None else local()
-    if tensor.layout is not torch.strided:
-        tensor = tensor.to_dense()
-    return tensor if tensor.is_cpu else tensor.cpu()
+    return tensor if tensor.layout is torch.strided else tensor.to_dense()
 
 
 def array_of(host: torch.Tensor, *, exact: bool = False) -> np.ndarray:

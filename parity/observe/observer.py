@@ -8,20 +8,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 
 from parity.ground.errors import TrialFailed
 from parity.observe.audit import Oracle
 from parity.observe.auditor import Auditor
-from parity.observe.batch import Batch, Batches
-from parity.observe.columns import Columns
+from parity.observe.batch import Batch, BatchMaker
+from parity.observe.columns import AnyFingerprint, Columns
 from parity.observe.diagnosis.rules import Finding
 from parity.observe.digest import digest
-from parity.observe.fingerprint import Fingerprint, fingerprint
+from parity.observe.fingerprint import fingerprint
 from parity.observe.graph import Precision, narrowest
 from parity.observe.parameters import ObservedParameters
 from parity.observe.step_state import StepState
+from parity.observe.word_fingerprint import WordFingerprints
 from parity.plan.trial import Place, Trial
 from parity.store.trace import AUDIT_COLUMNS
 from parity.tasks.losses import Loss
@@ -64,12 +66,16 @@ class Observer:
         self._trial = trial
         self._auditor = Auditor(trial, oracle=oracle, baseline=baseline)
         self._columns = Columns(CAPACITY)
-        self._batches = Batches()
-        self._state = StepState(model, optimizers, also)
+        kind = trial.digest_kind
+        self._make_batches = BatchMaker(kind).make
+        self._batches = self._make_batches()
+        self._state = StepState(model, optimizers, also, kind=kind)
         self._observes_state = bool(optimizers)
-        self._parameters = ObservedParameters(model)
-        self._param_grad: Fingerprint | None = None
-        self._step_grad: Fingerprint | None = None
+        self._parameters = ObservedParameters(model, kind)
+        self._kind = kind
+        self._words = {"param_grad": WordFingerprints(), "step_grad": WordFingerprints()}
+        self._param_grad: AnyFingerprint | None = None
+        self._step_grad: AnyFingerprint | None = None
         self._scale = 1.0
         self._passed_on_u: float | None = None
         self._computed: Precision | None = None
@@ -209,9 +215,7 @@ class Observer:
             scale: What the gradient has been multiplied by, to be divided out: a power of 2, so that no bit is lost.
         """
         self._scale = scale
-        self._param_grad = fingerprint(
-            [grad if grad is None or scale == 1.0 else unscaled(grad, scale) for grad in self._parameters.grads()]
-        )
+        self._param_grad = self._fingerprint("param_grad", self._unscaled_grads(scale))
         if self._passed_on_u is not None:
             batch, norm_u, self._passed_on_u = self._batches.each[-1], self._passed_on_u, None
             passed = self._auditor.passed_on(norm_u, self._param_grad.norm)
@@ -221,19 +225,32 @@ class Observer:
         """Records the settings and the state of an optimizer that is about to step."""
         self._state.before_update(optimizer)
 
-    def step_gradient(self, *, scale: float = 1.0) -> bool:
+    def step_gradient(self, *, scale: float = 1.0) -> None:
         """Records the gradient that the optimizer is given, which something may have changed since `backward`.
 
         Args:
             scale: What the optimizer divides it by.
-
-        Returns:
-            Whether it is that of `backward`, to the bit.
         """
-        grads = [grad if grad is None or scale == 1.0 else unscaled(grad, scale) for grad in self._parameters.grads()]
         assert self._param_grad is not None, "backward comes before the optimizer's step"
-        self._step_grad = self._param_grad if self._same_grads(grads) else fingerprint(grads)
-        return self._step_grad is self._param_grad
+        grads = self._unscaled_grads(scale)
+        same = self._kind == "xxh3" and self._same_grads(grads)
+        self._step_grad = self._param_grad if same else self._fingerprint("step_grad", grads)
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether the gradient of `step_gradient` is that of `backward`, to the bit; waits for the device."""
+        known, given = self._param_grad, self._step_grad
+        if known is None or given is None:
+            return False
+        return known is given or np.array_equal(known.digests, given.digests)
+
+    def _unscaled_grads(self, scale: float) -> list[torch.Tensor | None]:
+        """The gradients for the parameters, divided by what they have been multiplied by."""
+        return [grad if grad is None or scale == 1.0 else unscaled(grad, scale) for grad in self._parameters.grads()]
+
+    def _fingerprint(self, quantity: str, tensors: Sequence[torch.Tensor | None]) -> AnyFingerprint:
+        """The fingerprint of the tensors of a quantity, as the trial's are taken."""
+        return fingerprint(tensors) if self._kind == "xxh3" else self._words[quantity].take(tensors)
 
     def joined(self, names: Sequence[str]) -> None:
         """Notes parameters and buffers that the model had not at the beginning: nobody looks at them."""
@@ -248,7 +265,7 @@ class Observer:
             unchanged: Whether nothing came between backward and the optimizer's step, so that `step_gradient` need not
                 be called.
         """
-        batches, self._batches = self._batches, Batches()
+        batches, self._batches = self._batches, self._make_batches()
         param_grad, self._param_grad = self._param_grad, None
         step_grad, self._step_grad = self._step_grad, None
         assert param_grad is not None, "backward comes before update"
@@ -267,9 +284,9 @@ class Observer:
         state = self._state.take(scale=self._scale, factors=batches.factors, rows=rows)
         # Without the optimizers nobody knows the state, and the columns stay null.
         columns.add(state if self._observes_state else dict.fromkeys(state))
+        columns.add_input(batches.inputs)
         columns.add(
             {
-                "input_digest": batches.inputs.digest,
                 "loss_digest": batches.loss_digest,
                 "output_grad_strided": any(batch.strided for batch in batches.each),
                 "elements": sum(batch.elements for batch in batches.each),
@@ -282,8 +299,7 @@ class Observer:
 
     def initial(self) -> dict[str, Any]:
         """Facts of the trial before its first step, for trials.parquet."""
-        buffers = self._state.buffers()
-        return self._parameters.initial() | {"initial_buffer_digests": buffers.digests.tolist()}
+        return self._parameters.initial() | {"initial_buffer_digests": self._state.initial_buffers()}
 
     def flush(self) -> pa.Table:
         """Returns the whole steps since the last flush, in the columns of `trace.SCHEMA`, and forgets them."""

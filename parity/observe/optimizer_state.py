@@ -9,7 +9,11 @@ from typing import Any
 
 import torch
 
+from parity.observe.deferred import Later
+from parity.observe.device_sums import on_device
 from parity.observe.standing import StandingTensors, same
+from parity.observe.word_fingerprint import WordFingerprints
+from parity.plan.trial import DigestKind
 
 # Settings of an optimizer that choose how it computes or serve a scheduler, and not what is computed.
 IMPLEMENTATION = frozenset(
@@ -30,15 +34,18 @@ class ObservedOptimizer:
     Args:
         optimizer: The optimizer.
         numbers: The numbers of the model's parameters by their identity.
+        kind: How tensors are digested.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, numbers: Mapping[int, int]) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, numbers: Mapping[int, int], kind: DigestKind = "xxh3") -> None:
         self.optimizer = optimizer
         self._numbers = numbers
         self._met: list[Any] = []
         self._tensors: list[torch.Tensor] = []
         self._counters: list[Any] = []
-        self._standing = StandingTensors()
+        self._kind = kind
+        self._standing = StandingTensors(kind)
+        self._words = WordFingerprints(summed=False)
         # What each group consisted of, and its settings; these are not kept where they may change in place.
         self._groups: list[tuple[list[Any], dict[str, Any]]] = []
 
@@ -52,16 +59,38 @@ class ObservedOptimizer:
         if not same(met, self._met):
             self._met = met
             self._walk(entries)
-        self._standing.look(self._tensors)
-        # `int(value)` of a tensor takes twice as long.
-        counters = [value.item() if isinstance(value, torch.Tensor) else value for value in self._counters]
         self._groups = list(map(self._group, groups, [*self._groups, *[_UNKNOWN] * len(groups)]))
         return {
             "class": type(self.optimizer).__name__,
             "groups": [settings for _, settings in self._groups],
-            "digests": self._standing.digests(),
-            "counts": [len(entries), int(min(counters, default=0)), int(max(counters, default=0))],
+            "digests": self._digests(),
+            "counts": self._counts(len(entries)),
         }
+
+    def _digests(self) -> list[int] | Later:
+        """The digest of each tensor of the state."""
+        if self._kind == "words" and any(on_device(each, summed=False) for each in self._tensors):
+            found = self._words.take(self._tensors)
+            return Later(lambda: found.digests.tolist())
+        self._standing.look(self._tensors)
+        return self._standing.digests()
+
+    def _counts(self, entries: int) -> list[int] | Later:
+        """The number of parameters with a state, and the least and the largest count of their steps."""
+        there = [each for each in self._counters if isinstance(each, torch.Tensor) and not each.is_cpu]
+        if self._kind == "xxh3" or not there or len({each.device for each in there}) > 1:
+            # `int(value)` of a tensor takes twice as long.
+            counters = [value.item() if isinstance(value, torch.Tensor) else value for value in self._counters]
+            return [entries, int(min(counters, default=0)), int(max(counters, default=0))]
+        # A fused optimizer counts on its device. In float64, which has all counts of both float32 and int64.
+        ends = torch.stack(torch.stack([each.reshape(()) for each in there]).double().aminmax())
+        others = [int(value) for value in self._counters if not isinstance(value, torch.Tensor) or value.is_cpu]
+
+        def fetched() -> list[int]:
+            found = [*others, *map(int, ends.tolist())]
+            return [entries, min(found), max(found)]
+
+        return Later(fetched)
 
     def _walk(self, entries: Sequence[Mapping[Any, Any]]) -> None:
         """Finds the counters and the tensors of the state, in the order of the parameters and of the keys' names."""

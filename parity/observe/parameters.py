@@ -2,35 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from parity.observe.columns import Columns
-from parity.observe.digest import combine
-from parity.observe.fingerprint import Visit, fingerprint
+from parity.observe.fingerprint import Fingerprint, Visit, fingerprint
+from parity.observe.word_fingerprint import DeferredFingerprint, Part, WordFingerprints, split
+from parity.plan.trial import DigestKind
 
 
 class ObservedParameters:
-    """The parameters of a model, in its order, and a copy of them as the last step left them."""
+    """The parameters of a model, in its order, and a copy of them as the last step left them.
 
-    def __init__(self, model: torch.nn.Module) -> None:
+    Args:
+        model: The model.
+        kind: How they are digested.
+    """
+
+    def __init__(self, model: torch.nn.Module, kind: DigestKind = "xxh3") -> None:
         self._parameters = list(model.parameters())
-        self._visit = Visit()
+        self._kind = kind
+        self._visit = Visit(kind)
         # What is left of all parameters after their whole blocks, and the pieces of these.
-        self._before: list[np.ndarray] = []
+        self._before: list[np.ndarray] | None = None
+        self._words = WordFingerprints()
+        # Those whose device digests them, by their numbers.
+        self._before_there: dict[int, torch.Tensor] = {}
 
     def begin(self) -> None:
         """Copies the parameters as the first observed step finds them; does nothing later."""
-        if not self._before:
-            self._visit.begin(self._parameters)
+        if self._before is None:
+            here, there = self._split()
+            self._visit.begin(list(here.values()))
             self._before = [value.copy() for value in self._visit.values()]
+            for mine in there.values():
+                self._before_there |= {number: each.contiguous().clone() for number, each in mine.items()}
+
+    def _split(self) -> tuple[dict[int, torch.Tensor], dict[torch.device, dict[int, torch.Tensor]]]:
+        """The parameters that the host digests, and those that their devices digest."""
+        if self._kind == "xxh3":
+            return dict(enumerate(self._parameters)), {}
+        return split(self._parameters, summed=True)
 
     def initial(self) -> dict[str, Any]:
         """What the parameters are before the first step, for trials.parquet."""
-        found = fingerprint(self._parameters)
+        # As those of later steps, which are what another recording may continue.
+        found = fingerprint(self._parameters, self._kind)
         return {"initial_digests": found.digests.tolist(), "initial_sketches": found.sketches.reshape(-1).tolist()}
 
     def grads(self) -> list[torch.Tensor | None]:
@@ -39,20 +59,26 @@ class ObservedParameters:
 
     def add_update(self, columns: Columns) -> None:
         """Adds the digests of the parameters to the columns, and the norms and sketches of what the step added."""
-        self._visit.begin(self._parameters)
+        here, there = self._split()
+        found = self._update_here(list(here.values()))
+        if not there:
+            columns.add_update(found)
+            return
+        parts: list[Part] = [(list(here), lambda: found)]
+        for mine in there.values():
+            before = [self._before_there[number] for number in mine]
+            parts.append((list(mine), self._words.launch(list(mine.values()), before)))
+        columns.add_update(DeferredFingerprint(len(self._parameters), parts))
+
+    def _update_here(self, tensors: Sequence[torch.Tensor]) -> Fingerprint:
+        """The digests of these parameters, and the norms and sketches of what the step has added to them."""
+        self._visit.begin(tensors)
         norms, sketches = self._visit.cut.norms_and_sketches(self._updates())
-        digests = self._visit.digests()
-        columns.add(
-            {
-                "param_digest": combine(digests),
-                "param_digests": digests,
-                "update_norms": norms,
-                "update_sketches": sketches.reshape(-1),
-            }
-        )
+        return Fingerprint(self._visit.digests(), norms, sketches)
 
     def _updates(self) -> Iterator[np.ndarray]:
         """Yields what the step has added to each value of the visit, and keeps the value for the next step."""
+        assert self._before is not None, "begin comes before the first update"
         for now, before in zip(self._visit.values(), self._before, strict=True):
             yield np.subtract(now, before, out=before)
             np.copyto(before, now)

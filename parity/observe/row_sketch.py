@@ -13,10 +13,18 @@ from dataclasses import dataclass, field
 import numpy as np
 import xxhash
 
-from parity.observe.signs import BLOCK, NARROW_ROWS, ROWS, SUMS, VISIT, WIDE_ROWS, make_signs, repeated, summable
-
-# Most elements of a row that have signs of their own, instead of a sign for the row and one for the place in it.
-_NARROW = 64
+from parity.observe.signs import (
+    BLOCK,
+    NARROW,
+    NARROW_ROWS,
+    ROWS,
+    SUMS,
+    VISIT,
+    WIDE_ROWS,
+    make_signs,
+    repeated,
+    summable,
+)
 
 
 @dataclass
@@ -74,7 +82,7 @@ class RowSketch:
 def _row_products(table: np.ndarray, first: int) -> np.ndarray:
     """The signed sum of each row of dtype[R, F], of which the first is row `first` of its batch; dtype[R]."""
     rows, width = table.shape
-    if width <= _NARROW:
+    if width <= NARROW:
         # The same signs for all rows would hide what is alike in all rows: the gradient of a cross-entropy sums to zero
         # in each row, which some signs of few classes show as nothing at all.
         begin = first * width

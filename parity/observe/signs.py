@@ -17,7 +17,9 @@ VISIT = 16 * BLOCK
 # Characters of the dtypes that are summed as they are: float32 and float64.
 SUMMABLE = "fd"
 # Signs repeat after this many rows of a batch or blocks of a tensor.
-_MOST_SIGNS = 1 << 16
+MOST_SIGNS = 1 << 16
+# Most elements of a row that have signs of their own, instead of a sign for the row and one for the place in it.
+NARROW = 64
 # Signs of whole blocks, of their elements, of what is left after them, and of the rows of a batch; of all elements of
 # narrow rows; and from the last one on those of the elements of wide rows, for each sum its own.
 ELEMENT, BLOCKS, REST, ROWS, NARROW_ROWS, WIDE_ROWS = range(6)
@@ -26,15 +28,25 @@ ELEMENT, BLOCKS, REST, ROWS, NARROW_ROWS, WIDE_ROWS = range(6)
 @functools.cache
 def make_signs(count: int, seed: int) -> np.ndarray:
     """Pseudo-random signs, 1 or -1; float32[count]. A longer array begins with the signs of a shorter one."""
+    bits = np.unpackbits(_words(count, seed).view(np.uint8), bitorder="little")
+    return bits[:count].astype(np.float32) * 2 - 1
+
+
+def make_sign_bits(count: int, seed: int) -> np.ndarray:
+    """The same with a bit each, the first in the lowest bit, 1 for 1 and 0 for -1; uint32[ceil(count / 32)]."""
+    return _words(count, seed).view(np.uint32)[: math.ceil(count / 32)]
+
+
+def _words(count: int, seed: int) -> np.ndarray:
+    """Pseudo-random words with at least so many bits, uint64[...]."""
     # PCG64 as it is fixed in NumPy (NEP 19 allows other streams of `Generator` methods; raw bits never change).
-    words = np.random.PCG64(seed).random_raw(math.ceil(count / 64)).view(np.uint8)
-    return np.unpackbits(words, bitorder="little")[:count].astype(np.float32) * 2 - 1
+    return np.random.PCG64(seed).random_raw(math.ceil(count / 64))
 
 
 def repeated(seed: int, count: int) -> np.ndarray:
     """The signs of so many blocks or rows; float32[count]."""
-    known = make_signs(_MOST_SIGNS, seed)
-    return known[:count] if count <= _MOST_SIGNS else np.resize(known, count)
+    known = make_signs(MOST_SIGNS, seed)
+    return known[:count] if count <= MOST_SIGNS else np.resize(known, count)
 
 
 def summable(array: np.ndarray) -> np.ndarray:

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from parity.observe.digest import form_of, seeds_of, xxh3
+from parity.observe.digest import digests_of_arrays, form_of, seeds_of
 from parity.observe.host import PLAIN, all_arrays_of, all_on_host
+from parity.plan.trial import DigestKind
 
 
 class StandingTensors:
@@ -18,12 +19,16 @@ class StandingTensors:
     A step of a small model asks for some fifty of them: comparing where they are takes 10 microseconds, and finding the
     memory and the seed of each 150.
 
+    Args:
+        kind: How they are digested.
+
     Attributes:
         arrays: The elements of each tensor as bytes or numbers, as `array_of` returns them with `exact`.
         seeds: The seeds of their digests.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kind: DigestKind = "xxh3") -> None:
+        self.kind = kind
         self.arrays: list[np.ndarray] = []
         self._tensors: list[torch.Tensor] = []
         self._places: list[object] | None = None
@@ -43,7 +48,7 @@ class StandingTensors:
 
     def digests(self) -> list[int]:
         """The digest of each tensor as it is now; uint64[T]."""
-        return list(map(xxh3, self.arrays, self.seeds))
+        return digests_of_arrays(self.arrays, self.seeds, self.kind)
 
 
 def same(objects: Sequence[object], known: Sequence[object]) -> bool:

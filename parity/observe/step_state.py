@@ -12,10 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from parity.observe.deferred import Later
 from parity.observe.digest import combine
 from parity.observe.fingerprint import Fingerprint, fingerprint
 from parity.observe.generators import digest_generators
 from parity.observe.optimizer_state import ObservedOptimizer
+from parity.observe.word_fingerprint import DeferredFingerprint, WordFingerprints
+from parity.plan.trial import DigestKind
 
 
 class StepState:
@@ -27,6 +30,7 @@ class StepState:
         model: The model.
         optimizers: Its optimizers.
         also: Other models whose parameters and buffers are compared as buffers are, by name.
+        kind: How tensors are digested.
 
     Attributes:
         joined: The names of parameters and buffers that have joined the model, or were replaced.
@@ -38,11 +42,15 @@ class StepState:
         model: torch.nn.Module,
         optimizers: Sequence[torch.optim.Optimizer],
         also: Mapping[str, torch.nn.Module] | None = None,
+        *,
+        kind: DigestKind = "xxh3",
     ) -> None:
         self._model = model
+        self._kind = kind
+        self._words = WordFingerprints()
         # The model keeps its parameters, so that no other object gets the identity of one of them.
         numbers = {id(parameter): number for number, parameter in enumerate(model.parameters())}
-        self._optimizers = [ObservedOptimizer(each, numbers) for each in optimizers]
+        self._optimizers = [ObservedOptimizer(each, numbers, kind) for each in optimizers]
         self._parameters = list(model.named_parameters())
         self._modules = [(name, module) for name, module in model.named_modules() if _minds_mode(module)]
         self._buffers = dict(_buffers("", model, parameters=False))
@@ -86,32 +94,48 @@ class StepState:
             {"class": seen[number]["class"], "groups": seen[number]["groups"]} if number in seen else None
             for number in range(len(self._optimizers))
         ]
-        nothing = {"counts": [-1, -1, -1], "digests": []}
+        nothing: dict[str, Any] = {"counts": [-1, -1, -1], "digests": []}
         states = [seen.get(number, nothing) for number in range(len(self._optimizers))]
-        counts = [count for each in states for count in each["counts"]]
-        digests = [number for each in states for number in each["digests"]]
         settings = {"optimizers": described, "scale": scale, "factors": [*factors], **self._modes}
         if self.joined:
             settings["joined"] = self.joined
         if len(rows) > 1:
             # The rows of a single batch are in a column of their own, and would make another text of a partial one.
             settings["rows"] = [*rows]
-        return {
-            "settings": self._as_text(settings),
-            "state_counts": counts,
-            "state_digest": combine(np.array([*digests, *(count % 2**64 for count in counts)], np.uint64)),
-            "generator_digests": self._generators,
-        }
+        numbers: dict[str, Any]
+        if any(isinstance(each[name], Later) for each in states for name in ("counts", "digests")):
+            names = "state_counts", "state_digest"
+            numbers = {name: Later(lambda name=name: _numbers(states)[name]) for name in names}  # type: ignore[misc]
+        else:
+            numbers = _numbers(states)
+        return {"settings": self._as_text(settings), **numbers, "generator_digests": self._generators}
 
-    def buffers(self) -> Fingerprint:
+    def buffers(self) -> Fingerprint | DeferredFingerprint:
         """The fingerprint of the buffers, as they are now."""
-        return fingerprint([get() for get in self._buffers.values()])
+        tensors = [get() for get in self._buffers.values()]
+        return fingerprint(tensors) if self._kind == "xxh3" else self._words.take(tensors)
+
+    def initial_buffers(self) -> list[int]:
+        """The digests of the buffers before the first step, for trials.parquet; uint64[T]."""
+        # As those of later steps, which are what another recording may continue.
+        return fingerprint([get() for get in self._buffers.values()], self._kind).digests.tolist()  # type: ignore[no-any-return]
 
     def _as_text(self, settings: dict[str, Any]) -> str:
         """The settings as JSON, made anew only where they have changed."""
         if self._text[0] != settings:
             self._text = (settings, json.dumps(settings, default=str))
         return self._text[1]
+
+
+def _numbers(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The counts of the optimizers, and one digest of their states."""
+    found = [
+        {name: value.get() if isinstance(value, Later) else value for name, value in each.items()} for each in states
+    ]
+    counts = [count for each in found for count in each["counts"]]
+    digests = [number for each in found for number in each["digests"]]
+    numbers = np.array([*digests, *(count % 2**64 for count in counts)], np.uint64)
+    return {"state_counts": counts, "state_digest": combine(numbers)}
 
 
 # torch's own modules that compute something else in evaluation; RNNs and attention have a dropout inside.

@@ -7,7 +7,7 @@ from dataclasses import replace
 from parity.ground.errors import Trouble
 from parity.plan.device import Device
 from parity.plan.numbers import checked
-from parity.plan.trial import Settings, Trial
+from parity.plan.trial import DigestKind, Settings, Trial
 from parity.plan.user_code import CodeSpec
 
 
@@ -109,6 +109,7 @@ def plan(
             settings=settings,
             contract=not quick and loss is not losses[0] and seed == seeds[0] and replica == 0,
             measured=not quick and replica == 0,
+            digest_kind=digest_kind(devices),
         )
         # The first device comes first, since trials on others wait for the steps that it shares.
         for device in devices
@@ -124,6 +125,11 @@ def plan(
         trial for trial in trials if trial.loss is losses[0] and trial.device is devices[0] and trial.replica == 0
     ]
     return (*trials, *(_with_noise(trial, number) for number in range(1, noise + 1) for trial in baselines))
+
+
+def digest_kind(devices: Sequence[Device]) -> DigestKind:
+    """How all trials on these devices are digested: where one is an accelerator, as it can do it itself."""
+    return "xxh3" if all(device.kind == "cpu" for device in devices) else "words"
 
 
 def _with_noise(trial: Trial, number: int) -> Trial:

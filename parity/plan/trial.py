@@ -2,10 +2,15 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from parity.plan.device import Device
 from parity.plan.user_code import CodeSpec
 
+# How tensors are digested: by XXH3 of their bytes on the CPU, or by sums of their words, which an accelerator computes
+# itself. Digests of two kinds cannot be compared.
+DigestKind = Literal["xxh3", "words"]
+DIGEST_KINDS: tuple[DigestKind, ...] = get_args(DigestKind)
 # Passes over the data unless --epochs says otherwise. Chosen: with two, the step after the end of an epoch is trained.
 EPOCHS = 2
 # Steps that other devices take from the baseline's state, beside a partial batch, the middle and the last step. Chosen,
@@ -121,6 +126,7 @@ class Trial:
         shared_from: Name of the trial from whose states this one takes steps, or None.
         capture: Step, quantity and parameter (or None) of the one tensor that this trial is trained for, or None for a
             whole training.
+        digest_kind: How its tensors are digested.
     """
 
     loss: CodeSpec
@@ -135,6 +141,7 @@ class Trial:
     shares: bool = False
     shared_from: str | None = None
     capture: tuple[int, str, str | None] | None = None
+    digest_kind: DigestKind = "xxh3"
 
     @property
     def name(self) -> str:

@@ -151,6 +151,7 @@ def planned_record(index: int, trials: Sequence[Trial]) -> TrialRecord:
         # Reported with the first steps: the task makes its optimizer in the worker.
         optimizer=None,
         audit_every=settings.audit_every,
+        digest_kind=trial.digest_kind,
         code_sha256=code_digest(trial.loss, trial.oracle, settings.task),
         trace=trace_file(index, [trial.name for trial in trials]),
     )

@@ -96,40 +96,36 @@ SCHEMA = describe_table(
             pa.list_(pa.int64()),
             "for each optimizer: number of parameters with a state, and the least and largest step counter in it",
         ),
-        column("state_digest", pa.uint64(), "XXH3 digest of the optimizers' state before their step"),
+        column("state_digest", pa.uint64(), "digest of the optimizers' state before their step"),
         column(
             "generator_digests",
             pa.list_(pa.uint64()),
             f"XXH3 digest of the states of the generators before the step: {', '.join(GENERATORS)}",
         ),
-        column("input_digest", pa.uint64(), "XXH3 digest of the batch and the target"),
-        column("output_digest", pa.uint64(), "XXH3 digest of the output"),
+        column("input_digest", pa.uint64(), "digest of the batch and the target"),
+        column("output_digest", pa.uint64(), "digest of the output"),
         column("loss_digest", pa.uint64(), "XXH3 digest of the loss"),
-        column("output_grad_digest", pa.uint64(), "XXH3 digest of the gradient of the loss with respect to the output"),
+        column("output_grad_digest", pa.uint64(), "digest of the gradient of the loss with respect to the output"),
         column(
             "target_grad_digest",
             pa.uint64(),
-            "XXH3 digest of the gradient of the loss with respect to the target; 0 if it requires none",
+            "digest of the gradient of the loss with respect to the target; 0 if it requires none",
         ),
         column("param_grad_digest", pa.uint64(), "XXH3 digest of param_grad_digests"),
         column(
             "step_grad_digest",
             pa.uint64(),
-            "XXH3 digest of the gradient of each parameter that the optimizer received; null if not observed",
+            "digest of the gradient of each parameter that the optimizer received; null if not observed",
         ),
         column("param_digest", pa.uint64(), "XXH3 digest of param_digests"),
         column("buffer_digest", pa.uint64(), "XXH3 digest of buffer_digests"),
         column(
             "param_grad_digests",
             pa.list_(pa.uint64()),
-            "XXH3 digest of each parameter's gradient, in the model's order",
+            "digest of each parameter's gradient, in the model's order",
         ),
-        column(
-            "param_digests", pa.list_(pa.uint64()), "XXH3 digest of each parameter after the step, in the model's order"
-        ),
-        column(
-            "buffer_digests", pa.list_(pa.uint64()), "XXH3 digest of each buffer after the step, in the model's order"
-        ),
+        column("param_digests", pa.list_(pa.uint64()), "digest of each parameter after the step, in the model's order"),
+        column("buffer_digests", pa.list_(pa.uint64()), "digest of each buffer after the step, in the model's order"),
         *(
             field
             for quantity, meaning in _SKETCHED_MEANINGS.items()

@@ -8,6 +8,7 @@ from typing import Annotated
 import pyarrow as pa
 
 from parity.ground.quoting import MOST_STORED
+from parity.plan.trial import DigestKind
 from parity.store.parquet import write_table
 from parity.store.schema import NAME, Column, describe_record
 from parity.store.statuses import Failure, TrialStatus
@@ -48,6 +49,14 @@ class TrialRecord:
     optimizer: Annotated[str | None, Column(pa.string(), "class and settings of the optimizer; null if not known")]
     audit_every: Annotated[int, Column(pa.int64(), "the steps divisible by this are audited; 0 for none")]
     trace: Annotated[str, Column(pa.string(), "name of the trace's file in traces/")]
+    digest_kind: Annotated[
+        DigestKind | None,
+        Column(
+            NAME,
+            "how the tensors of the trace are digested: xxh3 (of their bytes) or words (weighted sums of their 32-bit "
+            "words, which an accelerator computes itself); null in runs of earlier versions: xxh3",
+        ),
+    ] = None
     # Known only once the trial trains, so the fields have defaults from here on.
     status: Annotated[TrialStatus, Column(NAME, "planned, complete, failed or interrupted")] = "planned"
     rows: Annotated[int, Column(pa.int64(), "number of steps in the trace")] = 0
@@ -83,7 +92,7 @@ class TrialRecord:
         list[float] | None, Column(pa.list_(pa.float64()), "L2 norm of each parameter tensor before the first step")
     ] = None
     initial_digests: Annotated[
-        list[int] | None, Column(pa.list_(pa.uint64()), "XXH3 digest of each parameter tensor before the first step")
+        list[int] | None, Column(pa.list_(pa.uint64()), "digest of each parameter tensor before the first step")
     ] = None
     initial_sketches: Annotated[
         list[float] | None,
@@ -98,7 +107,7 @@ class TrialRecord:
         Column(pa.list_(pa.string()), "names of the buffers, and of what else was to be compared as they are"),
     ] = None
     initial_buffer_digests: Annotated[
-        list[int] | None, Column(pa.list_(pa.uint64()), "XXH3 digest of each of these before the first step")
+        list[int] | None, Column(pa.list_(pa.uint64()), "digest of each of these before the first step")
     ] = None
     sharded: Annotated[
         bool | None,
@@ -198,6 +207,11 @@ class TrialRecord:
     def unit(self) -> str:
         """The device, with the run if there are several: what is compared with others of its kind."""
         return f"{self.device} ({self.run})" if self.run else self.device
+
+    @property
+    def digested_by(self) -> DigestKind:
+        """How the tensors of the trace are digested."""
+        return self.digest_kind or "xxh3"
 
 
 TRIALS = describe_record("a trial", TrialRecord)

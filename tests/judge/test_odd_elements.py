@@ -10,7 +10,7 @@ import torch
 from parity.judge import odd_elements
 from parity.judge.odd_elements import Replay
 from parity.observe.digest import digest
-from parity.observe.fingerprint import Rows
+from parity.observe.rows import Rows
 from parity.store.events import Advanced, Captured
 from parity.train.perform import perform
 from parity.train.replay import capture

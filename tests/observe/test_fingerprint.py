@@ -1,11 +1,14 @@
 """Fingerprints: digest, norm and sketch of tensors, and of rows that arrive batch by batch."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
 from parity.observe.digest import MISSING, digest
-from parity.observe.fingerprint import Rows, fingerprint
+from parity.observe.fingerprint import fingerprint
+from parity.observe.rows import Rows
 from parity.observe.signs import BLOCK, VISIT
 
 GENERATOR = torch.Generator().manual_seed(3)
@@ -119,3 +122,20 @@ def test_the_distance_of_two_outputs_is_known_from_their_sketches():
     one, other = rows(*whole.split(16)), rows(near)
     estimate = float(np.sqrt(((one.sketches - other.sketches) ** 2).sum()))
     assert 1 / 3 < estimate / float((whole - near).norm()) < 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.bool, torch.uint8])
+@pytest.mark.parametrize("width", [(), (5,), (2, 3)])
+def test_batches_of_rows_have_the_sums_of_words_of_one_batch(dtype, width):
+    # Rows of no whole number of words, too.
+    whole = (torch.arange(40.0).repeat(math.prod(width), 1).T.reshape(40, *width) % 7 - 2).to(dtype)
+    together, apart, other = (Rows(sketched=True, kind="words") for _ in range(3))
+    together.add([whole])
+    for begin, end in ((0, 3), (3, 3), (3, 20), (20, 40)):
+        apart.add([whole[begin:end]])
+    other.add([whole[:39]])
+    assert apart.digest == together.digest != other.digest
+    assert apart.norms == pytest.approx(together.norms)
+    swapped = Rows(sketched=True, kind="words")
+    swapped.add([whole.roll(1, 0)])
+    assert swapped.digest != together.digest

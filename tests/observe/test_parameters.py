@@ -4,17 +4,21 @@ import numpy as np
 import pytest
 import torch
 
+from parity.observe.columns import Columns
 from parity.observe.digest import digest
 from parity.observe.parameters import ObservedParameters
 from parity.observe.signs import BLOCK, VISIT
 from parity.observe.sketch import norms_and_sketches
 
 
-class Taken:
+class Taken(Columns):
     """Columns that keep what was added last."""
 
+    def __init__(self):
+        super().__init__(1)
+
     def add(self, values):
-        self.values = values
+        self.values = dict(values)
 
 
 def model(dtype=torch.float32):

@@ -8,7 +8,8 @@ import torch
 
 from parity.observe.columns import Columns
 from parity.observe.digest import digest
-from parity.observe.fingerprint import Rows, fingerprint
+from parity.observe.fingerprint import fingerprint
+from parity.observe.rows import Rows
 from parity.store.trace import SCHEMA, SKETCHED_QUANTITIES
 
 GRADIENT = [torch.arange(6.0).reshape(2, 3), torch.ones(2)]

@@ -1,0 +1,261 @@
+"""Digests, sketches and norms that are computed where the tensors are: what `word_kernels` is launched with.
+
+Letters: T tensors, B blocks of 8192 elements.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import operator
+import warnings
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from parity.observe.signs import (
+    BLOCK,
+    BLOCKS,
+    ELEMENT,
+    MOST_SIGNS,
+    NARROW,
+    NARROW_ROWS,
+    REST,
+    ROWS,
+    SUMS,
+    WIDE_ROWS,
+    make_sign_bits,
+    make_signs,
+)  # fmt: skip
+from parity.observe.word_sums import BLOCK_WORDS, place_weights, word_sum
+
+# Types of devices on which the kernels run: CUDA and ROCm. Others are copied to the host and digested there.
+WITH_KERNELS = {"cuda"}
+# Numbers of 64 bits of a tensor: the sum of its words, the sums of its sketch and that of its squares, in float64.
+NUMBERS = 2 + SUMS
+# The names that Triton has for the dtypes whose elements it sums.
+_SUMMED = {
+    torch.float32: "float32",
+    torch.float64: "float64",
+    torch.float16: "float16",
+    torch.bfloat16: "bfloat16",
+    torch.int64: "int64",
+    torch.int32: "int32",
+    torch.int16: "int16",
+    torch.int8: "int8",
+    torch.uint8: "uint8",
+    torch.bool: "uint8",
+}
+_WARPS = 4
+# Rows as wide as this have more places than 32 bits count.
+_WIDEST = 2**30
+_dtype, _address = operator.attrgetter("dtype"), torch.Tensor.data_ptr
+
+
+def on_device(tensor: torch.Tensor, *, summed: bool = True) -> bool:
+    """Whether the kernels digest this tensor, and sum it if that is wanted; the host digests all others."""
+    device = tensor.device
+    if device.type not in WITH_KERNELS or (summed and tensor.dtype not in _SUMMED):
+        return False
+    return _kernels_run(device)
+
+
+@functools.cache
+def _kernels_run(device: torch.device) -> bool:
+    """Whether the kernels can be compiled here, and give what the host gives; says so once where they do not."""
+    numbers = np.arange(3 * BLOCK // 2, dtype=np.float32)
+    out = torch.zeros((1, NUMBERS), dtype=torch.int64, device=device)
+    try:
+        TensorSums(summed=False).take([torch.from_numpy(numbers).to(device)], out)
+        found = int(out[0, 0]) % 2**64
+        why = None if found == word_sum(numbers) else f"it gives {found:016x}, not {word_sum(numbers):016x}"
+    except Exception as error:  # noqa: BLE001 - no Triton, no C compiler, a GPU that it does not know: all are the same
+        why = f"{type(error).__name__}: {error}".splitlines()[0]
+    if why:
+        warnings.warn(
+            f"parity: {device} does not compute digests itself ({why}). Its tensors are copied to the host in each "
+            "step instead, which gives the same digests and takes longer.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return why is None
+
+
+@dataclass(frozen=True, eq=False)
+class _Layout:
+    """Where the blocks of T tensors are.
+
+    Attributes:
+        begins: Where the blocks of each tensor begin, and where those of the last one end; int64[T + 1].
+        on_device: The same there.
+        groups: For each dtype its blocks, int32[B, 2]: the tensor of each, and its number in it.
+    """
+
+    begins: np.ndarray
+    on_device: torch.Tensor
+    groups: list[tuple[torch.dtype, torch.Tensor]]
+
+
+@functools.lru_cache(maxsize=64)
+def _layout(device: torch.device, dtypes: tuple[torch.dtype, ...], sizes: tuple[int, ...]) -> _Layout:
+    """The layout of tensors of these dtypes and numbers of elements."""
+    counts = -(-np.array(sizes, np.int64) // BLOCK)
+    begins = np.concatenate([[0], np.cumsum(counts)])
+    groups = []
+    for dtype in dict.fromkeys(dtypes):
+        mine = np.array([number for number, each in enumerate(dtypes) if each == dtype])
+        tensors = np.repeat(mine, counts[mine])
+        if len(tensors):
+            numbers = np.concatenate([np.arange(count) for count in counts[mine]])
+            groups.append((dtype, moved(np.stack([tensors, numbers], axis=1).astype(np.int32), device)))
+    return _Layout(begins, moved(begins, device), groups)
+
+
+def moved(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """A copy of an array on a device, for which the host does not wait."""
+    tensor = torch.from_numpy(array)
+    if device.type == "cpu":
+        return tensor.clone()
+    # From pinned memory, which torch keeps until the copy is made.
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+@functools.cache
+def _weights(device: torch.device) -> torch.Tensor:
+    return moved(place_weights().view(np.int64), device)
+
+
+@functools.cache
+def _tensor_signs(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """The signs of elements, float32[1024 + 8192], and of blocks, float32[65536]."""
+    elements = np.concatenate([make_signs(BLOCK // SUMS, ELEMENT), make_signs(BLOCK, REST)])
+    return moved(elements, device), moved(make_signs(MOST_SIGNS, BLOCKS), device)
+
+
+@functools.cache
+def _row_signs(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """The signs of rows, and of the elements of narrow rows; float32[65536]."""
+    return moved(make_signs(MOST_SIGNS, ROWS), device), moved(make_signs(MOST_SIGNS, NARROW_ROWS), device)
+
+
+@functools.lru_cache(maxsize=16)
+def _wide_signs(device: torch.device, width: int) -> torch.Tensor:
+    """The signs of the elements of wide rows for each sum, in bits; int32[8, ceil(width / 32)]."""
+    return moved(np.stack([make_sign_bits(width, WIDE_ROWS + row) for row in range(SUMS)]).view(np.int32), device)
+
+
+@functools.cache
+def _as_read(dtype: torch.dtype, *, summed: bool) -> dict[str, Any]:
+    """How the kernels read a dtype."""
+    import triton.language as tl
+
+    item = min(dtype.itemsize, 4)
+    return {
+        "DTYPE": getattr(tl, _SUMMED[dtype]) if summed else tl.uint8,
+        "ITEM": item,
+        "PER": dtype.itemsize // item,
+        "GROUPS": BLOCK * dtype.itemsize // 4 // BLOCK_WORDS,
+        "SUMMED": summed,
+        "WIDE": dtype == torch.float64,
+        "num_warps": _WARPS,
+    }
+
+
+class TensorSums:
+    """The sums of T tensors of one device, step by step.
+
+    Args:
+        summed: Whether sketches and norms are wanted as well as digests.
+    """
+
+    def __init__(self, *, summed: bool) -> None:
+        self._summed = summed
+        # What the last launch was given, which rarely changes: where the tensors were and what they were.
+        self._met: tuple[object, ...] = ()
+        self._table = torch.empty(0)
+
+    def take(
+        self, tensors: Sequence[torch.Tensor], out: torch.Tensor, before: Sequence[torch.Tensor] | None = None
+    ) -> None:
+        """Has the device sum tensors; the host does not wait for it.
+
+        Args:
+            tensors: dtype[...], each of them `dense`.
+            out: Gets their numbers; int64[T, 10].
+            before: What they were at the last visit, of the same dtypes and sizes: what was added since is summed
+                instead, and these are made what the tensors are now.
+        """
+        from parity.observe import word_kernels
+
+        device = out.device
+        layout = _layout(device, tuple(map(_dtype, tensors)), tuple(map(torch.Tensor.numel, tensors)))
+        addresses = list(map(_address, tensors))
+        past = addresses if before is None else list(map(_address, before))
+        met = (layout, addresses, past)
+        if met != self._met:
+            sizes = np.fromiter(map(torch.Tensor.numel, tensors), np.int64, len(tensors))
+            self._table = moved(np.stack([addresses, past, sizes, layout.begins[:-1]], axis=1), device)
+            self._met = met
+        found = torch.empty((int(layout.begins[-1]), NUMBERS), dtype=torch.int64, device=device)
+        with _current(device):
+            for dtype, blocks in layout.groups:
+                word_kernels.tensor_blocks[(len(blocks),)](
+                    self._table,
+                    blocks,
+                    found,
+                    _weights(device),
+                    *_tensor_signs(device),
+                    UPDATED=before is not None,
+                    **_as_read(dtype, summed=self._summed),
+                )
+            word_kernels.add_blocks[(len(tensors),)](
+                found, layout.on_device, out, SUMMED=self._summed, ADD=False, num_warps=_WARPS
+            )
+
+
+def add_rows(rows: torch.Tensor, out: torch.Tensor, *, first_row: int, first_word: int, summed: bool) -> None:
+    """Has the device add the numbers of rows to those of the rows before; the host does not wait for it.
+
+    Args:
+        rows: dtype[R, F], contiguous.
+        out: The numbers so far, int64[10].
+        first_row: Number of rows before.
+        first_word: Number of words before.
+        summed: Whether sketch and norm are wanted as well as the digest.
+    """
+    from parity.observe import word_kernels
+
+    if not rows.numel():
+        return
+    device, width = rows.device, rows.shape[1]
+    if width >= _WIDEST:
+        raise NotImplementedError(f"Rows of {width} elements are digested with digest='xxh3' only.")
+    count = -(-rows.numel() // BLOCK)
+    found = torch.empty((count, NUMBERS), dtype=torch.int64, device=device)
+    narrow = width <= NARROW
+    row_signs, narrow_signs = _row_signs(device)
+    with _current(device):
+        word_kernels.row_blocks[(count,)](
+            rows.data_ptr(),
+            rows.numel(),
+            width,
+            first_row,
+            first_word,
+            found,
+            _weights(device),
+            narrow_signs if narrow or not summed else _wide_signs(device, width),
+            row_signs,
+            NARROW=narrow,
+            **_as_read(rows.dtype, summed=summed),
+        )
+        begins = _layout(device, (rows.dtype,), (rows.numel(),)).on_device
+        word_kernels.add_blocks[(1,)](found, begins, out, SUMMED=summed, ADD=True, num_warps=_WARPS)
+
+
+def _current(device: torch.device) -> AbstractContextManager[object]:
+    """Makes a GPU the one on which kernels are launched."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()

@@ -1,0 +1,134 @@
+"""Runs the kernels of a GPU on CPU tensors, in Triton's interpreter, and compares them with what the host computes.
+
+A program of its own, since Triton reads this variable when it is imported. Prints what differs.
+"""
+
+import os
+
+os.environ["TRITON_INTERPRET"] = "1"
+
+import numpy as np
+import torch
+
+from parity.observe import device_sums
+from parity.observe.host import array_of
+from parity.observe.row_sketch import RowSketch
+from parity.observe.rows import Rows, RowSlots
+from parity.observe.signs import summable
+from parity.observe.sketch import norms_and_sketches
+from parity.observe.word_fingerprint import WordFingerprints
+from parity.observe.word_sums import word_sum
+
+GENERATOR = torch.Generator().manual_seed(0)
+SIZES = (0, 1, 3, 17, 1025)
+BLOCKS = (8191, 8192, 8193, 16385, 24575)
+DTYPES = [*device_sums._SUMMED]
+
+
+def made(dtype: torch.dtype, *shape: int) -> torch.Tensor:
+    values = 3 * torch.randn(shape, generator=GENERATOR)
+    return values > 0 if dtype is torch.bool else values.to(dtype)
+
+
+def near(found: np.ndarray, expected: np.ndarray, norm: float) -> bool:
+    """Whether sums are those of the host but for the rounding of float32."""
+    return bool(np.all(np.abs(found - expected) <= 1e-6 * norm))
+
+
+def check(name: str, out: torch.Tensor, digest: int, sums: np.ndarray, norm: float) -> None:
+    numbers = out.numpy()
+    floats = numbers.view(np.float64)
+    if int(numbers[0]) % 2**64 != digest:
+        print(f"{name}: digest")
+    if not near(floats[1:9], sums, norm) or not near(np.sqrt(floats[9:]), np.array([norm]), norm):
+        print(f"{name}: sums {floats[1:]} instead of {sums}, {norm}")
+
+
+def compare(given: list[torch.Tensor], before: list[torch.Tensor] | None) -> None:
+    """Compares the numbers of tensors, or of what was added since `before`."""
+    arrays = [summable(array_of(each)) for each in given]
+    past = [0 * array for array in arrays] if before is None else [summable(array_of(each)) for each in before]
+    norms, sketches = norms_and_sketches([array - other for array, other in zip(arrays, past, strict=True)])
+    out = torch.full((len(given), 10), 7)
+    device_sums.TensorSums(summed=True).take(given, out, before)
+    for each, numbers, norm, sums in zip(given, out, norms, sketches, strict=True):
+        name = f"{'' if before is None else 'update of '}{each.dtype} {tuple(each.shape)}"
+        check(name, numbers, word_sum(array_of(each, exact=True)), sums, norm)
+
+
+def tensors() -> None:
+    given = [made(dtype, size) for dtype in DTYPES for size in SIZES]
+    given += [made(torch.float32, size) for size in BLOCKS] + [made(torch.bfloat16, size) for size in BLOCKS[:3]]
+    # A view that begins at an odd place, whose words are not those of the memory.
+    given += [made(torch.bfloat16, 41)[1:], made(torch.uint8, 42)[3:], made(torch.float32), made(torch.float32, 3, 4)]
+    compare(given, None)
+    floating = [each for each in given if each.is_floating_point()]
+    before = [made(each.dtype, *each.shape) for each in floating]
+    compare(floating, before)
+    for each, past in zip(floating, before, strict=True):
+        if not torch.equal(each, past):
+            print(f"{each.dtype} {tuple(each.shape)}: not kept")
+    # Without sums, of whatever has bytes.
+    others = [
+        made(torch.float32, 7).to(torch.float8_e4m3fn),
+        torch.complex(made(torch.float64, 9), made(torch.float64, 9)),
+    ]
+    out = torch.full((2, 10), 7)
+    device_sums.TensorSums(summed=False).take(others, out)
+    for each, numbers in zip(others, out, strict=True):
+        check(f"{each.dtype}", numbers, word_sum(array_of(each, exact=True)), np.zeros(8), 0.0)
+
+
+def rows() -> None:
+    for dtype in (torch.float32, torch.bfloat16, torch.float64, torch.int64):
+        for count, width in ((700, 12), (37, 64), (33, 68), (3, 5004)):
+            given = made(dtype, count, width)
+            out = torch.zeros(10, dtype=torch.int64)
+            sketch, summed, row, word = RowSketch(), dtype.is_floating_point, 0, 0
+            for piece in (given[: count // 3], given[count // 3 :]):
+                device_sums.add_rows(piece, out, first_row=row, first_word=word, summed=summed)
+                row, word = row + len(piece), word + piece.numel() * piece.element_size() // 4
+                if summed:
+                    sketch.add(array_of(piece))
+            check(f"{dtype} rows {count} {width}", out, word_sum(array_of(given, exact=True)), sketch.sums, sketch.norm)
+
+
+def odd_rows() -> None:
+    """Rows of no whole number of words, in batches, and a fingerprint in which some tensors are the host's."""
+    given = [made(torch.bfloat16, 30, 5), made(torch.bool, 30, 3), made(torch.int8, 30), made(torch.float16, 30, 3, 3)]
+    mixed = [made(torch.float32, 7), None, made(torch.float32, 5).to(torch.float8_e5m2), made(torch.float64, 3, 4).T]
+    found = []
+    for types in (set(), {"cpu"}):
+        device_sums.WITH_KERNELS.clear()
+        device_sums.WITH_KERNELS.update(types)
+        rows = Rows(sketched=True, kind="words", slots=RowSlots())
+        for begin, end in ((0, 7), (7, 8), (8, 30)):
+            before, batch = rows.copy(), [each[begin:end] for each in given]
+            rows.add(batch)
+            if not rows.unchanged(before, batch) or rows.unchanged(
+                before, [each ^ 1 if each.dtype == torch.int8 else each for each in batch]
+            ):
+                print("unchanged: wrong")
+        fingerprints = WordFingerprints().take(mixed)
+        if (rows.deferred, fingerprints.deferred) != (bool(types), bool(types)):
+            print("deferred: wrong")
+        found.append(
+            (
+                (rows.digest, *fingerprints.digests),
+                (*rows.norms, *rows.sketches.ravel(), *fingerprints.norms, *fingerprints.sketches.ravel()),
+            )
+        )
+    if found[0][0] != found[1][0]:
+        print(f"odd rows: {found}")
+    if not np.allclose(found[0][1], found[1][1], rtol=1e-5, atol=1e-5, equal_nan=True):
+        print(f"odd rows: {found}")
+
+
+if __name__ == "__main__":
+    # As if the memory of the CPU were that of a GPU.
+    device_sums.WITH_KERNELS.add("cpu")
+    torch.set_num_threads(1)
+    tensors()
+    rows()
+    odd_rows()
+    print("done")

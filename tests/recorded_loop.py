@@ -1,0 +1,63 @@
+"""A small recorded loop with buffers, two batches a step, clipping, and an optimizer with a state.
+
+As a program it is recorded twice in Triton's interpreter: by the host, and as if the CPU's memory were that of a GPU.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import torch
+
+import parity
+
+STEPS = 4
+
+
+def trace_of(out, *, digest="auto", lr=1e-2, first_step=0, dtype=torch.float32):
+    """Trains the loop, and records it from a step on if there is a directory; returns the model or the trace."""
+    torch.manual_seed(0)
+    layers = [torch.nn.Linear(20, 70), torch.nn.BatchNorm1d(70), torch.nn.ReLU(), torch.nn.Linear(70, 130)]
+    model = torch.nn.Sequential(*layers).to(dtype)
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    criterion, recorder = torch.nn.MSELoss(), None
+    for step in range(STEPS):
+        if out and step == first_step:
+            options = {"optimizers": optimizer, "criterion": criterion, "audit_every": 2, "first_step": first_step}
+            recorder = parity.Recorder(str(out), model, digest=digest, **options)
+        generator = torch.Generator().manual_seed(step)
+        optimizer.zero_grad()
+        for _ in range(2):
+            inputs = torch.randn(9, 20, generator=generator).to(dtype)
+            target = torch.randn(9, 130, generator=generator).to(dtype)
+            output = model(inputs)
+            loss = criterion(output, target)
+            if recorder:
+                recorder.forward(inputs, output=output, target=target, loss=loss, factor=0.5)
+            (0.5 * loss).backward()
+        if recorder:
+            recorder.backward()
+        if step == 2:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.01)
+        optimizer.step()
+        if recorder:
+            recorder.step()
+    if recorder is None:
+        return model
+    recorder.close()
+    return pq.read_table(next((Path(out) / "traces").iterdir())).to_pydict()
+
+
+if __name__ == "__main__":
+    from parity.observe import device_sums
+
+    folder = Path(sys.argv[1])
+    torch.set_num_threads(1)
+    host = trace_of(folder / "host", digest="words")
+    device_sums.WITH_KERNELS.add("cpu")
+    kernels = trace_of(folder / "kernels", digest="words")
+    # NumPy's and Python's generators go on between the two.
+    for trace in (host, kernels):
+        del trace["generator_digests"]
+    (folder / "traces.json").write_text(json.dumps((host, kernels)))
