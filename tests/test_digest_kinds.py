@@ -17,7 +17,7 @@ from parity import run
 from parity.ground.errors import Trouble
 from parity.judge.judging import judge
 from parity.judge.several_runs import join
-from parity.judge.starts import differences_of_starts
+from parity.judge.starts import differences_of_starts, equal_parameters
 from parity.observe.digest import digest
 from parity.observe.fingerprint import fingerprint
 from parity.observe.rows import Rows
@@ -147,7 +147,11 @@ def test_a_wrong_loop_of_another_kind_is_not_identical_either(recordings, tmp_pa
 @pytest.mark.parametrize("name", ["xxh3", "words"])
 def test_a_resumed_recording_continues_one_of_its_kind(recordings, tmp_path, name):
     trace_of(tmp_path / "late", digest=name, first_step=2)
-    assert judged(recordings[name], tmp_path / "late").verdict == "identical"
+    verdict = judged(recordings[name], tmp_path / "late")
+    assert verdict.verdict == "identical"
+    # What it began with are the digests after the other one's last step before.
+    assert equal_parameters(verdict.comparison.common)
+    assert differences_of_starts(verdict.comparison.common) == ()
 
 
 def test_a_run_is_digested_by_words_where_a_device_is_an_accelerator():

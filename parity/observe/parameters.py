@@ -39,7 +39,7 @@ class ObservedParameters:
             self._visit.begin(list(here.values()))
             self._before = [value.copy() for value in self._visit.values()]
             for mine in there.values():
-                self._before_there |= {number: each.contiguous().clone() for number, each in mine.items()}
+                self._before_there |= {number: each.detach().contiguous().clone() for number, each in mine.items()}
 
     def _split(self) -> tuple[dict[int, torch.Tensor], dict[torch.device, dict[int, torch.Tensor]]]:
         """The parameters that the host digests, and those that their devices digest."""

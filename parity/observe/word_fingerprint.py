@@ -111,7 +111,7 @@ class WordFingerprints:
         sums, slots = self._sums[device]
         slot = slots.take(seeds_of(tensors), device)
         whole = all(map(torch.Tensor.is_contiguous, tensors))
-        sums.take(tensors if whole else [each.contiguous() for each in tensors], slot.out, before)
+        sums.take(tensors if whole else [each.detach().contiguous() for each in tensors], slot.out, before)
         return slot.get
 
 
