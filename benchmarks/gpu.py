@@ -402,9 +402,14 @@ def summarize(results: dict[str, Any]) -> str:
     if "digest" in results:
         counts = results["digest"].values()
         lines += ["", "## Digest", ""]
-        lines += [f"{sum(each['tensors'] for each in counts)} tensors of {len(counts)} dtypes: "]
-        lines[-1] += f"{sum(each['unequal'] for each in counts)} have another digest on the GPU than on the CPU; "
-        lines[-1] += f"{sum(each['changed_bits_missed'] for each in counts)} changed bits were missed."
+        lines += ["| digest | computed by | tensors | dtypes | other than on the CPU | changed bits missed |"]
+        lines += ["| --- | --- | --- | --- | --- | --- |"]
+        for kind, by, prefix in (("xxh3", "the CPU, from a copy", ""), ("words", "the GPU", "words_")):
+            sums = [sum(each[prefix + name] for each in counts) for name in ("unequal", "changed_bits_missed")]
+            tensors = sum(each["tensors"] for each in counts)
+            lines += [f"| {kind} | {by} | {tensors} | {len(counts)} | {sums[0]} | {sums[1]} |"]
+        largest = max(each["words_largest_distance"] for each in counts)
+        lines += ["", f"Norms and sketches of the GPU are within {largest:.1g} norms of the CPU's."]
     if "published" in results:
         lines += ["", "## Published losses", "", "| device | compared | equal to 4 decimals | within 1e-4 |"]
         lines += ["| --- | --- | --- | --- |"]
