@@ -62,7 +62,7 @@ class Inline:
             if before and before.device.kind == trial.device.kind and (reason := switches.unusable(trial.device)):
                 raise Trouble(
                     f"{before.name} has made its device unusable for this process: {reason}. {trial.name} needs "
-                    "another one: leave out --inline, and each trial has a process of its own, or go on with --resume."
+                    "another process: parity.run without --inline has one for each trial, and --resume goes on."
                 )
             shared = past.shared(trial.shared_from) if trial.shared_from else None
             events = perform(trial, data, shared, past.position(trial.name))

@@ -33,6 +33,9 @@ def test_parts_are_measured_once_and_summarized(tmp_path):
     assert "facts: stored already" not in first
     results = json.loads((tmp_path / "results.json").read_text())
     assert list(results) == ["facts", "digest", "steps: autoencoder"]
-    assert all(not each["unequal"] and not each["changed_bits_missed"] for each in results["digest"].values())
+    for each in results["digest"].values():
+        assert not any(each[kind + name] for kind in ("", "words_") for name in ("unequal", "changed_bits_missed"))
     assert list(results["steps: autoencoder"]) == ["bare", "recorded", "recorded and audited"]
-    assert "| autoencoder | recorded and audited |" in (tmp_path / "summary.md").read_text()
+    summary = (tmp_path / "summary.md").read_text()
+    assert "| words | the GPU | 140 | 7 | 0 | 0 |" in summary
+    assert "| autoencoder | recorded and audited |" in summary

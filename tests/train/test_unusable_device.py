@@ -107,8 +107,8 @@ def test_the_trials_after_it_are_not_trained_in_that_process(data, make_trials, 
     ended = [(event.trial, event.status) for event in events if isinstance(event, Ended)]
     assert ended == [(first.name, "complete"), (second.name, "failed")]
     assert trouble == (
-        f"{second.name} has made its device unusable for this process: {SAID}. {third.name} needs another one: leave "
-        "out --inline, and each trial has a process of its own, or go on with --resume."
+        f"{second.name} has made its device unusable for this process: {SAID}. {third.name} needs another "
+        "process: parity.run without --inline has one for each trial, and --resume goes on."
     )
 
 
