@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Literal
 
+import pyarrow as pa
 import torch
 
 from parity.driver import begun, gathering, recorded_trial, seal_run
@@ -192,6 +193,8 @@ class Recorder:
         # Whether an optimizer is in its step, which may call a closure.
         self._stepping = False
         self._closed = False
+        # Whether rows are lost that a device did not give back.
+        self._unfetched = False
         # Why the recording has ended before the loop, or None.
         self._off: str | None = None
 
@@ -494,7 +497,7 @@ class Recorder:
         Raises:
             Trouble: They cannot be written.
         """
-        if self._observer.rows:
+        if self._observer.rows and (table := self._fetched()) is not None:
             facts = (
                 self._facts
                 | self._observer.facts
@@ -507,13 +510,24 @@ class Recorder:
                 }
             )
             # Rows before what is found about them.
-            self._send(Advanced(self._trial.name, self._observer.flush(), facts))
+            self._send(Advanced(self._trial.name, table, facts))
             errors, missing = self._measured.take()
             if errors or missing:
                 self._send(Found(self._trial.name, "step_errors", tuple(vars(error) for error in errors), missing))
             findings = self._observer.take_findings()
             if findings:
                 self._send(Found(self._trial.name, "findings", tuple(vars(finding) for finding in findings)))
+
+    def _fetched(self) -> pa.Table | None:
+        """The rows since the last flush; None if they cannot be had, which ends the recording."""
+        if self._unfetched:
+            return None
+        try:
+            return self._observer.flush()
+        except Exception as error:  # noqa: BLE001 - whatever a device reports now, the user's training must go on
+            self._unfetched = True
+            self._switch_off(f"its last rows cannot be fetched: {message_of(error) or type(error).__name__}")
+            return None
 
     def _send(self, event: Event) -> None:
         self._gatherer.take([event])

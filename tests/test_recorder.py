@@ -21,6 +21,7 @@ from torch import nn
 import parity
 from parity import report, run
 from parity.ground.errors import Trouble
+from parity.observe.observer import Observer
 from parity.train.planted import planted
 
 from conftest import bits, command, plant, rewrite
@@ -733,6 +734,22 @@ def test_calls_out_of_order_end_the_recording_and_not_the_training(tmp_path, cap
     record(tmp_path / "whole", steps=4)
     status, out = compared(capsys, tmp_path / "whole", tmp_path / "loop")
     assert (status, "the recording ended before step 2" in " ".join(out.split())) == (3, True)
+
+
+def test_rows_that_a_device_does_not_give_back_end_the_recording_and_not_the_training(tmp_path, monkeypatch):
+    def lost(_):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    # The first steps are stored before.
+    monkeypatch.setattr("parity.recorder.CAPACITY", 3)
+    flush, calls = Observer.flush, []
+    monkeypatch.setattr(Observer, "flush", lambda self: lost(self) if calls else (calls.append(1), flush(self))[1])
+    with pytest.warns(RuntimeWarning, match="its last rows cannot be fetched: CUDA error") as warned:
+        record(tmp_path / "loop", steps=8)
+    assert len(warned) == 1
+    row = trial(tmp_path / "loop")
+    assert (row["status"], row["rows"]) == ("interrupted", 3)
+    assert "its last rows cannot be fetched" in row["error"]
 
 
 def test_a_closed_recorder_refuses_calls(tmp_path):

@@ -158,7 +158,11 @@ class Batches:
 
 def _digest_of(loss: torch.Tensor | None) -> int | Later:
     """The digest of a loss, for which nobody waits where it is on another device."""
-    return digest(loss) if loss is None or loss.is_cpu else Later(lambda: digest(loss))
+    if loss is None or loss.is_cpu:
+        return digest(loss)
+    # A copy, since the loop may change its loss in place, to log it.
+    kept = loss.clone()
+    return Later(lambda: digest(kept))
 
 
 def _combined(digests: Sequence[Any]) -> int:

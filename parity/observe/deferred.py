@@ -20,6 +20,9 @@ from parity.observe.word_sums import finished
 # Most bytes of a chunk, and most steps in it: a model of many tensors does not have hundreds of steps on its device.
 _CHUNK_BYTES = 1 << 22
 _MOST_SLOTS = 256
+# Steps in the first chunk of a set of tensors, and most sets whose chunks are filled side by side: which parameters
+# have a gradient may alternate.
+_FEWEST_SLOTS, _MOST_FORMS = 4, 16
 
 
 class Later:
@@ -36,10 +39,10 @@ class Later:
 class _Chunk:
     """A buffer on a device for the numbers of T tensors in several steps, int64[S, T, 10]."""
 
-    def __init__(self, seeds: Sequence[int], device: torch.device) -> None:
+    def __init__(self, seeds: Sequence[int], device: torch.device, slots: int) -> None:
         self.seeds = tuple(seeds)
         self.device = device
-        slots = min(_MOST_SLOTS, max(1, _CHUNK_BYTES // (8 * NUMBERS * max(1, len(seeds)))))
+        slots = min(slots, _MOST_SLOTS, max(1, _CHUNK_BYTES // (8 * NUMBERS * max(1, len(seeds)))))
         # Zeros, to which the rows of a step's batches are added.
         self._buffer = torch.zeros((slots, len(seeds), NUMBERS), dtype=torch.int64, device=device)
         self.slots = self._buffer.unbind()
@@ -55,6 +58,9 @@ class _Chunk:
     def fetch(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Digests, norms and sketches of all slots: uint64[S, T], float64[S, T], float64[S, T, 8]."""
         if self._fetched is None:
+            # Once for a block of steps: whoever closes a recording may do so on another stream than the loop's.
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
             self._fetched = read(self._buffer[: self.used].to("cpu", copy=True).numpy(), self.seeds)
         return self._fetched
 
@@ -90,12 +96,22 @@ class Slots:
     """Slots for a quantity, one after the other."""
 
     def __init__(self) -> None:
-        self._chunk: _Chunk | None = None
+        self._chunks: dict[tuple[tuple[int, ...], torch.device], _Chunk] = {}
 
     def take(self, seeds: Sequence[int], device: torch.device) -> Slot:
         """A slot for tensors with these seeds, whose numbers are zeros."""
-        if self._chunk is None or not self._chunk.takes(seeds, device):
-            self._chunk = _Chunk(seeds, device)
-        number = self._chunk.used
-        self._chunk.used += 1
-        return Slot(self._chunk.slots[number], self._chunk, number)
+        form = (tuple(seeds), device)
+        chunk = self._chunks.get(form)
+        if chunk is None or not chunk.takes(seeds, device):
+            # More only where they were needed: a set of tensors that comes once must not take room for many steps.
+            known = len(chunk.slots) if chunk else _FEWEST_SLOTS // 2
+            full = chunk is None or chunk.used == known
+            chunk = _Chunk(seeds, device, slots=2 * known if full else known)
+            self._chunks.pop(form, None)
+            self._chunks[form] = chunk
+            if len(self._chunks) > _MOST_FORMS:
+                # Those of the steps so far keep theirs until they are fetched.
+                del self._chunks[next(iter(self._chunks))]
+        number = chunk.used
+        chunk.used += 1
+        return Slot(chunk.slots[number], chunk, number)

@@ -188,6 +188,9 @@ class TensorSums:
             out: Gets their numbers; int64[T, 10].
             before: What they were at the last visit, of the same dtypes and sizes: what was added since is summed
                 instead, and these are made what the tensors are now.
+
+        Raises:
+            ValueError: A tensor is not like what it was.
         """
         from parity.observe import word_kernels
 
@@ -197,6 +200,9 @@ class TensorSums:
         past = addresses if before is None else list(map(_address, before))
         met = (layout, addresses, past)
         if met != self._met:
+            # The kernel writes as much to what was before as there is now.
+            if before is not None and any(map(_unlike, tensors, before)):
+                raise ValueError("a parameter has another shape, dtype or device than in the step before")
             sizes = np.fromiter(map(torch.Tensor.numel, tensors), np.int64, len(tensors))
             self._table = moved(np.stack([addresses, past, sizes, layout.begins[:-1]], axis=1), device)
             self._met = met
@@ -215,6 +221,11 @@ class TensorSums:
             word_kernels.add_blocks[(len(tensors),)](
                 found, layout.on_device, out, SUMMED=self._summed, ADD=False, num_warps=_WARPS
             )
+
+
+def _unlike(tensor: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors need another amount of memory, or memory elsewhere."""
+    return (tensor.dtype, tensor.numel(), tensor.device) != (other.dtype, other.numel(), other.device)
 
 
 def add_rows(rows: torch.Tensor, out: torch.Tensor, *, first_row: int, first_word: int, summed: bool) -> None:

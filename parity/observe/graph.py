@@ -68,8 +68,8 @@ def narrowest(tensors: Sequence[torch.Tensor]) -> Precision | None:
         for each in dtypes
         if each.is_floating_point
     }
-    # The switches mean CUDA's products only.
-    products = tf32.allowed() if any(each.is_cuda for each in tensors) else frozenset()
+    # The switches mean CUDA's products only, and say yes on GPUs that do not have it.
+    products = tf32.allowed() if any(tf32.has_tf32(each.device) for each in tensors) else frozenset()
     if products and any(tf32.applies_to(node, products) for node in before):
         found.add(Precision(TF32_U, "tf32"))
     # Of two with one roundoff always the same is named.

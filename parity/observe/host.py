@@ -49,7 +49,10 @@ def dense(tensor: torch.Tensor) -> torch.Tensor:
     if type(tensor) not in PLAIN:
         local = getattr(tensor, "to_local", None)
         tensor = tensor if local is None else local()
-    return tensor if tensor.layout is torch.strided else tensor.to_dense()
+    if tensor.layout is not torch.strided:
+        tensor = tensor.to_dense()
+    # Torch may note that a tensor is to be conjugated or negated, and leave its memory as it is.
+    return tensor.resolve_conj().resolve_neg() if tensor.is_conj() or tensor.is_neg() else tensor
 
 
 def array_of(host: torch.Tensor, *, exact: bool = False) -> np.ndarray:

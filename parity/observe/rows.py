@@ -128,8 +128,12 @@ class _DeviceRows:
         self._slot, self._out = slot, out
 
     def add(self, tensor: torch.Tensor) -> None:
-        given = dense(tensor)
+        # A later batch may come from elsewhere, or have a dtype that no device sums.
+        given = dense(tensor).to(self._out.device)
+        summed = self.sketched and on_device(given)
         rows = len(given) if given.dim() else 1
+        if self.sketched and not summed:
+            self._out[1:].view(torch.float64).fill_(math.nan)
         if given.numel():
             table = given.reshape(rows, -1).contiguous()
             spare = -table.shape[1] * table.element_size() % 4
@@ -137,10 +141,10 @@ class _DeviceRows:
                 # Each row is filled up to whole words, which are digested apart from what is summed.
                 filled = torch.nn.functional.pad(table.view(torch.uint8), (0, spare))
                 add_rows(filled, self._out, first_row=0, first_word=self._words, summed=False)
-            if self.sketched or not spare:
+            if summed or not spare:
                 out = torch.zeros_like(self._out) if spare else self._out
-                add_rows(table, out, first_row=self.rows, first_word=self._words, summed=self.sketched)
-            if self.sketched and spare:
+                add_rows(table, out, first_row=self.rows, first_word=self._words, summed=summed)
+            if summed and spare:
                 self._out[1:].view(torch.float64).add_(out[1:].view(torch.float64))
             self._words += rows * -(-table.shape[1] * table.element_size() // 4)
         self.rows += rows

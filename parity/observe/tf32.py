@@ -9,7 +9,9 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import contextlib
+import functools
+from collections.abc import Collection, Iterator
 from typing import Any, Literal
 
 import torch
@@ -42,6 +44,38 @@ def set_allowed(products: Collection[Products]) -> None:
         switch.fp32_precision = "tf32" if each in products else "ieee"
 
 
+@functools.cache
+def has_tf32(device: torch.device) -> bool:
+    """Whether a device can compute in TF32: NVIDIA's GPUs from Ampere on."""
+    return device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device)[0] >= 8
+
+
+@contextlib.contextmanager
+def switches_restored() -> Iterator[None]:
+    """Gives the switches back the values that they had before the block, in the form in which they were set."""
+    if _newer_form_is_in_use():
+        # One that says what the switch above it says may follow that, and must go on following it.
+        values = {
+            products: "none" if switch.fp32_precision == above.fp32_precision else switch.fp32_precision
+            for (products, switch), above in zip(_switches().items(), _above(), strict=True)
+        }
+        try:
+            yield
+        finally:
+            for products, switch in _switches().items():
+                switch.fp32_precision = values[products]
+        return
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    # "medium" allows bfloat16 on the CPU as well, of which the switch of CUDA knows nothing.
+    precision = torch.get_float32_matmul_precision()
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
+        torch.set_float32_matmul_precision(precision)
+
+
 def applies_to(node: torch.autograd.graph.Node, products: frozenset[Products]) -> bool:
     """Whether a node of the backward pass stands for one of these products of float32 numbers on a GPU."""
     name = node.name()
@@ -60,11 +94,18 @@ def _switches() -> dict[Products, Any]:
     return {"matmul": torch.backends.cuda.matmul, "conv": cudnn.conv, "rnn": cudnn.rnn}  # type: ignore[attr-defined]
 
 
+def _above() -> list[Any]:
+    """The switch that each of `_switches` follows while it has no value of its own."""
+    whole, cudnn = torch.backends, torch.backends.cudnn
+    return [whole, cudnn, cudnn]
+
+
 def _newer_form_is_in_use() -> bool:
     """Whether something in this process has set the newer form, so that the older one cannot be asked for."""
     try:
         # Each raises RuntimeError then: "you have used mix of the legacy and new APIs".
         _ = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+        _ = torch.get_float32_matmul_precision()
     except RuntimeError:
         return True
     return False

@@ -123,8 +123,9 @@ def split(
     kinds = set(map(_kind, present.values()))
     # Mostly all are of one kind and one device: to look at each of them takes as long as all else.
     if len(kinds) == 1:
-        made, layout, device, _ = next(iter(kinds))
-        if made in PLAIN and layout is torch.strided and device.type in WITH_KERNELS:
+        made, layout, device, dtype = next(iter(kinds))
+        # Complex numbers may have to be conjugated first, see `host.dense`.
+        if made in PLAIN and layout is torch.strided and device.type in WITH_KERNELS and not dtype.is_complex:
             first = next(iter(present.values()))
             return ({}, {device: present}) if on_device(first, summed=summed) else (present, {})
     here: dict[int, torch.Tensor] = {}

@@ -118,6 +118,12 @@ def is_pinned(module: types.ModuleType) -> bool:
     return isinstance(getattr(vars(module).get("__spec__"), "loader", None), _Loader)
 
 
+def is_shown(path: str) -> bool:
+    """Whether the lines of a file are those of a text that travelled, see `show_lines`."""
+    entry = linecache.cache.get(path)
+    return entry is not None and len(entry) > 1 and entry[1] is None
+
+
 def show_lines(path: str, source: str) -> None:
     """Lets tracebacks and debuggers show the lines of a file that may not exist here, or be another one."""
     # From this cache; without a time of modification it is not checked against the file.

@@ -4,13 +4,13 @@ import functools
 import hashlib
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
 from parity.plan.neighbours import in_environment
-from parity.plan.pinned import is_pinned
+from parity.plan.pinned import is_pinned, is_shown
 
 
 def imported_files(error: BaseException | None = None) -> list[str]:
@@ -54,15 +54,27 @@ def _raised_in(error: BaseException | None) -> Iterator[tuple[str, object]]:
         seen.append(error)
         for frame, _ in traceback.walk_tb(error.__traceback__):
             # Of a module itself, and not of a function that is called while others are imported.
-            if frame.f_code.co_name == "<module>" and frame.f_globals.get("__name__") not in sys.modules:
-                yield str(frame.f_globals.get("__name__")), frame.f_globals.get("__file__")
+            values = frame.f_globals
+            if (
+                frame.f_code.co_name == "<module>"
+                and values.get("__name__") not in sys.modules
+                and not _travelled(values)
+            ):
+                yield str(values.get("__name__")), values.get("__file__")
         # Python has not begun to run a file that it cannot read.
-        if isinstance(error, SyntaxError) and error.filename:
+        if isinstance(error, SyntaxError) and error.filename and not is_shown(error.filename):
             path = Path(error.filename)
             folders = [Path(folder) for folder in sys.path if path.is_relative_to(folder)]
             short = path.relative_to(max(folders, key=lambda folder: len(folder.parts))) if folders else Path(path.name)
             yield ".".join(short.with_suffix("").parts).removesuffix(".__init__"), error.filename
         error = error.__cause__ or error.__context__
+
+
+def _travelled(values: Mapping[str, object]) -> bool:
+    """Whether the values of a module are those of one that was loaded from a text that travelled."""
+    module = ModuleType("_")
+    vars(module).update(values)
+    return is_pinned(module)
 
 
 @functools.cache

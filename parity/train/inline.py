@@ -58,8 +58,11 @@ class Inline:
         from parity.train import switches
 
         past = past or NoPast()
-        for before, trial in zip([None, *trials], trials, strict=False):
-            if before and before.device.kind == trial.device.kind and (reason := switches.unusable(trial.device)):
+        last: dict[str, Trial] = {}
+        for trial in trials:
+            before = last.get(trial.device.kind)
+            last[trial.device.kind] = trial
+            if before and (reason := switches.unusable(trial.device)):
                 raise Trouble(
                     f"{before.name} has made its device unusable for this process: {reason}. {trial.name} needs "
                     "another process: parity.run without --inline has one for each trial, and --resume goes on."

@@ -77,8 +77,33 @@ def unusable(device: Device) -> str | None:
     return None
 
 
+# What a GPU says, in any CUDA, after a kernel that somebody wrote or called wrongly.
+_DOING_OF_CODE = ("device-side assert", "illegal memory access", "misaligned address", "illegal instruction")
+
+
+def blame_for(device: Device, step: int | None, when: str) -> TrialFailed | Trouble | None:
+    """What is to be raised where a device has become unusable; None where it is not.
+
+    Args:
+        device: The device.
+        step: The step that is taken, or None.
+        when: What is going on, for the message.
+
+    Returns:
+        `TrialFailed` for the doing of code, such as an index out of range; `Trouble` for a device that is broken.
+    """
+    if (reason := unusable(device)) is None:
+        return None
+    if any(each in reason for each in _DOING_OF_CODE):
+        return TrialFailed(step, f"the device became unusable {when}: {reason}")
+    return Trouble(
+        f"Device {device.name} became unusable {when}: {reason}. That is the device's fault or its driver's; what was "
+        "recorded is kept. When it works again, go on with --resume."
+    )
+
+
 class BlamedForDevice:
-    """Turns an error that comes of a device which the trial has made unusable into `TrialFailed`.
+    """Turns an error that comes of a device which has become unusable into what `blame_for` returns.
 
     A GPU reports at the next call, whoever makes it, that something failed in it earlier.
 
@@ -96,22 +121,23 @@ class BlamedForDevice:
         pass
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if isinstance(error, RuntimeError) and (reason := unusable(self._device)) is not None:
-            message = f"the loss has made the device unusable {self._when}: {reason}"
-            raise TrialFailed(self._step, message) from error
+        # The user's code is blamed for what it raises itself, and may have met a broken device.
+        if isinstance(error, (RuntimeError, TrialFailed)):
+            blame = blame_for(self._device, self._step, self._when)
+            if isinstance(blame, Trouble) or (blame and not isinstance(error, TrialFailed)):
+                raise blame from error
 
 
 @contextlib.contextmanager
 def switches_restored() -> Iterator[None]:
     """Gives the thread count and the switches of `prepare` back the values that they had before the block."""
-    threads = torch.get_num_threads()
-    cudnn, products = torch.backends.cudnn, tf32.allowed()
+    threads, cudnn = torch.get_num_threads(), torch.backends.cudnn
     before = (cudnn.deterministic, cudnn.benchmark)
     try:
-        yield
+        with tf32.switches_restored():
+            yield
     finally:
         cudnn.deterministic, cudnn.benchmark = before
-        tf32.set_allowed(products)
         torch.set_num_threads(threads)
 
 

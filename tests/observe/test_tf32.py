@@ -1,5 +1,7 @@
 """Torch's switches for TF32 are read and set in both of their forms, and what they apply to counts as TF32."""
 
+import subprocess
+import sys
 from dataclasses import dataclass, field
 
 import pytest
@@ -20,6 +22,7 @@ def switches():
     MATMUL.allow_tf32, CUDNN.allow_tf32 = False, True
     yield
     MATMUL.allow_tf32, CUDNN.allow_tf32 = False, True
+    tf32.has_tf32.cache_clear()
 
 
 def test_the_older_form():
@@ -54,6 +57,34 @@ def test_a_program_with_the_older_form_can_ask_for_it_afterwards(products):
         tf32.set_allowed(products)
         assert tf32.allowed() == set(products)
     assert (MATMUL.allow_tf32, CUDNN.allow_tf32) == (True, False)
+
+
+def test_medium_precision_can_be_asked_for_afterwards():
+    torch.set_float32_matmul_precision("medium")
+    with switches_restored():
+        tf32.set_allowed(())
+    assert torch.get_float32_matmul_precision() == "medium"
+    assert tf32.allowed() == {"matmul", "conv", "rnn"}
+
+
+PROGRAM = """
+import torch
+from parity.observe import tf32
+torch.backends.fp32_precision = "ieee"
+with tf32.switches_restored():
+    tf32.set_allowed(tf32.ALL)
+torch.backends.fp32_precision = "tf32"
+print(sorted(tf32.allowed()))
+"""
+
+
+@newer
+def test_switches_that_follow_another_one_go_on_following_it():
+    # A process of its own, since what is set here cannot be taken back.
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=120)
+    alone = PROGRAM.replace("with tf32.switches_restored():", "if False:")
+    without = subprocess.run([sys.executable, "-c", alone], capture_output=True, text=True, timeout=120)
+    assert done.stdout == without.stdout != "", done.stderr
 
 
 @dataclass
@@ -101,7 +132,7 @@ class Output:
 
     grad_fn: Node
     dtype: torch.dtype = torch.float32
-    is_cuda: bool = True
+    device: torch.device = field(default_factory=lambda: torch.device("cuda"))
 
 
 CONVOLUTION = Node("ReluBackward0", before=[Node("ConvolutionBackward0")])
@@ -125,9 +156,23 @@ LAYER = Node("AddmmBackward0")
         (Node("AddmmBackward0", torch.bfloat16), tf32.ALL, "bfloat16"),
     ],
 )
-def test_a_model_that_may_compute_in_tf32_on_a_gpu_counts_as_tf32(node, allowed, name):
+def test_a_model_that_may_compute_in_tf32_on_a_gpu_counts_as_tf32(node, allowed, name, monkeypatch):
+    capable(monkeypatch, (8, 0))
     tf32.set_allowed(allowed)
     assert narrowest([Output(node)]).name == name
+
+
+def capable(monkeypatch, capability, hip=None):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.version, "hip", hip)
+    tf32.has_tf32.cache_clear()
+
+
+@pytest.mark.parametrize(("capability", "hip"), [((7, 5), None), ((7, 0), None), ((9, 4), "6.2")])
+def test_a_gpu_without_tf32_is_not_held_to_it_whatever_the_switches_say(capability, hip, monkeypatch):
+    capable(monkeypatch, capability, hip)
+    tf32.set_allowed(tf32.ALL)
+    assert narrowest([Output(CONVOLUTION)]).name == "float32"
 
 
 def test_on_a_cpu_no_product_is_in_tf32():

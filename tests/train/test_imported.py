@@ -71,6 +71,17 @@ def test_names_are_those_below_the_folder_of_the_import(tmp_path, monkeypatch):
     assert not [each for each in imported_files() if each.endswith("inside/module.py")]
 
 
+@pytest.mark.parametrize("text", ["raise ValueError('everywhere')", "this is no Python"])
+def test_a_file_that_travels_is_not_looked_for_on_the_disk_because_it_raises(loss, tmp_path, text):
+    (tmp_path / "beside.py").write_text(text)
+    with own_environment():
+        arguments = ["--inline", "--device", "cpu", "--steps", "3", "--loss", "builtin", loss]
+        assert run.main([*arguments, "--out", str(tmp_path / "run")]) == 1
+    _, mine = read_run(parse_path(str(tmp_path / "run"))).trials
+    assert mine.status == "failed" and "beside" in (mine.traceback or "") + (mine.error or "")
+    assert not [each for each in mine.imported or [] if each.endswith("beside.py")]
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [

@@ -19,6 +19,7 @@ from parity.train import switches
 from parity.train.inline import Inline
 
 SAID = "CUDA error: device-side assert triggered"
+ECC = "CUDA error: uncorrectable ECC error encountered"
 LOSS = """
 import sys
 calls = 0
@@ -40,21 +41,21 @@ class OnPretendedGpu(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if self._gpu.broken:
-            raise RuntimeError(f"{SAID}\nCompile with `TORCH_USE_CUDA_DSA` to enable device-side assertions.")
+            raise RuntimeError(f"{self._gpu.said}\nCompile with `TORCH_USE_CUDA_DSA` to enable device-side assertions.")
         return func(*args, **(kwargs or {}))
 
 
 @pytest.fixture
 def gpu(monkeypatch):
     """A GPU in the place of the CPU."""
-    gpu = SimpleNamespace(broken=False)
+    gpu = SimpleNamespace(broken=False, said=SAID)
     monkeypatch.setitem(sys.modules, "pretended_gpu", gpu)
     unusable = switches.unusable
     monkeypatch.setattr(switches, "unusable", lambda device: unusable(Device("cuda")))
 
     def synchronize():
         if gpu.broken:
-            raise RuntimeError(f"{SAID}\nCompile with `TORCH_USE_CUDA_DSA` to enable device-side assertions.")
+            raise RuntimeError(f"{gpu.said}\nCompile with `TORCH_USE_CUDA_DSA` to enable device-side assertions.")
 
     monkeypatch.setattr(torch.accelerator, "synchronize", synchronize)
     return gpu
@@ -87,7 +88,7 @@ def test_a_loss_that_breaks_the_device_in_its_contract_is_blamed_and_not_the_mod
     events, _ = perform(gpu, [trial], data)
     assert isinstance(events[0], Began) and isinstance(events[-1], Ended)
     assert (events[-1].status, events[-1].failed_step) == ("failed", None)
-    assert events[-1].error == f"the loss has made the device unusable while its contract was checked: {SAID}"
+    assert events[-1].error == f"the device became unusable while its contract was checked: {SAID}"
 
 
 @pytest.mark.parametrize("after", [0, 1, 2, 5])
@@ -110,6 +111,28 @@ def test_the_trials_after_it_are_not_trained_in_that_process(data, make_trials, 
         f"{second.name} has made its device unusable for this process: {SAID}. {third.name} needs another "
         "process: parity.run without --inline has one for each trial, and --resume goes on."
     )
+
+
+@pytest.mark.parametrize("contract", [False, True])
+def test_a_gpu_that_breaks_by_itself_is_trouble_and_blames_no_loss(data, make_trials, tmp_path, gpu, contract):
+    gpu.said = ECC
+    trial = make_trials("builtin", loss_that_breaks(tmp_path, 0))[1]
+    events, trouble = perform(gpu, [replace(trial, contract=contract)], data)
+    assert not any(isinstance(event, Ended) for event in events)
+    when = "while its contract was checked" if contract else "in the training"
+    assert trouble.startswith(f"Device cpu became unusable {when}: {ECC}. That is the device's fault or its driver's;")
+
+
+def test_a_trial_on_another_device_in_between_changes_nothing(data, make_trials, monkeypatch):
+    (trial,) = make_trials("builtin")
+    devices = (Device("cuda"), Device("cpu"), Device("cuda", tf32=True))
+    first, between, last = (replace(trial, device=device) for device in devices)
+    trained = []
+    monkeypatch.setattr("parity.train.inline.perform", lambda trial, *_: iter(trained.append(trial) or ()))
+    monkeypatch.setattr(switches, "unusable", lambda device: SAID if trained and device.kind == "cuda" else None)
+    with pytest.raises(Trouble, match=f"^{first.name} has made its device unusable"):
+        list(Inline().train([first, between, last], data))
+    assert trained == [first, between]
 
 
 def test_an_error_of_parity_itself_is_not_blamed_on_a_device_that_works(data, make_trials, gpu, monkeypatch):
