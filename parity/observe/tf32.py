@@ -67,13 +67,13 @@ def switches_restored() -> Iterator[None]:
         return
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32
-    # "medium" allows bfloat16 on the CPU as well, of which the switch of CUDA knows nothing.
-    precision = torch.get_float32_matmul_precision()
+    precision = _matmul_precision()
     try:
         yield
     finally:
         matmul.allow_tf32, cudnn.allow_tf32 = before
-        torch.set_float32_matmul_precision(precision)
+        if precision is not None:
+            torch.set_float32_matmul_precision(precision)
 
 
 def applies_to(node: torch.autograd.graph.Node, products: frozenset[Products]) -> bool:
@@ -94,6 +94,15 @@ def _switches() -> dict[Products, Any]:
     return {"matmul": torch.backends.cuda.matmul, "conv": cudnn.conv, "rnn": cudnn.rnn}  # type: ignore[attr-defined]
 
 
+def _matmul_precision() -> str | None:
+    """The switch of all devices, of which "medium" allows bfloat16 on the CPU as well; None where it cannot be read."""
+    try:
+        return torch.get_float32_matmul_precision()
+    # The newer form is in use for the CPU.
+    except RuntimeError:
+        return None
+
+
 def _above() -> list[Any]:
     """The switch that each of `_switches` follows while it has no value of its own."""
     whole, cudnn = torch.backends, torch.backends.cudnn
@@ -105,7 +114,6 @@ def _newer_form_is_in_use() -> bool:
     try:
         # Each raises RuntimeError then: "you have used mix of the legacy and new APIs".
         _ = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-        _ = torch.get_float32_matmul_precision()
     except RuntimeError:
         return True
     return False

@@ -21,6 +21,8 @@ def switches():
     """The older form sets the newer one, too."""
     MATMUL.allow_tf32, CUDNN.allow_tf32 = False, True
     yield
+    # Of the CPU as well.
+    torch.set_float32_matmul_precision("highest")
     MATMUL.allow_tf32, CUDNN.allow_tf32 = False, True
     tf32.has_tf32.cache_clear()
 
@@ -65,6 +67,17 @@ def test_medium_precision_can_be_asked_for_afterwards():
         tf32.set_allowed(())
     assert torch.get_float32_matmul_precision() == "medium"
     assert tf32.allowed() == {"matmul", "conv", "rnn"}
+
+
+@newer
+def test_the_cpus_switch_in_the_newer_form_takes_nobody_the_older_one_of_cuda():
+    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+    with pytest.raises(RuntimeError):
+        torch.get_float32_matmul_precision()
+    with switches_restored():
+        tf32.set_allowed(tf32.ALL)
+        assert MATMUL.allow_tf32 and CUDNN.allow_tf32
+    assert (MATMUL.allow_tf32, CUDNN.allow_tf32) == (False, True)
 
 
 PROGRAM = """
