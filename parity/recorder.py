@@ -537,7 +537,7 @@ def _digest_kind(asked: str, device: Device) -> DigestKind:
     """How tensors are digested.
 
     Raises:
-        Trouble: There is no such kind.
+        Trouble: `asked` is not a kind of digest.
     """
     if asked == "auto":
         return digest_kind([device])

@@ -180,6 +180,17 @@ def data():
 
 
 @pytest.fixture
+def one_thread():
+    """Gives torch one thread for an operation, as a trial has; the number of threads changes the bits."""
+    import torch  # here, since some tests do without it
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
 def make_trials():
     """Makes trials of the reference experiment."""
 

@@ -30,12 +30,7 @@ from parity.plan.user_code import CodeSpec
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def kind_of(out):

@@ -97,26 +97,26 @@ def test_two_runs_are_joined_there_and_each_format_is_made(reference, judging):
         assert done.returncode == 0, done.stderr[-2000:]
 
 
-def test_training_there_says_what_is_missing(judging, tmp_path):
-    done = run("parity.run", "--inline", "--device", "cpu", "--steps", 2, "--out", tmp_path / "run", allowed=judging)
+def assert_lacks(done, package, without, requirement):
+    """Asserts that a command has ended with the message about a package that is missing."""
     assert done.returncode == 2
     assert done.stderr.endswith(
-        "parity: the package torch is not installed in this environment. Reading and judging stored runs "
-        f'(parity.report) does without it. Install it with\n{sys.executable} -m pip install "torch>=2.6"\n'
+        f"parity: the package {package} is not installed in this environment. {without} Install it with\n"
+        f'{sys.executable} -m pip install "{requirement}"\n'
     ), done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_training_there_says_what_is_missing(judging, tmp_path):
+    done = run("parity.run", "--inline", "--device", "cpu", "--steps", 2, "--out", tmp_path / "run", allowed=judging)
+    assert_lacks(done, "torch", "Reading and judging stored runs (parity.report) works without it.", "torch>=2.6")
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("command", ["parity.run", "parity.devices"])
 def test_what_needs_ray_says_so(command):
-    done = run(command, missing=["ray"])
-    assert done.returncode == 2
-    assert done.stderr.endswith(
-        "parity: the package ray is not installed in this environment. --inline, parity.check and parity.Recorder do "
-        f'without it. Install it with\n{sys.executable} -m pip install "ray[default]>=2.59"\n'
-    ), done.stderr
-    assert "Traceback" not in done.stderr
+    without = "--inline, parity.check and parity.Recorder work without it."
+    assert_lacks(run(command, missing=["ray"]), "ray", without, "ray[default]>=2.59")
 
 
 def test_inline_trains_without_ray_and_torchvision(tmp_path):

@@ -47,12 +47,7 @@ def images(data):
     return torch.from_numpy(np.array(next(iter(data.values())))).reshape(-1, 784).float() / 255
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def little(seed=0):

@@ -1,21 +1,21 @@
-"""Packages that a part of parity does without, and how the one that is missing is installed."""
+"""Packages that some of parity works without, and how to install one that is missing."""
 
 from __future__ import annotations
 
 import sys
 
-# By the name that is imported: what pip installs, and what is done without it.
+# By the name that is imported: what pip installs, and what works without it.
 _INSTALLED_AS = {
-    "torch": ("torch>=2.6", "Reading and judging stored runs (parity.report) does without it."),
+    "torch": ("torch>=2.6", "Reading and judging stored runs (parity.report) works without it."),
     "torchvision": ("torchvision", "Only --data needs it."),
-    "ray": ("ray[default]>=2.59", "--inline, parity.check and parity.Recorder do without it."),
+    "ray": ("ray[default]>=2.59", "--inline, parity.check and parity.Recorder work without it."),
     "pandas": ("pandas", "Only the tables of parity.check's result need it."),
     "pynvml": ("nvidia-ml-py>=12", "Only training and parity.devices need it."),
 }
 
 
 def how_to_install(error: ModuleNotFoundError) -> str | None:
-    """What is missing and the command that installs it; None if it is no package of parity's.
+    """Names the missing package and the command that installs it; None if parity does not use that package.
 
     Args:
         error: What the import raised.

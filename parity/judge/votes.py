@@ -24,7 +24,7 @@ class Vote:
 
     @property
     def odd(self) -> tuple[TrialRecord, ...]:
-        """The trials outside the majority; empty where there is no majority."""
+        """The trials outside the majority; empty if there is no majority."""
         return tuple(record for group in self.groups[1:] for record in group) if self.decided else ()
 
 
@@ -76,7 +76,7 @@ def odd_devices(votes: Sequence[Vote], devices: Sequence[str]) -> tuple[OddDevic
     for vote in votes:
         for record in vote.odd:
             trials[record.unit].append(record)
-        # Where there is no majority, nobody is right or wrong, so the vote is not counted.
+        # Without a majority nobody is right or wrong, so the vote is not counted.
         if vote.decided:
             for record in (record for group in vote.groups for record in group):
                 cast[record.unit].append(record)

@@ -41,7 +41,7 @@ class _Chunk:
 
     def __init__(self, seeds: Sequence[int], device: torch.device, slots: int) -> None:
         self.seeds = tuple(seeds)
-        self.device = device
+        self._device = device
         slots = min(slots, _MOST_SLOTS, max(1, _CHUNK_BYTES // (8 * NUMBERS * max(1, len(seeds)))))
         # Zeros, to which the rows of a step's batches are added.
         self._buffer = torch.zeros((slots, len(seeds), NUMBERS), dtype=torch.int64, device=device)
@@ -49,18 +49,18 @@ class _Chunk:
         self.used = 0
         self._fetched: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
 
-    def takes(self, seeds: Sequence[int], device: torch.device) -> bool:
-        """Whether there is a slot for tensors with these seeds."""
+    @property
+    def free(self) -> bool:
+        """Whether there is a slot left."""
         # What was fetched would not see what is written later.
-        free = self._fetched is None and self.used < len(self.slots)
-        return free and self.device == device and self.seeds == tuple(seeds)
+        return self._fetched is None and self.used < len(self.slots)
 
     def fetch(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Digests, norms and sketches of all slots: uint64[S, T], float64[S, T], float64[S, T, 8]."""
         if self._fetched is None:
-            # Once for a block of steps: whoever closes a recording may do so on another stream than the loop's.
-            if self.device.type == "cuda":
-                torch.cuda.synchronize(self.device)
+            # Once for a block of steps: a recording may be closed on another stream than the loop's.
+            if self._device.type == "cuda":
+                torch.cuda.synchronize(self._device)
             self._fetched = read(self._buffer[: self.used].to("cpu", copy=True).numpy(), self.seeds)
         return self._fetched
 
@@ -102,7 +102,7 @@ class Slots:
         """A slot for tensors with these seeds, whose numbers are zeros."""
         form = (tuple(seeds), device)
         chunk = self._chunks.get(form)
-        if chunk is None or not chunk.takes(seeds, device):
+        if chunk is None or not chunk.free:
             # More only where they were needed: a set of tensors that comes once must not take room for many steps.
             known = len(chunk.slots) if chunk else _FEWEST_SLOTS // 2
             full = chunk is None or chunk.used == known
@@ -110,7 +110,7 @@ class Slots:
             self._chunks.pop(form, None)
             self._chunks[form] = chunk
             if len(self._chunks) > _MOST_FORMS:
-                # Those of the steps so far keep theirs until they are fetched.
+                # The slots that were taken keep their chunk until they are fetched.
                 del self._chunks[next(iter(self._chunks))]
         number = chunk.used
         chunk.used += 1

@@ -107,7 +107,7 @@ def tensor_blocks(
         element_signs: Signs of the elements of a row of a whole block, then those of a last block;
             float32[1024 + 8192].
         block_signs: Signs of whole blocks; float32[65536].
-        DTYPE: Of the elements.
+        DTYPE: The dtype of the elements.
         ITEM: As in `_digest`.
         PER: As in `_digest`.
         GROUPS: As in `_digest`.
@@ -190,7 +190,7 @@ def row_blocks(
         element_signs: Of narrow rows the signs of their elements, one after the other, float32[65536]; else those of
             each of the eight sums, in bits: int32[8, ceil(F / 32)].
         row_signs: Signs of the rows; float32[65536].
-        DTYPE: Of the elements.
+        DTYPE: The dtype of the elements.
         ITEM: As in `_digest`.
         PER: As in `_digest`.
         GROUPS: As in `_digest`.

@@ -9,7 +9,7 @@ import importlib.abc
 import linecache
 import sys
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
@@ -113,9 +113,9 @@ def pinned_modules(files: tuple[Neighbour, ...]) -> PinnedModules:
     return PinnedModules(files)
 
 
-def is_pinned(module: types.ModuleType) -> bool:
-    """Whether a module was loaded from a text that travelled."""
-    return isinstance(getattr(vars(module).get("__spec__"), "loader", None), _Loader)
+def is_pinned(namespace: Mapping[str, object]) -> bool:
+    """Whether a module, given by its variables, was loaded from a text that travelled."""
+    return isinstance(getattr(namespace.get("__spec__"), "loader", None), _Loader)
 
 
 def is_shown(path: str) -> bool:

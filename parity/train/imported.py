@@ -4,7 +4,7 @@ import functools
 import hashlib
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
@@ -19,8 +19,8 @@ def imported_files(error: BaseException | None = None) -> list[str]:
     Without what is installed or ships with Python, parity, and the code that travels with a trial.
 
     Args:
-        error: What ended the trial, or None. A module whose import raises is forgotten by Python, and its file may be
-            the very one that is another on this machine.
+        error: The error that ended the trial, or None. Python forgets a module whose import raises, and that file may
+            be the one that is different on this machine.
 
     Returns:
         Lines as "…  pkg/sub.py": the name is the path below the folder that the module was imported from, which is
@@ -30,7 +30,7 @@ def imported_files(error: BaseException | None = None) -> list[str]:
     # A copy, since a loss may have threads that import.
     modules = [(name, module) for name, module in [*sys.modules.items()] if isinstance(module, ModuleType)]
     # `vars`, since a module may do something when an attribute is asked for; some that torch makes have no file.
-    files = [(name, vars(module).get("__file__")) for name, module in modules if not is_pinned(module)]
+    files = [(name, vars(module).get("__file__")) for name, module in modules if not is_pinned(vars(module))]
     for name, file in [*files, *_raised_in(error)]:
         top = name.partition(".")[0]
         if not isinstance(file, str) or top in ("__main__", "parity") or top.startswith("parity_code_"):
@@ -48,33 +48,26 @@ def imported_files(error: BaseException | None = None) -> list[str]:
 
 
 def _raised_in(error: BaseException | None) -> Iterator[tuple[str, object]]:
-    """Yields name and file of the modules whose import raised an error, or what the error was raised for."""
+    """Yields the name and the file of each module whose import raised an error or one of its causes."""
     seen: list[BaseException] = []
     while error is not None and error not in seen:
         seen.append(error)
         for frame, _ in traceback.walk_tb(error.__traceback__):
-            # Of a module itself, and not of a function that is called while others are imported.
+            # Only the code of a module itself, not a function that was called while a module was imported.
             values = frame.f_globals
             if (
                 frame.f_code.co_name == "<module>"
                 and values.get("__name__") not in sys.modules
-                and not _travelled(values)
+                and not is_pinned(values)
             ):
                 yield str(values.get("__name__")), values.get("__file__")
-        # Python has not begun to run a file that it cannot read.
+        # A file that Python cannot parse has no frame.
         if isinstance(error, SyntaxError) and error.filename and not is_shown(error.filename):
             path = Path(error.filename)
             folders = [Path(folder) for folder in sys.path if path.is_relative_to(folder)]
             short = path.relative_to(max(folders, key=lambda folder: len(folder.parts))) if folders else Path(path.name)
             yield ".".join(short.with_suffix("").parts).removesuffix(".__init__"), error.filename
         error = error.__cause__ or error.__context__
-
-
-def _travelled(values: Mapping[str, object]) -> bool:
-    """Whether the values of a module are those of one that was loaded from a text that travelled."""
-    module = ModuleType("_")
-    vars(module).update(values)
-    return is_pinned(module)
 
 
 @functools.cache

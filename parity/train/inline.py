@@ -30,7 +30,7 @@ class Inline:
             Trouble: The trials need different ones, which one process cannot have.
             ModuleNotFoundError: Torch is not installed.
         """
-        # Not asked for before something is stored, it would be missed afterwards.
+        # Here, where nothing is stored yet: without torch, no run directory is to be left behind.
         importlib.import_module("torch")
         # `switches.prepare` sets the threads by value, so they may differ; the instruction set may not.
         isas = {trial.device.isa for trial in trials if trial.device.kind == "cpu"}
@@ -64,8 +64,8 @@ class Inline:
             last[trial.device.kind] = trial
             if before and (reason := switches.unusable(trial.device)):
                 raise Trouble(
-                    f"{before.name} has made its device unusable for this process: {reason}. {trial.name} needs "
-                    "another process: parity.run without --inline has one for each trial, and --resume goes on."
+                    f"{before.name} has made its device unusable for this process: {reason}. {trial.name} needs a "
+                    "new process: parity.run without --inline starts one for each trial, and --resume continues a run."
                 )
             shared = past.shared(trial.shared_from) if trial.shared_from else None
             events = perform(trial, data, shared, past.position(trial.name))

@@ -180,7 +180,8 @@ def _contract(trial: Trial, data: dict[str, np.ndarray]) -> Iterator[Found]:
     rows: list[dict[str, Any]] = []
     reported = time.monotonic()
     items = iterate_contract(training.loss, training.baseline, training.oracle, output, target)
-    with switches.BlamedForDevice(trial.device, None, "while its contract was checked"):
+    when = "while its contract was checked"
+    with switches.BlamedForDevice(trial.device, None, when):
         for done, item in enumerate(items, start=1):
             rows.append({"item": item.name, "status": item.status, "reason": item.reason})
             # Only what is shown depends on the time; the events together have the same rows.
@@ -188,10 +189,10 @@ def _contract(trial: Trial, data: dict[str, np.ndarray]) -> Iterator[Found]:
                 line = f"{done} of {len(ITEMS)} items of the loss contract checked; the loss is slow"
                 yield Found(trial.name, "contract", tuple(rows), progress=line)
                 rows, reported = [], time.monotonic()
-        # An item has caught what the loss raised. Here, since the training would fail in its model.
-        if (reason := switches.unusable(trial.device)) is not None:
-            raise RuntimeError(reason)
     yield Found(trial.name, "contract", tuple(rows))
+    # An item may have caught what the loss raised. Now, since the training would blame the model.
+    if blame := switches.blame_for(trial.device, None, when):
+        raise blame
 
 
 def _shared(trial: Trial, data: dict[str, np.ndarray], shared: SharedSteps, trace: pa.Table) -> Found:

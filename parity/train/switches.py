@@ -21,6 +21,8 @@ _ISA_FLAGS = {
     "avx512": {"avx512f", "avx512dq", "avx512vl", "avx512bw", "fma"},
 }
 
+# What a GPU says, in any CUDA, after a kernel that was written or called wrongly.
+_DOING_OF_CODE = ("device-side assert", "illegal memory access", "misaligned address", "illegal instruction")
 # Whether torch can use a kind of accelerator in this process.
 _USABLE: dict[str, Callable[[], bool]] = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
 
@@ -77,12 +79,8 @@ def unusable(device: Device) -> str | None:
     return None
 
 
-# What a GPU says, in any CUDA, after a kernel that somebody wrote or called wrongly.
-_DOING_OF_CODE = ("device-side assert", "illegal memory access", "misaligned address", "illegal instruction")
-
-
 def blame_for(device: Device, step: int | None, when: str) -> TrialFailed | Trouble | None:
-    """What is to be raised where a device has become unusable; None where it is not.
+    """The error to raise if a device has become unusable; None if it has not.
 
     Args:
         device: The device.
@@ -90,22 +88,22 @@ def blame_for(device: Device, step: int | None, when: str) -> TrialFailed | Trou
         when: What is going on, for the message.
 
     Returns:
-        `TrialFailed` for the doing of code, such as an index out of range; `Trouble` for a device that is broken.
+        `TrialFailed` if code is to blame, as for an index out of range; `Trouble` if the device itself is broken.
     """
     if (reason := unusable(device)) is None:
         return None
     if any(each in reason for each in _DOING_OF_CODE):
         return TrialFailed(step, f"the device became unusable {when}: {reason}")
     return Trouble(
-        f"Device {device.name} became unusable {when}: {reason}. That is the device's fault or its driver's; what was "
-        "recorded is kept. When it works again, go on with --resume."
+        f"Device {device.name} became unusable {when}: {reason}. The device or its driver is at fault, not the loss. "
+        "What was recorded is kept; when the device works again, continue with --resume."
     )
 
 
 class BlamedForDevice:
-    """Turns an error that comes of a device which has become unusable into what `blame_for` returns.
+    """Turns an error caused by a device that has become unusable into the one that `blame_for` returns.
 
-    A GPU reports at the next call, whoever makes it, that something failed in it earlier.
+    A GPU reports a failure at the next call, whoever makes that call.
 
     Args:
         device: The device.

@@ -29,7 +29,7 @@ QUICK = {
 OF_OTHERS = {"ray", "torchinductor_root"}
 LIMIT_S = 300.0
 DIVERGED = 1
-# A single trial is trained, and nothing compared; or there is no evidence either way.
+# Either a single trial was trained and nothing was compared, or there is no evidence either way.
 NOTHING_TO_COMPARE = INCONCLUSIVE = 3
 # Prints the ports at which somebody answers.
 KNOCK = """

@@ -335,7 +335,7 @@ def test_what_a_failed_trial_did_not_come_to_is_known_from_another_loss():
 
 
 def test_of_two_files_of_one_name_each_loss_has_its_own():
-    # Both losses import a helper.py, from two folders; what ended `mine` on h2 is no matter of that of `builtin`.
+    # Each loss imports a helper.py of its own; what ended `mine` on h2 says nothing about the helper of `builtin`.
     nodes = [(imported("1"), imported("3"))] * 3
     assert judge(run_of_two(*nodes)).exit_status == 0
     failed = {"status": "failed", "failure": "raised", "error": "the loss raised ValueError: no", "imported": []}

@@ -18,12 +18,7 @@ CRITERION = nn.CrossEntropyLoss()
 ROWS, FEATURES, CLASSES = 24, 6, 4
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def perceptron():

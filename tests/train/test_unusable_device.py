@@ -108,8 +108,8 @@ def test_the_trials_after_it_are_not_trained_in_that_process(data, make_trials, 
     ended = [(event.trial, event.status) for event in events if isinstance(event, Ended)]
     assert ended == [(first.name, "complete"), (second.name, "failed")]
     assert trouble == (
-        f"{second.name} has made its device unusable for this process: {SAID}. {third.name} needs another "
-        "process: parity.run without --inline has one for each trial, and --resume goes on."
+        f"{second.name} has made its device unusable for this process: {SAID}. {third.name} needs a new "
+        "process: parity.run without --inline starts one for each trial, and --resume continues a run."
     )
 
 
@@ -120,7 +120,8 @@ def test_a_gpu_that_breaks_by_itself_is_trouble_and_blames_no_loss(data, make_tr
     events, trouble = perform(gpu, [replace(trial, contract=contract)], data)
     assert not any(isinstance(event, Ended) for event in events)
     when = "while its contract was checked" if contract else "in the training"
-    assert trouble.startswith(f"Device cpu became unusable {when}: {ECC}. That is the device's fault or its driver's;")
+    said = f"Device cpu became unusable {when}: {ECC}. The device or its driver is at fault, not the loss."
+    assert trouble.startswith(said)
 
 
 def test_a_trial_on_another_device_in_between_changes_nothing(data, make_trials, monkeypatch):
