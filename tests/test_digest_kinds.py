@@ -13,7 +13,7 @@ import pytest
 import torch
 from recorded_loop import trace_of
 
-from parity import run
+from parity import report, run
 from parity.ground.errors import Trouble
 from parity.judge.judging import judge
 from parity.judge.several_runs import join
@@ -127,11 +127,21 @@ def test_recordings_of_two_kinds_are_not_compared(recordings, order):
     hashed = trials[kinds.index("xxh3")]
     assert verdict.cause == (
         f"their tensors cannot be compared: {trials[0]} has digests of the kind {kinds[0]}, {trials[1]} of the kind "
-        f'{kinds[1]}. Record {hashed} again with parity.Recorder(digest="words"), or train both in one run'
+        f'{kinds[1]}. Record {hashed} again with parity.Recorder(digest="words"), or have parity.run '
+        "train on both devices in one run"
     )
     assert (verdict.first, verdict.causes, verdict.onset) == (None, (), None)
     assert not any(verdict.comparison.differs_in(name).any() for name in ("input", "output", "param_grad", "param"))
     assert differences_of_starts(verdict.comparison.common) == ()
+
+
+def test_the_reports_say_that_one_quantity_is_compared_and_that_the_others_cannot_be(recordings, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    assert report.main([*(str(recordings[name]) for name in ("xxh3", "words")), "--html", str(page)]) == 3
+    assert "compared 4 steps, 1 quantity (without state, input," in " ".join(capsys.readouterr().out.split())
+    text = page.read_text()
+    assert "No difference was found in 4 steps of 1 quantity." in text
+    assert "1 at each step, bit for bit: loss; not comparable in each pair: state, input," in text
 
 
 def test_a_wrong_loop_of_another_kind_is_not_identical_either(recordings, tmp_path):

@@ -91,8 +91,8 @@ def unlike_digests(left: TrialRecord, right: TrialRecord) -> str | None:
     hashed = next(record.trial for record in (left, right) if record.digested_by == "xxh3")
     return (
         f"their tensors cannot be compared: {left.trial} has digests of the kind {left.digested_by}, {right.trial} of "
-        f'the kind {right.digested_by}. Record {hashed} again with parity.Recorder(digest="words"), or train both in '
-        "one run"
+        f'the kind {right.digested_by}. Record {hashed} again with parity.Recorder(digest="words"), or have '
+        "parity.run train on both devices in one run"
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from parity.judge.differences import Difference
 from parity.judge.verdict import PairVerdict
 from parity.render.differing import distance_at_first
-from parity.render.phrases import listed, named
+from parity.render.phrases import amount, listed, named
 from parity.render.wrapping import clip, flat
 from parity.store.trace import QUANTITIES
 
@@ -87,12 +87,12 @@ def _compared(verdict: PairVerdict) -> str:
     """What was compared: which steps, if they do not begin with the first, how many quantities, and which were not."""
     comparison = verdict.comparison
     first, last = comparison.first_step, comparison.first_step + verdict.steps - 1
-    steps = f"{verdict.steps} steps" + (f" ({first} to {last})" if first else "")
+    steps = amount(verdict.steps, "step") + (f" ({first} to {last})" if first else "")
     # Quantities that belong to each side alone, as the loss of a rank does, are not said to be missing.
     lacking = [each for each in comparison.lacking if each not in comparison.own]
     without = f" (without {listed(lacking, most=len(QUANTITIES))})" if lacking else ""
     count = len([each for each in QUANTITIES if each not in (*comparison.own, *lacking)])
-    return f"{steps}, {count} quantities{without}"
+    return f"{steps}, {amount(count, 'quantity', 'quantities')}{without}"
 
 
 def _audited(verdict: PairVerdict) -> str:

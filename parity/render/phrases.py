@@ -36,6 +36,15 @@ def counted(words: Sequence[str], order: Iterable[str]) -> str:
     return ", ".join(f"{words.count(word)} {word}" for word in order if word in words)
 
 
+def amount(count: int, one: str, several: str | None = None) -> str:
+    """A number with its noun; `several` is the plural where that is not made with an s.
+
+    >>> amount(1, "step"), amount(1200, "step"), amount(0, "quantity", "quantities")
+    ('1 step', '1,200 steps', '0 quantities')
+    """
+    return f"{count:,} {one if count == 1 else several or f'{one}s'}"
+
+
 def not_shown(count: int) -> str:
     """A sentence about the items that a list or table leaves out.
 

@@ -3,7 +3,7 @@
 from parity.judge.node_code import NodeCode, software_differences
 from parity.judge.verdict import VERDICTS, Judgement, PairVerdict, rank
 from parity.plan.device import parse_device
-from parity.render.phrases import counted, listed, seen_without_audit, would_have_been_seen
+from parity.render.phrases import amount, counted, listed, seen_without_audit, would_have_been_seen
 from parity.render.wrapping import clip
 from parity.store.stored_run import StoredRun
 from parity.store.trace import QUANTITIES
@@ -203,9 +203,9 @@ def compared(run: StoredRun, judgement: Judgement) -> list[tuple[str, str]]:
         terms.append(("Noise", f"{noise} trials of the baseline with random rounding"))
     if audited:
         # Pairs may have different numbers of audited steps.
-        most = f"{max(audited):,}" if len(set(audited)) == 1 else f"up to {max(audited):,}"
+        most = f"{'up to ' if len(set(audited)) > 1 else ''}{amount(max(audited), 'step')}"
         seen = would_have_been_seen(verdict.decision for verdict in judgement.pairs if verdict.decision)
-        checked = f"{most} steps of each pair checked against a float64 reference"
+        checked = f"{most} of each pair checked against a float64 reference"
         terms.append(("Audit", f"{checked}; {seen}" if seen else checked))
     if unaudited := seen_unaudited(judgement):
         terms.append(("Seen", unaudited))
@@ -248,7 +248,9 @@ def _quantities(judgement: Judgement) -> str:
     compared = [quantity for quantity in QUANTITIES if quantity not in lacking]
     without = [quantity for quantity in QUANTITIES if quantity in lacking]
     text = f"{len(compared)} at each step, bit for bit: {', '.join(compared)}"
-    return f"{text}; not stored on both sides of each pair: {', '.join(without)}" if without else text
+    unlike = any(verdict.comparison.unlike for verdict in judgement.pairs)
+    why = "not comparable" if unlike else "not stored on both sides"
+    return f"{text}; {why} in each pair: {', '.join(without)}" if without else text
 
 
 def _baseline_first(names: list[str]) -> str:

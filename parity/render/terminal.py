@@ -18,6 +18,7 @@ from parity.render import fleet, story, tables
 from parity.render.facts import one_line, pair_facts
 from parity.render.matrix import Matrix, make_matrix
 from parity.render.next_steps import next_steps
+from parity.render.phrases import amount
 from parity.render.wrapping import WIDTH, clip, flat, wrap
 from parity.store.stored_run import StoredRun
 
@@ -67,7 +68,8 @@ def render(run: StoredRun, judgement: Judgement, console: Console) -> None:
         _print(console, *wrap(story.nothing(run), width=width))
         return
     first = run.trials[0]
-    _print(console, *wrap(f"{clip(first.task, _TASK)}, {first.steps} steps: {judgement.verdict}", width=width))
+    title = f"{clip(first.task, _TASK)}, {amount(first.steps, 'step')}: {judgement.verdict}"
+    _print(console, *wrap(title, width=width))
     if not judgement.trouble:
         # Trouble has been printed as the first note already.
         _print(console, *wrap(f"{story.headline(judgement)} {story.tally(judgement)}", width=width))

@@ -22,7 +22,7 @@ from parity.render.page.figures import Frame
 from parity.render.page.first_difference import First, tell_first
 from parity.render.page.heat_map import heat_map
 from parity.render.page.plots import NoiseBand, Plot
-from parity.render.phrases import listed
+from parity.render.phrases import amount, listed
 from parity.store.stored_run import StoredRun
 from parity.store.trace import QUANTITIES
 
@@ -95,6 +95,7 @@ def render(run: StoredRun, judgement: Judgement) -> str:
         judgement=judgement,
         verdicts=VERDICTS,
         quantities=len(QUANTITIES),
+        amount=amount,
         meanings=story.MEANINGS,
         headline=story.headline(judgement),
         reason=_worst_reason(sections),
