@@ -51,6 +51,8 @@ _SUMMED = {
     torch.bool: "uint8",
 }
 _WARPS = 4
+# Units of a row that a program of `row_tiles` takes at least and at most, and most programs: each adds ten numbers.
+_LANES, _MOST_PARTS, _MOST_PROGRAMS = 128, 8, 4096
 # Rows as wide as this have more places than 32 bits count.
 _WIDEST = 2**30
 _dtype, _address = operator.attrgetter("dtype"), torch.Tensor.data_ptr
@@ -149,20 +151,22 @@ def _wide_signs(device: torch.device, width: int) -> torch.Tensor:
 
 
 @functools.cache
-def _as_read(dtype: torch.dtype, *, summed: bool) -> dict[str, Any]:
-    """How the kernels read a dtype."""
+def _as_read(kernel: Any, dtype: torch.dtype, *, summed: bool) -> dict[str, Any]:
+    """How a kernel reads a dtype: those of its arguments that are known when it is compiled."""
     import triton.language as tl
 
-    item = min(dtype.itemsize, 4)
-    return {
+    size = dtype.itemsize
+    read = {
         "DTYPE": getattr(tl, _SUMMED[dtype]) if summed else tl.uint8,
-        "ITEM": item,
-        "PER": dtype.itemsize // item,
-        "GROUPS": BLOCK * dtype.itemsize // 4 // BLOCK_WORDS,
+        "BITS": getattr(tl, f"uint{8 * size}") if summed else tl.uint8,
+        "ITEM": min(size, 4),
+        "PACKED": max(1, 4 // size),
+        "PER": max(1, size // 4),
+        "GROUPS": BLOCK * size // 4 // BLOCK_WORDS,
         "SUMMED": summed,
         "WIDE": dtype == torch.float64,
-        "num_warps": _WARPS,
     }
+    return {name: read[name] for name in kernel.arg_names if name in read} | {"num_warps": _WARPS}
 
 
 class TensorSums:
@@ -216,7 +220,7 @@ class TensorSums:
                     _weights(device),
                     *_tensor_signs(device),
                     UPDATED=before is not None,
-                    **_as_read(dtype, summed=self._summed),
+                    **_as_read(word_kernels.tensor_blocks, dtype, summed=self._summed),
                 )
             word_kernels.add_blocks[(len(tensors),)](
                 found, layout.on_device, out, SUMMED=self._summed, ADD=False, num_warps=_WARPS
@@ -242,29 +246,57 @@ def add_rows(rows: torch.Tensor, out: torch.Tensor, *, first_row: int, first_wor
 
     if not rows.numel():
         return
-    device, width = rows.device, rows.shape[1]
+    device, (count, width) = rows.device, rows.shape
     if width >= _WIDEST:
         raise NotImplementedError(f"Rows of {width} elements are digested with digest='xxh3' only.")
-    count = -(-rows.numel() // BLOCK)
-    found = torch.empty((count, NUMBERS), dtype=torch.int64, device=device)
-    narrow = width <= NARROW
     row_signs, narrow_signs = _row_signs(device)
     with _current(device):
-        word_kernels.row_blocks[(count,)](
-            rows.data_ptr(),
-            rows.numel(),
-            width,
-            first_row,
-            first_word,
-            found,
-            _weights(device),
-            narrow_signs if narrow or not summed else _wide_signs(device, width),
-            row_signs,
-            NARROW=narrow,
-            **_as_read(rows.dtype, summed=summed),
-        )
-        begins = _layout(device, (rows.dtype,), (rows.numel(),)).on_device
-        word_kernels.add_blocks[(1,)](found, begins, out, SUMMED=summed, ADD=True, num_warps=_WARPS)
+        if summed and width > NARROW:
+            read = _as_read(word_kernels.row_tiles, rows.dtype, summed=True)
+            units = width // read["PACKED"]
+            parts = min(_MOST_PARTS, 1 << (-(-units // _LANES) - 1).bit_length())
+            segments = -(-units // (_LANES * parts))
+            tall = (first_row + count - 1) // SUMS - first_row // SUMS + 1
+            groups = -(-tall * segments // _MOST_PROGRAMS)
+            programs = segments * -(-tall // groups)
+            found = torch.empty((programs, NUMBERS), dtype=torch.int64, device=device)
+            word_kernels.row_tiles[(programs,)](
+                rows.data_ptr(),
+                count,
+                width,
+                first_row,
+                first_word,
+                segments,
+                groups,
+                found,
+                _weights(device),
+                _wide_signs(device, width),
+                row_signs,
+                PARTS=parts,
+                **read,
+            )
+        else:
+            programs = -(-rows.numel() // BLOCK)
+            found = torch.empty((programs, NUMBERS), dtype=torch.int64, device=device)
+            word_kernels.row_blocks[(programs,)](
+                rows.data_ptr(),
+                rows.numel(),
+                width,
+                first_row,
+                first_word,
+                found,
+                _weights(device),
+                narrow_signs,
+                row_signs,
+                **_as_read(word_kernels.row_blocks, rows.dtype, summed=summed),
+            )
+        word_kernels.add_blocks[(1,)](found, _all_of(device, programs), out, SUMMED=summed, ADD=True, num_warps=_WARPS)
+
+
+@functools.lru_cache(maxsize=64)
+def _all_of(device: torch.device, programs: int) -> torch.Tensor:
+    """Where the numbers of so many programs begin and end."""
+    return moved(np.array([0, programs]), device)
 
 
 def _current(device: torch.device) -> AbstractContextManager[object]:

@@ -81,6 +81,133 @@ def _digest(
 
 
 @triton.jit
+def _word_terms(word, place, weights, first, second):
+    """What words add to a digest; uint64[...].
+
+    Args:
+        word: The words; uint64[...].
+        place: Their places in the block that the first of them is in; int32[...], below 4096.
+        weights: Weights of places; int64[2048].
+        first: Weight of that block.
+        second: Weight of the block after it.
+    """
+    product = word * tl.load(weights + (place & 2047)).to(tl.uint64, bitcast=True)
+    product = product ^ (product >> 32)
+    return product * tl.where(place < 2048, first, second)
+
+
+@triton.jit
+def _as_summed(value, WIDE: tl.constexpr):
+    return value.to(tl.float64) if WIDE else value.to(tl.float32)
+
+
+@triton.jit
+def _whole_block(
+    address,
+    before,
+    weights,
+    element_signs,
+    block,
+    DTYPE: tl.constexpr,
+    BITS: tl.constexpr,
+    PACKED: tl.constexpr,
+    PER: tl.constexpr,
+    UPDATED: tl.constexpr,
+    WIDE: tl.constexpr,
+):
+    """The digest, eight sums and squares of a whole block of a tensor, whose memory is read once.
+
+    Args:
+        address: Address of the tensor.
+        before: Address of what it was before.
+        weights: As in `_digest`.
+        element_signs: Signs of the elements of a row; float32[1024].
+        block: Number of the block in the tensor.
+        DTYPE: The dtype of the elements.
+        BITS: The unsigned dtype of their bits.
+        PACKED: Number of elements in a word; 1 where one is a word or more.
+        PER: Number of words in an element; 1 where it is a word or less.
+        UPDATED: As in `tensor_blocks`.
+        WIDE: As in `tensor_blocks`.
+
+    Returns:
+        The sum of the words, uint64; the sums, dtype[8]; the sum of the squares.
+    """
+    # Words of a row, which lie in one block of the digest or are a whole one.
+    ROW: tl.constexpr = 1024 * PER // PACKED
+    number = tl.arange(0, 8)[:, None]
+    lane = tl.arange(0, 128)[None, :]
+    digest_block = block * (8 * ROW // 2048) + number * ROW // 2048
+    weight = _block_weight(digest_block)
+    first_place = (number * ROW) % 2048
+    now = address.to(tl.pointer_type(DTYPE)) + block * 8192
+    past = before.to(tl.pointer_type(DTYPE)) + block * 8192
+    terms = tl.zeros((8, 128), tl.uint64)
+    sums = tl.zeros((8, 128), tl.float64 if WIDE else tl.float32)
+    squares = tl.zeros((8, 128), tl.float64 if WIDE else tl.float32)
+    for part in tl.static_range(8 // PACKED):
+        unit = part * 128 + lane
+        word = tl.zeros((8, 128), tl.uint64)
+        for each in tl.static_range(PACKED):
+            column = unit * PACKED + each
+            value = tl.load(now + number * 1024 + column)
+            bits = value.to(BITS, bitcast=True).to(tl.uint64)
+            word |= bits << (32 // PACKED * each)
+            summed = _as_summed(value, WIDE)
+            if UPDATED:
+                summed -= _as_summed(tl.load(past + number * 1024 + column), WIDE)
+                tl.store(past + number * 1024 + column, value)
+            sums += summed * tl.load(element_signs + column)
+            squares += summed * summed
+        place = first_place + unit * PER
+        if PER == 2:
+            terms += _word_terms(word & 0xFFFFFFFF, place, weights, weight, weight)
+            terms += _word_terms(word >> 32, place + 1, weights, weight, weight)
+        else:
+            terms += _word_terms(word, place, weights, weight, weight)
+    return tl.sum(tl.sum(terms, 1), 0), tl.sum(sums, 1), tl.sum(tl.sum(squares, 1), 0)
+
+
+@triton.jit
+def _last_block(
+    address,
+    before,
+    weights,
+    element_signs,
+    block,
+    left,
+    DTYPE: tl.constexpr,
+    ITEM: tl.constexpr,
+    PER: tl.constexpr,
+    GROUPS: tl.constexpr,
+    UPDATED: tl.constexpr,
+    WIDE: tl.constexpr,
+):
+    """The same of a last block of so many elements, with signs of its own, float32[8192]."""
+    digest = _digest(address, weights, block, block * 8192 + left, 0, ITEM, PER, GROUPS, False)
+    number = tl.arange(0, 8)[:, None]
+    lane = tl.arange(0, 128)[None, :]
+    # The first rows have an element more.
+    start = number * (left // 8) + tl.minimum(left % 8, number)
+    length = left // 8 + tl.where(left % 8 > number, 1, 0)
+    now = address.to(tl.pointer_type(DTYPE)) + block * 8192
+    past = before.to(tl.pointer_type(DTYPE)) + block * 8192
+    sums = tl.zeros((8, 128), tl.float64 if WIDE else tl.float32)
+    squares = tl.zeros((8, 128), tl.float64 if WIDE else tl.float32)
+    for part in tl.static_range(8):
+        inside = part * 128 + lane < length
+        element = start + part * 128 + lane
+        value = tl.load(now + element, mask=inside, other=0)
+        summed = _as_summed(value, WIDE)
+        if UPDATED:
+            summed -= _as_summed(tl.load(past + element, mask=inside, other=0), WIDE)
+            tl.store(past + element, value, mask=inside)
+        sums += summed * tl.load(element_signs + element, mask=inside, other=0.0)
+        squares += summed * summed
+    return digest, tl.sum(sums, 1), tl.sum(tl.sum(squares, 1), 0)
+
+
+@triton.jit
 def tensor_blocks(
     table,
     blocks,
@@ -89,7 +216,9 @@ def tensor_blocks(
     element_signs,
     block_signs,
     DTYPE: tl.constexpr,
+    BITS: tl.constexpr,
     ITEM: tl.constexpr,
+    PACKED: tl.constexpr,
     PER: tl.constexpr,
     GROUPS: tl.constexpr,
     SUMMED: tl.constexpr,
@@ -108,7 +237,9 @@ def tensor_blocks(
             float32[1024 + 8192].
         block_signs: Signs of whole blocks; float32[65536].
         DTYPE: The dtype of the elements.
+        BITS: The unsigned dtype of their bits.
         ITEM: As in `_digest`.
+        PACKED: As in `_whole_block`.
         PER: As in `_digest`.
         GROUPS: As in `_digest`.
         SUMMED: Whether sums of the elements are wanted as well as the digest.
@@ -122,39 +253,26 @@ def tensor_blocks(
     address = tl.load(row)
     elements = tl.load(row + 2)
     out = found + (tl.load(row + 3) + block) * 10
-    digest = _digest(address, weights, block, elements, 0, ITEM, PER, GROUPS, False)
-    tl.store(out, digest.to(tl.int64, bitcast=True))
     if SUMMED:
-        begin = block * 8192
-        left = tl.minimum(elements - begin, 8192).to(tl.int32)
-        whole = left == 8192
-        number = tl.arange(0, 8)
-        lane = tl.arange(0, 128)
-        # The first rows of a last block have an element more.
-        start = (number * (left // 8) + tl.minimum(left % 8, number))[:, None]
-        length = (left // 8 + tl.where(left % 8 > number, 1, 0))[:, None]
-        now = address.to(tl.pointer_type(DTYPE)) + begin
-        before = tl.load(row + 1).to(tl.pointer_type(DTYPE)) + begin
-        sums = tl.zeros((8, 128), tl.float64 if WIDE else tl.float32)
-        squares = tl.zeros((8, 128), tl.float64 if WIDE else tl.float32)
-        for part in tl.static_range(8):
-            place = (part * 128 + lane)[None, :]
-            inside = place < length
-            element = start + place
-            value = tl.load(now + element, mask=inside, other=0)
-            summed = value.to(tl.float64) if WIDE else value.to(tl.float32)
-            if UPDATED:
-                past = tl.load(before + element, mask=inside, other=0)
-                summed -= past.to(tl.float64) if WIDE else past.to(tl.float32)
-                tl.store(before + element, value, mask=inside)
-            signs = tl.load(element_signs + tl.where(whole, place, 1024 + element), mask=inside, other=0.0)
-            # Not only for what is not there, but also for the NaN that an infinity times 0 would be.
-            sums += tl.where(inside, summed * signs, 0.0)
-            squares += summed * summed
+        before = tl.load(row + 1)
+        left = tl.minimum(elements - block * 8192, 8192).to(tl.int32)
         floats = (out + 1).to(tl.pointer_type(tl.float64), bitcast=True)
-        sign = tl.where(whole, tl.load(block_signs + block % 65536), 1.0)
-        tl.store(floats + number, (tl.sum(sums, 1) * sign).to(tl.float64))
-        tl.store(floats + 8, tl.sum(tl.sum(squares, 1), 0).to(tl.float64))
+        number = tl.arange(0, 8)
+        if left == 8192:
+            digest, sums, squares = _whole_block(
+                address, before, weights, element_signs, block, DTYPE, BITS, PACKED, PER, UPDATED, WIDE
+            )
+            sums *= tl.load(block_signs + block % 65536)
+        else:
+            digest, sums, squares = _last_block(
+                address, before, weights, element_signs + 1024, block, left, DTYPE, ITEM, PER, GROUPS, UPDATED, WIDE
+            )
+        tl.store(out, digest.to(tl.int64, bitcast=True))
+        tl.store(floats + number, sums.to(tl.float64))
+        tl.store(floats + 8, squares.to(tl.float64))
+    else:
+        digest = _digest(address, weights, block, elements, 0, ITEM, PER, GROUPS, False)
+        tl.store(out, digest.to(tl.int64, bitcast=True))
 
 
 # Not compiled anew for each number of rows.
@@ -174,28 +292,25 @@ def row_blocks(
     PER: tl.constexpr,
     GROUPS: tl.constexpr,
     SUMMED: tl.constexpr,
-    NARROW: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """Writes the ten numbers of a block of rows, as `RowSketch` sums them.
+    """Writes the ten numbers of a block of rows: of any whose digest alone is wanted, or of narrow ones.
 
     Args:
         address: Address of rows of a batch, dtype[R, F].
         elements: R F.
-        width: F, below 2**30.
+        width: F.
         first_row: Number of rows that came before.
         first_word: Number of words that came before.
         found: int64[blocks, 10].
         weights: Weights of places; int64[2048].
-        element_signs: Of narrow rows the signs of their elements, one after the other, float32[65536]; else those of
-            each of the eight sums, in bits: int32[8, ceil(F / 32)].
+        element_signs: Signs of the elements, row after row; float32[65536].
         row_signs: Signs of the rows; float32[65536].
         DTYPE: The dtype of the elements.
         ITEM: As in `_digest`.
         PER: As in `_digest`.
         GROUPS: As in `_digest`.
         SUMMED: Whether sums are wanted as well as the digest.
-        NARROW: Whether all elements have signs of their own.
         WIDE: Whether elements are summed in float64.
     """
     block = tl.program_id(0).to(tl.int64)
@@ -213,29 +328,110 @@ def row_blocks(
         width = width.to(tl.int32)
         for part in tl.static_range(16):
             begin = block * 8192 + part * 512
-            inside = begin + lane < elements
-            value = tl.load(values + begin + lane, mask=inside, other=0)
-            value = value.to(tl.float64) if WIDE else value.to(tl.float32)
+            value = _as_summed(tl.load(values + begin + lane, mask=begin + lane < elements, other=0), WIDE)
             squares += value * value
             # Divisions of 64 bits for all at once: one for each element would take longer than all else.
             row = first_row + begin // width
-            local = (begin % width).to(tl.int32) + lane
-            further = local // width
-            if NARROW:
-                place = ((first_row * width + begin) % 65536).to(tl.int32) + lane
-                signs = tl.load(element_signs + (place & 65535))
-            else:
-                column = local - further * width
-                line = ((row % 8).to(tl.int32) + further) & 7
-                bits = tl.load(element_signs + line * ((width + 31) // 32) + column // 32)
-                signs = (((bits >> (column % 32)) & 1) * 2 - 1).to(tl.float32)
+            further = ((begin % width).to(tl.int32) + lane) // width
+            place = ((first_row * width + begin) % 65536).to(tl.int32) + lane
+            signs = tl.load(element_signs + (place & 65535))
             signs *= tl.load(row_signs + (((row % 65536).to(tl.int32) + further) & 65535))
-            signed = tl.where(inside, value * signs, 0.0)
             mine = (((row % 8).to(tl.int32) + further) & 7)[None, :] == number[:, None]
-            sums += tl.where(mine, signed[None, :], 0.0)
+            sums += tl.where(mine, (value * signs)[None, :], 0.0)
         floats = (out + 1).to(tl.pointer_type(tl.float64), bitcast=True)
         tl.store(floats + number, tl.sum(sums, 1).to(tl.float64))
         tl.store(floats + 8, tl.sum(squares, 0).to(tl.float64))
+
+
+@triton.jit(do_not_specialize=["rows", "width", "first_row", "first_word", "segments", "groups"])
+def row_tiles(
+    address,
+    rows,
+    width,
+    first_row,
+    first_word,
+    segments,
+    groups,
+    found,
+    weights,
+    sign_bits,
+    row_signs,
+    DTYPE: tl.constexpr,
+    BITS: tl.constexpr,
+    PACKED: tl.constexpr,
+    PER: tl.constexpr,
+    PARTS: tl.constexpr,
+    WIDE: tl.constexpr,
+):
+    """Writes the ten numbers of a segment of wide rows, as `RowSketch` sums them.
+
+    A segment is 128 PARTS units of a row, with a unit of a word or an element, whatever is larger. Eight rows, one for
+    each sum, are taken together.
+
+    Args:
+        address: Address of rows of a batch, dtype[R, F], each a whole number of words.
+        rows: R.
+        width: F, below 2**30.
+        first_row: Number of rows that came before.
+        first_word: Number of words that came before.
+        segments: Number of segments of a row.
+        groups: How many times eight rows a program takes.
+        found: int64[programs, 10].
+        weights: Weights of places; int64[2048].
+        sign_bits: Signs of the elements of a row for each of the eight sums; int32[8, ceil(F / 32)].
+        row_signs: Signs of the rows; float32[65536].
+        DTYPE: The dtype of the elements.
+        BITS: The unsigned dtype of their bits.
+        PACKED: As in `_whole_block`.
+        PER: As in `_whole_block`.
+        PARTS: 1, 2, 4 or 8.
+        WIDE: Whether elements are summed in float64.
+    """
+    program = tl.program_id(0)
+    out = found + program.to(tl.int64) * 10
+    first_row = first_row.to(tl.int64)
+    width = width.to(tl.int32)
+    begin = (program % segments) * (128 * PARTS)
+    number = tl.arange(0, 8)[:, None]
+    lane = tl.arange(0, 128)[None, :]
+    values = address.to(tl.pointer_type(DTYPE))
+    bits_of_row = sign_bits + number * ((width + 31) // 32)
+    terms = tl.zeros((8, 128), tl.uint64)
+    sums = tl.zeros((8, 128), tl.float64 if WIDE else tl.float32)
+    squares = tl.zeros((8, 128), tl.float64 if WIDE else tl.float32)
+    for group in range(groups):
+        # Counted from the first row of the batch, so that a row enters its sum whatever came before.
+        row = (first_row // 8 + (program // segments).to(tl.int64) * groups + group) * 8 + number
+        mine = row - first_row
+        there = (mine >= 0) & (mine < rows)
+        word = first_word.to(tl.int64) + mine * (width // PACKED * PER) + begin * PER
+        block = word // 2048
+        first_place = (word % 2048).to(tl.int32)
+        first, second = _block_weight(block), _block_weight(block + 1)
+        signed = tl.zeros((8, 128), tl.float64 if WIDE else tl.float32)
+        for part in tl.static_range(PARTS):
+            unit = part * 128 + lane
+            packed = tl.zeros((8, 128), tl.uint64)
+            for each in tl.static_range(PACKED):
+                column = (begin + unit) * PACKED + each
+                inside = there & (column < width)
+                value = tl.load(values + mine * width + column, mask=inside, other=0)
+                packed |= value.to(BITS, bitcast=True).to(tl.uint64) << (32 // PACKED * each)
+                summed = _as_summed(value, WIDE)
+                squares += summed * summed
+                bits = tl.load(bits_of_row + column // 32, mask=column < width, other=0)
+                signed += tl.where(((bits >> (column % 32)) & 1) == 1, summed, -summed)
+            place = first_place + unit * PER
+            if PER == 2:
+                terms += _word_terms(packed & 0xFFFFFFFF, place, weights, first, second)
+                terms += _word_terms(packed >> 32, place + 1, weights, first, second)
+            else:
+                terms += _word_terms(packed, place, weights, first, second)
+        sums += signed * tl.load(row_signs + row % 65536)
+    tl.store(out, tl.sum(tl.sum(terms, 1), 0).to(tl.int64, bitcast=True))
+    floats = (out + 1).to(tl.pointer_type(tl.float64), bitcast=True)
+    tl.store(floats + tl.arange(0, 8), tl.sum(sums, 1).to(tl.float64))
+    tl.store(floats + 8, tl.sum(tl.sum(squares, 1), 0).to(tl.float64))
 
 
 @triton.jit
@@ -252,22 +448,22 @@ def add_blocks(found, begins, out, SUMMED: tl.constexpr, ADD: tl.constexpr):
     tensor = tl.program_id(0)
     begin = tl.load(begins + tensor)
     end = tl.load(begins + tensor + 1)
-    lane = tl.arange(0, 128)
-    words = tl.zeros((128,), tl.int64)
-    into = out + tensor * 10
-    for first in range(begin, end, 128):
-        words += tl.load(found + (first + lane) * 10, mask=first + lane < end, other=0)
-    total = tl.sum(words, 0)
-    tl.store(into, total + tl.load(into) if ADD else total)
-    floats = found.to(tl.pointer_type(tl.float64), bitcast=True)
-    into_floats = into.to(tl.pointer_type(tl.float64), bitcast=True)
-    for number in tl.static_range(1, 10):
+    line = tl.arange(0, 256)[:, None]
+    number = tl.arange(0, 16)[None, :]
+    wanted = number < (10 if SUMMED else 1)
+    words = tl.zeros((256, 16), tl.int64)
+    floats = tl.zeros((256, 16), tl.float64)
+    for first in range(begin, end, 256):
+        inside = (first + line < end) & wanted
+        read = tl.load(found + (first + line) * 10 + number, mask=inside, other=0)
+        words += tl.where(number == 0, read, 0)
         if SUMMED:
-            values = tl.zeros((128,), tl.float64)
-            for first in range(begin, end, 128):
-                place = (first + lane) * 10 + number
-                values += tl.load(floats + place, mask=first + lane < end, other=0.0)
-            summed = tl.sum(values, 0)
-            tl.store(into_floats + number, summed + tl.load(into_floats + number) if ADD else summed)
-        elif not ADD:
-            tl.store(into + number, 0)
+            floats += tl.where(number == 0, 0.0, read.to(tl.float64, bitcast=True))
+    number = tl.arange(0, 16)
+    into = out + tensor * 10 + number
+    word, summed = tl.sum(words, 0), tl.sum(floats, 0)
+    if ADD:
+        known = tl.load(into, mask=number < 10, other=0)
+        word += known
+        summed += known.to(tl.float64, bitcast=True)
+    tl.store(into, tl.where(number == 0, word, summed.to(tl.int64, bitcast=True)), mask=number < 10)

@@ -81,7 +81,7 @@ def tensors() -> None:
 
 def rows() -> None:
     for dtype in (torch.float32, torch.bfloat16, torch.float64, torch.int64):
-        for count, width in ((700, 12), (37, 64), (33, 68), (3, 5004)):
+        for count, width in ((700, 12), (37, 64), (33, 68), (21, 300), (3, 5004)):
             given = made(dtype, count, width)
             out = torch.zeros(10, dtype=torch.int64)
             sketch, summed, row, word = RowSketch(), dtype.is_floating_point, 0, 0
@@ -129,6 +129,9 @@ if __name__ == "__main__":
     device_sums.WITH_KERNELS.add("cpu")
     torch.set_num_threads(1)
     tensors()
+    rows()
+    # Programs that take several groups of rows, as those of a large batch do.
+    device_sums._MOST_PROGRAMS = 2
     rows()
     odd_rows()
     print("done")
