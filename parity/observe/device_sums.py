@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import operator
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -50,12 +49,13 @@ _SUMMED = {
     torch.uint8: "uint8",
     torch.bool: "uint8",
 }
-_WARPS = 4
+_WARPS, _ADDING_WARPS = 4, 8
+# Tables of a set of tensors that are kept: gradients are new ones in each step, in memory that mostly was used before.
+_MOST_TABLES = 8
 # Units of a row that a program of `row_tiles` takes at least and at most, and most programs: each adds ten numbers.
-_LANES, _MOST_PARTS, _MOST_PROGRAMS = 128, 8, 4096
+_LANES, _MOST_PARTS, _MOST_PROGRAMS = 128, 8, 2048
 # Rows as wide as this have more places than 32 bits count.
 _WIDEST = 2**30
-_dtype, _address = operator.attrgetter("dtype"), torch.Tensor.data_ptr
 
 
 def on_device(tensor: torch.Tensor, *, summed: bool = True) -> bool:
@@ -72,7 +72,8 @@ def _kernels_run(device: torch.device) -> bool:
     numbers = np.arange(3 * BLOCK // 2, dtype=np.float32)
     out = torch.zeros((1, NUMBERS), dtype=torch.int64, device=device)
     try:
-        TensorSums(summed=False).take([torch.from_numpy(numbers).to(device)], out)
+        given = [torch.from_numpy(numbers).to(device)]
+        TensorSums(layout_of(device, kinds_of(given)), summed=False).take(given, out)
         found = int(out[0, 0]) % 2**64
         why = None if found == word_sum(numbers) else f"it gives {found:016x}, not {word_sum(numbers):016x}"
     except Exception as error:  # noqa: BLE001 - no Triton, no C compiler, a GPU that it does not know: all are the same
@@ -88,24 +89,29 @@ def _kernels_run(device: torch.device) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class _Layout:
+class Layout:
     """Where the blocks of T tensors are.
 
     Attributes:
+        device: The device of the tensors.
+        kinds: The dtype of each tensor, and its number of elements.
         begins: Where the blocks of each tensor begin, and where those of the last one end; int64[T + 1].
         on_device: The same there.
         groups: For each dtype its blocks, int32[B, 2]: the tensor of each, and its number in it.
     """
 
+    device: torch.device
+    kinds: tuple[tuple[torch.dtype, int], ...]
     begins: np.ndarray
     on_device: torch.Tensor
     groups: list[tuple[torch.dtype, torch.Tensor]]
 
 
 @functools.lru_cache(maxsize=64)
-def _layout(device: torch.device, dtypes: tuple[torch.dtype, ...], sizes: tuple[int, ...]) -> _Layout:
+def layout_of(device: torch.device, kinds: tuple[tuple[torch.dtype, int], ...]) -> Layout:
     """The layout of tensors of these dtypes and numbers of elements."""
-    counts = -(-np.array(sizes, np.int64) // BLOCK)
+    dtypes = [dtype for dtype, _ in kinds]
+    counts = -(-np.array([size for _, size in kinds], np.int64) // BLOCK)
     begins = np.concatenate([[0], np.cumsum(counts)])
     groups = []
     for dtype in dict.fromkeys(dtypes):
@@ -114,7 +120,7 @@ def _layout(device: torch.device, dtypes: tuple[torch.dtype, ...], sizes: tuple[
         if len(tensors):
             numbers = np.concatenate([np.arange(count) for count in counts[mine]])
             groups.append((dtype, moved(np.stack([tensors, numbers], axis=1).astype(np.int32), device)))
-    return _Layout(begins, moved(begins, device), groups)
+    return Layout(device, kinds, begins, moved(begins, device), groups)
 
 
 def moved(array: np.ndarray, device: torch.device) -> torch.Tensor:
@@ -173,14 +179,14 @@ class TensorSums:
     """The sums of T tensors of one device, step by step.
 
     Args:
+        layout: What the tensors are.
         summed: Whether sketches and norms are wanted as well as digests.
     """
 
-    def __init__(self, *, summed: bool) -> None:
-        self._summed = summed
-        # What the last launch was given, which rarely changes: where the tensors were and what they were.
-        self._met: tuple[object, ...] = ()
-        self._table = torch.empty(0)
+    def __init__(self, layout: Layout, *, summed: bool) -> None:
+        self._layout, self._summed = layout, summed
+        # Where tensors were, and the table of that, which the device has.
+        self._tables: dict[tuple[int, ...], torch.Tensor] = {}
 
     def take(
         self, tensors: Sequence[torch.Tensor], out: torch.Tensor, before: Sequence[torch.Tensor] | None = None
@@ -188,8 +194,8 @@ class TensorSums:
         """Has the device sum tensors; the host does not wait for it.
 
         Args:
-            tensors: dtype[...], each of them `dense`.
-            out: Gets their numbers; int64[T, 10].
+            tensors: dtype[...], those of the layout, each of them `dense` and contiguous.
+            out: Gets their numbers, and has been zeros; int64[T, 10].
             before: What they were at the last visit, of the same dtypes and sizes: what was added since is summed
                 instead, and these are made what the tensors are now.
 
@@ -198,38 +204,50 @@ class TensorSums:
         """
         from parity.observe import word_kernels
 
-        device = out.device
-        layout = _layout(device, tuple(map(_dtype, tensors)), tuple(map(torch.Tensor.numel, tensors)))
-        addresses = list(map(_address, tensors))
-        past = addresses if before is None else list(map(_address, before))
-        met = (layout, addresses, past)
-        if met != self._met:
-            # The kernel writes as much to what was before as there is now.
-            if before is not None and any(map(_unlike, tensors, before)):
-                raise ValueError("a parameter has another shape, dtype or device than in the step before")
-            sizes = np.fromiter(map(torch.Tensor.numel, tensors), np.int64, len(tensors))
-            self._table = moved(np.stack([addresses, past, sizes, layout.begins[:-1]], axis=1), device)
-            self._met = met
-        found = torch.empty((int(layout.begins[-1]), NUMBERS), dtype=torch.int64, device=device)
-        with _current(device):
+        layout = self._layout
+        found = out
+        if self._summed:
+            found = torch.empty((int(layout.begins[-1]), NUMBERS), dtype=torch.int64, device=layout.device)
+        with _current(layout.device):
+            table = self._table_of(tensors, before)
             for dtype, blocks in layout.groups:
                 word_kernels.tensor_blocks[(len(blocks),)](
-                    self._table,
+                    table,
                     blocks,
                     found,
-                    _weights(device),
-                    *_tensor_signs(device),
+                    _weights(layout.device),
+                    *_tensor_signs(layout.device),
                     UPDATED=before is not None,
                     **_as_read(word_kernels.tensor_blocks, dtype, summed=self._summed),
                 )
-            word_kernels.add_blocks[(len(tensors),)](
-                found, layout.on_device, out, SUMMED=self._summed, ADD=False, num_warps=_WARPS
-            )
+            if self._summed:
+                word_kernels.add_blocks[(len(tensors),)](
+                    found, layout.on_device, out, ADD=False, num_warps=_ADDING_WARPS
+                )
+
+    def _table_of(self, tensors: Sequence[torch.Tensor], before: Sequence[torch.Tensor] | None) -> torch.Tensor:
+        """Where tensors are and were, and where their numbers begin; int64[T, 4] on the device."""
+        past = tensors if before is None else before
+        places = (*map(torch.Tensor.data_ptr, tensors), *map(torch.Tensor.data_ptr, past))
+        table = self._tables.get(places)
+        if table is None:
+            layout, sizes = self._layout, [size for _, size in self._layout.kinds]
+            # The kernel writes as much to what was before as there is now.
+            if before is not None and (
+                layout.kinds != kinds_of(before) or any(each.device != layout.device for each in before)
+            ):
+                raise ValueError("a parameter has another shape, dtype or device than in the step before")
+            addresses = np.array(places, np.int64).reshape(2, -1)
+            table = moved(np.stack([*addresses, sizes, layout.begins[:-1]], axis=1), layout.device)
+            if len(self._tables) == _MOST_TABLES:
+                del self._tables[next(iter(self._tables))]
+            self._tables[places] = table
+        return table
 
 
-def _unlike(tensor: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether two tensors need another amount of memory, or memory elsewhere."""
-    return (tensor.dtype, tensor.numel(), tensor.device) != (other.dtype, other.numel(), other.device)
+def kinds_of(tensors: Sequence[torch.Tensor]) -> tuple[tuple[torch.dtype, int], ...]:
+    """The dtype of each tensor, and its number of elements."""
+    return tuple((tensor.dtype, tensor.numel()) for tensor in tensors)
 
 
 def add_rows(rows: torch.Tensor, out: torch.Tensor, *, first_row: int, first_word: int, summed: bool) -> None:
@@ -277,7 +295,7 @@ def add_rows(rows: torch.Tensor, out: torch.Tensor, *, first_row: int, first_wor
             )
         else:
             programs = -(-rows.numel() // BLOCK)
-            found = torch.empty((programs, NUMBERS), dtype=torch.int64, device=device)
+            found = torch.empty((programs, NUMBERS), dtype=torch.int64, device=device) if summed else out
             word_kernels.row_blocks[(programs,)](
                 rows.data_ptr(),
                 rows.numel(),
@@ -290,7 +308,9 @@ def add_rows(rows: torch.Tensor, out: torch.Tensor, *, first_row: int, first_wor
                 row_signs,
                 **_as_read(word_kernels.row_blocks, rows.dtype, summed=summed),
             )
-        word_kernels.add_blocks[(1,)](found, _all_of(device, programs), out, SUMMED=summed, ADD=True, num_warps=_WARPS)
+        if summed:
+            begins = _all_of(device, programs)
+            word_kernels.add_blocks[(1,)](found, begins, out, ADD=True, num_warps=_ADDING_WARPS)
 
 
 @functools.lru_cache(maxsize=64)

@@ -10,7 +10,7 @@ import torch
 
 from parity.observe.columns import Columns
 from parity.observe.fingerprint import Fingerprint, Visit, fingerprint
-from parity.observe.word_fingerprint import DeferredFingerprint, Part, WordFingerprints, split
+from parity.observe.word_fingerprint import WordFingerprints
 from parity.plan.trial import DigestKind
 
 
@@ -34,18 +34,16 @@ class ObservedParameters:
 
     def begin(self) -> None:
         """Copies the parameters as the first observed step finds them; does nothing later."""
-        if self._before is None:
-            here, there = self._split()
-            self._visit.begin(list(here.values()))
-            self._before = [value.copy() for value in self._visit.values()]
-            for mine in there.values():
-                self._before_there |= {number: each.detach().contiguous().clone() for number, each in mine.items()}
-
-    def _split(self) -> tuple[dict[int, torch.Tensor], dict[torch.device, dict[int, torch.Tensor]]]:
-        """The parameters that the host digests, and those that their devices digest."""
-        if self._kind == "xxh3":
-            return dict(enumerate(self._parameters)), {}
-        return split(self._parameters, summed=True)
+        if self._before is not None:
+            return
+        here: Sequence[int] = range(len(self._parameters))
+        if self._kind == "words":
+            here, there = self._words.split(self._parameters)
+            for each, mine in there:
+                copies = [tensor.detach().contiguous().clone() for tensor in mine]
+                self._before_there |= dict(zip(each.places, copies, strict=True))
+        self._visit.begin([self._parameters[number] for number in here])
+        self._before = [value.copy() for value in self._visit.values()]
 
     def initial(self) -> dict[str, Any]:
         """What the parameters are before the first step, for trials.parquet."""
@@ -59,16 +57,10 @@ class ObservedParameters:
 
     def add_update(self, columns: Columns) -> None:
         """Adds the digests of the parameters to the columns, and the norms and sketches of what the step added."""
-        here, there = self._split()
-        found = self._update_here(list(here.values()))
-        if not there:
-            columns.add_update(found)
-            return
-        parts: list[Part] = [(list(here), lambda: found)]
-        for mine in there.values():
-            before = [self._before_there[number] for number in mine]
-            parts.append((list(mine), self._words.launch(list(mine.values()), before)))
-        columns.add_update(DeferredFingerprint(len(self._parameters), parts))
+        if self._kind == "xxh3":
+            columns.add_update(self._update_here(self._parameters))
+        else:
+            columns.add_update(self._words.update(self._parameters, self._before_there, self._update_here))
 
     def _update_here(self, tensors: Sequence[torch.Tensor]) -> Fingerprint:
         """The digests of these parameters, and the norms and sketches of what the step has added to them."""

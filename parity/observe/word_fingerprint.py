@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
 from parity.observe.deferred import Slots
-from parity.observe.device_sums import WITH_KERNELS, TensorSums, on_device
+from parity.observe.device_sums import TensorSums, kinds_of, layout_of, on_device
 from parity.observe.digest import MISSING, seeds_of
 from parity.observe.fingerprint import Fingerprint, fingerprint
 from parity.observe.host import PLAIN, dense
 from parity.observe.signs import SUMS
 
-# What decides where a tensor is digested; of many at once, for which the calls one by one take most of a step.
-_kind = operator.attrgetter("__class__", "layout", "device", "dtype")
+# What decides where a tensor is digested, and its seed; asked of many at once, which would take a while one by one.
+_form = operator.attrgetter("__class__", "layout", "device", "dtype", "shape")
 # Which tensors a part of a fingerprint is of, and what makes it.
 Part = tuple[Sequence[int], Callable[[], Fingerprint]]
 
@@ -73,8 +74,44 @@ class DeferredFingerprint:
         return self.found.norm
 
 
+class OnDevice:
+    """What one device digests of a quantity.
+
+    Args:
+        tensors: The tensors, by their numbers in the quantity.
+        summed: Whether norms and sketches are wanted as well as digests.
+
+    Attributes:
+        places: Their numbers.
+    """
+
+    def __init__(self, tensors: Mapping[int, torch.Tensor], *, summed: bool) -> None:
+        given = list(tensors.values())
+        self.places = list(tensors)
+        self._device = given[0].device
+        self._seeds = seeds_of(given)
+        self._sums = TensorSums(layout_of(self._device, kinds_of(given)), summed=summed)
+
+    def launch(
+        self, tensors: Sequence[torch.Tensor], slots: Slots, before: Sequence[torch.Tensor] | None = None
+    ) -> Callable[[], Fingerprint]:
+        """Has the device take the fingerprint of tensors of the same dtypes and shapes; returns what fetches it.
+
+        Args:
+            tensors: The tensors, dense.
+            slots: Where their numbers are written.
+            before: What they were, as `TensorSums.take` has it.
+        """
+        slot = slots.take(self._seeds, self._device)
+        whole = all(map(torch.Tensor.is_contiguous, tensors))
+        self._sums.take(tensors if whole else [each.detach().contiguous() for each in tensors], slot.out, before)
+        return slot.get
+
+
 class WordFingerprints:
     """The fingerprints of a quantity, step by step.
+
+    Where its tensors are is found out only where one has another dtype, shape or device than the step before.
 
     Args:
         summed: Whether norms and sketches are wanted as well as digests; without, those that a device gives are zeros.
@@ -82,55 +119,83 @@ class WordFingerprints:
 
     def __init__(self, *, summed: bool = True) -> None:
         self._summed = summed
-        self._sums: dict[torch.device, tuple[TensorSums, Slots]] = {}
+        self._slots = Slots()
+        self._forms: list[Any] = []
+        self._plain = False
+        self._here: list[int] = []
+        self._there: list[OnDevice] = []
 
     def take(self, tensors: Sequence[torch.Tensor | None]) -> Fingerprint | DeferredFingerprint:
         """The fingerprint of tensors, dtype[...] on any devices; None for one that is missing."""
-        here, there = split(tensors, summed=self._summed)
+        here, there = self.split(tensors)
         if not there:
             return fingerprint(tensors, "words")
-        parts: list[Part] = [(list(places), self.launch(list(places.values()))) for places in there.values()]
+        parts: list[Part] = [(each.places, each.launch(given, self._slots)) for each, given in there]
         if here:
             # Now, since the tensors may change.
-            found = fingerprint(list(here.values()), "words")
-            parts.append((list(here), lambda: found))
+            found = fingerprint([tensors[number] for number in here], "words")
+            parts.append((here, lambda: found))
         return DeferredFingerprint(len(tensors), parts)
 
-    def launch(
-        self, tensors: Sequence[torch.Tensor], before: Sequence[torch.Tensor] | None = None
-    ) -> Callable[[], Fingerprint]:
-        """Has a device take the fingerprint of tensors; returns what fetches it.
+    def update(
+        self,
+        tensors: Sequence[torch.Tensor],
+        before: Mapping[int, torch.Tensor],
+        update_here: Callable[[Sequence[torch.Tensor]], Fingerprint],
+    ) -> Fingerprint | DeferredFingerprint:
+        """The digests of tensors, and the norms and sketches of what was added to them since the last visit.
 
         Args:
-            tensors: Tensors of one device, from `split`.
-            before: What they were, as `TensorSums.take` has it.
+            tensors: dtype[...] on any devices.
+            before: What those that a device digests were, by their numbers; made what they are now.
+            update_here: Finds it for those that the host digests.
         """
-        device = tensors[0].device
-        if device not in self._sums:
-            self._sums[device] = TensorSums(summed=self._summed), Slots()
-        sums, slots = self._sums[device]
-        slot = slots.take(seeds_of(tensors), device)
-        whole = all(map(torch.Tensor.is_contiguous, tensors))
-        sums.take(tensors if whole else [each.detach().contiguous() for each in tensors], slot.out, before)
-        return slot.get
+        here, there = self.split(tensors)
+        if not there:
+            return update_here([tensors[number] for number in here])
+        parts: list[Part] = []
+        for each, given in there:
+            parts.append((each.places, each.launch(given, self._slots, [before[number] for number in each.places])))
+        if here:
+            found = update_here([tensors[number] for number in here])
+            parts.append((here, lambda: found))
+        return DeferredFingerprint(len(tensors), parts)
+
+    def split(
+        self, tensors: Sequence[torch.Tensor | None]
+    ) -> tuple[list[int], list[tuple[OnDevice, list[torch.Tensor]]]]:
+        """The numbers of the tensors that the host digests, and by device those that their device digests, dense."""
+        forms = [each if each is None else _form(each) for each in tensors]
+        # What is spread over ranks or sparse is another tensor of elements at each look.
+        if forms != self._forms or not self._plain:
+            self._forms = forms
+            self._plain = all(form is None or (form[0] in PLAIN and form[1] is torch.strided) for form in forms)
+            here, there = _by_place(tensors, summed=self._summed)
+            self._here = here
+            self._there = [OnDevice(mine, summed=self._summed) for mine in there.values()]
+            return here, [(each, [*mine.values()]) for each, mine in zip(self._there, there.values(), strict=True)]
+        return self._here, [(each, _all_dense([tensors[place] for place in each.places])) for each in self._there]
 
 
-def split(
+def _all_dense(tensors: list[Any]) -> list[torch.Tensor]:
+    """`dense` of each of some plain tensors."""
+    # To detach each of them, for which nothing here asks, takes longer than all else.
+    lazy = any(map(torch.Tensor.is_neg, tensors)) or any(map(torch.Tensor.is_conj, tensors))
+    return list(map(dense, tensors)) if lazy else tensors
+
+
+def _by_place(
     tensors: Sequence[torch.Tensor | None], *, summed: bool
-) -> tuple[dict[int, torch.Tensor], dict[torch.device, dict[int, torch.Tensor]]]:
-    """Tensors by their numbers: those that the host digests, and by device those that their device digests; dense."""
-    present = {number: tensor for number, tensor in enumerate(tensors) if tensor is not None}
-    kinds = set(map(_kind, present.values()))
-    # Mostly all are of one kind and one device: to look at each of them takes as long as all else.
-    if len(kinds) == 1:
-        made, layout, device, dtype = next(iter(kinds))
-        # Complex numbers may have to be conjugated first, see `host.dense`.
-        if made in PLAIN and layout is torch.strided and device.type in WITH_KERNELS and not dtype.is_complex:
-            first = next(iter(present.values()))
-            return ({}, {device: present}) if on_device(first, summed=summed) else (present, {})
-    here: dict[int, torch.Tensor] = {}
+) -> tuple[list[int], dict[torch.device, dict[int, torch.Tensor]]]:
+    """The numbers of the tensors that the host digests, and by device those that their device digests, dense."""
+    here: list[int] = []
     there: dict[torch.device, dict[int, torch.Tensor]] = {}
-    for number, tensor in present.items():
+    for number, tensor in enumerate(tensors):
+        if tensor is None:
+            continue
         own = dense(tensor)
-        (there.setdefault(own.device, {}) if on_device(own, summed=summed) else here)[number] = own
+        if on_device(own, summed=summed):
+            there.setdefault(own.device, {})[number] = own
+        else:
+            here.append(number)
     return here, there

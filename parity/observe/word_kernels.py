@@ -102,112 +102,6 @@ def _as_summed(value, WIDE: tl.constexpr):
 
 
 @triton.jit
-def _whole_block(
-    address,
-    before,
-    weights,
-    element_signs,
-    block,
-    DTYPE: tl.constexpr,
-    BITS: tl.constexpr,
-    PACKED: tl.constexpr,
-    PER: tl.constexpr,
-    UPDATED: tl.constexpr,
-    WIDE: tl.constexpr,
-):
-    """The digest, eight sums and squares of a whole block of a tensor, whose memory is read once.
-
-    Args:
-        address: Address of the tensor.
-        before: Address of what it was before.
-        weights: As in `_digest`.
-        element_signs: Signs of the elements of a row; float32[1024].
-        block: Number of the block in the tensor.
-        DTYPE: The dtype of the elements.
-        BITS: The unsigned dtype of their bits.
-        PACKED: Number of elements in a word; 1 where one is a word or more.
-        PER: Number of words in an element; 1 where it is a word or less.
-        UPDATED: As in `tensor_blocks`.
-        WIDE: As in `tensor_blocks`.
-
-    Returns:
-        The sum of the words, uint64; the sums, dtype[8]; the sum of the squares.
-    """
-    # Words of a row, which lie in one block of the digest or are a whole one.
-    ROW: tl.constexpr = 1024 * PER // PACKED
-    number = tl.arange(0, 8)[:, None]
-    lane = tl.arange(0, 128)[None, :]
-    digest_block = block * (8 * ROW // 2048) + number * ROW // 2048
-    weight = _block_weight(digest_block)
-    first_place = (number * ROW) % 2048
-    now = address.to(tl.pointer_type(DTYPE)) + block * 8192
-    past = before.to(tl.pointer_type(DTYPE)) + block * 8192
-    terms = tl.zeros((8, 128), tl.uint64)
-    sums = tl.zeros((8, 128), tl.float64 if WIDE else tl.float32)
-    squares = tl.zeros((8, 128), tl.float64 if WIDE else tl.float32)
-    for part in tl.static_range(8 // PACKED):
-        unit = part * 128 + lane
-        word = tl.zeros((8, 128), tl.uint64)
-        for each in tl.static_range(PACKED):
-            column = unit * PACKED + each
-            value = tl.load(now + number * 1024 + column)
-            bits = value.to(BITS, bitcast=True).to(tl.uint64)
-            word |= bits << (32 // PACKED * each)
-            summed = _as_summed(value, WIDE)
-            if UPDATED:
-                summed -= _as_summed(tl.load(past + number * 1024 + column), WIDE)
-                tl.store(past + number * 1024 + column, value)
-            sums += summed * tl.load(element_signs + column)
-            squares += summed * summed
-        place = first_place + unit * PER
-        if PER == 2:
-            terms += _word_terms(word & 0xFFFFFFFF, place, weights, weight, weight)
-            terms += _word_terms(word >> 32, place + 1, weights, weight, weight)
-        else:
-            terms += _word_terms(word, place, weights, weight, weight)
-    return tl.sum(tl.sum(terms, 1), 0), tl.sum(sums, 1), tl.sum(tl.sum(squares, 1), 0)
-
-
-@triton.jit
-def _last_block(
-    address,
-    before,
-    weights,
-    element_signs,
-    block,
-    left,
-    DTYPE: tl.constexpr,
-    ITEM: tl.constexpr,
-    PER: tl.constexpr,
-    GROUPS: tl.constexpr,
-    UPDATED: tl.constexpr,
-    WIDE: tl.constexpr,
-):
-    """The same of a last block of so many elements, with signs of its own, float32[8192]."""
-    digest = _digest(address, weights, block, block * 8192 + left, 0, ITEM, PER, GROUPS, False)
-    number = tl.arange(0, 8)[:, None]
-    lane = tl.arange(0, 128)[None, :]
-    # The first rows have an element more.
-    start = number * (left // 8) + tl.minimum(left % 8, number)
-    length = left // 8 + tl.where(left % 8 > number, 1, 0)
-    now = address.to(tl.pointer_type(DTYPE)) + block * 8192
-    past = before.to(tl.pointer_type(DTYPE)) + block * 8192
-    sums = tl.zeros((8, 128), tl.float64 if WIDE else tl.float32)
-    squares = tl.zeros((8, 128), tl.float64 if WIDE else tl.float32)
-    for part in tl.static_range(8):
-        inside = part * 128 + lane < length
-        element = start + part * 128 + lane
-        value = tl.load(now + element, mask=inside, other=0)
-        summed = _as_summed(value, WIDE)
-        if UPDATED:
-            summed -= _as_summed(tl.load(past + element, mask=inside, other=0), WIDE)
-            tl.store(past + element, value, mask=inside)
-        sums += summed * tl.load(element_signs + element, mask=inside, other=0.0)
-        squares += summed * summed
-    return digest, tl.sum(sums, 1), tl.sum(tl.sum(squares, 1), 0)
-
-
-@triton.jit
 def tensor_blocks(
     table,
     blocks,
@@ -216,9 +110,7 @@ def tensor_blocks(
     element_signs,
     block_signs,
     DTYPE: tl.constexpr,
-    BITS: tl.constexpr,
     ITEM: tl.constexpr,
-    PACKED: tl.constexpr,
     PER: tl.constexpr,
     GROUPS: tl.constexpr,
     SUMMED: tl.constexpr,
@@ -231,15 +123,14 @@ def tensor_blocks(
         table: For each tensor its address, the address of what it was before, its number of elements, and the number
             of its first block among those of all tensors; int64[T, 4].
         blocks: The blocks to look at: the tensor of each, and its number in it; int32[B, 2].
-        found: int64[blocks of all tensors, 10].
+        found: Where they are written, int64[blocks of all tensors, 10]; if the digest alone is wanted, where it is added
+            to that of the tensor's other blocks, int64[T, 10].
         weights: Weights of places; int64[2048].
         element_signs: Signs of the elements of a row of a whole block, then those of a last block;
             float32[1024 + 8192].
         block_signs: Signs of whole blocks; float32[65536].
         DTYPE: The dtype of the elements.
-        BITS: The unsigned dtype of their bits.
         ITEM: As in `_digest`.
-        PACKED: As in `_whole_block`.
         PER: As in `_digest`.
         GROUPS: As in `_digest`.
         SUMMED: Whether sums of the elements are wanted as well as the digest.
@@ -252,27 +143,46 @@ def tensor_blocks(
     row = table + 4 * tensor
     address = tl.load(row)
     elements = tl.load(row + 2)
-    out = found + (tl.load(row + 3) + block) * 10
+    digest = _digest(address, weights, block, elements, 0, ITEM, PER, GROUPS, False).to(tl.int64, bitcast=True)
     if SUMMED:
-        before = tl.load(row + 1)
-        left = tl.minimum(elements - block * 8192, 8192).to(tl.int32)
-        floats = (out + 1).to(tl.pointer_type(tl.float64), bitcast=True)
+        out = found + (tl.load(row + 3) + block) * 10
+        tl.store(out, digest)
+        begin = block * 8192
+        left = tl.minimum(elements - begin, 8192).to(tl.int32)
+        whole = left == 8192
         number = tl.arange(0, 8)
-        if left == 8192:
-            digest, sums, squares = _whole_block(
-                address, before, weights, element_signs, block, DTYPE, BITS, PACKED, PER, UPDATED, WIDE
-            )
-            sums *= tl.load(block_signs + block % 65536)
-        else:
-            digest, sums, squares = _last_block(
-                address, before, weights, element_signs + 1024, block, left, DTYPE, ITEM, PER, GROUPS, UPDATED, WIDE
-            )
-        tl.store(out, digest.to(tl.int64, bitcast=True))
-        tl.store(floats + number, sums.to(tl.float64))
-        tl.store(floats + 8, squares.to(tl.float64))
+        lane = tl.arange(0, 128)
+        # The first rows of a last block have an element more.
+        start = (number * (left // 8) + tl.minimum(left % 8, number))[:, None]
+        length = (left // 8 + tl.where(left % 8 > number, 1, 0))[:, None]
+        now = address.to(tl.pointer_type(DTYPE)) + begin
+        before = tl.load(row + 1).to(tl.pointer_type(DTYPE)) + begin
+        sums = tl.zeros((8, 128), tl.float64 if WIDE else tl.float32)
+        squares = tl.zeros((8, 128), tl.float64 if WIDE else tl.float32)
+        for part in tl.static_range(8):
+            place = (part * 128 + lane)[None, :]
+            inside = place < length
+            element = start + place
+            summed = _as_summed(tl.load(now + element, mask=inside, other=0), WIDE)
+            if UPDATED:
+                summed -= _as_summed(tl.load(before + element, mask=inside, other=0), WIDE)
+            signs = tl.load(element_signs + tl.where(whole, place, 1024 + element), mask=inside, other=0.0)
+            # Not only for what is not there, but also for the NaN that an infinity times 0 would be.
+            sums += tl.where(inside, summed * signs, 0.0)
+            squares += summed * summed
+        if UPDATED:
+            # Apart from what is read, which would have to wait for each store before it.
+            for part in tl.static_range(8):
+                place = (part * 128 + lane)[None, :]
+                inside = place < length
+                tl.store(before + start + place, tl.load(now + start + place, mask=inside), mask=inside)
+        floats = (out + 1).to(tl.pointer_type(tl.float64), bitcast=True)
+        sign = tl.where(whole, tl.load(block_signs + block % 65536), 1.0)
+        tl.store(floats + number, (tl.sum(sums, 1) * sign).to(tl.float64))
+        tl.store(floats + 8, tl.sum(tl.sum(squares, 1), 0).to(tl.float64))
     else:
-        digest = _digest(address, weights, block, elements, 0, ITEM, PER, GROUPS, False)
-        tl.store(out, digest.to(tl.int64, bitcast=True))
+        # In whatever order, which does not matter to integers.
+        tl.atomic_add(found + tensor * 10, digest)
 
 
 # Not compiled anew for each number of rows.
@@ -302,7 +212,7 @@ def row_blocks(
         width: F.
         first_row: Number of rows that came before.
         first_word: Number of words that came before.
-        found: int64[blocks, 10].
+        found: Where they are written, int64[blocks, 10]; if the digest alone is wanted, what it is added to, int64[1].
         weights: Weights of places; int64[2048].
         element_signs: Signs of the elements, row after row; float32[65536].
         row_signs: Signs of the rows; float32[65536].
@@ -314,12 +224,13 @@ def row_blocks(
         WIDE: Whether elements are summed in float64.
     """
     block = tl.program_id(0).to(tl.int64)
-    out = found + block * 10
     elements = elements.to(tl.int64)
     first_row = first_row.to(tl.int64)
     digest = _digest(address, weights, block, elements, first_word.to(tl.int64), ITEM, PER, GROUPS, True)
-    tl.store(out, digest.to(tl.int64, bitcast=True))
+    digest = digest.to(tl.int64, bitcast=True)
     if SUMMED:
+        out = found + block * 10
+        tl.store(out, digest)
         lane = tl.arange(0, 512)
         number = tl.arange(0, 8)
         values = address.to(tl.pointer_type(DTYPE))
@@ -341,6 +252,8 @@ def row_blocks(
         floats = (out + 1).to(tl.pointer_type(tl.float64), bitcast=True)
         tl.store(floats + number, tl.sum(sums, 1).to(tl.float64))
         tl.store(floats + 8, tl.sum(squares, 0).to(tl.float64))
+    else:
+        tl.atomic_add(found, digest)
 
 
 @triton.jit(do_not_specialize=["rows", "width", "first_row", "first_word", "segments", "groups"])
@@ -382,8 +295,8 @@ def row_tiles(
         row_signs: Signs of the rows; float32[65536].
         DTYPE: The dtype of the elements.
         BITS: The unsigned dtype of their bits.
-        PACKED: As in `_whole_block`.
-        PER: As in `_whole_block`.
+        PACKED: Number of elements in a word; 1 where one is a word or more.
+        PER: Number of words in an element; 1 where it is a word or less.
         PARTS: 1, 2, 4 or 8.
         WIDE: Whether elements are summed in float64.
     """
@@ -435,14 +348,13 @@ def row_tiles(
 
 
 @triton.jit
-def add_blocks(found, begins, out, SUMMED: tl.constexpr, ADD: tl.constexpr):
+def add_blocks(found, begins, out, ADD: tl.constexpr):
     """Adds the numbers of the blocks of each tensor.
 
     Args:
         found: int64[blocks of all tensors, 10].
         begins: Where the blocks of each tensor begin, and where those of the last one end; int64[T + 1].
         out: int64[T, 10].
-        SUMMED: Whether there are sums; they are zeros otherwise.
         ADD: Whether to add to what is in `out`.
     """
     tensor = tl.program_id(0)
@@ -450,15 +362,13 @@ def add_blocks(found, begins, out, SUMMED: tl.constexpr, ADD: tl.constexpr):
     end = tl.load(begins + tensor + 1)
     line = tl.arange(0, 256)[:, None]
     number = tl.arange(0, 16)[None, :]
-    wanted = number < (10 if SUMMED else 1)
     words = tl.zeros((256, 16), tl.int64)
     floats = tl.zeros((256, 16), tl.float64)
     for first in range(begin, end, 256):
-        inside = (first + line < end) & wanted
+        inside = (first + line < end) & (number < 10)
         read = tl.load(found + (first + line) * 10 + number, mask=inside, other=0)
         words += tl.where(number == 0, read, 0)
-        if SUMMED:
-            floats += tl.where(number == 0, 0.0, read.to(tl.float64, bitcast=True))
+        floats += tl.where(number == 0, 0.0, read.to(tl.float64, bitcast=True))
     number = tl.arange(0, 16)
     into = out + tensor * 10 + number
     word, summed = tl.sum(words, 0), tl.sum(floats, 0)

@@ -49,8 +49,9 @@ def compare(given: list[torch.Tensor], before: list[torch.Tensor] | None) -> Non
     arrays = [summable(array_of(each)) for each in given]
     past = [0 * array for array in arrays] if before is None else [summable(array_of(each)) for each in before]
     norms, sketches = norms_and_sketches([array - other for array, other in zip(arrays, past, strict=True)])
-    out = torch.full((len(given), 10), 7)
-    device_sums.TensorSums(summed=True).take(given, out, before)
+    out = torch.zeros((len(given), 10), dtype=torch.int64)
+    layout = device_sums.layout_of(out.device, device_sums.kinds_of(given))
+    device_sums.TensorSums(layout, summed=True).take(given, out, before)
     for each, numbers, norm, sums in zip(given, out, norms, sketches, strict=True):
         name = f"{'' if before is None else 'update of '}{each.dtype} {tuple(each.shape)}"
         check(name, numbers, word_sum(array_of(each, exact=True)), sums, norm)
@@ -73,8 +74,9 @@ def tensors() -> None:
         made(torch.float32, 7).to(torch.float8_e4m3fn),
         torch.complex(made(torch.float64, 9), made(torch.float64, 9)),
     ]
-    out = torch.full((2, 10), 7)
-    device_sums.TensorSums(summed=False).take(others, out)
+    out = torch.zeros((2, 10), dtype=torch.int64)
+    layout = device_sums.layout_of(out.device, device_sums.kinds_of(others))
+    device_sums.TensorSums(layout, summed=False).take(others, out)
     for each, numbers in zip(others, out, strict=True):
         check(f"{each.dtype}", numbers, word_sum(array_of(each, exact=True)), np.zeros(8), 0.0)
 
