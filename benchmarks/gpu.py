@@ -288,9 +288,9 @@ def measure_steps(
     """Times training steps that are bare, recorded, and if wanted recorded with the audit, in turn.
 
     Returns:
-        By contender: minimum and median in ms; the ratio of the medians to the bare step's; the seconds of the first
-        steps, which import and allocate and, with the audit, are taken in float64 on the CPU as well; and the peak of
-        the GPU's memory over these, in MiB.
+        By contender: minimum and median in ms; the ratio of the medians to the bare step's; the ms for which the GPU is
+        busy in a step; the seconds of the first steps, which import and allocate and, with the audit, are taken in
+        float64 on the CPU as well; and the peak of the GPU's memory over these, in MiB.
     """
     # As in a loop of the user's own: the float64 steps use all cores.
     torch.set_num_threads(os.cpu_count() or 1)
@@ -317,13 +317,21 @@ def measure_steps(
         for _ in range(bench.turns):
             for name, steps in contenders.items():
                 times[name].append(1000 * bench.time(steps, counts[name]) / counts[name])
-        for steps in contenders.values():
+        for name, steps in contenders.items():
+            found[name]["gpu_busy_ms"] = busy_ms(bench, steps, counts[name]) if device.type == "cuda" else None
             steps.close()
     bare = statistics.median(times["bare"])
     for name, values in times.items():
         median = statistics.median(values)
         found[name] |= {"minimum_ms": min(values), "median_ms": median, "ratio_of_medians": median / bare}
     return found
+
+
+def busy_ms(bench: Bench, steps: Iterator[None], count: int) -> float:
+    """The ms for which the GPU computes in a step, whatever the host does meanwhile."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        bench.time(steps, count)
+    return float(sum(event.self_device_time_total for event in profile.key_averages())) / 1000 / count
 
 
 def measure_determinism(bench: Bench) -> dict[str, Any]:
@@ -441,12 +449,19 @@ def summarize(results: dict[str, Any]) -> str:
             lines += [f"| {name} | {row['verdict']} | {first} | {row['cause'] or ''} |"]
     timed = {part: found for part, found in results.items() if part.startswith("steps: ")}
     if timed:
-        lines += ["", "## A training step", "", "| loop | step | minimum | median | ratio | first steps | memory |"]
-        lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
+        lines += [
+            "",
+            "## A training step",
+            "",
+            "| loop | step | minimum | median | ratio | GPU busy | ratio | first steps | memory |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        ]
     for part, found in timed.items():
         for name, row in found.items():
             lines += [f"| {part.removeprefix('steps: ')} | {name} | {row['minimum_ms']:.2f} ms | "]
             lines[-1] += f"{row['median_ms']:.2f} ms | {row['ratio_of_medians']:.2f} | "
+            busy, of_bare = row["gpu_busy_ms"], found["bare"]["gpu_busy_ms"]
+            lines[-1] += f"{busy:.2f} ms | {busy / of_bare:.2f} | " if busy else "| | "
             lines[-1] += "| " if row["first_steps_s"] is None else f"{row['first_steps_s']:.1f} s | "
             lines[-1] += "|" if row["peak_mib"] is None else f"{row['peak_mib']:.0f} MiB |"
     return "\n".join(lines) + "\n"

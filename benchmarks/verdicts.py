@@ -9,6 +9,7 @@ loops has a table of its own, see verdicts_on_loops.py.
 """
 
 import argparse
+import re
 import statistics
 import sys
 import tempfile
@@ -49,6 +50,8 @@ OTHERS = (
 )
 # gradcheck evaluates the loss twice for each element.
 GRADCHECK_ROWS = 2
+# What a loss of the corpus raises elsewhere that goes through NumPy or keeps a tensor on the CPU.
+OF_THE_CPU = re.compile(r"device type tensor to numpy|tensors to be on the same device")
 # Losses that one process takes at a time, beside a baseline of their own.
 SHARE = 12
 
@@ -64,6 +67,7 @@ class Result:
         seconds: By check; a check that trains has the baseline's share in it.
         named: Whether parity named the cause as the corpus does; None of a right loss.
         answer: What parity said.
+        of_the_cpu: Whether the loss raised on another device because it is written for the CPU.
     """
 
     name: str
@@ -72,6 +76,7 @@ class Result:
     seconds: dict[str, float]
     named: bool | None
     answer: str
+    of_the_cpu: bool
 
 
 def run_share(
@@ -113,7 +118,8 @@ def run_share(
         named = cause_named(entry, [(cause.kind, cause.text) for cause in pair.causes]) if entry.kind else None
         answer = f"{pair.verdict}: {'; '.join(f'[{cause.kind}] {cause.text}' for cause in pair.causes)}"
         name = f"{entry.path.stem}:{entry.name} seed {seed} ({entry.kind}, {entry.text})"
-        results.append(Result(name, entry.kind is not None, flagged, seconds, named, answer))
+        of_the_cpu = device != "cpu" and records[trial.name].failure == "raised" and bool(OF_THE_CPU.search(answer))
+        results.append(Result(name, entry.kind is not None, flagged, seconds, named, answer, of_the_cpu))
     return results
 
 
@@ -208,6 +214,9 @@ def main() -> None:
                     (each, pool.submit(run_share, *each)) for each in ((task, [entry], *rest) for entry in share)
                 ]
             print(f"{len(waiting)} shares to go, {len(results)} losses", file=sys.stderr, flush=True)
+    for result in (each for each in results if each.of_the_cpu):
+        print(f"not for {options.device}: {result.name}: {result.answer}")
+    results = [each for each in results if not each.of_the_cpu]
     for result in results:
         if result.flagged["parity"] != result.wrong or result.named is False:
             print(

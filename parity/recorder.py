@@ -51,8 +51,9 @@ from parity.tasks.outputs import Outputs, learning_parts, map_tensors, parts, ro
 from parity.train import machine
 from parity.train.state import optimizer_settings, parameter_norms
 
-# The rows of a chunk are stored after this many seconds, or when the observer's buffers are full.
-CHUNK_S = 0.5
+# The rows of a chunk are stored after this many seconds, or when the observer's buffers are full; later where storing
+# them, for which the loop waits, would take more than one part of so many of its time.
+CHUNK_S, STORING_PART = 0.5, 100
 NO_CRITERION = "the Recorder was given no criterion"
 
 
@@ -161,7 +162,8 @@ class Recorder:
         self._observer.begin()
         # Wall time to be stored, and a clock that never jumps to measure with.
         self._wall_began = time.time()
-        self._began = self._step_began = self._flushed = time.perf_counter()
+        self._began = self._step_began = time.perf_counter()
+        self._flush_due = self._began + CHUNK_S
 
     def _begin_observers(self, criterion: Loss | None, also: Mapping[str, torch.nn.Module], first_step: int) -> None:
         """Makes what looks at each step, and at some steps in float64."""
@@ -343,9 +345,10 @@ class Recorder:
         began = time.perf_counter()
         self._guarded("step", lambda: self._close_step(began))
         now = time.perf_counter()
-        if self._off is None and (self._observer.rows == CAPACITY or now - self._flushed > CHUNK_S):
+        if self._off is None and (self._observer.rows == CAPACITY or now > self._flush_due):
             self._flush()
-            self._flushed = time.perf_counter()
+            ended = time.perf_counter()
+            self._flush_due = ended + max(CHUNK_S, STORING_PART * (ended - now))
         # What storing the rows took belongs to no step.
         self._own_s = 0.0
         self._step_began = time.perf_counter()

@@ -16,20 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from parity.observe.signs import (
-    BLOCK,
-    BLOCKS,
-    ELEMENT,
-    MOST_SIGNS,
-    NARROW,
-    NARROW_ROWS,
-    REST,
-    ROWS,
-    SUMS,
-    WIDE_ROWS,
-    make_sign_bits,
-    make_signs,
-)  # fmt: skip
+from parity.observe.signs import BLOCK, BLOCKS, ELEMENT, MOST_SIGNS, REST, SUMS, make_signs
 from parity.observe.word_sums import BLOCK_WORDS, place_weights, word_sum
 
 # Types of devices on which the kernels run: CUDA and ROCm. Others are copied to the host and digested there.
@@ -49,13 +36,9 @@ _SUMMED = {
     torch.uint8: "uint8",
     torch.bool: "uint8",
 }
-_WARPS, _ADDING_WARPS = 4, 8
+_WARPS, ADDING_WARPS = 4, 8
 # Tables of a set of tensors that are kept: gradients are new ones in each step, in memory that mostly was used before.
 _MOST_TABLES = 8
-# Units of a row that a program of `row_tiles` takes at least and at most, and most programs: each adds ten numbers.
-_LANES, _MOST_PARTS, _MOST_PROGRAMS = 128, 8, 2048
-# Rows as wide as this have more places than 32 bits count.
-_WIDEST = 2**30
 
 
 def on_device(tensor: torch.Tensor, *, summed: bool = True) -> bool:
@@ -133,7 +116,8 @@ def moved(array: np.ndarray, device: torch.device) -> torch.Tensor:
 
 
 @functools.cache
-def _weights(device: torch.device) -> torch.Tensor:
+def weights_on(device: torch.device) -> torch.Tensor:
+    """The weights of places in a block of words; int64[2048]."""
     return moved(place_weights().view(np.int64), device)
 
 
@@ -145,19 +129,7 @@ def _tensor_signs(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @functools.cache
-def _row_signs(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """The signs of rows, and of the elements of narrow rows; float32[65536]."""
-    return moved(make_signs(MOST_SIGNS, ROWS), device), moved(make_signs(MOST_SIGNS, NARROW_ROWS), device)
-
-
-@functools.lru_cache(maxsize=16)
-def _wide_signs(device: torch.device, width: int) -> torch.Tensor:
-    """The signs of the elements of wide rows for each sum, in bits; int32[8, ceil(width / 32)]."""
-    return moved(np.stack([make_sign_bits(width, WIDE_ROWS + row) for row in range(SUMS)]).view(np.int32), device)
-
-
-@functools.cache
-def _as_read(kernel: Any, dtype: torch.dtype, *, summed: bool) -> dict[str, Any]:
+def as_read(kernel: Any, dtype: torch.dtype, *, summed: bool) -> dict[str, Any]:
     """How a kernel reads a dtype: those of its arguments that are known when it is compiled."""
     import triton.language as tl
 
@@ -208,21 +180,21 @@ class TensorSums:
         found = out
         if self._summed:
             found = torch.empty((int(layout.begins[-1]), NUMBERS), dtype=torch.int64, device=layout.device)
-        with _current(layout.device):
+        with current(layout.device):
             table = self._table_of(tensors, before)
             for dtype, blocks in layout.groups:
                 word_kernels.tensor_blocks[(len(blocks),)](
                     table,
                     blocks,
                     found,
-                    _weights(layout.device),
+                    weights_on(layout.device),
                     *_tensor_signs(layout.device),
                     UPDATED=before is not None,
-                    **_as_read(word_kernels.tensor_blocks, dtype, summed=self._summed),
+                    **as_read(word_kernels.tensor_blocks, dtype, summed=self._summed),
                 )
             if self._summed:
                 word_kernels.add_blocks[(len(tensors),)](
-                    found, layout.on_device, out, ADD=False, num_warps=_ADDING_WARPS
+                    found, layout.on_device, out, ADD=False, num_warps=ADDING_WARPS
                 )
 
     def _table_of(self, tensors: Sequence[torch.Tensor], before: Sequence[torch.Tensor] | None) -> torch.Tensor:
@@ -250,75 +222,6 @@ def kinds_of(tensors: Sequence[torch.Tensor]) -> tuple[tuple[torch.dtype, int], 
     return tuple((tensor.dtype, tensor.numel()) for tensor in tensors)
 
 
-def add_rows(rows: torch.Tensor, out: torch.Tensor, *, first_row: int, first_word: int, summed: bool) -> None:
-    """Has the device add the numbers of rows to those of the rows before; the host does not wait for it.
-
-    Args:
-        rows: dtype[R, F], contiguous.
-        out: The numbers so far, int64[10].
-        first_row: Number of rows before.
-        first_word: Number of words before.
-        summed: Whether sketch and norm are wanted as well as the digest.
-    """
-    from parity.observe import word_kernels
-
-    if not rows.numel():
-        return
-    device, (count, width) = rows.device, rows.shape
-    if width >= _WIDEST:
-        raise NotImplementedError(f"Rows of {width} elements are digested with digest='xxh3' only.")
-    row_signs, narrow_signs = _row_signs(device)
-    with _current(device):
-        if summed and width > NARROW:
-            read = _as_read(word_kernels.row_tiles, rows.dtype, summed=True)
-            units = width // read["PACKED"]
-            parts = min(_MOST_PARTS, 1 << (-(-units // _LANES) - 1).bit_length())
-            segments = -(-units // (_LANES * parts))
-            tall = (first_row + count - 1) // SUMS - first_row // SUMS + 1
-            groups = -(-tall * segments // _MOST_PROGRAMS)
-            programs = segments * -(-tall // groups)
-            found = torch.empty((programs, NUMBERS), dtype=torch.int64, device=device)
-            word_kernels.row_tiles[(programs,)](
-                rows.data_ptr(),
-                count,
-                width,
-                first_row,
-                first_word,
-                segments,
-                groups,
-                found,
-                _weights(device),
-                _wide_signs(device, width),
-                row_signs,
-                PARTS=parts,
-                **read,
-            )
-        else:
-            programs = -(-rows.numel() // BLOCK)
-            found = torch.empty((programs, NUMBERS), dtype=torch.int64, device=device) if summed else out
-            word_kernels.row_blocks[(programs,)](
-                rows.data_ptr(),
-                rows.numel(),
-                width,
-                first_row,
-                first_word,
-                found,
-                _weights(device),
-                narrow_signs,
-                row_signs,
-                **_as_read(word_kernels.row_blocks, rows.dtype, summed=summed),
-            )
-        if summed:
-            begins = _all_of(device, programs)
-            word_kernels.add_blocks[(1,)](found, begins, out, ADD=True, num_warps=_ADDING_WARPS)
-
-
-@functools.lru_cache(maxsize=64)
-def _all_of(device: torch.device, programs: int) -> torch.Tensor:
-    """Where the numbers of so many programs begin and end."""
-    return moved(np.array([0, programs]), device)
-
-
-def _current(device: torch.device) -> AbstractContextManager[object]:
+def current(device: torch.device) -> AbstractContextManager[object]:
     """Makes a GPU the one on which kernels are launched."""
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()

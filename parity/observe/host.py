@@ -21,7 +21,13 @@ _NOT_IN_NUMPY = frozenset({torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m
 
 def all_on_host(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """`on_host` of each tensor."""
-    return list(tensors) if set(map(_kind, tensors)) <= _HOSTS else list(map(on_host, tensors))
+    plain = set(map(_kind, tensors)) <= _HOSTS and not any(map(is_lazy, tensors))
+    return list(tensors) if plain else list(map(on_host, tensors))
+
+
+def is_lazy(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is to be conjugated or negated when somebody asks for its elements: its memory is not so yet."""
+    return tensor.is_neg() or tensor.is_conj()
 
 
 def all_arrays_of(hosts: Sequence[torch.Tensor]) -> list[np.ndarray]:
@@ -51,8 +57,7 @@ def dense(tensor: torch.Tensor) -> torch.Tensor:
         tensor = tensor if local is None else local()
     if tensor.layout is not torch.strided:
         tensor = tensor.to_dense()
-    # Torch may note that a tensor is to be conjugated or negated, and leave its memory as it is.
-    return tensor.resolve_conj().resolve_neg() if tensor.is_conj() or tensor.is_neg() else tensor
+    return tensor.resolve_conj().resolve_neg() if is_lazy(tensor) else tensor
 
 
 def array_of(host: torch.Tensor, *, exact: bool = False) -> np.ndarray:

@@ -73,7 +73,8 @@ class Observer:
         self._observes_state = bool(optimizers)
         self._parameters = ObservedParameters(model, kind)
         self._kind = kind
-        self._words = {"param_grad": WordFingerprints(), "step_grad": WordFingerprints()}
+        # Of both gradients, which mostly are the same tensors.
+        self._words = WordFingerprints()
         self._param_grad: AnyFingerprint | None = None
         self._step_grad: AnyFingerprint | None = None
         self._scale = 1.0
@@ -215,7 +216,7 @@ class Observer:
             scale: What the gradient has been multiplied by, to be divided out: a power of 2, so that no bit is lost.
         """
         self._scale = scale
-        self._param_grad = self._fingerprint("param_grad", self._unscaled_grads(scale))
+        self._param_grad = self._fingerprint(self._unscaled_grads(scale))
         if self._passed_on_u is not None:
             batch, norm_u, self._passed_on_u = self._batches.each[-1], self._passed_on_u, None
             passed = self._auditor.passed_on(norm_u, self._param_grad.norm)
@@ -234,7 +235,7 @@ class Observer:
         assert self._param_grad is not None, "backward comes before the optimizer's step"
         grads = self._unscaled_grads(scale)
         same = self._kind == "xxh3" and self._same_grads(grads)
-        self._step_grad = self._param_grad if same else self._fingerprint("step_grad", grads)
+        self._step_grad = self._param_grad if same else self._fingerprint(grads)
 
     @property
     def unchanged(self) -> bool:
@@ -248,9 +249,9 @@ class Observer:
         """The gradients for the parameters, divided by what they have been multiplied by."""
         return [grad if grad is None or scale == 1.0 else unscaled(grad, scale) for grad in self._parameters.grads()]
 
-    def _fingerprint(self, quantity: str, tensors: Sequence[torch.Tensor | None]) -> AnyFingerprint:
-        """The fingerprint of the tensors of a quantity, as the trial's are taken."""
-        return fingerprint(tensors) if self._kind == "xxh3" else self._words[quantity].take(tensors)
+    def _fingerprint(self, grads: Sequence[torch.Tensor | None]) -> AnyFingerprint:
+        """The fingerprint of the gradients, as the trial's are taken."""
+        return fingerprint(grads) if self._kind == "xxh3" else self._words.take(grads)
 
     def joined(self, names: Sequence[str]) -> None:
         """Notes parameters and buffers that the model had not at the beginning: nobody looks at them."""

@@ -14,10 +14,11 @@ import torch
 import xxhash
 
 from parity.observe.deferred import Slot, Slots, read
-from parity.observe.device_sums import NUMBERS, add_rows, on_device
+from parity.observe.device_sums import NUMBERS, on_device
 from parity.observe.digest import combine, row_seed
 from parity.observe.host import array_of, dense, on_host
 from parity.observe.row_sketch import RowSketch
+from parity.observe.row_sums import add_rows
 from parity.observe.signs import SUMMABLE
 from parity.observe.word_sums import finished, padded_rows, word_sum
 from parity.plan.trial import DigestKind

@@ -50,6 +50,14 @@ def repeated(seed: int, count: int) -> np.ndarray:
 
 
 def summable(array: np.ndarray) -> np.ndarray:
-    """The tensor in a dtype in which it can be summed: float32 or float64 as it is, anything else as float32."""
+    """The tensor in a dtype in which it can be summed: float32 or float64 as it is, anything else as float32.
+
+    A complex number is two elements: its real and its imaginary part.
+    """
     # By the character of the dtype: comparing dtypes takes ten times as long, some hundred times a step.
-    return array if array.dtype.char in SUMMABLE else array.astype(np.float32)
+    if array.dtype.char in SUMMABLE:
+        return array
+    if array.dtype.kind == "c":
+        # Of one dimension at least, whose elements can be seen as others.
+        return np.atleast_1d(np.ascontiguousarray(array)).view(array.real.dtype)
+    return array.astype(np.float32)

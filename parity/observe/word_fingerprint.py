@@ -14,7 +14,7 @@ from parity.observe.deferred import Slots
 from parity.observe.device_sums import TensorSums, kinds_of, layout_of, on_device
 from parity.observe.digest import MISSING, seeds_of
 from parity.observe.fingerprint import Fingerprint, fingerprint
-from parity.observe.host import PLAIN, dense
+from parity.observe.host import PLAIN, dense, is_lazy
 from parity.observe.signs import SUMS
 
 # What decides where a tensor is digested, and its seed; asked of many at once, which would take a while one by one.
@@ -180,8 +180,7 @@ class WordFingerprints:
 def _all_dense(tensors: list[Any]) -> list[torch.Tensor]:
     """`dense` of each of some plain tensors."""
     # To detach each of them, for which nothing here asks, takes longer than all else.
-    lazy = any(map(torch.Tensor.is_neg, tensors)) or any(map(torch.Tensor.is_conj, tensors))
-    return list(map(dense, tensors)) if lazy else tensors
+    return list(map(dense, tensors)) if any(map(is_lazy, tensors)) else tensors
 
 
 def _by_place(

@@ -28,7 +28,7 @@ def _load_words(address, word, items, ITEM: tl.constexpr):
 
 
 @triton.jit
-def _block_weight(number):
+def block_weight(number):
     """The weight of a block of words: splitmix64 of its number."""
     state = number.to(tl.uint64) + tl.full((), 0x9E3779B97F4A7C15, tl.uint64)
     state = (state ^ (state >> 30)) * tl.full((), 0xBF58476D1CE4E5B9, tl.uint64)
@@ -37,7 +37,7 @@ def _block_weight(number):
 
 
 @triton.jit
-def _digest(
+def words_digest(
     address,
     weights,
     block,
@@ -72,32 +72,17 @@ def _digest(
             place = ((first + begin) % 2048).to(tl.int32) + lane
             product *= tl.load(weights + (place & 2047)).to(tl.uint64, bitcast=True)
             product = product ^ (product >> 32)
-            total += product * tl.where(place < 2048, _block_weight(number), _block_weight(number + 1))
+            total += product * tl.where(place < 2048, block_weight(number), block_weight(number + 1))
         else:
             product *= weight
             product = product ^ (product >> 32)
-            total += product * _block_weight(number)
+            total += product * block_weight(number)
     return tl.sum(total, 0)
 
 
 @triton.jit
-def _word_terms(word, place, weights, first, second):
-    """What words add to a digest; uint64[...].
-
-    Args:
-        word: The words; uint64[...].
-        place: Their places in the block that the first of them is in; int32[...], below 4096.
-        weights: Weights of places; int64[2048].
-        first: Weight of that block.
-        second: Weight of the block after it.
-    """
-    product = word * tl.load(weights + (place & 2047)).to(tl.uint64, bitcast=True)
-    product = product ^ (product >> 32)
-    return product * tl.where(place < 2048, first, second)
-
-
-@triton.jit
-def _as_summed(value, WIDE: tl.constexpr):
+def summable(value, WIDE: tl.constexpr):
+    """Elements in the dtype in which they are summed."""
     return value.to(tl.float64) if WIDE else value.to(tl.float32)
 
 
@@ -123,16 +108,16 @@ def tensor_blocks(
         table: For each tensor its address, the address of what it was before, its number of elements, and the number
             of its first block among those of all tensors; int64[T, 4].
         blocks: The blocks to look at: the tensor of each, and its number in it; int32[B, 2].
-        found: Where they are written, int64[blocks of all tensors, 10]; if the digest alone is wanted, where it is added
-            to that of the tensor's other blocks, int64[T, 10].
+        found: Where they are written, int64[blocks of all tensors, 10]; if the digest alone is wanted, where it is
+            added to that of the tensor's other blocks, int64[T, 10].
         weights: Weights of places; int64[2048].
         element_signs: Signs of the elements of a row of a whole block, then those of a last block;
             float32[1024 + 8192].
         block_signs: Signs of whole blocks; float32[65536].
         DTYPE: The dtype of the elements.
-        ITEM: As in `_digest`.
-        PER: As in `_digest`.
-        GROUPS: As in `_digest`.
+        ITEM: As in `words_digest`.
+        PER: As in `words_digest`.
+        GROUPS: As in `words_digest`.
         SUMMED: Whether sums of the elements are wanted as well as the digest.
         UPDATED: Whether these are sums of what was added since the last visit; what was before is then written anew.
         WIDE: Whether elements are summed in float64.
@@ -143,15 +128,14 @@ def tensor_blocks(
     row = table + 4 * tensor
     address = tl.load(row)
     elements = tl.load(row + 2)
-    digest = _digest(address, weights, block, elements, 0, ITEM, PER, GROUPS, False).to(tl.int64, bitcast=True)
+    words = words_digest(address, weights, block, elements, 0, ITEM, PER, GROUPS, False).to(tl.int64, bitcast=True)
     if SUMMED:
         out = found + (tl.load(row + 3) + block) * 10
-        tl.store(out, digest)
+        tl.store(out, words)
         begin = block * 8192
         left = tl.minimum(elements - begin, 8192).to(tl.int32)
         whole = left == 8192
-        number = tl.arange(0, 8)
-        lane = tl.arange(0, 128)
+        number, lane = tl.arange(0, 8), tl.arange(0, 128)
         # The first rows of a last block have an element more.
         start = (number * (left // 8) + tl.minimum(left % 8, number))[:, None]
         length = (left // 8 + tl.where(left % 8 > number, 1, 0))[:, None]
@@ -163,9 +147,9 @@ def tensor_blocks(
             place = (part * 128 + lane)[None, :]
             inside = place < length
             element = start + place
-            summed = _as_summed(tl.load(now + element, mask=inside, other=0), WIDE)
+            summed = summable(tl.load(now + element, mask=inside, other=0), WIDE)
             if UPDATED:
-                summed -= _as_summed(tl.load(before + element, mask=inside, other=0), WIDE)
+                summed -= summable(tl.load(before + element, mask=inside, other=0), WIDE)
             signs = tl.load(element_signs + tl.where(whole, place, 1024 + element), mask=inside, other=0.0)
             # Not only for what is not there, but also for the NaN that an infinity times 0 would be.
             sums += tl.where(inside, summed * signs, 0.0)
@@ -182,169 +166,7 @@ def tensor_blocks(
         tl.store(floats + 8, tl.sum(tl.sum(squares, 1), 0).to(tl.float64))
     else:
         # In whatever order, which does not matter to integers.
-        tl.atomic_add(found + tensor * 10, digest)
-
-
-# Not compiled anew for each number of rows.
-@triton.jit(do_not_specialize=["elements", "width", "first_row", "first_word"])
-def row_blocks(
-    address,
-    elements,
-    width,
-    first_row,
-    first_word,
-    found,
-    weights,
-    element_signs,
-    row_signs,
-    DTYPE: tl.constexpr,
-    ITEM: tl.constexpr,
-    PER: tl.constexpr,
-    GROUPS: tl.constexpr,
-    SUMMED: tl.constexpr,
-    WIDE: tl.constexpr,
-):
-    """Writes the ten numbers of a block of rows: of any whose digest alone is wanted, or of narrow ones.
-
-    Args:
-        address: Address of rows of a batch, dtype[R, F].
-        elements: R F.
-        width: F.
-        first_row: Number of rows that came before.
-        first_word: Number of words that came before.
-        found: Where they are written, int64[blocks, 10]; if the digest alone is wanted, what it is added to, int64[1].
-        weights: Weights of places; int64[2048].
-        element_signs: Signs of the elements, row after row; float32[65536].
-        row_signs: Signs of the rows; float32[65536].
-        DTYPE: The dtype of the elements.
-        ITEM: As in `_digest`.
-        PER: As in `_digest`.
-        GROUPS: As in `_digest`.
-        SUMMED: Whether sums are wanted as well as the digest.
-        WIDE: Whether elements are summed in float64.
-    """
-    block = tl.program_id(0).to(tl.int64)
-    elements = elements.to(tl.int64)
-    first_row = first_row.to(tl.int64)
-    digest = _digest(address, weights, block, elements, first_word.to(tl.int64), ITEM, PER, GROUPS, True)
-    digest = digest.to(tl.int64, bitcast=True)
-    if SUMMED:
-        out = found + block * 10
-        tl.store(out, digest)
-        lane = tl.arange(0, 512)
-        number = tl.arange(0, 8)
-        values = address.to(tl.pointer_type(DTYPE))
-        sums = tl.zeros((8, 512), tl.float64 if WIDE else tl.float32)
-        squares = tl.zeros((512,), tl.float64 if WIDE else tl.float32)
-        width = width.to(tl.int32)
-        for part in tl.static_range(16):
-            begin = block * 8192 + part * 512
-            value = _as_summed(tl.load(values + begin + lane, mask=begin + lane < elements, other=0), WIDE)
-            squares += value * value
-            # Divisions of 64 bits for all at once: one for each element would take longer than all else.
-            row = first_row + begin // width
-            further = ((begin % width).to(tl.int32) + lane) // width
-            place = ((first_row * width + begin) % 65536).to(tl.int32) + lane
-            signs = tl.load(element_signs + (place & 65535))
-            signs *= tl.load(row_signs + (((row % 65536).to(tl.int32) + further) & 65535))
-            mine = (((row % 8).to(tl.int32) + further) & 7)[None, :] == number[:, None]
-            sums += tl.where(mine, (value * signs)[None, :], 0.0)
-        floats = (out + 1).to(tl.pointer_type(tl.float64), bitcast=True)
-        tl.store(floats + number, tl.sum(sums, 1).to(tl.float64))
-        tl.store(floats + 8, tl.sum(squares, 0).to(tl.float64))
-    else:
-        tl.atomic_add(found, digest)
-
-
-@triton.jit(do_not_specialize=["rows", "width", "first_row", "first_word", "segments", "groups"])
-def row_tiles(
-    address,
-    rows,
-    width,
-    first_row,
-    first_word,
-    segments,
-    groups,
-    found,
-    weights,
-    sign_bits,
-    row_signs,
-    DTYPE: tl.constexpr,
-    BITS: tl.constexpr,
-    PACKED: tl.constexpr,
-    PER: tl.constexpr,
-    PARTS: tl.constexpr,
-    WIDE: tl.constexpr,
-):
-    """Writes the ten numbers of a segment of wide rows, as `RowSketch` sums them.
-
-    A segment is 128 PARTS units of a row, with a unit of a word or an element, whatever is larger. Eight rows, one for
-    each sum, are taken together.
-
-    Args:
-        address: Address of rows of a batch, dtype[R, F], each a whole number of words.
-        rows: R.
-        width: F, below 2**30.
-        first_row: Number of rows that came before.
-        first_word: Number of words that came before.
-        segments: Number of segments of a row.
-        groups: How many times eight rows a program takes.
-        found: int64[programs, 10].
-        weights: Weights of places; int64[2048].
-        sign_bits: Signs of the elements of a row for each of the eight sums; int32[8, ceil(F / 32)].
-        row_signs: Signs of the rows; float32[65536].
-        DTYPE: The dtype of the elements.
-        BITS: The unsigned dtype of their bits.
-        PACKED: Number of elements in a word; 1 where one is a word or more.
-        PER: Number of words in an element; 1 where it is a word or less.
-        PARTS: 1, 2, 4 or 8.
-        WIDE: Whether elements are summed in float64.
-    """
-    program = tl.program_id(0)
-    out = found + program.to(tl.int64) * 10
-    first_row = first_row.to(tl.int64)
-    width = width.to(tl.int32)
-    begin = (program % segments) * (128 * PARTS)
-    number = tl.arange(0, 8)[:, None]
-    lane = tl.arange(0, 128)[None, :]
-    values = address.to(tl.pointer_type(DTYPE))
-    bits_of_row = sign_bits + number * ((width + 31) // 32)
-    terms = tl.zeros((8, 128), tl.uint64)
-    sums = tl.zeros((8, 128), tl.float64 if WIDE else tl.float32)
-    squares = tl.zeros((8, 128), tl.float64 if WIDE else tl.float32)
-    for group in range(groups):
-        # Counted from the first row of the batch, so that a row enters its sum whatever came before.
-        row = (first_row // 8 + (program // segments).to(tl.int64) * groups + group) * 8 + number
-        mine = row - first_row
-        there = (mine >= 0) & (mine < rows)
-        word = first_word.to(tl.int64) + mine * (width // PACKED * PER) + begin * PER
-        block = word // 2048
-        first_place = (word % 2048).to(tl.int32)
-        first, second = _block_weight(block), _block_weight(block + 1)
-        signed = tl.zeros((8, 128), tl.float64 if WIDE else tl.float32)
-        for part in tl.static_range(PARTS):
-            unit = part * 128 + lane
-            packed = tl.zeros((8, 128), tl.uint64)
-            for each in tl.static_range(PACKED):
-                column = (begin + unit) * PACKED + each
-                inside = there & (column < width)
-                value = tl.load(values + mine * width + column, mask=inside, other=0)
-                packed |= value.to(BITS, bitcast=True).to(tl.uint64) << (32 // PACKED * each)
-                summed = _as_summed(value, WIDE)
-                squares += summed * summed
-                bits = tl.load(bits_of_row + column // 32, mask=column < width, other=0)
-                signed += tl.where(((bits >> (column % 32)) & 1) == 1, summed, -summed)
-            place = first_place + unit * PER
-            if PER == 2:
-                terms += _word_terms(packed & 0xFFFFFFFF, place, weights, first, second)
-                terms += _word_terms(packed >> 32, place + 1, weights, first, second)
-            else:
-                terms += _word_terms(packed, place, weights, first, second)
-        sums += signed * tl.load(row_signs + row % 65536)
-    tl.store(out, tl.sum(tl.sum(terms, 1), 0).to(tl.int64, bitcast=True))
-    floats = (out + 1).to(tl.pointer_type(tl.float64), bitcast=True)
-    tl.store(floats + tl.arange(0, 8), tl.sum(sums, 1).to(tl.float64))
-    tl.store(floats + 8, tl.sum(tl.sum(squares, 1), 0).to(tl.float64))
+        tl.atomic_add(found + tensor * 10, words)
 
 
 @triton.jit

@@ -10,9 +10,11 @@ os.environ["TRITON_INTERPRET"] = "1"
 import numpy as np
 import torch
 
-from parity.observe import device_sums
+from parity.observe import device_sums, row_sums
+from parity.observe.fingerprint import fingerprint
 from parity.observe.host import array_of
 from parity.observe.row_sketch import RowSketch
+from parity.observe.row_sums import add_rows
 from parity.observe.rows import Rows, RowSlots
 from parity.observe.signs import summable
 from parity.observe.sketch import norms_and_sketches
@@ -88,7 +90,7 @@ def rows() -> None:
             out = torch.zeros(10, dtype=torch.int64)
             sketch, summed, row, word = RowSketch(), dtype.is_floating_point, 0, 0
             for piece in (given[: count // 3], given[count // 3 :]):
-                device_sums.add_rows(piece, out, first_row=row, first_word=word, summed=summed)
+                add_rows(piece, out, first_row=row, first_word=word, summed=summed)
                 row, word = row + len(piece), word + piece.numel() * piece.element_size() // 4
                 if summed:
                     sketch.add(array_of(piece))
@@ -126,6 +128,29 @@ def odd_rows() -> None:
         print(f"odd rows: {found}")
 
 
+def changing() -> None:
+    """A quantity whose tensors are others from step to step: elsewhere, missing, of another shape or kind."""
+    values = made(torch.complex64, 40)
+    standing = made(torch.float32, 9)
+    steps: list[list[torch.Tensor | None]] = [[standing, made(torch.float32, 12)] for _ in range(10)]
+    steps += [
+        [standing, None],
+        [standing, made(torch.float32, 3, 4)],
+        [standing, made(torch.float32, 4, 3).T],
+        # Bits that are to be turned into others only when somebody asks.
+        [standing, values.conj().imag],
+        [values.conj(), values.imag],
+        [standing, made(torch.float32, 3, 4).relu().to_sparse()],
+        [standing, made(torch.float32, 3, 4).relu().to_sparse()],
+        steps[3],
+    ]
+    words = WordFingerprints()
+    for number, tensors in enumerate(steps):
+        found, twin = words.take(tensors), fingerprint(tensors, "words")
+        if [*found.digests] != [*twin.digests] or not np.allclose(found.norms, twin.norms, equal_nan=True):
+            print(f"step {number}: {found.digests} instead of {twin.digests}")
+
+
 if __name__ == "__main__":
     # As if the memory of the CPU were that of a GPU.
     device_sums.WITH_KERNELS.add("cpu")
@@ -133,7 +158,8 @@ if __name__ == "__main__":
     tensors()
     rows()
     # Programs that take several groups of rows, as those of a large batch do.
-    device_sums._MOST_PROGRAMS = 2
+    row_sums._MOST_PROGRAMS = 2
     rows()
     odd_rows()
+    changing()
     print("done")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from parity.observe.deferred import Slots
-from parity.observe.device_sums import TensorSums
+from parity.observe.device_sums import TensorSums, kinds_of, layout_of
 
 CPU = torch.device("cpu")
 
@@ -47,4 +47,5 @@ def test_a_chunk_that_was_fetched_is_not_written_to_again_and_grows_only_when_it
 def test_a_parameter_that_takes_other_memory_than_before_is_refused_before_anything_is_written(now):
     pytest.importorskip("triton", reason="Triton comes with torch for CUDA only")
     with pytest.raises(ValueError, match="another shape, dtype or device than in the step before"):
-        TensorSums(summed=True).take([now], torch.zeros((1, 10), dtype=torch.int64), [torch.zeros(4)])
+        sums = TensorSums(layout_of(CPU, kinds_of([now])), summed=True)
+        sums.take([now], torch.zeros((1, 10), dtype=torch.int64), [torch.zeros(4)])

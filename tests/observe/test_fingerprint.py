@@ -45,6 +45,26 @@ def test_long_batches_have_the_digest_of_their_micro_batches():
     assert rows(whole).digest == rows(whole[:500], whole[500:]).digest == rows(whole, sketched=False).digest
 
 
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+@pytest.mark.parametrize("shape", [(), (30, 7)])
+def test_both_parts_of_complex_numbers_are_summed(dtype, shape):
+    tensor = torch.randn(shape, dtype=dtype, generator=GENERATOR)
+    turned = tensor.real + 1j * (tensor.imag + 1)
+    found = fingerprint([tensor, turned, TENSORS[0]])
+    norms = [float(torch.view_as_real(each).norm()) for each in (tensor, turned)]
+    assert found.norms[:2] == pytest.approx(norms, rel=1e-6)
+    assert np.abs(found.sketches[0] - found.sketches[1]).max() > 0.5
+
+
+def test_a_tensor_that_torch_negates_when_it_is_read_has_the_digest_of_its_elements():
+    numbers = torch.randn(9, dtype=torch.complex64, generator=GENERATOR)
+    lazy = numbers.conj().imag
+    assert lazy.is_neg()
+    found, expected = fingerprint([lazy, TENSORS[0]]), fingerprint([-numbers.imag, TENSORS[0]])
+    assert found.digests.tolist() == expected.digests.tolist()
+    assert found.norms.tolist() == expected.norms.tolist()
+
+
 def test_a_missing_tensor_has_no_norm_and_no_sketch():
     found = fingerprint([TENSORS[0], None])
     assert found.digests[1] == MISSING
