@@ -17,6 +17,7 @@ from parity.store.trials import TrialRecord
 
 # Number of significant bits of the dtypes that models compute in, the implicit one included.
 _BITS = {"float8_e5m2": 3, "float8_e4m3fn": 4, "float16": 11, "bfloat16": 8, "tf32": 11, "float32": 24, "float64": 53}
+_BITS |= {"complex32": 11, "complex64": 24, "complex128": 53}
 
 # As `TrialTrace.matrix` returns them.
 _Rows = tuple[np.ndarray, np.ndarray]

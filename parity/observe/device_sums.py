@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -56,9 +57,12 @@ def _kernels_run(device: torch.device) -> bool:
     out = torch.zeros((1, NUMBERS), dtype=torch.int64, device=device)
     try:
         given = [torch.from_numpy(numbers).to(device)]
-        TensorSums(layout_of(device, kinds_of(given)), summed=False).take(given, out)
-        found = int(out[0, 0]) % 2**64
+        TensorSums(layout_of(device, kinds_of(given)), summed=True).take(given, out)
+        found, square = int(out[0, 0]) % 2**64, float(out[0, 1:].view(torch.float64)[SUMS])
+        expected = float(np.square(numbers, dtype=np.float64).sum())
         why = None if found == word_sum(numbers) else f"it gives {found:016x}, not {word_sum(numbers):016x}"
+        if not why and not math.isclose(square, expected, rel_tol=1e-5):
+            why = f"it gives a sum of squares of {square:.6g}, not {expected:.6g}"
     except Exception as error:  # noqa: BLE001 - no Triton, no C compiler, a GPU that it does not know: all are the same
         why = f"{type(error).__name__}: {error}".splitlines()[0]
     if why:

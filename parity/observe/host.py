@@ -60,6 +60,13 @@ def dense(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.resolve_conj().resolve_neg() if is_lazy(tensor) else tensor
 
 
+def flat_bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """The bytes of a tensor in C order; uint8[N]."""
+    # A dimension of one element keeps whatever stride it has, with which nothing can be seen as bytes.
+    flat = tensor.contiguous().reshape(-1)
+    return flat.as_strided((flat.numel(),), (1,)).view(torch.uint8)
+
+
 def array_of(host: torch.Tensor, *, exact: bool = False) -> np.ndarray:
     """The elements in C order; a contiguous tensor is not copied.
 
@@ -68,7 +75,7 @@ def array_of(host: torch.Tensor, *, exact: bool = False) -> np.ndarray:
         exact: Whether dtypes that NumPy does not have are to be seen as bytes, rather than converted to float32.
     """
     if host.dtype in _NOT_IN_NUMPY:
-        host = host.contiguous().reshape(-1).view(torch.uint8) if exact else host.float()
+        host = flat_bytes(host) if exact else host.float()
     array = host.numpy()
     # In C order whatever the strides, so that the layout in memory does not belong to a digest.
     return array if array.flags.c_contiguous else np.ascontiguousarray(array)

@@ -23,7 +23,7 @@ from parity.observe.recorded_step import MOST_ELEMENTS, SEEDS
 from parity.observe.repeated_update import NO_OPTIMIZER, RepeatedUpdate, explained
 from parity.observe.same_draws import SameDraws
 from parity.observe.sketch import norms_and_sketches
-from parity.observe.taken_step import widened
+from parity.observe.taken_step import check_real, widened
 from parity.observe.untouched import left_alone
 
 # Steps of the copies: in the first one Adam shows no beta, and SGD no momentum.
@@ -86,6 +86,7 @@ def probe(model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -
     mine = list(model.parameters())
     if sum(parameter.numel() for parameter in mine) > MOST_ELEMENTS or any(hasattr(each, "to_local") for each in mine):
         raise OracleUnavailable(f"{NO_OPTIMIZER}: the model is too large, or this process has a part of it")
+    check_real(mine)
     noted = NarrowRounding()
     with explained(NO_OPTIMIZER), left_alone(model, optimizers):
         added = _added(optimizers, mine, noted)

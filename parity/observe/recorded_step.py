@@ -19,7 +19,7 @@ from parity.observe.narrow_rounding import NarrowRounding
 from parity.observe.norms import l2_norm
 from parity.observe.repeated_update import NO_OPTIMIZER, RepeatedUpdate, explained, stepped
 from parity.observe.same_draws import SameDraws
-from parity.observe.taken_step import Values, on_host, widened
+from parity.observe.taken_step import Values, check_real, on_host, widened
 from parity.observe.untouched import left_alone
 from parity.tasks.outputs import Outputs, map_tensors, with_parts
 
@@ -66,6 +66,7 @@ class RecordedStep:
         elements = sum(parameter.numel() for parameter in model.parameters())
         if elements > MOST_ELEMENTS:
             raise OracleUnavailable(f"the model has {elements:,} elements, and {MOST_ELEMENTS:,} are the most")
+        check_real(model.parameters())
         if any(hasattr(parameter, "to_local") for parameter in model.parameters()):
             raise OracleUnavailable("each process holds a part of the parameters")
         self._oracle, self._generators, self._loops = oracle, generators, model

@@ -124,7 +124,7 @@ def row_tiles(
     each sum, are taken together.
 
     Args:
-        address: Address of rows of a batch, dtype[R, F], each a whole number of words.
+        address: Address of rows of a batch, dtype[R, F]; the digest is right where each is a whole number of words.
         rows: R.
         width: F, below 2**30.
         first_row: Number of rows that came before.

@@ -41,13 +41,13 @@ def add_rows(rows: torch.Tensor, out: torch.Tensor, *, first_row: int, first_wor
     if not rows.numel():
         return
     device, (count, width) = rows.device, rows.shape
-    if width >= _WIDEST:
-        raise NotImplementedError(f"Rows of {width} elements are digested with digest='xxh3' only.")
     row_signs, narrow_signs = _row_signs(device)
     with current(device):
         if summed and width > NARROW:
+            if width >= _WIDEST:
+                raise NotImplementedError(f"Rows of {width} elements are digested with digest='xxh3' only.")
             read = as_read(row_kernels.row_tiles, rows.dtype, summed=True)
-            units = width // read["PACKED"]
+            units = -(-width // read["PACKED"])
             parts = min(_MOST_PARTS, 1 << (-(-units // _LANES) - 1).bit_length())
             segments = -(-units // (_LANES * parts))
             tall = (first_row + count - 1) // SUMS - first_row // SUMS + 1

@@ -16,7 +16,7 @@ import xxhash
 from parity.observe.deferred import Slot, Slots, read
 from parity.observe.device_sums import NUMBERS, on_device
 from parity.observe.digest import combine, row_seed
-from parity.observe.host import array_of, dense, on_host
+from parity.observe.host import array_of, dense, flat_bytes, on_host
 from parity.observe.row_sketch import RowSketch
 from parity.observe.row_sums import add_rows
 from parity.observe.signs import SUMMABLE
@@ -140,7 +140,7 @@ class _DeviceRows:
             spare = -table.shape[1] * table.element_size() % 4
             if spare:
                 # Each row is filled up to whole words, which are digested apart from what is summed.
-                filled = torch.nn.functional.pad(table.view(torch.uint8), (0, spare))
+                filled = torch.nn.functional.pad(flat_bytes(table).reshape(rows, -1), (0, spare))
                 add_rows(filled, self._out, first_row=0, first_word=self._words, summed=False)
             if summed or not spare:
                 out = torch.zeros_like(self._out) if spare else self._out

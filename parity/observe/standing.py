@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from parity.observe.digest import digests_of_arrays, form_of, seeds_of
-from parity.observe.host import PLAIN, all_arrays_of, all_on_host
+from parity.observe.host import PLAIN, all_arrays_of, all_on_host, is_lazy
 from parity.plan.trial import DigestKind
 
 
@@ -63,4 +63,5 @@ def _places(tensors: Sequence[torch.Tensor]) -> list[object]:
 
 def _is_on_memory(tensor: torch.Tensor) -> bool:
     """Whether the array of a tensor is on the tensor's own memory, and so sees what becomes of it."""
-    return type(tensor) in PLAIN and tensor.is_cpu and tensor.layout is torch.strided and tensor.is_contiguous()
+    plain = type(tensor) in PLAIN and tensor.is_cpu and tensor.layout is torch.strided and tensor.is_contiguous()
+    return plain and not is_lazy(tensor)

@@ -6,12 +6,14 @@ tensor's own dtype.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from parity.ground.errors import OracleUnavailable
+from parity.observe.host import dense
 from parity.tasks.outputs import Outputs, parts
 
 # The tensors of a step by quantity, on the CPU: T of output and output_grad, one of loss, P of param_grad, update and
@@ -58,8 +60,14 @@ def on_host(tensor: torch.Tensor | None) -> np.ndarray | None:
     """A copy of the tensor as an array, since the training goes on; bfloat16, which NumPy does not have, as float32."""
     if tensor is None:
         return None
-    host = tensor.detach().cpu()
+    host = dense(tensor).cpu()
     return np.array((host.float() if host.dtype == torch.bfloat16 else host).numpy())
+
+
+def check_real(tensors: Iterable[torch.Tensor]) -> None:
+    """Raises `OracleUnavailable` if a tensor of a model is complex: `double()` would leave it as it is."""
+    if any(tensor.is_complex() for tensor in tensors):
+        raise OracleUnavailable("the model has complex parameters, with which no step is taken in float64")
 
 
 def widened(tensor: torch.Tensor) -> torch.Tensor:

@@ -168,11 +168,10 @@ class WordFingerprints:
         forms = [each if each is None else _form(each) for each in tensors]
         # What is spread over ranks or sparse is another tensor of elements at each look.
         if forms != self._forms or not self._plain:
+            here, there = _by_place(tensors, summed=self._summed)
+            self._here, self._there = here, [OnDevice(mine, summed=self._summed) for mine in there.values()]
             self._forms = forms
             self._plain = all(form is None or (form[0] in PLAIN and form[1] is torch.strided) for form in forms)
-            here, there = _by_place(tensors, summed=self._summed)
-            self._here = here
-            self._there = [OnDevice(mine, summed=self._summed) for mine in there.values()]
             return here, [(each, [*mine.values()]) for each, mine in zip(self._there, there.values(), strict=True)]
         return self._here, [(each, _all_dense([tensors[place] for place in each.places])) for each in self._there]
 

@@ -18,7 +18,7 @@ from parity.observe.audit import gradients
 from parity.observe.float64_step import Errors, relative_errors
 from parity.observe.generators import generators_restored, restore_generators, take_generators
 from parity.observe.same_draws import SameDraws
-from parity.observe.taken_step import TakenStep, Values, on_host, taken_step, widened
+from parity.observe.taken_step import TakenStep, Values, check_real, on_host, taken_step, widened
 from parity.tasks.outputs import learning_parts, map_tensors, parts
 from parity.train.state import restore_state
 from parity.train.step import StepValues, Training, forward, make_batch, send_back
@@ -141,7 +141,12 @@ def _updates(before: Sequence[torch.Tensor], model: torch.nn.Module) -> list[np.
 
 
 def _widened(training: Training, state: dict[str, Any]) -> Training:
-    """A copy of the training in float64 on the CPU, in the state. The global generators get the state's, too."""
+    """A copy of the training in float64 on the CPU, in the state. The global generators get the state's, too.
+
+    Raises:
+        OracleUnavailable: The model has complex parameters.
+    """
+    check_real(training.model.parameters())
     # A copy, since cpu() and double() convert a module in place. The optimizer is made anew, over its parameters.
     model = copy.deepcopy(training.model).cpu().double()
     optimizer = training.task.optimizer(model.parameters(), training.trial.settings.lr)

@@ -42,7 +42,8 @@ def restore_state(state: dict[str, Any], model: torch.nn.Module, optimizer: torc
 
 def parameter_norms(model: torch.nn.Module) -> list[float]:
     """L2 norm of each parameter tensor, summed in float64 on the CPU; in the model's order."""
-    return [float(on_host(parameter).double().norm()) for parameter in model.parameters()]
+    hosts = map(on_host, model.parameters())
+    return [float((torch.view_as_real(host) if host.is_complex() else host).double().norm()) for host in hosts]
 
 
 def optimizer_settings(optimizers: Sequence[torch.optim.Optimizer]) -> str | None:

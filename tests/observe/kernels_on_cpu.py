@@ -100,6 +100,10 @@ def rows() -> None:
 def odd_rows() -> None:
     """Rows of no whole number of words, in batches, and a fingerprint in which some tensors are the host's."""
     given = [made(torch.bfloat16, 30, 5), made(torch.bool, 30, 3), made(torch.int8, 30), made(torch.float16, 30, 3, 3)]
+    # Whose last word, half of which is filled up, is the first of another segment.
+    given += [made(torch.bfloat16, 30, 257), made(torch.float16, 30, 2049)]
+    # A dimension of one element, whose stride is of no meaning.
+    given += [made(torch.bfloat16, 5, 30).T[:, :1]]
     mixed = [made(torch.float32, 7), None, made(torch.float32, 5).to(torch.float8_e5m2), made(torch.float64, 3, 4).T]
     found = []
     for types in (set(), {"cpu"}):

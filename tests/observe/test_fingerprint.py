@@ -10,6 +10,7 @@ from parity.observe.digest import MISSING, digest
 from parity.observe.fingerprint import fingerprint
 from parity.observe.rows import Rows
 from parity.observe.signs import BLOCK, VISIT
+from parity.observe.standing import StandingTensors
 
 GENERATOR = torch.Generator().manual_seed(3)
 TENSORS = [torch.randn(shape, generator=GENERATOR) for shape in [(7, 5), (3,), (), (2, 3, 4)]]
@@ -63,6 +64,27 @@ def test_a_tensor_that_torch_negates_when_it_is_read_has_the_digest_of_its_eleme
     found, expected = fingerprint([lazy, TENSORS[0]]), fingerprint([-numbers.imag, TENSORS[0]])
     assert found.digests.tolist() == expected.digests.tolist()
     assert found.norms.tolist() == expected.norms.tolist()
+
+
+@pytest.mark.parametrize("kind", ["xxh3", "words"])
+@pytest.mark.parametrize("make", [torch._neg_view, lambda values: torch.complex(values, values).conj()])
+def test_what_becomes_of_a_lazy_tensor_in_its_memory_is_seen(kind, make):
+    # Its elements are a copy, which is not to be taken for the memory that changes.
+    values, standing = torch.randn(9, generator=GENERATOR), StandingTensors(kind)
+    lazy, found = make(values), []
+    for _ in range(4):
+        with torch.no_grad():
+            lazy.add_(1)
+        standing.look([lazy])
+        found.append(standing.digests()[0])
+    assert len(set(found)) == 4
+
+
+def test_a_dimension_of_one_element_may_have_any_stride():
+    logits = torch.randn(1, 6, generator=GENERATOR).bfloat16()
+    for view in (logits[:, 0], torch.randn(6, 1, generator=GENERATOR).bfloat16().T[:, :5].T):
+        assert fingerprint([view]).digests.tolist() == fingerprint([view.clone()]).digests.tolist()
+        assert rows(view).digest == rows(view.clone()).digest
 
 
 def test_a_missing_tensor_has_no_norm_and_no_sketch():
