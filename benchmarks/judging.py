@@ -1,15 +1,18 @@
 """Judges a generated run of 10^7 stored steps in bounded memory, beside DuckDB finding the same first differences.
 
     pip install duckdb
-    python benchmarks/judging.py [--rows N] [--keep DIR]
+    python benchmarks/judging.py [--rows N] [--apart] [--turns N] [--keep DIR]
 
-The run has ten trials of N / 10 steps each, two losses on five equal devices, in all columns of `trace.SCHEMA` and with
-the 16 parameters of the reference experiment. All trials are equal but for faults at known steps: the candidate
-loss differs from one step on, one device at its last step, one for a single step at the beginning of a row
-group. Each way of finding them is a process of its own; its wall time and its largest resident size are printed:
-`parity.report`, which checks and judges; `parity.run --resume`, which of a complete run judges and stores; and DuckDB,
-which joins the two files of each pair, by step or row by row, and compares. All have to find the planted faults, and
-nothing else.
+The run has ten trials of N / 10 steps each, two losses on five equal devices, in the columns of `trace.SCHEMA` but for
+norms and sketches of single tensors, which are null, and with the 16 parameters of the reference experiment. All trials
+are equal but for faults at known steps: the candidate loss differs from one step on, one device at its last step, one
+for a single step at the beginning of a row group. With `--apart` each trial differs from each other one from its first
+step on, so that no two hold the same gradients and parameters.
+
+Each way of finding the faults is a process of its own; its wall time, its processor time and its largest resident size
+are printed: `parity.report`, which checks and judges; `parity.run --resume`, which of a complete run judges and stores;
+and DuckDB, which joins the two files of each pair, by step or row by row, and compares. They take turns; the times are
+medians, the sizes the largest. All have to find the planted faults at the same steps, and nothing else.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import itertools
 import json
 import os
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -44,9 +48,10 @@ FACTS = {"cpu_model": "simulated", "cpu_capability": "AVX2", "threads": 1, "torc
 GROUP = {"params": f"0-{len(LAYERS) - 1}", "lr": 1e-3, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.0}
 SETTINGS = json.dumps({"optimizers": [{"class": "Adam", "groups": [GROUP]}], "evaluating": [], "frozen": []})
 QUANTITIES = ("input", "output", "loss", "output_grad", "param_grad", "param")
+STORING = "parity.run --resume"
 PHASES = {
+    STORING: ["-m", "parity.run", "--resume"],
     "parity.report": ["-m", "parity.report"],
-    "parity.run --resume": ["-m", "parity.run", "--resume"],
     "DuckDB, POSITIONAL JOIN": [__file__, "--duckdb", "positional"],
     "DuckDB, JOIN USING (step)": [__file__, "--duckdb", "step"],
 }
@@ -60,11 +65,13 @@ class Fault:
         step: The first of it.
         quantity: Of `QUANTITIES`, the first that is otherwise at this step.
         tensor: The number of the only parameter; None if all that follows is otherwise too, at all steps to come.
+        mark: How far it is otherwise: faults of other numbers give other values.
     """
 
     step: int
     quantity: str
     tensor: int | None = None
+    mark: int = 1
 
     @property
     def place(self) -> Place:
@@ -80,11 +87,12 @@ class Fault:
             return
         for index, quantity in enumerate(QUANTITIES[1:], start=1):
             begun = steps >= self.step + (index < QUANTITIES.index(self.quantity))
-            columns[f"{quantity}_digest"][begun] ^= np.uint64(2)
+            columns[f"{quantity}_digest"][begun] ^= np.uint64(2 * self.mark)
             for name in {"loss": ["loss"], "output_grad": ["output_grad_norm"]}.get(quantity, []):
-                columns[name][begun] = np.nextafter(columns[name][begun].astype(np.float32), np.float32(np.inf))
+                # So many neighbouring numbers away.
+                columns[name][begun] = (columns[name][begun].view(np.int32) + self.mark).view(np.float32)
             if quantity.startswith("param"):
-                columns[f"{quantity}_digests"][begun] ^= np.uint64(2)
+                columns[f"{quantity}_digests"][begun] ^= np.uint64(2 * self.mark)
 
 
 def faults_of(loss: str, device: str, steps: int, group_rows: int) -> list[Fault]:
@@ -97,7 +105,7 @@ def faults_of(loss: str, device: str, steps: int, group_rows: int) -> list[Fault
     return found
 
 
-def generate(out: Path, rows: int) -> dict[tuple[str, str], Place | None]:
+def generate(out: Path, rows: int, *, apart: bool) -> dict[tuple[str, str], Place | None]:
     """Writes the run directory; returns where each pair parts first."""
     from parity.judge.fleet import Fleet
     from parity.judge.pairs import make_pairs
@@ -105,10 +113,14 @@ def generate(out: Path, rows: int) -> dict[tuple[str, str], Place | None]:
 
     steps = rows // TRIALS
 
-    def plant(loss: str, device: str) -> list[Fault]:
-        return faults_of(loss, device, steps, GROUP_ROWS)
+    losses, devices = ["builtin", "numpy"], [f"cpu@n{number}" for number in range(TRIALS // 2)]
 
-    records = store_run(out, ["builtin", "numpy"], [f"cpu@n{number}" for number in range(TRIALS // 2)], steps, plant)
+    def plant(loss: str, device: str) -> list[Fault]:
+        mark = losses.index(loss) * len(devices) + devices.index(device)
+        own = [Fault(0, "output_grad", mark=mark)] if apart and mark else []
+        return [*own, *faults_of(loss, device, steps, GROUP_ROWS)]
+
+    records = store_run(out, losses, devices, steps, plant)
     planted = {record.trial: plant(record.loss_name, record.device) for record in records}
     pairs = make_pairs(records, Fleet([replace(record, status="planned") for record in records], {}))
     return {
@@ -151,7 +163,7 @@ def store_run(
     from parity.store.parquet import write_table
     from parity.store.run_tables import GROUP_ROWS
     from parity.store.tables import EVIDENCE
-    from parity.store.traces import TraceWriter
+    from parity.store.trace_files import TraceWriter
     from parity.store.trials import write_trials
 
     task = parse_task("mnist-autoencoder")
@@ -243,8 +255,17 @@ def first_by_duckdb(directory: Path, join: str) -> list[list[object]]:
     return answers
 
 
-def measure(arguments: list[str]) -> tuple[str, float, float]:
-    """Runs Python; its output, wall time in s, and largest resident size in MB.
+@dataclass(frozen=True)
+class Measured:
+    """What a process took."""
+
+    wall_s: float
+    cpu_s: float
+    memory_mb: float
+
+
+def measure(arguments: list[str]) -> tuple[str, Measured]:
+    """Runs Python; its output, and what it took.
 
     Raises:
         RuntimeError: It ended otherwise than a run whose pairs diverged.
@@ -258,7 +279,7 @@ def measure(arguments: list[str]) -> tuple[str, float, float]:
         if process.returncode not in (0, 1):
             raise RuntimeError(f"python {' '.join(arguments)} ended with {process.returncode}.")
         output.seek(0)
-        return output.read(), wall_s, usage.ru_maxrss / 1024
+        return output.read(), Measured(wall_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
 
 def check(name: str, text: str, directory: Path, planted: dict[tuple[str, str], Place | None]) -> None:
@@ -269,7 +290,9 @@ def check(name: str, text: str, directory: Path, planted: dict[tuple[str, str], 
     """
     found: dict[tuple[str, str], Place | None]
     if name == "parity.report":  # of pairs that are alike, it prints one
-        blocks = [" ".join(part.split()) for part in re.split(r"\n(?! )", text) if " steps, 6 quantities" in part]
+        blocks = [
+            " ".join(part.split()) for part in re.split(r"\n(?! )", text) if re.search(r" steps, \d+ quantities", part)
+        ]
         for (baseline, candidate), place in planted.items():
             for block in (block for block in blocks if block.startswith(f"{baseline} {candidate} ")):
                 line = " identical" if place is None else f", {' '.join(str(part) for part in place[1:] if part)} "
@@ -278,7 +301,7 @@ def check(name: str, text: str, directory: Path, planted: dict[tuple[str, str], 
         if len(blocks) < 4:
             raise RuntimeError(f"{name} printed too little:\n{text}")
         return
-    if name == "parity.run --resume":
+    if name == STORING:
         pairs = json.loads((directory / "summary.json").read_text())["pairs"]
         found = {
             (pair["baseline"], pair["candidate"]): pair["first"]
@@ -300,6 +323,8 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=10_000_000, metavar="N")
+    parser.add_argument("--apart", action="store_true", help="trials that differ from their first step on")
+    parser.add_argument("--turns", type=int, default=3, metavar="N", help="how often each is measured (default: 3)")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="a new directory to keep the run in")
     parser.add_argument("--duckdb", choices=["positional", "step"], help=argparse.SUPPRESS)
     parser.add_argument("directory", type=Path, nargs="?", help=argparse.SUPPRESS)
@@ -308,23 +333,39 @@ def main() -> None:
         print(json.dumps(first_by_duckdb(options.directory, options.duckdb)))
         return
     if options.directory:  # in a process of its own, since the largest resident size is handed on to children
-        planted = generate(options.directory, options.rows)
+        planted = generate(options.directory, options.rows, apart=options.apart)
         print(json.dumps([[*pair, place] for pair, place in planted.items()]))
         return
     with tempfile.TemporaryDirectory() as folder:
         directory = options.keep or Path(folder) / "run"
-        text, wall_s, memory_mb = measure([__file__, "--rows", str(options.rows), str(directory)])
+        text, took = measure([__file__, "--rows", str(options.rows), *["--apart"] * options.apart, str(directory)])
         planted = {(pair[0], pair[1]): pair[2] and tuple(pair[2]) for pair in json.loads(text)}
         size_bytes = sum(path.stat().st_size for path in directory.rglob("*.parquet"))
         print(
             f"{options.rows:,} steps in {TRIALS} trials, {size_bytes / 1e9:.1f} GB, {len(planted)} pairs; "
-            f"written in {wall_s:.0f} s with {memory_mb:.0f} MB\n\n| | wall | memory |\n|---|---:|---:|",
+            f"written in {took.wall_s:.0f} s with {took.memory_mb:.0f} MB\n",
             flush=True,
         )
-        for name in ("parity.run --resume", *(name for name in PHASES if name != "parity.run --resume")):
-            text, wall_s, memory_mb = measure([*PHASES[name], str(directory)])
-            check(name, text, directory, planted)
-            print(f"| {name} | {wall_s:.1f} s | {memory_mb:,.0f} MB |", flush=True)
+        found: dict[str, list[Measured]] = {name: [] for name in PHASES}
+        for turn in range(options.turns):
+            # What stores the run comes first, and once: the others read what it stores.
+            for name in PHASES if not turn else [name for name in PHASES if name != STORING]:
+                text, took = measure([*PHASES[name], str(directory)])
+                check(name, text, directory, planted)
+                found[name].append(took)
+                print(f"{name}: {took.wall_s:.1f} s", file=sys.stderr, flush=True)
+        print_table(found)
+
+
+def print_table(found: dict[str, list[Measured]]) -> None:
+    """Prints what each way took, beside the faster one of DuckDB's."""
+    walls_s = {name: statistics.median(each.wall_s for each in turns) for name, turns in found.items()}
+    fastest_s = min(wall_s for name, wall_s in walls_s.items() if name.startswith("DuckDB"))
+    print("| | wall | beside DuckDB | processor | memory |\n|---|---:|---:|---:|---:|")
+    for name, turns in found.items():
+        cpu_s, memory_mb = statistics.median(each.cpu_s for each in turns), max(each.memory_mb for each in turns)
+        times = f"{walls_s[name] / fastest_s:.2f}"
+        print(f"| {name} | {walls_s[name]:.1f} s | {times} | {cpu_s:.1f} s | {memory_mb:,.0f} MB |", flush=True)
 
 
 if __name__ == "__main__":

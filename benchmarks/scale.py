@@ -17,10 +17,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from rich.console import Console
 
 from parity.cluster import connection, placement, workers
@@ -43,12 +45,39 @@ from parity.store.gather import Gatherer
 from parity.store.parquet import write_tables
 from parity.store.run_info import describe
 from parity.store.stored_run import read_run
-from parity.store.trace import SCHEMA, make_table
+from parity.store.trace import GENERATORS, SCHEMA, SKETCH_SUMS, make_table
 
 STEPS, CHUNKS, PARAMETERS = 20, 2, 10
 CHUNK_S = 0.5
 CPUS_OF_A_NODE = 4
+GROUP = {"params": f"0-{PARAMETERS - 1}", "lr": 1e-3, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.0}
+SETTINGS = json.dumps({"optimizers": [{"class": "Adam", "groups": [GROUP]}], "evaluating": [], "frozen": []})
 FACTS = {"cpu_model": "simulated", "cpu_capability": "AVX2", "threads": 1, "torch": "-", "python": "-"}
+
+
+def _columns() -> dict[str, Callable[[np.random.Generator, int], Any]]:
+    """What makes the values of each column, but for the names and the place of a step."""
+
+    def digests(*shape: int) -> Callable[[np.random.Generator, int], Any]:
+        return lambda generator, rows: generator.integers(0, 2**62, (rows, *shape)).astype(np.uint64)
+
+    def numbers(*shape: int) -> Callable[[np.random.Generator, int], Any]:
+        return lambda generator, rows: generator.random((rows, *shape))
+
+    found: dict[str, Callable[[np.random.Generator, int], Any]] = {}
+    for field in SCHEMA:
+        if field.name.endswith(("digest", "digests")):
+            found[field.name] = digests(*[PARAMETERS] * field.name.endswith("digests"))
+        elif field.type == pa.float64():
+            found[field.name] = numbers()
+    for quantity, tensors in {"output": 1, "output_grad": 1, "param_grad": PARAMETERS, "update": PARAMETERS}.items():
+        found |= {f"{quantity}_norms": numbers(tensors), f"{quantity}_sketches": numbers(tensors * SKETCH_SUMS)}
+    found["generator_digests"] = digests(len(GENERATORS))
+    return found | {
+        "elements": lambda _, rows: np.full(rows, 256 * 784),
+        "settings": lambda _, rows: [SETTINGS] * rows,
+        "state_counts": lambda _, rows: np.full((rows, 3), PARAMETERS),
+    }
 
 
 class SyntheticWorker:
@@ -67,6 +96,9 @@ class SyntheticWorker:
         return next(self._events)
 
 
+COLUMNS = _columns()
+
+
 def synthetic_events(trial: Trial) -> Iterator[Event]:
     """Those of a trial, always the same but for its name."""
     import ray
@@ -81,12 +113,7 @@ def synthetic_events(trial: Trial) -> Iterator[Event]:
     }
     rows = STEPS // CHUNKS
     for chunk in range(CHUNKS):
-        columns = {}
-        for field in SCHEMA:
-            shape = (rows, PARAMETERS) if field.name.endswith("digests") else (rows,)
-            columns[field.name] = generator.integers(0, 2**62, shape).astype(np.uint64)
-            if not field.name.endswith(("digest", "digests")):
-                columns[field.name] = generator.random(rows)
+        columns = {name: values(generator, rows) for name, values in COLUMNS.items()}
         steps = np.arange(chunk * rows, (chunk + 1) * rows)
         columns |= {"step": steps, "batch": steps, "epoch": steps * 0, "rows": steps * 0 + 256}
         columns |= {"seed": steps * 0, "replica": np.full(rows, trial.replica), "output_grad_strided": steps < 0}

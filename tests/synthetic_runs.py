@@ -20,7 +20,7 @@ from parity.store.trace import (
     TENSOR_QUANTITIES,
     make_table,
 )
-from parity.store.traces import TraceWriter
+from parity.store.trace_files import TraceWriter
 from parity.store.trials import TrialRecord, write_trials
 
 BATCHES = 235

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from parity.judge.columns import Columns
 from parity.judge.common_steps import Both, common_steps
 from parity.judge.node_code import differing_files
 from parity.judge.pairs import Between, Pair
@@ -16,7 +17,7 @@ from parity.judge.same_function import Functions, compare_functions
 from parity.judge.same_optimizer import compare_optimizers
 from parity.judge.sides import ComparedRun
 from parity.judge.starts import equal_parameters
-from parity.judge.trial_trace import Columns, TrialTrace
+from parity.judge.trial_trace import TrialTrace
 from parity.plan import lines
 from parity.store.trials import SOFTWARE, TrialRecord
 

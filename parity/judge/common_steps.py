@@ -48,6 +48,39 @@ class CommonSteps:
         found: np.ndarray = self._cut(self.trace.digests(quantity))
         return found
 
+    def at(self, name: str, index: int) -> Any:
+        """The value of a column at one of the common steps; 0 for a digest that nobody took, NaN for a number.
+
+        Raises:
+            Trouble: A trace is damaged.
+        """
+        return self.trace.values_at(name, self.begin + index)[0]
+
+    def tensors_at(self, quantity: str, index: int) -> np.ndarray:
+        """Digest of each parameter tensor at one of the common steps; uint64[P].
+
+        Raises:
+            Trouble: A trace is damaged.
+        """
+        found: np.ndarray = self.trace.digests_at(quantity, self.begin + index)
+        return found
+
+    def words(self, name: str) -> np.ndarray | None:
+        """A column of lists of integers, dtype[S, N]; None where they do not all have the same length, or lack some.
+
+        Raises:
+            Trouble: A trace is damaged.
+        """
+        return self.trace.words(name, self.begin, self.steps)
+
+    def list_at(self, name: str, index: int) -> np.ndarray | None:
+        """The list of a column at one of the common steps; None for a null.
+
+        Raises:
+            Trouble: A trace is damaged.
+        """
+        return self.trace.list_at(name, self.begin + index)
+
     def texts(self, name: str) -> list[str | None]:
         """A column of names.
 

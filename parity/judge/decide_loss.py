@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from parity.judge.differences import Comparison
+from parity.judge.window import largest_in_windows
 from parity.plan import lines
 
 # Steps whose neighbours are looked at in one go.
-_BLOCK = 65_536
+_BLOCK = 8_192
 
 
 @dataclass(frozen=True)
@@ -229,7 +230,9 @@ def audit_loss(comparison: Comparison, *, steady: bool) -> LossAudit | None:
         ratio=ratio,
         ratio_line=np.where(
             narrow, _ratio_line(np.abs(baseline_ratio - 1) / unit, gradient_line, _rows(comparison)) * unit, np.inf
-        ),
+        )
+        if narrow.any()
+        else np.broadcast_to(np.inf, narrow.shape),
         audited=audited,
         unit=unit,
         taken_away=comparison.both("passed_on_u")[1] <= lines.PASSED_ON.value,  # False for a NaN
@@ -338,16 +341,14 @@ def _over_neighbours(values: np.ndarray) -> np.ndarray:
     """
     reach, rank = int(lines.WINDOW.value), int(lines.WINDOW_RANK.value)
     # What is not finite is nobody's neighbour.
-    known = np.where(np.isfinite(values), values, -np.inf)
-    padded = np.pad(known, reach, constant_values=-np.inf)
+    padded = np.pad(np.where(np.isfinite(values), values, -np.inf), reach, constant_values=-np.inf)
     found = np.full(len(values), np.nan)
-    # In blocks, since a window of a long trace has 21 times its numbers.
+    # In blocks, which stay in the cache.
     for start in range(0, len(values), _BLOCK):
         stop = min(start + _BLOCK, len(values))
-        windows = np.lib.stride_tricks.sliding_window_view(padded[start : stop + 2 * reach], 2 * reach + 1)
-        largest = np.sort(windows, axis=1)[:, ::-1][:, :rank]
+        largest = largest_in_windows(padded[start : stop + 2 * reach], 2 * reach + 1, rank)
         # Fewer than three are known where few steps are audited: then the smallest of them.
-        chosen = np.where(np.isfinite(largest), largest, np.inf).min(axis=1)
+        chosen = np.where(np.isfinite(largest), largest, np.inf).min(axis=0)
         found[start:stop] = np.where(np.isfinite(chosen), chosen, np.nan)
     credited: np.ndarray = np.fmax(values, found)
     return credited

@@ -3,6 +3,7 @@
 Letters: S steps that both traces have.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -10,42 +11,16 @@ import numpy as np
 
 from parity.judge.common_steps import Both, common_steps
 from parity.judge.distances import TensorDistances, measure, unit
+from parity.judge.first_difference import Difference, describe
 from parity.judge.fleet import same_hardware
+from parity.judge.segments import Task, find_unequal
 from parity.judge.state_differences import StateDifferences
 from parity.judge.trial_trace import TrialTrace, paired, unlike_digests
-from parity.judge.ulp import bits_differ, relative, ulp_distance
+from parity.judge.ulp import relative, ulp_distance
 from parity.store.trace import NORMED_QUANTITIES, QUANTITIES, TENSOR_QUANTITIES
+from parity.store.traces import is_long
 
-
-@dataclass(frozen=True)
-class Difference:
-    """The first difference of two traces.
-
-    Attributes:
-        step: Optimizer step, from 0.
-        epoch: Epoch, from 0.
-        batch: Batch of the epoch, from 0.
-        quantity: The first quantity of the step that differs, in the order of computation.
-        tensor: The first tensor of it that differs, in that order too; None for a quantity of one tensor. Of a state
-            the first setting, counter or generator that differs, in words.
-        baseline: The baseline's loss; for another quantity its digest (16 hexadecimal digits), or its norm where only
-            the norms differ; of a setting its value.
-        candidate: The same of the candidate.
-        abs: |candidate - baseline|; None for digests.
-        rel: abs / |baseline|; None for digests.
-        ulp: Distance of two losses that are numbers, else None.
-    """
-
-    step: int
-    epoch: int
-    batch: int
-    quantity: str
-    tensor: str | None
-    baseline: float | str
-    candidate: float | str
-    abs: float | None
-    rel: float | None
-    ulp: int | None
+__all__ = ["Comparison", "Difference", "find_differences"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,22 +68,70 @@ class Comparison:
         Raises:
             Trouble: A trace is damaged.
         """
-        if quantity not in self._differs and not self.compares(quantity):
-            # Nobody looked: it decides nothing, and `decide` calls no such pair identical.
-            self._differs[quantity] = np.zeros(self.steps, bool)
         if quantity not in self._differs:
-            # Whatever is stored counts, digest and number: identical means that all of it was compared. Digests of
-            # states that are kept in different forms say nothing.
-            differs = self.state.differs if quantity == "state" else self._digests_differ(quantity)
-            if quantity == "loss":
-                differs = differs | bits_differ(*self.both("loss"))
-            # Only on equal hardware do equal tensors have equal norms: a norm is rounded as its device adds it up.
-            norm = f"{quantity}_norm"
-            comparable = same_hardware(self.baseline.record, self.candidate.record)
-            if quantity in NORMED_QUANTITIES and comparable and not self.baseline.has_same(norm, self.candidate):
-                differs = differs | bits_differ(*self.both(norm))
-            self._differs[quantity] = differs
+            # Long traces are read once for all quantities.
+            find_differences([self], QUANTITIES if self.is_long else [quantity])
         return self._differs[quantity]
+
+    @property
+    def is_long(self) -> bool:
+        """Whether a trace may not fit into memory, so that nothing is kept of it that can be read again."""
+        return is_long(self.baseline.record) or is_long(self.candidate.record)
+
+    def release(self) -> None:
+        """Forgets what was computed of long traces, except which steps differ; who asks again computes it again."""
+        if self.is_long:
+            self._distances.clear()
+            for name in ("loss_abs", "loss_rel", "loss_ulp", "_losses"):
+                self.__dict__.pop(name, None)
+
+    def compared_columns(self, quantity: str) -> list[str]:
+        """The columns that show whether a quantity differs, without those that are known to be equal.
+
+        Args:
+            quantity: One of `trace.QUANTITIES`.
+
+        Raises:
+            Trouble: A trace is damaged.
+        """
+        # Nobody looked: it decides nothing, and `decide` calls no such pair identical.
+        if not self.compares(quantity):
+            return []
+        if quantity == "state":
+            return []  # `StateDifferences` reads them
+        # Whatever is stored counts, digest and number: identical means that all of it was compared.
+        names = [f"{quantity}_digest", *(["loss"] if quantity == "loss" else [])]
+        # The combined digest alone would do, but a tensor that contradicts it must not be overlooked.
+        if quantity in TENSOR_QUANTITIES and self.paired:
+            names.append(f"{quantity}_digests")
+        # Only on equal hardware do equal tensors have equal norms: a norm is rounded as its device adds it up.
+        if quantity in NORMED_QUANTITIES and same_hardware(self.baseline.record, self.candidate.record):
+            names.append(f"{quantity}_norm")
+        return [name for name in names if not self._has_same(name)]
+
+    def task(self, quantities: Sequence[str]) -> Task:
+        """What is to be compared row by row."""
+        one, other = self.common
+        columns = {quantity: self.compared_columns(quantity) for quantity in quantities}
+        return Task(one.trace.rows(one.begin), other.trace.rows(other.begin), self.first_step, self.steps, columns)
+
+    def _has_same(self, name: str) -> bool:
+        one, other = self.common
+        return one.begin == other.begin and one.trace.has_same(name, other.trace)
+
+    def take(self, quantity: str, differs: np.ndarray) -> None:
+        """Keeps where a quantity differs.
+
+        Args:
+            quantity: One of `trace.QUANTITIES`.
+            differs: Where any of its `compared_columns` does; bool[S].
+        """
+        if quantity == "state" and self.compares("state"):
+            differs = self.state.differs
+        elif quantity in TENSOR_QUANTITIES and self.compares(quantity) and not self.paired:
+            # The tensors cannot be paired, so none of them counts as equal.
+            differs = np.ones(self.steps, bool)
+        self._differs[quantity] = differs
 
     @cached_property
     def loss_abs(self) -> np.ndarray:
@@ -202,29 +225,7 @@ class Comparison:
             Trouble: A trace is damaged.
         """
         found = self.first_index(among=among)
-        return self._describe(*found) if found else None
-
-    def _digests_differ(self, quantity: str) -> np.ndarray:
-        name = f"{quantity}_digest"
-        if self.baseline.has_same(name, self.candidate):
-            differs = np.zeros(self.steps, bool)
-        else:
-            differs = np.not_equal(*self.both(name))
-        # The combined digest alone would do, but a tensor that contradicts it must not be overlooked.
-        return differs | self._tensors_differ(quantity).any(axis=1) if quantity in TENSOR_QUANTITIES else differs
-
-    def _tensors_differ(self, quantity: str) -> np.ndarray:
-        """Whether each parameter tensor differs; bool[S, P], or bool[S, 1] where all are equal or the names differ."""
-        paired = self.paired
-        if paired and self.baseline.has_same(f"{quantity}_digests", self.candidate):
-            return np.zeros((self.steps, 1), bool)
-        # Reading these checks their number in each row, even where the names differ.
-        baseline, candidate = (side.digests(quantity) for side in self.common)
-        # The tensors cannot be paired, so none of them counts as equal.
-        if not paired:
-            return np.ones((self.steps, 1), bool)
-        differs: np.ndarray = baseline != candidate
-        return differs
+        return describe(self.common, *found, state=self.state, tensors=self.paired) if found else None
 
     @cached_property
     def paired(self) -> bool:
@@ -254,44 +255,18 @@ class Comparison:
         """Where the states before the steps differ, and in what."""
         return StateDifferences(self.common, generators="generators" not in self.own)
 
-    def _describe(self, step: int, quantity: str) -> Difference:
-        number, epoch, batch = (int(self.both(name)[0][step]) for name in ("step", "epoch", "batch"))
-        numbers = self._numbers(step, quantity)
-        if numbers is None:
-            # A digest says that bits differ, not how far.
-            tensor, left, right = self._first_tensor(step, quantity)
-            return Difference(number, epoch, batch, quantity, tensor, left, right, abs=None, rel=None, ulp=None)
-        baseline, candidate = numbers
-        absolute = abs(candidate - baseline)
-        rel = float(relative(np.array([absolute]), np.array([baseline]))[0])
-        ulp = int(self.loss_ulp[step]) if quantity == "loss" and self.loss_ulp[step] >= 0 else None
-        return Difference(number, epoch, batch, quantity, None, baseline, candidate, abs=absolute, rel=rel, ulp=ulp)
 
-    def _numbers(self, step: int, quantity: str) -> tuple[float, float] | None:
-        """The losses where they differ, the norms where nothing else does; None where digests show the difference."""
-        if quantity == "loss":
-            sides = self.both("loss")
-        elif quantity in NORMED_QUANTITIES and not self._digests_differ(quantity)[step]:
-            sides = self.both(f"{quantity}_norm")
-        else:
-            return None
-        # Arrays of one element, since bits are compared in the memory of arrays.
-        baseline, candidate = (side[step : step + 1] for side in sides)
-        return (float(baseline[0]), float(candidate[0])) if bits_differ(baseline, candidate)[0] else None
+def find_differences(comparisons: Sequence[Comparison], quantities: Sequence[str] = QUANTITIES) -> None:
+    """Compares pairs of traces in one pass over them, so that nothing is read for each pair anew.
 
-    def _first_tensor(self, step: int, quantity: str) -> tuple[str | None, str, str]:
-        """Name and digests of the first tensor that differs, in the order of computation; the name may be None."""
-        if quantity == "state" and (shown := self.state.first_at(step)):
-            return shown.of_what, shown.baseline, shown.candidate
-        digests = [side[step] for side in self.both(f"{quantity}_digest")]
-        names = self.baseline.record.param_names
-        tensor = None
-        if quantity in TENSOR_QUANTITIES and self.paired:
-            found = np.flatnonzero(self._tensors_differ(quantity)[step])
-            if found.size:
-                # Stored in the model's order, computed in the reverse one by the backward pass.
-                index = int(found[-1] if quantity == "param_grad" else found[0])
-                tensor = names[index]
-                # The digests of this tensor instead of those of all tensors together.
-                digests = [side.digests(quantity)[step, index] for side in self.common]
-        return tensor, f"{int(digests[0]):016x}", f"{int(digests[1]):016x}"
+    Args:
+        comparisons: The pairs, of which each gets its results.
+        quantities: What is compared.
+
+    Raises:
+        Trouble: A trace is damaged.
+    """
+    tasks = [each.task(quantities) for each in comparisons]
+    for comparison, found in zip(comparisons, find_unequal(tasks), strict=True):
+        for quantity, differs in found.items():
+            comparison.take(quantity, differs)

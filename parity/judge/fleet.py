@@ -11,8 +11,9 @@ from functools import cached_property
 
 import pyarrow as pa
 
+from parity.judge.columns import Columns
 from parity.judge.node_code import NodeCode
-from parity.judge.trial_trace import Columns, TrialTrace
+from parity.judge.trial_trace import TrialTrace
 from parity.judge.votes import OddDevice, Vote, count, odd_devices
 from parity.plan.device import parse_device
 from parity.store.trials import HARDWARE, SOFTWARE, TrialRecord

@@ -96,7 +96,7 @@ def _change(comparison: Comparison, side: int, index: int, precision: float) -> 
         return None
     if after is None or np.array_equal(before, after):
         return _Change(1.0, {}, True, len(before))
-    norms = steps.lists("step_grad_norms")[index]
+    norms = steps.list_at("step_grad_norms", index)
     missing = np.zeros(len(before), bool) if norms is None else np.isnan(np.asarray(norms, np.float64))
     factor, shares = _common_factor(before, after, precision)
     # A gradient of which there was none from backward has nothing that could be missing.

@@ -5,14 +5,14 @@ A function of the stored run alone, so judging twice says the same; needs neithe
 Letters: S steps that both traces have.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
 
 from parity.judge.decide import decide, describe_failure
 from parity.judge.decide_device import DeviceAudit
-from parity.judge.differences import Comparison, Difference
+from parity.judge.differences import Comparison, Difference, find_differences
 from parity.judge.differences_table import differences_table
 from parity.judge.evidence import gather
 from parity.judge.fleet import Fleet
@@ -26,8 +26,6 @@ from parity.judge.seen import find_seen
 from parity.judge.stopped import all_stopped
 from parity.judge.verdict import VERDICTS, FirstErrors, Judgement, Largest, PairVerdict, VerdictWord, rank
 from parity.store.stored_run import StoredRun
-from parity.store.trace import QUANTITIES
-from parity.store.traces import is_long
 from parity.store.trials import TrialRecord
 
 
@@ -59,8 +57,8 @@ def judge(run: StoredRun, pairs: tuple[Pair, ...] | None = None, *, fleet: Fleet
         )
         for pair in pairs
     ]
-    # Before the verdicts: they then find the comparisons made.
-    _compare_long(comparisons)
+    # Before the verdicts: they then find the comparisons of long traces made, for which each is read once.
+    find_differences([each for each in comparisons if each.is_long])
     verdicts = tuple(
         _judge_pair(run, pair, comparison, replicas, fleet) for pair, comparison in zip(pairs, comparisons, strict=True)
     )
@@ -81,18 +79,7 @@ def differences_tables(judgement: Judgement) -> Iterator[pa.Table]:
     """
     for verdict in judgement.pairs:
         yield differences_table(verdict.comparison, verdict.pair.axis)
-
-
-def _compare_long(comparisons: Sequence[Comparison]) -> None:
-    """Compares long traces quantity by quantity, so that a baseline's column is read once for all its candidates.
-
-    Pair by pair, the columns of one pair would push out those that the next pair needs.
-    """
-    # The columns of short traces all stay in memory, so their order does not matter.
-    long = [each for each in comparisons if is_long(each.baseline.record) or is_long(each.candidate.record)]
-    for quantity in QUANTITIES:
-        for comparison in long:
-            comparison.differs_in(quantity)
+        verdict.comparison.release()
 
 
 def _failed_baseline(trials: tuple[TrialRecord, ...], pairs: tuple[Pair, ...]) -> str | None:
@@ -112,7 +99,7 @@ def _judge_pair(run: StoredRun, pair: Pair, comparison: Comparison, replicas: Re
     # Another decision may have taken precedence, such as a failed trial; then the onset decided nothing.
     onset = evidence.onset if verdict == "diverged" else None
     first = comparison.first() if comparison.steps else None
-    return PairVerdict(
+    judged = PairVerdict(
         pair=pair,
         verdict=verdict,
         cause=cause,
@@ -132,6 +119,8 @@ def _judge_pair(run: StoredRun, pair: Pair, comparison: Comparison, replicas: Re
         seen=find_seen(comparison) if pair.axis != "replica" and evidence.audit is None else None,
         comparison=comparison,
     )
+    comparison.release()
+    return judged
 
 
 def _both_nan(comparison: Comparison) -> int | None:

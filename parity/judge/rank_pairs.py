@@ -7,10 +7,11 @@ from dataclasses import replace
 
 from parity.ground.errors import Trouble
 from parity.judge.between import pair_across_runs
+from parity.judge.columns import Columns
 from parity.judge.pairs import Pair
 from parity.judge.ranks import RankFinding, Ranks, RankTraces
 from parity.judge.sides import ComparedRun
-from parity.judge.trial_trace import Columns, TrialTrace
+from parity.judge.trial_trace import TrialTrace
 
 # Settings in which ranks differ from one process, and from each other, by nature.
 _OF_RANKS = ("batch size", "seed")

@@ -15,8 +15,9 @@ from functools import cached_property
 import numpy as np
 import pyarrow as pa
 
+from parity.judge.columns import Columns
 from parity.judge.common_steps import common_steps
-from parity.judge.trial_trace import Columns, TrialTrace
+from parity.judge.trial_trace import TrialTrace
 from parity.plan import lines
 from parity.store.trace import QUANTITIES
 from parity.store.traces import Traces, read_columns
@@ -257,6 +258,22 @@ class RankTraces(Traces):
         """
         column = read_columns(self._traces, trial, [name])[name]
         return self._loss(column) if name == "loss" else column
+
+    def blocks(self, trial: str) -> None:  # noqa: ARG002 - as `Traces`
+        """Nothing: the loss of the ranks is in no block."""
+        return
+
+    def addresses(self, trial: str, name: str) -> None:  # noqa: ARG002 - as `Traces`
+        """Nothing, as of `blocks`."""
+        return
+
+    def nulls(self, trial: str, name: str) -> int:
+        """Number of steps without a value in a column.
+
+        Raises:
+            Trouble: The trace is damaged.
+        """
+        return int(self.column(trial, name).null_count)
 
     def _loss(self, column: pa.ChunkedArray) -> pa.ChunkedArray:
         mean = self._ranks.mean_loss()

@@ -130,6 +130,27 @@ class RenamedTraces(Traces):
         traces, original = self._found[trial]
         return read_columns(traces, original, [name])[name]
 
+    def blocks(self, trial: str) -> tuple[tuple[int, int], ...] | None:
+        """The blocks of a long trace, as `Traces` has them."""
+        traces, original = self._found[trial]
+        return traces.blocks(original) if isinstance(traces, Traces) else None
+
+    def addresses(self, trial: str, name: str) -> tuple[bytes, ...] | None:
+        """What each block of a column is known by, as `Traces` has it."""
+        traces, original = self._found[trial]
+        return traces.addresses(original, name) if isinstance(traces, Traces) else None
+
+    def block(self, trial: str, names: Sequence[str], number: int) -> Mapping[str, pa.ChunkedArray]:
+        """Some columns of a block, as `Traces` reads them."""
+        traces, original = self._found[trial]
+        assert isinstance(traces, Traces), "traces in memory have no blocks"
+        return traces.block(original, names, number)
+
+    def nulls(self, trial: str, name: str) -> int:
+        """Number of steps without a value in a column, as `Traces` counts them."""
+        traces, original = self._found[trial]
+        return traces.nulls(original, name) if isinstance(traces, Traces) else int(traces[original][name].null_count)
+
 
 def select_trials(table: pa.Table, trials: Container[str]) -> pa.Table:
     """The rows of a table that belong to some trials."""

@@ -96,10 +96,9 @@ def _names(side: CommonSteps, what: str) -> Sequence[str]:
 def _before(side: CommonSteps, what: str) -> np.ndarray | None:
     """The digests of the tensors before the first common step, uint64[T]; None where they are not stored."""
     if side.begin and what == "parameters":
-        found: np.ndarray = side.trace.digests("param")[side.begin - 1]
-        return found
+        return side.trace.digests_at("param", side.begin - 1)
     if side.begin:
-        return side.trace.lists("buffer_digests")[side.begin - 1]
+        return side.trace.list_at("buffer_digests", side.begin - 1)
     record = side.trace.record
     stored = record.initial_digests if what == "parameters" else record.initial_buffer_digests
     return None if stored is None else np.array(stored, np.uint64)

@@ -6,13 +6,14 @@ Letters: S steps that both traces have.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
+from parity.judge.columns import STATE_COLUMNS
 from parity.judge.common_steps import Both
+from parity.judge.segments import Task, find_unequal
 from parity.judge.state_settings import (
     WORDS,
     BatchesOfStep,
@@ -23,7 +24,7 @@ from parity.judge.state_settings import (
     numbers_by_name,
     settings_that_differ,
 )
-from parity.judge.trial_trace import STATE_COLUMNS, unlike_digests
+from parity.judge.trial_trace import unlike_digests
 from parity.store.trace import GENERATORS
 
 
@@ -55,20 +56,19 @@ class StateDifferences:
             # Columns that are known to be equal need not be read again for each pair.
             self.comparable = self.known
             return
-        left_counts, right_counts = (side.lists("state_counts") for side in both)
         # Optimizers of other classes keep their states in other forms, of which nothing can be compared.
         self.comparable = _classes(self._texts[0]) == _classes(self._texts[1])
-        counts = self.comparable & _where(lambda one, other: not _equal(one, other), left_counts, right_counts)
-        self._counts = (left_counts, right_counts)
+        counts = self.comparable & _unequal(both, "state_counts")
         self.named = counts | _where_texts(lambda one, other: bool(decisive(one, other, self._numbers)), *self._texts)
         self._scaled = _where_texts(lambda one, other: differs_in("scale", one, other), *self._texts)
         self.begins = self._scaled & ~np.concatenate([[False], self._scaled[:-1]])
         self.accumulated = _where_texts(lambda one, other: differs_in("factors", one, other), *self._texts)
         alike = not unlike_digests(both[0].trace.record, both[1].trace.record)
         if self.comparable and alike and not both[0].trace.has_same("state_digest", both[1].trace):
-            self.tensors = np.not_equal(*(side.values("state_digest") for side in both)) & ~counts
-        self._generator_digests = [side.lists("generator_digests") for side in both]
-        self.generators = dict(_moving_generators(self._generator_digests)) if generators else {}
+            self.tensors = _unequal(both, "state_digest") & ~counts
+        # What is equal throughout differs nowhere.
+        if generators and _unequal(both, "generator_digests").any():
+            self.generators = dict(_moving_generators(both))
 
     @cached_property
     def _texts(self) -> tuple[list[str | None], list[str | None]]:
@@ -91,8 +91,8 @@ class StateDifferences:
 
     def draws(self, name: str, index: int) -> bool:
         """Whether the baseline draws from a generator in a step; of the last step that is not known, and may be."""
-        rows = self._generator_digests[0][index : index + 2]
-        number = GENERATORS.index(name)
+        side, number = self._both[0], GENERATORS.index(name)
+        rows = [side.list_at("generator_digests", row) for row in range(index, min(index + 2, side.steps))]
         return len(rows) < 2 or rows[0] is None or rows[1] is None or bool(rows[0][number] != rows[1][number])
 
     def scale_at(self, index: int) -> tuple[StateDifference, ...]:
@@ -110,8 +110,8 @@ class StateDifferences:
         if not self._read:
             return []
         found = [*decisive(self._texts[0][index], self._texts[1][index], self._numbers)]
-        left, right = (side[index] for side in self._counts) if self.comparable else (None, None)
-        return [*found, *_counters(left, right)]
+        sides = [side.list_at("state_counts", index) if self.comparable else None for side in self._both]
+        return [*found, *_counters(*sides)]
 
     def first_at(self, index: int) -> StateDifference | None:
         """The first thing that differs there, with its values or digests; None where only tensors do."""
@@ -119,7 +119,7 @@ class StateDifferences:
             return each
         for number, name in enumerate(GENERATORS):
             if name in self.generators and self.generators[name][index]:
-                rows = [side[index] for side in self._generator_digests]
+                rows = [side.list_at("generator_digests", index) for side in self._both]
                 left, right = (f"{int(row[number]):016x}" for row in rows if row is not None)
                 return StateDifference("generator", left, right, name)
         return None
@@ -142,15 +142,25 @@ def _all_same(both: Both) -> bool:
     return one.begin == other.begin and all(one.trace.has_same(name, other.trace) for name in names)
 
 
-def _moving_generators(lists: Sequence[list[np.ndarray | None]]) -> Iterator[tuple[str, np.ndarray]]:
+def _unequal(both: Both, name: str) -> np.ndarray:
+    """Whether a column of the states differs; bool[S]."""
+    one, other = both
+    if one.begin == other.begin and one.trace.has_same(name, other.trace):
+        return np.zeros(one.steps, bool)
+    first_step = one.trace.first_step + one.begin
+    rows = (one.trace.rows(one.begin), other.trace.rows(other.begin))
+    return find_unequal([Task(*rows, first_step, one.steps, {name: [name]})])[0][name]
+
+
+def _moving_generators(both: Both) -> Iterator[tuple[str, np.ndarray]]:
     """Yields the generators that either side draws from, and where their states differ."""
-    if any(row is None or len(row) != len(GENERATORS) for side in lists for row in side):
-        return
-    sides = [np.array(side, np.uint64).reshape(-1, len(GENERATORS)) for side in lists]
+    sides = [side.words("generator_digests") for side in both]
     for number, name in enumerate(GENERATORS):
-        left, right = (side[:, number] for side in sides)
+        if any(side is None or side.shape[1] != len(GENERATORS) for side in sides):
+            return
+        left, right = (side[:, number] for side in sides if side is not None)
         # A generator that nobody draws from has no effect, and is rarely seeded.
-        if any(len(np.unique(side)) > 1 for side in (left, right)):
+        if any((side != side[0]).any() for side in (left, right)):
             yield name, left != right
 
 
@@ -163,18 +173,12 @@ def _classes(settings: list[str | None]) -> list[str | None]:
     return []
 
 
-def _where(differ: Callable[[Any, Any], bool], left: list[Any], right: list[Any]) -> np.ndarray:
-    """Whether the two values of each step differ; bool[S]."""
-    return np.fromiter(map(differ, left, right), bool, len(left))
-
-
 def _where_texts(
     differ: Callable[[str | None, str | None], bool], left: list[str | None], right: list[str | None]
 ) -> np.ndarray:
-    """As `_where`, for texts of which nearly all steps have the same: each pair of them is looked at once."""
-    pairs = list(zip(left, right, strict=True))
-    known = {pair: differ(*pair) for pair in set(pairs)}
-    return np.fromiter((known[pair] for pair in pairs), bool, len(pairs))
+    """Whether the texts of each step differ, bool[S]; nearly all have the same, so each pair is looked at once."""
+    known = {pair: differ(*pair) for pair in set(zip(left, right, strict=True))}
+    return np.fromiter((known[pair] for pair in zip(left, right, strict=True)), bool, len(left))
 
 
 def _equal(one: np.ndarray | None, other: np.ndarray | None) -> bool:

@@ -17,7 +17,7 @@ FIT = 0.02
 
 def sketches_at(side: CommonSteps, quantity: str, index: int) -> np.ndarray | None:
     """The sketches of a step; float64[T, 8]. None where the step does not exist or its sketches are not stored."""
-    row = side.lists(f"{quantity}_sketches")[index] if 0 <= index < side.steps else None
+    row = side.list_at(f"{quantity}_sketches", index) if 0 <= index < side.steps else None
     return None if row is None else np.nan_to_num(np.asarray(row, np.float64).reshape(-1, SKETCH_SUMS))
 
 

@@ -3,8 +3,6 @@
 Letters: S steps of the trace, P parameter tensors.
 """
 
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -13,75 +11,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from parity.ground.errors import Trouble
-from parity.store.trace import AUDIT_COLUMNS, NORMED_QUANTITIES, QUANTITIES, SKETCHED_QUANTITIES, TENSOR_QUANTITIES
-from parity.store.traces import KEPT_BYTES, is_long, read_columns
+from parity.judge.columns import (
+    DIGESTS,
+    NORMS,
+    STATE_COLUMNS,
+    TENSOR_DIGESTS,
+    Columns,
+    contents,
+    lists,
+    numbers,
+    tensor_digests,
+    words,
+)
+from parity.judge.segments import Rows, same, segments
+from parity.store.traces import is_long
 from parity.store.trials import TrialRecord
 
-_DIGESTS = tuple(f"{quantity}_digest" for quantity in QUANTITIES)
-_TENSOR_DIGESTS = tuple(f"{quantity}_digests" for quantity in TENSOR_QUANTITIES)
-_NORMS = tuple(f"{quantity}_norm" for quantity in NORMED_QUANTITIES)
-# Columns of the state before a step, beside the digest of its tensors.
-STATE_COLUMNS = ("settings", "state_counts", "generator_digests")
 # What is compared of a quantity beside its digest.
 _BESIDE_DIGEST = {"state": STATE_COLUMNS}
-# The columns that are judged; a short trace is read once for all of them.
-_JUDGED = (
-    # What is dropped first comes first: states and distances are asked for once, and only of pairs.
-    *STATE_COLUMNS,
-    *(f"{quantity}_{kind}" for quantity in SKETCHED_QUANTITIES for kind in ("norms", "sketches")),
-    *("step", "epoch", "batch", "rows", "elements", "output_grad_strided"),
-    *("loss", *AUDIT_COLUMNS),
-    *(*_DIGESTS, *_TENSOR_DIGESTS, *_NORMS, "step_grad_norm"),
-)
-
-
-class Columns:
-    """The columns of a run's traces, each read from storage once while what was read fits into memory.
-
-    Args:
-        traces: Traces by the name of their trial.
-        most_bytes: Most bytes that are kept of short traces; the columns of long ones are kept by `store.Traces`.
-    """
-
-    def __init__(self, traces: Mapping[str, pa.Table], *, most_bytes: int = KEPT_BYTES) -> None:
-        self._traces = traces
-        self._most_bytes = most_bytes
-        self._kept: OrderedDict[tuple[str, str], pa.ChunkedArray] = OrderedDict()
-        self._kept_bytes = 0
-
-    def get(self, record: TrialRecord, name: str) -> pa.ChunkedArray:
-        """A column of a trial's trace.
-
-        Args:
-            record: The trial.
-            name: Name of the column.
-
-        Raises:
-            Trouble: The trace is damaged.
-        """
-        key = (record.trial, name)
-        if key in self._kept:
-            # The columns that were used last are dropped last.
-            self._kept.move_to_end(key)
-            return self._kept[key]
-        # `store.Traces` keeps single columns of long traces itself.
-        if name not in _JUDGED or is_long(record):
-            return read_columns(self._traces, record.trial, [name])[name]
-        # All at once: a trace's columns lie in one file, and the judge needs most of them.
-        table = read_columns(self._traces, record.trial, _JUDGED)
-        for each in _JUDGED:
-            self._keep((record.trial, each), table[each])
-        return table[name]
-
-    def _keep(self, key: tuple[str, str], column: pa.ChunkedArray) -> None:
-        # A trace is read again where only some of its columns were dropped.
-        replaced = self._kept.pop(key, None)
-        self._kept[key] = column
-        self._kept_bytes += column.nbytes - (replaced.nbytes if replaced is not None else 0)
-        # Even the column just read may go; its reader has it already.
-        while self._kept_bytes > self._most_bytes:
-            self._kept_bytes -= self._kept.popitem(last=False)[1].nbytes
 
 
 def unlike_digests(left: TrialRecord, right: TrialRecord) -> str | None:
@@ -120,6 +67,10 @@ class TrialTrace:
         """Number of steps, S."""
         return len(self._column("step"))
 
+    def rows(self, begin: int) -> Rows:
+        """The rows from one on, to be compared with as many of another trace."""
+        return Rows(self.columns, self.record, begin)
+
     @property
     def first_step(self) -> int:
         """Number of the first step."""
@@ -134,7 +85,7 @@ class TrialTrace:
         most = 0
         for name in (f"{quantity}_digest", *_BESIDE_DIGEST.get(quantity, ())):
             if name not in self._nulls:
-                self._column(name)
+                self._nulls[name] = self.columns.nulls(self.record, name)
             most = max(most, self._nulls[name])
         # A step that the optimizer did not take, such as one that a scaler skips, has no gradient of its own.
         return not most or (quantity == "step_grad" and most < self.steps)
@@ -158,12 +109,15 @@ class TrialTrace:
         Raises:
             Trouble: The trace is damaged.
         """
-        rows = self._column(name).combine_chunks()
-        offsets, values = rows.offsets.to_numpy(), rows.values.to_numpy(zero_copy_only=False)
-        valid = rows.is_valid().to_numpy(zero_copy_only=False)
-        return [
-            values[begin:end] if known else None for begin, end, known in zip(offsets, offsets[1:], valid, strict=False)
-        ]
+        return lists(self._column(name))
+
+    def words(self, name: str, begin: int, steps: int) -> np.ndarray | None:
+        """Some rows of a column of lists of integers, dtype[S, N]; None where two lengths differ, or a row is null.
+
+        Raises:
+            Trouble: The trace is damaged.
+        """
+        return words(self._column(name).slice(begin, steps))
 
     def matrix(self, name: str, begin: int, steps: int) -> tuple[np.ndarray, np.ndarray] | None:
         """Some rows of a column of lists of numbers, as one array; for long traces faster than `lists` by far.
@@ -204,9 +158,7 @@ class TrialTrace:
         Raises:
             Trouble: A trace is damaged.
         """
-        column = self._column(name)
-        # NumPy would make floats of integers among nulls, which do not hold a digest.
-        return np.asarray((pc.fill_null(column, 0) if column.type == pa.uint64() else column).to_numpy())
+        return numbers(self._column(name))
 
     def digests(self, quantity: str) -> np.ndarray:
         """Digest of each parameter tensor; uint64[S, P].
@@ -217,14 +169,40 @@ class TrialTrace:
         Raises:
             Trouble: A row has more or fewer digests than there are parameters.
         """
-        # Arrow stores lists in one flat array: one reshape instead of a Python list for each step.
-        rows = self._column(f"{quantity}_digests")
-        count = len(self.record.param_names)
-        flat = pc.list_flatten(rows).to_numpy()
-        # A reshape would mix up rows of different lengths without an error.
-        if flat.size != len(rows) * count:
-            raise Trouble(f"Trace {self.record.trace} is damaged: its {quantity}_digests are not {count} in each row.")
-        return np.asarray(flat.reshape(len(rows), count))
+        name = f"{quantity}_digests"
+        return tensor_digests(self.record, name, self._column(name))
+
+    def values_at(self, name: str, row: int) -> np.ndarray:
+        """One value of a column, as `values` has it; dtype[1].
+
+        Raises:
+            Trouble: The trace is damaged.
+        """
+        return numbers(self._row(name, row))
+
+    def digests_at(self, quantity: str, row: int) -> np.ndarray:
+        """Digest of each parameter tensor in one row; uint64[P].
+
+        Raises:
+            Trouble: The trace is damaged.
+        """
+        name = f"{quantity}_digests"
+        found: np.ndarray = tensor_digests(self.record, name, self._row(name, row))[0]
+        return found
+
+    def list_at(self, name: str, row: int) -> np.ndarray | None:
+        """A list of a column of them; None for a null.
+
+        Raises:
+            Trouble: The trace is damaged.
+        """
+        return lists(self._row(name, row))[0]
+
+    def _row(self, name: str, row: int) -> pa.ChunkedArray:
+        """One row of a column; of a long trace no more than its block is read."""
+        rows = self.rows(row)
+        (segment,) = segments(rows, rows, 1)
+        return rows.read([name], segment.left)[name]
 
     def signature(self) -> tuple[bytes, ...]:
         """Fingerprints of all columns that make two traces equal or not; equal for equal traces.
@@ -232,47 +210,52 @@ class TrialTrace:
         Raises:
             Trouble: A trace is damaged.
         """
-        return tuple(self._fingerprint(name) for name in (*_DIGESTS, *_TENSOR_DIGESTS, *_NORMS, *STATE_COLUMNS))
+        return tuple(self._fingerprint(name) for name in (*DIGESTS, *TENSOR_DIGESTS, *NORMS, *STATE_COLUMNS))
 
     def has_same(self, name: str, other: "TrialTrace") -> bool:
         """Whether a column is known to have the same bits in both, without reading it again.
 
-        False also where it is not known: only `signature` reads the columns for this.
+        False also where it is not known: where neither `signature` has read it, nor the bytes that are stored of both
+        are the same.
         """
+        if self is other:
+            return True
         mine, theirs = self._fingerprints.get(name), other._fingerprints.get(name)
         # Two columns without a fingerprint are not known to be equal.
-        return mine is not None and mine == theirs
+        if mine is not None and theirs is not None:
+            return mine == theirs
+        address = self.columns.addresses(self.record, name)
+        return address is not None and address == other.columns.addresses(other.record, name)
 
     def _fingerprint(self, name: str) -> bytes:
-        """Digest of all bits of a column and of its length; of 128 bits, since equal ones are not compared again."""
+        """The same for all columns of a run that are equal to the bit."""
         if name not in self._fingerprints:
-            digest = xxhash.xxh3_128()
-            for values in self._contents(name):
-                # The shape first: equal bytes in another shape are another column.
-                digest.update(str(values.shape).encode())
-                digest.update(np.ascontiguousarray(values.reshape(-1)).data)
-            self._fingerprints[name] = digest.digest()
+            found = self._alike(name) if is_long(self.record) else None
+            self._fingerprints[name] = found or self._digest(name)
         return self._fingerprints[name]
 
-    def _contents(self, name: str) -> Iterator[np.ndarray]:
-        """Yields arrays that are equal where the columns are."""
-        if name in _TENSOR_DIGESTS:
-            yield self.digests(name.removesuffix("_digests"))
-        elif name not in STATE_COLUMNS:
-            yield self.values(name)
-        else:
-            column = self._column(name).combine_chunks()
-            yield column.is_valid().to_numpy(zero_copy_only=False)
-            if pa.types.is_list(column.type):
-                yield pc.list_value_length(column).fill_null(-1).to_numpy()
-                yield pc.list_flatten(column).to_numpy()
-            else:
-                # Numbered by their first appearance, since a file may keep its texts in any order.
-                encoded = column.cast(pa.string()).dictionary_encode()
-                yield encoded.indices.fill_null(-1).to_numpy()
-                yield np.frombuffer("\0".join(filter(None, encoded.dictionary.to_pylist())).encode(), np.uint8)
+    def _alike(self, name: str) -> bytes | None:
+        """The fingerprint of a long trace with the same column, or that of its bytes; None if neither is known."""
+        others = self.columns.fingerprinted.setdefault(name, [])
+        for other, fingerprint in others:
+            equal = other.rows == self.record.rows and len(other.param_names) == len(self.record.param_names)
+            if equal and same(name, self.rows(0), Rows(self.columns, other, 0), self.record.rows):
+                return fingerprint
+        addresses = self.columns.addresses(self.record, name)
+        if addresses is None:
+            return None
+        fingerprint = xxhash.xxh3_128_digest(b"".join(addresses))
+        others.append((self.record, fingerprint))
+        return fingerprint
+
+    def _digest(self, name: str) -> bytes:
+        """Digest of all bits of a column and of its length; of 128 bits, since equal ones are not compared again."""
+        digest = xxhash.xxh3_128()
+        for values in contents(self.record, name, self._column(name)):
+            # The shape first: equal bytes in another shape are another column.
+            digest.update(str(values.shape).encode())
+            digest.update(np.ascontiguousarray(values.reshape(-1)).data)
+        return digest.digest()
 
     def _column(self, name: str) -> pa.ChunkedArray:
-        column = self.columns.get(self.record, name)
-        self._nulls[name] = column.null_count
-        return column
+        return self.columns.get(self.record, name)

@@ -31,9 +31,10 @@ def ulp_distance(baseline: np.ndarray, candidate: np.ndarray, *, dtype: str) -> 
     nan = np.isnan(baseline) | np.isnan(candidate)
     # A NaN has no position among the numbers; any other number will do, since -1 replaces the result.
     left, right = (_ordinal(np.where(nan, 0.0, side), dtype) for side in (baseline, candidate))
-    # Two float64 numbers of opposite sign may be further apart than int64 can count: these get its largest number.
-    distance = np.abs(left.astype(object) - right.astype(object)) if dtype == "float64" else np.abs(left - right)
-    return np.where(nan, -1, np.minimum(distance, np.iinfo(np.int64).max)).astype(np.int64)
+    # Two float64 numbers of opposite sign may be further apart than int64 can count, but never than uint64 can: these
+    # get the largest number of int64.
+    distance = np.maximum(left, right).view(np.uint64) - np.minimum(left, right).view(np.uint64)
+    return np.where(nan, -1, np.minimum(distance, np.uint64(np.iinfo(np.int64).max)).astype(np.int64))
 
 
 def relative(absolute: np.ndarray, baseline: np.ndarray) -> np.ndarray:

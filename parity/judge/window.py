@@ -66,3 +66,43 @@ def stay(values: np.ndarray, limits: np.ndarray) -> np.ndarray:
         stay[:-shift] &= values[shift:] > limits[:-shift]
         stay[-shift:] = False
     return stay
+
+
+def largest_in_windows(values: np.ndarray, width: int, count: int) -> np.ndarray:
+    """The largest values in each window of some width, the largest first.
+
+    Args:
+        values: float64[N], without a NaN; N is at least the width.
+        width: Number of values of a window.
+        count: How many of the largest, K; at most the width.
+
+    Returns:
+        float64[K, N - width + 1].
+
+    >>> largest_in_windows(np.array([1.0, 3.0, 2.0, 0.0]), width=3, count=2)
+    array([[3., 3.],
+           [2., 2.]])
+    """
+    windows = len(values) - width + 1
+    found: list[np.ndarray] = []
+    # The largest of windows of 1, 2, 4, … values; a window is put together of those that its width has in binary.
+    power, begin = [values], 0
+    for bit in range(width.bit_length()):
+        if width >> bit & 1:
+            found = _merge(found, [each[begin : begin + windows] for each in power], count)
+            begin += 1 << bit
+        power = _merge([each[: -(1 << bit)] for each in power], [each[1 << bit :] for each in power], count)
+    return np.stack(found)
+
+
+def _merge(one: list[np.ndarray], other: list[np.ndarray], count: int) -> list[np.ndarray]:
+    """The largest of two lists of values, each with the largest first."""
+    merged = list(one)
+    for first, value in enumerate(other):
+        rest = value
+        # The values of the other list that came before are larger, and have their places before this one.
+        for place in range(first, len(merged)):
+            merged[place], rest = np.maximum(merged[place], rest), np.minimum(merged[place], rest)
+        if len(merged) < count:
+            merged.append(rest)
+    return merged

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 # Most bytes of a row group, and of a table that is read as a whole, with at least 8 for each value: as objects of
 # Python they take some 4 times as much. The trials of 1,000 GPUs with a model of 300 tensors take 60 MB; a row group
-# that parity writes takes `traces.GROUP_BYTES`, or twice that with 8 bytes for each of its numbers.
+# that parity writes takes `trace_files.GROUP_BYTES`, or twice that with 8 bytes for each of its numbers.
 MOST_BYTES = 2**29
 # Most times that a file grows when it is decoded, if that is much memory at all: one row group after the other, it
 # takes time. A training of 1,000 tensors of which all but 10 are frozen comes to some 1,000 times.
@@ -42,21 +42,35 @@ def group_bytes(metadata: pq.FileMetaData, group: int, columns: frozenset[str] |
     Raises:
         ValueError: The footer has negative numbers.
     """
+    sizes = column_bytes(metadata, group)
+    return sum(size for name, size in sizes.items() if columns is None or name in columns)
+
+
+def column_bytes(metadata: pq.FileMetaData, group: int) -> dict[str, int]:
+    """Bytes of memory of each column of a row group, by the footer.
+
+    Args:
+        metadata: The footer.
+        group: Number of the row group.
+
+    Raises:
+        ValueError: The footer has negative numbers.
+    """
     found = metadata.row_group(group)
-    total = 0
+    sizes: dict[str, int] = {}
     for number in range(found.num_columns):
         column = found.column(number)
-        if columns is not None and column.path_in_schema.split(".")[0] not in columns:
-            continue
         # Lists have more values than rows; a null has no value, but a place.
-        sizes = found.num_rows, column.num_values, column.total_uncompressed_size
-        if min(sizes) < 0:
+        counts = found.num_rows, column.num_values, column.total_uncompressed_size
+        if min(counts) < 0:
             raise ValueError("its footer has negative numbers")
         wide = max(_VALUE_BYTES, metadata.schema.column(number).length or 0)
-        total += max(sizes[0], sizes[1]) * wide
+        size = max(counts[0], counts[1]) * wide
         if column.physical_type == "BYTE_ARRAY":
-            total += column.total_uncompressed_size
-    return total
+            size += column.total_uncompressed_size
+        name = column.path_in_schema.split(".")[0]
+        sizes[name] = sizes.get(name, 0) + size
+    return sizes
 
 
 def check_groups(metadata: pq.FileMetaData) -> None:

@@ -10,7 +10,7 @@ from parity.plan.trial import Trial
 from parity.plan.user_code import code_digest
 from parity.store.events import Advanced, Began, Ended, Event, Found, Restarted, Saved
 from parity.store.statuses import TrialStatus
-from parity.store.traces import trace_file
+from parity.store.trace_files import trace_file
 from parity.store.trials import TrialRecord
 
 

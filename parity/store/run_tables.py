@@ -12,7 +12,7 @@ from parity.store.kept_trial import KeptTrial, StepsInJournal, storable
 from parity.store.parquet import write_table
 from parity.store.storage import StoragePath
 from parity.store.tables import EVIDENCE
-from parity.store.traces import GROUP_BYTES, TraceWriter
+from parity.store.trace_files import GROUP_BYTES, TraceWriter
 from parity.store.trials import write_trials
 
 # Number of rows in a row group of a trace, unless so many have `GROUP_BYTES`: a row takes some 600 bytes in memory, and

@@ -4,7 +4,8 @@ It detects damage and careless changes, not intent: whoever can write the files 
 """
 
 import json
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,25 +35,37 @@ def seal(info: Mapping[str, Any], directory: StoragePath) -> dict[str, Any]:
     return content | {"seal": _digest_of(content)}
 
 
-def altered(info: Mapping[str, Any], directory: StoragePath) -> tuple[str, ...]:
+def sealed_files(info: Mapping[str, Any]) -> Mapping[str, str]:
+    """The digests of the files of a run, by name; empty if it is not sealed, or run.json has changed since.
+
+    Args:
+        info: The content of run.json.
+    """
+    files = info.get("files")
+    return files if isinstance(files, dict) and _is_whole(info) else {}
+
+
+def altered(
+    info: Mapping[str, Any], directory: StoragePath, *, known: Mapping[StoragePath, str] | None = None
+) -> tuple[str, ...]:
     """The files that have changed since the run was sealed; none if it is not sealed.
 
     Args:
         info: The content of run.json.
         directory: The run directory.
+        known: Digests of files that were read already.
 
     Raises:
         OSError: A file cannot be read.
     """
     if "seal" not in info and "files" not in info:
         return ()
-    content = {name: value for name, value in info.items() if name != "seal"}
-    own = ("run.json",) if info.get("seal") != _digest_of(content) else ()
+    own = () if _is_whole(info) else ("run.json",)
     files = info.get("files")
     if not isinstance(files, dict):  # removed or replaced, which the seal of run.json has found
         return own
     # By its place on the disk: links may give one file any number of names.
-    digests: dict[object, str | None] = {}
+    digests: dict[object, str | None] = {_place(path): digest for path, digest in (known or {}).items()}
     changed = []
     for name, digest in files.items():
         path = directory / name
@@ -62,6 +75,53 @@ def altered(info: Mapping[str, Any], directory: StoragePath) -> tuple[str, ...]:
         if digest != digests[place]:
             changed.append(name)
     return own + tuple(changed)
+
+
+def digest_with_parts(path: StoragePath, parts: Sequence[tuple[int, int]]) -> tuple[str, dict[tuple[int, int], bytes]]:
+    """The digest of a file as the seal has it, and those of some of its parts; all of it is read once.
+
+    Args:
+        path: The file.
+        parts: Where they begin and end, in their order; they do not overlap.
+
+    Returns:
+        The digest, and that of each part that the file has, by where it begins and ends.
+
+    Raises:
+        OSError: The file does not exist, is not a regular file, or cannot be read.
+    """
+    whole, part = xxhash.xxh3_128(), xxhash.xxh3_128()
+    found = {}
+    left = deque(parts)
+    with on_disk(path) as copy:
+        for begin, piece in _pieces(copy):
+            whole.update(piece)
+            end = begin + len(piece)
+            while left and left[0][0] < end:
+                place = left[0]
+                part.update(piece[max(place[0] - begin, 0) : place[1] - begin])
+                if place[1] > end:
+                    break  # the rest of it is in the next piece
+                found[left.popleft()] = part.digest()
+                part.reset()
+    return whole.hexdigest(), found
+
+
+def _pieces(path: Path) -> Iterator[tuple[int, memoryview]]:
+    """Yields the pieces of a local file after where they begin; each is valid until the next one."""
+    with path.open("rb", buffering=0) as file:
+        begin, size = 0, size_of_regular(path)
+        # One buffer for all: new memory for each piece takes longer than its digest.
+        buffer = memoryview(bytearray(min(size, PIECE_BYTES)))
+        while begin < size and (count := file.readinto(buffer[: size - begin])):
+            yield begin, buffer[:count]
+            begin += count
+
+
+def _is_whole(info: Mapping[str, Any]) -> bool:
+    """Whether the seal of run.json is that of its content."""
+    content = {name: value for name, value in info.items() if name != "seal"}
+    return bool(info.get("seal") == _digest_of(content))
 
 
 def _digest_of(content: Mapping[str, Any]) -> str:
@@ -81,10 +141,4 @@ def _digest(path: StoragePath) -> str | None:
     """The digest of a file; None if it does not exist or is not a regular file."""
     if not exists(path) or (isinstance(path, Path) and not path.is_file()):
         return None
-    digest = xxhash.xxh3_128()
-    with on_disk(path) as copy, copy.open("rb") as file:
-        left = size_of_regular(copy)
-        while left and (piece := file.read(min(left, PIECE_BYTES))):
-            digest.update(piece)
-            left -= len(piece)
-    return digest.hexdigest()
+    return digest_with_parts(path, ())[0]

@@ -13,7 +13,7 @@ from parity.store.json_text import MOST_BYTES, parse_json
 from parity.store.parquet import read_table, reading
 from parity.store.run_info import find_wrong_value
 from parity.store.schema import SCHEMA_NUMBER
-from parity.store.seal import altered
+from parity.store.seal import altered, sealed_files
 from parity.store.statuses import run_state
 from parity.store.storage import StoragePath
 from parity.store.tables import EVIDENCE
@@ -67,12 +67,12 @@ def read_run(directory: StoragePath) -> StoredRun:
         raise Trouble(f"{path} is damaged: its trials are not those of run.json.")
     if wrong := find_wrong_trial(trials):
         raise Trouble(f"{path} is damaged: {wrong}.")
-    traces = Traces(directory, trials)
+    traces = Traces(directory, trials, sealed=sealed_files(info))
     for record in trials:  # report damage before anything is judged
         traces.check(record.trial)
     names = {record.trial for record in trials}
     evidence = {name: _read_evidence(info, directory, name, names) for name in EVIDENCE}
-    return StoredRun(directory, info, trials, traces, evidence, altered(info, directory))
+    return StoredRun(directory, info, trials, traces, evidence, altered(info, directory, known=traces.digests))
 
 
 def read_info(directory: StoragePath) -> dict[str, Any]:

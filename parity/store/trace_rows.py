@@ -1,10 +1,13 @@
 """What the rows of a trace have to be, beside their types: checked as they are read, before they are judged."""
 
+from collections.abc import Mapping, Sequence
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from parity.store.column_chunks import Chunk
 from parity.store.settings_text import check_settings
-from parity.store.trace import NULLABLE, SKETCH_SUMS, TENSOR_QUANTITIES
+from parity.store.trace import NULLABLE, SCHEMA, SKETCH_SUMS, TENSOR_QUANTITIES
 from parity.store.trials import TrialRecord
 
 # Counters of the state of one optimizer, see `trace.SCHEMA`.
@@ -34,6 +37,24 @@ def find_wrong_column(table: pa.Table, record: TrialRecord) -> str | None:
     return _wrong_lengths(table, record)
 
 
+def find_wrong_chunks(columns: Mapping[str, Sequence[Chunk]], record: TrialRecord) -> str | None:
+    """What is wrong with a trace by the footer alone, or None.
+
+    Args:
+        columns: What the footer says of the chunks of each column, by its name.
+        record: The trial.
+    """
+    tensors = len(record.param_names)
+    for name, chunks in columns.items():
+        lists = pa.types.is_list(SCHEMA.field(name).type)
+        # An empty list is a null to the footer.
+        if name not in NULLABLE and any(chunk.nulls for chunk in chunks) and (tensors or not lists):
+            return f"its {name} are not {tensors} in each row" if lists else f"its column {name} lacks values"
+        if name in _DIGESTS and sum(chunk.values for chunk in chunks) != record.rows * max(1, tensors):
+            return f"its {name} are not {tensors} in each row"
+    return None
+
+
 def _wrong_lengths(table: pa.Table, record: TrialRecord) -> str | None:
     """What is wrong with the lengths of the lists of a trace, or None."""
     lengths = {
@@ -55,9 +76,10 @@ def _wrong_lengths(table: pa.Table, record: TrialRecord) -> str | None:
     return None
 
 
+_DIGESTS = tuple(f"{quantity}_digests" for quantity in TENSOR_QUANTITIES)
 # Columns of lists with a value for each parameter tensor, and for each buffer.
 _OF_TENSORS = (
-    *(f"{quantity}_digests" for quantity in TENSOR_QUANTITIES),
+    *_DIGESTS,
     *(f"{quantity}_norms" for quantity in ("param_grad", "step_grad", "update")),
 )
 _OF_BUFFERS = ("buffer_digests", "buffer_norms")

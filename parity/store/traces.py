@@ -1,23 +1,23 @@
-"""Traces: written row group by row group, and read back on demand."""
+"""Traces: read back on demand, and long ones by columns or row groups."""
 
-import contextlib
-import re
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate, pairwise
 
+import numpy as np
 import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from parity.ground.errors import Trouble
 from parity.store import storage
-from parity.store.files import writing
-from parity.store.footer import MOST_BYTES, check_size, group_bytes
-from parity.store.parquet import cast, open_parquet, reading
+from parity.store.footer import MOST_BYTES, check_size
+from parity.store.last_used import LastUsed
+from parity.store.parquet import reading
 from parity.store.storage import StoragePath
 from parity.store.trace import SCHEMA
-from parity.store.trace_rows import find_wrong_column
+from parity.store.trace_chunks import TraceFile
+from parity.store.trace_rows import find_wrong_chunks, find_wrong_column
 from parity.store.trials import TrialRecord
 
 # A trace of more rows, or of more bytes, is read by columns. So many rows of a small model take some 60 MB.
@@ -25,42 +25,46 @@ KEPT_ROWS = 100_000
 KEPT_BYTES = 256 * 2**20
 # Most bytes of traces that stay in memory after they were read: a few of the largest that are not read by columns.
 KEPT_TRACES_BYTES = 8 * KEPT_BYTES
+# Most bytes of columns of long traces that stay in memory, and of single row groups of them.
+KEPT_COLUMNS_BYTES, KEPT_BLOCKS_BYTES = KEPT_BYTES // 2, KEPT_BYTES // 8
 # Bytes of a row in memory, and what each parameter tensor and buffer adds: digests, norms and sketches.
 _ROW_BYTES, _TENSOR_BYTES, _BUFFER_BYTES = 600, 124, 44
 # Most bytes of a trace that is not read by columns, as its footer counts them: its settings may be texts of any length.
 MOST_TRACE_BYTES = 4 * MOST_BYTES
 # A column is read as a whole, and the judge makes one or two arrays of it.
 _COLUMN_SHARE = 0.5
-# Most bytes in memory of a row group that is written; one of 10,000 rows of a small model has 6 MB.
-GROUP_BYTES = 64 * 2**20
-# Most trace files that a run has, however many trials there are.
-MOST_TRACE_FILES = 16
-# Most characters of a trial's name used in a file name, since file systems limit its length (often to 255 bytes).
-MOST_LETTERS = 150
 
 
 class Traces(Mapping[str, pa.Table]):
     """The traces of a run by trial name, read from storage on demand; those used last stay in memory.
 
-    Of a trace that `is_long` ask for columns, with `read_columns`: all of it may not fit into memory.
+    Of a trace that `is_long` ask for columns, with `read_columns`, or for blocks, which are its row groups: all of it
+    may not fit into memory.
 
     Args:
         directory: The run directory.
         trials: The records of all trials of the run, which also say which trials share a file.
+        sealed: The digests of files that the seal of the run holds, by their names in the directory.
     """
 
-    def __init__(self, directory: StoragePath, trials: Sequence[TrialRecord]) -> None:
+    def __init__(
+        self, directory: StoragePath, trials: Sequence[TrialRecord], *, sealed: Mapping[str, str] | None = None
+    ) -> None:
         self._directory = directory
+        self._sealed = sealed or {}
         self._records = {record.trial: record for record in trials}
         self._sharing: dict[str, set[str]] = {}
         for record in trials:
             self._sharing.setdefault(record.trace, set()).add(record.trial)
         self._kept: OrderedDict[str, pa.Table] = OrderedDict()
         self._kept_rows = self._kept_bytes = 0
-        self._columns: OrderedDict[tuple[str, str], pa.ChunkedArray] = OrderedDict()
+        # By what they are known by, which equal columns of several trials share.
+        self._columns, self._blocks = LastUsed(), LastUsed()
         # Files stay open, since one that trials share is read for each of them; there are at most `MOST_TRACE_FILES`.
-        self._open: dict[StoragePath, pq.ParquetFile] = {}
+        self._open: dict[StoragePath, TraceFile] = {}
         self._groups_of: dict[str, Sequence[int]] = {}
+        self._blocks_of: dict[str, tuple[tuple[int, int], ...] | None] = {}
+        self._addresses: dict[tuple[str, str], tuple[bytes, ...] | None] = {}
 
     def __getitem__(self, trial: str) -> pa.Table:
         if trial in self._kept:
@@ -95,29 +99,112 @@ class Traces(Mapping[str, pa.Table]):
         Raises:
             Trouble: The trace is damaged.
         """
-        if not is_long(self._records[trial]):
+        record = self._records[trial]
+        if not is_long(record):
             return self[trial][name]
-        key = (trial, name)
+        known_by = self.addresses(trial, name)
+        key = (name, known_by or trial, _checks(record))
         if key not in self._columns:
-            self._check_memory(self._records[trial], [name], int(_COLUMN_SHARE * psutil.virtual_memory().total))
-            parts = list(self._parts(self._records[trial], [name]))
-            self._columns[key] = pa.concat_tables(parts)[name]
-            while len(self._columns) > 1 and sum(kept.nbytes for kept in self._columns.values()) > KEPT_BYTES:
-                self._columns.popitem(last=False)
-        self._columns.move_to_end(key)
+            self._check_memory(record, [name], int(_COLUMN_SHARE * psutil.virtual_memory().total))
+            parts = list(self._parts(record, [name]))
+            column = pa.concat_tables(parts)[name]
+            if not pa.types.is_list(column.type):
+                # In one piece, which NumPy can look at without a copy.
+                column = pa.chunked_array([column.combine_chunks()])
+            self._columns.keep(key, column)
+            self._columns.drop(KEPT_COLUMNS_BYTES)
         return self._columns[key]
 
-    def check(self, trial: str) -> None:
-        """Reads all of a trace once.
+    def blocks(self, trial: str) -> tuple[tuple[int, int], ...] | None:
+        """The first row of each row group of a long trace, and that after its last; None where they are not known.
 
         Raises:
             Trouble: The trace is damaged.
         """
-        if not is_long(self._records[trial]):
+        if trial not in self._blocks_of:
+            record = self._records[trial]
+            file, groups = self._groups(record) if is_long(record) else (None, ())
+            # Each of them has to be all the trial's.
+            known = file is not None and all(file.trials[group] == trial for group in groups)
+            ends = [0, *accumulate(file.footer.rows[group] for group in groups)] if file and known else []
+            self._blocks_of[trial] = tuple(pairwise(ends)) if known else None
+        return self._blocks_of[trial]
+
+    def addresses(self, trial: str, name: str) -> tuple[bytes, ...] | None:
+        """What each block of a column is known by: where it is the same in two traces, so is the block.
+
+        Returns:
+            A digest of 128 bits for each of `blocks`; None where they are not known.
+
+        Raises:
+            Trouble: The trace is damaged.
+        """
+        if (trial, name) not in self._addresses:
+            file, groups = self._groups(self._records[trial])
+            found = file.addresses(name, groups) if file and self.blocks(trial) is not None else (None,)
+            known = tuple(each for each in found if each is not None)
+            self._addresses[trial, name] = known if len(known) == len(found) else None
+        return self._addresses[trial, name]
+
+    def block(self, trial: str, names: Sequence[str], number: int) -> Mapping[str, pa.ChunkedArray]:
+        """Some columns of one of the `blocks` of a trace.
+
+        Raises:
+            Trouble: The trace is damaged.
+        """
+        record, (begin, end) = self._records[trial], (self.blocks(trial) or ())[number]
+        known_by = {name: self.addresses(trial, name) for name in names}
+        keys = {
+            name: (name, each[number] if each else (trial, number), _checks(record)) for name, each in known_by.items()
+        }
+        lacking = [name for name, key in keys.items() if key not in self._blocks]
+        for name in [*lacking]:
+            # All of the column may be in memory already.
+            if (whole := (name, known_by[name] or trial, _checks(record))) in self._columns:
+                self._blocks.keep(keys[name], self._columns[whole].slice(begin, end - begin))
+                lacking.remove(name)
+        if lacking:
+            groups = self._groups(record)[1]
+            table = self._rows(record, self._open[self._path(record)], [groups[number]], lacking)
+            for name in lacking:
+                self._blocks.keep(keys[name], table[name])
+        found = {name: self._blocks[key] for name, key in keys.items()}
+        self._blocks.drop(KEPT_BLOCKS_BYTES)
+        return found
+
+    def nulls(self, trial: str, name: str) -> int:
+        """Number of steps without a value in a column of a long trace.
+
+        Raises:
+            Trouble: The trace is damaged.
+        """
+        record = self._records[trial]
+        file, groups = self._groups(record)
+        known = file.nulls(name, groups) if file and self.blocks(trial) is not None else None
+        return int(self.column(trial, name).null_count) if known is None else known
+
+    def check(self, trial: str) -> None:
+        """Looks at all of a trace once: that its bytes are those that were sealed, else that all of it can be decoded.
+
+        Raises:
+            Trouble: The trace is damaged.
+        """
+        record = self._records[trial]
+        if not is_long(record):
             self[trial]  # reading it checks it, and keeps it for the judge
+            return
+        file, groups = self._groups(record)
+        if file and self.blocks(trial) is not None and self._sealed.get(f"traces/{record.trace}") == file.digest:
+            if wrong := find_wrong_chunks(file.chunks(groups), record):
+                raise Trouble(f"{file.path} is damaged: {wrong}.")
+            self.column(trial, "step")  # which checks that there are as many as there have to be, and in their order
         else:
-            for _ in self._parts(self._records[trial], SCHEMA.names):
-                pass
+            deque(self._parts(record, SCHEMA.names), maxlen=0)
+
+    @property
+    def digests(self) -> dict[StoragePath, str]:
+        """Digests of the files whose bytes were read for them."""
+        return {path: file.digest for path, file in self._open.items() if file.is_digested}
 
     def _parts(self, record: TrialRecord, names: Sequence[str]) -> Iterator[pa.Table]:
         """Some columns of a trace, one row group after the other.
@@ -125,48 +212,54 @@ class Traces(Mapping[str, pa.Table]):
         Raises:
             Trouble: The trace is damaged; or, if "step" is among the columns, its steps are not complete.
         """
-        path = self._path(record)
         file, groups = self._groups(record)
-        # "trial" too, to notice rows that belong elsewhere; each column once.
-        wanted = list(dict.fromkeys(["trial", *names]))
         rows = 0
-        for group in groups:
+        # One column of numbers is read at once: most of the time goes into the calls.
+        once = len(names) == 1 and not pa.types.is_list(SCHEMA.field(names[0]).type)
+        for together in [groups] if once and groups else [[group] for group in groups]:
             assert file is not None, "a trial without a file has no row groups"
-            with reading(path):
-                read = file.read_row_group(group, columns=wanted)
-            table = cast(path, read, pa.schema([SCHEMA.field(name) for name in wanted], SCHEMA.metadata))
-            if set(table["trial"].unique().to_pylist()) - self._sharing[record.trace]:
-                raise Trouble(f"{path} is damaged: it holds rows of other trials than {record.trial}.")
-            if len(self._sharing[record.trace]) > 1:
-                table = table.filter(pc.equal(table["trial"], record.trial))
-            if wrong := find_wrong_column(table, record):
-                raise Trouble(f"{path} is damaged: {wrong}.")
+            table = self._rows(record, file, together, names)
             begin = (record.first_step or 0) + rows
-            if "step" in names and table["step"].to_pylist() != list(range(begin, begin + len(table))):
-                raise Trouble(f"{path} is damaged: its steps are not {record.first_step or 0} and so on, one by one.")
+            end = begin + len(table)
+            if "step" in names and not np.array_equal(table["step"].to_numpy(), np.arange(begin, end)):
+                raise Trouble(f"{file.path} is damaged: its steps are not {begin - rows} and so on, one by one.")
             rows += len(table)
-            yield table.select(names)
+            yield table
         if rows != record.rows:
-            raise Trouble(f"{path} is damaged: it has {rows} of {record.rows} rows.")
+            raise Trouble(f"{self._path(record)} is damaged: it has {rows} of {record.rows} rows.")
+
+    def _rows(self, record: TrialRecord, file: TraceFile, groups: Sequence[int], names: Sequence[str]) -> pa.Table:
+        """The rows of a trial in some row groups."""
+        # "trial" too, to notice rows that belong elsewhere.
+        table = file.read(groups, ["trial", *names])
+        if set(table["trial"].unique().to_pylist()) - self._sharing[record.trace]:
+            raise Trouble(f"{file.path} is damaged: it holds rows of other trials than {record.trial}.")
+        if len(self._sharing[record.trace]) > 1:
+            table = table.filter(pc.equal(table["trial"], record.trial))
+        if wrong := find_wrong_column(table, record):
+            raise Trouble(f"{file.path} is damaged: {wrong}.")
+        return table.select(names)
 
     def _path(self, record: TrialRecord) -> StoragePath:
         return self._directory / "traces" / record.trace
 
-    def _groups(self, record: TrialRecord) -> tuple[pq.ParquetFile | None, Sequence[int]]:
+    def _groups(self, record: TrialRecord) -> tuple[TraceFile | None, Sequence[int]]:
         """The file of a trace, and its row groups that may hold rows of the trial.
 
         Raises:
             Trouble: The file is damaged.
         """
         path = self._path(record)
-        # A trial without steps has no file, unless it shares one with trials that have some.
-        if not record.rows and not storage.exists(path):
-            return None, ()
-        file = self._open.get(path) or self._open.setdefault(path, open_parquet(path))
+        if path not in self._open:
+            # A trial without steps has no file, unless it shares one with trials that have some.
+            if not record.rows and not storage.exists(path):
+                return None, ()
+            self._open[path] = TraceFile(path)
+        file = self._open[path]
         if record.trial not in self._groups_of:
             # A file that several trials share is read only where the statistics of a row group allow the trial.
             alone = len(self._sharing[record.trace]) == 1
-            groups = range(file.num_row_groups) if alone else _row_groups(file, record.trial)
+            groups = range(file.metadata.num_row_groups) if alone else file.groups_of(record.trial)
             self._groups_of[record.trial] = groups
         return file, self._groups_of[record.trial]
 
@@ -174,10 +267,9 @@ class Traces(Mapping[str, pa.Table]):
         """Raises `Trouble` if some columns of a trace take too much memory."""
         file, groups = self._groups(record)
         if file is not None:
-            with reading(self._path(record)):
-                size = sum(group_bytes(file.metadata, group, frozenset(names)) for group in groups)
-                what = f"the column {names[0]}" if len(names) == 1 else "the trace"
-                check_size(size, f"{what} of {record.trial}", most)
+            what = f"the column {names[0]}" if len(names) == 1 else "the trace"
+            with reading(file.path):
+                check_size(file.size(names, groups), f"{what} of {record.trial}", most)
 
 
 def is_long(record: TrialRecord) -> bool:
@@ -202,67 +294,7 @@ def read_columns(traces: Mapping[str, pa.Table], trial: str, names: Sequence[str
     return traces[trial].select(names)
 
 
-def trace_file(index: int, trials: Sequence[str]) -> str:
-    """Name of a trial's file in traces/: the number and the name of the first trial in it.
-
-    Args:
-        index: Position of the trial in the plan.
-        trials: Names of all trials; if there are many, several share a file.
-    """
-    # Rounded up; consecutive trials share a file, so that each is written in the order of the plan.
-    share = -(-len(trials) // MOST_TRACE_FILES)
-    first = index // share * share
-    readable = re.sub(r"[^A-Za-z0-9@.-]", "_", trials[first])[:MOST_LETTERS]
-    return f"{first:04d}-{readable}.parquet"
-
-
-class TraceWriter:
-    """Writes a file of traces row group by row group; the file gets its name once it is complete.
-
-    Args:
-        path: The file; nothing is written before the first chunk.
-    """
-
-    def __init__(self, path: StoragePath) -> None:
-        self._path = path
-        self._placing = contextlib.ExitStack()
-        self._writer: pq.ParquetWriter | None = None
-
-    def append(self, chunk: pa.Table) -> None:
-        """Appends rows of one trial.
-
-        Raises:
-            Trouble: They cannot be written.
-        """
-        with writing(self._path):
-            if self._writer is None:
-                beside = self._placing.enter_context(storage.written_beside(self._path))
-                self._writer = pq.ParquetWriter(beside, SCHEMA, compression="zstd", write_page_checksum=True)
-            # Each call makes row groups of its own, so each of them has rows of one trial; `_row_groups` relies on
-            # that.
-            # And none that would not be read again, however many tensors a row has.
-            rows = max(1, GROUP_BYTES * len(chunk) // max(1, chunk.nbytes))
-            self._writer.write_table(chunk, row_group_size=rows)
-
-    def close(self) -> None:
-        """Completes the file, and gives it its name.
-
-        Raises:
-            Trouble: It cannot be written.
-        """
-        with writing(self._path), self._placing:
-            assert self._writer is not None, "a trace without a chunk has no file"
-            # Writes the footer, and has to come before `_placing` ends and gives the file its name.
-            self._writer.close()
-
-
-def _row_groups(file: pq.ParquetFile, trial: str) -> list[int]:
-    """The row groups that may hold rows of a trial, by their statistics."""
-    column = file.schema_arrow.get_field_index("trial")
-    found = []
-    for number in range(file.num_row_groups):
-        statistics = file.metadata.row_group(number).column(column).statistics
-        # Another program may have written the file again, without statistics; then each group is read.
-        if not statistics or not statistics.has_min_max or statistics.min <= trial <= statistics.max:
-            found.append(number)
-    return found
+def _checks(record: TrialRecord) -> tuple[object, ...]:
+    """What the columns of a trace are checked against when they are read."""
+    buffers = None if record.buffer_names is None else len(record.buffer_names)
+    return record.first_step, record.rows, len(record.param_names), buffers

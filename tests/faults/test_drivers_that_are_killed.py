@@ -23,7 +23,7 @@ from parity.store import files as store_files
 from parity.store import gather, journal, parquet, states, storage
 from parity.store.storage import name_beside
 from parity.store.tables import EVIDENCE
-from parity.store.traces import TraceWriter
+from parity.store.trace_files import TraceWriter
 from parity.train import perform
 from parity.train.loop import train
 

@@ -14,7 +14,7 @@ from parity.ground.errors import Trouble
 from parity.plan.device import parse_device
 from parity.plan.loss_spec import parse_losses
 from parity.report import main as report
-from parity.store.traces import trace_file
+from parity.store.trace_files import trace_file
 
 LOSS = """
 from torch.nn import functional

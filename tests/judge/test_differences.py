@@ -6,9 +6,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from parity.ground.errors import Trouble
+from parity.judge.columns import Columns
 from parity.judge.differences import Comparison
 from parity.judge.differences_table import SCHEMA, differences_table
-from parity.judge.trial_trace import Columns, TrialTrace
+from parity.judge.trial_trace import TrialTrace
 from parity.judge.ulp import relative, ulp_distance
 from parity.store.stored_run import read_run
 from parity.store.trace import QUANTITIES

@@ -24,7 +24,7 @@ from parity.store.statuses import Failure, TrialStatus
 from parity.store.storage import parse_path
 from parity.store.stored_run import read_info, read_run
 from parity.store.trace import SCHEMA
-from parity.store.traces import trace_file
+from parity.store.trace_files import trace_file
 from parity.store.trials import TRIALS, TrialRecord, write_trials
 
 from conftest import plant

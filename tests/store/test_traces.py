@@ -8,11 +8,13 @@ import pyarrow.parquet as pq
 import pytest
 from synthetic_runs import Planted, make_run, write_run
 
-from parity.judge.trial_trace import Columns, TrialTrace
-from parity.store import run_tables, traces
+from parity.judge.columns import Columns
+from parity.judge.trial_trace import TrialTrace
+from parity.store import run_tables, trace_files, traces
 from parity.store.footer import group_bytes
 from parity.store.stored_run import read_run
-from parity.store.traces import TraceWriter, is_long
+from parity.store.trace_files import TraceWriter
+from parity.store.traces import is_long
 
 
 @pytest.fixture
@@ -22,7 +24,7 @@ def run():
 
 def test_a_row_group_has_few_bytes_however_many_tensors_a_row_has(tmp_path, monkeypatch, run):
     table, _ = run.traces.values()
-    monkeypatch.setattr(traces, "GROUP_BYTES", table.nbytes // 5)
+    monkeypatch.setattr(trace_files, "GROUP_BYTES", table.nbytes // 5)
     writer = TraceWriter(tmp_path / "trace.parquet")
     writer.append(table)
     writer.close()
