@@ -18,7 +18,7 @@ from parity.cluster.connection import connect
 from parity.cluster.nodes import Node, as_stored, from_stored
 from parity.cluster.workers import Cluster
 from parity.driver import begun, finish_recording, judge_run, repeat_odd_trials, seal_run, train, write_page
-from parity.ground import interrupt
+from parity.ground import interrupt, phases
 from parity.ground.command import guarded
 from parity.ground.errors import Trouble
 from parity.judge.fleet import Fleet
@@ -62,9 +62,13 @@ class _Request:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
+    phases.begin(process=arguments is None, quiet=False)
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = make_parser().parse_args(given)
-    return guarded(lambda: run(options, given))
+    status = guarded(lambda: run(options, given))
+    if options.verbose:
+        print("\n".join(phases.table()), file=sys.stderr)
+    return status
 
 
 def run(options: argparse.Namespace, given: Sequence[str]) -> int:
@@ -78,6 +82,7 @@ def run(options: argparse.Namespace, given: Sequence[str]) -> int:
         Trouble: The run could not be made: an argument is wrong, a trial cannot run, or the run cannot be stored
             or read.
     """
+    phases.enter("plan")
     # First of all, before anything is made that would have to be removed again.
     _check_text(given)
     if options.resume and read_info(parse_path(options.resume)).get("recorded"):
@@ -124,6 +129,7 @@ def _measure(
         # Before the plan, since "auto" and --each depend on what the executor has.
         executor, nodes = held.enter_context(_executor(options, request.data))
         trials = _plan_trials(options, request, executor, nodes, started)
+        phases.enter("plan")
         info = _describe(options, given, trials, request.data, executor)
         if started:
             check_same(started, info)
@@ -175,6 +181,7 @@ def _parse_request(options: argparse.Namespace) -> _Request:
 def _executor(options: argparse.Namespace, data: dict[str, np.ndarray]) -> Iterator[tuple[Executor, tuple[Node, ...]]]:
     """Where the trials will run: this process (`--inline`), or a Ray cluster; and the nodes of that cluster."""
     if options.inline:
+        phases.enter("imports", "importing torch")
         yield Inline(), ()
         return
     with _connected(options, sum(array.nbytes for array in data.values())) as cluster:
@@ -185,6 +192,7 @@ def _executor(options: argparse.Namespace, data: dict[str, np.ndarray]) -> Itera
 def _connected(options: argparse.Namespace, data_bytes: int) -> Iterator[Cluster]:
     """The cluster that the options name, or one that is started for the run."""
     address = _address(options)
+    phases.enter("Ray", "starting Ray" if address == "local" else f"joining the Ray cluster at {address}")
     with connect(address, data_bytes=data_bytes, step_timeout_s=options.step_timeout) as cluster:
         if options.wait_for_nodes:
             cluster.wait_for_nodes(options.wait_for_nodes, gpu=options.each == "gpu", limit_s=options.wait_limit)

@@ -42,6 +42,12 @@ def make_parser() -> argparse.ArgumentParser:
     results = parser.add_argument_group("results")
     _add_storage(results.add_argument)
     add_format(results)
+    results.add_argument(
+        "--verbose",
+        action="store_true",
+        help="print on stderr, at the end, what the command has waited for: each phase, when it was, and how long the "
+        "command waited for it",
+    )
     return parser
 
 
