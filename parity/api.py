@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from rich.console import Console
 
-from parity.driver import begun, judge_run, repeat_odd_trials, seal_run, train, write_page
+from parity.driver import judge_run, repeat_odd_trials, seal_run, train, write_page
 from parity.ground import phases
 from parity.ground.errors import Trouble
 from parity.judge import Judgement, PairVerdict, differences_tables
@@ -31,6 +31,7 @@ from parity.plan.user_code import CodeSpec
 from parity.render import terminal
 from parity.render.progress import is_live
 from parity.render.summary import summarize
+from parity.store.directory import begun
 from parity.store.files import write_json
 from parity.store.run_info import describe
 from parity.store.stored_run import StoredRun, read_run

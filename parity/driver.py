@@ -24,7 +24,7 @@ from parity.plan.user_code import CodeSpec
 from parity.render.page import html
 from parity.render.progress import TrialProgress
 from parity.render.summary import summarize
-from parity.store.directory import complete, create, hold
+from parity.store.directory import complete, hold
 from parity.store.events import Event
 from parity.store.files import write_json, write_text
 from parity.store.gather import Gatherer, forget_journal
@@ -37,23 +37,6 @@ from parity.train.executor import Executor
 
 # The name of the task in run.json and trials.parquet for a recorded loop.
 RECORDED_TASK = "recorded"
-
-
-@contextlib.contextmanager
-def begun(out: StoragePath) -> Iterator[None]:
-    """Makes a run directory and locks it until the block ends, so that no other process uses it.
-
-    Args:
-        out: The directory to make.
-
-    Raises:
-        Trouble: The directory exists already, or cannot be made.
-    """
-    # Fails for an existing directory, so a run never writes over another.
-    create(out)
-    # The lock ends with the process, even if it is killed, so no lock outlives its driver.
-    with hold(out):
-        yield
 
 
 @contextlib.contextmanager
