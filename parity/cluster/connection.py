@@ -16,8 +16,9 @@ from typing import Any
 import psutil
 
 from parity.cluster import authentication, head, outage, raylets
+from parity.cluster.lean_ray import silence
 from parity.cluster.nodes import this_node
-from parity.cluster.starting import SHUTDOWN_S, LocalRay, not_shut_down, not_started, silence, starting
+from parity.cluster.starting import SHUTDOWN_S, LocalRay, not_shut_down, not_started, starting
 from parity.cluster.workers import Cluster
 from parity.ground import interrupt
 from parity.ground.errors import Trouble

@@ -21,6 +21,7 @@ from typing import Any
 import psutil
 
 from parity.cluster import authentication
+from parity.cluster.lean_ray import only_what_a_run_uses, silence
 from parity.ground import interrupt, phases
 from parity.ground.errors import Trouble
 from parity.ground.temporary import temporary_folder
@@ -218,16 +219,6 @@ def not_started(error: Exception) -> Trouble:
     return Trouble(f"Ray cannot be started here ({text}). To train without Ray, use --inline.")
 
 
-def silence(ray: Any) -> None:
-    """Keeps out of the report what Ray prints about raylets and workers, which we report in our own words.
-
-    Source:
-        Ray 2.60, _private/worker.py: the flag of `print_worker_logs`, which util/rpdb.py sets in the same way. Neither
-        `log_to_driver` nor `logging_level` keeps these lines back, and most of them go to stdout.
-    """
-    ray._private.worker._worker_logs_enabled = False
-
-
 def not_shut_down() -> None:
     """Says that Ray did not shut down in time, and leaves it to the end of this process."""
     print(f"parity: Ray did not shut down within {SHUTDOWN_S:.0f} s; the command ends without it.", file=sys.stderr)
@@ -243,40 +234,6 @@ def end_left(temporary: Path) -> None:
             # Ray passes its folder, which is in this one, to the processes that it starts.
             if any(str(temporary) in argument for argument in child.cmdline()):
                 child.kill()
-
-
-@contextlib.contextmanager
-def only_what_a_run_uses(ray: Any) -> Iterator[None]:
-    """Within the block, `ray.init` starts neither dashboard, autoscaler nor log monitor, and Ray's agents are minimal.
-
-    A run on one machine uses none of them. Without them Ray starts with 1.2 instead of 3.4 seconds of processor time.
-    Where another version of Ray does not have what is replaced here, it starts them all, and the run is the same.
-
-    Source:
-        Ray 2.60: _private/node.py, `start_head_processes` and `start_ray_processes`, for which `ray.init` has no
-        options; _private/utils.py, `get_dashboard_dependency_error`, which imports this module to see whether
-        `ray[default]` is installed, and makes the agents minimal if it is not.
-    """
-    node, parameter, dependencies = ray._private.node.Node, ray._private.parameter, "ray.dashboard.optional_deps"
-
-    def parameters(*arguments: Any, **named: Any) -> Any:
-        made = original(*arguments, **named)
-        for name, value in (("no_monitor", True), ("include_log_monitor", False)):
-            if hasattr(made, name):
-                setattr(made, name, value)
-        return made
-
-    original = parameter.RayParams
-    with contextlib.ExitStack() as taken_back:
-        if dependencies not in sys.modules:
-            sys.modules[dependencies] = None  # type: ignore[assignment]  # the documented way to forbid an import
-            taken_back.callback(sys.modules.pop, dependencies, None)
-        if hasattr(node, "start_api_server"):
-            taken_back.callback(setattr, node, "start_api_server", node.start_api_server)
-            node.start_api_server = lambda *_, **__: None
-        taken_back.callback(setattr, parameter, "RayParams", original)
-        parameter.RayParams = parameters
-        yield
 
 
 def _set_environment(temporary: Path) -> None:

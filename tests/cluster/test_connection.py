@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from parity.cluster import connection, starting
+from parity.cluster import connection, lean_ray, starting
 from parity.ground import interrupt
 
 
@@ -45,7 +45,7 @@ def test_what_ray_prints_about_its_processes_does_not_get_through(monkeypatch, c
     line = {"lines": ["Raylet is terminated."], "pid": "raylet", "is_err": False}
     worker.print_to_stdstream(line, ignore_prefix=False)
     assert "Raylet is terminated." in capsys.readouterr().out
-    starting.silence(ray)
+    lean_ray.silence(ray)
     worker.print_to_stdstream({**line, "lines": ["Another one."]}, ignore_prefix=False)
     assert capsys.readouterr() == ("", "")
 
