@@ -96,10 +96,14 @@ def import_training() -> None:
 
 def import_or_explain() -> Raised | None:
     """Imports what a trial needs; returns what each trial has to answer if that fails, as without torch."""
+    # Imports make many objects and little garbage: looking for it takes 0.6 of 4 seconds.
+    gc.disable()
     try:
         import_training()
     except Exception as error:  # noqa: BLE001 - raised again by the process that asks
         return Raised(error, traceback.format_exc())
+    finally:
+        gc.enable()
     return None
 
 
