@@ -26,6 +26,7 @@ from jobs.job import NOT_RUN, Job, exit_status
 from jobs.preparing import Submission, prepare, read_runtime_env
 from jobs.ray_jobs import Cluster, connect_jobs
 from parity.ground.errors import Trouble
+from parity.ground.packages import how_to_install
 from parity.plan.options import EXIT_STATUSES
 
 __all__ = ["exit_status", "main", "make_submit_parser", "prepare", "read_runtime_env"]
@@ -42,7 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("parity: interrupted; the same command finds the job again, if it was sent", file=sys.stderr)
         return 2
-    except Exception:  # noqa: BLE001 - printed in full; Python's own exit status, 1, would say that a pair diverged
+    except Exception as error:  # noqa: BLE001 - printed in full; Python's own exit status, 1, would say "diverged"
+        if isinstance(error, ModuleNotFoundError) and (missing := how_to_install(error)):
+            print(f"parity: {missing}", file=sys.stderr)
+            return 2
         traceback.print_exc()
         print("parity: the error above is a bug of parity; please report it.", file=sys.stderr)
         return 2

@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 from rich.console import Console
 
-from parity.driver import begun, judge_run, repeat_odd_trials, seal_run, train, write_page
+from parity.driver import judge_run, repeat_odd_trials, seal_run, train, write_page
+from parity.ground import phases
 from parity.ground.errors import Trouble
 from parity.judge import Judgement, PairVerdict, differences_tables
 from parity.judge.differences_table import SCHEMA as DIFFERENCES
@@ -28,7 +29,9 @@ from parity.plan.task_spec import parse_task, shipped_losses
 from parity.plan.trial import Trial
 from parity.plan.user_code import CodeSpec
 from parity.render import terminal
+from parity.render.progress import is_live
 from parity.render.summary import summarize
+from parity.store.directory import begun
 from parity.store.files import write_json
 from parity.store.run_info import describe
 from parity.store.stored_run import StoredRun, read_run
@@ -165,6 +168,7 @@ def check(
     lr: float = 1e-3,
     audit_every: int = 1,
     out: str | os.PathLike[str] | None = None,
+    progress: bool | None = None,
 ) -> CheckResult:
     """Trains with the baseline and the candidate in this process, and judges where they differ.
 
@@ -194,6 +198,7 @@ def check(
         lr: Learning rate.
         audit_every: The audit checks every step that this divides; 0 turns it off.
         out: A new directory in which to keep the run and its report.html; by default nothing is kept.
+        progress: Whether to show on stderr how far the check is; None shows it on a terminal and in a notebook.
 
     Returns:
         The verdict, its causes, and the tables behind it.
@@ -202,6 +207,8 @@ def check(
         Trouble: The check could not be made: an argument is wrong, there is nothing to compare, or the device is
             not available. The message says what to do.
     """
+    quiet = not (is_live(Console(stderr=True)) if progress is None else progress)
+    phases.begin(process=False, quiet=quiet)
     task_spec = parse_task(task) if isinstance(task, str) else _given(task)
     shipped = shipped_losses(task_spec)
     # A string is a sequence as well, but of characters.
@@ -232,13 +239,15 @@ def check(
         # The temporary directory is removed on leaving, when everything that the result needs has been read.
         with contextlib.ExitStack() as stack:
             folder = Path(out) if out else Path(stack.enter_context(tempfile.TemporaryDirectory())) / "run"
-            result = run_trials(trials, data, folder, title="parity.check")
+            result = run_trials(trials, data, folder, title="parity.check", quiet=quiet)
             if out:
                 write_page(result.run, result.judgement)
             return result
 
 
-def run_trials(trials: Sequence[Trial], data: dict[str, np.ndarray], out: Path, *, title: str) -> CheckResult:
+def run_trials(
+    trials: Sequence[Trial], data: dict[str, np.ndarray], out: Path, *, title: str, quiet: bool = True
+) -> CheckResult:
     """Trains in this process, stores the run and judges it.
 
     Args:
@@ -246,6 +255,7 @@ def run_trials(trials: Sequence[Trial], data: dict[str, np.ndarray], out: Path, 
         data: The task's data; dtype[rows, ...] by name.
         out: A new directory.
         title: What run.json gives as the command.
+        quiet: Whether to show no progress.
 
     Returns:
         The run, read back from the directory, and the judgement of it.
@@ -259,7 +269,7 @@ def run_trials(trials: Sequence[Trial], data: dict[str, np.ndarray], out: Path, 
         info = describe(title, trials, data=None)
         write_json(out / "run.json", info)
         # Not resumable: the objects that were passed cannot be found again by another process.
-        train(trials, executor, data, out, resumable=False, quiet=True)
+        train(trials, executor, data, out, resumable=False, quiet=quiet)
         stored = read_run(out)
         stored = replace(stored, traces=dict(stored.traces))  # read now, since the directory may be temporary
         fleet = Fleet(stored.trials, stored.traces)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from parity.ground import phases
 from parity.ground.errors import Trouble
 from parity.judge import Judgement, differences_tables, judge, odd_elements
 from parity.judge.differences_table import SCHEMA as DIFFERENCES
@@ -23,11 +24,12 @@ from parity.plan.user_code import CodeSpec
 from parity.render.page import html
 from parity.render.progress import TrialProgress
 from parity.render.summary import summarize
-from parity.store.directory import complete, create, hold
+from parity.store.directory import complete, hold
 from parity.store.events import Event
 from parity.store.files import write_json, write_text
 from parity.store.gather import Gatherer, forget_journal
 from parity.store.parquet import write_table, write_tables
+from parity.store.stages import Stages
 from parity.store.storage import StoragePath
 from parity.store.stored_run import StoredRun, read_info
 from parity.store.tables import REPLAYS
@@ -35,23 +37,6 @@ from parity.train.executor import Executor
 
 # The name of the task in run.json and trials.parquet for a recorded loop.
 RECORDED_TASK = "recorded"
-
-
-@contextlib.contextmanager
-def begun(out: StoragePath) -> Iterator[None]:
-    """Makes a run directory and locks it until the block ends, so that no other process uses it.
-
-    Args:
-        out: The directory to make.
-
-    Raises:
-        Trouble: The directory exists already, or cannot be made.
-    """
-    # Fails for an existing directory, so a run never writes over another.
-    create(out)
-    # The lock ends with the process, even if it is killed, so no lock outlives its driver.
-    with hold(out):
-        yield
 
 
 @contextlib.contextmanager
@@ -106,6 +91,7 @@ def train(
         Trouble: A trial could not be started, the cluster fails, or the run cannot be written.
     """
     interrupted = False
+    phases.enter("workers", f"starting {len(trials)} trial{'s' * (len(trials) != 1)}")
     with gathering(trials, out, quiet=quiet) as gatherer:
         try:
             # No effect on a new run. In a continued one, trials that had begun continue from where they were saved
@@ -113,10 +99,12 @@ def train(
             gatherer.go_on("the driver was ended")
             unfinished = gatherer.unfinished
             events = executor.train([trial for trial in trials if trial.name in unfinished], data, gatherer)
+            stages = Stages(trials)
             # Closed at once on an error too, since a generator would otherwise run its cleanup at an unknown time.
             with contextlib.closing(events):
                 for some in events:
                     gatherer.take(some)
+                    stages.take(some)
         except KeyboardInterrupt:
             if not resumable:
                 raise
@@ -127,6 +115,7 @@ def train(
             if not (resumable and gatherer.rows):
                 raise
             raise Trouble(f"{trouble} What was trained is kept: continue it with --resume {out}.") from trouble
+        phases.enter("files")
         # Also after an interruption: the trials that did not end are stored with the steps that they have.
         gatherer.write_tables()
     return interrupted
@@ -195,6 +184,7 @@ def judge_run(stored: StoredRun, fleet: Fleet | None = None) -> Judgement:
     Raises:
         Trouble: A trace is damaged, or a file cannot be written.
     """
+    phases.enter("judging", "judging")
     judgement = judge(stored, fleet=fleet)
     write_tables(stored.directory / "differences.parquet", DIFFERENCES, differences_tables(judgement))
     write_json(stored.directory / "summary.json", summarize(judgement))
@@ -211,6 +201,7 @@ def write_page(stored: StoredRun, judgement: Judgement) -> StoragePath:
     Raises:
         Trouble: The page cannot be written.
     """
+    phases.enter("files")
     page = stored.directory / "report.html"
     write_text(page, html.render(stored, judgement))
     return page

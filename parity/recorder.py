@@ -16,7 +16,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import torch
 
-from parity.driver import begun, gathering, recorded_trial, seal_run
+from parity.driver import gathering, recorded_trial, seal_run
 from parity.ground.errors import OracleUnavailable, Trouble
 from parity.ground.quoting import explain_error, message_of, traceback_of
 from parity.observe.audit import oracle_of
@@ -41,6 +41,7 @@ from parity.plan.device import Device
 from parity.plan.numbers import checked
 from parity.plan.planning import digest_kind
 from parity.plan.trial import DIGEST_KINDS, DigestKind, Place
+from parity.store.directory import begun
 from parity.store.events import Advanced, Began, Ended, Event, Found
 from parity.store.files import write_json
 from parity.store.run_info import describe

@@ -6,6 +6,7 @@ The environments are pretended: a child process cannot import what they lack.
 import importlib.metadata
 import json
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -116,7 +117,15 @@ def test_training_there_says_what_is_missing(judging, tmp_path):
 @pytest.mark.parametrize("command", ["parity.run", "parity.devices"])
 def test_what_needs_ray_says_so(command):
     without = "--inline, parity.check and parity.Recorder work without it."
-    assert_lacks(run(command, missing=["ray"]), "ray", without, "ray[default]>=2.59")
+    assert_lacks(run(command, missing=["ray"]), "ray", without, "ray>=2.59")
+
+
+def test_jobs_say_what_they_need(monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    with socket.create_server(("127.0.0.1", 0)) as dashboard:
+        address = f"http://127.0.0.1:{dashboard.getsockname()[1]}"
+        done = run("jobs.submit", "--address", address, "--status", "--id", "x", missing=["aiohttp"])
+    assert_lacks(done, "aiohttp", "Only jobs/submit.py and Ray's dashboard need it.", "ray[default]>=2.59")
 
 
 def test_inline_trains_without_ray_and_torchvision(tmp_path):
@@ -132,6 +141,8 @@ def test_each_requirement_is_one_of_the_package_and_the_messages_ask_for_these()
     for package in ("torch", "torchvision", "ray", "pandas", "pynvml"):
         said = how_to_install(ModuleNotFoundError("", name=f"{package}.part"))
         assert re.search(r'install "(.+)"$', said)[1] in dependencies
+    said = how_to_install(ModuleNotFoundError("", name="aiohttp"))
+    assert f'cluster = ["{re.search(r"install .(.+).$", said)[1]}"]' in text
     assert how_to_install(ModuleNotFoundError("", name="somebodys_module")) is None
 
 

@@ -6,7 +6,7 @@ import re
 import pandas as pd
 import pytest
 
-from parity import run
+from parity import measuring, run
 from parity.ground.errors import Trouble
 from parity.plan.options import make_parser
 from parity.store.events import Advanced
@@ -79,12 +79,12 @@ def test_the_report_does_not_wait_for_the_cluster_to_let_go(tmp_path, monkeypatc
     there = []
 
     @contextlib.contextmanager
-    def executor(options, data):
+    def executor(asked, data):
         yield inline.Inline(), ()
         there.extend(name for name in ("summary.json", "report.html") if (tmp_path / "run" / name).exists())
 
-    monkeypatch.setattr(run, "_executor", executor)
-    inline_run(tmp_path / "run", "--steps", 1, "--loss", "builtin", "--quick")
+    monkeypatch.setattr(measuring, "_executor", executor)
+    inline_run(tmp_path / "run", "--steps", 1, "--loss", "builtin", "--quick", "--alone")
     assert there == ["summary.json", "report.html"]
 
 
@@ -96,9 +96,22 @@ def test_seeds_and_replicas_make_their_pairs(tmp_path):
 
 
 def test_one_trial_compares_nothing(tmp_path, capsys):
-    assert inline_run(tmp_path / "run", "--steps", 1, "--loss", "numpy") == 3
+    assert inline_run(tmp_path / "run", "--steps", 1, "--loss", "numpy", "--alone") == 3
     assert "Nothing to compare" in capsys.readouterr().out
     assert len(pd.read_parquet(tmp_path / "run" / "differences.parquet")) == 0
+
+
+@pytest.mark.parametrize("devices", [["cpu"], ["auto"]])
+def test_a_run_that_can_compare_nothing_says_so_before_it_trains(tmp_path, devices, monkeypatch, capsys):
+    monkeypatch.setattr(inline.Inline, "accelerators", lambda self: [])
+    monkeypatch.setattr(inline.Inline, "train", None)  # would be called
+    options = ["--inline", "--device", *devices, "--loss", "numpy", "--seed", "0", "1"]
+    assert run.main([*options, "--out", str(tmp_path / "run")]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "parity: Nothing to compare: a single trial is not a pair. Add a --loss, a --device or --replicas; or give "
+        "--alone to train it, and compare it with another run later (python -m parity.report A B)."
+    )
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_failed_baseline_exits_with_2(tmp_path, capsys):
@@ -155,7 +168,7 @@ def test_trouble_before_the_first_step_leaves_no_folder(tmp_path, capsys):
         ["--inline", "--device", "cpu:isa=default", "cpu:isa=avx2", "--steps", "1", "--out", str(tmp_path / "run")]
     )
     assert status == 2
-    assert capsys.readouterr().err == (
+    assert capsys.readouterr().err.split("\n", 1)[1] == (
         "parity: --inline trains in this process, which can have only one instruction set; found cpu:isa=avx2, "
         "cpu:isa=default. Leave out --inline, or give one isa=.\n"
     )
@@ -228,9 +241,11 @@ def test_ctrl_c_keeps_what_was_trained(tmp_path, monkeypatch, capsys):
 
 
 def test_auto_is_the_cpu_and_each_accelerator_once():
-    assert run._expand_auto(["auto"], lambda: ["cuda"]) == ["cpu", "cuda"]
-    assert run._expand_auto(["auto", "cpu:threads=2", "cpu"], list) == ["cpu", "cpu:threads=2"]
-    assert run._expand_auto(["cpu", "cpu"], list) == ["cpu", "cpu"], "a repeat that was typed is reported, not dropped"
+    assert measuring._expand_auto(["auto"], lambda: ["cuda"]) == ["cpu", "cuda"]
+    assert measuring._expand_auto(["auto", "cpu:threads=2", "cpu"], list) == ["cpu", "cpu:threads=2"]
+    assert measuring._expand_auto(["cpu", "cpu"], list) == ["cpu", "cpu"], (
+        "a repeat that was typed is reported, not dropped"
+    )
 
 
 def test_inline_pins_an_isa_before_torch_is_imported(tmp_path):

@@ -15,6 +15,7 @@ from parity.plan.trial import Trial
 from parity.store.events import Began, Event
 from parity.store.position import Position, SharedSteps
 from parity.train.seat import ProcessEnded, Seat
+from parity.train.warm import Warm
 
 
 class Worker:
@@ -23,10 +24,11 @@ class Worker:
     Ray's own process, which has threads and must not fork, does not import torch.
     """
 
-    def __init__(self, environment: dict[str, str]) -> None:
+    def __init__(self, environment: dict[str, str], warm: Warm | None = None) -> None:
         # torch reads OMP_NUM_THREADS and ATEN_CPU_CAPABILITY once, at its import in the seat's process.
         # They are not set by a runtime_env, for which Ray would start a new process for each worker (0.6 s or more).
         os.environ.update(environment)
+        self._warm = warm
         self._seat: Seat | None = None
         self._log: str | None = None
 
@@ -46,7 +48,7 @@ class Worker:
         """
         if self._seat is None:
             self._log = last_words.note()
-            self._seat = Seat(data)
+            self._seat = Seat(data, warm=self._warm)
         with _ended_alike():
             self._seat.start(trial, shared, position)
         return this_node(), self._log

@@ -32,6 +32,7 @@ from parity.plan.device import resources
 from parity.plan.trial import Trial
 from parity.store.events import Began, Captured, Ended, Event, Restarted, Saved
 from parity.store.position import NoPast, Past
+from parity.train.warm import Warm
 
 
 class Cluster:
@@ -43,14 +44,22 @@ class Cluster:
         step_timeout_s: Longest time from one event of a trial to the next, from its first step to its last one; a
             worker that exceeds it counts as hung.
         may_grow: Whether to ask an autoscaler, if the cluster has one, for nodes that trials wait for.
+        warm: The process of this machine that has imported torch already, if there is one; see `Seat`.
     """
 
     def __init__(
-        self, ray: Any, worker: type = Worker, *, step_timeout_s: float = math.inf, may_grow: bool = False
+        self,
+        ray: Any,
+        worker: type = Worker,
+        *,
+        step_timeout_s: float = math.inf,
+        may_grow: bool = False,
+        warm: Warm | None = None,
     ) -> None:
         self._ray = ray
         self._may_grow = may_grow
         self._worker = worker
+        self._arguments = (warm,) if warm else ()
         self._step_timeout_s = step_timeout_s
         self._placement = Placement(alive(ray.nodes()))
         self._seats = Seats(ray)
@@ -148,7 +157,7 @@ class Cluster:
 
     def _train(self, trials: Sequence[Trial], data: dict[str, np.ndarray]) -> Generator[list[Event], None, None]:
         self._data = self._ray.put(data)
-        self._workforce = Workforce(self._ray, self._worker, self._placement, self._seats)
+        self._workforce = Workforce(self._ray, self._worker, self._placement, self._seats, *self._arguments)
         self._sharing = {trial.name for trial in trials if trial.shares}
         self._waiting, self._running = Waiting(trials), {}
         self._demand = growing.Demand(self._ray) if self._may_grow and growing.grows(self._ray) else None

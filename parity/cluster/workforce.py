@@ -26,13 +26,15 @@ class Workforce:
         worker: Class of the workers.
         placement: Where there is room.
         seats: The GPUs that the run holds.
+        arguments: What each worker is made with beside its environment.
     """
 
-    def __init__(self, ray: Any, worker: type, placement: Placement, seats: Seats) -> None:
+    def __init__(self, ray: Any, worker: type, placement: Placement, seats: Seats, *arguments: object) -> None:
         self._ray = ray
         self._actors = ray.remote(worker)  # made once, since Ray sends the code of each one along
         self._placement = placement
         self._seats = seats
+        self._arguments = arguments
         self._idle: list[tuple[Binding, Any]] = []
         # Keyed by their ids, since entries do not hash.
         self._busy: dict[int, Running] = {}
@@ -81,7 +83,7 @@ class Workforce:
         options: dict[str, Any] = {"num_cpus": binding.cpus, "num_gpus": binding.gpus, "max_restarts": 0}
         if len(self._placement.nodes) > 1:  # on a single node there is nothing to choose
             options["label_selector"] = on_nodes(*binding.nodes)
-        entry.set_worker(self._actors.options(**options).remote(dict(binding.environment)), binding)
+        entry.set_worker(self._actors.options(**options).remote(dict(binding.environment), *self._arguments), binding)
 
     def release(self, entry: Running, *, reusable: bool) -> None:
         """Frees the room of the trial's worker, and ends the worker unless another trial may have it."""

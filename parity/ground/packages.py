@@ -8,7 +8,9 @@ import sys
 _INSTALLED_AS = {
     "torch": ("torch>=2.6", "Reading and judging stored runs (parity.report) works without it."),
     "torchvision": ("torchvision", "Only --data needs it."),
-    "ray": ("ray[default]>=2.59", "--inline, parity.check and parity.Recorder work without it."),
+    "ray": ("ray>=2.59", "--inline, parity.check and parity.Recorder work without it."),
+    # Stands for all that ray[default] brings.
+    "aiohttp": ("ray[default]>=2.59", "Only jobs/submit.py and Ray's dashboard need it."),
     "pandas": ("pandas", "Only the tables of parity.check's result need it."),
     "pynvml": ("nvidia-ml-py>=12", "Only training and parity.devices need it."),
 }

@@ -21,8 +21,8 @@ FORMATS = ("text", "markdown", "json", "junit")
 EXIT_STATUSES = """exit status:
   0  every pair is identical, report-only or rounding
   1  a pair diverged, or a candidate failed through its own fault
-  2  trouble: wrong arguments, a failed baseline, nowhere to run a trial,
-     damaged files, an interruption
+  2  trouble: wrong arguments, nothing to compare, a failed baseline, nowhere
+     to run a trial, damaged files, an interruption
   3  no pair diverged, and at least one is inconclusive
 """
 
@@ -42,6 +42,12 @@ def make_parser() -> argparse.ArgumentParser:
     results = parser.add_argument_group("results")
     _add_storage(results.add_argument)
     add_format(results)
+    results.add_argument(
+        "--verbose",
+        action="store_true",
+        help="print on stderr, at the end, what the command has waited for: each phase, when it was, and how long the "
+        "command waited for it",
+    )
     return parser
 
 
@@ -132,6 +138,12 @@ def _add_training(add: _Add) -> None:
         metavar="N",
         help="check the loss and its gradient against a float64 reference at every Nth step, at the first and the last "
         "step and at partial batches; 0 turns the check off and leaves differences undecided (default: %(default)s)",
+    )
+    add(
+        "--alone",
+        action="store_true",
+        help="train a single trial, too, which is compared with nothing: to compare it with another run later "
+        "(python -m parity.report A B)",
     )
     add(
         "--quick",

@@ -45,9 +45,7 @@ def make_settings(
     steps = None if steps is None else checked("steps", steps)
     audit_every = checked("audit_every", audit_every)
     if batch_size > rows:
-        raise Trouble(
-            f"--batch-size {batch_size} is larger than the data, which has {rows} rows. Choose at most {rows}."
-        )
+        raise too_large(batch_size, rows)
     steps_in_all = epochs * math.ceil(rows / batch_size)
     return Settings(
         task=task,
@@ -59,6 +57,11 @@ def make_settings(
         audit_every=audit_every,
         save_every_s=save_every_s,
     )
+
+
+def too_large(batch_size: int, rows: int) -> Trouble:
+    """The error about a batch that is larger than the data."""
+    return Trouble(f"--batch-size {batch_size} is larger than the data, which has {rows} rows. Choose at most {rows}.")
 
 
 def plan(

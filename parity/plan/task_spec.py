@@ -5,6 +5,9 @@ from parity.plan.user_code import CodeSpec, parse_code
 # The shipped tasks and their modules. In place of the function `loss`, each has a dict `LOSSES` with these names.
 TASKS = {"mnist-autoencoder": "parity.tasks.mnist_autoencoder", "mnist-classifier": "parity.tasks.mnist_classifier"}
 SHIPPED_LOSSES = ("builtin", "numpy")
+# Number of rows of their data, and its size: known before the data is loaded.
+ROWS = 60_000
+DATA_BYTES = ROWS * (28 * 28 + 1)
 
 
 def parse_task(text: str) -> CodeSpec:

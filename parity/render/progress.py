@@ -1,18 +1,21 @@
-"""The progress of the trials on stderr: a live bar for each on a terminal, otherwise a line now and then."""
+"""The progress of the trials on stderr: live bars on a terminal or in a notebook, otherwise a line now and then."""
 
 import time
 from collections.abc import Sequence
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from parity.ground import phases
 from parity.render.wrapping import flat
 
 # Seconds between two lines where there is no terminal: often enough to see that the run is alive, and not a long log.
 LINE_EVERY_S = 10.0
 # Most trials with a bar or an entry of their own, so that the bars fit a small terminal.
 MOST_BARS = 12
+# Seconds of training after which the time that is left can be estimated.
+ESTIMATE_AFTER_S = 1.0
 
 
 class TrialProgress:
@@ -31,24 +34,26 @@ class TrialProgress:
         self._done = dict.fromkeys(trials, 0)
         self._ended: set[str] = set()
         self._running: dict[str, None] = {}
-        self._began = self._last_line = time.monotonic()
+        self._live = is_live(self._console)
+        self._last_line = time.monotonic()
+        # When the first step was done, on the monotonic clock, and how many steps were done then.
+        self._first_step: tuple[float, int] | None = None
         self._bars = Progress(
             # Without markup: the names of trials contain those of losses, which users choose.
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TimeRemainingColumn(),
             TextColumn("{task.fields[state]}", markup=False),
             console=self._console,
             # Rich would print the bars once at the end of a log, where lines have been printed already.
-            disable=not self._console.is_terminal,
+            disable=not self._live,
         )
+        # The estimate is one for the whole run, so it has a bar of its own unless there is only one bar.
+        self._all = self._bars.add_task("training", total=steps * len(trials), state="") if len(trials) > 1 else None
         # Many trials share one bar, whose length is that of all of them together.
         self._one = len(trials) > MOST_BARS
-        if self._one:
-            bar = self._bars.add_task(f"{len(trials)} trials", total=steps * len(trials), state="")
-            self._tasks = dict.fromkeys(trials, bar)
-        else:
+        self._tasks = {}
+        if not self._one:
             self._tasks = {trial: self._bars.add_task(flat(trial), total=steps, state="waiting") for trial in trials}
 
     def __enter__(self) -> "TrialProgress":
@@ -76,22 +81,55 @@ class TrialProgress:
             self._running.pop(trial, None)
         else:
             self._running[trial] = None  # a dict keeps the order in which the trials began
-        if self._one:
-            self._bars.update(self._tasks[trial], advance=advance, state=f"{len(self._ended)} ended")
-        else:
-            self._bars.update(self._tasks[trial], completed=done, state=state)
         # Monotonic, since the clock of the machine may be set while trials run.
         now = time.monotonic()
-        if not self._console.is_terminal and now - self._last_line > LINE_EVERY_S:
+        left = self._time_left(now)
+        if trial in self._tasks:
+            only = left if self._all is None and not state else ""
+            self._bars.update(self._tasks[trial], completed=done, state=state or only)
+        if self._all is not None:
+            ended = f"{len(self._ended)} of {len(self._done)} ended"
+            self._bars.update(self._all, advance=advance, state=", ".join(filter(None, (ended, left))))
+        if not self._live and now - self._last_line > LINE_EVERY_S:
             self._last_line = now
             # Trials that have begun but not made a step yet would only lengthen the line.
             running = [f"{name} {self._done[name]}/{self._steps}" for name in self._running if self._done[name]]
             if len(running) > MOST_BARS:
                 running = [f"{len(running)} training"]
             ended = f"{len(self._ended)} of {len(self._done)} trials ended"
-            self.say(f"{now - self._began:.0f} s: {'; '.join((ended, *running))}")
+            self.say(f"{phases.elapsed_s():.0f} s: {'; '.join(filter(None, (ended, *running, left)))}")
 
     def say(self, line: str) -> None:
         """Prints a line above the bars."""
         # No wrapping, and brackets in names are not markup. What ended a worker may be a text of any length.
         self._console.print(flat(line), soft_wrap=True, markup=False, highlight=False)
+
+    def _time_left(self, now: float) -> str:
+        """How long all trials together will take at the pace that they have had so far; "" if that is not known."""
+        done = sum(self._done.values())
+        if self._first_step is None:
+            self._first_step = (now, done) if done else None
+            return ""
+        took, steps = now - self._first_step[0], done - self._first_step[1]
+        # A trial that has failed takes no more steps.
+        left = sum(self._steps - count for name, count in self._done.items() if name not in self._ended)
+        if took < ESTIMATE_AFTER_S or steps <= 0 or left <= 0:
+            return ""
+        return f"about {_duration(left * took / steps)} left"
+
+
+def is_live(console: Console) -> bool:
+    """Whether what the console has shown can be changed: on a terminal, and in a notebook."""
+    return console.is_terminal or console.is_jupyter
+
+
+def _duration(seconds: float) -> str:
+    """Some seconds in words.
+
+    >>> [_duration(seconds) for seconds in (0.4, 59, 100, 3600, 90_000)]
+    ['1 s', '59 s', '2 min', '1 h 00 min', '25 h 00 min']
+    """
+    if seconds < 90:
+        return f"{max(1.0, seconds):.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"

@@ -118,3 +118,20 @@ def complete(directory: StoragePath, info: Mapping[str, Any]) -> None:
     state: RunState = "complete"
     # Written after all tables of the training: where run.json says "complete", the journal is no longer needed.
     write_json(directory / "run.json", seal({**info, "state": state}, directory))
+
+
+@contextlib.contextmanager
+def begun(out: StoragePath) -> Iterator[None]:
+    """Makes a run directory and locks it until the block ends, so that no other process uses it.
+
+    Args:
+        out: The directory to make.
+
+    Raises:
+        Trouble: The directory exists already, or cannot be made.
+    """
+    # Fails for an existing directory, so a run never writes over another.
+    create(out)
+    # The lock ends with the process, even if it is killed, so no lock outlives its driver.
+    with hold(out):
+        yield

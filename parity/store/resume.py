@@ -23,7 +23,7 @@ from parity.store.stored_run import read_info
 from parity.version import package_sha256
 
 # Options that say how to continue, not what the run is: they may differ each time.
-FREE = ("resume", "out", "address", "wait_for_nodes", "wait_limit", "save_every", "step_timeout", "format")
+FREE = ("resume", "out", "address", "wait_for_nodes", "wait_limit", "save_every", "step_timeout", "format", "verbose")
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from parity.plan.trial import Trial
 from parity.store.events import Captured, Ended, Event
 from parity.store.position import Position, SharedSteps
 from parity.train.shared_arrays import write_arrays
+from parity.train.warm import Forked, Warm
 
 # On macOS a fork without exec breaks Metal, and Apple's other frameworks as well.
 # Source: docs.python.org/3/library/multiprocessing.html#contexts-and-start-methods.
@@ -62,12 +63,14 @@ class Seat:
     Args:
         data: The task's data; dtype[rows, ...] by name.
         forks: Whether the processes of the trials are forked.
+        warm: A process that has imported torch already, if this machine has one; it is used where it fits.
     """
 
-    def __init__(self, data: dict[str, np.ndarray], *, forks: bool = FORKS) -> None:
+    def __init__(self, data: dict[str, np.ndarray], *, forks: bool = FORKS, warm: Warm | None = None) -> None:
         self._file, self._layout = write_arrays(data)
         self._forks = forks
-        self._process: subprocess.Popen[bytes] | None = None
+        self._warm = warm
+        self._process: subprocess.Popen[bytes] | Forked | None = None
         self._control: Connection | None = None
         self._trial: Connection | None = None
         self._request: tuple[Trial, SharedSteps | None, Position | None] | None = None
@@ -118,16 +121,18 @@ class Seat:
         os.close(self._file)
 
     def _launch(self) -> None:
-        """Starts the seat's process, which imports torch meanwhile."""
+        """Starts the seat's process, which imports torch meanwhile unless the warm process has done so."""
         if self._control:
             self._control.close()
         self._control, theirs = multiprocessing.Pipe()
         with theirs:
             descriptors = (theirs.fileno(), self._file)
-            numbers = map(str, (*descriptors, os.getpid()))
-            # Unbuffered (-u), as Ray's workers are: what a loss prints before it crashes is in the log.
-            arguments = [sys.executable, "-u", "-c", _PROGRAM, *numbers, *sys.path]
-            self._process = subprocess.Popen(arguments, pass_fds=descriptors)
+            self._process = self._warm.fork(*descriptors) if self._warm and self._forks and self._warm.fits() else None
+            if self._process is None:
+                numbers = map(str, (*descriptors, os.getpid()))
+                # Unbuffered (-u), as Ray's workers are: what a loss prints before it crashes is in the log.
+                arguments = [sys.executable, "-u", "-c", _PROGRAM, *numbers, *sys.path]
+                self._process = subprocess.Popen(arguments, pass_fds=descriptors)
         self._control.send((self._layout, self._forks))
 
     def _begin(self, request: tuple[Trial, SharedSteps | None, Position | None]) -> None:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from parity.cluster import connection
+from parity.cluster import connection, lean_ray, starting
 from parity.ground import interrupt
 
 
@@ -23,12 +23,13 @@ def hanging(monkeypatch):
 
 def test_a_shutdown_that_does_not_end_is_left(hanging, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(connection, "SHUTDOWN_S", 0.01)
+    monkeypatch.setattr(starting, "SHUTDOWN_S", 0.01)
     connection._shut_down(SimpleNamespace(shutdown=hanging))
     assert capsys.readouterr().err == "parity: Ray did not shut down within 0 s; the command ends without it.\n"
     assert interrupt.abandoned()
     # Ray would end this process with status 1 at once if its raylet were killed before.
-    monkeypatch.setattr(connection.psutil, "Process", None)
-    connection._end_left(tmp_path)
+    monkeypatch.setattr(starting.psutil, "Process", None)
+    starting.end_left(tmp_path)
 
 
 def test_a_shutdown_that_ends_leaves_nothing_to_do(monkeypatch, capsys):
@@ -44,7 +45,7 @@ def test_what_ray_prints_about_its_processes_does_not_get_through(monkeypatch, c
     line = {"lines": ["Raylet is terminated."], "pid": "raylet", "is_err": False}
     worker.print_to_stdstream(line, ignore_prefix=False)
     assert "Raylet is terminated." in capsys.readouterr().out
-    connection._silence(ray)
+    lean_ray.silence(ray)
     worker.print_to_stdstream({**line, "lines": ["Another one."]}, ignore_prefix=False)
     assert capsys.readouterr() == ("", "")
 

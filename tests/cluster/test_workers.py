@@ -1,6 +1,7 @@
 """Real Ray, on this machine: each test that starts a cluster pays some seconds for it."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -45,6 +46,11 @@ def ray_run(tmp_path_factory):
     losses = ["builtin", "numpy", f"{WRONG}:raising_at_30", f"{folder / 'mine.py'}:lacking"]
     ended = run(out, "--steps", 32, "--device", "cpu", "cpu:threads=2", "--loss", *losses)
     return out, ended, parity_folders() - before
+
+
+def troubles(ended):
+    """What a command has said on stderr beside its phases and how far it is."""
+    return [line for line in ended.stderr.splitlines() if not re.match(r"\d+ s: ", line)]
 
 
 def test_worker_trace_equals_plain_call(ray_run, tmp_path):
@@ -102,7 +108,7 @@ def test_a_pair_of_devices_reports_where_it_first_differs(ray_run):
 
 def test_an_isa_is_set_in_the_worker_before_torch(stranger, tmp_path):
     address, environment = stranger
-    arguments = ["--steps", 1, "--loss", "builtin", "--device", "cpu:isa=default"]
+    arguments = ["--steps", 1, "--loss", "builtin", "--alone", "--device", "cpu:isa=default"]
     ended = run(tmp_path / "run", *arguments, "--address", address, **environment)
     assert ended.status == 3, ended.stderr
     assert list(pd.read_parquet(tmp_path / "run" / "trials.parquet").cpu_capability) == ["DEFAULT"]
@@ -112,8 +118,7 @@ def test_a_running_cluster_is_joined_when_the_environment_names_it(stranger, tmp
     address, environment = stranger
     ended = run(tmp_path / "run", "--steps", 2, **environment, RAY_ADDRESS=address)
     assert ended.status == 0, ended.stderr
-    # On a busy machine it may say how far it is.
-    assert [line for line in ended.stderr.splitlines() if " trials ended" not in line] == []
+    assert troubles(ended) == []
     assert len(traces(tmp_path / "run")) == 4
 
 
@@ -174,7 +179,7 @@ def test_a_request_that_no_node_can_satisfy_is_reported_at_once(stranger, tmp_pa
     began = time.monotonic()
     ended = run(tmp_path / "run", "--device", "cpu:threads=4096", "--address", address, **environment)
     assert ended.status == 2
-    assert ended.stderr == (
+    assert ended.stderr.endswith(
         "parity: Trial builtin@cpu:threads=4096-s0 needs 4096 CPUs on one node, and the largest node of this cluster "
         "has 2. Use fewer threads, or add a larger node type.\n"
     )
@@ -239,8 +244,8 @@ def test_a_trial_has_to_fit_one_node(make_trials):
 def test_a_loss_that_cannot_be_called_is_reported_without_rays_words(tmp_path):
     ended = run(tmp_path / "run", "--loss", "builtin", f"{WRONG}:not_a_loss", "--steps", 1)
     assert ended.status == 2
-    # On a busy machine it may say how far it is, and the other trial may have ended first.
-    (line,) = [line for line in ended.stderr.splitlines() if " trials ended" not in line]
+    # The other trial may have ended first.
+    (line,) = troubles(ended)
     assert line.removesuffix(f" What was trained is kept: continue it with --resume {tmp_path / 'run'}.") == (
         f"parity: {ROOT / WRONG}:not_a_loss is of type float. "
         "A loss is a function, an nn.Module (class or instance) or an autograd.Function subclass."
@@ -259,7 +264,7 @@ def test_ray_client_is_refused_with_the_reason():
 def test_an_address_where_nothing_listens_is_reported(tmp_path):
     ended = run(tmp_path / "run", "--address", "127.0.0.1:9")
     assert ended.status == 2
-    assert ended.stderr == (
+    assert ended.stderr.endswith(
         "parity: The Ray cluster at 127.0.0.1:9 cannot be reached ([Errno 111] Connection refused). "
         "Give the HOST:PORT that ray start printed; to train without Ray, use --inline.\n"
     )

@@ -18,7 +18,7 @@ import pytest
 from upath import UPath
 
 from parity import driver as flow
-from parity import run
+from parity import measuring, run
 from parity.store import files as store_files
 from parity.store import gather, journal, parquet, states, storage
 from parity.store.storage import name_beside
@@ -45,7 +45,7 @@ WRITINGS = [
     (flow, "write_tables"),
     (flow, "forget_journal"),
     (flow, "judge"),
-    (run, "print_report"),
+    (measuring, "print_report"),
 ]
 
 

@@ -19,6 +19,7 @@ from parity import run
 from parity.report import main as report
 from parity.store import lease, storage
 from parity.store.storage import find
+from parity.train import inline
 
 from conftest import ROOT, bits
 
@@ -119,7 +120,7 @@ def test_what_was_told_before_the_store_was_gone_is_kept(bucket, server, undistu
     out = bucket / "gone"
     monkeypatch.setattr(storage, "PATIENCE_S", 0.1)
     monkeypatch.setattr(storage, "FIRST_PATIENCE_S", 0.1)
-    genuine = run.Inline.train
+    genuine = inline.Inline.train
 
     def train(*arguments, **options):
         for number, events in enumerate(genuine(*arguments, **options)):
@@ -127,7 +128,7 @@ def test_what_was_told_before_the_store_was_gone_is_kept(bucket, server, undistu
             yield events
 
     with monkeypatch.context() as patched:
-        patched.setattr(run.Inline, "train", train)
+        patched.setattr(inline.Inline, "train", train)
         assert run.main([*RUN, "--out", str(out)]) == 2
     shown = capsys.readouterr().err.splitlines()[-1]
     assert shown.startswith(f"parity: {out}/") and "cannot be written" in shown

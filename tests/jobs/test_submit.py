@@ -18,6 +18,7 @@ from jobs.head import Interpreter, Node
 from jobs.job import Job
 from jobs.ray_jobs import is_loopback, warn_of_plain_http
 from parity import run
+from parity.cluster import starting
 from parity.ground.errors import Trouble
 from parity.plan.options import make_parser
 from parity.store.gather import Gatherer
@@ -63,10 +64,9 @@ def test_a_relative_or_missing_out_is_refused_inside_a_job(monkeypatch, capsys):
 
 def test_storage_that_cannot_be_written_is_reported_before_training(tmp_path, monkeypatch, capsys):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(run.Inline, "train", None)  # would be called
-    monkeypatch.setattr(run, "connect", None)
+    monkeypatch.setattr(starting, "LocalRay", None)  # would be made
     assert run.main(["--steps", "1", "--out", str(tmp_path / "file" / "run")]) == 2
-    assert capsys.readouterr().err == (
+    assert capsys.readouterr().err.split("\n", 1)[1] == (
         f"parity: --out {tmp_path}/file/run cannot be made (Not a directory). Choose a folder that you can write to.\n"
     )
 

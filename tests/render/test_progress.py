@@ -51,3 +51,20 @@ def test_names_are_no_markup(capsys):
     with TrialProgress(["[red]loss[/red]"], steps=10) as bars:
         bars.show("[red]loss[/red]", 4)
     assert printed(capsys) == ["0 of 1 trials ended; [red]loss[/red] 4/10"]
+
+
+def test_the_time_that_is_left_is_that_of_all_trials(monkeypatch, capsys):
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with TrialProgress(["left", "right"], steps=100) as bars:
+        bars.show("left", 1)
+        now[0] = 104.0
+        bars.show("left", 41)  # 40 steps in 4 s, and 159 to go
+        bars.show("left", 41, state="failed")  # it takes no more steps
+        bars.show("right", 100, state="complete")
+    assert printed(capsys) == [
+        "0 of 2 trials ended; left 1/100",
+        "0 of 2 trials ended; left 41/100; about 16 s left",
+        "1 of 2 trials ended; about 10 s left",
+        "2 of 2 trials ended",
+    ]

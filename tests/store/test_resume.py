@@ -8,7 +8,7 @@ import shutil
 import pandas as pd
 import pytest
 
-from parity import run
+from parity import measuring, run
 from parity.plan.options import make_parser
 from parity.store import resume
 from parity.store.directory import hold
@@ -155,7 +155,7 @@ def test_the_same_code_in_another_place_of_the_project_is_refused(interrupted, t
 
 
 def test_other_data_are_refused(interrupted, monkeypatch, capsys):
-    genuine = run.load_task_data
+    genuine = measuring.load_task_data
 
     def other(task, root):
         data = dict(genuine(task, root))
@@ -164,7 +164,7 @@ def test_other_data_are_refused(interrupted, monkeypatch, capsys):
         data[name].reshape(-1)[-1] += 1
         return data
 
-    monkeypatch.setattr(run, "load_task_data", other)
+    monkeypatch.setattr(measuring, "load_task_data", other)
     assert resumed(interrupted) == 2
     assert "not what the run was started with: the data (" in capsys.readouterr().err
 

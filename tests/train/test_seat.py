@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import psutil
@@ -13,12 +14,14 @@ import pytest
 
 from parity.cluster import last_words
 from parity.ground.errors import Trouble
-from parity.store.events import Advanced, Ended
+from parity.plan.device import environment, parse_devices
+from parity.store.events import Advanced, Began, Ended
 from parity.train.perform import perform
 from parity.train.seat import FORKS, ProcessEnded, Seat
 from parity.train.shared_arrays import map_arrays, write_arrays
+from parity.train.warm import Forked, warm_process
 
-from conftest import ROOT
+from conftest import ROOT, own_environment
 
 LOSSES = "tests/train/seat_losses.py"
 pytestmark = pytest.mark.skipif(not FORKS, reason="on this system a process that has imported torch should not fork")
@@ -174,34 +177,54 @@ from parity.plan.planning import make_settings, plan
 from parity.plan.task_spec import SHIPPED_LOSSES, parse_task
 from parity.tasks import mnist
 from parity.train import seat
+from parity.train.warm import Warm
 
-loss, how = sys.argv[1:]
+loss, how, warm = sys.argv[1:]
 settings = make_settings(
     task=parse_task("mnist-autoencoder"), rows=60_000, batch_size=256, epochs=1, steps=3, lr=1e-3, audit_every=0
 )
 devices = parse_devices(["cpu"])
 (trial,) = plan(parse_losses([loss], shipped=SHIPPED_LOSSES), devices, seeds=[0], replicas=1, settings=settings)
 worker.this_node = lambda: "here"
-worker.Seat = lambda data: seat.Seat(data, forks=how == "forks")
-it = worker.Worker(environment(devices[0]))
+worker.Seat = lambda data, warm: seat.Seat(data, forks=how != "spawns", warm=warm)
+it = worker.Worker(environment(devices[0]), Warm(*eval(warm)) if warm else None)
 print(*it.start(trial, mnist.load(), None, None), flush=True)
 it.advance()
-print(it._seat._process.pid, flush=True)
+print(type(it._seat._process).__name__, flush=True)
 while True:
     it.advance()
 """
 
 
+@contextmanager
+def trial_environment():
+    """The environment of a worker for trials on one thread, without what pytest says in it to each test."""
+    with own_environment():
+        os.environ.pop("PYTEST_CURRENT_TEST", None)
+        os.environ.update(environment(*parse_devices(["cpu"])))
+        yield
+
+
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory):
+    """A warm process for trials on one thread."""
+    with ExitStack() as stack:
+        with trial_environment():
+            started = stack.enter_context(warm_process(tmp_path_factory.mktemp("warm"), {}))
+        yield started
+
+
 @pytest.fixture
-def worker(tmp_path):
+def worker(tmp_path, warm):
     """Starts a worker with a loss, as a process of its own, without Ray; its log is the file."""
     started = []
 
     def start(loss, how):
         log = tmp_path / "log"
-        with log.open("wb") as stderr:
+        given = repr((warm.path, warm.environment, warm.pid)) if how == "warm" else ""
+        with log.open("wb") as stderr, trial_environment():
             process = subprocess.Popen(
-                [sys.executable, "-c", ABANDONED, f"{LOSSES}:{loss}", how],
+                [sys.executable, "-c", ABANDONED, f"{LOSSES}:{loss}", how, given],
                 cwd=ROOT,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
@@ -218,24 +241,70 @@ def worker(tmp_path):
 
 
 @pytest.mark.kills
-@pytest.mark.parametrize("how", ["forks", "spawns"])
-def test_nothing_outlives_a_worker_that_is_killed(worker, how):
+@pytest.mark.parametrize("how", ["forks", "spawns", "warm"])
+def test_nothing_outlives_a_worker_that_is_killed(worker, warm, how):
     process, _ = worker("hanging", how)
-    process.stdout.readline()
-    left = psutil.Process(process.pid).children(recursive=True)
-    assert len(left) == (2 if how == "forks" else 1)
+    assert process.stdout.readline() == ("Forked\n" if how == "warm" else "Popen\n")
+    # The seats of a warm process, which lives on, are its children.
+    parent = warm if how == "warm" else process
+    left = psutil.Process(parent.pid).children(recursive=True)
+    assert len(left) == (1 if how == "spawns" else 2)
     process.send_signal(signal.SIGKILL)
     process.wait()
     until_gone(*(each.pid for each in left))
 
 
 @pytest.mark.kills
-@pytest.mark.parametrize("how", ["forks", "spawns"])
+@pytest.mark.parametrize("how", ["forks", "spawns", "warm"])
 def test_a_worker_ends_with_its_trial_and_notes_how_that_ended(worker, how):
     process, log = worker("crashing", how)
     assert process.wait(timeout=120) == -signal.SIGKILL
     assert last_words.look_up(str(log)) == "SIGSEGV"
     assert "Fatal Python error: Segmentation fault" in log.read_text()
+
+
+@pytest.mark.kills
+def test_a_trial_ends_with_the_warm_process_and_the_next_seat_does_without(tmp_path, trial_of, data):
+    """The system kills its seats with it."""
+    trial = trial_of("hanging")
+    with trial_environment(), warm_process(tmp_path, environment(trial.device)) as started:
+        one = Seat(data, warm=started)
+        one.start(trial, None, None)
+        assert isinstance(one.advance(), Began)
+        assert isinstance(one._process, Forked)
+        psutil.Process(started.pid).kill()
+        with pytest.raises(ProcessEnded) as ended:
+            one.advance()
+        assert ended.value.how is None
+        one.close()
+        another = Seat(data, warm=started)
+        another.start(trial_of("builtin"), None, None)
+        assert isinstance(another._process, subprocess.Popen) and isinstance(another.advance(), Began)
+        another.close()
+
+
+def test_a_seat_with_another_environment_does_not_use_the_warm_process(warm):
+    with trial_environment():
+        os.environ.update(RAY_JOB_ID="1", PYTHONBREAKPOINT="ray.util.rpdb.set_trace")  # as Ray does in a worker
+        assert warm.fits()
+        for name in ("OMP_NUM_THREADS", "ATEN_CPU_CAPABILITY", "ANYTHING"):
+            with trial_environment():
+                os.environ[name] = "2"
+                assert not warm.fits()
+
+
+def test_the_traces_are_the_same_from_a_warm_process(warm, data, trial_of):
+    trial = trial_of("numpy")
+    tables = []
+    with trial_environment():
+        for each in (warm, None):
+            own = Seat(data, warm=each)
+            events = train(own, trial)
+            assert isinstance(own._process, Forked) == (each is not None)
+            own.close()
+            found = [event.table.drop_columns("step_s") for event in events if isinstance(event, Advanced)]
+            tables.append(pa.concat_tables(found).combine_chunks())
+    assert tables[0].equals(tables[1]) and len(tables[0]) == 3
 
 
 CLEAN = """

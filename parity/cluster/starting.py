@@ -1,0 +1,252 @@
+"""Ray on this machine: started in a thread of its own, so that the driver can import and plan meanwhile.
+
+The thread lives as long as Ray, since the system ends Ray's processes with the thread that has started them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import logging
+import os
+import queue
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from parity.cluster import authentication
+from parity.cluster.lean_ray import only_what_a_run_uses, silence
+from parity.ground import interrupt, phases
+from parity.ground.errors import Trouble
+from parity.ground.temporary import temporary_folder
+from parity.plan.device import environment, parse_devices
+from parity.plan.request import Request
+from parity.plan.task_spec import DATA_BYTES
+from parity.train.seat import FORKS
+from parity.train.warm import Warm, warm_process
+
+# How long Ray may take to shut down; it needs about a second, and waits without a limit for a head that is frozen.
+SHUTDOWN_S = 15.0
+# Size of a local cluster's object store, in addition to the data. Ray refuses less than 75 MiB; traces need none of it,
+# since they are small enough to travel in Ray's replies.
+OBJECT_STORE_BYTES = 128 * 2**20
+# Time after which it is said that Ray is still starting, and again after the same time.
+SAY_EVERY_S = 10.0
+
+
+class LocalRay:
+    """A Ray that this process starts, and ends.
+
+    Args:
+        temporary: The folder for its files.
+        data_bytes: Size of the data that will be put into its object store; None if it is not known yet.
+    """
+
+    def __init__(self, temporary: Path, data_bytes: int | None) -> None:
+        self._temporary = temporary
+        # Without a size it takes a share of the memory, of which it uses what it needs.
+        self._store_bytes = None if data_bytes is None else OBJECT_STORE_BYTES + data_bytes
+        self._answers: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+        self._answer: tuple[Any, BaseException | None] | None = None
+        self._over, self._ended = threading.Event(), threading.Event()
+        # What watches it, and must not take its end for an outage.
+        self.watched = contextlib.ExitStack()
+        threading.Thread(target=self._live, name="parity-ray", daemon=True).start()
+
+    def wait(self) -> Any:
+        """Waits until Ray has started; returns the module `ray`.
+
+        Raises:
+            Exception: What `ray.init` raised.
+        """
+        while self._answer is None:
+            try:
+                self._answer = self._answers.get(timeout=SAY_EVERY_S)
+            except queue.Empty:
+                phases.announce("still starting Ray: this machine is busy")
+        ray, error = self._answer
+        if error is not None:
+            raise error
+        return ray
+
+    def let_go(self) -> None:
+        """Begins to shut Ray down; returns at once."""
+        self.watched.close()
+        self._over.set()
+
+    def end(self) -> None:
+        """Shuts Ray down, or leaves it to the end of this process where it does not come to an end."""
+        self.let_go()
+        with contextlib.suppress(Exception):  # it has been told, or nobody has asked for Ray
+            self.wait()
+        phases.enter("end of Ray")
+        if not self._ended.wait(SHUTDOWN_S):
+            not_shut_down()
+
+    def _live(self) -> None:
+        """Starts Ray, waits, and shuts it down; the body of the thread."""
+        try:
+            with phases.span("Ray"):
+                ray = self._start()
+        except BaseException as error:  # noqa: BLE001 - raised again by `wait`
+            self._ended.set()
+            self._answers.put((None, error))
+            return
+        self._answers.put((ray, None))
+        self._over.wait()
+        with phases.span("end of Ray"):
+            ray.shutdown()
+        self._ended.set()
+
+    def _start(self) -> Any:
+        # Only here: Ray reads the variables that `_set_environment` sets when it is imported.
+        import ray
+
+        silence(ray)
+        try:
+            self._initialize(ray)
+        except Exception as error:
+            # An exception of no class of its own says that one of its processes was not there in time.
+            if "timed out" not in str(error) or self._over.is_set():
+                raise
+            phases.announce("Ray has not started within 30 s on this busy machine: trying once more")
+            ray.shutdown()
+            end_left(self._temporary)
+            self._initialize(ray)
+        return ray
+
+    def _initialize(self, ray: Any) -> None:
+        with only_what_a_run_uses(ray):
+            ray.init(
+                "local",
+                include_dashboard=False,
+                object_store_memory=self._store_bytes,
+                # The workers' output stays in Ray's logs: what a loss prints must not get into the report.
+                log_to_driver=False,
+                logging_level=logging.CRITICAL,
+                # One level deeper, since Ray opens its own folder to everybody (0777), and ours is private.
+                _temp_dir=str(self._temporary / "ray"),
+            )
+
+
+@dataclass(frozen=True)
+class Early:
+    """What a run on this machine starts before anything else; nothing where it does not run there.
+
+    Attributes:
+        folder: A folder that only this user can enter, or None.
+        warm: The process that imports torch, or None.
+        local: Ray, or None.
+    """
+
+    folder: Path | None = None
+    warm: Warm | None = None
+    local: LocalRay | None = None
+
+
+def address_of(options: argparse.Namespace) -> str:
+    """Address of the cluster to join; "local" for one of the run's own."""
+    # Without an address Ray would join any cluster that it finds on this machine.
+    return options.address or os.environ.get("RAY_ADDRESS") or "local"
+
+
+def begin_imports(request: Request, held: contextlib.ExitStack) -> Early:
+    """Starts the process that imports torch for the trials on this machine's CPU.
+
+    Args:
+        request: What is to be compared.
+        held: Receives what ends it.
+
+    Raises:
+        ModuleNotFoundError: Ray is not installed.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise ModuleNotFoundError("No module named 'ray'", name="ray")
+    folder = held.enter_context(temporary_folder())
+    devices = request.named if "auto" not in request.devices else parse_devices(["cpu"])
+    cpu = next((device for device in devices if device.kind == "cpu"), None)
+    # A process with other variables, as for a GPU, is started by its seat.
+    warm = held.enter_context(warm_process(folder, environment(cpu))) if cpu and FORKS else None
+    return Early(folder, warm)
+
+
+def begin_ray(early: Early, options: argparse.Namespace, request: Request, held: contextlib.ExitStack) -> Early:
+    """Begins to start Ray where `begin_imports` has made its folder.
+
+    Args:
+        early: What `begin_imports` has started.
+        options: The parsed options.
+        request: What is to be compared.
+        held: Receives what ends it.
+    """
+    if early.folder is None:
+        return early
+    known = request.task.shipped and not options.data
+    return replace(early, local=held.enter_context(starting(early.folder, DATA_BYTES if known else None)))
+
+
+@contextlib.contextmanager
+def starting(temporary: Path, data_bytes: int | None) -> Iterator[LocalRay]:
+    """Begins to start a Ray that listens on loopback only and ends with the block.
+
+    Args:
+        temporary: A folder that only this user can enter.
+        data_bytes: Size of the data that will be put into its object store; None if it is not known yet.
+    """
+    with contextlib.ExitStack() as cleanup:
+        # What is registered from here on is undone in reverse order: Ray is shut down, what is left of it is killed,
+        # and the token is forgotten.
+        cleanup.callback(authentication.forget_token, os.environ, temporary)
+        _set_environment(temporary)
+        # An interruption waits until Ray has started, or ended; otherwise it would leave processes behind.
+        cleanup.enter_context(interrupt.held())
+        cleanup.callback(end_left, temporary)
+        local = LocalRay(temporary, data_bytes)
+        cleanup.callback(local.end)
+        with interrupt.let_through():
+            yield local
+
+
+def not_started(error: Exception) -> Trouble:
+    """The error for a Ray that `wait` has raised this instead of."""
+    text = " ".join(str(error).split())
+    return Trouble(f"Ray cannot be started here ({text}). To train without Ray, use --inline.")
+
+
+def not_shut_down() -> None:
+    """Says that Ray did not shut down in time, and leaves it to the end of this process."""
+    print(f"parity: Ray did not shut down within {SHUTDOWN_S:.0f} s; the command ends without it.", file=sys.stderr)
+    interrupt.abandon()
+
+
+def end_left(temporary: Path) -> None:
+    """Kills the processes left by an interrupted start of Ray, which its own shutdown does not know of."""
+    if interrupt.abandoned():
+        return  # they end with this process, which Ray would end before that, with status 1, if its raylet were gone
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            # Ray passes its folder, which is in this one, to the processes that it starts.
+            if any(str(temporary) in argument for argument in child.cmdline()):
+                child.kill()
+
+
+def _set_environment(temporary: Path) -> None:
+    """Makes a local cluster require a token and listen on loopback; has to be called before Ray is imported.
+
+    Source:
+        RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER: "0", the default on macOS and Windows, makes Ray listen on 127.0.0.1 only;
+        measured on Linux with Ray 2.60, where the default listens on all interfaces. Ray does not document it.
+        RAY_ENABLE_UV_RUN_RUNTIME_ENV: "0" keeps Ray from starting the workers with `uv run` as well if the driver was
+        started with it.
+        RAY_worker_niceness: Ray starts workers at nice 15; but the trials are what this machine is for now.
+    """
+    authentication.require_token(os.environ, temporary)
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")

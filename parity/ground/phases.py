@@ -1,0 +1,147 @@
+"""The phases of a command: what it waits for, when, and for how long; what `--verbose` prints.
+
+A command is in one phase at a time, which is what its main thread waits for. What goes on beside it, in a thread or in
+other processes, is a span: it has its times, and nobody waits for it until its phase is entered.
+"""
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+import psutil
+
+Phase: TypeAlias = Literal[
+    "imports", "plan", "Ray", "workers", "contract", "training", "files", "judging", "end of Ray"
+]
+
+# What each phase is, as --verbose and the documentation explain it, in the order in which they usually come.
+MEANINGS: dict[Phase, str] = {
+    "imports": "Python and its packages",
+    "plan": "names, options and the task's data",
+    "Ray": "Ray starts, or the cluster is joined",
+    "workers": "from the first request to the first trial that has begun",
+    "contract": "the losses are checked; the first step follows",
+    "training": "from the first step to the last event of a trial",
+    "files": "tables, run.json, the page",
+    "judging": "the verdicts, and the report",
+    "end of Ray": "Ray's processes end",
+}
+
+
+@dataclass
+class Times:
+    """When a phase was, in seconds since the command began.
+
+    Attributes:
+        from_s: When it began first.
+        to_s: When it ended last.
+        waited_s: How long the command waited for it.
+    """
+
+    from_s: float
+    to_s: float
+    waited_s: float = 0.0
+
+
+@dataclass
+class _Clock:
+    """The phases of this process.
+
+    Attributes:
+        began_s: When the command began, in seconds since 1970.
+        quiet: Whether no phase is announced.
+        now: The phase that the command is in, or None.
+        since_s: When it was entered, in seconds since the command began.
+        times: The phases so far, in the order in which they began.
+    """
+
+    began_s: float = 0.0
+    quiet: bool = True
+    now: Phase | None = None
+    since_s: float = 0.0
+    times: dict[Phase, Times] = field(default_factory=dict)
+
+
+_clock = _Clock()
+
+
+def begin(*, process: bool, quiet: bool) -> None:
+    """Begins a command, in the phase "imports".
+
+    Args:
+        process: Whether the command began with this process; otherwise it begins now.
+        quiet: Whether to announce no phase.
+    """
+    began_s = psutil.Process().create_time() if process else time.time()
+    vars(_clock).update(vars(_Clock(began_s=began_s, quiet=quiet)))
+    enter("imports")
+    _clock.since_s = _clock.times["imports"].from_s = 0.0
+
+
+def elapsed_s() -> float:
+    """Seconds since the command began."""
+    return time.time() - _clock.began_s
+
+
+def enter(phase: Phase, announcement: str = "") -> None:
+    """Ends the phase that the command is in, and enters another one.
+
+    Args:
+        phase: The phase.
+        announcement: What to print on stderr, such as "starting Ray"; nothing if it is empty.
+    """
+    leave()
+    _clock.now, _clock.since_s = phase, elapsed_s()
+    _times(phase, _clock.since_s)
+    if announcement:
+        announce(announcement)
+
+
+def leave() -> None:
+    """Ends the phase that the command is in."""
+    if _clock.now:
+        now_s = elapsed_s()
+        times = _times(_clock.now, _clock.since_s)
+        times.to_s = max(times.to_s, now_s)
+        times.waited_s += now_s - _clock.since_s
+    _clock.now = None
+
+
+@contextlib.contextmanager
+def span(phase: Phase) -> Iterator[None]:
+    """Notes that something of a phase goes on while the block runs, whatever the command waits for meanwhile."""
+    from_s = elapsed_s()
+    try:
+        yield
+    finally:
+        note(phase, from_s, elapsed_s())
+
+
+def note(phase: Phase, from_s: float, to_s: float) -> None:
+    """Notes that something of a phase went on between two times, in seconds since the command began."""
+    times = _times(phase, from_s)
+    times.from_s, times.to_s = min(times.from_s, from_s), max(times.to_s, to_s)
+
+
+def announce(text: str) -> None:
+    """Prints a line on stderr: the seconds since the command began, and the text."""
+    if not _clock.quiet:
+        print(f"{elapsed_s():.0f} s: {text}", file=sys.stderr, flush=True)
+
+
+def table() -> list[str]:
+    """The lines of a table of all phases so far."""
+    leave()
+    lines = [f"{'phase':<10} {'from':>8} {'to':>8} {'waited':>8}"]
+    lines += [
+        f"{name:<10} {each.from_s:>6.2f} s {each.to_s:>6.2f} s {each.waited_s:>6.2f} s  {MEANINGS[name]}"
+        for name, each in sorted(_clock.times.items(), key=lambda item: item[1].from_s)
+    ]
+    return lines
+
+
+def _times(phase: Phase, from_s: float) -> Times:
+    return _clock.times.setdefault(phase, Times(from_s, from_s))

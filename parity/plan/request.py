@@ -1,0 +1,77 @@
+"""What the options of `parity.run` ask for by name: parsed and checked before anything is started or loaded."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from parity.ground.errors import Trouble
+from parity.plan.device import EACH, Device, parse_devices
+from parity.plan.loss_spec import parse_losses
+from parity.plan.planning import too_large
+from parity.plan.task_spec import ROWS, parse_task, shipped_losses
+from parity.plan.user_code import CodeSpec
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be compared.
+
+    Attributes:
+        task: What is trained.
+        losses: The losses, the baseline first.
+        devices: Values of `--device`, the baseline first; "auto" is replaced once it is known which devices there are.
+    """
+
+    task: CodeSpec
+    losses: tuple[CodeSpec, ...]
+    devices: tuple[str, ...]
+
+    @property
+    def named(self) -> tuple[Device, ...]:
+        """The devices but for "auto"."""
+        return parse_devices([text for text in self.devices if text != "auto"])
+
+
+def parse_request(options: argparse.Namespace, *, single: bool = False) -> Request:
+    """Parses and checks what the options name.
+
+    Args:
+        options: The parsed options.
+        single: Whether a single trial is allowed whatever the options say.
+
+    Raises:
+        Trouble: A task, loss, device or option is wrong, or there is nothing to compare.
+    """
+    task = parse_task(options.task)
+    shipped = shipped_losses(task)
+    losses = parse_losses(options.loss or (shipped[:1] if options.quick else shipped), shipped=shipped)
+    request = Request(task, losses, tuple(options.device or [EACH.get(options.each, "auto")]))
+    _check_cluster_options(options, request.named)
+    if task.shipped and options.batch_size > ROWS and not options.data:
+        raise too_large(options.batch_size, ROWS)
+    # Which devices "auto" and --each are is known later.
+    if not single and "auto" not in request.devices and not options.each and len(request.devices) == 1:
+        check_pairs(options, trials=len(losses) * options.replicas + options.noise)
+    return request
+
+
+def check_pairs(options: argparse.Namespace, *, trials: int) -> None:
+    """Raises `Trouble` for a run of one trial, unless it was asked for.
+
+    Args:
+        options: The parsed options.
+        trials: Number of trials with the same seed.
+    """
+    if trials < 2 and not options.alone:
+        raise Trouble(
+            "Nothing to compare: a single trial is not a pair. Add a --loss, a --device or --replicas; or give --alone "
+            "to train it, and compare it with another run later (python -m parity.report A B)."
+        )
+
+
+def _check_cluster_options(options: argparse.Namespace, devices: Sequence[Device]) -> None:
+    """Raises `Trouble` if an option needs a cluster and `--inline` rules it out."""
+    needs = [f"--{name.replace('_', '-')}" for name in ("each", "wait_for_nodes") if getattr(options, name)]
+    needs += [f"--device {device.name}" for device in devices if device.node]
+    if options.inline and needs:
+        raise Trouble(f"{needs[0]} needs a Ray cluster, and --inline trains in this process. Leave out one of them.")
