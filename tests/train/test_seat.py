@@ -21,7 +21,10 @@ from parity.train.shared_arrays import map_arrays, write_arrays
 from conftest import ROOT
 
 LOSSES = "tests/train/seat_losses.py"
-pytestmark = pytest.mark.skipif(not FORKS, reason="on this system a process that has imported torch should not fork")
+pytestmark = [
+    pytest.mark.skipif(not FORKS, reason="on this system a process that has imported torch should not fork"),
+    pytest.mark.usefixtures("cold"),
+]
 
 
 @pytest.fixture(scope="module")
