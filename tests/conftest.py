@@ -45,6 +45,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 STARTS_RAY = {"head", "nodes", "on_two_gpus", "ray_run", "running", "stranger"}
 # Most processes of the suite: each may start a Ray cluster, which needs about 2 GB of memory.
 MOST_WORKERS = 4
+# More than there are cores, since a test that waits for a cluster, or for a limit of time, leaves its core idle.
+WORKERS_BESIDE = 1
 # A shell's background job ignores Ctrl-C, and all that is started here would too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # Ray's own processes end themselves once their driver is gone.
@@ -90,16 +92,20 @@ def pytest_xdist_auto_num_workers(config):
     """Number of processes for the `-n auto` of pyproject.toml: only the whole suite is spread over several."""
     if config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
         return 0
-    return min(os.cpu_count() or 1, MOST_WORKERS)
+    return min((os.cpu_count() or 1) + WORKERS_BESIDE, MOST_WORKERS)
 
 
 def pytest_collection_modifyitems(items):
-    """Moves the longest modules to the front, so that no process is left alone with one of them at the end."""
+    """Moves the longest modules to the front, so that no process is left alone with one of them at the end.
+
+    Behind those that are marked come the others by the sizes of their files, which are a fair guess at their seconds.
+    """
     for item in items:
         if STARTS_RAY & set(item.fixturenames):
             item.add_marker("ray")
     long = {item.path for item in items if item.get_closest_marker("ray") or item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in long)
+    sizes = {path: path.stat().st_size for path in {item.path for item in items}}
+    items.sort(key=lambda item: (item.path not in long, -sizes[item.path]))
 
 
 @pytest.fixture(scope="session", autouse=True)
