@@ -148,7 +148,7 @@ def _warm(_own_temporary_folder):
     with (
         subprocess.Popen(
             [sys.executable, "-u", WARM / "server.py", address, str(os.getpid())],
-            env={**os.environ, **threads, "PYTHONPATH": os.pathsep.join([str(ROOT), *paths[1:]])},
+            env={**os.environ, **threads, "PYTHONPATH": os.pathsep.join([str(WARM), str(ROOT), *paths[1:]])},
         ) as server,
         pytest.MonkeyPatch.context() as patch,
     ):

@@ -30,7 +30,19 @@ from parity.train.loop import train
 from conftest import ROOT, bits
 
 pytestmark = [pytest.mark.kills, pytest.mark.slow]
-RUN = ["--inline", "--device", "cpu", "--batch-size", "64", "--steps", "12", "--audit-every", "5", "--save-every", "1e-9"]
+RUN = [
+    "--inline",
+    "--device",
+    "cpu",
+    "--batch-size",
+    "64",
+    "--steps",
+    "12",
+    "--audit-every",
+    "5",
+    "--save-every",
+    "1e-9",
+]
 # What writes, in the order of a run: where it is looked up, and its name.
 WRITINGS = [
     # run.json, states, tables, verdicts: beside, then in place

@@ -1,9 +1,9 @@
 """Runs the processes of seats for the tests: forks each of them from this process, which has imported torch.
 
 The suite starts many seats to train a few steps on each, and a seat begins by importing torch for 3 to 5 seconds of a
-core. This process does so once, on the first request. It computes nothing, as the process of a seat: so a child is what
-a process of its own would be. It has the descriptors, environment, folder and arguments of the process that passed
-them on (`sitecustomize`), and ends with it.
+core. So does what finds the facts of a node. This process does so once, on the first request. It computes nothing, as
+the process of a seat: so a child is what a process of its own would be. It has the descriptors, environment, folder and
+arguments of the process that passed them on (`sitecustomize`), and ends with it.
 
     python -u tests/warm/server.py ADDRESS PARENT
 
@@ -45,12 +45,22 @@ def has_other_parity(paths):
 
 
 def receive(client):
-    """A request and the descriptors that came with it."""
+    """A request, or None if the process was killed over it, and the descriptors that came with it."""
     head, descriptors, _, _ = socket.recv_fds(client, 8, 250)
     length, text = int.from_bytes(head, "big"), b""
-    while len(text) < length:
-        text += client.recv(length - len(text))
-    return json.loads(text), descriptors
+    while len(text) < length and (part := client.recv(length - len(text))):
+        text += part
+    return json.loads(text) if head and len(text) == length else None, descriptors
+
+
+def answer(client, request, own):
+    """Tells a process whether it is run here; returns that, False if it was killed meanwhile."""
+    taken = request is not None and read(request["environment"]) == own and not has_other_parity(request["paths"])
+    try:
+        client.sendall(b"+" if taken else b"-")
+    except OSError:
+        return False
+    return taken
 
 
 def become(request, descriptors):
@@ -88,9 +98,7 @@ def serve(listener):
             if key.fileobj is listener:
                 client, _ = listener.accept()
                 request, descriptors = receive(client)
-                taken = read(request["environment"]) == own and not has_other_parity(request["arguments"][4:])
-                client.sendall(b"+" if taken else b"-")
-                if taken:
+                if answer(client, request, own):
                     import_once()
                     child = os.fork()
                     if child == 0:
@@ -157,6 +165,9 @@ def main(address, parent):
 
 
 if __name__ == "__main__" and (program := main(*sys.argv[1:])):
-    # In a module of its own, and from here: Python then ends this process as any other.
+    # In a module of its own, and from here, so that an error is told as Python tells it.
     sys.modules["__main__"] = types.ModuleType("__main__")
     exec(compile(program, "<string>", "exec"), vars(sys.modules["__main__"]))
+    # Freeing all that torch has made would copy the memory that is shared, for half a second.
+    sys.stdout.flush()
+    os._exit(0)

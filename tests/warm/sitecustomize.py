@@ -1,8 +1,9 @@
-"""Lets the process of a seat be run by a server that has imported torch: see server.py.
+"""Lets processes that would import torch be run by a server that has imported it: see server.py.
 
 Python imports this module as it starts, in each process whose PYTHONPATH has this folder. The process of a seat passes
-all that it was started with on to the server, waits, and ends as the process there has ended. All others, and that of
-a seat which the server does not take, go on as ever.
+all that it was started with on to the server, waits, and ends as the process there has ended. One of Ray's workers,
+which would import torch to find the facts of its node, starts such a process to be told them. All others, and those
+that the server does not take, go on as ever.
 """
 
 import os
@@ -12,19 +13,26 @@ import sys
 ADDRESS = "PARITY_WARM"
 # In place of the id of the parent process in the arguments: the server is to be the parent.
 PARENT = "parent"
+# Prints the facts of this machine.
+FACTS = "import json; from parity.train.machine import node_facts; print(json.dumps(node_facts()))"
 
 
-def _arguments():
-    """What follows `-c` if this is the process of a seat, with PARENT in place of its parent's id; else None."""
+def _to_pass_on():
+    """What follows `-c`, with PARENT in place of the parent's id, and where modules are looked for; None if not to be.
+
+    These are the two kinds of processes that the server may run.
+    """
     match sys.orig_argv[1:]:
         # As train/seat.py starts it.
         case ["-u", "-c", program, control, data, parent, *paths] if "parity.train.seat_process" in program:
             # Else its parent is gone already, and it will end by itself.
-            return [program, control, data, PARENT, *paths] if parent == str(os.getppid()) else None
+            return ([program, control, data, PARENT, *paths], paths) if parent == str(os.getppid()) else None
+        case ["-c", program] if program == FACTS:
+            return [program], sys.path
     return None
 
 
-def _pass_on(address, arguments):
+def _pass_on(address, arguments, paths):
     """Has the server run this process; returns if it does not."""
     # Here, since most processes get no further.
     import ctypes
@@ -44,6 +52,7 @@ def _pass_on(address, arguments):
     numbers = [number for number in sorted(numbers) if os.path.exists(f"/proc/self/fd/{number}")]  # noqa: PTH110
     request = {
         "arguments": arguments,
+        "paths": paths,
         "environment": dict(os.environ),
         "folder": os.getcwd(),  # noqa: PTH109 - pathlib would be imported for it
         "descriptors": numbers,
@@ -69,5 +78,38 @@ def _pass_on(address, arguments):
     os._exit(status)
 
 
-if (_address := os.environ.get(ADDRESS)) and (_given := _arguments()):
-    _pass_on(_address, _given)
+class _OfAnotherProcess:
+    """Finds and loads `parity.train.machine` for a worker of Ray's: with the facts that another process has found."""
+
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        if name == "parity.train.machine":
+            from importlib.machinery import ModuleSpec
+
+            return ModuleSpec(name, cls)
+        return None
+
+    @staticmethod
+    def create_module(spec):
+        return None
+
+    @classmethod
+    def exec_module(cls, module):
+        module.node_facts = cls.node_facts
+
+    @staticmethod
+    def node_facts():
+        import json
+        import subprocess
+
+        # The threads are those of the process of a seat; no fact depends on them.
+        threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        environment = {**os.environ, **threads, "PYTHONPATH": os.pathsep.join(sys.path)}
+        command = [sys.executable, "-c", FACTS]
+        return json.loads(subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True).stdout)
+
+
+if os.environ.get(ADDRESS) and sys.orig_argv[1:2] and sys.orig_argv[1].endswith("/workers/default_worker.py"):
+    sys.meta_path.insert(0, _OfAnotherProcess)
+if (_address := os.environ.get(ADDRESS)) and (_given := _to_pass_on()):
+    _pass_on(_address, *_given)
