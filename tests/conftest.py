@@ -29,11 +29,13 @@ from parity.plan.task_spec import SHIPPED_LOSSES, parse_task
 from parity.store.events import Advanced
 from parity.store.journal import JOURNAL, Journal
 from parity.tasks import mnist
+from parity.train.seat import FORKS
 
 from cluster_process import cluster_process
 
 ROOT = Path(__file__).parent.parent
 TESTS = "tests"
+WARM = ROOT / TESTS / "warm"
 # In the environment of all that a module starts.
 MARK = "PARITY_TESTS"
 # OpenMP threads that wait for each other sleep instead of spinning. On two busy cores, 20 steps on two threads took
@@ -43,6 +45,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 STARTS_RAY = {"head", "nodes", "on_two_gpus", "ray_run", "running", "stranger"}
 # Most processes of the suite: each may start a Ray cluster, which needs about 2 GB of memory.
 MOST_WORKERS = 4
+# More than there are cores, since a test that waits for a cluster, or for a limit of time, leaves its core idle.
+WORKERS_BESIDE = 1
 # A shell's background job ignores Ctrl-C, and all that is started here would too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # Ray's own processes end themselves once their driver is gone.
@@ -88,16 +92,20 @@ def pytest_xdist_auto_num_workers(config):
     """Number of processes for the `-n auto` of pyproject.toml: only the whole suite is spread over several."""
     if config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
         return 0
-    return min(os.cpu_count() or 1, MOST_WORKERS)
+    return min((os.cpu_count() or 1) + WORKERS_BESIDE, MOST_WORKERS)
 
 
 def pytest_collection_modifyitems(items):
-    """Moves the longest modules to the front, so that no process is left alone with one of them at the end."""
+    """Moves the longest modules to the front, so that no process is left alone with one of them at the end.
+
+    Behind those that are marked come the others by the sizes of their files, which are a fair guess at their seconds.
+    """
     for item in items:
         if STARTS_RAY & set(item.fixturenames):
             item.add_marker("ray")
     long = {item.path for item in items if item.get_closest_marker("ray") or item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in long)
+    sizes = {path: path.stat().st_size for path in {item.path for item in items}}
+    items.sort(key=lambda item: (item.path not in long, -sizes[item.path]))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -125,15 +133,50 @@ def _no_wait_for_the_disk():
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _warm(_own_temporary_folder):
+    """Runs the processes of seats as forks of one that has imported torch; yields it, or None.
+
+    Each seat that a test starts would import torch for 3 to 5 seconds of a core. See tests/warm.
+    """
+    if not FORKS:
+        yield None
+        return
+    address = f"{tempfile.gettempdir()}/warm"
+    threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # as on the device `cpu`
+    paths = [str(WARM), *filter(None, [os.environ.get("PYTHONPATH")])]
+    with (
+        subprocess.Popen(
+            [sys.executable, "-u", WARM / "server.py", address, str(os.getpid())],
+            env={**os.environ, **threads, "PYTHONPATH": os.pathsep.join([str(WARM), str(ROOT), *paths[1:]])},
+        ) as server,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("PARITY_WARM", address)
+        patch.setenv("PYTHONPATH", os.pathsep.join(paths))
+        try:
+            yield psutil.Process(server.pid)
+        finally:
+            server.kill()
+
+
+@pytest.fixture(scope="module")
+def cold():
+    """Has each seat of a module import torch by itself, as everywhere but in the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PARITY_WARM", raising=False)
+        yield
+
+
 @pytest.fixture(scope="module", autouse=True)
-def _nothing_is_left(_own_temporary_folder):
+def _nothing_is_left(_own_temporary_folder, _warm):
     """After each module: no process that it started, whoever is its parent, and no folder of a cluster that is gone."""
     mark = os.environ[MARK] = uuid.uuid4().hex
     before = abandoned()
     yield
     del os.environ[MARK]
     end = time.monotonic() + PATIENCE_S
-    while (left := marked(mark)) and time.monotonic() < end:
+    while (left := [*marked(mark), *children(_warm)]) and time.monotonic() < end:
         time.sleep(0.2)
     assert not left
     assert abandoned() - before == set()
@@ -165,6 +208,11 @@ def marked(mark):
         except psutil.Error:  # it has ended, is a zombie, or is somebody else's
             continue
     return found
+
+
+def children(warm):
+    """The processes that were forked for those of this module, and do not have its mark."""
+    return warm.children(recursive=True) if warm else []
 
 
 @pytest.fixture(autouse=True)

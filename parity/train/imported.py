@@ -27,11 +27,7 @@ def imported_files(error: BaseException | None = None) -> list[str]:
         another one on another machine.
     """
     found = {}
-    # A copy, since a loss may have threads that import.
-    modules = [(name, module) for name, module in [*sys.modules.items()] if isinstance(module, ModuleType)]
-    # `vars`, since a module may do something when an attribute is asked for; some that torch makes have no file.
-    files = [(name, vars(module).get("__file__")) for name, module in modules if not is_pinned(vars(module))]
-    for name, file in [*files, *_raised_in(error)]:
+    for name, file in [*_in_memory(), *_raised_in(error)]:
         top = name.partition(".")[0]
         if not isinstance(file, str) or top in ("__main__", "parity") or top.startswith("parity_code_"):
             continue
@@ -45,6 +41,20 @@ def imported_files(error: BaseException | None = None) -> list[str]:
             stat = path.stat()
             found[short] = f"{_sha256(file, stat.st_mtime_ns, stat.st_size)}  {short}"
     return [found[name] for name in sorted(found)]
+
+
+def _in_memory() -> Iterator[tuple[str, object]]:
+    """Yields the name and the file of each module that is not installed and has not travelled with a trial."""
+    # A copy, since a loss may have threads that import.
+    for name, module in [*sys.modules.items()]:
+        if not isinstance(module, ModuleType):
+            continue
+        # `vars`, since a module may do something when an attribute is asked for; some that torch makes have no file.
+        values = vars(module)
+        file = values.get("__file__")
+        # In this order, since thousands of modules are installed, and what is known of a file is found at once.
+        if isinstance(file, str) and not _installed(file) and not is_pinned(values):
+            yield name, file
 
 
 def _raised_in(error: BaseException | None) -> Iterator[tuple[str, object]]:

@@ -52,6 +52,10 @@ ENVIRONMENT = {
 }
 
 
+# A loss that takes its time without using the processor, so that a fault meets a training that goes on.
+SLOW = ("--loss", "tests/hosts/slow_loss.py:slow", "--steps", "60", "--batch-size", "32", "--save-every", "0.3")
+
+
 @dataclass
 class Nodes:
     """Three nodes, a, b and c; the driver's is a."""
@@ -145,22 +149,22 @@ def test_what_the_cluster_does_not_have_is_reported(nodes, tmp_path, arguments, 
 @pytest.mark.usefixtures("_no_hosts")
 def test_the_trials_of_a_killed_node_continue_in_its_class_with_the_same_bits(nodes, tmp_path):
     out = tmp_path / "run"
-    arguments = ["--each", "node", "--quick", "--steps", "460"]
+    arguments = ["--each", "node", "--quick", *SLOW]
     with training(nodes, out, *arguments) as process:
-        wait_until_training(process, out, {f"builtin@cpu@{node}-s0" for node in "abc"})
+        wait_until_training(process, out, {f"slow@cpu@{node}-s0" for node in "abc"})
         nodes.remove("c")
         stdout, stderr = process.communicate(timeout=180)
     assert process.returncode == 0, stderr
     # On a slow machine its state has been saved by then.
-    assert re.search(r"builtin@cpu@c-s0 (begins again|continues at step \d+): node c", stderr), stderr
+    assert re.search(r"slow@cpu@c-s0 (begins again|continues at step \d+): node c", stderr), stderr
     found = trials(out)
     # A quick screening trains once on each node.
-    assert set(found.index) == {f"builtin@cpu@{node}-s0" for node in "abc"}
+    assert set(found.index) == {f"slow@cpu@{node}-s0" for node in "abc"}
     assert set(found.status) == {"complete"}
-    moved = found.loc["builtin@cpu@c-s0"]
+    moved = found.loc["slow@cpu@c-s0"]
     assert moved.attempts >= 2 and moved.node in ("a", "b")
     assert [pair["verdict"] for pair in pairs(out)] == ["identical", "identical"]
-    assert f"builtin@cpu@c-s0 was trained on {moved.node}, so c was not tested." in " ".join(stdout.split())
+    assert f"slow@cpu@c-s0 was trained on {moved.node}, so c was not tested." in " ".join(stdout.split())
 
 
 @contextmanager
@@ -192,8 +196,8 @@ def wait_until_training(process, out, trials, *, limit_s=240):
 def test_an_interrupted_run_finds_its_cluster_again_though_a_node_has_left(nodes, tmp_path):
     """The command that is printed says no address, and the trial of the node goes on in its class."""
     out = tmp_path / "run"
-    with training(nodes, out, "--device", "cpu@a", "cpu@b", "--loss", "builtin", "--steps", "460") as process:
-        wait_until_training(process, out, {f"builtin@cpu@{node}-s0" for node in "ab"})
+    with training(nodes, out, "--device", "cpu@a", "cpu@b", *SLOW) as process:
+        wait_until_training(process, out, {f"slow@cpu@{node}-s0" for node in "ab"})
         process.send_signal(signal.SIGINT)
         stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 2, stderr
@@ -202,8 +206,8 @@ def test_an_interrupted_run_finds_its_cluster_again_though_a_node_has_left(nodes
     ended = command("-m", *shlex.split(hint), **nodes.environment)
     assert ended.status == 0, ended.stderr
     found = trials(out)
-    assert set(found.status) == {"complete"} and found.node["builtin@cpu@a-s0"] == "a"
-    moved = found.node["builtin@cpu@b-s0"]
+    assert set(found.status) == {"complete"} and found.node["slow@cpu@a-s0"] == "a"
+    moved = found.node["slow@cpu@b-s0"]
     assert moved != "b"
-    assert f"builtin@cpu@b-s0 was trained on {moved}, so b was not tested." in " ".join(ended.stdout.split())
+    assert f"slow@cpu@b-s0 was trained on {moved}, so b was not tested." in " ".join(ended.stdout.split())
     assert json.loads((out / "run.json").read_text())["cluster"]["address"] == nodes.address

@@ -38,13 +38,16 @@ def parity_folders():
 
 @pytest.fixture(scope="module")
 def ray_run(tmp_path_factory):
-    """A short run on Ray, on two devices: good losses, one that raises, one that cannot be loaded there."""
+    """A short run on Ray, on two devices: good losses, one that raises, one that cannot be loaded there.
+
+    Its seats import torch, as those of no other module of tests/cluster do.
+    """
     folder = tmp_path_factory.mktemp("ray")
     out = folder / "run"
     (folder / "mine.py").write_text("import not_on_the_workers\n\n\ndef lacking(output, target): ...\n")
     before = parity_folders()
     losses = ["builtin", "numpy", f"{WRONG}:raising_at_30", f"{folder / 'mine.py'}:lacking"]
-    ended = run(out, "--steps", 32, "--device", "cpu", "cpu:threads=2", "--loss", *losses)
+    ended = run(out, "--steps", 32, "--device", "cpu", "cpu:threads=2", "--loss", *losses, PARITY_WARM="")
     return out, ended, parity_folders() - before
 
 

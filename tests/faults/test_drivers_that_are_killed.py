@@ -30,7 +30,19 @@ from parity.train.loop import train
 from conftest import ROOT, bits
 
 pytestmark = [pytest.mark.kills, pytest.mark.slow]
-RUN = ["--inline", "--device", "cpu", "--steps", "12", "--audit-every", "5", "--save-every", "1e-9"]
+RUN = [
+    "--inline",
+    "--device",
+    "cpu",
+    "--batch-size",
+    "64",
+    "--steps",
+    "12",
+    "--audit-every",
+    "5",
+    "--save-every",
+    "1e-9",
+]
 # What writes, in the order of a run: where it is looked up, and its name.
 WRITINGS = [
     # run.json, states, tables, verdicts: beside, then in place
@@ -169,7 +181,7 @@ def test_wherever_it_is_killed_the_bits_are_those_of_an_undisturbed_run(
 def test_a_process_that_is_killed_while_it_trains(tmp_path):
     """With SIGKILL, and what it had sent by then is not trained again."""
     runs = [tmp_path / "killed", tmp_path / "undisturbed"]
-    arguments = ["--inline", "--device", "cpu", "--steps", "200", "--save-every", "0.5"]
+    arguments = ["--inline", "--device", "cpu", "--batch-size", "64", "--steps", "200", "--save-every", "0.5"]
     with subprocess.Popen(
         [sys.executable, "-m", "parity.run", *arguments, "--out", runs[0]],
         cwd=ROOT,

@@ -24,7 +24,19 @@ from parity.train import inline
 from conftest import ROOT, bits
 
 pytestmark = [pytest.mark.kills, pytest.mark.slow]
-RUN = ["--inline", "--device", "cpu", "--steps", "240", "--audit-every", "60", "--save-every", "0.05"]
+RUN = [
+    "--inline",
+    "--device",
+    "cpu",
+    "--batch-size",
+    "64",
+    "--steps",
+    "240",
+    "--audit-every",
+    "60",
+    "--save-every",
+    "0.05",
+]
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,10 @@ from parity.train.warm import Forked, warm_process
 from conftest import ROOT, own_environment
 
 LOSSES = "tests/train/seat_losses.py"
-pytestmark = pytest.mark.skipif(not FORKS, reason="on this system a process that has imported torch should not fork")
+pytestmark = [
+    pytest.mark.skipif(not FORKS, reason="on this system a process that has imported torch should not fork"),
+    pytest.mark.usefixtures("cold"),
+]
 
 
 @pytest.fixture(scope="module")

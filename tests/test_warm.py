@@ -1,0 +1,73 @@
+"""Seats at the server of tests/warm are as those of their own, and end with the process that stands for them."""
+
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from parity.train.seat import FORKS, ProcessEnded, Seat
+
+from conftest import WARM, children
+
+pytestmark = pytest.mark.skipif(not FORKS, reason="on this system a process that has imported torch should not fork")
+THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+@pytest.fixture
+def begun(data, make_trials, monkeypatch):
+    """Starts a seat that has begun a trial."""
+    seats = []
+
+    def begin(**environment):
+        for name, value in (THREADS | environment).items():
+            monkeypatch.setenv(name, value)
+        seat = Seat(data)
+        seats.append(seat)
+        seat.start(make_trials()[0], None, None)
+        seat.advance()
+        return seat
+
+    yield begin
+    for seat in seats:
+        seat.close()
+
+
+def until(what):
+    end = time.monotonic() + 60
+    while not what() and time.monotonic() < end:
+        time.sleep(0.02)
+    return what()
+
+
+def test_the_facts_of_the_machine_are_those_that_another_process_finds():
+    command = [sys.executable, "-c", runpy.run_path(str(WARM / "sitecustomize.py"))["FACTS"]]
+    here, there = (
+        subprocess.run(command, env=os.environ | THREADS | more, capture_output=True, text=True, check=True).stdout
+        for more in ({}, {"PARITY_WARM": ""})
+    )
+    assert here == there and "cpu_capability" in here
+
+
+def test_a_seat_and_its_trial_end_with_the_process_that_stands_for_them(begun, _warm):
+    seat = begun()
+    assert len(children(_warm)) == 2, "the seat and its trial, which count as left behind"
+    seat._process.kill()
+    assert until(lambda: not children(_warm))
+    with pytest.raises(ProcessEnded):
+        seat.advance()
+
+
+def test_how_a_seat_ended_is_passed_on(begun, _warm):
+    seat = begun()
+    (child,) = _warm.children()
+    child.send_signal(signal.SIGSEGV)
+    assert seat._process.wait(timeout=60) == -signal.SIGSEGV
+
+
+def test_what_was_read_at_the_import_of_torch_has_to_be_the_same(begun, _warm):
+    begun(OMP_NUM_THREADS="2")
+    assert not children(_warm)

@@ -1,0 +1,115 @@
+"""Lets processes that would import torch be run by a server that has imported it: see server.py.
+
+Python imports this module as it starts, in each process whose PYTHONPATH has this folder. The process of a seat passes
+all that it was started with on to the server, waits, and ends as the process there has ended. One of Ray's workers,
+which would import torch to find the facts of its node, starts such a process to be told them. All others, and those
+that the server does not take, go on as ever.
+"""
+
+import os
+import sys
+
+# Variable with the address of the server; where it is empty or unset, nothing is passed on.
+ADDRESS = "PARITY_WARM"
+# In place of the id of the parent process in the arguments: the server is to be the parent.
+PARENT = "parent"
+# Prints the facts of this machine.
+FACTS = "import json; from parity.train.machine import node_facts; print(json.dumps(node_facts()))"
+
+
+def _to_pass_on():
+    """What follows `-c`, with PARENT in place of the parent's id, and where modules are looked for; None if not to be.
+
+    These are the two kinds of processes that the server may run.
+    """
+    match sys.orig_argv[1:]:
+        # As train/seat.py starts it.
+        case ["-u", "-c", program, control, data, parent, *paths] if "parity.train.seat_process" in program:
+            # Else its parent is gone already, and it will end by itself.
+            return ([program, control, data, PARENT, *paths], paths) if parent == str(os.getppid()) else None
+        case ["-c", program] if program == FACTS:
+            return [program], sys.path
+    return None
+
+
+def _pass_on(address, arguments, paths):
+    """Has the server run this process; returns if it does not."""
+    # Here, since most processes get no further.
+    import ctypes
+    import json
+    import resource
+    import signal
+    import socket
+
+    server = socket.socket(socket.AF_UNIX)
+    try:
+        server.connect(address)
+    except OSError:  # a host that is really apart sees other files
+        server.close()
+        return
+    with os.scandir("/proc/self/fd") as entries:
+        numbers = {int(entry.name) for entry in entries} - {server.fileno()}
+    numbers = [number for number in sorted(numbers) if os.path.exists(f"/proc/self/fd/{number}")]  # noqa: PTH110
+    request = {
+        "arguments": arguments,
+        "paths": paths,
+        "environment": dict(os.environ),
+        "folder": os.getcwd(),  # noqa: PTH109 - pathlib would be imported for it
+        "descriptors": numbers,
+    }
+    encoded = json.dumps(request).encode()
+    socket.send_fds(server, [len(encoded).to_bytes(8, "big")], numbers)
+    server.sendall(encoded)
+    if server.recv(1) != b"+":
+        server.close()
+        return
+    # As the process of a seat asks for itself. The server ends its child when this process ends.
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    # Others may wait for the end of these connections, which has to be that of the process at the server.
+    os.closerange(0, server.fileno())
+    os.closerange(server.fileno() + 1, numbers[-1] + 1)
+    # Nothing comes from a server that was killed.
+    status = int(server.recv(16) or -signal.SIGKILL)
+    if status < 0:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if -status not in (signal.SIGKILL, signal.SIGSTOP):
+            signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+    os._exit(status)
+
+
+class _OfAnotherProcess:
+    """Finds and loads `parity.train.machine` for a worker of Ray's: with the facts that another process has found."""
+
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        if name == "parity.train.machine":
+            from importlib.machinery import ModuleSpec
+
+            return ModuleSpec(name, cls)
+        return None
+
+    @staticmethod
+    def create_module(spec):
+        return None
+
+    @classmethod
+    def exec_module(cls, module):
+        module.node_facts = cls.node_facts
+
+    @staticmethod
+    def node_facts():
+        import json
+        import subprocess
+
+        # The threads are those of the process of a seat; no fact depends on them.
+        threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        environment = {**os.environ, **threads, "PYTHONPATH": os.pathsep.join(sys.path)}
+        command = [sys.executable, "-c", FACTS]
+        return json.loads(subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True).stdout)
+
+
+if os.environ.get(ADDRESS) and sys.orig_argv[1:2] and sys.orig_argv[1].endswith("/workers/default_worker.py"):
+    sys.meta_path.insert(0, _OfAnotherProcess)
+if (_address := os.environ.get(ADDRESS)) and (_given := _to_pass_on()):
+    _pass_on(_address, *_given)
