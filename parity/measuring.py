@@ -24,7 +24,7 @@ from parity.judge.fleet import Fleet
 from parity.plan.device import parse_devices
 from parity.plan.options import make_parser
 from parity.plan.planning import make_settings, plan
-from parity.plan.request import Request, check_pairs
+from parity.plan.request import Request, announce_single
 from parity.plan.trial import Settings, Trial
 from parity.render.formats import print_report
 from parity.render.wrapping import WIDTH
@@ -205,7 +205,7 @@ def _plan_trials(asked: Asked, settings: Settings, executor: Executor, nodes: tu
         quick=options.quick,
     )
     if not started:
-        check_pairs(options, trials=len(trials) // len(options.seed or [0]))
+        announce_single(len(trials) // len(options.seed or [0]))
     if isinstance(executor, Cluster):
         executor.grow(trials, limit_s=options.wait_limit)
     executor.check(trials)

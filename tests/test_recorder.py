@@ -102,7 +102,7 @@ def compared(capsys, *directories):
 
 
 def test_a_hand_written_loop_has_the_trace_of_parity_run_bit_for_bit(tmp_path, images):
-    arguments = ["--inline", "--device", "cpu", "--loss", "builtin", "--alone", "--steps", str(STEPS)]
+    arguments = ["--inline", "--device", "cpu", "--loss", "builtin", "--steps", str(STEPS)]
     assert run.main([*arguments, "--out", str(tmp_path / "run")]) == 3  # one trial makes no pair
     for seed in (random.seed, np.random.seed, torch.manual_seed):
         seed(0)

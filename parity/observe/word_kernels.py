@@ -155,8 +155,7 @@ def tensor_blocks(
             sums += tl.where(inside, summed * signs, 0.0)
             squares += summed * summed
         if UPDATED:
-            # Apart from what is read, which would have to wait for each store before it; and after it in all threads.
-            tl.debug_barrier()
+            tl.debug_barrier()  # apart from what is read, which would have to wait for each store before it
             for part in tl.static_range(8):
                 place = (part * 128 + lane)[None, :]
                 inside = place < length

@@ -140,12 +140,6 @@ def _add_training(add: _Add) -> None:
         "step and at partial batches; 0 turns the check off and leaves differences undecided (default: %(default)s)",
     )
     add(
-        "--alone",
-        action="store_true",
-        help="train a single trial, too, which is compared with nothing: to compare it with another run later "
-        "(python -m parity.report A B)",
-    )
-    add(
         "--quick",
         action="store_true",
         help="screen many devices in the time of one trial: train the baseline loss alone (unless --loss is given), "

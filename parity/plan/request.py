@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from parity.ground import phases
 from parity.ground.errors import Trouble
 from parity.plan.device import EACH, Device, parse_devices
 from parity.plan.loss_spec import parse_losses
@@ -37,10 +38,10 @@ def parse_request(options: argparse.Namespace, *, single: bool = False) -> Reque
 
     Args:
         options: The parsed options.
-        single: Whether a single trial is allowed whatever the options say.
+        single: Whether nothing is to be said of a single trial.
 
     Raises:
-        Trouble: A task, loss, device or option is wrong, or there is nothing to compare.
+        Trouble: A task, loss, device or option is wrong.
     """
     task = parse_task(options.task)
     shipped = shipped_losses(task)
@@ -51,21 +52,20 @@ def parse_request(options: argparse.Namespace, *, single: bool = False) -> Reque
         raise too_large(options.batch_size, ROWS)
     # Which devices "auto" and --each are is known later.
     if not single and "auto" not in request.devices and not options.each and len(request.devices) == 1:
-        check_pairs(options, trials=len(losses) * options.replicas + options.noise)
+        announce_single(len(losses) * options.replicas + options.noise)
     return request
 
 
-def check_pairs(options: argparse.Namespace, *, trials: int) -> None:
-    """Raises `Trouble` for a run of one trial, unless it was asked for.
+def announce_single(trials: int) -> None:
+    """Says so at once if a run is to have one trial, which is compared with nothing in it.
 
     Args:
-        options: The parsed options.
         trials: Number of trials with the same seed.
     """
-    if trials < 2 and not options.alone:
-        raise Trouble(
-            "Nothing to compare: a single trial is not a pair. Add a --loss, a --device or --replicas; or give --alone "
-            "to train it, and compare it with another run later (python -m parity.report A B)."
+    if trials < 2:
+        phases.announce(
+            "nothing to compare in this run: a single trial is not a pair. Add a --loss, a --device or --replicas; or "
+            "compare it with another run later (python -m parity.report A B)"
         )
 
 

@@ -111,7 +111,7 @@ def test_a_pair_of_devices_reports_where_it_first_differs(ray_run):
 
 def test_an_isa_is_set_in_the_worker_before_torch(stranger, tmp_path):
     address, environment = stranger
-    arguments = ["--steps", 1, "--loss", "builtin", "--alone", "--device", "cpu:isa=default"]
+    arguments = ["--steps", 1, "--loss", "builtin", "--device", "cpu:isa=default"]
     ended = run(tmp_path / "run", *arguments, "--address", address, **environment)
     assert ended.status == 3, ended.stderr
     assert list(pd.read_parquet(tmp_path / "run" / "trials.parquet").cpu_capability) == ["DEFAULT"]

@@ -97,6 +97,6 @@ def test_no_format_loads_torch_or_ray(loaded_by_format, form):
 
 
 def test_a_run_does_not_load_what_a_format_needs_before_it_is_asked_for():
-    loaded = loaded_by("import parity.run")
+    loaded = loaded_by("import parity.measuring")
     assert "parity.render.formats" in loaded
     assert not loaded & {"parity.render.markdown", "parity.render.junit"}

@@ -4,11 +4,11 @@ import pyarrow as pa
 import pytest
 
 from parity.render.progress import TrialProgress
-from parity.run import describe
 from parity.store.directory import create
 from parity.store.events import Advanced, Began, Ended, Found, Restarted, Saved
 from parity.store.files import write_json
 from parity.store.gather import Gatherer
+from parity.store.run_info import describe
 from parity.store.stored_run import read_run
 from parity.store.trace import DIGESTS
 from parity.train.perform import perform
