@@ -52,8 +52,9 @@ from parity.tasks.outputs import Outputs, learning_parts, map_tensors, parts, ro
 from parity.train import machine
 from parity.train.state import optimizer_settings, parameter_norms
 
-# The rows of a chunk are stored after this many seconds, or when the observer's buffers are full; later where storing
-# them, for which the loop waits, would take more than one part of so many of its time, but not later than the last.
+# The rows of a chunk are stored after this many seconds, or when the observer's buffers are full. On a GPU the loop waits
+# meanwhile until all that was launched has been computed: later where this would take more than one part of so many of
+# its time, but not later than the last.
 CHUNK_S, STORING_PART, LONGEST_CHUNK_S = 0.5, 100, 5.0
 NO_CRITERION = "the Recorder was given no criterion"
 
@@ -349,7 +350,8 @@ class Recorder:
         if self._off is None and (self._observer.rows == CAPACITY or now > self._flush_due):
             self._flush()
             ended = time.perf_counter()
-            self._flush_due = ended + min(max(CHUNK_S, STORING_PART * (ended - now)), LONGEST_CHUNK_S)
+            longest = LONGEST_CHUNK_S if self._trial.digest_kind == "words" else CHUNK_S
+            self._flush_due = ended + min(max(CHUNK_S, STORING_PART * (ended - now)), longest)
         # What storing the rows took belongs to no step.
         self._own_s = 0.0
         self._step_began = time.perf_counter()

@@ -126,6 +126,8 @@ def driver():
     """Of runs whose trials are saved each 4 steps."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(train.__kwdefaults__, "chunk_steps", 4)
+        # A busy machine makes chunks of fewer steps otherwise, and so more writings.
+        patch.setitem(train.__kwdefaults__, "chunk_s", math.inf)
         patch.setattr(perform, "SAVE_SHARE", 0.0)
         # A slow contract reports in parts, and a run that does not would have other writings.
         patch.setattr(perform, "CONTRACT_LINE_S", math.inf)

@@ -18,12 +18,17 @@ from parity.plan.user_code import code_digest, load_code
 
 @pytest.fixture(autouse=True)
 def _as_it_was(tmp_path, monkeypatch):
-    """Takes back what loading code leaves in this process."""
+    """Takes back what loading code leaves in this process, here and in other tests."""
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr(neighbours, "ADDED", set())
     monkeypatch.syspath_prepend(tmp_path)  # also forgets what Python has cached of folders
     monkeypatch.chdir(tmp_path)
+    _forget()
     yield
+    _forget()
+
+
+def _forget():
     for name in [*sys.modules]:
         if name.partition(".")[0] in ("helper", "late", "lib", "mine", "other", "pkg"):
             del sys.modules[name]
