@@ -52,9 +52,9 @@ from parity.tasks.outputs import Outputs, learning_parts, map_tensors, parts, ro
 from parity.train import machine
 from parity.train.state import optimizer_settings, parameter_norms
 
-# The rows of a chunk are stored after this many seconds, or when the observer's buffers are full. On a GPU the loop waits
-# meanwhile until all that was launched has been computed: later where this would take more than one part of so many of
-# its time, but not later than the last.
+# The rows of a chunk are stored after this many seconds, or when the observer's buffers are full. On a GPU the loop
+# waits meanwhile for all that it has launched: later where this would take more than one part of so many of its time,
+# but not later than the last.
 CHUNK_S, STORING_PART, LONGEST_CHUNK_S = 0.5, 100, 5.0
 NO_CRITERION = "the Recorder was given no criterion"
 
