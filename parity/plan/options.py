@@ -21,9 +21,9 @@ FORMATS = ("text", "markdown", "json", "junit")
 EXIT_STATUSES = """exit status:
   0  every pair is identical, report-only or rounding
   1  a pair diverged, or a candidate failed through its own fault
-  2  trouble: wrong arguments, nothing to compare, a failed baseline, nowhere
-     to run a trial, damaged files, an interruption
-  3  no pair diverged, and at least one is inconclusive
+  2  trouble: wrong arguments, a failed baseline, nowhere to run a trial,
+     damaged files, an interruption
+  3  no pair diverged, and at least one is inconclusive, or there is none
 """
 
 
