@@ -123,8 +123,6 @@ def measure(
     if not interrupted:
         fleet = Fleet(stored.trials, stored.traces)
         stored, interrupted = repeat_odd_trials(stored, trials, executor, data, fleet)
-    if asked.early.local:
-        asked.early.local.let_go()  # it ends while the run is judged
     # An interrupted run stays unsealed and keeps its journal, from which --resume continues.
     if not interrupted:
         seal_run(out, info)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import importlib.util
 import logging
 import os
@@ -75,14 +76,13 @@ class LocalRay:
             raise error
         return ray
 
-    def let_go(self) -> None:
-        """Begins to shut Ray down; returns at once."""
+    def end(self) -> None:
+        """Shuts Ray down, or leaves it to the end of this process where it does not come to an end.
+
+        The caller waits meanwhile, see `_live`: a report is made before.
+        """
         self.watched.close()
         self._over.set()
-
-    def end(self) -> None:
-        """Shuts Ray down, or leaves it to the end of this process where it does not come to an end."""
-        self.let_go()
         with contextlib.suppress(Exception):  # it has been told, or nobody has asked for Ray
             self.wait()
         phases.enter("end of Ray")
@@ -100,8 +100,13 @@ class LocalRay:
             return
         self._answers.put((ray, None))
         self._over.wait()
+        # Nobody else runs meanwhile, and nothing of Ray's may be freed: Ray ends the process, with status 1, if one of
+        # its references goes while it shuts down.
+        gc.collect()
+        gc.disable()
         with phases.span("end of Ray"):
             ray.shutdown()
+        gc.enable()
         self._ended.set()
 
     def _start(self) -> Any:

@@ -63,7 +63,7 @@ def local(monkeypatch, tmp_path):
 
     yield make
     for each in started:
-        each.let_go()
+        each._over.set()
 
 
 @pytest.mark.parametrize("error", [Exception("The current node timed out during startup."), OSError("no room")])
