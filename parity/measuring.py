@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import shlex
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,7 @@ from parity.plan.planning import make_settings, plan
 from parity.plan.request import Request, announce_single
 from parity.plan.trial import Settings, Trial
 from parity.render.formats import print_report
+from parity.render.page import html
 from parity.render.wrapping import WIDTH
 from parity.store.files import write_json
 from parity.store.gather import forget_journal
@@ -118,6 +120,8 @@ def measure(
         write_json(out / "run.json", info)
     unused.pop_all()  # from here on the directory holds something worth keeping
     interrupt.keep(out)
+    if not options.inline:  # this process waits for others
+        threading.Thread(target=html.prepare, name="parity-page", daemon=True).start()
     interrupted = train(trials, executor, data, out)
     stored, fleet = read_run(out), None
     if not interrupted:

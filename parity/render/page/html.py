@@ -1,6 +1,7 @@
 """report.html: one self-contained file, made of a stored run and its judgement."""
 
 import base64
+import contextlib
 import dataclasses
 import hashlib
 from dataclasses import dataclass
@@ -199,6 +200,12 @@ def _script_hash(script: str) -> str:
 def _shown(value: Any) -> Any:
     """What the template prints, cut if it is a long text; what is HTML already, as the assets are, stays as it is."""
     return cut(value) if type(value) is str else value
+
+
+def prepare() -> None:
+    """Compiles the page's template, which takes 0.2 s, while there is nothing else to do."""
+    with contextlib.suppress(ImportError):  # `render` says what is not installed
+        _template()
 
 
 @cache
