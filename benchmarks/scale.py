@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 from rich.console import Console
 
-from parity.cluster import connection, placement, workers
+from parity.cluster import placement, starting, workers
 from parity.judge import odd_elements
 from parity.judge.differences_table import SCHEMA as DIFFERENCES
 from parity.judge.fleet import Fleet
@@ -124,7 +124,7 @@ def synthetic_events(trial: Trial) -> Iterator[Event]:
 def run_once(trials: int, nodes: int) -> dict[str, float]:
     """One run of so many trials; the seconds of each phase, and the memory."""
     with tempfile.TemporaryDirectory() as folder:
-        connection._set_environment(Path(folder))
+        starting._set_environment(Path(folder))
         import ray
         from ray.cluster_utils import Cluster
 
