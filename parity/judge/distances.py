@@ -42,7 +42,8 @@ class TensorDistances:
     @cached_property
     def whole_norm(self) -> np.ndarray:
         """Norm of all tensors of the baseline together; float64[S]."""
-        norm: np.ndarray = np.sqrt(np.nansum(np.square(self.norms), axis=1))
+        with np.errstate(over="ignore"):  # beyond the range of float64 a norm is infinite
+            norm: np.ndarray = np.sqrt(np.nansum(np.square(self.norms), axis=1))
         return norm
 
     @cached_property
