@@ -152,13 +152,18 @@ class LossAudit:
             grad_error_u=float(np.nanmax(self.gradient.candidate)),
             baseline_grad_error_u=_largest_known(self.gradient.baseline),
             grad_line_u=float(self.gradient.line[np.nanargmax(self.gradient.candidate)]),
-            loss_error_u=float(np.nanmax(self.loss.candidate)),
+            loss_error_u=_largest_known(self.loss.candidate),
             baseline_loss_error_u=_largest_known(self.loss.baseline),
-            loss_line_u=float(self.loss.line[np.nanargmax(self.loss.candidate)]),
+            loss_line_u=self._line_of_largest_loss(),
             seen=float(np.min(lines_seen)) if self.off_oracle is None else None,
             seen_anywhere=float(np.max(lines_seen)),
             seen_scale=float(np.min(scales)) if scales.size else None,
         )
+
+    def _line_of_largest_loss(self) -> float:
+        """The limit where the error of the loss is largest; NaN where none is known, which somebody else may store."""
+        known = not np.isnan(self.loss.candidate).all()
+        return float(self.loss.line[np.nanargmax(self.loss.candidate)]) if known else float("nan")
 
     def explain_loss(self) -> str | None:
         """The largest error of the loss and its limit; None where no error is beyond its limit."""

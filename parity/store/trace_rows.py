@@ -29,7 +29,7 @@ def find_wrong_column(table: pa.Table, record: TrialRecord) -> str | None:
             if pc.list_flatten(column).null_count:
                 return f"the lists of its column {name} lack values"
         elif name == "settings":
-            for text in filter(None, column.unique().to_pylist()):
+            for text in column.unique().drop_null().to_pylist():
                 try:
                     check_settings(text, len(record.param_names))
                 except ValueError as error:

@@ -274,6 +274,7 @@ SETTINGS = {"optimizers": [{"class": "Adam", "groups": [{"params": "0-9999999999
         ("state_counts", [1], "its state_counts are not 3 for each optimizer"),
         ("settings", "[" * 99_999, "its JSON has more than 32 levels"),
         ("settings", "[]", "it is not an object"),
+        ("settings", "", "Expecting value: line 1 column 1 (char 0)"),
         ("settings", json.dumps(SETTINGS), "it has the parameters '0-99999999999999', and the model has 16"),
         ("settings", '{"optimizers": [{"class": 1}]}', "its optimizers is [{'class': 1}]"),
     ],
@@ -283,6 +284,15 @@ def test_a_row_of_a_trace_that_parity_does_not_write_is_refused(directory, colum
     if column == "settings":
         said = f"its column settings has a text that does not describe settings: {said}"
     assert refusal(directory) == f"{directory}/traces/0000.parquet is damaged: {said}."
+
+
+def test_an_audit_without_the_error_of_any_loss_is_reported(directory):
+    path = directory / "traces" / "0000.parquet"
+    table = pq.read_table(path)
+    place = table.schema.get_field_index("loss_error_u")
+    nothing = pa.nulls(len(table), table.schema.field(place).type)
+    write_table(path, table.set_column(place, table.schema.field(place), nothing))
+    assert "Traceback" not in command("-m", "parity.report", directory).stderr
 
 
 CONTRACT = {"trial": "mine@cpu-s0", "item": "value", "status": "passed", "reason": ""}

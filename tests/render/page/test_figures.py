@@ -5,6 +5,7 @@ import pytest
 from synthetic_runs import BATCHES, Planted, make_run
 
 from parity.judge.judging import judge
+from parity.render.page import figures
 from parity.render.page.figures import Frame, figure, label, not_finite, pack, series
 
 
@@ -50,3 +51,9 @@ def test_epochs_partial_batches_and_marks_are_drawn():
 
 def test_markup_in_a_label_is_text_and_in_one_line():
     assert label("a\n<b>&", most=20) == "a &lt;b&gt;&amp;"
+
+
+def test_a_distance_that_is_infinite_has_no_decade():
+    known = figures._decades(np.array([0.01, 2.0]))
+    assert figures._decades(np.array([0.01, 2.0, np.inf])) == known
+    assert figures._decades(np.array([np.inf])) == figures._decades(np.array([]))
