@@ -49,7 +49,7 @@ def reopened(options: argparse.Namespace, held: contextlib.ExitStack) -> Started
         held: Receives the lock of the run directory.
 
     Raises:
-        Trouble: There is no such run, it cannot be continued with these options, or it is in use.
+        Trouble: The run does not exist, is in use, or cannot be continued with these options.
     """
     directory = parse_path(options.resume)
     if read_info(directory).get("recorded"):

@@ -36,6 +36,8 @@ from cluster_process import cluster_process
 ROOT = Path(__file__).parent.parent
 TESTS = "tests"
 WARM = ROOT / TESTS / "warm"
+# Options of runs of which many are trained: in this process, with small batches.
+QUICK = ["--inline", "--device", "cpu", "--batch-size", "64"]
 # In the environment of all that a module starts.
 MARK = "PARITY_TESTS"
 # OpenMP threads that wait for each other sleep instead of spinning. On two busy cores, 20 steps on two threads took

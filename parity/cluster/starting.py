@@ -83,7 +83,7 @@ class LocalRay:
         """
         self.watched.close()
         self._over.set()
-        with contextlib.suppress(Exception):  # it has been told, or nobody has asked for Ray
+        with contextlib.suppress(Exception):  # reported already, or nobody waits for Ray any more
             self.wait()
         phases.enter("end of Ray")
         if not self._ended.wait(SHUTDOWN_S):

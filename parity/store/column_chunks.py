@@ -1,4 +1,4 @@
-"""The column chunks of a Parquet file: which rows and bytes each of them has, and what tells them apart undecoded.
+"""The column chunks of a Parquet file: their rows, their bytes, and what tells them apart without decoding them.
 
 A column chunk is what a row group holds of one column. Chunks of equal bytes that are described in the same way hold
 equal values, so that most of two equal traces is never decoded.

@@ -1,4 +1,4 @@
-"""What the trials of a run are at, from their events: the phases between the first request and the last event."""
+"""The phases between the first request and the last event of a run, derived from the events of its trials."""
 
 from collections.abc import Iterable, Sequence
 

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.connection import Connection
@@ -181,14 +182,23 @@ def _end_after(control: Connection) -> None:
 
 def _train(trial: int, data: dict[str, np.ndarray], broken: Raised | None) -> NoReturn:
     """Trains a trial in this process, and ends the process."""
-    status = 1
-    try:
+
+    def answer_all() -> None:
         # Python seeds its own generator anew in each child; that of NumPy would begin alike in all of them.
         np.random.seed()
         # Where it crashed is written to the log, also as the name of the signal; a process of its own does not do so.
         faulthandler.enable(2, all_threads=False)
         os.register_at_fork(after_in_child=faulthandler.disable)
         answer(Connection(trial), data, broken)
+
+    run_as_child(answer_all)
+
+
+def run_as_child(run: Callable[[], object]) -> NoReturn:
+    """Calls a function in a process that was forked, and ends the process: with status 0 if the function returns."""
+    status = 1
+    try:
+        run()
         status = 0
     except (EOFError, ConnectionError):
         pass  # nobody asks any longer

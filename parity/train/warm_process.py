@@ -10,11 +10,10 @@ import os
 import signal
 import socket
 import sys
-import traceback
+from functools import partial
 from multiprocessing import connection
-from typing import NoReturn
 
-from parity.train.seat_process import end_with, import_or_explain
+from parity.train.seat_process import end_with, import_or_explain, run_as_child
 from parity.train.seat_process import serve as serve_seat
 from parity.train.warm import LENGTH, OOM_SCORE, STATUS
 
@@ -53,7 +52,7 @@ def serve(listening: int, parent: int) -> None:
                     # Their seats would not see this process end if another seat had them open.
                     for each in (requests, woken, wakes, *seats.values()):
                         each.close()
-                    _become_seat(asked)
+                    run_as_child(partial(_become_seat, asked))
                 seats[child] = asked
 
 
@@ -67,29 +66,21 @@ def _report_ended(seats: dict[int, socket.socket]) -> None:
             asked.sendall(STATUS.pack(os.waitstatus_to_exitcode(status)))
 
 
-def _become_seat(asked: socket.socket) -> NoReturn:
+def _become_seat(asked: socket.socket) -> None:
     """Makes this process the seat's: with the environment, the folder and the output of the worker that asks."""
-    status = 1
-    try:
-        header, descriptors, _, _ = socket.recv_fds(asked, LENGTH.size, 4, socket.MSG_WAITALL)
-        (length,) = LENGTH.unpack(header)
-        request = json.loads(asked.recv(length, socket.MSG_WAITALL))
-        asked.close()
-        control, data, stdout, stderr = descriptors
-        for source, target in ((stdout, 1), (stderr, 2)):
-            os.dup2(source, target)
-            os.close(source)
-        for each in (control, data):
-            os.set_inheritable(each, False)
-        os.environ.clear()
-        os.environ.update(request["environment"])
-        sys.path[:] = request["path"]
-        os.chdir(request["folder"])
-        OOM_SCORE.write_text(request["oom_score"])
-        serve_seat(control, data, os.getppid())
-        status = 0
-    except (EOFError, ConnectionError):
-        pass  # the worker is gone
-    except BaseException:  # noqa: BLE001 - for the log; this process must not go on as its parent's copy
-        traceback.print_exc()
-    os._exit(status)
+    header, descriptors, _, _ = socket.recv_fds(asked, LENGTH.size, 4, socket.MSG_WAITALL)
+    (length,) = LENGTH.unpack(header)
+    request = json.loads(asked.recv(length, socket.MSG_WAITALL))
+    asked.close()
+    control, data, stdout, stderr = descriptors
+    for source, target in ((stdout, 1), (stderr, 2)):
+        os.dup2(source, target)
+        os.close(source)
+    for each in (control, data):
+        os.set_inheritable(each, False)
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    sys.path[:] = request["path"]
+    os.chdir(request["folder"])
+    OOM_SCORE.write_text(request["oom_score"])
+    serve_seat(control, data, os.getppid())

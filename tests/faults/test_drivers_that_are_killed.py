@@ -27,22 +27,10 @@ from parity.store.trace_files import TraceWriter
 from parity.train import perform
 from parity.train.loop import train
 
-from conftest import ROOT, bits
+from conftest import QUICK, ROOT, bits
 
 pytestmark = [pytest.mark.kills, pytest.mark.slow]
-RUN = [
-    "--inline",
-    "--device",
-    "cpu",
-    "--batch-size",
-    "64",
-    "--steps",
-    "12",
-    "--audit-every",
-    "5",
-    "--save-every",
-    "1e-9",
-]
+RUN = [*QUICK, "--steps", "12", "--audit-every", "5", "--save-every", "1e-9"]
 # What writes, in the order of a run: where it is looked up, and its name.
 WRITINGS = [
     # run.json, states, tables, verdicts: beside, then in place

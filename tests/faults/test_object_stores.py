@@ -21,22 +21,10 @@ from parity.store import lease, storage
 from parity.store.storage import find
 from parity.train import inline
 
-from conftest import ROOT, bits
+from conftest import QUICK, ROOT, bits
 
 pytestmark = [pytest.mark.kills, pytest.mark.slow]
-RUN = [
-    "--inline",
-    "--device",
-    "cpu",
-    "--batch-size",
-    "64",
-    "--steps",
-    "240",
-    "--audit-every",
-    "60",
-    "--save-every",
-    "0.05",
-]
+RUN = [*QUICK, "--steps", "240", "--audit-every", "60", "--save-every", "0.05"]
 
 
 @pytest.fixture(scope="module")

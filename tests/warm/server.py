@@ -54,7 +54,7 @@ def receive(client):
 
 
 def answer(client, request, own):
-    """Tells a process whether it is run here; returns that, False if it was killed meanwhile."""
+    """Tells a process whether this server takes it over; returns the answer, or False if the process is gone."""
     taken = request is not None and read(request["environment"]) == own and not has_other_parity(request["paths"])
     try:
         client.sendall(b"+" if taken else b"-")
