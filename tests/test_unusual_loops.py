@@ -101,3 +101,45 @@ def test_model_and_loss_in_one_compiled_graph_end_the_recording_and_not_the_trai
         recorded = train(tmp_path / "run", compute=compute)
     assert recorded == train(None, compute=compute)
     assert pq.read_table(tmp_path / "run" / "trials.parquet")["rows"].to_pylist() == [0]
+
+
+class Turned(nn.Module):
+    """A product with complex numbers, as in a layer of a Fourier transform; of its weights the real parts are zero."""
+
+    def __init__(self):
+        super().__init__()
+        numbers = torch.randn(4, 3, generator=torch.Generator().manual_seed(2))
+        self.weight = nn.Parameter(torch.complex(torch.zeros(4, 3), numbers))
+
+    def forward(self, inputs):
+        return torch.view_as_real(inputs.to(torch.complex64) @ self.weight).flatten(1)
+
+
+def train_complex(out, *, nudged=None):
+    """Trains such a product, recorded; in one step the weights are moved by as little as rounding would."""
+    model = Turned()
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+    with parity.Recorder(out, model, optimizers=optimizer, criterion=mse_loss) as recorder:
+        for step, inputs in enumerate(torch.randn(STEPS, 8, 4, generator=torch.Generator().manual_seed(1))):
+            if step == nudged:
+                model.weight.data.mul_(1 + 2**-23)
+            optimizer.zero_grad()
+            output = model(inputs)
+            loss = mse_loss(output, torch.ones(8, 6))
+            recorder.forward(inputs, output=output, target=torch.ones(8, 6), loss=loss)
+            loss.backward()
+            recorder.backward()
+            optimizer.step()
+            recorder.step()
+    return pq.read_table(out / "trials.parquet").to_pylist()[0]
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_imaginary_parts_of_weights_count(tmp_path):
+    trial = train_complex(tmp_path / "plain")
+    assert trial["initial_norms"] == pytest.approx([float(Turned().weight.detach().abs().norm())])
+    # A step with complex numbers, which `double()` leaves as they are, would not be one in float64.
+    assert "complex parameters" in trial["shared_error"]
+    assert "complex parameters" in trial["optimizer_error"]
+    train_complex(tmp_path / "nudged", nudged=3)
+    assert judged(tmp_path / "plain", tmp_path / "nudged").verdict == "rounding"
