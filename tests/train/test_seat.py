@@ -296,6 +296,31 @@ def test_a_seat_with_another_environment_does_not_use_the_warm_process(warm):
                 assert not warm.fits()
 
 
+TELLS = """
+import os, sys
+
+def tells(output, target):
+    raise RuntimeError(f"{os.environ['RAY_TOLD']}, {os.getcwd()}, {'/told' in sys.path}")
+"""
+
+
+def test_a_fork_of_a_warm_process_has_the_environment_the_folder_and_the_import_path_of_the_one_that_asks(
+    warm, make_trials, data, tmp_path, monkeypatch
+):
+    (tmp_path / "mine.py").write_text(TELLS)
+    trial = make_trials(f"{tmp_path / 'mine.py'}:tells")[0]
+    with trial_environment():
+        # Since the warm process was started; what begins with RAY_ may differ.
+        monkeypatch.setenv("RAY_TOLD", "this one")
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "path", [*sys.path, "/told"])
+        own = Seat(data, warm=warm)
+        (*_, ended) = train(own, trial)
+        assert isinstance(own._process, Forked)
+        own.close()
+    assert f"this one, {tmp_path}, True" in ended.error
+
+
 def test_the_traces_are_the_same_from_a_warm_process(warm, data, trial_of):
     trial = trial_of("numpy")
     tables = []
