@@ -46,8 +46,8 @@ class Columns:
         self._most_bytes = most_bytes
         self._kept: OrderedDict[tuple[str, str], pa.ChunkedArray] = OrderedDict()
         self._kept_bytes = 0
-        # By column, the long traces of which each has another one, and what that is known by.
-        self.fingerprinted: dict[str, list[tuple[TrialRecord, bytes]]] = {}
+        # By column, shape and last row, the long traces with distinct content, and the fingerprint of each.
+        self.fingerprinted: dict[tuple[str, int, int, bytes], list[tuple[TrialRecord, bytes]]] = {}
 
     def get(self, record: TrialRecord, name: str) -> pa.ChunkedArray:
         """A column of a trial's trace.

@@ -11,6 +11,7 @@ import heapq
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -179,7 +180,7 @@ def rows_differ(name: str, left: Rows, right: Rows, columns: Sequence[pa.Chunked
         if alike[0] is not None and alike[1] is not None and alike[0].shape == alike[1].shape:
             return _lists_differ(alike[0], alike[1])
         each = zip(*map(lists, columns), strict=True)
-        return np.fromiter((not _equal(one, other) for one, other in each), bool, len(columns[0]))
+        return np.fromiter((not equal_lists(one, other) for one, other in each), bool, len(columns[0]))
     one, other = map(numbers, columns)
     return np.not_equal(one, other) if one.dtype == np.uint64 else bits_differ(one, other)
 
@@ -189,7 +190,7 @@ def _lists_differ(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return differs
 
 
-def _equal(one: np.ndarray | None, other: np.ndarray | None) -> bool:
+def equal_lists(one: np.ndarray | None, other: np.ndarray | None) -> bool:
     """Whether two lists are equal; two nulls are."""
     return (one is None) == (other is None) and (one is None or other is None or np.array_equal(one, other))
 
@@ -212,6 +213,11 @@ class Task:
     steps: int
     columns: Mapping[str, Sequence[str]]
 
+    @cached_property
+    def owners(self) -> Mapping[str, str]:
+        """What each column belongs to."""
+        return {name: of for of, names in self.columns.items() for name in names}
+
     def segments(self, number: int) -> Iterator[tuple[int, int, Segment]]:
         """Yields the segments after their first step and the number that is given."""
         for segment in segments(self.left, self.right, self.steps) if any(self.columns.values()) else ():
@@ -233,24 +239,28 @@ def find_unequal(tasks: Sequence[Task]) -> list[dict[str, np.ndarray]]:
     found = [{of: np.zeros(task.steps, bool) for of in task.columns} for task in tasks]
     # What was found last of blocks that are known: many traces of a run may hold the same.
     known: OrderedDict[tuple[object, ...], np.ndarray] = OrderedDict()
-    # In the order of the steps, so that a block is read once for all that it is compared with.
+    # In the order of the steps, so that a block is read once for all that it is compared with while it stays in memory.
     for _, number, segment in heapq.merge(*(task.segments(number) for number, task in enumerate(tasks))):
         task = tasks[number]
         left, right = task.left, task.right
-        wanted: dict[str, tuple[object, ...]] = {}
-        owners = {name: of for of, names in task.columns.items() for name in names}
-        for name in owners:
+        wanted: dict[str, tuple[object, ...] | None] = {}
+        for name in task.owners:
             mine, theirs = left.address(name, segment.left), right.address(name, segment.right)
             if mine is None or theirs is None or mine != theirs:
-                wanted[name] = (name, number, segment.begin) if mine is None or theirs is None else (name, mine, theirs)
-        lacking = [name for name, key in wanted.items() if key not in known]
-        if lacking:
-            sides = [left.read(lacking, segment.left), right.read(lacking, segment.right)]
-            for name in lacking:
-                known[wanted[name]] = rows_differ(name, left, right, [side[name] for side in sides])
-        for name, key in wanted.items():
-            found[number][owners[name]][segment.begin : segment.end] |= known[key]
-            known.move_to_end(key)
+                wanted[name] = None if mine is None or theirs is None else (mine, theirs, segment.left.rows)
+        lacking = [name for name, key in wanted.items() if key is None or (name, key) not in known]
+        # Of a trace without blocks each column is read as a whole, and one alone is in memory.
+        alone = segment.left.number is None or segment.right.number is None
+        for names in [[name] for name in lacking] if alone else [lacking] if lacking else []:
+            sides = [left.read(names, segment.left), right.read(names, segment.right)]
+            for name in names:
+                differ = rows_differ(name, left, right, [side[name] for side in sides])
+                found[number][task.owners[name]][segment.begin : segment.end] |= differ
+                if wanted[name] is not None:
+                    known[name, wanted[name]] = differ
+        for name in wanted.keys() - set(lacking):
+            found[number][task.owners[name]][segment.begin : segment.end] |= known[name, wanted[name]]
+            known.move_to_end((name, wanted[name]))
         while len(known) > _MOST_KNOWN:
             known.popitem(last=False)
     return found

@@ -13,7 +13,7 @@ import numpy as np
 
 from parity.judge.columns import STATE_COLUMNS
 from parity.judge.common_steps import Both
-from parity.judge.segments import Task, find_unequal
+from parity.judge.segments import Task, equal_lists, find_unequal
 from parity.judge.state_settings import (
     WORDS,
     BatchesOfStep,
@@ -181,14 +181,9 @@ def _where_texts(
     return np.fromiter((known[pair] for pair in zip(left, right, strict=True)), bool, len(left))
 
 
-def _equal(one: np.ndarray | None, other: np.ndarray | None) -> bool:
-    """Whether two lists of counters are equal."""
-    return (one is None) == (other is None) and (one is None or other is None or np.array_equal(one, other))
-
-
 def _counters(left: np.ndarray | None, right: np.ndarray | None) -> Iterator[StateDifference]:
     """The differences of what the optimizers have counted."""
-    if left is None or right is None or _equal(left, right):
+    if left is None or right is None or equal_lists(left, right):
         return
     if len(left) != len(right):
         yield StateDifference("number of optimizers", str(len(left) // 3), str(len(right) // 3), of_optimizer=True)

@@ -230,28 +230,31 @@ class TrialTrace:
     def _fingerprint(self, name: str) -> bytes:
         """The same for all columns of a run that are equal to the bit."""
         if name not in self._fingerprints:
-            found = self._alike(name) if is_long(self.record) else None
-            self._fingerprints[name] = found or self._digest(name)
+            self._fingerprints[name] = self._alike(name) if is_long(self.record) else self._digest(name)
         return self._fingerprints[name]
 
-    def _alike(self, name: str) -> bytes | None:
-        """The fingerprint of a long trace with the same column, or that of its bytes; None if neither is known."""
-        others = self.columns.fingerprinted.setdefault(name, [])
+    def _alike(self, name: str) -> bytes:
+        """The fingerprint of an earlier long trace with an equal column, else a new one."""
+        record = self.record
+        # Most traces that are not equal differ in their last row; the others are compared block by block.
+        last = self._digest_of(name, self._row(name, record.rows - 1))
+        others = self.columns.fingerprinted.setdefault((name, record.rows, len(record.param_names), last), [])
         for other, fingerprint in others:
-            equal = other.rows == self.record.rows and len(other.param_names) == len(self.record.param_names)
-            if equal and same(name, self.rows(0), Rows(self.columns, other, 0), self.record.rows):
+            if same(name, self.rows(0), Rows(self.columns, other, 0), record.rows):
                 return fingerprint
-        addresses = self.columns.addresses(self.record, name)
-        if addresses is None:
-            return None
-        fingerprint = xxhash.xxh3_128_digest(b"".join(addresses))
-        others.append((self.record, fingerprint))
+        addresses = self.columns.addresses(record, name)
+        fingerprint = self._digest(name) if addresses is None else xxhash.xxh3_128_digest(b"".join(addresses))
+        others.append((record, fingerprint))
         return fingerprint
 
     def _digest(self, name: str) -> bytes:
         """Digest of all bits of a column and of its length; of 128 bits, since equal ones are not compared again."""
+        return self._digest_of(name, self._column(name))
+
+    def _digest_of(self, name: str, column: pa.ChunkedArray) -> bytes:
+        """The same of some rows of a column."""
         digest = xxhash.xxh3_128()
-        for values in contents(self.record, name, self._column(name)):
+        for values in contents(self.record, name, column):
             # The shape first: equal bytes in another shape are another column.
             digest.update(str(values.shape).encode())
             digest.update(np.ascontiguousarray(values.reshape(-1)).data)

@@ -1,4 +1,4 @@
-"""Columns that stay in memory after they were read: those that were used last."""
+"""A cache of columns that drops the least recently used."""
 
 from collections import OrderedDict
 
@@ -22,6 +22,7 @@ class LastUsed:
 
     def keep(self, key: tuple[object, ...], column: pa.ChunkedArray) -> None:
         """Keeps a column that is not there yet."""
+        assert key not in self._kept, "its bytes would be counted twice"
         self._kept[key] = column
         # Counted once, since Arrow goes through all chunks and buffers for it.
         self._sizes[key] = column.nbytes

@@ -44,7 +44,7 @@ def find_wrong_chunks(columns: Mapping[str, Sequence[Chunk]], record: TrialRecor
         columns: What the footer says of the chunks of each column, by its name.
         record: The trial.
     """
-    tensors = len(record.param_names)
+    tensors, buffers = len(record.param_names), record.buffer_names
     for name, chunks in columns.items():
         lists = pa.types.is_list(SCHEMA.field(name).type)
         # An empty list is a null to the footer.
@@ -52,6 +52,10 @@ def find_wrong_chunks(columns: Mapping[str, Sequence[Chunk]], record: TrialRecor
             return f"its {name} are not {tensors} in each row" if lists else f"its column {name} lacks values"
         if name in _DIGESTS and sum(chunk.values for chunk in chunks) != record.rows * max(1, tensors):
             return f"its {name} are not {tensors} in each row"
+        # A list without elements counts as one value.
+        wanted = None if buffers is None or any(chunk.nulls for chunk in chunks) else record.rows * max(1, len(buffers))
+        if name == "buffer_digests" and wanted not in (None, sum(chunk.values for chunk in chunks)):
+            return f"its {name} are not {len(buffers or ())} in each row"
     return None
 
 

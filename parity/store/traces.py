@@ -131,7 +131,9 @@ class Traces(Mapping[str, pa.Table]):
         return self._blocks_of[trial]
 
     def addresses(self, trial: str, name: str) -> tuple[bytes, ...] | None:
-        """What each block of a column is known by: where it is the same in two traces, so is the block.
+        """Digests that identify the content of the blocks of a column: blocks with equal digests are equal.
+
+        Blocks with other digests may be equal, too: their values may be stored in another way.
 
         Returns:
             A digest of 128 bits for each of `blocks`; None where they are not known.
@@ -158,17 +160,20 @@ class Traces(Mapping[str, pa.Table]):
             name: (name, each[number] if each else (trial, number), _checks(record)) for name, each in known_by.items()
         }
         lacking = [name for name, key in keys.items() if key not in self._blocks]
-        for name in [*lacking]:
-            # All of the column may be in memory already.
-            if (whole := (name, known_by[name] or trial, _checks(record))) in self._columns:
-                self._blocks.keep(keys[name], self._columns[whole].slice(begin, end - begin))
-                lacking.remove(name)
+        # All of a column may be in memory already. A slice of it is not kept, which would keep the whole of it.
+        wholes = {name: (name, known_by[name] or trial, _checks(record)) for name in lacking}
+        sliced = {
+            name: self._columns[whole].slice(begin, end - begin)
+            for name, whole in wholes.items()
+            if whole in self._columns
+        }
+        lacking = [name for name in lacking if name not in sliced]
         if lacking:
             groups = self._groups(record)[1]
             table = self._rows(record, self._open[self._path(record)], [groups[number]], lacking)
             for name in lacking:
                 self._blocks.keep(keys[name], table[name])
-        found = {name: self._blocks[key] for name, key in keys.items()}
+        found = {name: sliced[name] if name in sliced else self._blocks[key] for name, key in keys.items()}
         self._blocks.drop(KEPT_BLOCKS_BYTES)
         return found
 
@@ -198,6 +203,7 @@ class Traces(Mapping[str, pa.Table]):
             if wrong := find_wrong_chunks(file.chunks(groups), record):
                 raise Trouble(f"{file.path} is damaged: {wrong}.")
             self.column(trial, "step")  # which checks that there are as many as there have to be, and in their order
+            self.column(trial, "settings")  # which checks that its texts describe settings
         else:
             deque(self._parts(record, SCHEMA.names), maxlen=0)
 

@@ -165,6 +165,25 @@ def test_traces_that_vote_are_told_apart_by_any_bit(tmp_path, quantity):
 
 
 @pytest.mark.usefixtures("_long")
+@pytest.mark.parametrize("without", range(3))
+def test_a_trace_of_which_no_blocks_are_known_votes_with_those_that_it_equals(tmp_path, monkeypatch, without):
+    run = read_run(stored(tmp_path / "run", *[Planted("builtin", replica=number) for number in (1, 2)]))
+    blocks, trial = traces.Traces.blocks, run.trials[without].trial
+    monkeypatch.setattr(traces.Traces, "blocks", lambda self, each: None if each == trial else blocks(self, each))
+    columns = Columns(run.traces)
+    assert len({TrialTrace(record, columns).signature() for record in run.trials}) == 1
+
+
+@pytest.mark.usefixtures("_long")
+def test_a_slice_does_not_keep_a_whole_column_in_memory(tmp_path):
+    run = read_run(stored(tmp_path / "run"))
+    trial = run.trials[0].trial
+    run.traces.column(trial, "loss")
+    run.traces.block(trial, ["loss"], 0)
+    assert not any("loss" in key for key in run.traces._blocks._kept)
+
+
+@pytest.mark.usefixtures("_long")
 def test_a_column_that_is_stored_otherwise_is_the_same_column(tmp_path):
     """Equal values may be written with another codec, and in row groups of other lengths."""
     folder = stored(tmp_path / "run", Planted("builtin", replica=1))

@@ -90,9 +90,9 @@ def decoded_columns(directory, monkeypatch):
 
 
 @pytest.mark.usefixtures("_long")
-def test_of_a_long_trace_that_is_sealed_only_the_steps_are_decoded(equal_pair, monkeypatch):
+def test_of_a_long_trace_that_is_sealed_only_the_steps_and_the_settings_are_decoded(equal_pair, monkeypatch):
     run, decoded = decoded_columns(equal_pair, monkeypatch)
-    assert run.altered == () and decoded == {"step"}
+    assert run.altered == () and decoded == {"step", "settings"}
 
 
 @pytest.mark.usefixtures("_long")

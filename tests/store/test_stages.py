@@ -12,7 +12,7 @@ from parity.store.stages import Stages
 
 def test_workers_contract_and_training_follow_from_the_events(monkeypatch, make_trials):
     now = [1000.0]
-    monkeypatch.setattr(time, "time", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     first, second = make_trials("builtin", "numpy")
     assert second.contract and not first.contract
     phases.begin(process=False, quiet=True)
