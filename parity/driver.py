@@ -91,13 +91,14 @@ def train(
         Trouble: A trial could not be started, the cluster fails, or the run cannot be written.
     """
     interrupted = False
-    phases.enter("workers", f"starting {len(trials)} trial{'s' * (len(trials) != 1)}")
+    phases.enter("workers")
     with gathering(trials, out, quiet=quiet) as gatherer:
         try:
             # No effect on a new run. In a continued one, trials that had begun continue from where they were saved
             # last.
             gatherer.go_on("the driver was ended")
             unfinished = gatherer.unfinished
+            phases.announce(f"starting {len(unfinished)} trial{'s' * (len(unfinished) != 1)}")
             events = executor.train([trial for trial in trials if trial.name in unfinished], data, gatherer)
             stages = Stages(trials)
             # Closed at once on an error too, since a generator would otherwise run its cleanup at an unknown time.

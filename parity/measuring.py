@@ -25,7 +25,7 @@ from parity.judge.fleet import Fleet
 from parity.plan.device import parse_devices
 from parity.plan.options import make_parser
 from parity.plan.planning import make_settings, plan
-from parity.plan.request import Request, announce_single
+from parity.plan.request import Request, announce_single, is_settled
 from parity.plan.trial import Settings, Trial
 from parity.render.formats import print_report
 from parity.render.page import html
@@ -105,7 +105,9 @@ def measure(
     """
     options, out, started = asked.options, asked.out, asked.started
     phases.enter("plan")
-    data, settings = _load(options, asked.request)
+    # A task of the user's own imports what it needs, as `run` does: see there.
+    with interrupt.held() if asked.early.local else contextlib.nullcontext():
+        data, settings = _load(options, asked.request)
     # Before the plan, since "auto" and --each depend on what the executor has.
     executor, nodes = held.enter_context(_executor(asked, data))
     phases.enter("plan")
@@ -130,6 +132,7 @@ def measure(
     # An interrupted run stays unsealed and keeps its journal, from which --resume continues.
     if not interrupted:
         seal_run(out, info)
+        interrupt.keep("")  # nothing is left to continue
     return stored, interrupted, fleet
 
 
@@ -206,7 +209,7 @@ def _plan_trials(asked: Asked, settings: Settings, executor: Executor, nodes: tu
         equals=lambda device: placement.equals(device, nodes),
         quick=options.quick,
     )
-    if not started:
+    if not started and not is_settled(options, request):
         announce_single(len(trials) // len(options.seed or [0]))
     if isinstance(executor, Cluster):
         executor.grow(trials, limit_s=options.wait_limit)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from parity.cluster import ray_job
 from parity.cluster.starting import Early, address_of, begin_imports, begin_ray
-from parity.ground import phases
+from parity.ground import interrupt, phases
 from parity.ground.command import guarded
 from parity.ground.errors import Trouble
 from parity.plan.options import make_parser
@@ -76,17 +76,18 @@ def _run(
         started: The run to continue, or None.
         held: Receives what is to be undone when the run has been judged.
     """
-    request = parse_request(options, single=started is not None)
+    request = parse_request(options, announce=started is None)
     early = Early()
     if not options.inline and address_of(options) == "local":
         phases.announce("starting Ray")
-        early = begin_imports(request, held)
+        early = begin_imports(options, request, held)
     with contextlib.ExitStack() as unused:
         out = started.directory if started else _make_out(options.out, held, unused)
         early = begin_ray(early, options, request, held)
         phases.enter("imports")
-        # Ray starts meanwhile.
-        from parity import measuring
+        # Ray is imported meanwhile, which would wait for ever for a lock that an interrupted import leaves behind.
+        with interrupt.held():
+            from parity import measuring
 
         asked = measuring.Asked(options, given, request, out, started, early)
         # What a loss prints must not end up in a document.

@@ -2,11 +2,13 @@ import contextlib
 import json
 import os
 import re
+import sys
 
 import pandas as pd
 import pytest
 
 from parity import measuring, run
+from parity.ground import interrupt
 from parity.ground.errors import Trouble
 from parity.plan.options import make_parser
 from parity.store.events import Advanced
@@ -115,6 +117,22 @@ def test_a_run_that_can_compare_nothing_says_so_before_it_trains(tmp_path, devic
     options = ["--inline", "--device", *devices, "--loss", "numpy", "--seed", "0", "1"]
     assert run.main([*options, "--out", str(tmp_path / "run")]) == 2
     assert capsys.readouterr().err.endswith("parity: trained\n")
+
+
+def test_no_interruption_is_raised_within_an_import_while_ray_is_imported(tmp_path, monkeypatch, capsys):
+    """It would leave a lock behind, for which the thread that imports Ray would wait for ever."""
+    held = []
+
+    class Finder:
+        def find_spec(self, name, *_):
+            if name == "parity.measuring":
+                held.append(interrupt._state.held)
+
+    monkeypatch.delattr("parity.measuring")
+    monkeypatch.delitem(sys.modules, "parity.measuring")
+    monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
+    assert inline_run(tmp_path / "run", "--steps", 1) == 0
+    assert held == [True] and not interrupt._state.held
 
 
 def test_a_failed_baseline_exits_with_2(tmp_path, capsys):

@@ -9,7 +9,7 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -34,7 +34,7 @@ def connect(
     data_bytes: int,
     step_timeout_s: float = math.inf,
     local: LocalRay | None = None,
-    warm: Warm | None = None,
+    warm: Sequence[Warm] = (),
 ) -> Iterator[Cluster]:
     """Connects to a cluster, or starts one that listens on loopback only and ends with the block.
 
@@ -43,7 +43,7 @@ def connect(
         data_bytes: Size of the data that will be put into the object store.
         step_timeout_s: Longest time that a trial may take for a step; see `Cluster`.
         local: The Ray on this machine, if it is being started already; it ends with its own block.
-        warm: The process of this machine that has imported torch already, if there is one.
+        warm: Processes of this machine that have imported torch already.
 
     Yields:
         The cluster as an executor, connected until the block ends.
@@ -52,15 +52,12 @@ def connect(
         Trouble: The address is for Ray Client, or the cluster cannot be reached or started.
     """
     with contextlib.ExitStack() as cleanup:
-        watched = cleanup
         if address == "local":
             if local is None:
                 local = cleanup.enter_context(starting(cleanup.enter_context(temporary_folder()), data_bytes))
             ray = _started(local)
-            watched = local.watched
-            # An interruption waits until Ray has been let go.
+            # An interruption waits until nobody watches Ray any more.
             cleanup.enter_context(interrupt.held())
-            cleanup.callback(watched.close)
         else:
             check(address)
             # Only here: Ray reads the variables that `check` sets when it is imported.
@@ -76,9 +73,9 @@ def connect(
                     _join(start, address)
             except (RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
                 raise Trouble(_not_joined(address, error)) from error
-        watched.enter_context(outage.head_watched(_head(ray), interrupt.end_at_once))
+        cleanup.enter_context(outage.head_watched(_head(ray), interrupt.end_at_once))
         # The second, since it asks the head which raylet it is.
-        watched.enter_context(outage.raylet_watched(_raylet(ray), interrupt.end_at_once))
+        cleanup.enter_context(outage.raylet_watched(_raylet(ray), interrupt.end_at_once))
         with interrupt.let_through():
             yield Cluster(ray, step_timeout_s=step_timeout_s, may_grow=address != "local", warm=warm)
 

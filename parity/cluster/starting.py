@@ -11,7 +11,6 @@ import gc
 import importlib.util
 import logging
 import os
-import queue
 import sys
 import threading
 from collections.abc import Iterator
@@ -37,7 +36,9 @@ SHUTDOWN_S = 15.0
 # Size of a local cluster's object store, in addition to the data. Ray refuses less than 75 MiB; traces need none of it,
 # since they are small enough to travel in Ray's replies.
 OBJECT_STORE_BYTES = 128 * 2**20
-# Time after which it is said that Ray is still starting, and again after the same time.
+# Most processes that import torch while Ray starts, which takes a core itself; the seats beyond them import it later.
+MOST_WARM = 4
+# Interval between messages that Ray is still starting.
 SAY_EVERY_S = 10.0
 
 
@@ -53,11 +54,10 @@ class LocalRay:
         self._temporary = temporary
         # Without a size it takes a share of the memory, of which it uses what it needs.
         self._store_bytes = None if data_bytes is None else OBJECT_STORE_BYTES + data_bytes
-        self._answers: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
-        self._answer: tuple[Any, BaseException | None] | None = None
-        self._over, self._ended = threading.Event(), threading.Event()
-        # What watches it, and must not take its end for an outage.
-        self.watched = contextlib.ExitStack()
+        # The module `ray`, or what its start has raised, once `_answered` is set.
+        self._ray: Any = None
+        self._error: BaseException | None = None
+        self._answered, self._over, self._ended = threading.Event(), threading.Event(), threading.Event()
         threading.Thread(target=self._live, name="parity-ray", daemon=True).start()
 
     def wait(self) -> Any:
@@ -66,24 +66,19 @@ class LocalRay:
         Raises:
             Exception: What `ray.init` raised.
         """
-        while self._answer is None:
-            try:
-                self._answer = self._answers.get(timeout=SAY_EVERY_S)
-            except queue.Empty:
-                phases.announce("still starting Ray: this machine is busy")
-        ray, error = self._answer
-        if error is not None:
-            raise error
-        return ray
+        while not self._answered.wait(SAY_EVERY_S):
+            phases.announce("still waiting for Ray to start")
+        if self._error is not None:
+            raise self._error
+        return self._ray
 
     def end(self) -> None:
-        """Shuts Ray down, or leaves it to the end of this process where it does not come to an end.
+        """Shuts Ray down; if that takes longer than `SHUTDOWN_S`, Ray is left to end with this process.
 
-        The caller waits meanwhile, see `_live`: a report is made before.
+        Blocks the caller, as `_live` requires: call it when the report has been printed.
         """
-        self.watched.close()
         self._over.set()
-        with contextlib.suppress(Exception):  # reported already, or nobody waits for Ray any more
+        with contextlib.suppress(Exception):  # `wait` has reported it, or the run ended before it needed Ray
             self.wait()
         phases.enter("end of Ray")
         if not self._ended.wait(SHUTDOWN_S):
@@ -96,18 +91,24 @@ class LocalRay:
                 ray = self._start()
         except BaseException as error:  # noqa: BLE001 - raised again by `wait`
             self._ended.set()
-            self._answers.put((None, error))
+            self._error = error
+            self._answered.set()
             return
-        self._answers.put((ray, None))
+        self._ray = ray
+        self._answered.set()
         self._over.wait()
         # Nobody else runs meanwhile, and nothing of Ray's may be freed: Ray ends the process, with status 1, if one of
         # its references goes while it shuts down.
         gc.collect()
+        collects = gc.isenabled()
         gc.disable()
-        with phases.span("end of Ray"):
-            ray.shutdown()
-        gc.enable()
-        self._ended.set()
+        try:
+            with phases.span("end of Ray"):
+                ray.shutdown()
+        finally:
+            if collects:
+                gc.enable()
+            self._ended.set()
 
     def _start(self) -> Any:
         # Only here: Ray reads the variables that `_set_environment` sets when it is imported.
@@ -120,7 +121,7 @@ class LocalRay:
             # An exception of no class of its own says that one of its processes was not there in time.
             if "timed out" not in str(error) or self._over.is_set():
                 raise
-            phases.announce("Ray has not started within 30 s on this busy machine: trying once more")
+            phases.announce("Ray did not start in time; trying once more")
             ray.shutdown()
             end_left(self._temporary)
             self._initialize(ray)
@@ -146,12 +147,12 @@ class Early:
 
     Attributes:
         folder: A folder that only this user can enter, or None.
-        warm: The process that imports torch, or None.
+        warm: The processes that import torch.
         local: Ray, or None.
     """
 
     folder: Path | None = None
-    warm: Warm | None = None
+    warm: tuple[Warm, ...] = ()
     local: LocalRay | None = None
 
 
@@ -161,12 +162,13 @@ def address_of(options: argparse.Namespace) -> str:
     return options.address or os.environ.get("RAY_ADDRESS") or "local"
 
 
-def begin_imports(request: Request, held: contextlib.ExitStack) -> Early:
-    """Starts the process that imports torch for the trials on this machine's CPU.
+def begin_imports(options: argparse.Namespace, request: Request, held: contextlib.ExitStack) -> Early:
+    """Starts processes that import torch for the first trials on this machine's CPU.
 
     Args:
+        options: The parsed options.
         request: What is to be compared.
-        held: Receives what ends it.
+        held: Receives what ends them.
 
     Raises:
         ModuleNotFoundError: Ray is not installed.
@@ -176,9 +178,16 @@ def begin_imports(request: Request, held: contextlib.ExitStack) -> Early:
     folder = held.enter_context(temporary_folder())
     devices = request.named if "auto" not in request.devices else parse_devices(["cpu"])
     cpu = next((device for device in devices if device.kind == "cpu"), None)
-    # A process with other variables, as for a GPU, is started by its seat.
-    warm = held.enter_context(warm_process(folder, environment(cpu))) if cpu and FORKS else None
-    return Early(folder, warm)
+    if cpu is None or not FORKS:
+        return Early(folder)
+    # A process with other variables, as for a GPU or other threads, is started by its seat.
+    trials = len(request.losses) * options.replicas * len(options.seed or [0]) + options.noise
+    count = min(trials, os.cpu_count() or 1, MOST_WARM)
+    try:
+        warm = [held.enter_context(warm_process(folder / f"warm-{each}", environment(cpu))) for each in range(count)]
+    except OSError:  # the path is too long for a socket; Ray, which has longer ones, says so
+        warm = []
+    return Early(folder, tuple(warm))
 
 
 def begin_ray(early: Early, options: argparse.Namespace, request: Request, held: contextlib.ExitStack) -> Early:
@@ -219,7 +228,7 @@ def starting(temporary: Path, data_bytes: int | None) -> Iterator[LocalRay]:
 
 
 def not_started(error: Exception) -> Trouble:
-    """The error for a Ray that `wait` has raised this instead of."""
+    """The error to report when Ray could not be started."""
     text = " ".join(str(error).split())
     return Trouble(f"Ray cannot be started here ({text}). To train without Ray, use --inline.")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -24,7 +24,7 @@ class Worker:
     Ray's own process, which has threads and must not fork, does not import torch.
     """
 
-    def __init__(self, environment: dict[str, str], warm: Warm | None = None) -> None:
+    def __init__(self, environment: dict[str, str], warm: Sequence[Warm] = ()) -> None:
         # torch reads OMP_NUM_THREADS and ATEN_CPU_CAPABILITY once, at its import in the seat's process.
         # They are not set by a runtime_env, for which Ray would start a new process for each worker (0.6 s or more).
         os.environ.update(environment)

@@ -44,7 +44,7 @@ class Cluster:
         step_timeout_s: Longest time from one event of a trial to the next, from its first step to its last one; a
             worker that exceeds it counts as hung.
         may_grow: Whether to ask an autoscaler, if the cluster has one, for nodes that trials wait for.
-        warm: The process of this machine that has imported torch already, if there is one; see `Seat`.
+        warm: Processes of this machine that have imported torch already; see `Seat`.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Cluster:
         *,
         step_timeout_s: float = math.inf,
         may_grow: bool = False,
-        warm: Warm | None = None,
+        warm: Sequence[Warm] = (),
     ) -> None:
         self._ray = ray
         self._may_grow = may_grow

@@ -33,12 +33,12 @@ class Request:
         return parse_devices([text for text in self.devices if text != "auto"])
 
 
-def parse_request(options: argparse.Namespace, *, single: bool = False) -> Request:
+def parse_request(options: argparse.Namespace, *, announce: bool = True) -> Request:
     """Parses and checks what the options name.
 
     Args:
         options: The parsed options.
-        single: Whether nothing is to be said of a single trial.
+        announce: Whether to announce a run of a single trial.
 
     Raises:
         Trouble: A task, loss, device or option is wrong.
@@ -50,14 +50,18 @@ def parse_request(options: argparse.Namespace, *, single: bool = False) -> Reque
     _check_cluster_options(options, request.named)
     if task.shipped and options.batch_size > ROWS and not options.data:
         raise too_large(options.batch_size, ROWS)
-    # Which devices "auto" and --each are is known later.
-    if not single and "auto" not in request.devices and not options.each and len(request.devices) == 1:
-        announce_single(len(losses) * options.replicas + options.noise)
+    if announce and is_settled(options, request):
+        announce_single(len(losses) * len(request.devices) * options.replicas + options.noise)
     return request
 
 
+def is_settled(options: argparse.Namespace, request: Request) -> bool:
+    """Whether all devices are known from the options; what "auto" and --each are is known when Ray has started."""
+    return "auto" not in request.devices and not options.each
+
+
 def announce_single(trials: int) -> None:
-    """Says so at once if a run is to have one trial, which is compared with nothing in it.
+    """Announces that a run of one trial has nothing to compare.
 
     Args:
         trials: Number of trials with the same seed.

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing import connection
 from multiprocessing.connection import Connection
@@ -63,10 +64,10 @@ class Seat:
     Args:
         data: The task's data; dtype[rows, ...] by name.
         forks: Whether the processes of the trials are forked.
-        warm: A process that has imported torch already, if this machine has one; it is used where it fits.
+        warm: Processes of this machine that have imported torch already; the first that fits and is free is used.
     """
 
-    def __init__(self, data: dict[str, np.ndarray], *, forks: bool = FORKS, warm: Warm | None = None) -> None:
+    def __init__(self, data: dict[str, np.ndarray], *, forks: bool = FORKS, warm: Sequence[Warm] = ()) -> None:
         self._file, self._layout = write_arrays(data)
         self._forks = forks
         self._warm = warm
@@ -121,13 +122,14 @@ class Seat:
         os.close(self._file)
 
     def _launch(self) -> None:
-        """Starts the seat's process, which imports torch meanwhile unless the warm process has done so."""
+        """Starts the seat's process, which imports torch meanwhile unless a warm process has done so."""
         if self._control:
             self._control.close()
         self._control, theirs = multiprocessing.Pipe()
         with theirs:
             descriptors = (theirs.fileno(), self._file)
-            self._process = self._warm.fork(*descriptors) if self._warm and self._forks and self._warm.fits() else None
+            usable = (each.fork(*descriptors) for each in self._warm if self._forks and each.fits())
+            self._process = next(filter(None, usable), None)
             if self._process is None:
                 numbers = map(str, (*descriptors, os.getpid()))
                 # Unbuffered (-u), as Ray's workers are: what a loss prints before it crashes is in the log.

@@ -1,10 +1,14 @@
-"""A warm process: it has imported torch before there is a seat on this machine, and the seats' processes are its forks.
+"""A warm process: it has imported torch before there is a seat on this machine, and forks the process of one seat.
 
-The driver of a local run starts it first of all, so that torch is imported while Ray starts, and once for all seats. A
-seat whose environment is another one, or that does not find it, starts a process of its own as on any other node.
+The driver of a local run starts some of them first of all, so that torch is imported while Ray starts. A seat whose
+environment is another one, or that finds none left, starts a process of its own as on any other node.
+
+One seat each, since forks of one process hash texts alike: what a loss does in the order of a set of texts would be the
+same at every seat, and replicas that disagree would not be seen to do so.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import signal
@@ -23,8 +27,6 @@ _PROGRAM = (
 )
 # What Ray sets in the environment of a worker, and the size of the terminal: no import comes out differently with them.
 _IGNORED = ("PYTHONBREAKPOINT", "SPT_NOENV", "LINES", "COLUMNS")
-# Most seats that wait at once until the imports are done.
-_BACKLOG = 128
 # How the end of a seat's process is reported: its exit status, negative for a signal.
 STATUS = struct.Struct("!i")
 # How long a request is.
@@ -35,16 +37,16 @@ OOM_SCORE = Path("/proc/self/oom_score_adj")
 
 @dataclass(frozen=True)
 class Warm:
-    """Where the seats of this machine find the process, and what they must have in common with it.
+    """Where a seat of this machine finds the process, and what it must have in common with it.
 
     Attributes:
-        path: Path of the socket at which it takes requests.
-        environment: The environment variables that it has imported torch with.
+        path: Path of the socket at which it takes a request.
+        environment: A digest of the environment variables that it has imported torch with.
         pid: Its id.
     """
 
     path: str
-    environment: tuple[tuple[str, str], ...]
+    environment: str
     pid: int
 
     def fits(self) -> bool:
@@ -59,13 +61,16 @@ class Warm:
             data: Descriptor of the file with the task's data.
 
         Returns:
-            The process; None if the warm process is gone.
+            The process; None if the warm process is gone, or another seat has it.
         """
-        own = {"environment": dict(os.environ), "path": sys.path, "folder": str(Path.cwd())}
-        request = json.dumps({**own, "oom_score": OOM_SCORE.read_text()}).encode()
         connection = socket.socket(socket.AF_UNIX)
         try:
-            connection.connect(self.path)
+            own = {"environment": dict(os.environ), "path": sys.path, "folder": str(Path.cwd())}
+            request = json.dumps({**own, "oom_score": OOM_SCORE.read_text()}).encode()
+            # Of several seats that ask at once, one can rename it.
+            taken = f"{self.path}-taken"
+            Path(self.path).rename(taken)
+            connection.connect(taken)
             socket.send_fds(connection, [LENGTH.pack(len(request))], [control, data, 1, 2])
             connection.sendall(request)
         except OSError:
@@ -98,25 +103,27 @@ class Forked:
 
 
 @contextlib.contextmanager
-def warm_process(folder: Path, variables: Mapping[str, str]) -> Iterator[Warm]:
+def warm_process(path: Path, variables: Mapping[str, str]) -> Iterator[Warm]:
     """Starts the process, which ends with the block, and at once if this process is killed.
 
     Args:
-        folder: A folder that only this user can enter, for its socket.
+        path: Where its socket is made, in a folder that only this user can enter.
         variables: Environment variables that it needs beside this process's own.
+
+    Raises:
+        OSError: The path is longer than the system allows for a socket.
     """
     environment = {**os.environ, **variables}
-    path = folder / "warm"
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(path))
-        listening.listen(_BACKLOG)
+        listening.listen()
         arguments = [sys.executable, "-u", "-c", _PROGRAM, str(listening.fileno()), str(os.getpid()), *sys.path]
         process = subprocess.Popen(
             arguments,
             env=environment,
             pass_fds=[listening.fileno()],
             stdin=subprocess.DEVNULL,
-            # What the imports print is in nobody's log; a seat has its worker's output.
+            # What the imports print is discarded; the seat has its worker's output.
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             # A Ctrl-C of the terminal is for the driver alone, as with Ray's workers.
@@ -129,7 +136,7 @@ def warm_process(folder: Path, variables: Mapping[str, str]) -> Iterator[Warm]:
         process.wait()
 
 
-def _imported_with(environment: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """The variables that may change what an import does, sorted."""
-    kept = {name: value for name, value in environment.items() if not name.startswith("RAY_") and name not in _IGNORED}
-    return tuple(sorted(kept.items()))
+def _imported_with(environment: Mapping[str, str]) -> str:
+    """A digest of the variables that may change what an import does; their values, among them secrets, stay here."""
+    kept = sorted((name, value) for name, value in environment.items() if not name.startswith("RAY_"))
+    return hashlib.sha256(json.dumps([each for each in kept if each[0] not in _IGNORED]).encode()).hexdigest()

@@ -1,17 +1,15 @@
-"""The process that `warm.warm_process` starts: it imports what trials need, and forks a process for each seat.
+"""The process that `warm.warm_process` starts: it imports what trials need, and forks the process of a seat.
 
-It computes nothing and runs no code of a user, as the seats' processes do, which `seat_process` describes.
+Like the processes of seats, which `seat_process` describes, it computes nothing and runs no code of a user.
 """
 
 import contextlib
 import gc
 import json
 import os
-import signal
 import socket
 import sys
 from functools import partial
-from multiprocessing import connection
 
 from parity.train.seat_process import end_with, import_or_explain, run_as_child
 from parity.train.seat_process import serve as serve_seat
@@ -19,51 +17,26 @@ from parity.train.warm import LENGTH, OOM_SCORE, STATUS
 
 
 def serve(listening: int, parent: int) -> None:
-    """Takes the requests of seats until the process that started this one has ended.
+    """Takes the request of a seat, forks its process, and reports its end; waits for the process that started this one.
 
     Args:
-        listening: Descriptor of the socket at which they come.
-        parent: Id of the process that started this one.
+        listening: Descriptor of the socket at which the request comes.
+        parent: Id of the process that started this one, with which this one ends.
     """
     end_with(parent)
-    # What is wrong with an import, each seat finds out again, and reports for its trials.
+    # An import that fails is ignored here: the seat repeats it, and reports the error for its trials.
     import_or_explain()
-    # The seats share this process's memory until they write to it, and looking for garbage writes.
+    # The seat shares this process's memory until it writes to it, and looking for garbage writes.
     gc.collect()
     gc.freeze()
-    woken, wakes = socket.socketpair()
-    wakes.setblocking(False)
-    # A handler has to be set for the signal to wake anybody.
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.set_wakeup_fd(wakes.fileno(), warn_on_full_buffer=False)
-    seats: dict[int, socket.socket] = {}
     with socket.socket(fileno=listening) as requests:
-        while True:
-            ready = connection.wait([requests, woken])
-            if woken in ready:
-                woken.recv(4096)
-                _report_ended(seats)
-            if requests in ready:
-                asked, _ = requests.accept()
-                child = os.fork()
-                if child == 0:
-                    signal.set_wakeup_fd(-1)
-                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                    # Their seats would not see this process end if another seat had them open.
-                    for each in (requests, woken, wakes, *seats.values()):
-                        each.close()
-                    run_as_child(partial(_become_seat, asked))
-                seats[child] = asked
-
-
-def _report_ended(seats: dict[int, socket.socket]) -> None:
-    """Reports the exit status of each seat's process that has ended to the seat."""
-    while seats:
-        ended, status = os.waitpid(-1, os.WNOHANG)
-        if not ended:
-            return
-        with seats.pop(ended) as asked, contextlib.suppress(OSError):  # the seat may be gone as well
-            asked.sendall(STATUS.pack(os.waitstatus_to_exitcode(status)))
+        asked, _ = requests.accept()
+    child = os.fork()
+    if child == 0:
+        run_as_child(partial(_become_seat, asked))
+    _, status = os.waitpid(child, 0)
+    with asked, contextlib.suppress(OSError):  # the seat may be gone as well
+        asked.sendall(STATUS.pack(os.waitstatus_to_exitcode(status)))
 
 
 def _become_seat(asked: socket.socket) -> None:

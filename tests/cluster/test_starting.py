@@ -1,5 +1,6 @@
 """Ray on this machine: what is started of it, when, and what is said if it does not start."""
 
+import contextlib
 import threading
 from types import SimpleNamespace
 
@@ -10,6 +11,8 @@ from parity.cluster.lean_ray import only_what_a_run_uses
 from parity.cluster.starting import LocalRay
 from parity.ground import phases
 from parity.ground.errors import Trouble
+from parity.plan.options import make_parser
+from parity.plan.request import parse_request
 from parity.plan.task_spec import DATA_BYTES, ROWS
 
 from conftest import command
@@ -84,7 +87,7 @@ def test_a_slow_start_is_waited_for_and_said(local, monkeypatch, capsys):
     slow = local(lambda: there.wait(20) and ray)
     threading.Timer(0.2, there.set).start()
     assert slow.wait() is ray and slow.wait() is ray
-    assert "0 s: still starting Ray: this machine is busy\n" in capsys.readouterr().err
+    assert "0 s: still waiting for Ray to start\n" in capsys.readouterr().err
 
 
 def test_a_start_that_ray_gives_up_is_tried_once_more(monkeypatch, tmp_path, capsys):
@@ -115,3 +118,22 @@ def test_another_ray_starts_in_full():
     with only_what_a_run_uses(SimpleNamespace(_private=private)):
         assert private.parameter.RayParams() is made
     assert vars(made) == {}
+
+
+def test_a_path_that_is_too_long_for_a_socket_leaves_it_to_ray_to_say_so(monkeypatch, tmp_path):
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    monkeypatch.setattr(starting, "temporary_folder", lambda: contextlib.nullcontext(folder))
+    options = make_parser().parse_args(["--device", "cpu"])
+    with contextlib.ExitStack() as held:
+        assert starting.begin_imports(options, parse_request(options), held) == starting.Early(folder)
+
+
+@pytest.mark.parametrize(("options", "count"), [([], 2), (["--loss", "builtin"], 1), (["--replicas", "9"], 4)])
+def test_as_many_processes_import_torch_as_seats_will_use_them(monkeypatch, options, count):
+    monkeypatch.setattr(starting, "warm_process", lambda path, variables: contextlib.nullcontext(path.name))
+    monkeypatch.setattr(starting.os, "cpu_count", lambda: 64)
+    parsed = make_parser().parse_args(["--device", "cpu", *options])
+    with contextlib.ExitStack() as held:
+        early = starting.begin_imports(parsed, parse_request(parsed), held)
+    assert early.warm == tuple(f"warm-{number}" for number in range(count))

@@ -6,12 +6,14 @@ import pytest
 
 from parity.ground import phases
 
+from conftest import command
+
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch):
     """A clock that a test sets: seconds since 1970."""
     now = [1000.0]
-    monkeypatch.setattr(time, "time", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
 
     def at(second):
         now[0] = 1000.0 + second
@@ -58,3 +60,14 @@ def test_a_phase_is_announced_with_the_seconds_unless_the_command_is_quiet(clock
 
 def test_each_phase_has_a_meaning():
     assert set(phases.MEANINGS) == set(phases.Phase.__args__)
+
+
+def test_a_command_is_as_old_as_its_process():
+    """To a hundredth of a second, though Linux says when it was started in whole seconds only."""
+    code = (
+        "import time, sys; from parity.ground import phases; phases.begin(process=True, quiet=True); "
+        "print(phases.elapsed_s(), time.clock_gettime(time.CLOCK_MONOTONIC))"
+    )
+    before = time.clock_gettime(time.CLOCK_MONOTONIC)
+    elapsed_s, now = map(float, command("-c", code).stdout.split())
+    assert 0 <= elapsed_s <= now - before + 0.02

@@ -190,7 +190,7 @@ devices = parse_devices(["cpu"])
 (trial,) = plan(parse_losses([loss], shipped=SHIPPED_LOSSES), devices, seeds=[0], replicas=1, settings=settings)
 worker.this_node = lambda: "here"
 worker.Seat = lambda data, warm: seat.Seat(data, forks=how != "spawns", warm=warm)
-it = worker.Worker(environment(devices[0]), Warm(*eval(warm)) if warm else None)
+it = worker.Worker(environment(devices[0]), [Warm(*eval(warm))] if warm else [])
 print(*it.start(trial, mnist.load(), None, None), flush=True)
 it.advance()
 print(type(it._seat._process).__name__, flush=True)
@@ -208,12 +208,12 @@ def trial_environment():
         yield
 
 
-@pytest.fixture(scope="module")
-def warm(tmp_path_factory):
+@pytest.fixture
+def warm(tmp_path):
     """A warm process for trials on one thread."""
     with ExitStack() as stack:
         with trial_environment():
-            started = stack.enter_context(warm_process(tmp_path_factory.mktemp("warm"), {}))
+            started = stack.enter_context(warm_process(tmp_path / "warm", {}))
         yield started
 
 
@@ -248,7 +248,7 @@ def worker(tmp_path, warm):
 def test_nothing_outlives_a_worker_that_is_killed(worker, warm, how):
     process, _ = worker("hanging", how)
     assert process.stdout.readline() == ("Forked\n" if how == "warm" else "Popen\n")
-    # The seats of a warm process, which lives on, are its children.
+    # The seat of a warm process, which lives as long, is its child.
     parent = warm if how == "warm" else process
     left = psutil.Process(parent.pid).children(recursive=True)
     assert len(left) == (1 if how == "spawns" else 2)
@@ -270,8 +270,8 @@ def test_a_worker_ends_with_its_trial_and_notes_how_that_ended(worker, how):
 def test_a_trial_ends_with_the_warm_process_and_the_next_seat_does_without(tmp_path, trial_of, data):
     """The system kills its seats with it."""
     trial = trial_of("hanging")
-    with trial_environment(), warm_process(tmp_path, environment(trial.device)) as started:
-        one = Seat(data, warm=started)
+    with trial_environment(), warm_process(tmp_path / "warm", environment(trial.device)) as started:
+        one = Seat(data, warm=[started])
         one.start(trial, None, None)
         assert isinstance(one.advance(), Began)
         assert isinstance(one._process, Forked)
@@ -280,7 +280,7 @@ def test_a_trial_ends_with_the_warm_process_and_the_next_seat_does_without(tmp_p
             one.advance()
         assert ended.value.how is None
         one.close()
-        another = Seat(data, warm=started)
+        another = Seat(data, warm=[started])
         another.start(trial_of("builtin"), None, None)
         assert isinstance(another._process, subprocess.Popen) and isinstance(another.advance(), Began)
         another.close()
@@ -294,6 +294,26 @@ def test_a_seat_with_another_environment_does_not_use_the_warm_process(warm):
             with trial_environment():
                 os.environ[name] = "2"
                 assert not warm.fits()
+
+
+HASH = """
+def hash_of_a_text(output, target):
+    raise RuntimeError(f"hash {hash('text')} of a text")
+"""
+
+
+def test_the_seats_of_a_machine_hash_texts_differently(make_trials, data, tmp_path):
+    """As without warm processes: a loss that depends on the order of a set is seen where replicas disagree."""
+    (tmp_path / "mine.py").write_text(HASH)
+    trial = make_trials(f"{tmp_path / 'mine.py'}:hash_of_a_text")[0]
+    with ExitStack() as stack, trial_environment():
+        warm = [stack.enter_context(warm_process(tmp_path / f"warm-{each}", {})) for each in range(2)]
+        seats = [Seat(data, warm=warm) for _ in range(3)]
+        errors = [train(each, trial)[-1].error for each in seats]
+        assert [isinstance(each._process, Forked) for each in seats] == [True, True, False]
+        for each in seats:
+            each.close()
+    assert len(set(errors)) == 3 and all("of a text" in error for error in errors)
 
 
 TELLS = """
@@ -314,7 +334,7 @@ def test_a_fork_of_a_warm_process_has_the_environment_the_folder_and_the_import_
         monkeypatch.setenv("RAY_TOLD", "this one")
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "path", [*sys.path, "/told"])
-        own = Seat(data, warm=warm)
+        own = Seat(data, warm=[warm])
         (*_, ended) = train(own, trial)
         assert isinstance(own._process, Forked)
         own.close()
@@ -325,10 +345,10 @@ def test_the_traces_are_the_same_from_a_warm_process(warm, data, trial_of):
     trial = trial_of("numpy")
     tables = []
     with trial_environment():
-        for each in (warm, None):
+        for each in ([warm], []):
             own = Seat(data, warm=each)
             events = train(own, trial)
-            assert isinstance(own._process, Forked) == (each is not None)
+            assert isinstance(own._process, Forked) == bool(each)
             own.close()
             found = [event.table.drop_columns("step_s") for event in events if isinstance(event, Advanced)]
             tables.append(pa.concat_tables(found).combine_chunks())
