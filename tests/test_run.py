@@ -107,8 +107,8 @@ def test_one_trial_compares_nothing(tmp_path, capsys):
 def test_a_run_that_can_compare_nothing_says_so_before_it_trains(tmp_path, devices, monkeypatch, capsys):
     def train(*_):
         assert (
-            "nothing to compare in this run: a single trial is not a pair. Add a --loss, a --device or --replicas; or "
-            "compare it with another run later (python -m parity.report A B)\n"
+            "nothing to compare: this run has a single trial. Add a --loss, a --device or --replicas; or compare it "
+            "with another run later (python -m parity.report A B)\n"
         ) in capsys.readouterr().err
         raise Trouble("trained")
 

@@ -1,4 +1,4 @@
-"""What is replaced in Ray: processes that a run on one machine does not use, a slow poll, and lines on stdout."""
+"""Patches to Ray for a run on one machine: without processes that it does not use, a slow poll and lines on stdout."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-# How often it is looked for Ray's process on this machine while it starts, and for how long; Ray goes on after that.
+# Interval at which the table of nodes is polled while Ray starts, and the longest wait; Ray goes on after that.
 LOOK_EVERY_S = 0.02
 REGISTERS_S = 25.0
 

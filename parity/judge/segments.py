@@ -1,6 +1,6 @@
-"""Two traces side by side, segment by segment: what is not known to be equal is read, and little of it at a time.
+"""Two traces side by side, in segments: only what is not known to be equal is read.
 
-A segment lies in one block of each side, so that no more than a block of each is in memory.
+A segment lies in one block of each side, and these are read at a time; of a trace without blocks, one whole column is.
 
 Letters: S steps that both traces have; N rows of a segment; P parameter tensors.
 """

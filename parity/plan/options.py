@@ -23,7 +23,7 @@ EXIT_STATUSES = """exit status:
   1  a pair diverged, or a candidate failed through its own fault
   2  trouble: wrong arguments, a failed baseline, nowhere to run a trial,
      damaged files, an interruption
-  3  no pair diverged, and at least one is inconclusive, or there is none
+  3  no pair diverged, and at least one is inconclusive, or there is no pair
 """
 
 
@@ -45,8 +45,8 @@ def make_parser() -> argparse.ArgumentParser:
     results.add_argument(
         "--verbose",
         action="store_true",
-        help="print on stderr, at the end, what the command has waited for: each phase, when it was, and how long the "
-        "command waited for it",
+        help="print to stderr, at the end, when each phase of the command began and ended, and how long the command "
+        "waited for it",
     )
     return parser
 

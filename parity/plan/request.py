@@ -68,8 +68,8 @@ def announce_single(trials: int) -> None:
     """
     if trials < 2:
         phases.announce(
-            "nothing to compare in this run: a single trial is not a pair. Add a --loss, a --device or --replicas; or "
-            "compare it with another run later (python -m parity.report A B)"
+            "nothing to compare: this run has a single trial. Add a --loss, a --device or --replicas; or compare it "
+            "with another run later (python -m parity.report A B)"
         )
 
 

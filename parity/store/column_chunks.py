@@ -1,7 +1,7 @@
-"""The column chunks of a Parquet file: their rows, their bytes, and what tells them apart without decoding them.
+"""The column chunks of a Parquet file: where the bytes of each are, and how to tell undecoded whether two are equal.
 
-A column chunk is what a row group holds of one column. Chunks of equal bytes that are described in the same way hold
-equal values, so that most of two equal traces is never decoded.
+A column chunk is what a row group holds of one column. Chunks whose bytes and descriptions are equal hold equal values,
+so most of two equal traces need not be decoded.
 """
 
 from collections.abc import Mapping, Sequence

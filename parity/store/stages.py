@@ -1,4 +1,4 @@
-"""The phases between the first request and the last event of a run, derived from the events of its trials."""
+"""The phase that the trials of a run have reached, derived from their events."""
 
 from collections.abc import Iterable, Sequence
 
