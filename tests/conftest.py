@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 from benchmarks.hosts import why_not
 from parity import run
 from parity.ground.temporary import LOCK, PREFIX
+from parity.plan import neighbours
 from parity.plan.device import parse_devices
 from parity.plan.loss_spec import parse_losses
 from parity.plan.planning import make_settings, plan
@@ -87,6 +88,21 @@ def own_environment():
         for name in os.environ.keys() - before.keys():
             del os.environ[name]
         os.environ.update(before)
+
+
+@contextmanager
+def own_imports():
+    """Takes back what loading a user's code leaves in this process: folders to import from, and modules in them."""
+    path, added, modules = [*sys.path], {*neighbours.ADDED}, {*sys.modules}
+    try:
+        yield
+    finally:
+        sys.path[:] = path
+        neighbours.ADDED.intersection_update(added)
+        for name in sys.modules.keys() - modules:
+            file = Path(getattr(sys.modules[name], "__file__", None) or ROOT)
+            if not (file.is_relative_to(ROOT) or neighbours.in_environment(file)):
+                del sys.modules[name]
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -175,7 +191,8 @@ def _nothing_is_left(_own_temporary_folder, _warm):
     """After each module: no process that it started, whoever is its parent, and no folder of a cluster that is gone."""
     mark = os.environ[MARK] = uuid.uuid4().hex
     before = abandoned()
-    yield
+    with own_imports():
+        yield
     del os.environ[MARK]
     end = time.monotonic() + PATIENCE_S
     while (left := [*marked(mark), *children(_warm)]) and time.monotonic() < end:
@@ -220,7 +237,7 @@ def children(warm):
 @pytest.fixture(autouse=True)
 def _in_the_project(monkeypatch):
     monkeypatch.chdir(ROOT)
-    with own_environment():
+    with own_environment(), own_imports():
         yield
 
 

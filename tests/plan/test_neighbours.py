@@ -10,28 +10,15 @@ from dataclasses import replace
 
 import pytest
 
-from parity.plan import neighbours
 from parity.plan.loss_spec import parse_losses
 from parity.plan.neighbours import can_find, find_module, in_environment
 from parity.plan.user_code import code_digest, load_code
 
 
 @pytest.fixture(autouse=True)
-def _as_it_was(tmp_path, monkeypatch):
-    """Takes back what loading code leaves in this process, here and in other tests."""
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setattr(neighbours, "ADDED", set())
+def _in_its_folder(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)  # also forgets what Python has cached of folders
     monkeypatch.chdir(tmp_path)
-    _forget()
-    yield
-    _forget()
-
-
-def _forget():
-    for name in [*sys.modules]:
-        if name.partition(".")[0] in ("helper", "late", "lib", "mine", "other", "pkg"):
-            del sys.modules[name]
 
 
 def write(folder, **files):

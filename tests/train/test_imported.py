@@ -2,12 +2,10 @@
 
 import hashlib
 import importlib
-import sys
 
 import pytest
 
 from parity import run
-from parity.plan import neighbours
 from parity.store.storage import parse_path
 from parity.store.stored_run import read_run
 from parity.train.imported import imported_files
@@ -30,16 +28,12 @@ def mine(output, target):
 
 
 @pytest.fixture
-def loss(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setattr(neighbours, "ADDED", set())
+def loss(tmp_path):
     (tmp_path / "mine.py").write_text(LOSS)
     for name in ("beside", "dynamic"):
         (tmp_path / f"{name}.py").write_text("FACTOR = 1.0\n")
     importlib.invalidate_caches()
-    yield f"{tmp_path}/mine.py:mine"
-    for name in ("beside", "dynamic", "inside", "inside.module"):
-        sys.modules.pop(name, None)
+    return f"{tmp_path}/mine.py:mine"
 
 
 def line(path, name):
