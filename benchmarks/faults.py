@@ -192,7 +192,7 @@ def bits(out: StoragePath) -> pd.DataFrame:
     """What must be equal, by trial and step."""
     table = pd.read_parquet(str(out / "traces")).drop(columns="step_s")
     table = table.astype({"trial": str, "loss_name": str, "device": str}).set_index(["trial", "step"]).sort_index()
-    for name in table.select_dtypes("object"):
+    for name in table.select_dtypes(["object", "str"]):
         table[name] = table[name].map(comparable)
     return table
 

@@ -152,4 +152,9 @@ def _number(value: float | str, dtype: str) -> str:
     if isinstance(value, str):
         return clip(value, _VALUE)
     # NumPy prints the shortest text that reads back as the same number; bfloat16 is not a dtype of NumPy.
-    return str(np.dtype(dtype).type(value)) if dtype in ("float16", "float32") else repr(value)
+    if dtype in ("float16", "float32"):
+        with np.errstate(over="ignore"):
+            narrow = np.dtype(dtype).type(value)
+        if float(narrow) == value or math.isnan(value):
+            return str(narrow)
+    return repr(value)

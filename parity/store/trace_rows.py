@@ -28,6 +28,8 @@ def find_wrong_column(table: pa.Table, record: TrialRecord) -> str | None:
         if pa.types.is_list(column.type):
             if pc.list_flatten(column).null_count:
                 return f"the lists of its column {name} lack values"
+        elif name in _NOT_NEGATIVE and ((least := pc.min(column).as_py()) or 0) < 0:
+            return f"its column {name} has {least}, and must not be negative"
         elif name == "settings":
             for text in column.unique().drop_null().to_pylist():
                 try:
@@ -80,6 +82,21 @@ def _wrong_lengths(table: pa.Table, record: TrialRecord) -> str | None:
     return None
 
 
+# Numbers of something, norms and errors.
+_NOT_NEGATIVE = (
+    "rows",
+    "elements",
+    "output_grad_norm",
+    "param_grad_norm",
+    "step_grad_norm",
+    "grad_error_u",
+    "loss_error_u",
+    "grad_unit",
+    "grad_condition_u",
+    "grad_rows",
+    "passed_on_u",
+    "step_s",
+)
 _DIGESTS = tuple(f"{quantity}_digests" for quantity in TENSOR_QUANTITIES)
 # Columns of lists with a value for each parameter tensor, and for each buffer.
 _OF_TENSORS = (

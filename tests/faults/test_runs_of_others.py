@@ -267,6 +267,8 @@ SETTINGS = {"optimizers": [{"class": "Adam", "groups": [{"params": "0-9999999999
     ("column", "value", "said"),
     [
         ("loss", None, "its column loss lacks values"),
+        ("elements", -1, "its column elements has -1, and must not be negative"),
+        ("grad_error_u", -0.5, "its column grad_error_u has -0.5, and must not be negative"),
         ("param_digests", [1], "its param_digests are not 16 in each row"),
         ("param_grad_norms", [None] * 16, "the lists of its column param_grad_norms lack values"),
         ("output_sketches", [1.0] * 3, "its output_sketches are not 8 sums for each tensor"),
