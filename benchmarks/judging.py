@@ -109,7 +109,7 @@ def generate(out: Path, rows: int, *, apart: bool) -> dict[tuple[str, str], Plac
     """Writes the run directory; returns where each pair parts first."""
     from parity.judge.fleet import Fleet
     from parity.judge.pairs import make_pairs
-    from parity.store.run_tables import GROUP_ROWS
+    from parity.store.parquet import GROUP_ROWS
 
     steps = rows // TRIALS
 
@@ -160,10 +160,9 @@ def store_run(
     from parity.store.directory import complete, create
     from parity.store.files import write_json
     from parity.store.kept_trial import planned_record
-    from parity.store.parquet import write_table
-    from parity.store.run_tables import GROUP_ROWS
+    from parity.store.parquet import GROUP_ROWS, write_table
     from parity.store.tables import EVIDENCE
-    from parity.store.trace_files import TraceWriter
+    from parity.store.trace_files import TraceWriter, trace_file
     from parity.store.trials import write_trials
 
     task = parse_task("mnist-autoencoder")
@@ -182,8 +181,10 @@ def store_run(
     info = describe(f"python benchmarks/{Path(sys.argv[0]).name}", planned, data=None) | {"arguments": []} | described
     write_json(out / "run.json", info)
     shared = FACTS | {"status": "complete", "rows": steps, "loss_dtype": "float32", "param_names": LAYERS}
+    all_names = [trial.name for trial in planned]
     records = [
-        replace(planned_record(index, planned), **shared, node=trial.device.node) for index, trial in enumerate(planned)
+        replace(planned_record(trial, trace_file(index, all_names)), **shared, node=trial.device.node)
+        for index, trial in enumerate(planned)
     ]
     # Trials of a large run share files, and those of a file follow each other.
     for file, sharing in itertools.groupby(records, key=lambda record: record.trace):

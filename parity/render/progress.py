@@ -33,6 +33,8 @@ class TrialProgress:
         self._steps = steps
         self._done = dict.fromkeys(trials, 0)
         self._ended: set[str] = set()
+        # Steps of all trials that are done, and those that are left of trials that have not ended.
+        self._all_done, self._all_left = 0, steps * len(trials)
         self._running: dict[str, None] = {}
         self._live = is_live(self._console)
         self._last_line = time.monotonic()
@@ -76,6 +78,10 @@ class TrialProgress:
         # Negative where a trial begins again after its worker was lost: the bar goes back with it.
         advance = done - self._done[trial]
         self._done[trial] = done
+        self._all_done += advance
+        if trial not in self._ended:
+            # A trial that has failed takes no more steps.
+            self._all_left -= advance + (self._steps - done if state else 0)
         if state:
             self._ended.add(trial)
             self._running.pop(trial, None)
@@ -106,16 +112,13 @@ class TrialProgress:
 
     def _time_left(self, now: float) -> str:
         """How long all trials together will take at the pace that they have had so far; "" if that is not known."""
-        done = sum(self._done.values())
         if self._first_step is None:
-            self._first_step = (now, done) if done else None
+            self._first_step = (now, self._all_done) if self._all_done else None
             return ""
-        took, steps = now - self._first_step[0], done - self._first_step[1]
-        # A trial that has failed takes no more steps.
-        left = sum(self._steps - count for name, count in self._done.items() if name not in self._ended)
-        if took < ESTIMATE_AFTER_S or steps <= 0 or left <= 0:
+        took, steps = now - self._first_step[0], self._all_done - self._first_step[1]
+        if took < ESTIMATE_AFTER_S or steps <= 0 or self._all_left <= 0:
             return ""
-        return f"about {_duration(left * took / steps)} left"
+        return f"about {_duration(self._all_left * took / steps)} left"
 
 
 def is_live(console: Console) -> bool:

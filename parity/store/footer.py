@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 # Most bytes of a row group, and of a table that is read as a whole, with at least 8 for each value: as objects of
 # Python they take some 4 times as much. The trials of 1,000 GPUs with a model of 300 tensors take 60 MB; a row group
-# that parity writes takes `trace_files.GROUP_BYTES`, or twice that with 8 bytes for each of its numbers.
+# that parity writes takes `parquet.GROUP_BYTES`, or twice that with 8 bytes for each of its numbers.
 MOST_BYTES = 2**29
 # Most times that a file grows when it is decoded, if that is much memory at all: one row group after the other, it
 # takes time. A training of 1,000 tensors of which all but 10 are frozen comes to some 1,000 times.

@@ -19,6 +19,7 @@ from parity.store.run_tables import steps_table, write_run_tables
 from parity.store.states import read_state, remove_state, write_state
 from parity.store.storage import StoragePath
 from parity.store.trace import DIGESTS, first_difference
+from parity.store.trace_files import trace_file
 from parity.store.trials import HARDWARE, SOFTWARE
 
 # A trial continues from a state only where these facts are the same: other code would give other bits.
@@ -53,7 +54,10 @@ class Gatherer:
         self._out = out
         self._progress = progress
         self._names = [trial.name for trial in trials]
-        self._kept = {trial.name: KeptTrial(planned_record(index, trials)) for index, trial in enumerate(trials)}
+        self._kept = {
+            trial.name: KeptTrial(planned_record(trial, trace_file(index, self._names)))
+            for index, trial in enumerate(trials)
+        }
         # Trials that have to begin again, until the executor has asked `void` about them.
         self._void: set[str] = set()
         self._journal = Journal(out / JOURNAL)

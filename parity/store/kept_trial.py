@@ -1,6 +1,6 @@
 """The events kept of one trial: its record, and where its steps, its state and its findings are in the journal."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any
@@ -10,7 +10,6 @@ from parity.plan.trial import Trial
 from parity.plan.user_code import code_digest
 from parity.store.events import Advanced, Began, Ended, Event, Found, Restarted, Saved
 from parity.store.statuses import TrialStatus
-from parity.store.trace_files import trace_file
 from parity.store.trials import TrialRecord
 
 
@@ -119,17 +118,16 @@ class KeptTrial:
         )
 
 
-def planned_record(index: int, trials: Sequence[Trial]) -> TrialRecord:
+def planned_record(trial: Trial, trace: str) -> TrialRecord:
     """The record of a trial before it begins.
 
     Args:
-        index: Position of the trial in the plan.
-        trials: The trials of the plan.
+        trial: The trial.
+        trace: Name of the file that its trace will be in.
 
     Returns:
         The record with the status "planned", and with null for every fact that only the worker knows.
     """
-    trial = trials[index]
     settings = trial.settings
     return TrialRecord(
         trial=trial.name,
@@ -153,7 +151,7 @@ def planned_record(index: int, trials: Sequence[Trial]) -> TrialRecord:
         audit_every=settings.audit_every,
         digest_kind=trial.digest_kind,
         code_sha256=code_digest(trial.loss, trial.oracle, settings.task),
-        trace=trace_file(index, [trial.name for trial in trials]),
+        trace=trace,
     )
 
 

@@ -13,6 +13,11 @@ from parity.store.footer import TooLargeError, check_groups, check_texts, check_
 from parity.store.schema import SCHEMA_NUMBER
 from parity.store.storage import StoragePath
 
+# Number of rows in a row group, unless so many have `GROUP_BYTES`: a row of a trace takes some 600 bytes in memory, and
+# some 120 more for each tensor of the model.
+GROUP_ROWS = 10_000
+# Most bytes in memory of a row group that is written; one of 10,000 rows of a small model has 6 MB.
+GROUP_BYTES = 64 * 2**20
 # Columns added after the first release: older runs lack them, and are read with nulls.
 LATER_COLUMNS = trace.LATER_COLUMNS | {
     *(
@@ -44,14 +49,23 @@ def write_table(path: StoragePath, table: pa.Table) -> None:
         Trouble: The file cannot be written.
     """
     sink = pa.BufferOutputStream()
-    # Parquet's checksums are optional. With them a flipped bit is found wherever it is in a page, and not only where it
-    # breaks the decoding.
-    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    with open_writer(sink, table.schema) as writer:
+        writer.write_table(table)
     write_bytes(path, sink.getvalue())
 
 
+def open_writer(sink: StoragePath | pa.NativeFile, schema: pa.Schema) -> pq.ParquetWriter:
+    """Opens a Parquet file for writing, in the way of all files that parity writes."""
+    texts = [field.name for field in schema if pa.types.is_dictionary(field.type) or pa.types.is_string(field.type)]
+    # Numbers have no dictionaries: digests, norms and sketches do not repeat, and zstd shrinks those that do. A trace
+    # of 5,000 steps is written in a quarter of the time, read in less than half, and a quarter smaller than with them.
+    # Parquet's checksums are optional. With them a flipped bit is found wherever it is in a page, and not only where it
+    # breaks the decoding.
+    return pq.ParquetWriter(sink, schema, compression="zstd", write_page_checksum=True, use_dictionary=texts)
+
+
 def write_tables(path: StoragePath, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
-    """Writes the rows of several tables as `write_table` does, with one of them in memory at a time.
+    """Writes the rows of several tables as `write_table` does, with a row group of them in memory at a time.
 
     Args:
         path: The file.
@@ -64,10 +78,25 @@ def write_tables(path: StoragePath, schema: pa.Schema, tables: Iterable[pa.Table
     with (
         writing(path),
         storage.written_beside(path) as beside,
-        pq.ParquetWriter(beside, schema, compression="zstd", write_page_checksum=True) as writer,
+        open_writer(beside, schema) as writer,
     ):
-        for table in tables:
+        for table in in_groups(tables):
             writer.write_table(table)
+
+
+def in_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in fewer tables, each of at least `GROUP_ROWS` or `GROUP_BYTES` but for the last."""
+    collected: list[pa.Table] = []
+    rows = size_bytes = 0
+    for table in tables:
+        collected.append(table)
+        rows += len(table)
+        size_bytes += table.nbytes
+        if rows >= GROUP_ROWS or size_bytes >= GROUP_BYTES:
+            yield pa.concat_tables(collected).unify_dictionaries()
+            collected, rows, size_bytes = [], 0, 0
+    if collected:
+        yield pa.concat_tables(collected).unify_dictionaries()
 
 
 def open_parquet(path: StoragePath) -> pq.ParquetFile:

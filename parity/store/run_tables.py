@@ -1,6 +1,6 @@
 """The tables of a run, written from its journal: the traces, what was found beside them, and trials.parquet."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -9,15 +9,11 @@ from parity.store import storage
 from parity.store.events import Advanced, Found
 from parity.store.journal import Journal
 from parity.store.kept_trial import KeptTrial, StepsInJournal, storable
-from parity.store.parquet import write_table
+from parity.store.parquet import in_groups, write_table
 from parity.store.storage import StoragePath
 from parity.store.tables import EVIDENCE
-from parity.store.trace_files import GROUP_BYTES, TraceWriter
+from parity.store.trace_files import TraceWriter
 from parity.store.trials import write_trials
-
-# Number of rows in a row group of a trace, unless so many have `GROUP_BYTES`: a row takes some 600 bytes in memory, and
-# some 120 more for each tensor of the model.
-GROUP_ROWS = 10_000
 
 
 def write_run_tables(out: StoragePath, kept: Mapping[str, KeptTrial], journal: Journal) -> None:
@@ -61,7 +57,7 @@ def _write_traces(out: StoragePath, kept: Mapping[str, KeptTrial], journal: Jour
         if each.steps:
             file = each.record.trace
             writer = writers.setdefault(file, TraceWriter(out / "traces" / file))
-            for table in _joined(steps_table(steps, journal) for steps in each.steps):
+            for table in in_groups(steps_table(steps, journal) for steps in each.steps):
                 writer.append(table)
     # They get their names when all are written: an error before leaves the traces of an earlier driver as they were.
     for writer in writers.values():
@@ -69,19 +65,6 @@ def _write_traces(out: StoragePath, kept: Mapping[str, KeptTrial], journal: Jour
     for file in (each.record.trace for each in kept.values()):
         if file not in writers:  # an earlier driver wrote it before the trial began again
             storage.remove(out / "traces" / file)
-
-
-def _joined(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """The same rows in fewer tables, each of at least `GROUP_ROWS` or `GROUP_BYTES` but for the last."""
-    collected: list[pa.Table] = []
-    for table in tables:
-        collected.append(table)
-        enough = sum(map(len, collected)) >= GROUP_ROWS or sum(each.nbytes for each in collected) >= GROUP_BYTES
-        if enough:
-            yield pa.concat_tables(collected).unify_dictionaries()
-            collected = []
-    if collected:
-        yield pa.concat_tables(collected).unify_dictionaries()
 
 
 def _evidence(table: str, kept: Mapping[str, KeptTrial], journal: Journal) -> Iterator[dict[str, Any]]:

@@ -9,11 +9,10 @@ import pyarrow.parquet as pq
 
 from parity.store import storage
 from parity.store.files import writing
+from parity.store.parquet import GROUP_BYTES, open_writer
 from parity.store.storage import StoragePath
 from parity.store.trace import SCHEMA
 
-# Most bytes in memory of a row group that is written; one of 10,000 rows of a small model has 6 MB.
-GROUP_BYTES = 64 * 2**20
 # Most trace files that a run has, however many trials there are.
 MOST_TRACE_FILES = 16
 # Most characters of a trial's name used in a file name, since file systems limit its length (often to 255 bytes).
@@ -55,7 +54,7 @@ class TraceWriter:
         with writing(self._path):
             if self._writer is None:
                 beside = self._placing.enter_context(storage.written_beside(self._path))
-                self._writer = pq.ParquetWriter(beside, SCHEMA, compression="zstd", write_page_checksum=True)
+                self._writer = open_writer(beside, SCHEMA)
             # Each call makes row groups of its own, so each of them has rows of one trial; `trace_chunks` relies on
             # that.
             # And none that would not be read again, however many tensors a row has.

@@ -10,7 +10,7 @@ from synthetic_runs import Planted, make_run, write_run
 
 from parity.judge.columns import Columns
 from parity.judge.trial_trace import TrialTrace
-from parity.store import run_tables, trace_files, traces
+from parity.store import parquet, trace_files, traces
 from parity.store.footer import group_bytes
 from parity.store.stored_run import read_run
 from parity.store.trace_files import TraceWriter
@@ -35,8 +35,8 @@ def test_a_row_group_has_few_bytes_however_many_tensors_a_row_has(tmp_path, monk
 
 def test_chunks_of_wide_rows_are_not_collected_until_there_are_many_rows(monkeypatch, run):
     table, _ = run.traces.values()
-    monkeypatch.setattr(run_tables, "GROUP_BYTES", 3 * table.nbytes)
-    joined = [*run_tables._joined([table] * 8)]
+    monkeypatch.setattr(parquet, "GROUP_BYTES", 3 * table.nbytes)
+    joined = [*parquet.in_groups([table] * 8)]
     assert [len(each) for each in joined] == [300, 300, 200]
 
 
