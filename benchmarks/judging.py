@@ -156,11 +156,11 @@ def store_run(
     from parity.plan.loss_spec import parse_losses
     from parity.plan.planning import make_settings, plan
     from parity.plan.task_spec import parse_task, shipped_losses
-    from parity.run import describe
     from parity.store.directory import complete, create
     from parity.store.files import write_json
     from parity.store.kept_trial import planned_record
     from parity.store.parquet import GROUP_ROWS, write_table
+    from parity.store.run_info import describe
     from parity.store.tables import EVIDENCE
     from parity.store.trace_files import TraceWriter, trace_file
     from parity.store.trials import write_trials

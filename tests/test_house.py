@@ -1,6 +1,7 @@
 """The floors of docs/develop/architecture.md hold: what is planted against each is refused; nothing is overlong."""
 
 import ast
+import importlib
 import os
 import re
 import shutil
@@ -211,3 +212,14 @@ def test_no_module_gives_a_name_twice():
     assert twice_named("A = 1\nB: int = 2\nA = 3") == ["A"]
     found = {path.name: names for path in (ROOT / "parity").rglob("*.py") if (names := twice_named(path.read_text()))}
     assert found == {}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_what_a_benchmark_imports_of_parity_is_there(path):
+    # Also inside of functions, which nothing else runs between two measurements.
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "parity":
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                if not hasattr(module, alias.name):
+                    importlib.import_module(f"{node.module}.{alias.name}")

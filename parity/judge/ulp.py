@@ -58,7 +58,8 @@ def _ordinal(values: np.ndarray, dtype: str) -> np.ndarray:
     if dtype not in _INTEGERS:
         raise ValueError(f"The dtype {dtype!r} has no ulp. Known dtypes: {', '.join((*_INTEGERS, 'bfloat16'))}.")
     kind = _INTEGERS[dtype]
-    bits = values.astype(dtype).view(kind).astype(np.int64)
+    with np.errstate(over="ignore"):  # infinite, where a damaged file has what the dtype cannot hold
+        bits = values.astype(dtype).view(kind).astype(np.int64)
     # Floats of one sign are in the order of their bits. Negative ones run the other way, so they are mirrored at zero,
     # which makes -0.0 and 0.0 the same position.
     lowest = int(np.iinfo(kind).min)
