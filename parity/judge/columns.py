@@ -149,6 +149,29 @@ def lists(column: pa.ChunkedArray) -> list[np.ndarray | None]:
     ]
 
 
+def matrix(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray] | None:
+    """A column of N lists of numbers, as one array.
+
+    Returns:
+        The numbers, float64[N, W], NaN in a row that is null; and whether each row is a list, bool[N]. None where two
+        of the lists have different lengths.
+    """
+    rows = column.combine_chunks()
+    known = rows.is_valid().to_numpy(zero_copy_only=False) if rows.null_count else np.ones(len(rows), bool)
+    offsets = rows.offsets.to_numpy()
+    lengths = np.diff(offsets)[known]
+    width = int(lengths[0]) if lengths.size else 0
+    if (lengths != width).any():
+        return None
+    # Arrow stores the lists in one flat array, where a null may stand for some numbers.
+    flat = pc.list_flatten(rows) if rows.null_count else rows.values[offsets[0] : offsets[-1]]
+    found = flat.to_numpy(zero_copy_only=False).astype(np.float64).reshape(lengths.size, width)
+    if rows.null_count:
+        found, listed = np.full((len(rows), width), np.nan), found
+        found[known] = listed
+    return found, known
+
+
 def words(column: pa.ChunkedArray) -> np.ndarray | None:
     """A column of N lists of integers, dtype[N, W]; None where their lengths are not all W, or a row is null."""
     if column.null_count or not len(column):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from parity.judge.segments import Rows
 from parity.judge.trial_trace import TrialTrace
 
 
@@ -106,6 +107,10 @@ class CommonSteps:
             Trouble: A trace is damaged.
         """
         return self.trace.matrix(name, self.begin, self.steps)
+
+    def rows(self) -> Rows:
+        """The common steps, to be read beside those of another trace."""
+        return self.trace.rows(self.begin)
 
 
 # The baseline's and the candidate's.

@@ -5,12 +5,16 @@ Letters: S steps that both traces have; T tensors of a quantity.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Literal
 
 import numpy as np
 
+from parity.judge.columns import matrix
 from parity.judge.common_steps import Both, CommonSteps
+from parity.judge.segments import Rows, Span, segments
 from parity.judge.trial_trace import paired
 from parity.store.trace import SKETCH_SUMS
 from parity.store.trials import TrialRecord
@@ -106,14 +110,10 @@ def measure(both: Both, quantity: str) -> TensorDistances | None:
         return None
     if not both[0].steps:
         return None
-    sides = [_sketches(side, quantity) for side in both]
-    (left, left_norms), (right, right_norms) = sides
-    if left is None or right is None or left.shape != right.shape or not left.size:
+    left_norms, right_norms = (_complete(side.matrix, side, quantity, "norms") for side in both)
+    absolute = None if left_norms is None or right_norms is None else _apart(both, quantity)
+    if left_norms is None or right_norms is None or absolute is None:
         return None
-    with np.errstate(invalid="ignore", over="ignore"):
-        # In place: of long traces of many tensors, the arrays are large.
-        squares = np.square(np.subtract(left, right, out=left), out=left)
-        absolute = np.sqrt(squares.sum(axis=2))
     if quantity == "buffer":
         absolute = np.where(_counters(both) | _constant(both), 0.0, absolute)
     missing = np.isnan(left_norms), np.isnan(right_norms)
@@ -140,15 +140,27 @@ def unmoved(both: Both) -> np.ndarray:
 
 def _constant(both: Both) -> np.ndarray:
     """Whether each buffer is a constant on both sides, as a table of positions is: it shows in the outputs."""
-    found = [side.matrix("buffer_norms") for side in both], [side.matrix("buffer_sketches") for side in both]
-    if both[0].steps < 2 or any(each is None for kind in found for each in kind):
-        return np.zeros(1, bool)
-    norms, sketches = ([values for each in kind if each for values in each[:1]] for kind in found)
-    still = [
-        (norm == norm[:1]).all(axis=0) & (sketch == sketch[:1]).all(axis=0).reshape(-1, SKETCH_SUMS).all(axis=1)
-        for norm, sketch in zip(norms, sketches, strict=True)
-    ]
-    return np.asarray(still[0] & still[1])
+    constant = np.ones(1, bool)
+    for side in both:
+        for name, width in (("buffer_norms", 1), ("buffer_sketches", SKETCH_SUMS)):
+            still = _still(side, name) if side.steps > 1 else None
+            if still is None:
+                return np.zeros(1, bool)
+            constant = constant & still.reshape(-1, width).all(axis=1)
+    return constant
+
+
+def _still(side: CommonSteps, name: str) -> np.ndarray | None:
+    """Whether each of the W numbers of a column is the same in all rows; bool[W]. None where lengths differ."""
+    first, still = None, None
+    for segment in segments(side.rows(), side.rows(), side.steps):
+        rows = _read(side.rows(), segment.left, name)
+        if rows is None or (first is not None and rows[0].shape[1:] != first.shape):
+            return None
+        if first is None or still is None:
+            first, still = rows[0][0], np.ones(rows[0].shape[1], bool)
+        still &= (rows[0] == first).all(axis=0)
+    return still
 
 
 def _counters(both: Both) -> np.ndarray:
@@ -169,19 +181,37 @@ def unit_of(record: TrialRecord) -> float:
     return max([2.0 ** -_BITS[dtype] for dtype in dtypes if dtype in _BITS], default=2.0**-24)
 
 
-def _sketches(side: CommonSteps, quantity: str) -> tuple[np.ndarray | None, np.ndarray]:
-    """The sketches, float64[S, T, 8], and the norms, float64[S, T]; None where the trace has none."""
-    columns = []
-    for kind in ("norms", "sketches"):
-        found = side.matrix(f"{quantity}_{kind}")
-        if quantity == "step_grad" and side.trace.has("step_grad"):
-            # Stored only where something has changed the gradient between backward and the optimizer's step.
-            found = _completed(found, side.matrix(f"param_grad_{kind}"))
-        if found is None or not found[1].size or not found[1].all():
-            return None, np.zeros(0)
-        columns.append(found[0])
-    norms, sketches = columns
-    return sketches.reshape(len(norms), -1, SKETCH_SUMS), norms
+def _apart(both: Both, quantity: str) -> np.ndarray | None:
+    """||b - a|| of each tensor by its sketches, float64[S, T]; None where a trace has none, or other tensors."""
+    found = []
+    # Segment by segment, since the sketches of a long trace take gigabytes.
+    for segment in segments(both[0].rows(), both[1].rows(), both[0].steps):
+        sides = []
+        for side, span in zip(both, (segment.left, segment.right), strict=True):
+            read = partial(_read, side.rows(), span)
+            sides.append(_complete(read, side, quantity, "sketches"))
+        left, right = sides
+        if left is None or right is None or left.shape != right.shape or not left.size:
+            return None
+        with np.errstate(invalid="ignore", over="ignore"):
+            squares = np.square(np.subtract(left, right, out=left), out=left)
+            found.append(np.sqrt(squares.reshape(len(left), -1, SKETCH_SUMS).sum(axis=2)))
+    return np.concatenate(found) if len({each.shape[1] for each in found}) == 1 else None
+
+
+def _read(rows: Rows, span: Span, name: str) -> _Rows | None:
+    return matrix(rows.read([name], span)[name])
+
+
+def _complete(
+    read: Callable[[str], _Rows | None], side: CommonSteps, quantity: str, kind: Literal["norms", "sketches"]
+) -> np.ndarray | None:
+    """A quantity's norms or sketches, float64[N, W]; None where one of the N rows that are read lacks them."""
+    found = read(f"{quantity}_{kind}")
+    if quantity == "step_grad" and side.trace.has("step_grad"):
+        # Stored only where something has changed the gradient between backward and the optimizer's step.
+        found = _completed(found, read(f"param_grad_{kind}"))
+    return found[0] if found is not None and found[1].all() else None
 
 
 def _completed(one: _Rows | None, other: _Rows | None) -> _Rows | None:

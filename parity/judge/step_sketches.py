@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from parity.judge.columns import lists
 from parity.judge.common_steps import CommonSteps
+from parity.judge.segments import segments
 from parity.store.trace import SKETCH_SUMS
 
 # Largest part of a difference that a pattern may leave, relative. Sketches of rounding are off by some 1e-6; a pattern
@@ -33,12 +35,14 @@ def parameters_before(side: CommonSteps, index: int) -> np.ndarray | None:
     initial = side.trace.record.initial_sketches
     if initial is None:
         return None
-    rows = side.trace.lists("update_sketches")[: side.begin + index]
-    if any(row is None for row in rows):
-        return None
     total = np.asarray(initial, np.float64)
-    for row in rows:
-        total = total + np.asarray(row, np.float64)
+    rows = side.trace.rows(0)
+    # Segment by segment, since the sketches of a long trace take gigabytes.
+    for segment in segments(rows, rows, side.begin + index):
+        for row in lists(rows.read(["update_sketches"], segment.left)["update_sketches"]):
+            if row is None:
+                return None
+            total = total + np.asarray(row, np.float64)
     return total.reshape(-1, SKETCH_SUMS)
 
 

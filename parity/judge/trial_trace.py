@@ -8,7 +8,6 @@ from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import xxhash
 
 from parity.judge.columns import (
@@ -19,6 +18,7 @@ from parity.judge.columns import (
     Columns,
     contents,
     lists,
+    matrix,
     numbers,
     tensor_digests,
     words,
@@ -120,7 +120,7 @@ class TrialTrace:
         return words(self._column(name).slice(begin, steps))
 
     def matrix(self, name: str, begin: int, steps: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """Some rows of a column of lists of numbers, as one array; for long traces faster than `lists` by far.
+        """Some rows of a column of lists of numbers, as one array; see `columns.matrix`.
 
         Args:
             name: Name of the column.
@@ -134,20 +134,7 @@ class TrialTrace:
         Raises:
             Trouble: The trace is damaged.
         """
-        rows = self._column(name).combine_chunks().slice(begin, steps)
-        known = rows.is_valid().to_numpy(zero_copy_only=False) if rows.null_count else np.ones(len(rows), bool)
-        offsets = rows.offsets.to_numpy()
-        lengths = np.diff(offsets)[known]
-        width = int(lengths[0]) if lengths.size else 0
-        if (lengths != width).any():
-            return None
-        # Arrow stores the lists in one flat array, where a null may stand for some numbers.
-        flat = pc.list_flatten(rows) if rows.null_count else rows.values[offsets[0] : offsets[-1]]
-        found = flat.to_numpy(zero_copy_only=False).astype(np.float64).reshape(lengths.size, width)
-        if rows.null_count:
-            found, listed = np.full((len(rows), width), np.nan), found
-            found[known] = listed
-        return found, known
+        return matrix(self._column(name).slice(begin, steps))
 
     def values(self, name: str) -> np.ndarray:
         """A column, with NaN for a null of floats and 0 for that of a digest; dtype[S].
