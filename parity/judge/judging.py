@@ -29,6 +29,8 @@ from parity.store.stored_run import StoredRun
 from parity.store.trials import TrialRecord
 
 
+# What damaged files or others' programs hold may overflow; NumPy would warn about it among the words of the report.
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")
 def judge(run: StoredRun, pairs: tuple[Pair, ...] | None = None, *, fleet: Fleet | None = None) -> Judgement:
     """Judges every pair of a stored run, or the pairs that are given.
 

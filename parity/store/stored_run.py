@@ -9,6 +9,7 @@ import pyarrow as pa
 from parity.ground.errors import Trouble
 from parity.store import storage
 from parity.store.evidence_rows import find_wrong_evidence
+from parity.store.footer_probe import check_footers
 from parity.store.json_text import MOST_BYTES, parse_json
 from parity.store.parquet import read_table, reading
 from parity.store.run_info import find_wrong_value
@@ -58,6 +59,7 @@ def read_run(directory: StoragePath) -> StoredRun:
             f"{directory} has no tables yet: its driver is still training, or was killed. What was trained is in its "
             f"journal; continue it with --resume {directory}."
         )
+    check_footers(directory, sealed_files(info))
     path = directory / "trials.parquet"
     table = read_table(path, TRIALS)
     with reading(path):

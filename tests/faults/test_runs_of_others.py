@@ -1,5 +1,6 @@
 """A run directory that somebody else made: whatever is in it, the report is a report or a sentence, soon."""
 
+import base64
 import json
 import os
 import re
@@ -394,6 +395,30 @@ def test_a_footer_with_negative_numbers_is_refused():
 
     with pytest.raises(ValueError, match="its footer has negative numbers"):
         footer.check_groups(Metadata())
+
+
+# A list of one number whose column chunk is said to hold booleans: Arrow ends the process that looks at it.
+ABORTS = base64.b64decode(
+    "UEFSMRUAFSgVKCwVAhUAFQYVBhwYCAEAAAAAAAAAGAgBAAAAAAAAABYAKAgBAAAAAAAAABgIAQAAAAAAAAAREQAAAAIAAAACAAIA"
+    "AAACAwEAAAAAAAAAFQQZTDUAGAZzY2hlbWEVAgA1AhgBYRUCFQZMPAAAADUEGARsaXN0FQIAFQAlAhgHZWxlbWVudAAWAhkcGRwm"
+    "ABwVBBklBgAZOAFhBGxpc3QHZWxlbWVudBUAFgIWpgEWpgEmCDwYCAEAAAAAAAAAGAgBAAAAAAAAABYAKAgBAAAAAAAAABgIAQAA"
+    "AAAAAAAREQAZHBUAFQAVAgA8KSYCABlGAAAAAgAAABamARYCJggWpgEAKCBwYXJxdWV0LWNwcC1hcnJvdyB2ZXJzaW9uIDI2LjAu"
+    "MRkcHAAAANwAAABQQVIx"
+)
+
+
+@pytest.mark.parametrize("name", ["trials.parquet", "traces/0000.parquet", "contract.parquet"])
+@pytest.mark.parametrize("sealed", [True, False], ids=["sealed", "not sealed"])
+def test_a_footer_that_ends_the_process_is_refused_by_the_name_of_its_file(directory, name, sealed):
+    (directory / name).write_bytes(ABORTS)
+    if not sealed:
+        info = json.loads((directory / "run.json").read_text())
+        del info["seal"], info["files"]
+        write_text(directory / "run.json", json.dumps(info))
+    assert refusal(directory) == (
+        f"{directory}/{name} is damaged (Arrow cannot read its footer: ColumnMetaData type does not match "
+        "ColumnDescriptor physical type: INT64 vs. BOOLEAN)."
+    )
 
 
 def test_what_is_written_beside_a_file_is_not_written_through_a_link(directory, tmp_path):

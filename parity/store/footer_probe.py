@@ -1,0 +1,85 @@
+"""Reads the footers of Parquet files in a process of its own, since some damaged ones end the process that reads them.
+
+Arrow checks the description of a column chunk where its C++ cannot report an error to Python: it aborts.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from parity.ground.errors import Trouble
+from parity.ground.quoting import cut
+from parity.store.seal import digest_with_parts
+from parity.store.storage import StoragePath, find
+
+# Files up to this size are known to be sound by the digest that the seal has of them. Of larger ones the footer is read
+# in the other process instead of all bytes twice.
+MOST_DIGESTED = 2**26
+# Most characters of the reason that Arrow gives.
+_REASON = 200
+# It says which file is next, so that the last one it named is the one that has ended it. Other errors are left to
+# whoever reads the file. On Windows there is neither the module nor a file of a process that was ended.
+_PROGRAM = """
+import json, sys
+
+asked = json.load(sys.stdin)
+sys.path[:] = asked["path"]
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+if sys.platform != "win32":
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+for number, path in enumerate(asked["files"]):
+    print(number, flush=True)
+    try:
+        metadata = pq.read_metadata(path)
+        for group in map(metadata.row_group, range(metadata.num_row_groups)):
+            for column in range(group.num_columns):
+                group.column(column).to_dict()
+    except (OSError, ValueError, OverflowError, MemoryError, pa.ArrowException):
+        pass
+"""
+
+
+def check_footers(directory: StoragePath, sealed: Mapping[str, str]) -> None:
+    """Looks for footers that would end this process if it read them.
+
+    Args:
+        directory: The run directory. Objects of a store are not looked at: it checks their bytes itself.
+        sealed: The digests of the files that are sealed, by name.
+
+    Raises:
+        Trouble: There is one; the message names the file.
+    """
+    if not isinstance(directory, Path):
+        return
+    paths = {name: directory / name for name in find(directory, ".parquet") if name != "differences.parquet"}
+    unknown = [path for name, path in paths.items() if path.is_file() and not _is_known(path, sealed.get(name))]
+    if unknown:
+        _probe(unknown)
+
+
+def _is_known(path: Path, digest: str | None) -> bool:
+    """Whether a file is small, and what it was when it was sealed."""
+    return digest is not None and path.stat().st_size <= MOST_DIGESTED and digest_with_parts(path, ())[0] == digest
+
+
+def _probe(paths: Sequence[Path]) -> None:
+    """Raises `Trouble` with the name of the file whose footer has ended a process."""
+    asked = json.dumps({"path": sys.path, "files": [str(path) for path in paths]})
+    ended = subprocess.run(
+        [sys.executable, "-I", "-c", _PROGRAM], input=asked, capture_output=True, text=True, errors="replace"
+    )
+    if ended.returncode == 0:
+        return
+    named = ended.stdout.split()
+    if ended.returncode > 0 or not named:
+        raise RuntimeError(f"the process that reads footers ended with {ended.returncode}: {ended.stderr}")
+    # "terminate called after throwing …\n  what():  the reason"
+    reason = ended.stderr.partition("what():")[2].strip().partition("\n")[0] or f"signal {-ended.returncode}"
+    raise Trouble(f"{paths[int(named[-1])]} is damaged (Arrow cannot read its footer: {cut(reason, _REASON)}).")
