@@ -4,7 +4,7 @@ A new cause is a row of `CAUSES` here, and the rule that finds it: in observe/di
 judge/find_causes where only the run does.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 # Declared as a Literal, so that a type checker rejects a kind that does not exist.
@@ -41,10 +41,18 @@ class Cause:
     Attributes:
         kind: One of `CAUSES`.
         text: The cause in words, without a period.
+        detail: What was found, without the words of the kind; empty where the text has nothing else.
+        value: The number that belongs to it, as text; empty where none does.
+        factor: The right gradient times this is the candidate's: 2 of one that is twice too large, -1 of a wrong sign,
+            0 of a zero one; None where there is no such number, or it changes from step to step.
     """
 
     kind: CauseKind
     text: str
+    # What the text says, in parts: two causes of one text are one.
+    detail: str = field(default="", compare=False)
+    value: str = field(default="", compare=False)
+    factor: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -145,15 +153,16 @@ CAUSES: dict[CauseKind, CauseMeaning] = {
 }
 
 
-def make_cause(kind: CauseKind, *, detail: str = "", value: str = "") -> Cause:
+def make_cause(kind: CauseKind, *, detail: str = "", value: str = "", factor: float | None = None) -> Cause:
     """A cause with the sentence of its kind.
 
     Args:
         kind: One of `CAUSES`.
         detail: What was found, in words.
         value: A number, as text.
+        factor: As `Cause.factor`.
 
     >>> make_cause("scaled", value="2", detail="in code").text
     'the gradient is scaled by 2 in code'
     """
-    return Cause(kind, CAUSES[kind].explain(detail=detail, value=value))
+    return Cause(kind, CAUSES[kind].explain(detail=detail, value=value), detail, value, factor)

@@ -9,8 +9,11 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from parity.ground.percent import percent, percent_off
+from parity.judge.distances import unit_of_quantity
 from parity.plan import lines
 from parity.store.tables import CHECKED
+from parity.store.trials import TrialRecord
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class DeviceError:
         repeated: False where the candidate did not reproduce its bits when it repeated its own step; None where it was
             another step.
         rounding: The rounding of matrix products that explains the error, or None.
+        unit: u of the tensor's dtype.
     """
 
     step: int
@@ -46,6 +50,22 @@ class DeviceError:
     whole_credited_u: float
     repeated: bool | None
     rounding: str | None
+    unit: float = 2.0**-24
+
+    @property
+    def error(self) -> float:
+        """The candidate's error, relative."""
+        return self.error_u * self.unit
+
+    @property
+    def baseline_error(self) -> float:
+        """The baseline's error, relative."""
+        return self.baseline_error_u * self.unit
+
+    @property
+    def line(self) -> float:
+        """The largest error that rounding can explain, relative."""
+        return self.line_u * self.unit
 
     @property
     def times(self) -> float:
@@ -69,8 +89,8 @@ class DeviceError:
         """The error and its limit, in words."""
         what = f"{self.quantity} {self.tensor}" if self.tensor else self.quantity
         numbers = (
-            f"{what} is off by {self.error_u:.3g} u from float64 in a step from the same state "
-            f"(the baseline's error is {self.baseline_error_u:.3g} u, the limit is {self.line_u:.3g} u)"
+            f"{what} is {percent_off(self.error)} from float64 in a step from the same state "
+            f"(the baseline is {percent_off(self.baseline_error)}, rounding explains {percent(self.line)})"
         )
         return f"matrix products in {self.rounding}: {numbers}" if self.rounding else numbers
 
@@ -126,19 +146,20 @@ class DeviceAudit:
         }
 
 
-def audit_device(shared_steps: pa.Table, trial: str) -> DeviceAudit | None:
+def audit_device(shared_steps: pa.Table, trial: str, *, record: TrialRecord | None = None) -> DeviceAudit | None:
     """The audit of one candidate; None where it took no step from a shared state.
 
     Args:
         shared_steps: Table in the columns of `tables.SHARED_STEPS`.
         trial: Name of the candidate's trial.
+        record: The same trial, which knows the dtypes; float32 without it.
     """
     # Rows of one step are in the order of its tensors, which `_place` relies on.
     rows = shared_steps.filter(pc.equal(shared_steps["trial"], trial)).to_pylist()
     wholes: dict[tuple[int, str], list[float]] = {}
     for row in rows:
         wholes.setdefault((row["step"], row["quantity"]), []).append(float(row["baseline_whole_error_u"] or 0))
-    errors = tuple(_error(row, math.hypot(*wholes[row["step"], row["quantity"]])) for row in rows)
+    errors = tuple(_error(row, math.hypot(*wholes[row["step"], row["quantity"]]), record) for row in rows)
     if not errors:
         return None
     # An optimizer magnifies what is before it. Where its update was checked by itself, the parameters add nothing.
@@ -155,7 +176,7 @@ def audit_device(shared_steps: pa.Table, trial: str) -> DeviceAudit | None:
     )
 
 
-def _error(row: dict[str, object], whole_u: float) -> DeviceError:
+def _error(row: dict[str, object], whole_u: float, record: TrialRecord | None) -> DeviceError:
     """The error of a row; `whole_u` is that of the baseline's whole quantity."""
     quantity, whole_error_u = str(row["quantity"]), row["candidate_whole_error_u"]
     # Outputs and losses are not small parts of a whole. Older runs do not know it.
@@ -180,6 +201,9 @@ def _error(row: dict[str, object], whole_u: float) -> DeviceError:
         whole_credited_u=max(lines.LEAST_ERROR.value, whole_u),
         repeated=None if row["repeated"] is None else bool(row["repeated"]),
         rounding=None if row["rounding"] is None else str(row["rounding"]),
+        unit=unit_of_quantity(record, quantity, None if row["tensor"] is None else str(row["tensor"]))
+        if record
+        else 2.0**-24,
     )
 
 

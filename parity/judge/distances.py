@@ -181,6 +181,31 @@ def unit_of(record: TrialRecord) -> float:
     return max([2.0 ** -_BITS[dtype] for dtype in dtypes if dtype in _BITS], default=2.0**-24)
 
 
+def unit_of_dtype(dtype: str | None) -> float:
+    """The unit roundoff u of a dtype; of float32 where it is not known.
+
+    >>> unit_of_dtype("bfloat16"), unit_of_dtype("float32") == unit_of_dtype(None)
+    (0.00390625, True)
+    """
+    return 2.0 ** -_BITS.get(dtype or "", 24)
+
+
+def unit_of_quantity(record: TrialRecord, quantity: str, tensor: str | None = None) -> float:
+    """The unit roundoff in which errors of a quantity are counted: that of its own dtype.
+
+    Args:
+        record: A trial.
+        quantity: One of `trace.QUANTITIES`, or "update".
+        tensor: The parameter, of a quantity that has one for each.
+    """
+    if quantity == "loss":
+        return unit_of_dtype(record.loss_dtype)
+    if quantity in ("output", "output_grad", "target_grad"):
+        return unit_of_dtype(record.output_dtype or record.loss_dtype)
+    dtypes = dict(zip(record.param_names, record.param_dtypes or (), strict=False))
+    return unit_of_dtype(dtypes.get(tensor or "", next(iter(dtypes.values()), None)))
+
+
 def _apart(both: Both, quantity: str) -> np.ndarray | None:
     """||b - a|| of each tensor by its sketches, float64[S, T]; None where a trace has none, or other tensors."""
     found = []

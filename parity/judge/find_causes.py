@@ -143,7 +143,7 @@ def _of_failure(evidence: LossEvidence) -> list[Cause]:
 def _of_gradient(evidence: LossEvidence) -> list[Cause]:
     """The causes of a gradient that is beyond rounding at some step of the training."""
     if not evidence.wrong.any():
-        return [Cause("nan", evidence.nan)] if evidence.nan else []
+        return [Cause("nan", evidence.nan, evidence.nan)] if evidence.nan else []
     what = _nature(evidence)
     when = _when(evidence, what)
     # State that a loss keeps between steps also makes it unrepeatable, so the step takes precedence over randomness. A
@@ -163,7 +163,7 @@ def _nature(evidence: LossEvidence) -> Cause:
     findings = [finding for finding in evidence.findings if finding.step in common]
     # A finding of a NaN says more than the name of the number does: it says in which elements.
     if evidence.nan and not any(finding.kind == "nan" for finding in findings[:1]):
-        return Cause("nan", evidence.nan)
+        return Cause("nan", evidence.nan, evidence.nan)
     if not findings:
         return Cause("unknown", "no known pattern")
     # The earliest step, at which the fault has had the least time to have consequences.
@@ -172,7 +172,8 @@ def _nature(evidence: LossEvidence) -> Cause:
         return _scaled(evidence, [finding for finding in findings if finding.kind == "scaled"])
     if first.kind == "unknown" or first.kind not in FINDING_KINDS:  # a later version may know more kinds
         return _unknown(evidence, first.detail)
-    return make_cause(first.kind, detail=first.detail, value=f"{first.value or 0:.6g}")
+    factor = {"sign": -1.0, "zero": 0.0}.get(first.kind)
+    return make_cause(first.kind, detail=first.detail, value=f"{first.value or 0:.6g}", factor=factor)
 
 
 def _unknown(evidence: LossEvidence, detail: str) -> Cause:
@@ -194,7 +195,7 @@ def _scaled(evidence: LossEvidence, findings: Sequence[Finding]) -> Cause:
     # A part of the output tree is named only if it is the same at all steps.
     part = findings[0].detail if len({finding.detail for finding in findings}) == 1 else ""
     if negative and (np.abs(sizes - 1) <= lines.SAME_FACTOR.value).all():
-        return make_cause("sign", detail=part)
+        return make_cause("sign", detail=part, factor=-1.0)
     steps = [finding.step - evidence.first_step for finding in findings]
     # Named by size, so that a constant is recognised whatever its sign. It may change with the batch: 1/rows, for
     # example.
@@ -213,7 +214,9 @@ def _scaled(evidence: LossEvidence, findings: Sequence[Finding]) -> Cause:
     number = f"{sizes[0]:.{3 if narrow else 7}g}"
     # A plain number, such as 2, is not followed by itself.
     factor = f"{number}, {name}" if name and name != number else number
-    return make_cause("scaled", value=f"{factor}{' and has the wrong sign' if negative else ''}", detail=part)
+    value = f"{factor}{' and has the wrong sign' if negative else ''}"
+    # A factor that changes with the batch, such as 1/rows, is not one number.
+    return make_cause("scaled", value=value, detail=part, factor=float(factors[0]) if constant else None)
 
 
 def _when(evidence: LossEvidence, what: Cause) -> Cause | None:

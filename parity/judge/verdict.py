@@ -11,6 +11,7 @@ from parity.judge.fleet import Fleet
 from parity.judge.pairs import Pair, Role
 from parity.judge.seen import Seen
 from parity.judge.spread import SpreadTest
+from parity.judge.state_settings import StateDifference
 
 VerdictWord = Literal["identical", "report-only", "rounding", "inconclusive", "diverged", "failed"]
 
@@ -65,11 +66,11 @@ VERDICTS: dict[VerdictWord, Meaning] = {
         0,
         "good",
         "≈",
-        "{candidate} trains as {baseline}: they differ by rounding only.",
+        "{candidate} trains as {baseline}: the differences are rounding.",
         of_all="All {count} pairs train the same except for rounding.",
     ),
     # A doubt outranks what passes, and is outranked by what was proven wrong.
-    "inconclusive": Meaning(3, "doubt", "?", "It could not be decided whether {candidate} trains as {baseline}."),
+    "inconclusive": Meaning(3, "doubt", "?", "It is not known whether {candidate} trains as {baseline}."),
     "diverged": Meaning(1, "bad", "≠", "{candidate} does not train as {baseline}."),
     "failed": Meaning(1, "bad", "✕", "{candidate} violates the contract that {baseline} meets."),
 }
@@ -135,6 +136,25 @@ class FirstErrors:
 
 
 @dataclass(frozen=True)
+class OnsetSize:
+    """How far off the quantity and tensor of the onset are there; all relative, so that 0.25 is 25 %.
+
+    Attributes:
+        off: How far the candidate is off; infinite where it is off from zero.
+        baseline_off: How far the baseline itself is off from float64; None where that is not known.
+        explained: The largest that rounding explains; None where that is not known.
+        reference: What the candidate is off from: "float64", or the "baseline" where nothing was taken in float64.
+        ratio: Size of the candidate's tensor over that of the reference; None where it is not known.
+    """
+
+    off: float
+    baseline_off: float | None
+    explained: float | None
+    reference: Literal["float64", "baseline"]
+    ratio: float | None
+
+
+@dataclass(frozen=True)
 class PairVerdict:
     """What was found about a pair.
 
@@ -146,6 +166,9 @@ class PairVerdict:
         first: The first difference of any size, or None.
         first_errors: The errors of both sides there; None where they are not known.
         onset: The first difference beyond rounding of a diverged pair, else None.
+        onset_size: How far off it is there; None where there is no onset, or that is not known.
+        settings: What differs by name in the states before the step, where that is the onset's cause.
+        beyond: Why rounding cannot explain the onset, in words; None where there is none.
         nan_side: The only side on which the number of the onset is NaN, or None.
         largest: The largest difference of the losses.
         loss_audit: The audited steps and the lines that decided them; None where there are none, and for pairs of
@@ -166,6 +189,9 @@ class PairVerdict:
     first: Difference | None
     first_errors: FirstErrors | None
     onset: Onset | None
+    onset_size: OnsetSize | None
+    settings: tuple[StateDifference, ...]
+    beyond: str | None
     nan_side: Role | None
     largest: Largest
     # Evidence is kept beside the verdict, so that renderers show what decided and compute nothing again.

@@ -53,6 +53,11 @@ class CodeSpec:
         """The file or module, or None if it is shipped or was given as an object."""
         return self.path or self.module
 
+    @property
+    def line(self) -> int | None:
+        """The line of the file at which it is defined, from 1; None if there is no file, or that is not known."""
+        return _line_of(self.source, self.attr) if self.source else None
+
 
 def code_digest(*specs: CodeSpec) -> str | None:
     """One SHA-256 over all code that travels with some losses and tasks; None if none does, as for shipped ones."""
@@ -159,6 +164,17 @@ def _names_bound_by(source: str) -> frozenset[str]:
         SyntaxError: The text is not valid Python.
     """
     return frozenset(_bound_names(ast.parse(source).body))
+
+
+@functools.lru_cache(maxsize=32)
+def _line_of(source: str, attr: str) -> int | None:
+    """The line at which a text defines a name at module level; the last one where there are several."""
+    found = None
+    for statement in ast.parse(source).body:
+        # A name that is bound inside of an if or try, or imported, has no line of its own.
+        if attr in _bound_names([statement]):
+            found = statement.lineno
+    return found
 
 
 def _bound_names(body: Sequence[ast.stmt]) -> Iterator[str]:

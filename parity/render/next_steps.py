@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from parity.ground.quoting import MOST_SHOWN
 from parity.judge.causes import CAUSES
-from parity.judge.verdict import Judgement, PairVerdict, rank
+from parity.judge.verdict import Judgement, PairVerdict
 from parity.judge.votes import OddDevice
-from parity.render.story import pairs_in_question
+from parity.render.story import pairs_in_question, severity
 from parity.store.stored_run import StoredRun
 
 # Most odd devices that have advice of their own.
@@ -66,7 +66,7 @@ def next_steps(run: StoredRun, judgement: Judgement, *, where: str = "below") ->
     # An odd device explains the divergence of its pairs, so its advice replaces theirs.
     if odd:
         return [Advice(f"Inspect {unit.device}, or take it out of service. {_often(unit)}") for unit in odd[:MOST_ODD]]
-    worst = max(pairs, key=lambda verdict: rank(verdict.verdict))
+    worst = min(pairs, key=severity)
     # Advice about the worst pair only; the report has the causes of the others.
     if worst.meaning.tone == "bad":
         return _fixes(run, worst, where)

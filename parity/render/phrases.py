@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from parity.ground.percent import percent
 from parity.judge.decide_loss import Decision
 from parity.judge.seen import Seen
 
@@ -61,19 +62,19 @@ def would_have_been_seen(decisions: Iterable[Decision]) -> str:
         return ""
     least = min(decision.seen for decision in deciding if decision.seen)
     most = max(decision.seen_anywhere for decision in deciding)
-    text = f"a gradient wrong by more than {most:.2g} would have been seen"
+    text = f"a gradient wrong by more than {percent(most)} would have been seen"
     # The lines of most runs differ little, and one number is read where two are passed over.
     if most > 2 * least:
-        text += f" at each of them, by more than {least:.2g} at the most exact ones"
+        text += f" at each of them, by more than {percent(least)} at the most exact ones"
     scales = [decision.seen_scale for decision in deciding if decision.seen_scale]
-    return f"{text}, all elements wrong alike by more than {max(scales):.2g}" if scales else text
+    return f"{text}, all elements wrong alike by more than {percent(max(scales))}" if scales else text
 
 
 def seen_without_audit(found: Iterable[Seen]) -> str:
     """The least differences of the outputs of these pairs that would not have passed as rounding; empty for none.
 
     >>> seen_without_audit([Seen(output=1.5e-5, jump=3e-3)])
-    'a difference of the output beyond 1.5e-05 would have been seen where the runs part, a jump beyond 0.003 later'
+    'an output that differs by more than 0.0015 % would have been seen where the runs diverge, by 0.3 % in a later jump'
     """
     pairs = [*found]
     if not pairs:
@@ -81,6 +82,6 @@ def seen_without_audit(found: Iterable[Seen]) -> str:
     # The largest of each: what is said holds for all of the pairs.
     output, jump = max(seen.output for seen in pairs), max(seen.jump for seen in pairs)
     return (
-        f"a difference of the output beyond {output:.2g} would have been seen where the runs part, "
-        f"a jump beyond {jump:.2g} later"
+        f"an output that differs by more than {percent(output)} would have been seen where the runs diverge, "
+        f"by {percent(jump)} in a later jump"
     )

@@ -1,10 +1,17 @@
 """The result in plain words: the verdict in a sentence, the reason, and what was compared."""
 
+import math
+
+from parity.ground.percent import percent
+from parity.judge.differences import Difference
 from parity.judge.node_code import NodeCode, software_differences
 from parity.judge.verdict import VERDICTS, Judgement, PairVerdict, rank
+from parity.judge.votes import OddDevice
 from parity.plan.device import parse_device
-from parity.render.phrases import amount, counted, listed, seen_without_audit, would_have_been_seen
-from parity.render.wrapping import clip
+from parity.render.names import subjects
+from parity.render.phrases import amount, counted, listed, named, seen_without_audit, would_have_been_seen
+from parity.render.what import what_is_wrong
+from parity.render.wrapping import clip, flat
 from parity.store.stored_run import StoredRun
 from parity.store.trace import QUANTITIES
 from parity.store.trials import TrialRecord
@@ -75,35 +82,95 @@ def worst_first(verdict: PairVerdict) -> tuple[bool, int]:
     return verdict.pair.axis == "noise", -rank(verdict.verdict)
 
 
+def severity(verdict: PairVerdict) -> tuple[bool, int, bool, int, float]:
+    """A key that sorts pairs of one verdict, too: training that ended first, then the earliest and largest fault."""
+    step = verdict.onset.step if verdict.onset else verdict.pair.candidate.failed_step or 0
+    off = verdict.onset_size.off if verdict.onset_size else verdict.largest.rel
+    passing = verdict.meaning.passing
+    # Of pairs that pass, and of one verdict, the first in the order of the plan is as good as any other.
+    ended = verdict.pair.candidate.status == "failed"
+    return *worst_first(verdict), not ended, 0 if passing else step, 0.0 if passing or math.isnan(off) else -off
+
+
 def pairs_in_question(judgement: Judgement) -> list[PairVerdict]:
     """The pairs without those of the noise band, which only show what rounding does."""
     return [verdict for verdict in judgement.pairs if verdict.pair.axis != "noise"]
 
 
+def worst_pair(judgement: Judgement) -> PairVerdict | None:
+    """The pair that the headline is about: the first of the worst; None where there are no pairs.
+
+    Args:
+        judgement: The judgement of the run.
+    """
+    # A run of nothing but noise trials has only their pairs to speak of.
+    pairs = pairs_in_question(judgement) or [*judgement.pairs]
+    return min(pairs, key=severity, default=None)
+
+
 def headline(judgement: Judgement) -> str:
-    """The verdict in one sentence."""
+    """What is wrong, or that nothing is, in one sentence."""
     return clip(_headline(judgement), _HEADLINE)
 
 
 def _headline(judgement: Judgement) -> str:
     if judgement.trouble:
         return judgement.trouble
-    # A run of nothing but noise trials has only their pairs to speak of.
-    pairs = pairs_in_question(judgement) or [*judgement.pairs]
-    if not pairs:
+    worst = worst_pair(judgement)
+    if worst is None:
         return "There is nothing to compare: a single trial is not a pair."
     # An odd device explains all its pairs at once, so the headline names devices instead of the worst pair.
-    odd = [unit for each in judgement.fleet.classes for unit in each.odd]
-    if odd:
-        devices = {device for each in judgement.fleet.classes for device in each.devices}
-        differ = "differs from the majority of its" if len(odd) == 1 else "differ from the majority of their"
-        return f"{len(odd)} of {len(devices)} devices {differ} class: {listed([unit.device for unit in odd])}."
-    worst = max(pairs, key=lambda verdict: rank(verdict.verdict))
+    if odd := odd_devices(judgement):
+        return _odd_headline(judgement, odd)
+    pairs = pairs_in_question(judgement) or [*judgement.pairs]
     # A sentence about all pairs is true only if they have the same verdict.
-    alike = [verdict for verdict in pairs if verdict.verdict == worst.verdict]
-    if len(alike) == len(pairs) > 1 and worst.meaning.of_all:
-        return worst.meaning.of_all.format(count=len(pairs))
+    if len(pairs) > 1 and worst.meaning.of_all and all(each.verdict == worst.verdict for each in pairs):
+        most = max(each.largest.rel for each in pairs)
+        upto = f" (losses differ by up to {percent(most)})" if worst.verdict == "rounding" and most else ""
+        return f"{worst.meaning.of_all.format(count=len(pairs)).rstrip('.')}{upto}."
     return f"{_devices(judgement)}{pair_headline(worst)}" if worst.pair.axis == "loss" else pair_headline(worst)
+
+
+def odd_devices(judgement: Judgement) -> list[OddDevice]:
+    """The devices that differ from the majority of their class."""
+    return [unit for each in judgement.fleet.classes for unit in each.odd]
+
+
+def _odd_headline(judgement: Judgement, odd: list[OddDevice]) -> str:
+    if len(odd) == 1:
+        (of,) = (each for each in judgement.fleet.classes if odd[0] in each.odd)
+        first = _first_of(judgement, odd[0])
+        since = f", from step {first.step:,} on" if first else ""
+        in_what = f" in {named(first.quantity, first.tensor)}" if first else ""
+        return f"{odd[0].device} differs from the {len(of.devices) - 1:,} other devices of its class{in_what}{since}."
+    count = sum(len(each.devices) for each in judgement.fleet.classes)
+    devices = listed([unit.device for unit in odd])
+    return f"{len(odd):,} of {count:,} devices differ from the majority of their class: {devices}."
+
+
+def odd_places(judgement: Judgement) -> list[str]:
+    """Where each odd device first differs, and how often it does; the first few.
+
+    Args:
+        judgement: The judgement of the run.
+    """
+    found = []
+    for unit in odd_devices(judgement)[:_MOST_NAMED]:
+        first = _first_of(judgement, unit)
+        where = f"step {first.step:,}, {named(first.quantity, first.tensor)}; " if first else ""
+        found.append(f"{unit.device}: {where}{unit.recurrence}")
+    return found
+
+
+def _first_of(judgement: Judgement, unit: OddDevice) -> Difference | None:
+    """The earliest difference of an odd device in any of its pairs with an equal device."""
+    trials = {record.trial for record in unit.trials}
+    found = [
+        verdict.first
+        for verdict in judgement.pairs
+        if verdict.first and verdict.pair.candidate.trial in trials and verdict.pair.axis in ("device", "replica")
+    ]
+    return min(found, key=lambda first: first.step, default=None)
 
 
 def _devices(judgement: Judgement) -> str:
@@ -127,30 +194,27 @@ def _devices(judgement: Judgement) -> str:
 
 
 def pair_headline(verdict: PairVerdict) -> str:
-    """The verdict of a pair, in one sentence."""
+    """The verdict of a pair in one sentence: what is wrong, or that nothing is."""
     candidate, baseline = subjects(verdict)
-    # The beginning of two sentences, which continue after a colon.
-    diverged = VERDICTS["diverged"].sentence.format(candidate=candidate, baseline=baseline).rstrip(".")
-    if verdict.onset and (role := verdict.nan_side):
-        who, other = (candidate, baseline) if role == "candidate" else (baseline, candidate)
-        where = f"at step {verdict.onset.step} the {verdict.onset.quantity} of {who} is NaN, that of {other} is not"
-        return f"{diverged}: {where}."
-    if verdict.onset:
-        return f"{diverged}: from step {verdict.onset.step} on they differ by more than rounding can explain."
-    if verdict.verdict == "failed" and verdict.pair.candidate.status == "failed":
-        return f"{candidate} failed{_at(verdict.pair.candidate)}: {verdict.pair.candidate.error}."
-    return verdict.meaning.sentence.format(candidate=candidate, baseline=baseline)
+    if verdict.verdict in ("diverged", "failed"):
+        return what_is_wrong(verdict)
+    if verdict.verdict == "inconclusive":
+        return _inconclusive(verdict, candidate, baseline)
+    sentence = verdict.meaning.sentence.format(candidate=candidate, baseline=baseline).rstrip(".")
+    if verdict.largest.rel:
+        sentence += f" (losses differ by up to {percent(verdict.largest.rel)})"
+    return f"{sentence}."
 
 
-def subjects(verdict: PairVerdict) -> tuple[str, str]:
-    """Candidate and baseline, named by the one thing that they differ in: loss, device, or else the trial."""
-    pair = verdict.pair
-    # The trials of two runs may have equal names for their losses and devices, so the names of the trials are used.
-    if pair.axis == "loss" and not pair.between:
-        return pair.candidate.loss_name, pair.baseline.loss_name
-    if pair.axis == "device" and not pair.between:
-        return pair.candidate.device, pair.baseline.device
-    return pair.candidate.trial, pair.baseline.trial
+def _inconclusive(verdict: PairVerdict, candidate: str, baseline: str) -> str:
+    if verdict.pair.axis == "replica":
+        since = f", from step {verdict.first.step:,} on" if verdict.first else ""
+        upto = f" (losses differ by up to {percent(verdict.largest.rel)})" if verdict.largest.rel else ""
+        loss, device = flat(verdict.pair.candidate.loss_name), flat(verdict.pair.candidate.device)
+        return f"{loss} on {device} is not deterministic: {candidate} and {baseline} differ{since}{upto}."
+    sentence = verdict.meaning.sentence.format(candidate=candidate, baseline=baseline).rstrip(".")
+    reason = flat(verdict.cause or "").rstrip(".")
+    return f"{sentence}: {reason}." if reason else f"{sentence}."
 
 
 def reason(verdict: PairVerdict) -> str | None:

@@ -137,6 +137,7 @@ def planned_record(trial: Trial, trace: str) -> TrialRecord:
         loss_name=trial.loss.name,
         loss_origin=trial.loss.origin,
         loss_sha256=trial.loss.sha256,
+        loss_line=trial.loss.line,
         oracle=trial.oracle.name,
         device=trial.device.name,
         seed=trial.seed,

@@ -22,6 +22,7 @@ GROUP_BYTES = 64 * 2**20
 LATER_COLUMNS = trace.LATER_COLUMNS | {
     *(
         "optimizer",
+        "loss_line",
         "initial_norms",
         "initial_digests",
         "initial_sketches",

@@ -57,6 +57,10 @@ class TrialRecord:
             "words, which an accelerator computes itself); null in runs of earlier versions: xxh3",
         ),
     ] = None
+    loss_line: Annotated[
+        int | None,
+        Column(pa.int32(), "line of the loss's file at which it is defined, from 1; null if not known"),
+    ] = None
     # Known only once the trial trains, so the fields have defaults from here on.
     status: Annotated[TrialStatus, Column(NAME, "planned, complete, failed or interrupted")] = "planned"
     rows: Annotated[int, Column(pa.int64(), "number of steps in the trace")] = 0

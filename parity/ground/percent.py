@@ -1,0 +1,63 @@
+"""Relative differences as people read them: in percent, or as a power of ten where percent would have many zeros."""
+
+import math
+from decimal import Decimal
+
+# From here on in percent: 0.00005 % can still be read, 0.000005 % is counted.
+_LEAST = 5e-7
+# From here on without percent: 1,000 % is 10 times as much.
+_MOST = 10.0
+
+
+def percent(share: float) -> str:
+    """A relative difference, with two digits.
+
+    Args:
+        share: The difference over what it is relative to; its sign is dropped.
+
+    >>> percent(0.25), percent(1.0), percent(3.0517e-4), percent(9.5e-7), percent(5.9e-8)
+    ('25 %', '100 %', '0.031 %', '0.000095 %', '5.9e-08')
+    >>> percent(0.0), percent(11.2), percent(float("inf")), percent(float("nan"))
+    ('0 %', '11 times', 'infinitely', 'NaN')
+    """
+    size = abs(share)
+    if math.isnan(size):
+        return "NaN"
+    if math.isinf(size):
+        return "infinitely"
+    if size >= _MOST:
+        return f"{size:.2g} times" if size >= 100 else f"{size:.0f} times"
+    if 0 < size < _LEAST:
+        return f"{size:.2g}"
+    # `f` of a Decimal has no exponent, and no zeros that the rounding did not leave.
+    digits = 3 if size >= 1 else 2
+    return f"{Decimal(f'{100 * size:.{digits}g}'):f} %"
+
+
+def percent_off(share: float) -> str:
+    """The same as a predicate, as in "25 % off".
+
+    >>> percent_off(0.25), percent_off(11.2), percent_off(float("inf")), percent_off(float("nan"))
+    ('25 % off', 'off by 11 times its size', 'not finite', 'NaN')
+    """
+    text = percent(share)
+    if text.endswith(" times"):
+        return f"off by {text} its size"
+    return {"infinitely": "not finite", "NaN": "NaN"}.get(text, f"{text} off")
+
+
+def times(factor: float) -> str:
+    """By how much something is too large or too small, of what is `factor` times the right one; its sign is dropped.
+
+    >>> times(2.0), times(0.5), times(1.00001), times(0.75), times(3.5), times(0.001)
+    ('2× too large', '2× too small', '0.001 % too large', '25 % too small', '3.5× too large', '1,000× too small')
+    """
+    size = abs(factor)
+    if not math.isfinite(size) or size == 0:
+        return f"{factor} times the right one"
+    word, many = ("large", size) if size > 1 else ("small", 1 / size)
+    if many < 1.9:
+        return f"{percent(size - 1)} too {word}"
+    # Whole numbers with their separators, others with four digits.
+    number = f"{many:,.0f}" if 1e3 <= many < 1e7 else f"{many:.4g}"
+    return f"{number}× too {word}"

@@ -1,0 +1,102 @@
+"""How far off a candidate is at its onset, in relative numbers, and which settings explain it.
+
+What decided was the same evidence, in u or as a distance; here it is what a reader is shown.
+"""
+
+import math
+
+import numpy as np
+
+from parity.judge.decide_device import DeviceError
+from parity.judge.decide_loss import LossAudit
+from parity.judge.differences import Comparison
+from parity.judge.distances import unit_of_quantity
+from parity.judge.evidence import PairEvidence
+from parity.judge.state_settings import StateDifference
+from parity.judge.verdict import Onset, OnsetSize
+from parity.store.trace import SKETCHED_QUANTITIES
+from parity.store.trials import TrialRecord
+
+
+def measure_onset(evidence: PairEvidence, onset: Onset) -> OnsetSize | None:
+    """How far off the candidate is at its onset; None where no evidence says it, as of a state or an input.
+
+    Args:
+        evidence: What is known of the pair.
+        onset: Its onset.
+
+    Raises:
+        Trouble: A trace is damaged.
+    """
+    comparison = evidence.comparison
+    index = comparison.index_of(onset.step)
+    audit = evidence.audit
+    if audit and audit.off_oracle is None and audit.audited[index] and onset.quantity in ("loss", "output_grad"):
+        return _audited(audit, index, onset.quantity, evidence.pair.candidate)
+    for error in evidence.device_audit.errors if evidence.device_audit else ():
+        if (error.step, error.quantity, error.tensor) == (onset.step, onset.quantity, onset.tensor):
+            return _checked(error)
+    explained = None
+    if evidence.parting and (evidence.parting.index, evidence.parting.quantity) == (index, onset.quantity):
+        explained = evidence.parting.line
+    return _apart(comparison, index, onset, explained)
+
+
+def settings_at(evidence: PairEvidence, onset: Onset) -> tuple[StateDifference, ...]:
+    """What differs by name in the states of the onset's step; empty where something else is its cause.
+
+    Args:
+        evidence: What is known of the pair.
+        onset: Its onset.
+    """
+    if onset.quantity != "state":
+        return ()
+    index = evidence.comparison.index_of(onset.step)
+    found = (each for each in (evidence.parting, evidence.jump) if each and each.index == index)
+    return next((each.named for each in found if each.named), ())
+
+
+def _audited(audit: LossAudit, index: int, quantity: str, record: TrialRecord) -> OnsetSize:
+    """The error of an audited loss or of its gradient."""
+    errors = audit.loss if quantity == "loss" else audit.gradient
+    unit = unit_of_quantity(record, "loss") if quantity == "loss" else float(audit.unit[index])
+    off, baseline, line = (float(each[index]) * unit for each in (errors.candidate, errors.baseline, errors.line))
+    ratio = _known(float(audit.ratio[index])) if quantity == "output_grad" else None
+    return OnsetSize(off, _known(baseline), _known(line), "float64", ratio)
+
+
+def _checked(error: DeviceError) -> OnsetSize:
+    """The error of a device in a step from a shared state."""
+    return OnsetSize(error.error, _known(error.baseline_error), _known(error.line), "float64", None)
+
+
+def _apart(comparison: Comparison, index: int, onset: Onset, explained: float | None) -> OnsetSize | None:
+    """The distance of the two sides, where nothing was taken in float64."""
+    if onset.quantity == "loss":
+        baseline, candidate = (float(side[index]) for side in comparison.both("loss"))
+        return OnsetSize(float(comparison.loss_rel[index]), None, explained, "baseline", _over(candidate, baseline))
+    distances = comparison.distances(onset.quantity) if onset.quantity in SKETCHED_QUANTITIES else None
+    if distances is None:
+        return None
+    names = _names(comparison.baseline.record, onset.quantity)
+    if onset.tensor is None or onset.tensor not in names:
+        norms = [float(np.sqrt(np.square(each[index]).sum())) for each in (distances.norms, distances.other_norms)]
+        return OnsetSize(float(distances.whole[index]), None, explained, "baseline", _over(norms[1], norms[0]))
+    tensor = names.index(onset.tensor)
+    ratio = _over(float(distances.other_norms[index, tensor]), float(distances.norms[index, tensor]))
+    return OnsetSize(float(distances.each[index, tensor]), None, explained, "baseline", ratio)
+
+
+def _names(record: TrialRecord, quantity: str) -> list[str]:
+    """Names of the tensors whose distances are known, in the order of their columns."""
+    if quantity == "buffer":
+        return record.buffer_names or []
+    return record.param_names if quantity in ("param_grad", "step_grad", "update", "param") else []
+
+
+def _over(one: float, other: float) -> float | None:
+    return _known(one / other) if other else None
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None

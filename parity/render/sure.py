@@ -1,0 +1,81 @@
+"""How sure a result is: what was compared, and the least fault that would have been seen."""
+
+from parity.ground.percent import percent
+from parity.judge.verdict import Judgement, PairVerdict
+from parity.render.phrases import amount, listed, seen_without_audit, would_have_been_seen
+from parity.store.trace import QUANTITIES
+
+
+def how_sure(verdict: PairVerdict) -> tuple[str, ...]:
+    """What was compared in a pair, and what would have been seen, a sentence each; empty where nothing was compared.
+
+    Args:
+        verdict: The pair and its verdict.
+    """
+    if not verdict.steps:
+        return ()
+    found = [_compared(verdict)]
+    if verdict.first is None:
+        return tuple(found)  # of equal bits any other would have been seen
+    decision = verdict.decision
+    if decision:
+        seen = would_have_been_seen([decision])
+        # Audited steps of a pair whose audit decides nothing are no evidence.
+        found.append(f"{_audited(decision.audited, verdict.steps)}{f'; {seen}' if seen else ''}.")
+    if verdict.device_audit:
+        found.append(_shared(verdict))
+    elif verdict.seen and not decision:
+        seen = seen_without_audit([verdict.seen])
+        found.append(f"{seen[:1].upper()}{seen[1:]}.")
+    return tuple(found)
+
+
+def how_sure_all(judgement: Judgement, worst: PairVerdict | None) -> tuple[str, ...]:
+    """The same of a run: of its worst pair, or of all its pairs where they pass.
+
+    Args:
+        judgement: The judgement of the run.
+        worst: Its worst pair; None where nothing was compared.
+    """
+    if worst is None:
+        return ()
+    pairs = [each for each in judgement.pairs if each.pair.axis != "noise"] or [*judgement.pairs]
+    if worst.meaning.passing and len(pairs) > 1:
+        # What holds for all of them is what holds for the one in which least would have been seen.
+        decisions = [each.decision for each in pairs if each.decision]
+        seen = would_have_been_seen(decisions)
+        steps = sorted({each.steps for each in pairs})
+        compared = f"{amount(len(pairs), 'pair')} of {amount(steps[-1], 'step')} were compared bit for bit."
+        return (compared, *([f"{seen[:1].upper()}{seen[1:]}."] if seen else []))
+    return how_sure(worst)
+
+
+def _compared(verdict: PairVerdict) -> str:
+    """Which steps and quantities were compared."""
+    comparison = verdict.comparison
+    begin = comparison.first_step
+    steps = amount(verdict.steps, "step") + (f" ({begin} to {begin + verdict.steps - 1})" if begin else "")
+    # Quantities that belong to each side alone, as the loss of a rank does, are not said to be missing.
+    lacking = [each for each in comparison.lacking if each not in comparison.own]
+    count = len([each for each in QUANTITIES if each not in (*comparison.own, *lacking)])
+    without = f", without {listed(lacking, most=len(QUANTITIES))}" if lacking else ""
+    return f"{steps} of {amount(count, 'quantity', 'quantities')} were compared bit for bit{without}."
+
+
+def _audited(audited: int, steps: int) -> str:
+    if audited == steps:
+        return f"{'All of them were' if steps > 1 else 'It was'} checked against float64"
+    return f"{amount(audited, 'step')} of {steps:,} {'was' if audited == 1 else 'were'} checked against float64"
+
+
+def _shared(verdict: PairVerdict) -> str:
+    """What was seen in the steps from shared states."""
+    audit = verdict.device_audit
+    assert audit is not None, "only pairs with such steps are asked"
+    worst = audit.worst
+    steps = f"{amount(len(audit.steps), 'step')} from shared states {'was' if len(audit.steps) == 1 else 'were'}"
+    what = f"{worst.quantity} {worst.tensor}" if worst.tensor else worst.quantity
+    return (
+        f"{steps} checked against float64; {what} comes closest to its limit "
+        f"({percent(worst.error)} of {percent(worst.line)})."
+    )
