@@ -5,8 +5,8 @@ from decimal import Decimal
 
 # From here on in percent: 0.00005 % can still be read, 0.000005 % is counted.
 _LEAST = 5e-7
-# From here on without percent: 1,000 % is 10 times as much.
-_MOST = 10.0
+# From here on without percent: nobody reads 1,000,000 %.
+_MOST = 1e4
 
 
 def percent(share: float) -> str:
@@ -18,7 +18,7 @@ def percent(share: float) -> str:
     >>> percent(0.25), percent(1.0), percent(3.0517e-4), percent(9.5e-7), percent(5.9e-8)
     ('25 %', '100 %', '0.031 %', '0.000095 %', '5.9e-08')
     >>> percent(0.0), percent(11.2), percent(float("inf")), percent(float("nan"))
-    ('0 %', '11 times', 'infinitely', 'NaN')
+    ('0 %', '1,120 %', 'infinitely', 'NaN')
     """
     size = abs(share)
     if math.isnan(size):
@@ -26,19 +26,19 @@ def percent(share: float) -> str:
     if math.isinf(size):
         return "infinitely"
     if size >= _MOST:
-        return f"{size:.2g} times" if size >= 100 else f"{size:.0f} times"
+        return f"{size:.2g} times"
     if 0 < size < _LEAST:
         return f"{size:.2g}"
     # `f` of a Decimal has no exponent, and no zeros that the rounding did not leave.
     digits = 3 if size >= 1 else 2
-    return f"{Decimal(f'{100 * size:.{digits}g}'):f} %"
+    return f"{Decimal(f'{100 * size:.{digits}g}'):,f} %"
 
 
 def percent_off(share: float) -> str:
     """The same as a predicate, as in "25 % off".
 
-    >>> percent_off(0.25), percent_off(11.2), percent_off(float("inf")), percent_off(float("nan"))
-    ('25 % off', 'off by 11 times its size', 'not finite', 'NaN')
+    >>> percent_off(0.25), percent_off(2e5), percent_off(float("inf")), percent_off(float("nan"))
+    ('25 % off', 'off by 2e+05 times its size', 'not finite', 'NaN')
     """
     text = percent(share)
     if text.endswith(" times"):

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from parity.ground.percent import percent, percent_off
 from parity.judge.differences import Comparison
+from parity.judge.distances import unit_of_quantity
 from parity.judge.window import largest_in_windows
 from parity.plan import lines
 
@@ -104,6 +106,7 @@ class LossAudit:
         off_oracle: Why the baseline is not what both sides are audited against, so that the audit decides nothing; or
             None.
         first_step: Number of the first of the S steps.
+        loss_unit: u of the loss's dtype.
     """
 
     gradient: AuditedErrors
@@ -115,6 +118,7 @@ class LossAudit:
     taken_away: np.ndarray
     off_oracle: str | None
     first_step: int = 0
+    loss_unit: float = 2.0**-24
 
     def beyond(self) -> dict[str, np.ndarray]:
         """Whether a step is beyond rounding, by quantity; bool[S]."""
@@ -170,7 +174,8 @@ class LossAudit:
         if not self.beyond()["loss"].any():
             return None
         decision = self.decision
-        return f"off by {decision.loss_error_u:.3g} u, the limit is {decision.loss_line_u:.3g} u"
+        off, line = (error * self.loss_unit for error in (decision.loss_error_u, decision.loss_line_u))
+        return f"{percent_off(off)}; rounding explains {percent(line)}"
 
     def explain(self, step: int, quantity: str) -> str:
         """Why the loss or the output_grad of a step is beyond rounding.
@@ -179,11 +184,12 @@ class LossAudit:
             step: Position of the step among the common ones.
             quantity: "loss" or "output_grad".
         """
-        gradient_u = self.gradient.candidate[step]
+        unit = self.unit[step]
+        gradient = percent_off(self.gradient.candidate[step] * unit)
         if quantity == "loss":
             return (
-                f"the loss is off by {self.loss.candidate[step]:.3g} u, and the order of summation can explain "
-                f"{self.loss.line[step]:.3g} u at most; the gradient is off by {gradient_u:.3g} u"
+                f"the loss is {percent_off(self.loss.candidate[step] * self.loss_unit)}, and the order of summation "
+                f"explains {percent(self.loss.line[step] * self.loss_unit)} at most; the gradient is {gradient}"
             )
         if not self.gradient.beyond[step]:
             return (
@@ -191,9 +197,9 @@ class LossAudit:
                 f"explain {1 - self.ratio_line[step]:.4g} to {1 + self.ratio_line[step]:.4g}"
             )
         return (
-            f"output_grad is {self.ratio[step]:.6g} times the float64 one, off by {gradient_u:.3g} u "
-            f"(the baseline's error is {self.gradient.baseline[step]:.3g} u, the limit is "
-            f"{self.gradient.line[step]:.3g} u)"
+            f"output_grad is {self.ratio[step]:.6g} times the float64 one, {gradient} "
+            f"(the baseline is {percent_off(self.gradient.baseline[step] * unit)}, rounding explains "
+            f"{percent(self.gradient.line[step] * unit)})"
         )
 
 
@@ -248,8 +254,10 @@ def audit_loss(comparison: Comparison, *, steady: bool) -> LossAudit | None:
             unit=unit,
             any_order=any_order,
             first_step=comparison.first_step,
+            loss_unit=unit_of_quantity(comparison.candidate.record, "loss"),
         ),
         first_step=comparison.first_step,
+        loss_unit=unit_of_quantity(comparison.candidate.record, "loss"),
     )
 
 
@@ -261,6 +269,7 @@ def off_oracle(
     unit: np.ndarray,
     any_order: np.ndarray,
     first_step: int,
+    loss_unit: float = 2.0**-24,
 ) -> str | None:
     """Why a baseline is not the function that it is audited against; None where it is, or was not audited.
 
@@ -274,6 +283,7 @@ def off_oracle(
         unit: u of the gradient's dtype; float64[S].
         any_order: What an order of summation can do to the loss, in u; float64[S].
         first_step: Number of the first of the S steps.
+        loss_unit: u of the loss's dtype.
     """
     least = np.where(unit >= lines.NARROW.value, lines.GRADIENT.value, lines.OFF_ORACLE.value)
     # The comparisons are False for a NaN.
@@ -289,21 +299,21 @@ def off_oracle(
             )
         if off[~np.isnan(gradient)].all():
             return (
-                f"the baseline's gradient is off by {np.nanmin(gradient):.3g} u or more at every audited step: it is "
-                "not the loss that it is audited against"
+                f"the baseline's gradient is {percent_off(np.nanmin(gradient * unit))} or more at every audited step: "
+                "it is not the loss that it is audited against"
             )
         # What is exact in float64 is infinitely far from any rounding.
         most = np.where(np.isfinite(gradient), gradient, 0) * unit
         if np.max(most[unit < lines.NARROW.value], initial=0) > lines.OFF_ORACLE_MOST.value:
             return (
-                f"the baseline's own gradient is off by {np.max(most):.2g} of its norm at step "
+                f"the baseline's own gradient is {percent_off(np.max(most))} at step "
                 f"{first_step + int(np.argmax(most))}, which leaves no line to hold a candidate against"
             )
     known = ~np.isnan(loss)
     if known.any() and (loss > np.fmax(any_order, lines.OFF_ORACLE.value))[known].all():
         return (
-            f"the baseline's loss is off by {np.nanmin(loss):.3g} u or more at every audited step: it has a term or a "
-            "factor that the loss it is audited against lacks"
+            f"the baseline's loss is {percent_off(np.nanmin(loss) * loss_unit)} or more at every audited step: it has "
+            "a term or a factor that the loss it is audited against lacks"
         )
     return None
 

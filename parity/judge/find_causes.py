@@ -7,7 +7,7 @@ Letters: S steps that both traces have.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -116,8 +116,8 @@ def find_causes(evidence: LossEvidence) -> tuple[Cause, ...]:
         *_of_failure(evidence),
         *_of_gradient(evidence),
         *_of_report(evidence),
-        *_of_contract(evidence),
     ]
+    causes += _of_contract(evidence, {cause.kind for cause in causes})
     kinds: dict[str, Cause] = {}
     for cause in causes:
         # Of two causes of one kind the graver one comes first, and stays.
@@ -265,9 +265,22 @@ def _off_in_contract(evidence: LossEvidence, what: str) -> bool:
     return f"the {what} is" in evidence.contract.get("value", ("", ""))[1]
 
 
-def _of_contract(evidence: LossEvidence) -> list[Cause]:
-    """The items of the contract that failed: one cause for all of them, grad_output apart."""
-    failed = {item: reason for item, (status, reason) in evidence.contract.items() if status == "failed"}
+def _of_contract(evidence: LossEvidence, kinds: Collection[str]) -> list[Cause]:
+    """The items of the contract that failed: one cause for all of them, grad_output apart.
+
+    Args:
+        evidence: What is known of the loss.
+        kinds: The kinds of the causes that were found before, which have the reasons of some items.
+    """
+    ended = evidence.record.failure in ("detached", "result")
+    said = {
+        *(RANDOM if "random" in kinds else ()),
+        *(("mutation",) if "mutates" in kinds else ()),
+        *(("scalar", "gradient") if ended else ()),
+    }
+    failed = {
+        item: reason for item, (status, reason) in evidence.contract.items() if status == "failed" and item not in said
+    }
     if evidence.wrong.any():  # the training shows these at full size, the contract on a few rows only
         failed = {item: reason for item, reason in failed.items() if item not in ("value", "gradcheck")}
     if "repeatable" in failed:  # the other failures follow from it

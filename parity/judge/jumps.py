@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from parity.ground.percent import percent
 from parity.judge.accumulation import explain_batches
 from parity.judge.differences import Comparison
 from parity.judge.growth import Growth
@@ -62,17 +63,17 @@ class Jump:
         reason = f"{self.because}; " if self.because else ""
         if self.parting:
             return (
-                f"{reason}{what} is {self.distance:.2g} (relative) from the baseline's in the step in which the two "
-                "part, and nothing that was computed before it in that step explains this"
+                f"{reason}{what} is {percent(self.distance)} away from the baseline's in the step in which the two "
+                "diverge, and nothing that was computed before it in that step explains this"
             )
         if self.of_length:
             return reason + (
-                f"the length of {what} suddenly differs by {self.distance:.2g} (relative), after {self.before:.2g} at "
+                f"the length of {what} suddenly differs by {percent(self.distance)}, after {percent(self.before)} at "
                 "most in the steps before: rounding changes directions, not lengths"
             )
         return reason + (
-            f"{what} is suddenly {self.distance:.2g} (relative) from the baseline's, after {self.before:.2g} at most "
-            "in the steps before: rounding does not grow so fast"
+            f"{what} is suddenly {percent(self.distance)} away from the baseline's, after {percent(self.before)} at "
+            "most in the steps before: rounding does not grow so fast"
         )
 
 

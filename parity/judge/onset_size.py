@@ -10,7 +10,6 @@ import numpy as np
 from parity.judge.decide_device import DeviceError
 from parity.judge.decide_loss import LossAudit
 from parity.judge.differences import Comparison
-from parity.judge.distances import unit_of_quantity
 from parity.judge.evidence import PairEvidence
 from parity.judge.state_settings import StateDifference
 from parity.judge.verdict import Onset, OnsetSize
@@ -32,7 +31,7 @@ def measure_onset(evidence: PairEvidence, onset: Onset) -> OnsetSize | None:
     index = comparison.index_of(onset.step)
     audit = evidence.audit
     if audit and audit.off_oracle is None and audit.audited[index] and onset.quantity in ("loss", "output_grad"):
-        return _audited(audit, index, onset.quantity, evidence.pair.candidate)
+        return _audited(audit, index, onset.quantity)
     for error in evidence.device_audit.errors if evidence.device_audit else ():
         if (error.step, error.quantity, error.tensor) == (onset.step, onset.quantity, onset.tensor):
             return _checked(error)
@@ -56,10 +55,10 @@ def settings_at(evidence: PairEvidence, onset: Onset) -> tuple[StateDifference, 
     return next((each.named for each in found if each.named), ())
 
 
-def _audited(audit: LossAudit, index: int, quantity: str, record: TrialRecord) -> OnsetSize:
+def _audited(audit: LossAudit, index: int, quantity: str) -> OnsetSize:
     """The error of an audited loss or of its gradient."""
     errors = audit.loss if quantity == "loss" else audit.gradient
-    unit = unit_of_quantity(record, "loss") if quantity == "loss" else float(audit.unit[index])
+    unit = audit.loss_unit if quantity == "loss" else float(audit.unit[index])
     off, baseline, line = (float(each[index]) * unit for each in (errors.candidate, errors.baseline, errors.line))
     ratio = _known(float(audit.ratio[index])) if quantity == "output_grad" else None
     return OnsetSize(off, _known(baseline), _known(line), "float64", ratio)

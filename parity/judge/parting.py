@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 
+from parity.ground.percent import percent
 from parity.judge.accumulation import explain_batches
 from parity.judge.differences import Comparison
 from parity.judge.distances import TensorDistances, unmoved
@@ -78,7 +79,7 @@ class Parting:
             )
         what = _WORDS[self.quantity] + (f" of {self.tensor}" if self.tensor else "")
         if self.unreached:
-            far = f" by {self.distance:.2g} (relative)" if self.distance is not None else ""
+            far = f" by {percent(self.distance)}" if self.distance is not None else ""
             return f"{what} differs{far}, and the loss and the gradient of the parameters by no more than rounding"
         if self.quantity == "input":
             return "the inputs or targets differ, and what is computed from them is too far apart for rounding"
@@ -89,8 +90,8 @@ class Parting:
         after += " and a step that left equal parameters" if after and self.quantity == "output" and self.index else ""
         reason = f"{self.because}; " if self.because else ""
         return (
-            f"{reason}{what} is {self.distance:.2g} (relative) from the baseline's{after}; "
-            f"rounding explains {self.line:.2g}"
+            f"{reason}{what} is {percent(self.distance)} away from the baseline's{after}; "
+            f"rounding explains {percent(self.line)}"
         )
 
 

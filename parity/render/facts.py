@@ -5,14 +5,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from parity.ground.percent import percent, percent_off
 from parity.judge.differences import Difference
 from parity.judge.verdict import PairVerdict
+from parity.render import story
 from parity.render.differing import distance_at_first
 from parity.render.phrases import amount, listed, named
+from parity.render.what import other_causes, size_of
 from parity.render.wrapping import clip, flat
 from parity.store.trace import QUANTITIES
 
-# Most characters of a value that is a text: a digest has 16, a setting of an optimizer any number.
+# Most characters of a value that is a text: a setting of an optimizer has any number.
 _VALUE = 200
 
 
@@ -21,7 +24,7 @@ class Fact:
     """One finding.
 
     Attributes:
-        label: What kind of finding it is: cause, onset, first, drift, compared, shared or NaN.
+        label: What kind of finding it is: cause, also, contract, why, onset, first, drift, compared, shared or NaN.
         text: The finding for a reader who sees the label; a line break marks the best place to break a long line.
         phrase: The finding for a reader who does not see the label; empty where another phrase says it.
     """
@@ -33,39 +36,33 @@ class Fact:
 
 def pair_facts(verdict: PairVerdict) -> tuple[Fact, ...]:
     """All findings about a pair, the most important first."""
-    found = []
-    # A cause may quote an error message, which may have several lines.
-    cause = flat(_cause(verdict))
-    if cause:
-        beyond = f"beyond rounding from step {verdict.onset.step}: " if verdict.onset else ""
-        found.append(Fact("cause", cause, f"{beyond}{cause}"))
+    found = [*_of_cause(verdict)]
     if verdict.onset:
-        onset = verdict.onset
+        onset, size = verdict.onset, size_of(verdict)
         where = f"step {onset.step} (epoch {onset.epoch}, batch {onset.batch})"
-        text = f"beyond rounding from {where} on, {flat(named(onset.quantity, onset.tensor))}"
-        # The phrase of the cause has the step already.
-        found.append(Fact("onset", text, "" if cause else f"beyond rounding from step {onset.step}"))
-    if verdict.first:
+        text = size or named(onset.quantity, onset.tensor)
+        # The sentence of the cause has the step and the size already.
+        found.append(Fact("onset", f"{where}, {flat(text)}", ""))
+    if verdict.first and not _is_onset(verdict, verdict.first):
         first = verdict.first
-        what, values = _what(first), _values(verdict, first)
+        what, values = flat(named(first.quantity, first.tensor)), _values(verdict, first)
         where = f"step {first.step} (epoch {first.epoch}, batch {first.batch})"
         found.append(Fact("first", f"{where}, {what}\n{values}", f"first at step {first.step}, {what} {values}"))
-        # Equal losses have no drift, even where something else differs.
-        if verdict.largest.rel:
-            largest = verdict.largest
-            drift = f"the losses differ by up to {largest.rel:.2g} (relative), at step {largest.step}"
-            found.append(Fact("drift", drift, drift))
+    # Equal losses have no drift, even where something else differs.
+    if verdict.first and verdict.largest.rel:
+        drift = f"the losses differ by up to {percent(verdict.largest.rel)}, at step {verdict.largest.step}"
+        found.append(Fact("drift", drift, drift))
     if verdict.steps:
         found.append(_alike("compared", f"{_compared(verdict)}{_audited(verdict)}"))
     # A diverged device has the error and its limit in its cause.
     if verdict.device_audit and verdict.verdict == "rounding":
         worst = verdict.device_audit.worst
-        steps = len(verdict.device_audit.steps)
         shared = (
-            f"{steps} steps from shared states; {worst.quantity} comes closest to its limit "
-            f"({worst.error_u:.3g} u of {worst.line_u:.3g} u)"
+            f"{amount(len(verdict.device_audit.steps), 'step')} from shared states; "
+            f"{named(worst.quantity, worst.tensor)} comes closest to its limit "
+            f"({percent(worst.error)} of {percent(worst.line)})"
         )
-        found.append(_alike("shared", shared))
+        found.append(_alike("shared", flat(shared)))
     if verdict.both_nan is not None:
         found.append(_alike("NaN", f"both losses are NaN at step {verdict.both_nan}"))
     return tuple(found)
@@ -81,6 +78,39 @@ def one_line(verdict: PairVerdict) -> str:
 def _alike(label: str, text: str) -> Fact:
     """A fact whose text needs no label to be understood, so that it is its phrase too."""
     return Fact(label, text, text)
+
+
+def _of_cause(verdict: PairVerdict) -> list[Fact]:
+    """What is wrong, what else is, and why rounding does not explain it; nothing where nothing is to be explained."""
+    if verdict.verdict in ("diverged", "failed"):
+        what = story.pair_headline(verdict)
+        found = [_alike("cause", what)]
+        for cause in other_causes(verdict):
+            found.append(_alike("contract" if cause.kind in ("contract", "grad_output") else "also", flat(cause.text)))
+        # Numbers against float64 are those of the onset; a cause with a name needs no other reason.
+        shown = verdict.onset_size is not None and verdict.onset_size.reference == "float64"
+        if verdict.beyond and not shown and not verdict.nan_side and flat(verdict.beyond) not in what:
+            found.append(Fact("why", flat(verdict.beyond), ""))
+        return found
+    excused = verdict.loss_audit is not None and verdict.loss_audit.excused.any()
+    # Tensors that are all equal have no row of numbers.
+    equal = verdict.first is None or verdict.first.quantity == "state"
+    # The cause of rounding is a row of numbers, which the table of the audit shows in columns.
+    if not verdict.cause or (verdict.verdict == "rounding" and not excused and not equal):
+        return []
+    # A cause may quote an error message, which may have several lines.
+    return [_alike("cause", flat(verdict.cause))]
+
+
+def _is_onset(verdict: PairVerdict, first: Difference) -> bool:
+    """Whether the first difference is the onset, whose numbers are shown already."""
+    onset = verdict.onset
+    # Of a loss both values are worth their place.
+    return (
+        onset is not None
+        and first.quantity != "loss"
+        and (onset.step, onset.quantity, onset.tensor) == (first.step, first.quantity, first.tensor)
+    )
 
 
 def _compared(verdict: PairVerdict) -> str:
@@ -104,35 +134,13 @@ def _audited(verdict: PairVerdict) -> str:
     return f"; {decision.audited} step{'s' * (decision.audited != 1)} audited"
 
 
-def _cause(verdict: PairVerdict) -> str:
-    """The cause; empty where there is none, or where the table of the audit shows it."""
-    excused = verdict.loss_audit is not None and verdict.loss_audit.excused.any()
-    # Tensors that are all equal have no row of numbers.
-    equal = verdict.first is None or verdict.first.quantity == "state"
-    if not verdict.cause or (verdict.verdict == "rounding" and not excused and not equal):
-        return ""  # the cause of rounding is a row of numbers, which the table of the audit shows in columns
-    cause = verdict.cause
-    if verdict.onset:
-        # The report lists the failed items of the contract in a line of their own; summary.json has the whole cause.
-        for extra in verdict.causes[1:]:
-            if extra.kind in ("contract", "grad_output"):
-                cause = cause.replace(f"; {extra.text}", "")
-    return cause
-
-
-def _what(first: Difference) -> str:
-    """What differs: the loss itself, or the digest or the norm of a tensor."""
-    # A loss is printed as a number, a tensor by its digest; a norm only where digests are equal; a setting as it is.
-    plain = first.quantity in ("loss", "state")
-    kind = "" if plain else " digest" if isinstance(first.baseline, str) else " norm"
-    return f"{flat(named(first.quantity, first.tensor))}{kind}"
-
-
 def _values(verdict: PairVerdict, first: Difference) -> str:
-    """Both values in full precision, and the distance between them."""
+    """How far both sides are apart; of a loss or a setting both values, in full precision."""
     if first.quantity == "state" and not first.tensor:
         # Nothing has a name of its own, and the digest is that of the optimizer's tensors only.
         return f"({flat(verdict.comparison.state.explain(verdict.comparison.index_of(first.step)))})"
+    if first.quantity not in ("loss", "state"):
+        return _apart(verdict, first)
     # Losses are stored as float64: as such they would be printed with digits that the dtype of the loss does not have.
     dtype = verdict.pair.baseline.loss_dtype or "float64"
     baseline, candidate = (_number(value, dtype) for value in (first.baseline, first.candidate))
@@ -141,14 +149,20 @@ def _values(verdict: PairVerdict, first: Difference) -> str:
         # ulp where they are known: a relative difference means little between numbers near zero.
         size = f" ({first.ulp} ulp)"
     elif first.rel is not None and not math.isnan(first.rel):
-        size = f" (relative {first.rel:.2g})"
-    elif (apart := distance_at_first(verdict)) is not None:
-        size = f" (relative {apart:.2g})"
+        size = f" ({percent_off(first.rel)})"
     return f"{baseline} != {candidate}{size}"
 
 
+def _apart(verdict: PairVerdict, first: Difference) -> str:
+    """How far a tensor is from the baseline's: its digests say nothing to people."""
+    if isinstance(first.baseline, float) and first.rel is not None and not math.isnan(first.rel):
+        return f"has another norm ({percent_off(first.rel)})"
+    apart = distance_at_first(verdict)
+    return "differs in its bits" if apart is None else f"differs by {percent(apart)}"
+
+
 def _number(value: float | str, dtype: str) -> str:
-    """The number with as many digits as distinguish it from its neighbours in its dtype; a digest as it is."""
+    """The number with as many digits as distinguish it from its neighbours in its dtype; a text as it is."""
     if isinstance(value, str):
         return clip(value, _VALUE)
     # NumPy prints the shortest text that reads back as the same number; bfloat16 is not a dtype of NumPy.

@@ -9,6 +9,7 @@ from parity.judge.causes import CauseKind
 from parity.judge.verdict import Judgement, PairVerdict
 from parity.render import story
 from parity.render.next_steps import Advice, next_steps
+from parity.render.odd_devices import odd_devices, odd_places
 from parity.render.phrases import named
 from parity.render.sure import how_sure, how_sure_all
 from parity.render.user_error import UserError, relative_path, user_error
@@ -117,8 +118,8 @@ def make_headline(run: StoredRun, judgement: Judgement, *, where: str = "below")
     if judgement.trouble:
         failed = next((record for record in run.trials if record.status == "failed" and record.traceback), None)
         error = user_error(failed, _folder(run)) if failed else None
-    odd = [unit for each in judgement.fleet.classes for unit in each.odd]
-    places = story.odd_places(judgement) if odd else [pair.place.text] if pair and pair.place else []
+    odd = odd_devices(judgement)
+    places = odd_places(judgement) if odd else [pair.place.text] if pair and pair.place else []
     lines = [*places, *([pair.size] if pair and pair.size and not odd else [])]
     return Headline(
         what=story.headline(judgement),

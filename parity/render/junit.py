@@ -97,9 +97,15 @@ def _add_pair(suite: ET.Element, task: str, verdict: PairVerdict) -> None:
         _wall_s(pair.candidate),
         _OUTCOMES.get(verdict.meaning.exit_status),
         verdict.verdict,
-        clip(f"{story.pair_headline(verdict)} {story.reason(verdict) or ''}", _MESSAGE),
+        # The first 80 characters are all that many CI systems show: the verdict, and what is wrong.
+        clip(f"{verdict.verdict}: {_news(verdict)}", _MESSAGE),
         details,
     )
+
+
+def _news(verdict: PairVerdict) -> str:
+    """What is wrong, or why it is not known."""
+    return verdict.cause if verdict.verdict == "inconclusive" and verdict.cause else story.pair_headline(verdict)
 
 
 def _add_case(

@@ -5,11 +5,13 @@ from collections.abc import Iterator
 from parity.judge.verdict import Judgement, PairVerdict, rank
 from parity.render import fleet, story, tables
 from parity.render.facts import pair_facts
+from parity.render.headline import Headline, make_headline
 from parity.render.markdown_text import code, details, fenced, prose, table
 from parity.render.matrix import Matrix, make_matrix
-from parity.render.next_steps import Advice, next_steps
+from parity.render.next_steps import Advice
 from parity.render.phrases import named, not_shown
 from parity.store.stored_run import StoredRun
+from parity.store.trace import QUANTITIES
 
 # GitHub accepts comments of at most 65,536 characters, and cuts the summary of a job at 1 MiB. The shares of the parts
 # below add up to less, unless names consist of characters that must be escaped.
@@ -26,17 +28,26 @@ def render(run: StoredRun, judgement: Judgement) -> str:
         run: The stored run.
         judgement: Its judgement.
     """
+    head = make_headline(run, judgement)
     parts = [
         f"## parity: {'trouble' if judgement.trouble else judgement.verdict}",
         *(f"> {prose(note)}" for note in _few(story.notes(run))),
-        *_verdict(judgement),
+        *_headline(head, _names(run)),
         "**What to do next**",
-        _next(next_steps(run, judgement)),
+        _next([*head.advice]),
     ]
     if judgement.pairs:
-        parts += [_matrix(make_matrix(run, judgement)), *_fleet(run, judgement), "### Pairs", _pairs(judgement)]
+        parts += [
+            _matrix(make_matrix(run, judgement)),
+            *_fleet(run, judgement),
+            "### Pairs",
+            _pairs(judgement, _names(run)),
+        ]
     parts += [
-        details("What was compared", _terms(story.compared(run, judgement)) if run.trials else ""),
+        details(
+            "What was compared",
+            _terms(story.compared(run, judgement), names=_names(run) | {*QUANTITIES}) if run.trials else "",
+        ),
         details("How the audit decided", _audit(judgement)),
         details("Contract", *_contract(run, judgement)),
         details("Environment", *_environment(run)),
@@ -59,15 +70,24 @@ def _within(parts: list[str], most: int) -> str:
     return "\n\n".join(kept if len(kept) == len(parts) else [*kept, notice]) + "\n"
 
 
-def _verdict(judgement: Judgement) -> Iterator[str]:
-    """The verdict in one sentence, its reason, and the number of pairs by verdict."""
-    yield f"**{prose(story.headline(judgement))}**"
-    worst = min(judgement.pairs, key=story.worst_first, default=None)
-    # One reason keeps the summary short; the causes of all pairs are in their table.
-    reason = story.reason(worst) if worst else None
-    if reason:
-        yield prose(reason)
-    yield story.tally(judgement)
+def _headline(head: Headline, names: frozenset[str]) -> Iterator[str]:
+    """What is wrong, where, and how sure that is."""
+    yield f"**{prose(head.what, names=names)}**"
+    yield head.tally
+    labels = ("Where", *["How far"] * len(head.where[1:]))
+    lines = [f"- {label}: {prose(text, names=names)}" for label, text in zip(labels, head.where, strict=False)]
+    if head.sure:
+        lines.append(f"- How sure: {prose(' '.join(head.sure))}")
+    yield "\n".join(lines)
+    if head.error:
+        frames = [
+            line
+            for frame in head.error.frames
+            for line in (f"{frame.place}, in {frame.function}", f"    {frame.code}" if frame.code else "")
+            if line
+        ]
+        message = f"{head.error.exception}: {head.error.message}" if head.error.message else head.error.exception
+        yield fenced("\n".join([*frames, message]), most=_LINES // 2)
 
 
 def _next(advice: list[Advice]) -> str:
@@ -104,10 +124,10 @@ def _fleet(run: StoredRun, judgement: Judgement) -> Iterator[str]:
         yield "\n".join(f"- {prose(line)}" for line in _few([*fleet.lines(run, judgement)]))
 
 
-def _pairs(judgement: Judgement) -> str:
+def _pairs(judgement: Judgement, names: frozenset[str]) -> str:
     """A row for each group of equal pairs, the worst first."""
     rows = []
-    for group in sorted(fleet.alike_pairs(judgement), key=lambda group: story.worst_first(group[0])):
+    for group in sorted(fleet.alike_pairs(judgement), key=lambda group: story.severity(group[0])):
         verdict = group[0]
         facts = {fact.label: fact.text for fact in pair_facts(verdict)}
         onset = verdict.onset
@@ -119,12 +139,12 @@ def _pairs(judgement: Judgement) -> str:
                 code(verdict.pair.baseline.trial, most=100),
                 code(verdict.pair.candidate.trial, most=100),
                 _loud(verdict.verdict, verdict) + alike,
-                prose(facts.get("first", "none"), most=200),
+                prose(facts.get("cause", ""), names=names, most=500),
                 prose(where, most=100),
-                prose(verdict.cause or "", most=500),
+                prose(facts.get("first") or facts.get("onset") or "none", most=200),
             ]
         )
-    return table(["baseline", "candidate", "verdict", "first difference", "onset", "cause"], rows, most=_PAIRS)
+    return table(["baseline", "candidate", "verdict", "cause", "onset", "first difference"], rows, most=_PAIRS)
 
 
 def _audit(judgement: Judgement) -> str:
@@ -150,10 +170,10 @@ def _environment(run: StoredRun) -> Iterator[str]:
     differing, same = tables.environment_tables(run)
     if differing.rows:
         yield "These facts are not the same in all trials:"
-        yield _table(differing)
+        yield _values(differing)
     if same.rows:
         yield "The same in all trials:"
-        yield _table(same)
+        yield _values(same)
 
 
 def _attempts(run: StoredRun) -> Iterator[str]:
@@ -174,13 +194,24 @@ def _run_again(run: StoredRun) -> Iterator[str]:
     yield _terms(facts)
 
 
-def _terms(rows: list[tuple[str, str]]) -> str:
-    return "\n".join(f"- {term}: {prose(words, most=500)}" for term, words in rows)
+def _terms(rows: list[tuple[str, str]], *, names: frozenset[str] = frozenset()) -> str:
+    return "\n".join(f"- {term}: {prose(words, names=names, most=500)}" for term, words in rows)
+
+
+def _names(run: StoredRun) -> frozenset[str]:
+    """The names of losses and devices, which may look like words."""
+    return frozenset(name for record in run.trials for name in (record.loss_name, record.device))
 
 
 def _table(found: tables.Table, *, most: int = _DETAILS) -> str:
     rows = [[prose(cell, most=300) for cell in row] for row in found.rows]
     return table(found.headings, rows, most=most, left_out=max(0, found.left_out)) if rows else ""
+
+
+def _values(found: tables.Table) -> str:
+    """A table of names and values, each whole in a code span."""
+    rows = [[code(cell, most=300) for cell in row] for row in found.rows]
+    return table(found.headings, rows, most=_DETAILS, left_out=max(0, found.left_out))
 
 
 def _few(lines: list[str]) -> list[str]:

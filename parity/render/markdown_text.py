@@ -7,16 +7,16 @@ Source:
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from parity.ground.quoting import cut, visible
 from parity.render.phrases import not_shown
 from parity.render.wrapping import clip
 
-# Words (with hyphens or apostrophes inside), numbers, = and !=: nothing in them has a meaning in Markdown.
-_PLAIN = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*|-?\d+(?:[.,]\d+)*(?:e[+-]?\d+)?%?|!?=")
+# Words (with hyphens or apostrophes inside), numbers, %, ×, = and !=: nothing in them has a meaning in Markdown.
+_PLAIN = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*|-?\d+(?:[.,]\d+)*(?:e[+-]?\d+)?[%×]?|[%×]|!?=")
 # A word is split into opening punctuation, a core as short as possible, and closing punctuation.
-_WORD = re.compile(r"""([("']*)(.*?)([.,;:!?)"']*)""")
+_WORD = re.compile(r"""([("']*)(.*?)((?:'s)?[.,;:!?)"']*)""")
 # At the beginning of a line, these would turn it into a list item or a heading.
 _BEGINNING = re.compile(r"-?\d+[.)]+|!?=")
 
@@ -40,18 +40,19 @@ def code(text: str, *, most: int = 200) -> str:
     return f"{fence}{space}{name}{space}{fence}"
 
 
-def prose(text: str, *, most: int = 400) -> str:
+def prose(text: str, *, names: Collection[str] = (), most: int = 400) -> str:
     """Sentences in which names become code spans.
 
     Args:
         text: The sentences.
+        names: Words that are names here, even if they look like words; what is no plain word is always a name.
         most: Most characters of the text, before code spans are made; a longer one is cut.
 
     >>> print(prose("loss_fn does not train as <b>: see @octocat, at step 5."))
     `loss_fn` does not train as `<b>`: see `@octocat`, at step 5.
     """
     words = clip(text, most).split()
-    escaped = [_word(word) for word in words]
+    escaped = [_word(word, names) for word in words]
     # Only the first word can begin a line: the text is one line.
     if words and _BEGINNING.fullmatch(words[0]):
         escaped[0] = code(words[0])
@@ -110,14 +111,15 @@ def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
-def _word(word: str) -> str:
+def _word(word: str, names: Collection[str]) -> str:
     """The word as it is if it is plain, else with its core in a code span."""
     found = _WORD.fullmatch(word)
     assert found is not None, "each group of the pattern may be empty, and the second matches everything"
     before, core, after = found.groups()
     if after.startswith(")") and "(" in core:  # the parenthesis of a call, as in "f(x)"
         core, after = f"{core})", after[1:]
-    return word if not core or _PLAIN.fullmatch(core) else f"{before}{code(core, most=len(core))}{after}"
+    plain = core not in names
+    return word if not core or (plain and _PLAIN.fullmatch(core)) else f"{before}{code(core, most=len(core))}{after}"
 
 
 def _fence(text: str, *, least: int) -> str:

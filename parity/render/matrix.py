@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from parity.judge.verdict import Judgement, PairVerdict, rank
 from parity.render import fleet
+from parity.render.story import severity
 from parity.store.stored_run import StoredRun
 
 
@@ -55,12 +56,13 @@ def make_matrix(run: StoredRun, judgement: Judgement) -> Matrix:
 
 
 def _cell(pairs: Sequence[PairVerdict]) -> Cell:
-    # A cell answers for the loss first, then for the device; replicas count only where nothing else was compared.
-    for axis in dict.fromkeys(("loss", "device", *(verdict.pair.axis for verdict in pairs), "replica")):
-        # A chained comparison: on this axis, and never noise, which says nothing about a loss or device.
-        found = [verdict for verdict in pairs if verdict.pair.axis == axis != "noise"]
-        if found:
-            worst = max(found, key=lambda verdict: rank(verdict.verdict))
-            # A verdict by another axis is marked: it does not compare the loss with the baseline loss.
-            return Cell(worst.verdict if axis == "loss" else f"{worst.verdict} (by {axis})", worst)
-    return Cell("baseline", None)
+    # Noise says nothing about a loss or device.
+    found = [verdict for verdict in pairs if verdict.pair.axis != "noise"]
+    if not found:
+        return Cell("baseline", None)
+    # The worst pair, so that no cell hides a fault; of equally bad ones that of the loss, then that of the device.
+    order = [*dict.fromkeys(("loss", "device", *(verdict.pair.axis for verdict in found)))]
+    worst = min(found, key=lambda verdict: (-rank(verdict.verdict), order.index(verdict.pair.axis), severity(verdict)))
+    # A verdict by another axis is marked: it does not compare the loss with the baseline loss.
+    axis = worst.pair.axis
+    return Cell(worst.verdict if axis == "loss" else f"{worst.verdict} (by {axis})", worst)

@@ -2,13 +2,17 @@
 
 import shlex
 from dataclasses import dataclass
+from pathlib import PurePath
 
 from parity.ground.quoting import MOST_SHOWN
 from parity.judge.causes import CAUSES
 from parity.judge.verdict import Judgement, PairVerdict
 from parity.judge.votes import OddDevice
+from parity.render.phrases import listed
 from parity.render.story import pairs_in_question, severity
+from parity.render.user_error import user_error
 from parity.store.stored_run import StoredRun
+from parity.store.trials import TrialRecord
 
 # Most odd devices that have advice of their own.
 MOST_ODD = 5
@@ -23,6 +27,22 @@ _WHERE = {
     "step_grad": "Look between backward and the optimizer's step: clipping, unscaling, accumulation, synchronisation.",
     "update": "Compare the optimizers: their class, their options, and which parameters they update.",
     "buffer": "Look at what updates this buffer, such as batch statistics or a moving average.",
+}
+# What to do about a device, whose loss and model are those of the others.
+_DEVICE = (
+    "Check what computes this on {device}: its switches and libraries first, then the hardware. --replicas 3 shows "
+    "whether it recurs."
+)
+_UNREPEATED = (
+    "Choose deterministic kernels, as torch.use_deterministic_algorithms(True) does; --replicas 5 measures how far the "
+    "results are spread."
+)
+# What ended a trial without a traceback, and what to do about it.
+_ENDED = {
+    "result": "Return one scalar tensor with a gradient, as loss.mean() is.",
+    "died": "Run it in this process, with --inline, to see where it ends.",
+    "hung": "Look for a loop or a lock that does not end, or raise --step-timeout.",
+    "memory": "Give it more memory, or a smaller --batch-size.",
 }
 # Options of the run that the command for stepping through it replaces or leaves out.
 _OPTIONS = ("--out", "--steps", "--resume", "--epochs", "--save-every", "--format")
@@ -99,24 +119,47 @@ def next_steps(run: StoredRun, judgement: Judgement, *, where: str = "below") ->
 
 def _fixes(run: StoredRun, verdict: PairVerdict, where: str) -> list[Advice]:
     """How to fix the causes of a pair, and the command that steps through its training up to where they show."""
-    # Causes of different kinds may have the same advice.
-    texts = dict.fromkeys(CAUSES[cause.kind].advice for cause in verdict.causes)
-    advice = [Advice(text.format(where=where)) for text in texts if text][:3]
+    record = verdict.pair.candidate
+    ended = verdict.verdict == "failed" and record.status == "failed"
+    advice = [_after_error(run, record, where)] if ended and record.failure not in ("detached", "mutates") else []
+    # Causes of different kinds may have the same advice. Of a trial that ended, the others are no reason.
+    causes = [] if advice else [cause for cause in verdict.causes if not (cause.kind == "random" and verdict.nan_side)]
+    texts = dict.fromkeys(CAUSES[cause.kind].advice for cause in causes)
+    advice += [Advice(text.format(where=where)) for text in texts if text][:3]
+    if not advice and verdict.settings:
+        named = listed([each.of_what for each in verdict.settings])
+        advice.append(Advice(f"Give both runs the same settings: {named}."))
+    if not advice and verdict.device_audit and verdict.device_audit.unrepeated is not None:
+        advice.append(Advice(_UNREPEATED))
+    if not advice and verdict.pair.axis == "device" and not verdict.pair.between:
+        advice.append(Advice(_DEVICE.format(device=record.device)))
     if not advice and verdict.onset and verdict.onset.quantity in _WHERE:
         advice.append(Advice(_WHERE[verdict.onset.quantity]))
-    step = verdict.onset.step if verdict.onset else verdict.pair.candidate.failed_step
+    step = verdict.onset.step if verdict.onset else record.failed_step
     # A breakpoint in the loss helps only where the loss is in question.
-    command = narrowed_command(run, step) if step is not None and verdict.pair.axis == "loss" else None
+    command = (
+        narrowed_command(run, step, record.loss_name) if step is not None and verdict.pair.axis == "loss" else None
+    )
     if command:
         advice.append(Advice(f"Step through the training up to step {step}, with a breakpoint() in the loss:", command))
     return advice or [Advice("Fix the cause, and run again.")]
+
+
+def _after_error(run: StoredRun, record: TrialRecord, where: str) -> Advice:
+    """What to do about a trial that ended before its last step."""
+    folder = run.info.get("folder")
+    error = user_error(record, folder if isinstance(folder, str) else None)
+    if error and error.frames:
+        whole = f"the whole traceback is {where}, under Attempts and faults"
+        return Advice(f"Fix the {error.exception} at {error.frames[-1].place}; {whole}.")
+    return Advice(_ENDED.get(record.failure or "", f"Read what happened {where}, under Attempts and faults."))
 
 
 def _often(unit: OddDevice) -> str:
     return f"How often it differs: {unit.recurrence}."
 
 
-def narrowed_command(run: StoredRun, step: int) -> str | None:
+def narrowed_command(run: StoredRun, step: int, loss: str | None = None) -> str | None:
     """The command that trains up to a step in one process; None where there is none, as for a run on a cluster.
 
     None, too, for a command that a terminal cannot show as it is: it would have to be copied.
@@ -124,6 +167,7 @@ def narrowed_command(run: StoredRun, step: int) -> str | None:
     Args:
         run: The stored run.
         step: The last step to train, from 0.
+        loss: Name of the only loss that is trained beside the baseline; None for all.
     """
     given = run.info.get("arguments")
     if not isinstance(given, list) or any(str(each).split("=")[0] in _CLUSTER for each in given):
@@ -138,7 +182,28 @@ def narrowed_command(run: StoredRun, step: int) -> str | None:
             continue
         kept.append(each)
     # Steps count from 0, so step N is part of N + 1 steps.
+    kept = _with_one_loss(kept, loss) if loss else kept
     command = shlex.join(["python", "-m", "parity.run", *kept, "--inline", "--steps", str(step + 1)])
     # A shell reads a line break inside a word as it is.
     printable = all(line.isprintable() for line in command.split("\n"))
     return command if printable and len(command) <= MOST_SHOWN else None
+
+
+def _with_one_loss(arguments: list[str], loss: str) -> list[str]:
+    """The arguments with the baseline and one other loss; as they are where it is not among them.
+
+    >>> _with_one_loss(["--loss", "builtin", "numpy", "mine.py:mine", "--lr", "1"], "mine")
+    ['--loss', 'builtin', 'mine.py:mine', '--lr', '1']
+    """
+    if arguments.count("--loss") != 1:
+        return arguments
+    begin = arguments.index("--loss") + 1
+    end = next((place for place in range(begin, len(arguments)) if arguments[place].startswith("--")), len(arguments))
+    # Losses of one name have that of their file or module before it, as in old.mse.
+    others = [each for each in arguments[begin + 1 : end] if loss in (each, each.rpartition(":")[2], _qualified(each))]
+    return [*arguments[: begin + 1], *others, *arguments[end:]] if len(others) == 1 else arguments
+
+
+def _qualified(text: str) -> str:
+    origin, _, attr = text.rpartition(":")
+    return f"{PurePath(origin).stem if origin.endswith('.py') else origin}.{attr}"

@@ -3,13 +3,12 @@
 import math
 
 from parity.ground.percent import percent
-from parity.judge.differences import Difference
 from parity.judge.node_code import NodeCode, software_differences
 from parity.judge.verdict import VERDICTS, Judgement, PairVerdict, rank
-from parity.judge.votes import OddDevice
 from parity.plan.device import parse_device
 from parity.render.names import subjects
-from parity.render.phrases import amount, counted, listed, named, seen_without_audit, would_have_been_seen
+from parity.render.odd_devices import odd_devices, odd_headline
+from parity.render.phrases import amount, counted, listed, seen_without_audit, would_have_been_seen
 from parity.render.what import what_is_wrong
 from parity.render.wrapping import clip, flat
 from parity.store.stored_run import StoredRun
@@ -86,6 +85,7 @@ def severity(verdict: PairVerdict) -> tuple[bool, int, bool, int, float]:
     """A key that sorts pairs of one verdict, too: training that ended first, then the earliest and largest fault."""
     step = verdict.onset.step if verdict.onset else verdict.pair.candidate.failed_step or 0
     off = verdict.onset_size.off if verdict.onset_size else verdict.largest.rel
+    off = float(f"{off:.1g}")  # what differs by its digits only is in the order of the plan
     passing = verdict.meaning.passing
     # Of pairs that pass, and of one verdict, the first in the order of the plan is as good as any other.
     ended = verdict.pair.candidate.status == "failed"
@@ -121,56 +121,15 @@ def _headline(judgement: Judgement) -> str:
         return "There is nothing to compare: a single trial is not a pair."
     # An odd device explains all its pairs at once, so the headline names devices instead of the worst pair.
     if odd := odd_devices(judgement):
-        return _odd_headline(judgement, odd)
+        return odd_headline(judgement, odd)
     pairs = pairs_in_question(judgement) or [*judgement.pairs]
     # A sentence about all pairs is true only if they have the same verdict.
     if len(pairs) > 1 and worst.meaning.of_all and all(each.verdict == worst.verdict for each in pairs):
         most = max(each.largest.rel for each in pairs)
         upto = f" (losses differ by up to {percent(most)})" if worst.verdict == "rounding" and most else ""
-        return f"{worst.meaning.of_all.format(count=len(pairs)).rstrip('.')}{upto}."
+        text = f"{worst.meaning.of_all.format(count=len(pairs)).rstrip('.')}{upto}."
+        return text.replace("All 2 pairs", "Both pairs")
     return f"{_devices(judgement)}{pair_headline(worst)}" if worst.pair.axis == "loss" else pair_headline(worst)
-
-
-def odd_devices(judgement: Judgement) -> list[OddDevice]:
-    """The devices that differ from the majority of their class."""
-    return [unit for each in judgement.fleet.classes for unit in each.odd]
-
-
-def _odd_headline(judgement: Judgement, odd: list[OddDevice]) -> str:
-    if len(odd) == 1:
-        (of,) = (each for each in judgement.fleet.classes if odd[0] in each.odd)
-        first = _first_of(judgement, odd[0])
-        since = f", from step {first.step:,} on" if first else ""
-        in_what = f" in {named(first.quantity, first.tensor)}" if first else ""
-        return f"{odd[0].device} differs from the {len(of.devices) - 1:,} other devices of its class{in_what}{since}."
-    count = sum(len(each.devices) for each in judgement.fleet.classes)
-    devices = listed([unit.device for unit in odd])
-    return f"{len(odd):,} of {count:,} devices differ from the majority of their class: {devices}."
-
-
-def odd_places(judgement: Judgement) -> list[str]:
-    """Where each odd device first differs, and how often it does; the first few.
-
-    Args:
-        judgement: The judgement of the run.
-    """
-    found = []
-    for unit in odd_devices(judgement)[:_MOST_NAMED]:
-        first = _first_of(judgement, unit)
-        where = f"step {first.step:,}, {named(first.quantity, first.tensor)}; " if first else ""
-        found.append(f"{unit.device}: {where}{unit.recurrence}")
-    return found
-
-
-def _first_of(judgement: Judgement, unit: OddDevice) -> Difference | None:
-    """The earliest difference of an odd device in any of its pairs with an equal device."""
-    trials = {record.trial for record in unit.trials}
-    found = [
-        verdict.first
-        for verdict in judgement.pairs
-        if verdict.first and verdict.pair.candidate.trial in trials and verdict.pair.axis in ("device", "replica")
-    ]
-    return min(found, key=lambda first: first.step, default=None)
 
 
 def _devices(judgement: Judgement) -> str:
@@ -202,7 +161,8 @@ def pair_headline(verdict: PairVerdict) -> str:
         return _inconclusive(verdict, candidate, baseline)
     sentence = verdict.meaning.sentence.format(candidate=candidate, baseline=baseline).rstrip(".")
     if verdict.largest.rel:
-        sentence += f" (losses differ by up to {percent(verdict.largest.rel)})"
+        losses = "" if verdict.verdict == "report-only" else "losses differ "
+        sentence += f" ({losses}by up to {percent(verdict.largest.rel)})"
     return f"{sentence}."
 
 
@@ -233,7 +193,8 @@ def reason(verdict: PairVerdict) -> str | None:
 def tally(judgement: Judgement) -> str:
     """The number of pairs by verdict, in a sentence; empty for a single pair."""
     found = [verdict.verdict for verdict in pairs_in_question(judgement)]
-    if len(found) < 2:
+    # Where all have one verdict, the headline says it.
+    if len({*found}) < 2:
         return ""
     return f"Of {len(found)} pairs: {counted(found, reversed(VERDICTS))}."
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from parity.ground.quoting import MOST_STORED, cut
 from parity.judge.verdict import Judgement, PairVerdict
+from parity.render.headline import make_pair_headline
 from parity.store.schema import SCHEMA_NUMBER
 
 
@@ -28,6 +29,7 @@ def summarize(judgement: Judgement) -> dict[str, Any]:
 
 def _pair(verdict: PairVerdict) -> dict[str, Any]:
     baseline, candidate = verdict.pair.baseline, verdict.pair.candidate
+    head = make_pair_headline(verdict)
     # Written out key by key: the keys are a contract with scripts, and fields of the dataclasses are not.
     content = {
         "axis": verdict.pair.axis,
@@ -40,6 +42,10 @@ def _pair(verdict: PairVerdict) -> dict[str, Any]:
         "seed": candidate.seed,
         "verdict": verdict.verdict,
         "cause": verdict.cause,
+        # The cause in parts: its kind and the factor of a gradient, each null where there is none, and a sentence.
+        "kind": head.kind,
+        "factor": head.factor,
+        "words": head.what,
         "first": asdict(verdict.first) if verdict.first else None,
         "onset": asdict(verdict.onset) if verdict.onset else None,
         "largest": asdict(verdict.largest),

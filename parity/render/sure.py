@@ -75,6 +75,8 @@ def _shared(verdict: PairVerdict) -> str:
     worst = audit.worst
     steps = f"{amount(len(audit.steps), 'step')} from shared states {'was' if len(audit.steps) == 1 else 'were'}"
     what = f"{worst.quantity} {worst.tensor}" if worst.tensor else worst.quantity
+    if verdict.verdict != "rounding":
+        return f"{steps} checked against float64."
     return (
         f"{steps} checked against float64; {what} comes closest to its limit "
         f"({percent(worst.error)} of {percent(worst.line)})."

@@ -1,38 +1,34 @@
-"""The report as text of at most 80 columns.
+"""The report as text for a terminal, a pipe or a log.
 
-In this order: notes, the verdict, losses x devices, the findings about each pair, how the audit decided, what to do.
+In this order: notes, what is wrong, where, how sure, what to do; losses x devices, the pairs, how the audit decided.
 """
 
 import re
-import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from rich import box
-from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from parity.judge.verdict import Judgement, PairVerdict
+from parity.ground.percent import percent
+from parity.judge.verdict import Judgement
 from parity.render import fleet, story, tables
-from parity.render.facts import one_line, pair_facts
-from parity.render.matrix import Matrix, make_matrix
-from parity.render.next_steps import next_steps
+from parity.render.headline import Headline, make_headline
+from parity.render.matrix import make_matrix
+from parity.render.odd_devices import odd_devices
+from parity.render.pair_text import INDENT, block, labelled, pair_line, pairs_text
 from parity.render.phrases import amount
-from parity.render.wrapping import WIDTH, clip, flat, wrap
+from parity.render.terminal_tables import audit_text, matrices
+from parity.render.wrapping import clip, shell_lines, wrap
 from parity.store.stored_run import StoredRun
 
-# Most pairs that are shown in full, the worst first; of the others only trials and verdict are shown.
-MOST_BLOCKS = 12
-# Widest columns of the matrix; a longer name is folded.
-_LOSS_WIDTH, _DEVICE_WIDTH = 28, 30
+__all__ = ["block", "pair_line", "render", "render_text"]
+
+# Widest lines, on terminals that have them; elsewhere a console says 80.
+MOST_COLUMNS = 200
 # Most characters of the name of a task: it is one of a module or file.
 _TASK = 100
-# Columns of a label in a block: "compared" and two spaces.
-_LABEL_WIDTH = 10
-
-# Style of a verdict by its tone.
-_STYLES = {"good": "green", "doubt": "yellow", "bad": "bold red"}
+# Most characters of the message of an exception, and of the reason of an item of a contract.
+_MESSAGE = 500
 
 
 def render_text(run: StoredRun, judgement: Judgement) -> str:
@@ -51,62 +47,101 @@ def render_text(run: StoredRun, judgement: Judgement) -> str:
 
 
 def render(run: StoredRun, judgement: Judgement, console: Console) -> None:
-    """Prints the report, in at most `WIDTH` columns.
+    """Prints the report, in at most `MOST_COLUMNS` columns: what is wrong, where, how sure, what to do, then the rest.
 
     Args:
         run: The stored run.
         judgement: Its judgement.
         console: Where to print.
     """
-    # Wider terminals do not get wider text: lines of 80 columns are easier to read, and README shows the same ones.
-    width = min(console.width, WIDTH)
+    width = min(console.width, MOST_COLUMNS)
     # What limits every verdict goes before them.
     notes = ([judgement.trouble] if judgement.trouble else []) + story.notes(run)
     for note in notes:
         _print(console, *wrap(note, width=width, then="  "))
+    head = make_headline(run, judgement, where="in report.html")
     if not judgement.pairs:
-        _print(console, *wrap(story.nothing(run), width=width))
+        _print(console, *wrap(story.nothing(run), width=width), *_error(head, width))
         return
     first = run.trials[0]
-    title = f"{clip(first.task, _TASK)}, {amount(first.steps, 'step')}: {judgement.verdict}"
-    _print(console, *wrap(title, width=width))
-    if not judgement.trouble:
-        # Trouble has been printed as the first note already.
-        _print(console, *wrap(f"{story.headline(judgement)} {story.tally(judgement)}", width=width))
+    _print(
+        console, *wrap(f"{clip(first.task, _TASK)}, {amount(first.steps, 'step')}: {judgement.verdict}", width=width)
+    )
+    _print(console, *_head(head, judgement, width), *_next(head, width))
     # A machine with one device of each kind has no classes to speak of.
     if judgement.fleet.large or any(each.odd for each in judgement.fleet.classes):
         fleet.render(run, judgement, console, width=width)
-    for table in _matrices(make_matrix(run, judgement), width):
+    for table in matrices(make_matrix(run, judgement), width):
         console.print(table, width=width)
     # One pair stands for those of equal devices, so that the report does not grow with the nodes.
-    shown = fleet.representative_pairs(judgement)
-    _print(console, *_pairs(shown, width))
-    extra = [*_contract_lines(run, judgement), *_noise_lines(judgement), *_seen_lines(judgement)]
+    shown = sorted(fleet.representative_pairs(judgement), key=lambda pair: story.severity(pair[0]))
+    # The headline has the cause of the pair that it is about.
+    subject = None if judgement.trouble or odd_devices(judgement) else head.worst
+    _print(console, *pairs_text(shown, subject, width))
+    extra = [*contract_lines(run, judgement), *_noise_lines(judgement), *_seen_lines(judgement)]
     for line in ["", *extra] if extra else []:
         _print(console, *wrap(line, width=width, then="  "))
     audit = tables.audit_table(verdict for verdict, _ in shown)
     if audit.rows:
         _print(console, "", *wrap(f"How the audit decided: {tables.explain_audit(judgement)}", width=width))
-        console.print(_audit_table(audit), width=width)
-    _print(console, *_next(run, judgement, width))
+        console.print(audit_text(audit), width=width)
 
 
-def _contract_lines(run: StoredRun, judgement: Judgement) -> list[str]:
-    """For each loss whose contract was checked: how many items passed, and which did not; equal devices once."""
-    items: dict[str, dict[str, list[str]]] = {}
-    classes = {record.trial: (record.loss_name, judgement.fleet.of(record).label) for record in run.trials}
+def _head(head: Headline, judgement: Judgement, width: int) -> Iterator[str]:
+    """What is wrong, where, and how sure that is."""
+    if not judgement.trouble:
+        # Trouble has been printed as the first note already.
+        yield from wrap(f"{head.what} {head.tally}", width=width)
+    parts = [("where", line) for line in head.where[:1]]
+    parts += [("how far", line) for line in head.where[1:]]
+    if odd_devices(judgement):
+        parts = []  # the lines about the odd devices below say it
+    for label, text in parts:
+        yield from labelled(label, text, width)
+    yield from _error(head, width)
+    if head.sure:
+        yield from labelled("how sure", " ".join(head.sure), width)
+
+
+def _error(head: Headline, width: int) -> Iterator[str]:
+    """What was raised, and the last lines of the user's code."""
+    error = head.error
+    if error is None:
+        return
+    message = f"{error.exception}: {error.message}" if error.message else error.exception
+    yield from labelled("error", clip(message, _MESSAGE), width)
+    for frame in error.frames:
+        yield from wrap(f"{frame.place}, in {frame.function}", width=width, first=INDENT, then=INDENT)
+        if frame.code:
+            # A line of code keeps its spaces; a long one is cut, since it stands in the file.
+            yield f"{INDENT}  {clip(frame.code, max(20, width - len(INDENT) - 2))}"
+
+
+def contract_lines(run: StoredRun, judgement: Judgement) -> list[str]:
+    """For each loss whose contract was checked: how many items passed, and why others did not; equal devices once.
+
+    Args:
+        run: The stored run.
+        judgement: Its judgement.
+    """
+    items: dict[str, list[dict[str, str]]] = {}
     for row in run.evidence["contract"].to_pylist():
-        items.setdefault(row["trial"], {}).setdefault(row["status"], []).append(row["item"])
-    lines = []
-    seen = []
-    for trial, found in items.items():
-        # A list, since the dicts of items are not hashable; there are few of them.
-        if (classes[trial], found) in seen:
+        items.setdefault(row["trial"], []).append(row)
+    places = {record.trial: (record.loss_name, judgement.fleet.of(record).label) for record in run.trials}
+    lines: list[str] = []
+    seen = set()
+    for trial, rows in items.items():
+        found = tuple((row["item"], row["status"], row["reason"]) for row in rows)
+        if (places[trial], found) in seen:
             continue
-        seen.append((classes[trial], found))
-        others = [f"{status}: {', '.join(found[status])}" for status in ("failed", "limited") if status in found]
-        passed = f"{len(found.get('passed', []))} items passed"
-        lines.append(f"Contract of {trial}: {'; '.join([passed, *others])}")
+        seen.add((places[trial], found))
+        passed, failed = (sum(row["status"] == status for row in rows) for status in ("passed", "failed"))
+        limited = [row["item"] for row in rows if row["status"] == "limited"]
+        others = [f"limited: {', '.join(limited)}"] if limited else []
+        others += [f"{failed} failed:"] if failed else []
+        lines.append(f"Contract of {trial}: {'; '.join([amount(passed, 'item') + ' passed', *others])}")
+        # What fails has its reason; what is limited does not touch this training.
+        lines += [f"- {row['item']}: {clip(row['reason'], _MESSAGE)}" for row in rows if row["status"] == "failed"]
     return lines
 
 
@@ -117,13 +152,13 @@ def _noise_lines(judgement: Judgement) -> list[str]:
         return []
     largest = max(verdict.largest.rel for verdict in band)
     drifts = [
-        f"{verdict.pair.candidate.trial} {verdict.largest.rel:.2g}"
+        f"{verdict.pair.candidate.trial} {percent(verdict.largest.rel)}"
         for verdict in judgement.pairs
         if verdict.pair.axis in ("loss", "device")
     ]
     return [
         f"Noise band: under random rounding of 1 ulp ({len(band)} trials) the losses differ by up to "
-        f"{largest:.2g} (relative); those of the candidates: {', '.join(drifts) or 'none'}"
+        f"{percent(largest)}; those of the candidates: {', '.join(drifts) or 'none'}"
     ]
 
 
@@ -137,156 +172,14 @@ def _seen_lines(judgement: Judgement) -> list[str]:
     return [*lines, f"The optimizers were {unasked}."] if unasked else lines
 
 
-def pair_line(verdict: PairVerdict) -> Text:
-    """A pair in one line, however long: trials, verdict and all findings."""
-    return _trials_and_verdict(verdict).append(f": {one_line(verdict)}")
-
-
-def block(verdict: PairVerdict, *, alike: int = 1, width: int = WIDTH) -> list[Text]:
-    """A pair in a block of lines: trials and verdict, then the findings; in a single line where it fits.
-
-    Args:
-        verdict: The pair and its verdict.
-        alike: Number of pairs that it stands for.
-        width: Most columns of a line.
-    """
-    more = f" ({alike} pairs alike)" if alike > 1 else ""
-    # A pair that fits one line needs no block.
-    line = pair_line(verdict).append(more)
-    if line.cell_len <= width:
-        return [line]
-    lines = _headline(verdict, width)
-    for fact in pair_facts(verdict):
-        text = f"{fact.text}{more}" if fact.label == "compared" else fact.text
-        lines += map(Text, _labelled(fact.label, text, width))
-    return lines
-
-
-def _labelled(label: str, text: str, width: int) -> Iterator[str]:
-    """The text beside its label, in one line if it fits, else broken at its line breaks and between words."""
-    first, then = f"  {label:{_LABEL_WIDTH}}", " " * (_LABEL_WIDTH + 2)
-    whole = wrap(text, width=width, first=first, then=then)
-    # The text names the best place for a break, which is used only where a break is needed.
-    if len(whole) == 1 or "\n" not in text:
-        yield from whole
-        return
-    for part in text.split("\n"):
-        yield from wrap(part, width=width, first=first, then=then)
-        first = then
-
-
-def _trials_and_verdict(verdict: PairVerdict) -> Text:
-    """Both trials, and the verdict in its colour."""
-    trials = f"{flat(verdict.pair.baseline.trial)} {flat(verdict.pair.candidate.trial)}"
-    return Text.assemble(f"{trials}  ", (verdict.verdict, _STYLES[verdict.meaning.tone]))
-
-
-def _headline(verdict: PairVerdict, width: int) -> list[Text]:
-    """Trials and verdict, in one line if it fits."""
-    line = _trials_and_verdict(verdict)
-    if line.cell_len <= width:
-        return [line]
-    # Wrapping loses the style, so the verdict, the last word, gets it again.
-    *lines, last = map(Text, wrap(line.plain, width=width, then="  "))
-    last.stylize(_STYLES[verdict.meaning.tone], len(last) - len(verdict.verdict))
-    return [*lines, last]
-
-
-def _pairs(shown: Sequence[tuple[PairVerdict, int]], width: int) -> Iterator[Text]:
-    """The worst pairs in full; of the others trials and verdict."""
-    # The worst are chosen, but the pairs stay in the order of the plan.
-    full = sorted(range(len(shown)), key=lambda number: story.worst_first(shown[number][0]))[:MOST_BLOCKS]
-    before = 1
-    for number, (verdict, alike) in enumerate(shown):
-        lines = block(verdict, alike=alike, width=width) if number in full else _headline(verdict, width)
-        if number and max(before, len(lines)) > 1:
-            yield Text()  # an empty line between blocks, none between single lines
-        yield from lines
-        before = len(lines)
-    if len(shown) > MOST_BLOCKS:
-        yield Text()
-        yield from map(
-            Text, wrap(f"Only the {MOST_BLOCKS} worst of {len(shown)} pairs are shown in full.", width=width)
-        )
-
-
-def _matrices(matrix: Matrix, width: int) -> Iterator[Table]:
-    """The matrix as a table, or as several tables below each other where one would be too wide."""
-    columns = [
-        (heading, [cells[place] for cells in matrix.rows.values()]) for place, heading in enumerate(matrix.devices)
-    ]
-    # Columns of a terminal and not characters: wide letters take two.
-    losses = min(_LOSS_WIDTH, max(cell_len(flat(loss)) for loss in ("loss", *matrix.rows)))
-    while columns:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        table.add_column("loss", overflow="fold", max_width=_LOSS_WIDTH)
-        used, shown = losses + 2, 0
-        for heading, cells in columns:
-            wanted = max(cell_len(text) for text in (flat(heading), *(cell.text for cell in cells)))
-            used += min(_DEVICE_WIDTH, wanted) + 3
-            # At least one column, however wide: otherwise the loop would not end.
-            if shown and used > width:
-                break
-            table.add_column(Text(flat(heading)), overflow="fold", max_width=_DEVICE_WIDTH)
-            shown += 1
-        for number, loss in enumerate(matrix.rows):
-            row = [cells[number] for _, cells in columns[:shown]]
-            styles = (_STYLES[cell.pair.meaning.tone] if cell.pair else "dim" for cell in row)
-            table.add_row(
-                Text(flat(loss)), *(Text(cell.text, style=style) for cell, style in zip(row, styles, strict=True))
-            )
-        yield table
-        columns = columns[shown:]
-
-
-def _audit_table(found: tables.Table) -> Table:
-    """The table of the audit for a terminal."""
-    name, *numbers = found.headings
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column(name, overflow="fold")
-    for heading in numbers:
-        # A number must not be broken; only the names fold.
-        table.add_column(heading, justify="right", no_wrap=True)
-    for trial, *errors in found.rows:
-        table.add_row(Text(flat(trial)), *errors)
-    return table
-
-
-def _next(run: StoredRun, judgement: Judgement, width: int) -> Iterator[str]:
-    """What to do next; nothing where all is well."""
-    # Nothing has to be done after a run that passes; the page still says what could make it surer.
-    if judgement.exit_status == 0:
-        return
+def _next(head: Headline, width: int) -> Iterator[str]:
+    """What to do next."""
     yield ""
     yield "What to do next:"
-    for advice in next_steps(run, judgement, where="in report.html"):
+    for advice in head.advice:
         yield from wrap(advice.text, width=width, first="- ", then="  ")
         if advice.command:
             yield from shell_lines(advice.command, width=width, indent="    ")
-
-
-def shell_lines(command: str, *, width: int = WIDTH, indent: str = "") -> list[str]:
-    r"""A command in lines that a shell reads as one; a line break inside a word is kept.
-
-    Args:
-        command: The command, quoted for a shell.
-        width: Most columns of a line, unless a single word is longer.
-        indent: Beginning of each line.
-
-    >>> shell_lines("python -m parity.run --loss 'a b'", width=24)
-    ['python -m parity.run \\', "  --loss 'a b'"]
-    """
-    lines = [""]
-    # Split and quoted again, so that lines break between the words of the shell only.
-    for word in map(shlex.quote, shlex.split(command)):
-        longer = f"{lines[-1]} {word}".lstrip(" ")
-        if lines[-1] and cell_len(f"{indent}{longer} \\") > width:
-            lines[-1] += " \\"
-            # A continued line is indented, which a shell ignores.
-            lines.append(f"  {word}")
-        else:
-            lines[-1] = longer if len(lines) == 1 else f"{lines[-1]} {word}"
-    return [f"{indent}{line}" for line in lines]
 
 
 def _print(console: Console, *lines: str | Text) -> None:

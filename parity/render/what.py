@@ -7,13 +7,15 @@ from collections.abc import Callable
 
 from parity.ground.percent import percent, percent_off, times
 from parity.judge.causes import Cause, CauseKind
-from parity.judge.verdict import PairVerdict
+from parity.judge.verdict import OnsetSize, PairVerdict
 from parity.render.names import possessive, subjects
 from parity.render.phrases import listed, named
 from parity.render.wrapping import flat
 
 # Settings that a headline names; the pair has the others.
 _MOST_SETTINGS = 2
+# Kinds of causes beside which a NaN of one side is the news.
+_BESIDE_NAN = ("nan", "random", "contract", "unknown", "pattern")
 # What a quantity is called in a sentence, where its name is that of a column.
 QUANTITIES = {
     "state": "starting state",
@@ -39,16 +41,38 @@ def what_is_wrong(verdict: PairVerdict) -> str:
     candidate, baseline = subjects(verdict)
     if verdict.verdict == "failed" and verdict.pair.candidate.status == "failed":
         return _failure(verdict, candidate)
-    # The step of a fault is no cause of its own: it belongs to what is wrong in it.
-    when = next((cause for cause in verdict.causes if cause.kind in ("partial batch", "from step")), None)
-    what = next((cause for cause in verdict.causes if cause is not when), None)
-    if verdict.nan_side and (what is None or what.kind in ("nan", "random", "contract", "from step", "unknown")):
+    what, when = _chosen(verdict)
+    if verdict.nan_side and (what is None or what.kind in _BESIDE_NAN):
         return _nan(verdict, candidate, baseline)
     if what is None and when is not None:
         return f"{candidate} is {flat(when.text)}."
     if what is None:
         return f"{_unexplained(verdict, candidate, baseline)}."
     return f"{_SAYS[what.kind](what, verdict, candidate)}{_since(verdict, when)}."
+
+
+def other_causes(verdict: PairVerdict) -> tuple[Cause, ...]:
+    """The causes of a diverged or failed pair that the sentence of `what_is_wrong` does not have.
+
+    Args:
+        verdict: The pair and its verdict.
+    """
+    what, when = _chosen(verdict)
+    nan = bool(verdict.nan_side) and (what is None or what.kind in _BESIDE_NAN)
+    ended = verdict.verdict == "failed" and verdict.pair.candidate.status == "failed"
+    said = ("nan", "unknown", "random") if nan else ("raised", "mutates", "detached") if ended else ()
+    return tuple(
+        cause
+        for cause in verdict.causes
+        if cause.kind not in said and (nan or ended or cause not in (what, when)) and not (nan and cause is when)
+    )
+
+
+def _chosen(verdict: PairVerdict) -> tuple[Cause | None, Cause | None]:
+    """The gravest cause that says what is wrong, and the one that says in which steps."""
+    # The step of a fault is no cause of its own: it belongs to what is wrong in it.
+    when = next((cause for cause in verdict.causes if cause.kind in ("partial batch", "from step")), None)
+    return next((cause for cause in verdict.causes if cause is not when), None), when
 
 
 def _since(verdict: PairVerdict, when: Cause | None) -> str:
@@ -83,7 +107,7 @@ def _nan(verdict: PairVerdict, candidate: str, baseline: str) -> str:
 
 def _unexplained(verdict: PairVerdict, candidate: str, baseline: str) -> str:
     """A difference without a named cause: which quantity is how far off, or which settings differ."""
-    onset, size = verdict.onset, verdict.onset_size
+    onset, size = verdict.onset, _size(verdict)
     if onset is None:
         reason = flat(verdict.cause or "").rstrip(".")
         return f"{candidate} does not train as {baseline}{f': {reason}' if reason else ''}"
@@ -91,20 +115,32 @@ def _unexplained(verdict: PairVerdict, candidate: str, baseline: str) -> str:
         settings = listed([flat(each.explain()) for each in verdict.settings], most=_MOST_SETTINGS)
         return f"{candidate} and {baseline} start step {onset.step:,} from different states: {settings}"
     since = f", from step {onset.step:,} on"
+    if verdict.device_audit and verdict.device_audit.unrepeated is not None:
+        again = "repeated from the same state, a step gives other bits"
+        return f"{candidate} does not reproduce its own results{since}: {again}"
     if verdict.pair.axis == "device" and verdict.device_audit is None:
         return f"{candidate} differs from {baseline}, an equal device, in {_of(verdict)}{since}"
     if onset.quantity == "input":
         return f"{candidate} and {baseline} get different inputs or targets{since}"
     if onset.quantity == "state":
         return f"{candidate} and {baseline} start from different optimizer states{since}"
+    if size is None and verdict.beyond:
+        return f"{candidate} diverges from {baseline}{since}: {flat(verdict.beyond).rstrip('.')}"
     if size is None:
         return f"{possessive(candidate)} {_of(verdict)} is not that of {baseline}{since}"
     return f"{possessive(candidate)} {_of(verdict)} is {_off(verdict)}{since}"
 
 
+def _size(verdict: PairVerdict) -> OnsetSize | None:
+    """How far off the onset is; None where that is within what rounding explains, so that something else decided."""
+    size = verdict.onset_size
+    within = size is not None and size.explained is not None and size.off <= size.explained
+    return None if within else size
+
+
 def _off(verdict: PairVerdict) -> str:
     """How far off the candidate is at its onset, as a predicate."""
-    size = verdict.onset_size
+    size = _size(verdict)
     if size is None:
         return "wrong"
     of = "" if size.reference == "float64" else " from the baseline's"
@@ -193,7 +229,7 @@ def size_of(verdict: PairVerdict) -> str:
     Args:
         verdict: The pair and its verdict.
     """
-    size, onset = verdict.onset_size, verdict.onset
+    size, onset = _size(verdict), verdict.onset
     # Nothing is off by a NaN, and the headline has it.
     if size is None or onset is None or verdict.nan_side:
         return ""

@@ -3,6 +3,8 @@
 A text of more than `MOST_SHOWN` characters, which nobody reads, is cut wherever it is shown.
 """
 
+import shlex
+
 from rich.cells import cell_len
 
 from parity.ground.quoting import MOST_SHOWN, cut, visible
@@ -61,7 +63,43 @@ def wrap(text: str, *, width: int = WIDTH, first: str = "", then: str = "") -> l
         # The first word stays on the first line, even if it does not fit: a name is never cut.
         if empty or cell_len(longer) <= width:
             lines[-1] = longer
+        elif word.startswith("%") and (moved := _with_number(lines[-1], word, then, width)):
+            # A number is not parted from its percent sign.
+            lines[-1:] = moved
         else:
             lines.append(f"{then}{word}")
         empty = False
     return lines
+
+
+def _with_number(line: str, word: str, then: str, width: int) -> list[str] | None:
+    """The line without its last word, and a new one with it; None where that is no number, or they do not fit."""
+    before, space, number = line.rpartition(" ")
+    new = f"{then}{number} {word}"
+    if not before.strip() or not space or not number[-1:].isdigit() or cell_len(new) > width:
+        return None
+    return [before, new]
+
+
+def shell_lines(command: str, *, width: int = WIDTH, indent: str = "") -> list[str]:
+    r"""A command in lines that a shell reads as one; a line break inside a word is kept.
+
+    Args:
+        command: The command, quoted for a shell.
+        width: Most columns of a line, unless a single word is longer.
+        indent: Beginning of each line.
+
+    >>> shell_lines("python -m parity.run --loss 'a b'", width=24)
+    ['python -m parity.run \\', "  --loss 'a b'"]
+    """
+    lines = [""]
+    # Split and quoted again, so that lines break between the words of the shell only.
+    for word in map(shlex.quote, shlex.split(command)):
+        longer = f"{lines[-1]} {word}".lstrip(" ")
+        if lines[-1] and cell_len(f"{indent}{longer} \\") > width:
+            lines[-1] += " \\"
+            # A continued line is indented, which a shell ignores.
+            lines.append(f"  {word}")
+        else:
+            lines[-1] = longer if len(lines) == 1 else f"{lines[-1]} {word}"
+    return [f"{indent}{line}" for line in lines]

@@ -114,17 +114,16 @@ def test_what_the_model_takes_away_is_rounding_and_the_rest_is_not():
         ),
         (
             {"grad_error_u": everywhere(2000.0)},
-            "the baseline's gradient is off by 2e+03 u or more at every audited step: it is not the loss that it is "
+            "the baseline's gradient is 0.012 % off or more at every audited step: it is not the loss that it is "
             "audited against",
         ),
         (
             {"grad_error_u": {9: 0.07 * 2**24}},
-            "the baseline's own gradient is off by 0.07 of its norm at step 9, which leaves no line to hold a "
-            "candidate against",
+            "the baseline's own gradient is 7 % off at step 9, which leaves no line to hold a candidate against",
         ),
         (
             {"loss_error_u": everywhere(3e5)},
-            "the baseline's loss is off by 3e+05 u or more at every audited step: it has a term or a factor that the "
+            "the baseline's loss is 1.8 % off or more at every audited step: it has a term or a factor that the "
             "loss it is audited against lacks",
         ),
     ],

@@ -91,7 +91,7 @@ def test_a_far_wrong_number_with_an_equal_gradient_is_still_report_only(stored):
     _, verdict = only(wrong)
     assert verdict.verdict == "report-only"
     assert verdict.cause == (
-        "only the reported number differs, by more than any order of summation can explain (off by 1.68e+07 u, the "
+        "only the reported number differs, by more than any order of summation can explain (100 % off; rounding "
         "limit is 2.87e+04 u); the gradient and everything after it are equal"
     )
 
@@ -116,7 +116,7 @@ def test_a_gradient_beyond_the_line_has_diverged_where_it_crosses(stored):
     assert (verdict.onset.step, verdict.onset.batch, verdict.onset.quantity) == (5, 5, "output_grad")
     assert (verdict.first.step, verdict.audit.step) == (2, 5)
     assert [cause.kind for cause in verdict.causes] == ["from step", "unknown"]
-    assert "; output_grad is 1.00001 times the float64 one, off by 168 u (the baseline's error is 0." in verdict.cause
+    assert "; output_grad is 1.00001 times the float64 one, 0.001 % off (the baseline is " in verdict.cause
 
 
 def test_the_line_stands_by_the_baselines_own_error(stored):
@@ -307,7 +307,7 @@ def test_the_first_tensor_beyond_the_line_is_the_onset_of_a_device(devices):
     assert (judgement.exit_status, verdict.verdict) == (1, "diverged")
     assert (verdict.onset.step, verdict.onset.quantity, verdict.onset.tensor) == (3, "param_grad", "b")
     assert verdict.cause == (
-        "param_grad b is off by 1e+04 u from float64 in a step from the same state "
+        "param_grad b is 0.06 % off from float64 in a step from the same state "
         "(the baseline's error is 2 u, the limit is 16 u)"
     )
 
@@ -319,7 +319,7 @@ def test_the_line_of_a_device_stands_by_the_spread_of_the_step_itself(devices):
 
 def test_products_in_another_precision_are_named(devices):
     _, verdict = only(sharing(devices, {"candidate_error_u": 5e3, "rounding": "tf32"}))
-    assert verdict.cause.startswith("matrix products in tf32: output is off by 5e+03 u")
+    assert verdict.cause.startswith("matrix products in tf32: output is 0.03 % off")
 
 
 def test_a_device_that_does_not_repeat_its_step_has_diverged(devices):

@@ -50,7 +50,7 @@ def test_a_quick_run_compares_losses_once_and_devices_all():
 def test_the_report_of_a_quick_run_is_about_devices():
     run = fleet(quick=True)
     text = text_of(run)
-    assert f"{EQUAL} It could not be decided whether mine trains as builtin." in text
+    assert f"{EQUAL} It is not known whether mine trains as builtin: " in text
     assert text.count("no audit: --audit-every 0") == 1
     advice = "Compare the losses without --quick, which has no audit. One device is enough."
     assert [each.text for each in next_steps(run, judge(run))] == [advice]

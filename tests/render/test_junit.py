@@ -49,7 +49,7 @@ def test_a_planted_divergence_is_a_failure_that_says_what_was_found():
     tag, found = outcome(cases(RUNS["diverged"])["builtin@cpu-s0 mine@cpu-s0"])
     assert (tag, found.get("type")) == ("failure", "diverged")
     assert found.get("message").startswith(
-        "mine does not train as builtin: from step 7 on they differ by more than rounding can explain. No "
+        "diverged: mine's gradient is 6 % off, with no known pattern, from step 7 on."
     )
     assert "  first     step 2 (epoch 0, batch 2), loss 0.24206448 != 0.24206457 (6 ulp)\n" in found.text
 
@@ -58,7 +58,7 @@ def test_a_failed_candidate_brings_its_traceback():
     _, found = outcome(
         cases(make_run(Planted(steps=4, record=FAILED | {"traceback": "Traceback: x"})))["builtin@cpu-s0 mine@cpu-s0"]
     )
-    assert found.get("message").startswith("mine failed at step 4: the loss raised E: words")
+    assert found.get("message").startswith("failed: mine raised E at step 4: words")
     assert found.text.endswith("\n\nTraceback: x")
 
 
@@ -139,7 +139,7 @@ def test_junitparser_reads_the_same_cases_and_counts():
     ]
     found = [case.result[0] if case.result else None for case in suite]
     assert [type(each).__name__ for each in found] == ["Failure", "Failure", "Error", "NoneType"]
-    assert found[1].message.startswith("a<b>& 損失\\x00 failed at step 4")
+    assert found[1].message.startswith("failed: a<b>& 損失\\x00 raised E at step 4")
     assert {each.name for each in suite.properties()} == {"command", "directory"}
     suite.update_statistics()
     assert (suite.tests, suite.failures, suite.errors) == (4, 2, 1), "counted anew"

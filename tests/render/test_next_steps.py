@@ -42,11 +42,11 @@ def test_an_odd_device_is_to_be_inspected():
 
 
 def test_it_is_said_where_the_tables_are():
-    run = make_run(Planted(steps=4, record={"status": "failed", "failed_step": 4, "error": "x"}))
+    run = make_run(Planted(steps=4, record={"status": "failed", "failed_step": 4, "error": "x", "failure": "raised"}))
     assert next_steps.next_steps(run, judge(run), where="in report.html")[0].text == (
-        "Read its traceback in report.html, under Attempts and faults."
+        "Read what happened in report.html, under Attempts and faults."
     )
-    assert advice(run)[0].text == "Read its traceback below, under Attempts and faults."
+    assert advice(run)[0].text == "Read what happened below, under Attempts and faults."
 
 
 def test_an_interrupted_run_is_to_be_continued():

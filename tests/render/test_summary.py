@@ -8,7 +8,7 @@ from parity.store.stored_run import read_run
 
 PAIR = {
     "axis", "baseline", "candidate", "baseline_loss", "candidate_loss", "baseline_device", "candidate_device", "seed",
-    "verdict", "cause", "first", "onset", "largest", "audit", "steps",
+    "verdict", "cause", "kind", "factor", "words", "first", "onset", "largest", "audit", "steps",
 }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 
 from parity.ground.errors import OracleUnavailable
+from parity.ground.percent import percent, percent_off
 from parity.ground.quoting import explain_error
 from parity.observe import audit
 from parity.observe.audit import Oracle
@@ -180,16 +181,18 @@ def near_oracle(
         grads_u = [max(pair) for pair in zip(grads_u, least_u[0], strict=True)]
         loss_u = max(loss_u, least_u[1])
     found = errors_of(case, case.loss, output, target, grad_output=grad_output)
-    for name, (error_u, _, ratio), baseline_u in zip(part_names(output), found, grads_u, strict=True):
+    units = [torch.finfo(part.dtype).eps / 2 for part in parts(output)]
+    for name, unit, (error_u, _, ratio), baseline_u in zip(part_names(output), units, found, grads_u, strict=True):
         limit_u = lines.CONTRACT_ERROR.value * max(lines.LEAST_ERROR.value, baseline_u)
         # An infinite error must fail beside an infinite limit, too.
         if not (math.isfinite(error_u) and error_u <= limit_u):
-            off = f"the gradient is off by {error_u:.4g} u{in_part(name)}"
-            return "failed", f"{off}, the limit is {limit_u:.4g} u; ratio {ratio:.7g}"
+            off = f"the gradient is {percent_off(error_u * unit)}{in_part(name)}"
+            return "failed", f"{off}, rounding explains {percent(limit_u * unit)}; ratio {ratio:.7g}"
     limit_u = loss_limit_u(output, loss_u)
     error_u = found[0][1]
     if not (math.isfinite(error_u) and error_u <= limit_u):
-        return "failed", f"the loss is off by {error_u:.4g} u, the limit is {limit_u:.4g} u"
+        off = f"the loss is {percent_off(error_u * max(units))}"
+        return "failed", f"{off}, rounding explains {percent(limit_u * max(units))}"
     return PASSED
 
 
@@ -214,6 +217,18 @@ def distance_in_u(actual: torch.Tensor, expected: torch.Tensor) -> float:
     return 0.0 if error == 0 else error / (size * torch.finfo(expected.dtype).eps / 2) if size else math.inf
 
 
+def by_how_much(distance_u: float, beside: torch.Tensor) -> str:
+    """A distance in u in words: " by 25 %"; other words where one of the two is not finite."""
+    if not math.isfinite(distance_u):
+        return ": one of them is not finite, or zero"
+    return f" by {percent(distance_u * torch.finfo(beside.dtype).eps / 2)}"
+
+
+def explained(limit_u: float, beside: torch.Tensor) -> str:
+    """What rounding explains of a distance, in words that follow it."""
+    return f", rounding explains {percent(limit_u * torch.finfo(beside.dtype).eps / 2)}"
+
+
 def repeats(case: Case, grads: Sequence[torch.Tensor], expected: Sequence[torch.Tensor], where: str) -> Outcome:
     """Whether two gradients for the output are equal but for rounding.
 
@@ -221,7 +236,7 @@ def repeats(case: Case, grads: Sequence[torch.Tensor], expected: Sequence[torch.
         case: The losses.
         grads: The gradient for each part of the output.
         expected: What each is compared with.
-        where: Beginning of the reason, up to "by ... u".
+        where: Beginning of the reason, up to "by ...".
     """
     each = zip(part_names(case.output), grads, expected, case.baseline_grads_u, strict=True)
     for name, grad, other, baseline_u in each:
@@ -229,7 +244,7 @@ def repeats(case: Case, grads: Sequence[torch.Tensor], expected: Sequence[torch.
         limit_u = lines.CONTRACT_REPEAT.value * max(lines.LEAST_ERROR.value, baseline_u)
         # `not <=` rather than `>`, so that a NaN fails.
         if not distance_u <= limit_u:
-            return "failed", f"{where} by {distance_u:.4g} u{in_part(name)}, the limit is {limit_u:.4g} u"
+            return "failed", f"{where}{by_how_much(distance_u, other)}{in_part(name)}{explained(limit_u, other)}"
     return PASSED
 
 

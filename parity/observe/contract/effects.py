@@ -22,7 +22,7 @@ from parity.observe.contract.calls import (
     lay_out,
     learning,
 )
-from parity.observe.contract.distances import distance_in_u, in_part, repeats, same_bits
+from parity.observe.contract.distances import by_how_much, distance_in_u, in_part, repeats, same_bits
 from parity.observe.generators import GENERATORS
 from parity.tasks.outputs import is_tree, part_names, tensors
 
@@ -39,12 +39,12 @@ def check_repeatable(case: Case) -> Outcome:
         evaluate(case.loss, another(case.output), flipped(case.target))
         again, regrads = evaluate(case.loss, case.output, case.target)
         if not same_bits(value, again):
-            by = f"by {distance_in_u(again, value):.4g} u"
-            return "failed", f"the loss of equal tensors differs from call to call {by}"
+            by = by_how_much(distance_in_u(again, value), value)
+            return "failed", f"the loss of equal tensors differs from call to call{by}"
         for name, grad, regrad in zip(part_names(case.output), grads, regrads, strict=True):
             if not same_bits(grad, regrad):
-                by = f"by {distance_in_u(regrad, grad):.4g} u{in_part(name)}"
-                return "failed", f"the gradient of equal tensors differs from call to call {by}"
+                by = f"{by_how_much(distance_in_u(regrad, grad), grad)}{in_part(name)}"
+                return "failed", f"the gradient of equal tensors differs from call to call{by}"
     return PASSED
 
 

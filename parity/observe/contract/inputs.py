@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from parity.ground.percent import percent_off
 from parity.observe.audit import gradients
 from parity.observe.contract.calls import (
     GRAVITY,
@@ -132,7 +133,7 @@ def check_float64(case: Case) -> Outcome:
     loss_u = found[0][1]
     if near and loss_u <= loss_limit_u(output, case.baseline_loss_u) * u32:
         error_u = max(loss_u, *(grad_u for grad_u, _, _ in found)) / u32
-        return "limited", f"computes in float32 internally: for float64 tensors it is off by {error_u:.4g} u of float32"
+        return "limited", f"computes in float32 internally: for float64 tensors it is {percent_off(error_u * 2.0**-24)}"
     return outcome
 
 

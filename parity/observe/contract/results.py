@@ -27,7 +27,15 @@ from parity.observe.contract.calls import (
     learning,
     put_back,
 )
-from parity.observe.contract.distances import distance_in_u, in_part, near_oracle, repeats, same_bits
+from parity.observe.contract.distances import (
+    by_how_much,
+    distance_in_u,
+    explained,
+    in_part,
+    near_oracle,
+    repeats,
+    same_bits,
+)
 from parity.plan import lines
 from parity.tasks.losses import Loss, is_widened
 from parity.tasks.outputs import is_tree, map_tensors, part_names, parts, tensors
@@ -190,8 +198,8 @@ def check_target_gradient(case: Case) -> Outcome:
             least = _least(grad - other, beside[index])
             if distance_in_u(other + least, other) <= limit_u:
                 continue
-            off = f"the target's gradient differs from the baseline's by {distance_u:.4g} u{in_part(name, 'target')}"
-            return "failed", f"{off}, the limit is {limit_u:.4g} u"
+            off = f"the target's gradient differs from the baseline's{by_how_much(distance_u, other)}"
+            return "failed", f"{off}{in_part(name, 'target')}{explained(limit_u, other)}"
     return PASSED
 
 
