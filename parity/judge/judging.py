@@ -20,7 +20,7 @@ from parity.judge.onset import (
     first_true,
     nan_side,
 )
-from parity.judge.onset_size import measure_onset, settings_at
+from parity.judge.onset_size import measure_onset, reason_at, settings_at
 from parity.judge.pairs import Pair, make_pairs
 from parity.judge.replicas import Replicas
 from parity.judge.seen import find_seen
@@ -114,6 +114,7 @@ def _judge_pair(run: StoredRun, pair: Pair, comparison: Comparison, replicas: Re
         onset_size=measure_onset(evidence, onset) if onset else None,
         settings=settings_at(evidence, onset) if onset else (),
         beyond=evidence.beyond if onset else None,
+        because=reason_at(evidence) if onset else None,
         nan_side=nan_side(comparison, onset.quantity, comparison.index_of(onset.step)) if onset else None,
         largest=_largest(comparison),
         loss_audit=evidence.audit,

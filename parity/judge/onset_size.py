@@ -55,6 +55,26 @@ def settings_at(evidence: PairEvidence, onset: Onset) -> tuple[StateDifference, 
     return next((each.named for each in found if each.named), ())
 
 
+def reason_at(evidence: PairEvidence) -> str | None:
+    """Why a pair diverges, in words, where that is more than how far it is off; None where it is not.
+
+    Args:
+        evidence: What is known of the pair.
+    """
+    for found in (evidence.parting, evidence.jump):
+        if found and evidence.beyond == found.explain():
+            return found.because
+    device = evidence.device_audit
+    if device and device.first and evidence.beyond == device.first.explain():
+        return None
+    audit = evidence.audit
+    if audit and evidence.onset and evidence.onset.quantity in ("loss", "output_grad"):
+        index = evidence.comparison.index_of(evidence.onset.step)
+        if evidence.beyond == audit.explain(index, evidence.onset.quantity):
+            return None
+    return evidence.beyond
+
+
 def _audited(audit: LossAudit, index: int, quantity: str) -> OnsetSize:
     """The error of an audited loss or of its gradient."""
     errors = audit.loss if quantity == "loss" else audit.gradient

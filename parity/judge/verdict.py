@@ -169,6 +169,7 @@ class PairVerdict:
         onset_size: How far off it is there; None where there is no onset, or that is not known.
         settings: What differs by name in the states before the step, where that is the onset's cause.
         beyond: Why rounding cannot explain the onset, in words; None where there is none.
+        because: What explains the onset, where that is more than how far it is off; else None.
         nan_side: The only side on which the number of the onset is NaN, or None.
         largest: The largest difference of the losses.
         loss_audit: The audited steps and the lines that decided them; None where there are none, and for pairs of
@@ -192,6 +193,7 @@ class PairVerdict:
     onset_size: OnsetSize | None
     settings: tuple[StateDifference, ...]
     beyond: str | None
+    because: str | None
     nan_side: Role | None
     largest: Largest
     # Evidence is kept beside the verdict, so that renderers show what decided and compute nothing again.

@@ -89,7 +89,13 @@ def _of_cause(verdict: PairVerdict) -> list[Fact]:
             found.append(_alike("contract" if cause.kind in ("contract", "grad_output") else "also", flat(cause.text)))
         # Numbers against float64 are those of the onset; a cause with a name needs no other reason.
         shown = verdict.onset_size is not None and verdict.onset_size.reference == "float64"
-        if verdict.beyond and not shown and not verdict.nan_side and flat(verdict.beyond) not in what:
+        if (
+            verdict.beyond
+            and not verdict.settings
+            and not shown
+            and not verdict.nan_side
+            and flat(verdict.beyond) not in what
+        ):
             found.append(Fact("why", flat(verdict.beyond), ""))
         return found
     excused = verdict.loss_audit is not None and verdict.loss_audit.excused.any()

@@ -124,8 +124,8 @@ def _unexplained(verdict: PairVerdict, candidate: str, baseline: str) -> str:
         return f"{candidate} and {baseline} get different inputs or targets{since}"
     if onset.quantity == "state":
         return f"{candidate} and {baseline} start from different optimizer states{since}"
-    if size is None and verdict.beyond:
-        return f"{candidate} diverges from {baseline}{since}: {flat(verdict.beyond).rstrip('.')}"
+    if why := verdict.because or (verdict.beyond if size is None else None):
+        return f"{candidate} diverges from {baseline}{since}: {flat(why).rstrip('.')}"
     if size is None:
         return f"{possessive(candidate)} {_of(verdict)} is not that of {baseline}{since}"
     return f"{possessive(candidate)} {_of(verdict)} is {_off(verdict)}{since}"

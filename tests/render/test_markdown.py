@@ -148,5 +148,6 @@ def test_however_bad_the_names_it_fits_a_comment(name):
 def test_it_is_made_of_a_stored_run(reference):
     run = read_run(reference)
     text = rendered(run)
-    assert text.startswith("## parity: rounding\n\n**`numpy` trains as `builtin`: the differences are rounding (losses ")
+    headline = "**`numpy` trains as `builtin`: the differences are rounding (losses differ by up to "
+    assert text.startswith(f"## parity: rounding\n\n{headline}")
     assert f"Stored in: `{reference}`" in text and "<details><summary>Contract</summary>" in text

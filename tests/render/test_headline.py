@@ -1,0 +1,202 @@
+"""What is wrong, where, how sure and what to do: for every cause and every kind of result, in every document."""
+
+import io
+import json
+import re
+from dataclasses import replace
+from functools import cache
+from xml.etree import ElementTree
+
+import pytest
+from rich.console import Console
+from synthetic_runs import ROUNDING, Planted, fleet_run, make_run
+
+from parity.judge.causes import CAUSES, make_cause
+from parity.judge.judging import judge
+from parity.judge.verdict import Judgement
+from parity.render import junit, markdown, summary, terminal
+from parity.render.headline import make_headline, make_pair_headline
+
+TRACEBACK = """Traceback (most recent call last):
+  File "/home/me/parity/train/step.py", line 179, in take_step
+    loss = training.loss(given, target)
+           ^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+  File "somewhere/mine.py", line 85, in mine
+    raise ValueError("planted [b]")
+ValueError: planted [b]
+"""
+RAISED = {
+    "status": "failed",
+    "failed_step": 4,
+    "failure": "raised",
+    "error": "the loss raised ValueError: planted [b]",
+    "traceback": TRACEBACK,
+    "loss_origin": "somewhere/mine.py",
+    "loss_line": 80,
+}
+WRONG = {"differs": ROUNDING, "grad_errors": {7: 1e6}}
+# What is planted, the verdict, and the sentence of the headline.
+KINDS = {
+    "identical": (make_run(Planted()), "mine trains exactly as builtin: equal to the bit at every step."),
+    "report-only": (
+        make_run(Planted(differs={"loss": 2})),
+        "mine trains exactly as builtin; only the loss that it reports differs (by up to 0.000084 %).",
+    ),
+    "rounding": (
+        make_run(Planted(differs={"loss": 2, **ROUNDING})),
+        "mine trains as builtin: the differences are rounding (losses differ by up to 0.000084 %).",
+    ),
+    "inconclusive": (
+        make_run(Planted(differs={"input": 2})),
+        "It is not known whether mine trains as builtin: the inputs differ from step 2 on: the data is not the same.",
+    ),
+    "diverged": (make_run(Planted(**WRONG)), "mine's gradient is 6 % off, with no known pattern, from step 7 on."),
+    "failed": (make_run(Planted(steps=4, record=RAISED)), "mine raised ValueError at step 4: planted [b]."),
+    "odd device": (
+        fleet_run(4, odd=(2,)),
+        "cpu@n0002 differs from the 4 other devices of its class in param_grad 0.4.weight, from step 3 on.",
+    ),
+    "replicas": (
+        make_run(Planted("builtin", replica=1, differs={"loss": 2, **ROUNDING})),
+        "builtin on cpu is not deterministic: builtin@cpu-s0-r1 and builtin@cpu-s0 differ, from step 2 on "
+        "(losses differ by up to 0.000084 %).",
+    ),
+    "single trial": (make_run(), "There is nothing to compare: a single trial is not a pair."),
+    "stopped": (
+        make_run(Planted(steps=4, record={"status": "interrupted"})),
+        "It is not known whether mine trains as builtin: mine@cpu-s0 was interrupted: 4 of 20 steps can be compared.",
+    ),
+    "setting": (
+        make_run(Planted(differs={"param": 5}, settings={5: {"lr": 5e-4}}, distances={"update": {5: 0.5}})),
+        "mine and builtin start step 5 from different states: learning rate: 0.001 and 0.0005.",
+    ),
+}
+# By kind: how the cause is made, and the sentence about `mine`.
+SENTENCES = {
+    "scaled": ({"value": "2", "factor": 2.0}, "mine's gradient is 2× too large, from step 7 on."),
+    "sign": ({"factor": -1.0}, "mine's gradient has the wrong sign, from step 7 on."),
+    "zero": ({"factor": 0.0}, "mine's gradient is zero, from step 7 on."),
+    "offset": ({"value": "0.5"}, "mine's gradient has 0.5 added to each element, from step 7 on."),
+    "partial batch": ({"value": "96"}, "mine is wrong only on partial batches (of 96 rows)."),
+    "report": ({}, "mine reports a wrong loss; its gradient is right, from step 7 on."),
+}
+
+
+@cache
+def judged(name):
+    return judge(KINDS[name][0])
+
+
+def text_of(run, judgement, width=80):
+    console = Console(file=io.StringIO(), width=width)
+    terminal.render(run, judgement, console)
+    return console.file.getvalue()
+
+
+def with_cause(kind) -> tuple[object, Judgement]:
+    """The diverged run with one cause of a kind, whatever it would take to find it."""
+    run = KINDS["diverged"][0]
+    made = {"detail": "something [b] <i>", "value": "3", **SENTENCES.get(kind, [{}])[0]}
+    if kind in SENTENCES:
+        made = {**made, "detail": ""}
+    (verdict,) = judged("diverged").pairs
+    cause = make_cause(kind, **made)
+    return run, replace(judged("diverged"), pairs=(replace(verdict, causes=(cause,), cause=cause.text),))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_each_kind_of_result_has_its_sentence_in_every_document(name):
+    run, sentence = KINDS[name]
+    judgement = judged(name)
+    head = make_headline(run, judgement)
+    assert head.what == sentence
+    assert head.advice and all(each.text for each in head.advice)
+    printed = " ".join(text_of(run, judgement).split())
+    assert sentence in printed or name == "single trial"
+    assert markdown.render(run, judgement).replace("`", "").count(sentence) >= 1
+    page = ElementTree.fromstring(junit.render(run, judgement))
+    for found in page.iter("failure"):
+        assert found.get("message")[:80].startswith(f"{found.get('type')}: ")
+    json.loads(summary.render(judgement))
+
+
+@pytest.mark.parametrize("kind", CAUSES)
+def test_each_cause_has_its_sentence_in_every_document(kind):
+    run, judgement = with_cause(kind)
+    (verdict,) = judgement.pairs
+    head = make_pair_headline(verdict, run)
+    assert head.kind == kind and head.what.endswith(".") and "{" not in head.what
+    if kind in SENTENCES:
+        assert head.what == SENTENCES[kind][1]
+        assert head.factor == SENTENCES[kind][0].get("factor")
+    printed = " ".join(text_of(run, judgement).split())
+    assert printed.count(head.what) == 1, "a cause appears once"
+    assert head.what in markdown.render(run, judgement).replace("`", "")
+    (found,) = ElementTree.fromstring(junit.render(run, judgement)).iter("failure")
+    assert found.get("message") == f"diverged: {head.what}"
+    (pair,) = summary.summarize(judgement)["pairs"]
+    assert (pair["kind"], pair["factor"], pair["words"]) == (kind, head.factor, head.what)
+
+
+def test_where_and_how_far_are_those_of_the_onset():
+    run, _ = KINDS["diverged"]
+    head = make_headline(run, judged("diverged"))
+    assert head.where == (
+        "step 7 (epoch 0, batch 7), output_grad",
+        "output_grad is 6 % away from float64; the baseline is 3.4e-08 away, rounding explains 0.000095 %",
+    )
+    assert head.sure[-1].endswith("a gradient wrong by more than 0.000095 % would have been seen.")
+    (verdict,) = judged("diverged").pairs
+    assert verdict.onset_size.off == pytest.approx(1e6 * 2.0**-24)
+
+
+def test_a_loss_that_raises_shows_its_own_last_line_at_the_top():
+    run, _ = KINDS["failed"]
+    lines = text_of(run, judged("failed")).splitlines()
+    assert lines[2:6] == [
+        "  where     step 4 (epoch 0, batch 4); mine.py:80",
+        "  error     ValueError: planted [b]",
+        "            mine.py:85, in mine",
+        '              raise ValueError("planted [b]")',
+    ]
+    assert "- Fix the ValueError at mine.py:85; the whole traceback is in report.html" in "\n".join(lines)
+
+
+def test_a_cell_never_hides_a_fault_of_its_device():
+    run = make_run(
+        Planted("numpy", differs=ROUNDING),
+        Planted("builtin", device="cpu:threads=2"),
+        Planted("numpy", device="cpu:threads=2", differs=ROUNDING),
+    )
+    judgement = judge(run)
+    # As though a step from a shared state had been beyond its limit.
+    pairs = [
+        replace(each, verdict="diverged")
+        if each.pair.candidate.device != "cpu" and each.pair.axis == "device"
+        else each
+        for each in judgement.pairs
+    ]
+    text = text_of(run, replace(judgement, pairs=tuple(pairs)))
+    row = next(line for line in text.splitlines() if line.startswith(" numpy "))
+    assert row.split()[1:] == ["rounding", "diverged", "(by", "device)"]
+
+
+def test_the_command_has_the_worst_loss_only():
+    arguments = ["--loss", "builtin", "a.py:fine", "a.py:mine", "--lr", "1"]
+    run = make_run(Planted("fine"), Planted("mine", **WRONG))
+    run = replace(run, info=run.info | {"arguments": arguments})
+    command = make_headline(run, judge(run)).advice[-1].command
+    assert command == "python -m parity.run --loss builtin a.py:mine --lr 1 --inline --steps 8"
+
+
+def test_only_the_audits_table_has_u():
+    for name in KINDS:
+        text = text_of(KINDS[name][0], judged(name))
+        before = text.split("How the audit decided")[0]
+        assert not re.search(r"\d u\b", before), name
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_a_percent_sign_stays_with_its_number(width):
+    for name in KINDS:
+        assert not re.search(r"^\s*%", text_of(KINDS[name][0], judged(name), width), re.MULTILINE)
