@@ -128,7 +128,7 @@ def _fixes(run: StoredRun, verdict: PairVerdict, where: str) -> list[Advice]:
     advice += [Advice(text.format(where=where)) for text in texts if text][:3]
     if not advice and verdict.settings:
         named = listed([each.of_what for each in verdict.settings])
-        advice.append(Advice(f"Give both runs the same settings: {named}."))
+        advice.append(Advice(f"Make these equal in both runs: {named}."))
     if not advice and verdict.device_audit and verdict.device_audit.unrepeated is not None:
         advice.append(Advice(_UNREPEATED))
     if not advice and verdict.pair.axis == "device" and not verdict.pair.between:

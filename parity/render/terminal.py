@@ -77,6 +77,8 @@ def render(run: StoredRun, judgement: Judgement, console: Console) -> None:
     shown = sorted(fleet.representative_pairs(judgement), key=lambda pair: story.severity(pair[0]))
     # The headline has the cause of the pair that it is about.
     subject = None if judgement.trouble or odd_devices(judgement) else head.worst
+    if subject and story.pair_headline(subject) not in head.what:
+        subject = None  # it was too long for a headline
     _print(console, *pairs_text(shown, subject, width))
     extra = [*contract_lines(run, judgement), *_noise_lines(judgement), *_seen_lines(judgement)]
     for line in ["", *extra] if extra else []:
