@@ -151,8 +151,8 @@ def test_loops_that_differ_in_clipping_part_at_step_grad(tmp_path, capsys):
     status, out = compared(capsys, tmp_path / "plain", tmp_path / "clipped")
     assert status == 1
     out = " ".join(out.split())
-    assert "beyond rounding from step 0 (epoch 0, batch 0) on, step_grad 0.weight" in out
-    assert "the gradient that the optimizer received of 0.weight is 0.71 (relative) from the baseline's" in out
+    assert "where step 0 (epoch 0, batch 0), step_grad 0.weight" in out
+    assert "the gradient that the optimizer received of 0.weight is 71 % away from the baseline's" in out
     plain, clipped = trace(tmp_path / "plain"), trace(tmp_path / "clipped")
     assert plain.param_grad_digest[0] == clipped.param_grad_digest[0]
     assert plain.param_digest[0] != clipped.param_digest[0]
@@ -166,7 +166,7 @@ def test_where_nobody_saw_what_the_optimizer_got_clipping_is_not_claimed(tmp_pat
     status, out = compared(capsys, tmp_path / "plain", tmp_path / "clipped")
     # What Adam makes of a scaled gradient is rounding in its first step alone.
     assert (status, "clipping" in out) == (1, False)
-    assert "beyond rounding from step 1 (epoch 0, batch 1) on, update" in " ".join(out.split())
+    assert "where step 1 (epoch 0, batch 1), update" in " ".join(out.split())
     assert "first step 0 (epoch 0, batch 0), param 0.weight" in " ".join(out.split())
     assert trace(tmp_path / "plain").step_grad_norm.isna().all()
 
@@ -178,8 +178,8 @@ def test_learning_rates_that_differ_are_named(tmp_path, capsys):
     assert status == 1
     assert "one and two differ in lr: 0.01, 0.02" in out
     out = " ".join(out.split())
-    assert "the states from which the step is taken differ: learning rate: 0.01 and 0.02" in out
-    assert "beyond rounding from step 0 (epoch 0, batch 0) on, state" in out
+    assert "start step 0 from different states: learning rate: 0.01 and 0.02" in out
+    assert "where step 0 (epoch 0, batch 0), state" in out
     assert "first step 0 (epoch 0, batch 0), state learning rate 0.01 != 0.02" in out
 
 
@@ -222,7 +222,7 @@ def test_without_a_criterion_rounding_is_not_claimed(tmp_path, capsys):
     status, out = compared(capsys, tmp_path / "builtin", tmp_path / "off")
     assert status == 3
     out = " ".join(out.split())
-    assert "the output gradient is 0.00011 (relative) from the baseline's" in out
+    assert "the output gradient is 0.011 % away from the baseline's" in out
     assert "; no audit: the Recorder was given no criterion" in out
 
 
@@ -236,7 +236,7 @@ def test_losses_held_against_different_criteria_differ(tmp_path, capsys):
     status, out = compared(capsys, tmp_path / "squared", tmp_path / "absolute")
     assert status == 1
     out = " ".join(out.split())
-    assert "beyond rounding from step 0 (epoch 0, batch 0) on, output_grad" in out
+    assert "where step 0 (epoch 0, batch 0), output_grad" in out
     assert "they are audited against different losses: MSELoss and L1Loss" in out
 
 

@@ -22,7 +22,7 @@ def subjects(verdict: PairVerdict) -> tuple[str, str]:
 def possessive(name: str) -> str:
     """The name as an owner.
 
-    >>> possessive("Doubled"), possessive("two_losses")
-    ("Doubled's", "two_losses'")
+    >>> possessive("Doubled"), possessive("my_loss")
+    ("Doubled's", "my_loss's")
     """
-    return f"{name}'" if name.endswith("s") else f"{name}'s"
+    return f"{name}'s"

@@ -575,8 +575,8 @@ def test_a_job_trains_prints_and_ends_as_parity_does(job):
     folder, _, ended = job
     assert ended.status == 1, ended.stderr
     printed = " ".join(ended.stdout.split())
-    assert "builtin@cpu-s0 mine@cpu-s0 diverged cause the gradient is scaled by 2; " in printed
-    assert "onset beyond rounding from step 0 (epoch 0, batch 0) on, " in printed
+    assert "mine's gradient is 2× too large, from step 0 on." in printed
+    assert "where step 0 (epoch 0, batch 0), " in printed
     stored = f"Stored in {folder}/run; report: {folder}/run/report.html"
     assert printed.endswith(f"{stored} Fetched to {folder}/fetched")
     assert "/scaling.py\n" in ended.stderr, "what is sent is listed"

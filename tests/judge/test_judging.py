@@ -92,7 +92,7 @@ def test_a_far_wrong_number_with_an_equal_gradient_is_still_report_only(stored):
     assert verdict.verdict == "report-only"
     assert verdict.cause == (
         "only the reported number differs, by more than any order of summation can explain (100 % off; rounding "
-        "limit is 2.87e+04 u); the gradient and everything after it are equal"
+        "explains 0.17 %); the gradient and everything after it are equal"
     )
 
 
@@ -308,7 +308,7 @@ def test_the_first_tensor_beyond_the_line_is_the_onset_of_a_device(devices):
     assert (verdict.onset.step, verdict.onset.quantity, verdict.onset.tensor) == (3, "param_grad", "b")
     assert verdict.cause == (
         "param_grad b is 0.06 % off from float64 in a step from the same state "
-        "(the baseline's error is 2 u, the limit is 16 u)"
+        "(the baseline is 1.2e-07 off, rounding explains 0.000095 %)"
     )
 
 

@@ -103,7 +103,7 @@ def test_buffers_follow_from_the_updates_of_their_step_and_the_one_before(moved)
     assert jump(distances={"update": turned, "buffer": far}) is None
     found = jump(distances={"buffer": far})
     assert (found.index, found.quantity, found.furthest) == (30, "buffer", BUFFERS[0])
-    assert f"buffer (most in {BUFFERS[0]}) is suddenly 0.00071 (relative)" in found.explain()
+    assert f"buffer (most in {BUFFERS[0]}) is suddenly 0.071 % away" in found.explain()
 
 
 def test_an_update_follows_from_its_gradient():
@@ -169,7 +169,7 @@ def test_a_candidate_that_jumps_is_diverged_and_one_that_jumps_for_a_step_is_not
         (pair,) = judge(make_run(Planted(differs=ROUNDING, distances=distances), steps=60)).pairs
         assert pair.verdict == verdict
         assert (pair.onset.step if pair.onset else 30) == 30
-        assert "is suddenly 0.5 (relative) from the baseline's" in pair.cause
+        assert "is suddenly 50 % away from the baseline's" in pair.cause
 
 
 @pytest.mark.parametrize(("far", "found_at"), [(1.6, 2), (0.9, None)])
@@ -184,7 +184,7 @@ def test_in_the_step_of_the_parting_the_optimizers_gradient_is_near_that_of_back
     found = jump(distances={"step_grad": {2: far}})
     assert (found.index, found.quantity, found.parting) == (2, "step_grad", True)
     assert (
-        "in the step in which the two part, and nothing that was computed before it in that step explains this"
+        "in the step in which the two diverge, and nothing that was computed before it in that step explains this"
         in found.explain()
     )
     assert jump(distances={"param_grad": {2: far / 2, 3: NEAR}, "step_grad": {2: far, 3: NEAR}}) is None or far > 3e-3
@@ -298,7 +298,7 @@ def test_a_gradient_cut_in_half_shows_in_its_length_where_distances_are_large(un
     found = jump(distances={"param_grad": far}, lengths={"param_grad": {7: 0.99, 30: 0.5, until: 1.0}})
     assert (found and (found.index, found.quantity)) == (found_at and (30, "param_grad"))
     if found:
-        assert "the length of param_grad suddenly differs by 0.5 (relative), after 0.01 at most" in found.explain()
+        assert "the length of param_grad suddenly differs by 50 %, after 1 % at most" in found.explain()
 
 
 def test_a_weight_that_somebody_changed_shows_in_the_length_of_the_update():

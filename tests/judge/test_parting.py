@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from synthetic_runs import BUFFERS, NEAR, ROUNDING, TENSORS, Planted, make_run, nothing, with_column
 
+from parity.ground.percent import percent
 from parity.judge import judge
 from parity.judge.parting import COMPUTED, find_parting, find_unequal_gradient
 from parity.plan import lines
@@ -46,7 +47,7 @@ def test_traces_that_are_equal_part_nowhere():
 def test_a_planted_difference_is_found_at_its_step_quantity_and_tensor(quantity, named, tensor):
     parting = parted(quantity, 0.5)
     assert (parting.index, parting.quantity, parting.tensor, parting.finding) == (4, named, tensor, "beyond")
-    assert f"is {parting.distance:.2g} (relative) from the baseline's after" in parting.explain()
+    assert f"is {percent(parting.distance)} away from the baseline's after" in parting.explain()
     parting = parted(quantity, NEAR)
     assert (parting.index, parting.quantity, parting.finding) == (4, named, "within")
 
