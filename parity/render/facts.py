@@ -10,7 +10,7 @@ from parity.judge.differences import Difference
 from parity.judge.verdict import PairVerdict
 from parity.render import story
 from parity.render.differing import distance_at_first
-from parity.render.phrases import amount, listed, named
+from parity.render.phrases import amount, listed, losses_differ, named
 from parity.render.what import other_causes, size_of
 from parity.render.wrapping import clip, flat
 from parity.store.trace import QUANTITIES
@@ -50,7 +50,8 @@ def pair_facts(verdict: PairVerdict) -> tuple[Fact, ...]:
         found.append(Fact("first", f"{where}, {what}\n{values}", f"first at step {first.step}, {what} {values}"))
     # Equal losses have no drift, even where something else differs.
     if verdict.first and verdict.largest.rel:
-        drift = f"the losses differ by up to {percent(verdict.largest.rel)}, at step {verdict.largest.step}"
+        far = losses_differ(verdict.largest.rel)
+        drift = f"{'the ' if far.startswith('losses') else ''}{far}, at step {verdict.largest.step}"
         found.append(Fact("drift", drift, drift))
     if verdict.steps:
         found.append(_alike("compared", f"{_compared(verdict)}{_audited(verdict)}"))

@@ -1,5 +1,6 @@
 """Parts of sentences that several documents share."""
 
+import math
 from collections.abc import Iterable, Sequence
 
 from parity.ground.percent import percent
@@ -44,6 +45,17 @@ def amount(count: int, one: str, several: str | None = None) -> str:
     ('1 step', '1,200 steps', '0 quantities')
     """
     return f"{count:,} {one if count == 1 else several or f'{one}s'}"
+
+
+def losses_differ(rel: float) -> str:
+    """How far the losses of two trials are apart, in words.
+
+    >>> losses_differ(0.25), losses_differ(float("inf"))
+    ('losses differ by up to 25 %', 'one of the losses is infinite, or the baseline is 0')
+    """
+    if math.isinf(rel):
+        return "one of the losses is infinite, or the baseline is 0"
+    return f"losses differ by up to {percent(rel)}"
 
 
 def not_shown(count: int) -> str:

@@ -2,13 +2,12 @@
 
 import math
 
-from parity.ground.percent import percent
 from parity.judge.node_code import NodeCode, software_differences
 from parity.judge.verdict import VERDICTS, Judgement, PairVerdict, rank
 from parity.plan.device import parse_device
 from parity.render.names import subjects
 from parity.render.odd_devices import odd_devices, odd_headline
-from parity.render.phrases import amount, counted, listed, seen_without_audit, would_have_been_seen
+from parity.render.phrases import amount, counted, listed, losses_differ, seen_without_audit, would_have_been_seen
 from parity.render.what import what_is_wrong
 from parity.render.wrapping import clip, flat
 from parity.store.stored_run import StoredRun
@@ -126,7 +125,7 @@ def _headline(judgement: Judgement) -> str:
     # A sentence about all pairs is true only if they have the same verdict.
     if len(pairs) > 1 and worst.meaning.of_all and all(each.verdict == worst.verdict for each in pairs):
         most = max(each.largest.rel for each in pairs)
-        upto = f" (losses differ by up to {percent(most)})" if worst.verdict == "rounding" and most else ""
+        upto = f" ({losses_differ(most)})" if worst.verdict == "rounding" and most else ""
         text = f"{worst.meaning.of_all.format(count=len(pairs)).rstrip('.')}{upto}."
         return text.replace("All 2 pairs", "Both pairs")
     return f"{_devices(judgement)}{pair_headline(worst)}" if worst.pair.axis == "loss" else pair_headline(worst)
@@ -161,15 +160,15 @@ def pair_headline(verdict: PairVerdict) -> str:
         return _inconclusive(verdict, candidate, baseline)
     sentence = verdict.meaning.sentence.format(candidate=candidate, baseline=baseline).rstrip(".")
     if verdict.largest.rel:
-        losses = "" if verdict.verdict == "report-only" else "losses differ "
-        sentence += f" ({losses}by up to {percent(verdict.largest.rel)})"
+        far = losses_differ(verdict.largest.rel)
+        sentence += f" ({far.removeprefix('losses differ ') if verdict.verdict == 'report-only' else far})"
     return f"{sentence}."
 
 
 def _inconclusive(verdict: PairVerdict, candidate: str, baseline: str) -> str:
     if verdict.pair.axis == "replica":
         since = f", from step {verdict.first.step:,} on" if verdict.first else ""
-        upto = f" (losses differ by up to {percent(verdict.largest.rel)})" if verdict.largest.rel else ""
+        upto = f" ({losses_differ(verdict.largest.rel)})" if verdict.largest.rel else ""
         loss, device = flat(verdict.pair.candidate.loss_name), flat(verdict.pair.candidate.device)
         return f"{loss} on {device} is not deterministic: {candidate} and {baseline} differ{since}{upto}."
     sentence = verdict.meaning.sentence.format(candidate=candidate, baseline=baseline).rstrip(".")

@@ -73,7 +73,7 @@ def user_error(record: TrialRecord, folder: str | None = None) -> UserError | No
     # The message may have several lines, and stands after the last frame.
     *_, last = [found.end() for found in _FRAME.finditer(text)] or [0]
     exception, _, message = _message(text[last:]).partition(": ")
-    return UserError(record.trial, flat(exception), flat(message), tuple((own or frames)[-MOST_FRAMES:]))
+    return UserError(record.trial, flat(exception) or "error", flat(message), tuple((own or frames)[-MOST_FRAMES:]))
 
 
 def relative_path(path: str, folder: str | None) -> str:

@@ -89,7 +89,7 @@ def _failure(verdict: PairVerdict, candidate: str) -> str:
     """What ended the candidate's training."""
     record = verdict.pair.candidate
     where = "" if record.failed_step is None else f" at step {record.failed_step:,}"
-    error = flat(str(record.error)).rstrip(".")
+    error = flat(record.error or "the reason is not known").rstrip(".")
     raised = error.removeprefix("the loss raised ")
     if raised != error:
         exception, colon, message = raised.partition(": ")

@@ -200,3 +200,36 @@ def test_only_the_audits_table_has_u():
 def test_a_percent_sign_stays_with_its_number(width):
     for name in KINDS:
         assert not re.search(r"^\s*%", text_of(KINDS[name][0], judged(name), width), re.MULTILINE)
+
+
+NAN, INF = float("nan"), float("inf")
+ENDED = {"status": "failed", "failure": "died", "error": None}
+GARBAGE = {
+    **RAISED,
+    "error": "the loss raised",
+    "traceback": 'Traceback: \x1b[31m\n  File "a", line 1, in <module>\n',
+}
+
+
+@pytest.mark.parametrize(
+    ("planted", "sentence"),
+    [
+        (
+            Planted("{x}[b]%s損失", **WRONG),
+            "{x}[b]%s損失's gradient is 6 % off, with no known pattern, from step 7 on.",
+        ),
+        (Planted(losses={5: NAN}, differs={"output_grad": 5}), "mine's loss is NaN at step 5; that of builtin is not."),
+        (Planted(differs=ROUNDING, grad_errors={3: INF}), "mine's gradient is not finite, with no known pattern, "),
+        (Planted(steps=0, record=ENDED), "mine failed: the reason is not known."),
+        (Planted(steps=4, record=GARBAGE), "mine failed at step 4: the loss raised."),
+        (Planted(steps=0, record={"status": "planned"}), "It is not known whether mine trains as builtin: "),
+    ],
+)
+def test_whatever_is_stored_has_a_sentence_at_every_width(planted, sentence):
+    run = make_run(planted)
+    judgement = judge(run)
+    assert make_headline(run, judgement).what.startswith(sentence)
+    for width in (40, 80, 200):
+        text = text_of(run, judgement, width)
+        assert "\x1b" not in text and "None" not in text
+    assert markdown.render(run, judgement) and junit.render(run, judgement) and summary.render(judgement)
