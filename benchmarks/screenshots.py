@@ -1,10 +1,10 @@
-"""Makes report pages of planted faults and takes screenshots of them; times a page of 10,000 steps x 10 trials.
+"""Makes the pages of ten kinds of result and takes screenshots of them; times a page of 10,000 steps x 10 trials.
 
-    python benchmarks/screenshots.py FOLDER [--steps N] [--readme]
+    python benchmarks/screenshots.py FOLDER [--only CASE ...] [--readme]
 
-The cases are rounding, diverged, failed, NaN on one side, and a fleet with an odd device. Each is taken at 1400 and 390
-pixels, in light and in dark mode: FOLDER/CASE-WIDTH-MODE.png shows the whole page. --readme also writes the two
-pictures of README. Needs Chromium.
+Each case is trained once, in this process, and taken at 1400 and 390 pixels, in light and in dark mode:
+FOLDER/CASE-WIDTH-MODE.png shows the whole page. A run that FOLDER already holds is not trained again. --readme also
+writes the two pictures of README. Needs Chromium.
 """
 
 import argparse
@@ -32,25 +32,40 @@ sys.path.insert(0, str(TESTS))
 from browser import browser, look  # noqa: E402 - the tests are not a package
 from synthetic_runs import long_run  # noqa: E402
 
-# The losses of the trained cases; all but numpy are in tests/wrong_losses.py.
-LOSSES = {"rounding": "numpy", "diverged": "HardCoded", "failed": "raising_at_30", "nan": "nan_at_5"}
+_WRONG, _RIGHT = "tests/wrong_losses.py", "tests/right_losses.py"
+# The options of each kind of result; what all have in common is in `_train`.
+CASES = {
+    "identical": ["--steps", "60", "--loss", "builtin", f"{_RIGHT}:functional"],
+    "report-only": ["--steps", "60", "--loss", "builtin", f"{_RIGHT}:reported_only"],
+    "rounding": ["--steps", "240", "--loss", "builtin", "numpy", "--noise", "2"],
+    "diverged": ["--steps", "60", "--loss", "builtin", f"{_WRONG}:Doubled"],
+    # 240 steps include a partial batch.
+    "late": ["--steps", "240", "--loss", "builtin", f"{_WRONG}:HardCoded"],
+    "nan": ["--steps", "40", "--loss", "builtin", f"{_WRONG}:nan_at_5"],
+    "failed": ["--steps", "40", "--loss", "builtin", f"{_WRONG}:raising_at_30"],
+    "contract": ["--steps", "40", "--loss", "builtin", f"{_WRONG}:changes_target"],
+    "device": ["--steps", "30", "--device", "cpu", "cpu:threads=2", "cpu:plant=flip-12", "--loss", "builtin", "numpy"],
+    "inconclusive": ["--steps", "30", "--quick", "--loss", "builtin", "numpy"],
+}
 # Greatest height of a picture in pixels; the rest of a longer page is cut off.
 TALLEST = 12_000
 # Pictures of README: case, width, whether in dark mode, and the height that is shown.
-README = (("diverged", 1400, False, 1900), ("fleet", 390, True, 1500))
+README = (("late", 1400, False, 1500), ("fleet", 390, True, 1500))
+# The names that README has for them.
+NAMES = {"late": "diverged", "fleet": "fleet"}
 
 
 def main() -> None:
     """Trains the cases, renders their pages and takes the pictures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--steps", type=int, default=240, help="steps of a trained case; 240 include a partial batch")
+    parser.add_argument("--only", nargs="+", choices=[*CASES, "fleet"], help="the cases to show; default: all")
     parser.add_argument("--readme", action="store_true", help="also write the pictures of README")
     options = parser.parse_args()
     options.folder = options.folder.resolve()
     options.folder.mkdir(parents=True, exist_ok=True)
     os.chdir(TESTS.parent)  # so that the pages show short paths
-    pages = {case: _train(case, loss, options) for case, loss in LOSSES.items()} | {"fleet": _train_fleet(options)}
+    pages = {case: _train(case, options.folder / case) for case in options.only or [*CASES, "fleet"]}
     with browser() as driver:
         for case, page in pages.items():
             for width, dark in ((1400, False), (1400, True), (390, False), (390, True)):
@@ -64,50 +79,39 @@ def main() -> None:
             name = f"{case}-{width}-{'dark' if dark else 'light'}.png"
             image = Image.open(options.folder / name)
             small = image.crop((0, 0, image.width, height)).quantize(128, dither=Image.Dither.NONE)
-            small.save(PICTURES / f"report-{case}.png", optimize=True)
-    _time_long()
+            small.save(PICTURES / f"report-{NAMES[case]}.png", optimize=True)
+    if not options.only:
+        _time_long()
 
 
-def _train(case: str, loss: str, options: argparse.Namespace) -> Path:
-    out = options.folder / case
-    named = loss if loss in SHIPPED_LOSSES else f"tests/wrong_losses.py:{loss}"
+def _train(case: str, out: Path) -> Path:
     if not out.exists():
-        arguments = ["--inline", "--device", "cpu", "--steps", str(options.steps), "--out", str(out)]
-        run.main([*arguments, "--loss", "builtin", named, *(["--noise", "2"] if case == "rounding" else [])])
-    return _page(out)
-
-
-def _train_fleet(options: argparse.Namespace) -> Path:
-    """Trains a fleet of twelve simulated nodes in this process; one of them flips a bit at step 12."""
-    out = options.folder / "fleet"
-    if not out.exists():
-        settings = make_settings(
-            task=parse_task("mnist-autoencoder"),
-            rows=60_000,
-            batch_size=256,
-            epochs=2,
-            steps=30,
-            lr=1e-3,
-            audit_every=0,
-        )
-        names = ["cpu:plant=flip-12@n07" if number == 7 else f"cpu@n{number:02d}" for number in range(12)]
-        trials = plan(
-            parse_losses(["builtin"], shipped=SHIPPED_LOSSES),
-            parse_devices(names),
-            seeds=[0],
-            replicas=2,
-            settings=settings,
-            equals=lambda _: 0,
-        )
-        api.run_trials(trials, mnist.load(), out, title=f"python {' '.join(sys.argv)}")
-    return _page(out)
-
-
-def _page(out: Path) -> Path:
+        if case == "fleet":
+            _train_fleet(out)
+        else:
+            device = [] if "--device" in CASES[case] else ["--device", "cpu"]
+            run.main(["--inline", *device, *CASES[case], "--out", str(out)])
     stored = read_run(out)
     page = out / "report.html"
     page.write_text(html.render(stored, judge(stored)), encoding="utf-8")
     return page
+
+
+def _train_fleet(out: Path) -> None:
+    """Trains a fleet of twelve simulated nodes in this process; one of them flips a bit at step 12."""
+    settings = make_settings(
+        task=parse_task("mnist-autoencoder"), rows=60_000, batch_size=256, epochs=2, steps=30, lr=1e-3, audit_every=0
+    )
+    names = ["cpu:plant=flip-12@n07" if number == 7 else f"cpu@n{number:02d}" for number in range(12)]
+    trials = plan(
+        parse_losses(["builtin"], shipped=SHIPPED_LOSSES),
+        parse_devices(names),
+        seeds=[0],
+        replicas=2,
+        settings=settings,
+        equals=lambda _: 0,
+    )
+    api.run_trials(trials, mnist.load(), out, title=f"python {' '.join(sys.argv)}")
 
 
 def _take(driver, picture: Path, *, width: int, dark: bool) -> None:  # type: ignore[no-untyped-def]

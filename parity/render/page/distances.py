@@ -1,13 +1,19 @@
-"""The plot of a pair's distances: how far each quantity is apart at each step, with its limit."""
+"""The plots of a pair's distances: how far each quantity is apart at each step, with its limit, and its tensors."""
 
 import numpy as np
 
 from parity.judge.floors import judged_distances
 from parity.judge.seen import limits
-from parity.render.page.figures import Frame, Json, figure, not_finite, series
+from parity.render.page.figures import Frame, Json, figure, label, not_finite, series
 from parity.render.page.plots import Plot
 from parity.render.page.thinning import thin
 from parity.store.trace import SKETCHED_QUANTITIES
+
+# Quantities whose tensors have a plot of their own, and most tensors in it: those that are furthest apart.
+_BY_TENSOR = {"param_grad": "gradient", "update": "update"}
+_MOST_TENSORS = 4
+# Roles that give the tensors of a plot their colours.
+_ROLES = ("candidate", "baseline", "param_grad", "line")
 
 
 def distances(frame: Frame) -> Plot | None:
@@ -29,7 +35,7 @@ def distances(frame: Frame) -> Plot | None:
         # Zero has no place on a logarithmic axis, and what is not finite has a band of its own: both are gaps.
         apart = np.where(np.isfinite(shown) & (shown > 0), shown, np.nan)
         numbers = steps + frame.first
-        line = series(numbers, apart, quantity, name=quantity, hover=f"{quantity} %{{y:.3g}}", mode="lines+markers")
+        line = series(numbers, apart, quantity, name=quantity, hover=f"{quantity} %{{y:.2g}}", mode="lines+markers")
         # The legend shows and hides a quantity together with its limit.
         traces.append(line | {"legendgroup": quantity})
         traces += [each | {"legendgroup": quantity} for each in not_finite(numbers, shown, quantity, name=quantity)]
@@ -40,14 +46,54 @@ def distances(frame: Frame) -> Plot | None:
         return None
     return Plot(
         "distances",
-        "How far apart, step by step",
+        "Distance of every quantity",
         "The distance of each quantity from the baseline's, |candidate - baseline| / |baseline| over all its tensors, "
-        "estimated from what both have stored; none is drawn where it is 0. Dashed is the limit of the quantity: up to "
-        "the step at which the two part, what rounding can explain; after it, the distance from which on a sudden "
-        "growth is looked into.",
+        "estimated from what both sides stored; equal steps are not drawn. The dashed line is the limit of the "
+        "quantity: up to the first difference, what rounding can explain; after it, the distance above which a sudden "
+        "jump is examined.",
         figure(frame, traces, title="relative distance", log=drawn),
         height=360,
     )
+
+
+def tensor_distances(frame: Frame) -> list[Plot]:
+    """A plot for the gradient and for the update of the tensors that are furthest apart; none where all are equal.
+
+    Args:
+        frame: The pair, and how many points a series may have.
+
+    Raises:
+        Trouble: A trace is damaged.
+    """
+    names = frame.verdict.comparison.baseline.record.param_names
+    plots = []
+    for quantity, what in _BY_TENSOR.items():
+        found = judged_distances(frame.verdict.comparison, quantity)
+        # One tensor alone is the whole quantity.
+        if found is None or len(names) < 2:
+            continue
+        each = found.beside_whole
+        finite = np.where(np.isfinite(each), each, 0.0)
+        furthest = np.argsort(-finite.max(axis=0), kind="stable")[:_MOST_TENSORS]
+        traces, drawn = [], []
+        for role, tensor in zip(_ROLES, furthest.tolist(), strict=False):
+            steps = thin(finite[:, tensor], most=frame.most, always=frame.always)
+            steps = steps[finite[steps, tensor] > 0]
+            if len(steps):
+                values = finite[steps, tensor]
+                name = label(names[tensor], most=28)
+                line = series(steps + frame.first, values, role, name=name, hover=f"{name} %{{y:.2g}}")
+                traces.append(line | {"mode": "lines+markers"})
+                drawn.append(values)
+        if traces:
+            title = f"Distance of the {what}, tensor by tensor"
+            caption = (
+                f"The distance of the {what} of the {len(traces)} tensors that are furthest apart, relative to the norm "
+                f"of the whole {what}; equal steps are not drawn."
+            )
+            drawing = figure(frame, traces, title="relative distance", log=drawn)
+            plots.append(Plot(f"{quantity}-tensors", title, caption, drawing, height=360))
+    return plots
 
 
 def _limit(frame: Frame, quantity: str) -> Json:
@@ -57,5 +103,6 @@ def _limit(frame: Frame, quantity: str) -> Json:
     changes = np.flatnonzero(np.diff(values)) + 1
     edges = np.array([0, *np.repeat(changes, 2), len(values)]) - 0.5 + frame.first
     levels = np.repeat(values[[0, *changes]], 2)
-    line = series(edges, levels, quantity, name=f"limit of {quantity}", hover=f"the limit of {quantity} is %{{y:.3g}}")
-    return line | {"legendgroup": quantity, "showlegend": False, "line": {"dash": "dash", "width": 1}}
+    line = series(edges, levels, quantity, name=f"limit of {quantity}", hover="")
+    # The limits would double the lines of each hover label.
+    return line | {"hoverinfo": "skip", "hovertemplate": None} | {"legendgroup": quantity, "showlegend": False, "line": {"dash": "dash", "width": 1}}

@@ -21,6 +21,8 @@ Json = dict[str, Any]
 
 # Most epoch borders, and most partial batches, that are drawn; of more, evenly spaced ones are.
 MOST_BORDERS = 40
+# Most characters of a name in a caption.
+_LONGEST = 60
 # Labels of the numbers that are not finite, in the order in which their band shows them.
 NOT_FINITE = ("-inf", "inf", "NaN")
 
@@ -88,6 +90,17 @@ def pack(values: np.ndarray) -> Json:
     return packed | {"shape": ",".join(map(str, values.shape))} if values.ndim > 1 else packed
 
 
+def pack_steps(steps: np.ndarray) -> Json:
+    """Numbers of steps in the form that report.js reads: those without a gap as their first number and their count.
+
+    Args:
+        steps: In ascending order; int64[K].
+    """
+    if len(steps) > 1 and steps[-1] - steps[0] == len(steps) - 1:
+        return {"first": int(steps[0]), "count": len(steps)}
+    return pack(steps)
+
+
 def series(steps: np.ndarray, values: np.ndarray, role: str, *, name: str, hover: str, mode: str = "lines") -> Json:
     """A series on the main axis.
 
@@ -102,12 +115,12 @@ def series(steps: np.ndarray, values: np.ndarray, role: str, *, name: str, hover
     return {
         "type": "scatter",
         "mode": mode,
-        "x": pack(steps),
+        "x": pack_steps(steps),
         "y": pack(values),
         "name": name,
         "meta": role,
-        # The empty <extra> removes the box in which Plotly repeats the name of the trace.
-        "hovertemplate": f"step %{{x}}: {hover}<extra></extra>",
+        # Hovering shows all series of a step below its number. The empty <extra> removes the name that Plotly repeats.
+        "hovertemplate": f"{hover}<extra></extra>",
     }
 
 
@@ -148,7 +161,7 @@ def _in_band(steps: np.ndarray, axis: str, label: str, role: str, *, name: str, 
     return {
         "type": "scatter",
         "mode": "markers",
-        "x": pack(steps),
+        "x": pack_steps(steps),
         # The axis of a band has categories, so its values are texts.
         "y": [label] * len(steps),
         "yaxis": axis,
@@ -156,7 +169,7 @@ def _in_band(steps: np.ndarray, axis: str, label: str, role: str, *, name: str, 
         "meta": role,
         "marker": {"symbol": symbol, "size": 8},
         "showlegend": False,
-        "hovertemplate": f"step %{{x}}: {hover}<extra></extra>",
+        "hovertemplate": f"{hover}<extra></extra>",
     }
 
 
@@ -178,7 +191,8 @@ def figure(frame: Frame, traces: Sequence[Json], *, title: str, log: Sequence[np
         main |= {"type": "log", "exponentformat": "e"} | _decades(np.concatenate(log))
     layout: Json = {
         "xaxis": {
-            "title": {"text": "step", "standoff": 4},
+            "title": {"text": "step", "standoff": 8},
+            "unifiedhovertitle": {"text": "step %{x:,d}"},
             # Half a step more at both ends, so that the marks of the first and last step are whole. Fixed, so that all
             # plots of a pair have the same steps above each other.
             "range": [frame.first - 0.5, frame.first + frame.verdict.steps - 0.5],
@@ -187,7 +201,9 @@ def figure(frame: Frame, traces: Sequence[Json], *, title: str, log: Sequence[np
         "yaxis": main,
         "shapes": [*_borders(frame), *_onset(frame)],
         "annotations": _marks(frame),
-        "hovermode": "closest",
+        "hovermode": "x unified",
+        # With what the bands of the same plot show at this step.
+        "hoversubplots": "axis",
     }
     band: Json = {"type": "category", "fixedrange": True, "automargin": True, "showgrid": False}
     if "y2" in axes:
@@ -228,7 +244,7 @@ def _onset(frame: Frame) -> list[Json]:
 
 def _marks(frame: Frame) -> list[Json]:
     """Labels of the first difference and of the onset, each in a line of its own above the plot."""
-    labelled = [("first difference", frame.verdict.first), ("beyond rounding", frame.verdict.onset)]
+    labelled = [("first difference", frame.verdict.first), ("more than rounding", frame.verdict.onset)]
     marks: list[Json] = []
     for row, (text, found) in enumerate(labelled):
         if found:
@@ -241,6 +257,12 @@ def _marks(frame: Frame) -> list[Json]:
             marks.append({"text": arrow.format(f"{text}, step {found.step}"), "name": text, "showarrow": False})
             marks[-1] |= place | side
     return marks
+
+
+def short(name: str) -> str:
+    """A name for a caption, in which a very long one would hide what is said."""
+    line = " ".join(name.split())
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2 - 1]}…{line[-(_LONGEST // 2) :]}"
 
 
 def _upright(place: float, name: str) -> Json:

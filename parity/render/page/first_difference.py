@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from parity.judge.differences import Difference
 from parity.judge.verdict import PairVerdict
 from parity.render.differing import distance_at_first
+from parity.render.page.plots import UNITS
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Side:
         trial: Name of the trial.
         value: The value in full precision, or the digest of a tensor.
         norm: L2 norm of a gradient in full precision, or None.
-        error: The error against float64 in words, or None.
+        error: The relative error against float64 in words, or None.
         nearer: Whether it is closer to float64 than the other side.
     """
 
@@ -109,13 +110,14 @@ def _sides(verdict: PairVerdict) -> tuple[Side, Side]:
         index = verdict.comparison.index_of(first.step)
         norms = [repr(float(side[index])) for side in verdict.comparison.both(f"{first.quantity}_norm")]
     pair = verdict.pair
+    unit = _unit(verdict)
     left, right = (
         Side(
             role,
             record.trial,
             repr(value) if isinstance(value, float) else value,
             norm,
-            f"{error:.4g} u" if not math.isnan(error) else None,
+            f"{error * unit:.2g} relative" if not math.isnan(error) else None,
             error == nearest,
         )
         for role, record, value, norm, error in zip(
@@ -130,6 +132,17 @@ def _sides(verdict: PairVerdict) -> tuple[Side, Side]:
     return left, right
 
 
+def _unit(verdict: PairVerdict) -> float:
+    """The unit roundoff that the errors of the first difference count in."""
+    if verdict.loss_audit and verdict.first and verdict.first.quantity != "loss":
+        unit = float(verdict.loss_audit.unit[verdict.comparison.index_of(verdict.first.step)])
+        if math.isfinite(unit):
+            return unit
+    if verdict.first and verdict.first.quantity == "loss":
+        return UNITS.get(verdict.pair.baseline.loss_dtype or "", UNITS["float32"])
+    return verdict.comparison.unit
+
+
 def _distance(verdict: PairVerdict) -> str:
     """The distance between the two values, in a sentence."""
     first = verdict.first
@@ -139,9 +152,9 @@ def _distance(verdict: PairVerdict) -> str:
     if first.ulp is not None:
         distances.append(f"{first.ulp:,} ulp")
     if first.abs is not None and not math.isnan(first.abs):
-        distances.append(f"absolute {first.abs!r}")
+        distances.append(f"absolute {first.abs:.4g}")
     if first.rel is not None and not math.isnan(first.rel):
-        distances.append(f"relative {first.rel!r}")
+        distances.append(f"relative {first.rel:.4g}")
     if distances:
         return f"They differ by {', '.join(distances)}."
     if first.abs is not None:

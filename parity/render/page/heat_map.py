@@ -11,6 +11,8 @@ from parity.render.page.plots import Plot
 
 # Most columns of the picture, each some 3 pixels wide on a wide page; of more steps, several share a column.
 MOST_COLUMNS = 300
+# A page of many pairs, whose series have few points, has fewer columns too: so many for each point.
+_PER_POINT = 2
 # Pixels of a row, enough for its label.
 _ROW_HEIGHT = 15
 # A distance is stored in a byte, to keep the page small: 1 is 1e-12 or less, and each further step is a sixteenth of a
@@ -27,7 +29,7 @@ def heat_map(frame: Frame, rows: Rows) -> Plot:
     """
     steps = frame.verdict.steps
     # Rounded up, so that there are never more columns than that.
-    width = -(-steps // MOST_COLUMNS)
+    width = -(-steps // min(MOST_COLUMNS, _PER_POINT * frame.most))
     names = _labels(rows)
     pictures = _pictures(frame, rows, names, width)
     # The same axis of steps, borders and marks as the other plots; only the vertical axis is replaced.
@@ -43,7 +45,7 @@ def heat_map(frame: Frame, rows: Rows) -> Plot:
         "categoryorder": "array",
         "categoryarray": names,
     }
-    drawn["layout"]["showlegend"] = False
+    drawn["layout"] |= {"showlegend": False, "hovermode": "closest"}
     return Plot(
         "tensors",
         "What differs, step by step",
@@ -71,7 +73,7 @@ def _pictures(frame: Frame, rows: Rows, names: list[str], width: int) -> list[Js
                 "zmax": 100,
                 "meta": "heat",
                 "hovertemplate": "%{y}<br>"
-                f"{where}: %{{z}} % {'of them differ' if width > 1 else 'differs'}<extra></extra>",
+                f"{where}: {'%{z} % of them differ' if width > 1 else '%{text}'}<extra></extra>",
             }
         )
     known = {
@@ -105,7 +107,7 @@ def _mark(frame: Frame, rows: Rows, names: list[str]) -> list[Json]:
     ][:1]
     if not first or not place:
         return []
-    mark = series(np.array([first.step]), np.zeros(1), "first", name="first", hover="first difference")
+    mark = series(np.array([first.step]), np.zeros(1), "first", name="first", hover="first difference, step %{x}")
     look = {"symbol": "circle-open", "size": 13}
     return [mark | {"y": place, "mode": "markers", "marker": look, "cliponaxis": False}]
 
@@ -119,10 +121,10 @@ def _caption(rows: Rows, width: int, *, known: bool) -> str:
         known: Whether any distance is known.
     """
     colour = (
-        "Where how far is known (estimated, relative; of a tensor beside its whole quantity), the colour shows it on a "
-        "logarithmic scale; elsewhere a cell is filled where bits differ."
+        "Light cells are equal; the colour shows how far apart the two sides are, on a logarithmic scale (a tensor "
+        "relative to its whole quantity). Grey cells differ by an amount that is not stored."
         if known
-        else "A cell is filled where bits differ."
+        else "Light cells are equal; grey cells differ by an amount that is not stored."
     )
     if width > 1:
         furthest = " It shows the largest distance, or is darker the more of them differ." if known else ""

@@ -2,72 +2,25 @@
 
 import base64
 import contextlib
-import dataclasses
 import hashlib
-from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import Any
 
 from parity.ground.quoting import MOST_STORED, cut
-from parity.judge.verdict import VERDICTS, Judgement, PairVerdict
+from parity.judge.verdict import VERDICTS, Judgement
 from parity.render import fleet, story, tables
-from parity.render.differing import make_rows
 from parity.render.matrix import make_matrix
 from parity.render.next_steps import next_steps
-from parity.render.page import plots
-from parity.render.page.chain import Chain, make_chains
+from parity.render.page.answers import answer
 from parity.render.page.device_map import device_map
-from parity.render.page.distances import distances
-from parity.render.page.figures import Frame
-from parity.render.page.first_difference import First, tell_first
-from parity.render.page.heat_map import heat_map
-from parity.render.page.plots import NoiseBand, Plot
+from parity.render.page.sections import Sections, make_sections
 from parity.render.phrases import amount, listed
 from parity.store.stored_run import StoredRun
 from parity.store.trace import QUANTITIES
 
-# Most pairs that have a section with plots, the worst first; the others are in a table.
-MOST_SECTIONS = 12
-# Most bytes of the page for the points of all plots; together with Plotly the page stays below 3 MB.
-PLOTS_BYTES = 700_000
-# Bytes of one point of one series in base64: a step (4 bytes) and a number (8 bytes).
-_POINT_BYTES = 16
-# Most series of a pair: losses, differences, noise, errors, distances.
-_SERIES = 21
 # Most odd devices of a class that the table of classes names.
 _MOST_ODD = 20
-# Bounds of the number of points of a series, however many pairs share the bytes; chosen.
-_LEAST_POINTS, _MOST_POINTS = 120, 3000
-
-
-@dataclass(frozen=True)
-class Section:
-    """What the page says about one pair.
-
-    Attributes:
-        anchor: The id that links lead to.
-        verdict: The pair and its verdict.
-        alike: Number of pairs that it stands for.
-        headline: The verdict in a sentence.
-        reason: The reason in a sentence, or None.
-        first: The first difference in words, or None.
-        chains: The chains of the steps where it breaks.
-        plots: The plots over the steps.
-        steps: The numbers behind the plots, or None.
-        tensors: The numbers behind the heat map, or None.
-    """
-
-    anchor: str
-    verdict: PairVerdict
-    alike: int
-    headline: str
-    reason: str | None
-    first: First | None
-    chains: tuple[Chain, ...]
-    plots: tuple[Plot, ...]
-    steps: tables.Table | None
-    tensors: tables.Table | None
 
 
 def render(run: StoredRun, judgement: Judgement) -> str:
@@ -77,20 +30,10 @@ def render(run: StoredRun, judgement: Judgement) -> str:
         run: The stored run.
         judgement: Its judgement.
     """
-    groups = sorted(fleet.alike_pairs(judgement), key=lambda group: story.worst_first(group[0]))
-    # The worst first, so that what is left for the table is what matters least.
-    shown = [group for group in groups if _needs_section(group[0], judgement)][:MOST_SECTIONS]
-    rest = [(group[0], len(group)) for group in groups if group not in shown]
-    # The bytes are shared equally among the sections, their series and the points of these.
-    most = int(PLOTS_BYTES / max(1, len(shown)) / _SERIES / _POINT_BYTES)
-    most = min(_MOST_POINTS, max(_LEAST_POINTS, most))
-    noise = plots.noise_band(judgement)
-    sections = [_section(group, f"pair-{number}", noise, most) for number, group in enumerate(shown, start=1)]
-    # By identity: each pair of a group leads to the section of the group.
-    anchors = {id(verdict): section.anchor for section, group in zip(sections, shown, strict=True) for verdict in group}
+    from parity.render import markdown  # here, so that a run loads it only when there is a page to make
+
+    sections = make_sections(judgement)
     scripts = [_asset("plotly-cartesian.min.js"), _asset("report.js")]
-    # A map of classes with one device each would only repeat the matrix.
-    maps = [device_map(run, judgement)] if judgement.fleet.large else []
     page: str = _template().render(
         run=run,
         judgement=judgement,
@@ -98,81 +41,60 @@ def render(run: StoredRun, judgement: Judgement) -> str:
         quantities=len(QUANTITIES),
         amount=amount,
         meanings=story.MEANINGS,
-        headline=story.headline(judgement),
-        reason=_worst_reason(sections),
-        tally=story.tally(judgement),
-        notes=story.notes(run),
-        compared=story.compared(run, judgement),
-        next_steps=next_steps(run, judgement),
-        matrix=make_matrix(run, judgement) if judgement.pairs else None,
-        anchor_of=lambda verdict: anchors.get(id(verdict), "other-pairs"),
-        sections=sections,
-        others=tables.pairs_table(rest) if rest else None,
-        maps=maps,
-        fleet_lines=[*fleet.lines(run, judgement)] if judgement.fleet.large else [],
-        classes=_classes(judgement) if judgement.fleet.large else None,
-        contract=tables.contract_tables(run, judgement),
-        environment=tables.environment_tables(run),
-        attempts=tables.attempts_table(run),
-        tracebacks=tables.tracebacks(run),
-        figures={
-            f"{anchor}-{plot.name}": plot.figure
-            for anchor, drawn in [("fleet", maps), *((section.anchor, section.plots) for section in sections)]
-            for plot in drawn
-        },
         css=_asset("report.css"),
         scripts=scripts,
         script_hashes=[_script_hash(script) for script in scripts],
+        markdown=markdown.render(run, judgement),
+        **_head(run, judgement, sections),
+        **_tables(run, judgement, sections),
     )
     return page
 
 
-def _section(group: list[PairVerdict], anchor: str, noise: NoiseBand | None, most: int) -> Section:
-    """The section of a group of pairs, which its first pair stands for."""
-    verdict = group[0]
-    section = Section(
-        anchor=anchor,
-        verdict=verdict,
-        alike=len(group),
-        headline=story.pair_headline(verdict),
-        reason=story.reason(verdict),
-        first=tell_first(verdict) if verdict.steps else None,
-        chains=(),
-        plots=(),
-        steps=None,
-        tensors=None,
-    )
-    # Without a common step there is nothing to draw, but the verdict still needs its place.
-    if not verdict.steps:
-        return section
-    frame = Frame(verdict, most)
-    rows = make_rows(verdict)
-    # Equal traces have their losses only: an empty plot of differences would say nothing.
-    drawn = [plots.losses(frame)]
-    if verdict.first:
-        drawn += plots.differences(frame, noise)
-        drawn += [apart] if (apart := distances(frame)) else []
-    if verdict.loss_audit:
-        drawn += plots.audits(frame, verdict.loss_audit)
-    elif verdict.device_audit:
-        drawn.append(plots.shared_steps(frame, verdict.device_audit))
-    return dataclasses.replace(
-        section,
-        chains=make_chains(verdict, rows),
-        plots=(*drawn, heat_map(frame, rows)) if verdict.first else tuple(drawn),
-        steps=tables.steps_table(verdict),
-        tensors=tables.tensors_table(verdict, rows) if verdict.first else None,
-    )
+def _head(run: StoredRun, judgement: Judgement, sections: Sections) -> dict[str, Any]:
+    """What the template shows on the first screen, and the pairs."""
+    worst = sections.shown[0] if sections.shown else None
+    tracebacks = tables.tracebacks(run)
+    return {
+        "headline": story.headline(judgement),
+        "reason": worst.reason if worst else None,
+        "tally": story.tally(judgement),
+        "notes": story.notes(run),
+        # A failed baseline leaves nothing to answer about a pair.
+        "answers": answer(run, judgement, worst.verdict) if worst and not judgement.trouble else None,
+        "traceback": tracebacks[0] if tracebacks and judgement.verdict == "failed" else None,
+        "tracebacks": tracebacks,
+        "next_steps": next_steps(run, judgement),
+        "sections": sections.shown,
+        "anchor_of": sections.anchor_of,
+        "matrix": make_matrix(run, judgement) if judgement.pairs else None,
+        "figures": {
+            f"{section.anchor}-{plot.name}": plot.figure
+            for section in sections.shown
+            for panel in section.panels
+            for plot in panel.plots
+        },
+    }
 
 
-def _needs_section(verdict: PairVerdict, judgement: Judgement) -> bool:
-    """Whether a pair has plots worth a section: those of the noise band and equal devices of a fleet do not."""
-    return verdict.pair.axis != "noise" and not (judgement.fleet.large and verdict.verdict == "identical")
-
-
-def _worst_reason(sections: list[Section]) -> str | None:
-    """The reason of the worst pair that has a section, or None."""
-    return sections[0].reason if sections else None
+def _tables(run: StoredRun, judgement: Judgement, sections: Sections) -> dict[str, Any]:
+    """The tables of the template: what was compared, devices, audit, contract, environment, attempts."""
+    large = judgement.fleet.large
+    audited = tables.audit_table(section.verdict for section in sections.shown)
+    return {
+        "compared": story.compared(run, judgement),
+        "others": tables.pairs_table(sections.rest) if sections.rest else None,
+        "others_pass": all(verdict.meaning.passing for verdict, _ in sections.rest),
+        # A map of classes with one device each would only repeat the matrix.
+        "classes": _classes(judgement) if large else None,
+        "maps": device_map(run, judgement) if large else (),
+        "fleet_lines": [*fleet.lines(run, judgement)] if large else [],
+        "audit": audited if audited.rows else None,
+        "explain_audit": tables.explain_audit(judgement) if audited.rows else "",
+        "contract": tables.contract_tables(run, judgement),
+        "environment": tables.environment_tables(run),
+        "attempts": tables.attempts_table(run),
+    }
 
 
 def _classes(judgement: Judgement) -> tables.Table:

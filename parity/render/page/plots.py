@@ -10,9 +10,14 @@ import numpy as np
 from parity.judge.decide_device import DeviceAudit
 from parity.judge.decide_loss import AuditedErrors, LossAudit
 from parity.judge.verdict import Judgement, PairVerdict
-from parity.render.page.figures import Frame, Json, equal, figure, not_finite, series
+from parity.render.page.figures import Frame, Json, equal, figure, not_finite, pack, series
 from parity.render.page.thinning import thin
 from parity.store.trace import QUANTITIES
+
+# The largest number that a plot shows as a difference in ulp.
+_MOST_ULP = 2**31 - 1
+# Unit roundoff u of the dtypes of losses.
+UNITS = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24, "float64": 2.0**-53}
 
 
 @dataclass(frozen=True)
@@ -62,86 +67,51 @@ def noise_band(judgement: Judgement) -> NoiseBand | None:
     return NoiseBand(len(noise), rel, ulp)
 
 
-def losses(frame: Frame) -> Plot:
-    """The plot of both losses.
-
-    Args:
-        frame: The pair, and how many points a series may have.
-    """
-    traces: list[Json] = []
-    sides = frame.verdict.comparison.both("loss")
-    for role, values in zip(("baseline", "candidate"), sides, strict=True):
-        steps = thin(values, most=frame.most, always=frame.always)
-        shown = values[steps]
-        # An infinity has no place on the axis; as a NaN it is a gap, and its mark is in the band.
-        finite = np.where(np.isfinite(shown), shown, np.nan)
-        numbers = steps + frame.first
-        traces.append(series(numbers, finite, role, name=role, hover=f"{role} %{{y:.{_digits(frame.verdict)}g}}"))
-        traces += not_finite(numbers, shown, role, name=role)
-    return Plot(
-        "losses",
-        "Losses",
-        f"The loss of {frame.verdict.pair.baseline.trial} (baseline) and of {frame.verdict.pair.candidate.trial} "
-        f"(candidate) at each step. {_how_far(frame.verdict)}{_borders(frame)}{_thinned(frame)}",
-        figure(frame, traces, title="loss"),
-    )
-
-
-def differences(frame: Frame, noise: NoiseBand | None) -> list[Plot]:
-    """The plots of the difference of the losses, in ulp and relative to the baseline, with the noise band.
+def differences(frame: Frame, noise: NoiseBand | None) -> Plot | None:
+    """The plot of the relative difference of the losses, with the noise band; None where the losses never differ.
 
     Args:
         frame: The pair, and how many points a series may have.
         noise: The band, or None where there are no noise trials.
     """
-    ulp = frame.verdict.comparison.loss_ulp.astype(float)
-    ulp[ulp < 0] = np.nan  # -1 stands for a NaN on one side or on both
+    values = frame.verdict.comparison.loss_rel
+    # Without a number to draw there would be nothing but empty axes: a NaN is in the plot of the losses.
+    if not (np.isfinite(values) & (values > 0)).any():
+        return None
     band = ""
     if noise:
         band = f" The grey area shows what rounding alone does: the largest difference of {noise.trials} noise trials."
-    return [
-        Plot(
-            "ulp",
-            "Difference of the losses in ulp",
-            "|candidate - baseline| of the loss in ulp, the number of floating-point values from one to the other."
-            f" Equal losses are in the band at the bottom.{band}",
-            _difference(frame, ulp, noise.ulp if noise else None, title="ulp", hover="%{y:d} ulp"),
-        ),
-        Plot(
-            "rel",
-            "Relative difference of the losses",
-            f"|candidate - baseline| / |baseline| of the loss.{band}",
-            _difference(
-                frame,
-                frame.verdict.comparison.loss_rel,
-                noise.rel if noise else None,
-                title="relative difference",
-                hover="%{y:.4g}",
-            ),
-        ),
-    ]
+    return Plot(
+        "rel",
+        "Relative difference of the loss",
+        f"|candidate - baseline| / |baseline| of the loss. Equal losses are in the band at the bottom.{band}",
+        _difference(frame, values, noise.rel if noise else None),
+    )
 
 
-def _difference(frame: Frame, values: np.ndarray, noise: np.ndarray | None, *, title: str, hover: str) -> Json:
+def _difference(frame: Frame, values: np.ndarray, noise: np.ndarray | None) -> Json:
     traces = []
     if noise is not None:
         steps = thin(noise, most=frame.most)
         # Zero has no place on a logarithmic axis, and the pair may be shorter than the noise trials.
         steps = steps[(noise[steps] > 0) & (steps < len(values))]
         band = steps + frame.first
-        traces.append(series(band, noise[steps], "noise", name="noise", hover=f"noise {hover}") | {"fill": "tozeroy"})
+        line = series(band, noise[steps], "noise", name="noise trials", hover="noise trials: up to %{y:.3g}")
+        traces.append(line | {"fill": "tozeroy"})
     # Thinning keeps the step at which the losses first differ: a reader looks for it.
     begins = np.flatnonzero(values != 0)[:1].tolist()
     steps = thin(values, most=frame.most, always=(*frame.always, *begins))
     shown = values[steps]
     apart = steps[np.isfinite(shown) & (shown > 0)]
-    numbers = steps + frame.first
+    # -1 stands for a NaN, which is not among these steps; `clip` since Plotly.js reads no 64-bit integers.
+    ulp = {"customdata": pack(np.clip(frame.verdict.comparison.loss_ulp[apart], 0, _MOST_ULP))}
+    hover = "differ by %{y:.3g} (%{customdata:,} ulp)"
     here = apart + frame.first
-    traces.append(series(here, values[apart], "candidate", name="|difference|", hover=hover, mode="markers"))
-    traces += equal(numbers[shown == 0], "candidate", label="equal")
-    traces += not_finite(numbers, shown, "candidate", name="difference")
+    traces.append(series(here, values[apart], "candidate", name="difference", hover=hover, mode="markers") | ulp)
+    traces += equal(steps[shown == 0] + frame.first, "candidate", label="equal")
+    traces += not_finite(steps + frame.first, shown, "candidate", name="difference")
     drawn = [values[apart], noise[noise > 0]] if noise is not None else [values[apart]]
-    return figure(frame, traces, title=title, log=drawn)
+    return figure(frame, traces, title="relative difference", log=drawn)
 
 
 def audits(frame: Frame, audit: LossAudit) -> list[Plot]:
@@ -151,22 +121,38 @@ def audits(frame: Frame, audit: LossAudit) -> list[Plot]:
         frame: The pair, and how many points a series may have.
         audit: The audit of its losses.
     """
+    units = {
+        "gradient": audit.unit,
+        "loss": np.full(frame.verdict.steps, UNITS.get(frame.verdict.pair.baseline.loss_dtype or "", 2.0**-24)),
+    }
     caption = (
-        "The error against float64, in u (unit roundoff), of the candidate and of the baseline, each on its own output "
-        "and target. Rounding cannot explain an error above the limit. "
+        "The error relative to a float64 reference, of the candidate and of the baseline, each on its own output and "
+        "target. Rounding cannot explain an error above the limit. "
         f"{int(audit.audited.sum())} of {frame.verdict.steps} steps were audited."
     )
-    drawn = (("gradient", "output gradient", audit.gradient), ("loss-error", "loss", audit.loss))
-    return [
-        Plot(name, f"Errors of the {what} against float64", caption, _errors(frame, errors))
-        for name, what, errors in drawn
+    drawn = (
+        ("gradient", "gradient", "output gradient", audit.gradient),
+        ("loss-error", "loss", "loss", audit.loss),
+    )
+    found = [
+        Plot(name, f"Error of the {what} against float64", caption, errors)
+        for name, key, what, each in drawn
+        if (errors := _errors(frame, each, units[key]))
     ]
+    return found
 
 
-def _errors(frame: Frame, errors: AuditedErrors) -> Json:
+def _errors(frame: Frame, errors: AuditedErrors, unit: np.ndarray) -> Json | None:
+    """The figure of the errors of both sides, relative; None where no error is a positive number.
+
+    Args:
+        frame: The pair, and how many points a series may have.
+        errors: In u.
+        unit: The unit roundoff u at each step; float64[S].
+    """
     traces: list[Json] = []
     drawn = []
-    for role, values in (("baseline", errors.baseline), ("candidate", errors.candidate)):
+    for role, values in (("baseline", errors.baseline * unit), ("candidate", errors.candidate * unit)):
         # Only audited steps are thinned, or the gaps between them would take the place of points.
         audited = np.flatnonzero(~np.isnan(values))
         # As positions among the audited steps, which `thin` is given.
@@ -175,17 +161,19 @@ def _errors(frame: Frame, errors: AuditedErrors) -> Json:
         shown = values[steps]
         seen = np.isfinite(shown) & (shown > 0)
         drawn.append(shown[seen])
-        hover = f"{role} %{{y:.4g}} u"
+        hover = f"{role} %{{y:.3g}}"
         numbers = steps + frame.first
         traces.append(series(numbers[seen], shown[seen], role, name=role, hover=hover, mode="markers"))
         traces += equal(numbers[shown == 0], role, label="0")
         traces += not_finite(numbers, shown, role, name=role)
-    line = errors.line
+    if not any(len(each) for each in drawn):
+        return None
+    line = errors.line * unit
     steps = thin(line, most=frame.most // 2)
     steps = steps[np.isfinite(line[steps])]
     numbers = steps + frame.first
-    traces.append(series(numbers, line[steps], "line", name="limit", hover="the limit is %{y:.4g} u"))
-    return figure(frame, traces, title="error in u", log=[*drawn, line[steps]])
+    traces.append(series(numbers, line[steps], "line", name="limit", hover="limit %{y:.3g}"))
+    return figure(frame, traces, title="relative error", log=[*drawn, line[steps]])
 
 
 def shared_steps(frame: Frame, audit: DeviceAudit) -> Plot:
@@ -215,7 +203,7 @@ def shared_steps(frame: Frame, audit: DeviceAudit) -> Plot:
             traces += not_finite(steps, values, quantity, name=quantity)
     # The limit is the same at all steps, so two points draw it.
     ends = np.array([0, frame.verdict.steps - 1]) + frame.first
-    line = series(ends, np.full(2, audit.line), "line", name="limit", hover="the limit is %{y:.3g} times")
+    line = series(ends, np.full(2, audit.line), "line", name="limit", hover="limit %{y:.3g} times")
     return Plot(
         "shared",
         "Steps from shared states",
@@ -226,29 +214,8 @@ def shared_steps(frame: Frame, audit: DeviceAudit) -> Plot:
     )
 
 
-def _digits(verdict: PairVerdict) -> int:
-    # 9 significant digits identify a float32, 17 a float64.
-    return 17 if verdict.pair.baseline.loss_dtype == "float64" else 9
-
-
-def _how_far(verdict: PairVerdict) -> str:
-    """How far the losses differ at most, in a sentence; empty where there is no common step."""
-    largest = verdict.largest
-    if largest.step is None:
-        return ""
-    if not largest.rel:
-        somewhere = verdict.comparison.differs["loss"].any()
-        return f"They are equal at every step{' at which both are numbers' if somewhere else ''}."
-    return f"They differ most at step {largest.step}, by {largest.rel:.2g} relative to the baseline."
-
-
-def _borders(frame: Frame) -> str:
-    epochs = " Dashed lines mark the beginnings of epochs." if len(frame.epochs) else ""
-    partial = " Dotted lines mark partial batches." if len(frame.partial) else ""
-    return epochs + partial
-
-
-def _thinned(frame: Frame) -> str:
+def thinned(frame: Frame) -> str:
+    """That not all steps are drawn, in a sentence; empty where they are."""
     if frame.verdict.steps <= frame.most:
         return ""
     return (

@@ -1,23 +1,15 @@
-import numpy as np
 from synthetic_runs import Planted, fleet_run, make_run
-from test_figures import unpack
 
 from parity.judge.judging import judge
-from parity.render.page.device_map import STATES, device_map, states
+from parity.render.page.device_map import MOST_EQUAL, device_map, states
 
 
-def test_the_odd_device_is_marked_where_it_is():
+def test_the_odd_device_comes_first_and_the_equal_ones_are_counted():
     run = fleet_run(120, odd=(70,))
-    picture, names = device_map(run, judge(run)).figure["data"]
-    squares = unpack(picture["z"])
-    assert [*zip(*np.nonzero(squares == 1 + STATES.index("odd")), strict=True)] == [(1, 21)]  # builtin@cpu is before it
-    assert (squares > 0).sum() == 121
-    assert names["text"][71] == "cpu@n0070: odd"
-
-
-def test_a_larger_fleet_names_only_what_is_not_equal():
-    run = fleet_run(600, odd=(70,))
-    assert device_map(run, judge(run)).figure["data"][1]["text"] == ["cpu@n0070: odd"]
+    (found,) = device_map(run, judge(run))
+    assert found.devices[0] == ("cpu@n0070", "odd", "bad")
+    assert len(found.devices) == 1 + MOST_EQUAL and {state for _, state, _ in found.devices[1:]} == {"equal"}
+    assert found.left_out == ((120 - MOST_EQUAL, "equal", "good"),)  # builtin@cpu is one of them
 
 
 def test_devices_without_a_majority_and_unfinished_ones_have_states_of_their_own():

@@ -10,7 +10,9 @@ from parity.render.page.figures import Frame, figure, label, not_finite, pack, s
 
 
 def unpack(packed):
-    """What `pack` packed."""
+    """What `pack` or `pack_steps` packed."""
+    if "count" in packed:
+        return packed["first"] + np.arange(packed["count"])
     values = np.frombuffer(base64.b64decode(packed["bdata"]), f"<{packed['dtype']}")
     return values.reshape([int(size) for size in packed["shape"].split(",")]) if "shape" in packed else values
 
@@ -45,7 +47,7 @@ def test_epochs_partial_batches_and_marks_are_drawn():
     assert found == {"epoch": BATCHES - 0.5, "partial": BATCHES - 1, "beyond": 240}
     assert [mark["text"] for mark in drawn["layout"]["annotations"]] == [
         "first difference, step 236 ▾",
-        "beyond rounding, step 240 ▾",
+        "more than rounding, step 240 ▾",
     ]
 
 
@@ -57,3 +59,8 @@ def test_a_distance_that_is_infinite_has_no_decade():
     known = figures._decades(np.array([0.01, 2.0]))
     assert figures._decades(np.array([0.01, 2.0, np.inf])) == known
     assert figures._decades(np.array([np.inf])) == figures._decades(np.array([]))
+
+
+@pytest.mark.parametrize("steps", [[], [7], [3, 4, 5], [3, 5, 6]])
+def test_packed_steps_are_exact(steps):
+    assert unpack(figures.pack_steps(np.array(steps, np.int64))).tolist() == steps

@@ -1,0 +1,129 @@
+"""The numbers of a pair at its onset, the first difference that rounding cannot explain."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from parity.judge.verdict import Onset, PairVerdict
+from parity.render.page.plots import UNITS
+from parity.render.phrases import named
+from parity.render.tables import Table
+from parity.store.trace import NORMED_QUANTITIES, SKETCHED_QUANTITIES
+
+# How far the length of a gradient has to be off for its ratio to be the news.
+_OFF = 1e-3
+
+
+@dataclass(frozen=True)
+class OnsetNumbers:
+    """Both sides at the onset.
+
+    Attributes:
+        what: Quantity and tensor.
+        table: A row for the baseline and one for the candidate.
+        apart: How far the two are apart, in a sentence; empty where that is not known.
+    """
+
+    what: str
+    table: Table
+    apart: str
+
+
+def onset_numbers(verdict: PairVerdict) -> OnsetNumbers | None:
+    """The numbers of both sides at the onset; None where there is none.
+
+    Args:
+        verdict: The pair and its verdict.
+
+    Raises:
+        Trouble: A trace is damaged.
+    """
+    onset = verdict.onset
+    if onset is None:
+        return None
+    index = verdict.comparison.index_of(onset.step)
+    loss = tuple(_number(float(side[index]), verdict) for side in verdict.comparison.both("loss"))
+    what = named(onset.quantity, onset.tensor)
+    columns: list[tuple[str, tuple[str, ...]]] = [("loss", loss)]
+    norms = _norms(verdict, onset, index)
+    if norms:
+        columns.append((f"norm of {what}", tuple(f"{norm:.9g}" for norm in norms)))
+    errors = _errors(verdict, onset, index)
+    if errors:
+        columns.append((f"error of {onset.quantity} against float64", tuple(map(share, errors))))
+    rows = tuple((role, *(cells[side] for _, cells in columns)) for side, role in enumerate(("baseline", "candidate")))
+    table = Table(("side", *(heading for heading, _ in columns)), rows, marked=(1,))
+    return OnsetNumbers(what, table, _how_far(verdict, onset, index))
+
+
+def share(number: float) -> str:
+    """A relative size for people: in percent where that is readable.
+
+    >>> share(1.0), share(0.25), share(3.4e-8)
+    ('100 %', '25 %', '3.4e-08')
+    """
+    if not math.isfinite(number):
+        return str(number)
+    return f"{100 * number:.3g} %" if 1e-3 <= abs(number) < 1e3 else f"{number:.2g}"
+
+
+def _number(value: float, verdict: PairVerdict) -> str:
+    """The loss with as many digits as distinguish it from its neighbours in its dtype."""
+    dtype = verdict.pair.baseline.loss_dtype or "float64"
+    # bfloat16 is no dtype of NumPy; what the dtype cannot hold is printed as stored.
+    if dtype in ("float16", "float32") and (not math.isfinite(value) or float(np.dtype(dtype).type(value)) == value):
+        return str(np.dtype(dtype).type(value))
+    return repr(value)
+
+
+def _norms(verdict: PairVerdict, onset: Onset, index: int) -> tuple[float, ...] | None:
+    """The norm of the quantity, or of its tensor, on both sides; None where it is not stored."""
+    comparison = verdict.comparison
+    if onset.quantity in NORMED_QUANTITIES and not onset.tensor:
+        found = tuple(float(side[index]) for side in comparison.both(f"{onset.quantity}_norm"))
+        return found if not all(map(math.isnan, found)) else None
+    if onset.quantity not in SKETCHED_QUANTITIES:
+        return None
+    distances = comparison.distances(onset.quantity)
+    if distances is None:
+        return None
+    sides = [side[index] for side in (distances.norms, distances.other_norms)]
+    names = comparison.baseline.record.param_names
+    if onset.tensor:
+        if onset.tensor not in names or len(names) != len(sides[0]):
+            return None
+        return tuple(float(side[names.index(onset.tensor)]) for side in sides)
+    with np.errstate(over="ignore"):  # beyond the range of float64 a norm is infinite
+        return tuple(float(np.sqrt(np.nansum(np.square(side)))) for side in sides)
+
+
+def _errors(verdict: PairVerdict, onset: Onset, index: int) -> tuple[float, float] | None:
+    """The relative errors of both sides against float64; None where they are not known."""
+    if verdict.loss_audit and onset.quantity in ("loss", "output_grad"):
+        audited = verdict.loss_audit.loss if onset.quantity == "loss" else verdict.loss_audit.gradient
+        unit = float(verdict.loss_audit.unit[index])
+        if onset.quantity == "loss":
+            unit = UNITS.get(verdict.pair.baseline.loss_dtype or "", UNITS["float32"])
+        found = float(audited.baseline[index]) * unit, float(audited.candidate[index]) * unit
+        return None if any(map(math.isnan, found)) else found
+    if verdict.device_audit and (error := verdict.device_audit.first):
+        if (error.step, error.quantity, error.tensor) == (onset.step, onset.quantity, onset.tensor):
+            unit = verdict.comparison.unit
+            return error.baseline_error_u * unit, error.error_u * unit
+    return None
+
+
+def _how_far(verdict: PairVerdict, onset: Onset, index: int) -> str:
+    """How far the two are apart there, in a sentence; empty where that is not known."""
+    if verdict.loss_audit and onset.quantity == "output_grad":
+        ratio = float(verdict.loss_audit.ratio[index])
+        # An estimate of the distance would say the same less exactly.
+        if math.isfinite(ratio) and abs(ratio - 1) > _OFF:
+            return f"The candidate's gradient is {ratio:.6g} times as long as the float64 gradient, in its direction."
+    distances = verdict.comparison.distances(onset.quantity) if onset.quantity in SKETCHED_QUANTITIES else None
+    if distances is not None and not onset.tensor:
+        whole = float(distances.whole[index])
+        if math.isfinite(whole) and whole:
+            return f"The two are about {share(whole)} apart, relative to the baseline (an estimate)."
+    return ""
