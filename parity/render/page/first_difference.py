@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from parity.judge.differences import Difference
+from parity.judge.distances import unit_of_quantity
 from parity.judge.verdict import PairVerdict
 from parity.render.differing import distance_at_first
-from parity.render.page.plots import UNITS
 
 
 @dataclass(frozen=True)
@@ -138,9 +138,9 @@ def _unit(verdict: PairVerdict) -> float:
         unit = float(verdict.loss_audit.unit[verdict.comparison.index_of(verdict.first.step)])
         if math.isfinite(unit):
             return unit
-    if verdict.first and verdict.first.quantity == "loss":
-        return UNITS.get(verdict.pair.baseline.loss_dtype or "", UNITS["float32"])
-    return verdict.comparison.unit
+    if verdict.first is None:
+        return verdict.comparison.unit
+    return unit_of_quantity(verdict.pair.candidate, verdict.first.quantity, verdict.first.tensor)
 
 
 def _distance(verdict: PairVerdict) -> str:

@@ -10,11 +10,11 @@ from typing import Any
 from parity.ground.quoting import MOST_STORED, cut
 from parity.judge.verdict import VERDICTS, Judgement
 from parity.render import fleet, story, tables
+from parity.render.headline import Headline, make_headline
 from parity.render.matrix import make_matrix
-from parity.render.next_steps import next_steps
-from parity.render.page.answers import answer
 from parity.render.page.device_map import device_map
 from parity.render.page.sections import Sections, make_sections
+from parity.render.page.source import Source, find_source
 from parity.render.phrases import amount, listed
 from parity.store.stored_run import StoredRun
 from parity.store.trace import QUANTITIES
@@ -53,18 +53,19 @@ def render(run: StoredRun, judgement: Judgement) -> str:
 
 def _head(run: StoredRun, judgement: Judgement, sections: Sections) -> dict[str, Any]:
     """What the template shows on the first screen, and the pairs."""
-    worst = sections.shown[0] if sections.shown else None
+    headline = make_headline(run, judgement)
     tracebacks = tables.tracebacks(run)
+    of = headline.error.trial if headline.error else None
+    traceback = next((each for each in tracebacks if each[0] == of), None)
     return {
-        "headline": story.headline(judgement),
-        "reason": worst.reason if worst else None,
-        "tally": story.tally(judgement),
+        "headline": headline,
+        "source": _source(run, headline),
+        # What a reader would look for first, so it does not wait for the tables of attempts.
+        "traceback": traceback,
+        # The traceback is above it already.
+        "advice": [each for each in headline.advice if not (traceback and "its traceback" in each.text)],
+        "tracebacks": [each for each in tracebacks if each != traceback],
         "notes": story.notes(run),
-        # A failed baseline leaves nothing to answer about a pair.
-        "answers": answer(run, judgement, worst.verdict) if worst and not judgement.trouble else None,
-        "traceback": tracebacks[0] if tracebacks and judgement.verdict == "failed" else None,
-        "tracebacks": tracebacks,
-        "next_steps": next_steps(run, judgement),
         "sections": sections.shown,
         "anchor_of": sections.anchor_of,
         "matrix": make_matrix(run, judgement) if judgement.pairs else None,
@@ -75,6 +76,12 @@ def _head(run: StoredRun, judgement: Judgement, sections: Sections) -> dict[str,
             for plot in panel.plots
         },
     }
+
+
+def _source(run: StoredRun, headline: Headline) -> Source | None:
+    """The code that the headline is about; None where no loss is in question."""
+    folder = run.info.get("folder")
+    return find_source(headline.worst, folder if isinstance(folder, str) else None) if headline.worst else None
 
 
 def _tables(run: StoredRun, judgement: Judgement, sections: Sections) -> dict[str, Any]:

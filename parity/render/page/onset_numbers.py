@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from parity.ground.percent import percent
 from parity.judge.verdict import Onset, PairVerdict
-from parity.render.page.plots import UNITS
 from parity.render.phrases import named
 from parity.render.tables import Table
 from parity.store.trace import NORMED_QUANTITIES, SKETCHED_QUANTITIES
@@ -49,23 +49,13 @@ def onset_numbers(verdict: PairVerdict) -> OnsetNumbers | None:
     norms = _norms(verdict, onset, index)
     if norms:
         columns.append((f"norm of {what}", tuple(f"{norm:.9g}" for norm in norms)))
-    errors = _errors(verdict, onset, index)
-    if errors:
-        columns.append((f"error of {onset.quantity} against float64", tuple(map(share, errors))))
+    size = verdict.onset_size
+    if size and size.reference == "float64" and size.baseline_off is not None:
+        off = (percent(size.baseline_off), percent(size.off))
+        columns.append((f"distance of {onset.quantity} from float64", off))
     rows = tuple((role, *(cells[side] for _, cells in columns)) for side, role in enumerate(("baseline", "candidate")))
     table = Table(("side", *(heading for heading, _ in columns)), rows, marked=(1,))
-    return OnsetNumbers(what, table, _how_far(verdict, onset, index))
-
-
-def share(number: float) -> str:
-    """A relative size for people: in percent where that is readable.
-
-    >>> share(1.0), share(0.25), share(3.4e-8)
-    ('100 %', '25 %', '3.4e-08')
-    """
-    if not math.isfinite(number):
-        return str(number)
-    return f"{100 * number:.3g} %" if 1e-3 <= abs(number) < 1e3 else f"{number:.2g}"
+    return OnsetNumbers(what, table, _how_far(verdict))
 
 
 def _number(value: float, verdict: PairVerdict) -> str:
@@ -98,32 +88,14 @@ def _norms(verdict: PairVerdict, onset: Onset, index: int) -> tuple[float, ...] 
         return tuple(float(np.sqrt(np.nansum(np.square(side)))) for side in sides)
 
 
-def _errors(verdict: PairVerdict, onset: Onset, index: int) -> tuple[float, float] | None:
-    """The relative errors of both sides against float64; None where they are not known."""
-    if verdict.loss_audit and onset.quantity in ("loss", "output_grad"):
-        audited = verdict.loss_audit.loss if onset.quantity == "loss" else verdict.loss_audit.gradient
-        unit = float(verdict.loss_audit.unit[index])
-        if onset.quantity == "loss":
-            unit = UNITS.get(verdict.pair.baseline.loss_dtype or "", UNITS["float32"])
-        found = float(audited.baseline[index]) * unit, float(audited.candidate[index]) * unit
-        return None if any(map(math.isnan, found)) else found
-    if verdict.device_audit and (error := verdict.device_audit.first):
-        if (error.step, error.quantity, error.tensor) == (onset.step, onset.quantity, onset.tensor):
-            unit = verdict.comparison.unit
-            return error.baseline_error_u * unit, error.error_u * unit
-    return None
-
-
-def _how_far(verdict: PairVerdict, onset: Onset, index: int) -> str:
+def _how_far(verdict: PairVerdict) -> str:
     """How far the two are apart there, in a sentence; empty where that is not known."""
-    if verdict.loss_audit and onset.quantity == "output_grad":
-        ratio = float(verdict.loss_audit.ratio[index])
-        # An estimate of the distance would say the same less exactly.
-        if math.isfinite(ratio) and abs(ratio - 1) > _OFF:
-            return f"The candidate's gradient is {ratio:.6g} times as long as the float64 gradient, in its direction."
-    distances = verdict.comparison.distances(onset.quantity) if onset.quantity in SKETCHED_QUANTITIES else None
-    if distances is not None and not onset.tensor:
-        whole = float(distances.whole[index])
-        if math.isfinite(whole) and whole:
-            return f"The two are about {share(whole)} apart, relative to the baseline (an estimate)."
-    return ""
+    size = verdict.onset_size
+    if size is None or not math.isfinite(size.off):
+        return ""
+    if size.ratio is not None and abs(size.ratio - 1) > _OFF:
+        beside = "the float64 one, in its direction" if size.reference == "float64" else "the baseline's"
+        return f"The candidate's is {size.ratio:.6g} times as long as {beside}."
+    if size.reference == "baseline":
+        return f"The two are about {percent(size.off)} apart, relative to the baseline (an estimate)."
+    return f"Rounding explains {percent(size.explained)}." if size.explained is not None else ""

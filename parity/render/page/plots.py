@@ -9,6 +9,7 @@ import numpy as np
 
 from parity.judge.decide_device import DeviceAudit
 from parity.judge.decide_loss import AuditedErrors, LossAudit
+from parity.judge.distances import unit_of_quantity
 from parity.judge.verdict import Judgement, PairVerdict
 from parity.render.page.figures import Frame, Json, equal, figure, not_finite, pack, series
 from parity.render.page.thinning import thin
@@ -16,8 +17,6 @@ from parity.store.trace import QUANTITIES
 
 # The largest number that a plot shows as a difference in ulp.
 _MOST_ULP = 2**31 - 1
-# Unit roundoff u of the dtypes of losses.
-UNITS = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24, "float64": 2.0**-53}
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,7 @@ def audits(frame: Frame, audit: LossAudit) -> list[Plot]:
     """
     units = {
         "gradient": audit.unit,
-        "loss": np.full(frame.verdict.steps, UNITS.get(frame.verdict.pair.baseline.loss_dtype or "", 2.0**-24)),
+        "loss": np.full(frame.verdict.steps, unit_of_quantity(frame.verdict.pair.candidate, "loss")),
     }
     caption = (
         "The error relative to a float64 reference, of the candidate and of the baseline, each on its own output and "

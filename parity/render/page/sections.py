@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from parity.judge.verdict import Judgement, PairVerdict
 from parity.render import fleet, story, tables
 from parity.render.differing import make_rows
+from parity.render.headline import PairHeadline, make_pair_headline
 from parity.render.page import plots
 from parity.render.page.chain import Chain, make_chains
 from parity.render.page.figures import Frame
@@ -34,8 +35,7 @@ class Section:
         anchor: The id that links lead to.
         verdict: The pair and its verdict.
         alike: Number of pairs that it stands for.
-        headline: The verdict in a sentence.
-        reason: The reason in a sentence, or None.
+        headline: What is wrong, or that nothing is, and how far off it is.
         onset: The numbers of both sides at the onset, or None.
         first: The first difference in words, or None.
         chains: The chains of the steps where it breaks.
@@ -48,8 +48,7 @@ class Section:
     anchor: str
     verdict: PairVerdict
     alike: int
-    headline: str
-    reason: str | None
+    headline: PairHeadline
     onset: OnsetNumbers | None = None
     first: First | None = None
     chains: tuple[Chain, ...] = ()
@@ -87,7 +86,7 @@ def make_sections(judgement: Judgement) -> Sections:
     Raises:
         Trouble: A trace is damaged.
     """
-    groups = sorted(fleet.alike_pairs(judgement), key=lambda group: story.worst_first(group[0]))
+    groups = sorted(fleet.alike_pairs(judgement), key=lambda group: min(map(story.severity, group)))
     # The worst first, so that what is left for the table is what matters least.
     shown = [group for group in groups if _needs_section(group[0], judgement)][:MOST_SECTIONS]
     chosen = {id(group[0]) for group in shown}
@@ -108,7 +107,7 @@ def make_sections(judgement: Judgement) -> Sections:
 def _section(group: list[PairVerdict], anchor: str, noise: NoiseBand | None, most: int) -> Section:
     """The section of a group of pairs, which its first pair stands for."""
     verdict = group[0]
-    section = Section(anchor, verdict, len(group), story.pair_headline(verdict), story.reason(verdict))
+    section = Section(anchor, verdict, len(group), make_pair_headline(verdict))
     # Without a common step there is nothing to draw, but the verdict still needs its place.
     if not verdict.steps:
         return section

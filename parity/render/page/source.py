@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from parity.judge.verdict import PairVerdict
+from parity.render.user_error import relative_path
 from parity.store.trials import TrialRecord
 
 # Most lines of a quotation, and the lines before the one that raised.
@@ -66,10 +67,10 @@ def find_source(verdict: PairVerdict, folder: str | None) -> Source | None:
     backward = verdict.onset is not None and verdict.onset.quantity in _OF_BACKWARD
     found = _definition(text, record.loss_name, backward=backward) if text else None
     if text is None or found is None:
-        return Source(_shown(record.loss_origin, folder), None, record.loss_name, ())
+        return Source(relative_path(record.loss_origin, folder), record.loss_line, record.loss_name, ())
     name, first, last = found
     quoted = _quoted(text, first, min(last, first + _MOST_LINES - 1))
-    return Source(_shown(record.loss_origin, folder), first, name, quoted)
+    return Source(relative_path(record.loss_origin, folder), first, name, quoted)
 
 
 def _raised(record: TrialRecord, folder: str | None) -> Source | None:
@@ -83,7 +84,7 @@ def _raised(record: TrialRecord, folder: str | None) -> Source | None:
     if frame["file"] == record.loss_origin and (text := _unchanged(record)):
         first = max(1, line - _BEFORE)
         lines = _quoted(text, first, line + 1)
-    return Source(_shown(frame["file"], folder), line, frame["function"], lines, marked=line)
+    return Source(relative_path(frame["file"], folder), line, frame["function"], lines, marked=line)
 
 
 def _quoted(text: str, first: int, last: int) -> tuple[tuple[int, str], ...]:
@@ -129,7 +130,3 @@ def _definition(text: str, name: str, *, backward: bool) -> tuple[str, int, int]
             return name, node.lineno, node.end_lineno or node.lineno
     return None
 
-
-def _shown(file: str, folder: str | None) -> str:
-    path = Path(file)
-    return str(path.relative_to(folder)) if folder and path.is_relative_to(folder) else file
