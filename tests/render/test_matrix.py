@@ -28,6 +28,10 @@ def test_a_fault_of_a_device_is_not_hidden_behind_a_loss_that_passes():
     )
     judgement = judge(run)
     matrix = make_matrix(run, judgement)
-    found = {verdict.pair.axis: verdict.verdict for verdict in judgement.pairs if verdict.pair.candidate.trial == "mine@cpu:threads=2-s0"}
+    found = {
+        verdict.pair.axis: verdict.verdict
+        for verdict in judgement.pairs
+        if verdict.pair.candidate.trial == "mine@cpu:threads=2-s0"
+    }
     assert found["loss"] == "rounding" != found["device"]
     assert matrix.rows["mine"][1].text == f"{found['device']} (by device)"

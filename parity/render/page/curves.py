@@ -84,8 +84,8 @@ def _curve(frame: Frame, name: str, what: str, sides: tuple[np.ndarray, ...], *,
     return Plot(
         name,
         f"{what[:1].upper()}{what[1:]}",
-        f"The {what} of {short(pair.baseline.trial)} (baseline, solid) and of {short(pair.candidate.trial)} (candidate, "
-        f"dashed) at each step.{far}{borders(frame)}{thinned(frame)}",
+        f"The {what} of {short(pair.baseline.trial)} (baseline, solid) and of {short(pair.candidate.trial)} "
+        f"(candidate, dashed) at each step.{far}{borders(frame)}{thinned(frame)}",
         figure(frame, traces, title=what if len(what) < 40 else "norm"),
     )
 

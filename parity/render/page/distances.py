@@ -24,6 +24,7 @@ def distances(frame: Frame) -> Plot | None:
     """
     comparison = frame.verdict.comparison
     traces: list[Json] = []
+    known: list[np.ndarray] = []
     drawn: list[np.ndarray] = []
     for quantity in SKETCHED_QUANTITIES:
         found = judged_distances(comparison, quantity)
@@ -35,14 +36,16 @@ def distances(frame: Frame) -> Plot | None:
         # Zero has no place on a logarithmic axis, and what is not finite has a band of its own: both are gaps.
         apart = np.where(np.isfinite(shown) & (shown > 0), shown, np.nan)
         numbers = steps + frame.first
-        line = series(numbers, apart, quantity, name=quantity, hover=f"{quantity} %{{y:.2g}}", mode="lines+markers")
+        line = series(numbers, apart, quantity, name=quantity, hover=f"{quantity} %{{y:.1e}}", mode="lines+markers")
         # The legend shows and hides a quantity together with its limit.
         traces.append(line | {"legendgroup": quantity})
         traces += [each | {"legendgroup": quantity} for each in not_finite(numbers, shown, quantity, name=quantity)]
         limit = _limit(frame, quantity)
         traces.append(limit)
-        drawn += [apart[~np.isnan(apart)], np.unique(limits(comparison, quantity))]
-    if not traces:
+        known.append(apart[~np.isnan(apart)])
+        drawn += [known[-1], np.unique(limits(comparison, quantity))]
+    # Infinite distances alone, as beside a NaN, would leave the axes empty.
+    if not any(len(each) for each in known):
         return None
     return Plot(
         "distances",
@@ -82,14 +85,14 @@ def tensor_distances(frame: Frame) -> list[Plot]:
             if len(steps):
                 values = finite[steps, tensor]
                 name = label(names[tensor], most=28)
-                line = series(steps + frame.first, values, role, name=name, hover=f"{name} %{{y:.2g}}")
+                line = series(steps + frame.first, values, role, name=name, hover=f"{name} %{{y:.1e}}")
                 traces.append(line | {"mode": "lines+markers"})
                 drawn.append(values)
         if traces:
             title = f"Distance of the {what}, tensor by tensor"
             caption = (
-                f"The distance of the {what} of the {len(traces)} tensors that are furthest apart, relative to the norm "
-                f"of the whole {what}; equal steps are not drawn."
+                f"The distance of the {what} of the {len(traces)} tensors that are furthest apart, relative to the "
+                f"norm of the whole {what}; equal steps are not drawn."
             )
             drawing = figure(frame, traces, title="relative distance", log=drawn)
             plots.append(Plot(f"{quantity}-tensors", title, caption, drawing, height=360))
@@ -105,4 +108,8 @@ def _limit(frame: Frame, quantity: str) -> Json:
     levels = np.repeat(values[[0, *changes]], 2)
     line = series(edges, levels, quantity, name=f"limit of {quantity}", hover="")
     # The limits would double the lines of each hover label.
-    return line | {"hoverinfo": "skip", "hovertemplate": None} | {"legendgroup": quantity, "showlegend": False, "line": {"dash": "dash", "width": 1}}
+    return (
+        line
+        | {"hoverinfo": "skip", "hovertemplate": None}
+        | {"legendgroup": quantity, "showlegend": False, "line": {"dash": "dash", "width": 1}}
+    )

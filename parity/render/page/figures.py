@@ -135,7 +135,7 @@ def not_finite(steps: np.ndarray, values: np.ndarray, role: str, *, name: str) -
     """
     kinds = (np.isneginf(values), np.isposinf(values), np.isnan(values))
     return [
-        _in_band(steps[kind], "y2", label, role, name=name, symbol="x", hover=f"{name} is {label}")
+        _in_band(steps[kind], "y2", label, role, name=name, symbol="x", hover=f"{name} is {label} at step %{{x:,d}}")
         # Each kind has a line of its own in the band, in this order.
         for label, kind in zip(NOT_FINITE, kinds, strict=True)
         if kind.any()
@@ -153,7 +153,7 @@ def equal(steps: np.ndarray, role: str, *, label: str) -> list[Json]:
     # An empty trace would still make room for the band.
     if not len(steps):
         return []
-    return [_in_band(steps, "y3", label, role, name=label, symbol="line-ns-open", hover=label)]
+    return [_in_band(steps, "y3", label, role, name=label, symbol="line-ns-open", hover=f"{label} at step %{{x:,d}}")]
 
 
 def _in_band(steps: np.ndarray, axis: str, label: str, role: str, *, name: str, symbol: str, hover: str) -> Json:

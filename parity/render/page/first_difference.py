@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from parity.judge.differences import Difference
 from parity.judge.distances import unit_of_quantity
 from parity.judge.verdict import PairVerdict
@@ -111,13 +113,14 @@ def _sides(verdict: PairVerdict) -> tuple[Side, Side]:
         norms = [repr(float(side[index])) for side in verdict.comparison.both(f"{first.quantity}_norm")]
     pair = verdict.pair
     unit = _unit(verdict)
+    loss = first.quantity == "loss"
     left, right = (
         Side(
             role,
             record.trial,
-            repr(value) if isinstance(value, float) else value,
+            value if not isinstance(value, float) else shortest(value, verdict) if loss else repr(value),
             norm,
-            f"{error * unit:.2g} relative" if not math.isnan(error) else None,
+            f"{error * unit:.2g}" if not math.isnan(error) else None,
             error == nearest,
         )
         for role, record, value, norm, error in zip(
@@ -141,6 +144,15 @@ def _unit(verdict: PairVerdict) -> float:
     if verdict.first is None:
         return verdict.comparison.unit
     return unit_of_quantity(verdict.pair.candidate, verdict.first.quantity, verdict.first.tensor)
+
+
+def shortest(value: float, verdict: PairVerdict) -> str:
+    """The loss with as many digits as distinguish it from its neighbours in its dtype."""
+    dtype = verdict.pair.baseline.loss_dtype or "float64"
+    # bfloat16 is no dtype of NumPy; what the dtype cannot hold is printed as stored.
+    if dtype in ("float16", "float32") and (not math.isfinite(value) or float(np.dtype(dtype).type(value)) == value):
+        return str(np.dtype(dtype).type(value))
+    return repr(value)
 
 
 def _distance(verdict: PairVerdict) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 
 from parity.ground.percent import percent
 from parity.judge.verdict import Onset, PairVerdict
+from parity.render.page.first_difference import shortest
 from parity.render.phrases import named
 from parity.render.tables import Table
 from parity.store.trace import NORMED_QUANTITIES, SKETCHED_QUANTITIES
@@ -43,28 +44,19 @@ def onset_numbers(verdict: PairVerdict) -> OnsetNumbers | None:
     if onset is None:
         return None
     index = verdict.comparison.index_of(onset.step)
-    loss = tuple(_number(float(side[index]), verdict) for side in verdict.comparison.both("loss"))
+    loss = tuple(shortest(float(side[index]), verdict) for side in verdict.comparison.both("loss"))
     what = named(onset.quantity, onset.tensor)
     columns: list[tuple[str, tuple[str, ...]]] = [("loss", loss)]
     norms = _norms(verdict, onset, index)
     if norms:
         columns.append((f"norm of {what}", tuple(f"{norm:.9g}" for norm in norms)))
     size = verdict.onset_size
-    if size and size.reference == "float64" and size.baseline_off is not None:
+    if size and size.reference == "float64" and size.baseline_off is not None and math.isfinite(size.off):
         off = (percent(size.baseline_off), percent(size.off))
         columns.append((f"distance of {onset.quantity} from float64", off))
     rows = tuple((role, *(cells[side] for _, cells in columns)) for side, role in enumerate(("baseline", "candidate")))
     table = Table(("side", *(heading for heading, _ in columns)), rows, marked=(1,))
     return OnsetNumbers(what, table, _how_far(verdict))
-
-
-def _number(value: float, verdict: PairVerdict) -> str:
-    """The loss with as many digits as distinguish it from its neighbours in its dtype."""
-    dtype = verdict.pair.baseline.loss_dtype or "float64"
-    # bfloat16 is no dtype of NumPy; what the dtype cannot hold is printed as stored.
-    if dtype in ("float16", "float32") and (not math.isfinite(value) or float(np.dtype(dtype).type(value)) == value):
-        return str(np.dtype(dtype).type(value))
-    return repr(value)
 
 
 def _norms(verdict: PairVerdict, onset: Onset, index: int) -> tuple[float, ...] | None:

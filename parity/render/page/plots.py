@@ -10,7 +10,7 @@ import numpy as np
 from parity.judge.decide_device import DeviceAudit
 from parity.judge.decide_loss import AuditedErrors, LossAudit
 from parity.judge.distances import unit_of_quantity
-from parity.judge.verdict import Judgement, PairVerdict
+from parity.judge.verdict import Judgement
 from parity.render.page.figures import Frame, Json, equal, figure, not_finite, pack, series
 from parity.render.page.thinning import thin
 from parity.store.trace import QUANTITIES
@@ -133,12 +133,11 @@ def audits(frame: Frame, audit: LossAudit) -> list[Plot]:
         ("gradient", "gradient", "output gradient", audit.gradient),
         ("loss-error", "loss", "loss", audit.loss),
     )
-    found = [
+    return [
         Plot(name, f"Error of the {what} against float64", caption, errors)
         for name, key, what, each in drawn
         if (errors := _errors(frame, each, units[key]))
     ]
-    return found
 
 
 def _errors(frame: Frame, errors: AuditedErrors, unit: np.ndarray) -> Json | None:

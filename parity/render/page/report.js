@@ -55,7 +55,7 @@
     trace.colorscale = [[0, colour("cold")], [0.11, colour("cold")], [0.111, colour("near")], [0.45, colour("hot")], [0.75, colour("warm")], [1, colour("bad")]];
     trace.colorbar = {
       orientation: "h", yref: "container", y: 0, yanchor: "bottom", x: 0, xanchor: "left", len: narrow ? 1 : 0.6, thickness: 10, outlinewidth: 0,
-      tickvals: [-9, -8, -6, -4, -2, 0], ticktext: ["equal", "1e-8", "1e-6", "1e-4", "1 %", "100 %"], tickangle: 0, tickfont: { color: colour("muted"), size: narrow ? 9 : 11 },
+      tickvals: [-9, -8, -6, -4, -2, 0], ticktext: ["equal", narrow ? "" : "1e-8", "1e-6", "1e-4", "1 %", "100 %"], tickangle: 0, tickfont: { color: colour("muted"), size: narrow ? 9 : 11 },
     };
   }
 
@@ -68,7 +68,7 @@
       if (role === "heat") {
         spread(trace, layout.yaxis.categoryarray);
         trace.text = trace.z.map((row) => row.map((share) => (share ? "differs" : "equal")));
-        trace.colorscale = [[0, colour("cold")], [0.009, colour("cold")], [0.01, `${colour("noise")}77`], [1, colour("noise")]];
+        trace.colorscale = [[0, colour("cold")], [0.009, colour("cold")], [0.01, `${colour("noise")}33`], [1, `${colour("noise")}88`]];
       } else if (role === "far") {
         spread(trace, layout.yaxis.categoryarray);
         farColours(trace, narrow);

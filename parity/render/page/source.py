@@ -129,4 +129,3 @@ def _definition(text: str, name: str, *, backward: bool) -> tuple[str, int, int]
         if any(isinstance(target, ast.Name) and target.id == name for target in targets):
             return name, node.lineno, node.end_lineno or node.lineno
     return None
-
