@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from parity.judge.distances import unit_of_quantity
 from parity.judge.verdict import Judgement, PairVerdict
 from parity.render.differing import Rows
 from parity.render.phrases import amount, counted, listed, named, would_have_been_seen
@@ -50,7 +51,11 @@ def steps_table(verdict: PairVerdict) -> Table:
         reasons.setdefault(step, [])
     names = ("epoch", "batch", "rows")
     places = [comparison.both(name)[1] for name in names]
-    sides = [side for name in ("loss", "grad_error_u", "loss_error_u") for side in comparison.both(name)]
+    # Errors are stored in u, which only the table of the audit has; here they are relative, as in the plots.
+    loss_unit = unit_of_quantity(verdict.pair.candidate, "loss")
+    unit = verdict.loss_audit.unit if verdict.loss_audit else np.full(count, comparison.unit)
+    units = {"loss": 1.0, "grad_error_u": unit, "loss_error_u": loss_unit}
+    sides = [side * size for name, size in units.items() for side in comparison.both(name)]
     ulp, rel = comparison.loss_ulp, comparison.loss_rel
     # Quantities whose distances are known, and not 0 everywhere.
     known = {quantity: found for quantity in SKETCHED_QUANTITIES if (found := comparison.distances(quantity))}
@@ -70,14 +75,14 @@ def steps_table(verdict: PairVerdict) -> Table:
                 str(ulp[step]) if ulp[step] >= 0 else "NaN",
                 f"{rel[step]:.6g}",
                 # A step without an audit has no errors.
-                *("" if np.isnan(error) else f"{error:.6g}" for error in errors),
+                *("" if np.isnan(error) else f"{error:.3g}" for error in errors),
                 *("" if np.isnan(distance[step]) else f"{distance[step]:.3g}" for distance in apart.values()),
             )
         )
     # The evenly spaced steps have no reason.
     marked = tuple(number for number, step in enumerate(sorted(reasons)) if reasons[step])
     headings = ("step", "why it stands out", *names, "baseline loss", "candidate loss", "ulp", "relative")
-    errors_of = [f"{side} {what} error, u" for what in ("gradient", "loss") for side in ("baseline", "candidate")]
+    errors_of = [f"{side} {what} error" for what in ("gradient", "loss") for side in ("baseline", "candidate")]
     return Table((*headings, *errors_of, *apart), tuple(rows), marked, count - len(rows))
 
 

@@ -11,7 +11,7 @@ def test_the_numbers_behind_the_plots_hold_what_stands_out():
     table = tables.steps_table(verdict)
     found = {row[0]: row for row in table.rows}
     assert "first difference (output_grad)" in found["2"][1]
-    assert "first beyond rounding (output_grad)" in found["50"][1] and found["50"][10] == "1e+06"
+    assert "first beyond rounding (output_grad)" in found["50"][1] and found["50"][10] == f"{1e6 * 2**-24:.3g}"
     assert "largest relative difference of the losses" in found["77"][1] and found["77"][6] == "9.0"
     assert "only step with a NaN candidate loss" in found["80"][1] and found["80"][6:8] == ("nan", "NaN")
     assert table.left_out == 300 - len(table.rows)

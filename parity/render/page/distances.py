@@ -71,7 +71,7 @@ def tensor_distances(frame: Frame) -> list[Plot]:
     names = frame.verdict.comparison.baseline.record.param_names
     plots = []
     for quantity, what in _BY_TENSOR.items():
-        found = judged_distances(frame.verdict.comparison, quantity)
+        found = frame.verdict.comparison.distances(quantity)
         # One tensor alone is the whole quantity.
         if found is None or len(names) < 2:
             continue
