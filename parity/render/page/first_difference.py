@@ -150,8 +150,11 @@ def shortest(value: float, verdict: PairVerdict) -> str:
     """The loss with as many digits as distinguish it from its neighbours in its dtype."""
     dtype = verdict.pair.baseline.loss_dtype or "float64"
     # bfloat16 is no dtype of NumPy; what the dtype cannot hold is printed as stored.
-    if dtype in ("float16", "float32") and (not math.isfinite(value) or float(np.dtype(dtype).type(value)) == value):
-        return str(np.dtype(dtype).type(value))
+    if dtype in ("float16", "float32"):
+        with np.errstate(over="ignore"):
+            narrow = np.dtype(dtype).type(value)
+        if float(narrow) == value or math.isnan(value):
+            return str(narrow)
     return repr(value)
 
 

@@ -19,6 +19,10 @@ from parity.render.phrases import amount, listed
 from parity.store.stored_run import StoredRun
 from parity.store.trace import QUANTITIES
 
+# Most pairs of a run that can be copied as Markdown: it would take longer to make than the page.
+_MOST_PAIRS = 200
+# Most rows of the matrix before those that passed are folded.
+_MOST_ROWS = 40
 # Most odd devices of a class that the table of classes names.
 _MOST_ODD = 20
 
@@ -44,7 +48,7 @@ def render(run: StoredRun, judgement: Judgement) -> str:
         css=_asset("report.css"),
         scripts=scripts,
         script_hashes=[_script_hash(script) for script in scripts],
-        markdown=markdown.render(run, judgement),
+        markdown=markdown.render(run, judgement) if len(judgement.pairs) <= _MOST_PAIRS else None,
         **_head(run, judgement, sections),
         **_tables(run, judgement, sections),
     )
@@ -68,7 +72,7 @@ def _head(run: StoredRun, judgement: Judgement, sections: Sections) -> dict[str,
         "notes": story.notes(run),
         "sections": sections.shown,
         "anchor_of": sections.anchor_of,
-        "matrix": make_matrix(run, judgement) if judgement.pairs else None,
+        **_matrix(run, judgement),
         "figures": {
             f"{section.anchor}-{plot.name}": plot.figure
             for section in sections.shown
@@ -76,6 +80,19 @@ def _head(run: StoredRun, judgement: Judgement, sections: Sections) -> dict[str,
             for plot in panel.plots
         },
     }
+
+
+def _matrix(run: StoredRun, judgement: Judgement) -> dict[str, Any]:
+    """The matrix, and the losses that are shown at once: of many, those of which anything did not pass."""
+    matrix = make_matrix(run, judgement) if judgement.pairs else None
+    if matrix is None or len(matrix.rows) <= _MOST_ROWS:
+        return {"matrix": matrix, "passed_rows": frozenset()}
+    passed = [
+        loss
+        for loss, cells in matrix.rows.items()
+        if all(cell.pair is None or cell.pair.meaning.passing for cell in cells)
+    ]
+    return {"matrix": matrix, "passed_rows": frozenset(passed)}
 
 
 def _source(run: StoredRun, headline: Headline) -> Source | None:

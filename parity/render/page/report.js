@@ -260,7 +260,7 @@
     pre.after(made);
   }
   const whole = document.querySelector('[data-copies="markdown"]');
-  whole.hidden = false;
+  whole.hidden = !document.getElementById("markdown");
   whole.addEventListener("click", () => copy(read("markdown"), whole));
 
   // Tables that are wider than the page say so.

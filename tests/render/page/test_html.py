@@ -14,6 +14,7 @@ from test_report import loaded_by
 
 from parity import report
 from parity.judge.judging import judge
+from parity.render.headline import make_headline
 from parity.render.page import html
 from parity.render.page.sections import MOST_SECTIONS
 from parity.store.stored_run import read_run
@@ -192,3 +193,31 @@ def test_making_a_page_loads_neither_torch_nor_ray(reference, tmp_path):
 
 def test_a_run_does_not_load_what_the_page_needs_before_there_is_one():
     assert "jinja2" not in loaded_by("import parity.run")
+
+
+def test_what_passed_is_folded_and_what_failed_is_not():
+    planted = [Planted("right", differs=ROUNDING), Planted("wrong", differs=ROUNDING, grad_errors={7: 1e6})]
+    page = Page(rendered(make_run(*planted)))
+    folds = ["open" in given for tag, given in page.elements if tag == "details" and given.get("class") == "fold"]
+    assert folds == [True, False]
+    (alone,) = (given for _, given in Page(rendered(make_run(planted[0]))).elements if given.get("class") == "fold")
+    assert "open" in alone
+
+
+def test_of_many_losses_those_that_failed_are_in_the_first_matrix():
+    planted = [Planted(f"m{n}", differs=ROUNDING, grad_errors={2: 1e6} if n == 30 else {}) for n in range(60)]
+    text = rendered(make_run(*planted, steps=4, tensors=("a",)))
+    shown, folded = re.findall(r'<table class="matrix".*?</table>', text, re.DOTALL)
+    assert re.findall(r'scope="row">(.*?)<', shown) == ["m30"]
+    assert len(re.findall(r'scope="row">', folded)) == 60  # the baseline is one of them
+
+
+def test_the_cause_is_on_the_page_once():
+    text = Page(rendered(make_run(Planted(differs=ROUNDING, grad_errors={7: 1e6})))).text
+    headline = judged_headline(make_run(Planted(differs=ROUNDING, grad_errors={7: 1e6})))
+    # Once more in the title of the document.
+    assert text.count(headline) == 2
+
+
+def judged_headline(run):
+    return make_headline(run, judge(run)).what
