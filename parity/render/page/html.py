@@ -58,17 +58,10 @@ def render(run: StoredRun, judgement: Judgement) -> str:
 def _head(run: StoredRun, judgement: Judgement, sections: Sections) -> dict[str, Any]:
     """What the template shows on the first screen, and the pairs."""
     headline = make_headline(run, judgement)
-    tracebacks = tables.tracebacks(run)
-    of = headline.error.trial if headline.error else None
-    traceback = next((each for each in tracebacks if each[0] == of), None)
     return {
         "headline": headline,
         "source": _source(run, headline),
-        # What a reader would look for first, so it does not wait for the tables of attempts.
-        "traceback": traceback,
-        # The traceback is above it already.
-        "advice": [each for each in headline.advice if not (traceback and "its traceback" in each.text)],
-        "tracebacks": [each for each in tracebacks if each != traceback],
+        "tracebacks": tables.tracebacks(run),
         "notes": story.notes(run),
         "sections": sections.shown,
         "anchor_of": sections.anchor_of,

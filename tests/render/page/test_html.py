@@ -221,3 +221,15 @@ def test_the_cause_is_on_the_page_once():
 
 def judged_headline(run):
     return make_headline(run, judge(run)).what
+
+
+def test_what_a_loss_raised_is_above_everything_else_and_whole_below():
+    traceback = (
+        'Traceback (most recent call last):\n  File "/x/parity/train/step.py", line 9, in take_step\n    loss()\n'
+        '  File "/x/mine.py", line 7, in mine\n    raise ValueError("<planted>")\nValueError: <planted>\n'
+    )
+    record = {"status": "failed", "failed_step": 4, "error": "it raised", "traceback": traceback}
+    page = Page(rendered(make_run(Planted(steps=4, record=record))))
+    top, below = page.text.split("What to do next", 1)
+    assert '/x/mine.py:7, in mine\n    raise ValueError("<planted>")\nValueError: <planted>' in top
+    assert "take_step" not in top and traceback in below
