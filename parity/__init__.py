@@ -23,7 +23,8 @@ _random.setstate(_state)
 del _state, _rich_style
 
 if TYPE_CHECKING:
-    from parity.api import CheckResult, check
+    from parity.api import check
+    from parity.check_result import CheckResult
     from parity.recorder import Recorder
 
 __all__ = ["CheckResult", "Recorder", "check"]

@@ -3,154 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
-import tempfile
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from rich.console import Console
 
+from parity.check_arguments import check_kinds, device_list, directory, loss_specs, task_spec
+from parity.check_result import CheckResult
 from parity.driver import judge_run, repeat_odd_trials, seal_run, train, write_page
 from parity.ground import phases
 from parity.ground.errors import Trouble
-from parity.judge import Judgement, PairVerdict, differences_tables
-from parity.judge.differences_table import SCHEMA as DIFFERENCES
+from parity.ground.kept import DAYS, keep_folder
 from parity.judge.fleet import Fleet
-from parity.judge.verdict import rank
-from parity.plan.device import parse_devices
-from parity.plan.loss_spec import parse_losses
 from parity.plan.planning import make_settings, plan
-from parity.plan.task_spec import parse_task, shipped_losses
+from parity.plan.task_spec import shipped_losses
 from parity.plan.trial import Trial
-from parity.plan.user_code import CodeSpec
-from parity.render import terminal
-from parity.render.progress import is_live
-from parity.render.summary import summarize
+from parity.render.notebook_bar import NotebookBar, make_bar
+from parity.render.progress import in_notebook, is_live
 from parity.store.directory import begun
 from parity.store.files import write_json
 from parity.store.run_info import describe
-from parity.store.stored_run import StoredRun, read_run
+from parity.store.stored_run import read_run
 from parity.tasks.loading import load_task_data
 from parity.train.inline import Inline
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from parity.judge.causes import Cause
-    from parity.judge.differences import Difference
-    from parity.judge.verdict import Onset
-
-
-@dataclass(frozen=True)
-class CheckResult:
-    """What `parity.check` found. `print(result.report)` shows it as the command does.
-
-        result = parity.check("my_losses.py:mse", steps=20)
-        assert result.passed, result.line
-        print(result.verdict, result.onset, result.causes)
-        result.traces[["trial", "step", "loss"]]
-
-    Attributes:
-        run: The stored run: trials, traces, contract and findings as Arrow tables.
-        judgement: The verdict on each pair.
-    """
-
-    run: StoredRun
-    judgement: Judgement
-
-    @property
-    def verdict(self) -> str:
-        """The worst verdict of all pairs: identical, report-only, rounding, inconclusive, diverged or failed."""
-        return self.judgement.verdict
-
-    @property
-    def passed(self) -> bool:
-        """Whether the verdict is identical, report-only or rounding, and the baseline itself did not fail.
-
-        A pair of which no step was compared does not pass, whatever its verdict.
-        """
-        compared = bool(self.pairs) and all(pair.steps for pair in self.pairs)
-        return compared and self.judgement.meaning.passing and self.judgement.trouble is None
-
-    @property
-    def pairs(self) -> tuple[PairVerdict, ...]:
-        """Each pair of trials and what was found about it."""
-        return self.judgement.pairs
-
-    @property
-    def worst(self) -> PairVerdict:
-        """The pair that the verdict comes from."""
-        # Of pairs with the same verdict max() takes the first.
-        return max(self.judgement.pairs, key=lambda pair: rank(pair.verdict))
-
-    @property
-    def first(self) -> Difference | None:
-        """The worst pair's first difference of any size, or None if all bits are equal."""
-        return self.worst.first
-
-    @property
-    def onset(self) -> Onset | None:
-        """The worst pair's first difference that rounding cannot explain, or None if there is none."""
-        return self.worst.onset
-
-    @property
-    def causes(self) -> tuple[Cause, ...]:
-        """What is wrong with the worst pair's candidate, the most serious cause first."""
-        return self.worst.causes
-
-    @property
-    def line(self) -> str:
-        """One line on the worst pair, as in the report, or why no verdict was reached."""
-        return self.judgement.trouble or terminal.pair_line(self.worst).plain
-
-    @property
-    def report(self) -> str:
-        """The report as the command prints it, 120 columns wide."""
-        # A fixed width: in a terminal of another width the text would be wrapped otherwise.
-        console = Console(file=io.StringIO(), width=120)
-        terminal.render(self.run, self.judgement, console)
-        return str(console.file.getvalue())  # type: ignore[attr-defined]  # it is the StringIO above
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        """The content of summary.json, as the command would write it."""
-        return summarize(self.judgement)
-
-    @property
-    def contract(self) -> pd.DataFrame:
-        """The loss contract, with a row for each item: trial, item, status, reason."""
-        return self.run.evidence["contract"].to_pandas()
-
-    @property
-    def findings(self) -> pd.DataFrame:
-        """The diagnosis, with a row for each step whose gradient was examined: trial, step, kind, value, detail."""
-        return self.run.evidence["findings"].to_pandas()
-
-    @property
-    def shared_steps(self) -> pd.DataFrame:
-        """The shared steps, with a row for each tensor of a step that a device took from the first device's state."""
-        return self.run.evidence["shared_steps"].to_pandas()
-
-    @property
-    def differences(self) -> pd.DataFrame:
-        """The differences, with a row for each pair and step: how large they are, and which quantities differ."""
-        # The empty table gives its columns to a result without pairs.
-        return pa.concat_tables([DIFFERENCES.empty_table(), *differences_tables(self.judgement)]).to_pandas()
-
-    @property
-    def traces(self) -> pd.DataFrame:
-        """The traces, with a row for each trial and step: loss, norms, digests, audit errors, step time."""
-        import pandas as pd
-
-        return pd.concat([table.to_pandas() for table in self.run.traces.values()], ignore_index=True)
-
-    def __str__(self) -> str:
-        return self.line
 
 
 def check(
@@ -174,13 +54,14 @@ def check(
 
     The process's random generators, thread count and torch switches are left as they were.
 
-        import parity
-
-        def mse(output, target):
-            return ((output - target) ** 2).mean()
-
-        result = parity.check(mse, steps=20)
-        assert result.passed, result.line
+        >>> import parity
+        >>> def half(output, target):  # wrong: the gradient is half of what it should be
+        ...     return ((output - target) ** 2).mean() / 2
+        >>> result = parity.check(half, steps=3, batch_size=64)
+        >>> result.passed, result.verdict, result.onset.step, result.causes[0].kind
+        (False, 'diverged', 0, 'scaled')
+        >>> result
+        diverged: the gradient is scaled by 0.5, 1/2 (step 0); half against builtin
 
     Args:
         candidate: A loss `(output, target) -> scalar tensor`: a function, an `nn.Module` (class or instance), an
@@ -197,56 +78,101 @@ def check(
         batch_size: Number of rows in a batch.
         lr: Learning rate.
         audit_every: The audit checks every step that this divides; 0 turns it off.
-        out: A new directory in which to keep the run and its report.html; by default nothing is kept.
+        out: A new directory in which to keep the run and its report.html. By default, only a run that does not pass is
+            kept: for seven days, in the temporary folder; `page` of the result says where.
         progress: Whether to show on stderr how far the check is; None shows it on a terminal and in a notebook.
 
     Returns:
-        The verdict, its causes, and the tables behind it.
+        A `CheckResult`: `passed` and `verdict`; `causes`, `first` and `onset` of the worst pair; `message`, a few lines
+        for an assertion; `report`, the text that the command prints; the tables `contract`, `findings`,
+        `differences`, `shared_steps` and `traces` as pandas frames; `page`, the path of report.html, and `open()`,
+        which shows it. A notebook shows the result as a table.
 
     Raises:
         Trouble: The check could not be made: an argument is wrong, there is nothing to compare, or the device is
             not available. The message says what to do.
     """
-    quiet = not (is_live(Console(stderr=True)) if progress is None else progress)
-    phases.begin(process=False, quiet=quiet)
-    task_spec = parse_task(task) if isinstance(task, str) else _given(task)
-    shipped = shipped_losses(task_spec)
+    asked = task_spec(task)
+    shipped = shipped_losses(asked)
     # A string is a sequence as well, but of characters.
     candidates = [candidate] if isinstance(candidate, str) or not isinstance(candidate, Sequence) else list(candidate)
-    losses = _parse_losses([baseline, *candidates], shipped)
-    # From the loading of the data on: code of the user, which may draw or set switches, runs in here.
-    with _process_restored():
-        data = load_task_data(task_spec, None)
-        settings = make_settings(
-            task=task_spec,
-            rows=len(next(iter(data.values()))),
-            batch_size=batch_size,
-            epochs=epochs,
-            steps=steps,
-            lr=lr,
-            audit_every=audit_every,
-        )
-        trials = plan(
-            losses,
-            parse_devices([device] if isinstance(device, str) else device),
-            seeds=list(seed) if isinstance(seed, Iterable) else [seed],
-            replicas=replicas,
-            settings=settings,
-            noise=noise,
-        )
-        if len(trials) < 2:
-            raise Trouble("Nothing to compare: give a candidate, a second device or replicas.")
-        # The temporary directory is removed on leaving, when everything that the result needs has been read.
-        with contextlib.ExitStack() as stack:
-            folder = Path(out) if out else Path(stack.enter_context(tempfile.TemporaryDirectory())) / "run"
-            result = run_trials(trials, data, folder, title="parity.check", quiet=quiet)
-            if out:
-                write_page(result.run, result.judgement)
-            return result
+    with _progress(progress) as (quiet, bar):
+        losses = loss_specs([baseline, *candidates], shipped)
+        devices, folder = device_list(device), directory(out)
+        # From the loading of the data on: code of the user, which may draw or set switches, runs in here.
+        with _process_restored():
+            check_kinds(losses)
+            data = load_task_data(asked, None)
+            settings = make_settings(
+                task=asked,
+                rows=len(next(iter(data.values()))),
+                batch_size=batch_size,
+                epochs=epochs,
+                steps=steps,
+                lr=lr,
+                audit_every=audit_every,
+            )
+            seeds = list(seed) if isinstance(seed, Iterable) else [seed]
+            trials = plan(losses, devices, seeds=seeds, replicas=replicas, settings=settings, noise=noise)
+            if len(trials) < 2:
+                raise Trouble("Nothing to compare: give a candidate, a second device or replicas.")
+            return _kept(trials, data, folder, quiet=quiet, bar=bar)
+
+
+@contextlib.contextmanager
+def _progress(asked: bool | None) -> Iterator[tuple[bool, NotebookBar | None]]:
+    """Begins to show how far the check is; yields whether to print nothing, and the bar of a notebook."""
+    live = is_live(Console(stderr=True)) if asked is None else asked
+    bar = make_bar() if live and in_notebook() else None
+    # The bar names the phases in the place of lines.
+    phases.begin(process=False, quiet=not live or bar is not None)
+    with contextlib.ExitStack() as stack:
+        if bar:
+            stack.enter_context(bar)
+            stack.enter_context(phases.shown(bar.enter))
+        yield not live, bar
+
+
+def _kept(
+    trials: Sequence[Trial], data: dict[str, np.ndarray], out: Path | None, *, quiet: bool, bar: NotebookBar | None
+) -> CheckResult:
+    """Trains and judges; keeps the run and its page in `out`, or what did not pass in the temporary folder.
+
+    Args:
+        trials: The trials.
+        data: The task's data; dtype[rows, ...] by name.
+        out: A new directory, or None.
+        quiet: Whether to show no progress.
+        bar: The bar of a notebook, in which to show it.
+    """
+    if out:
+        result = run_trials(trials, data, out, title="parity.check", quiet=quiet, bar=bar)
+        write_page(result.run, result.judgement)
+        return replace(result, page=out / "report.html")
+    folder = keep_folder(trials[-1].loss.name)
+    keep = False
+    try:
+        result = run_trials(trials, data, folder / "run", title="parity.check", quiet=quiet, bar=bar)
+        if not result.passed:
+            write_page(result.run, result.judgement)
+            result = replace(result, page=folder / "run" / "report.html")
+            keep = True
+            phases.announce(f"{result.judgement.verdict}: {result.page} is kept for {DAYS} days")
+        return result
+    finally:
+        # Everything that the result needs has been read.
+        if not keep:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def run_trials(
-    trials: Sequence[Trial], data: dict[str, np.ndarray], out: Path, *, title: str, quiet: bool = True
+    trials: Sequence[Trial],
+    data: dict[str, np.ndarray],
+    out: Path,
+    *,
+    title: str,
+    quiet: bool = True,
+    bar: NotebookBar | None = None,
 ) -> CheckResult:
     """Trains in this process, stores the run and judges it.
 
@@ -256,6 +182,7 @@ def run_trials(
         out: A new directory.
         title: What run.json gives as the command.
         quiet: Whether to show no progress.
+        bar: The bar of a notebook, in which to show it.
 
     Returns:
         The run, read back from the directory, and the judgement of it.
@@ -269,7 +196,7 @@ def run_trials(
         info = describe(title, trials, data=None)
         write_json(out / "run.json", info)
         # Not resumable: the objects that were passed cannot be found again by another process.
-        train(trials, executor, data, out, resumable=False, quiet=quiet)
+        train(trials, executor, data, out, resumable=False, quiet=quiet, bar=bar)
         stored = read_run(out)
         stored = replace(stored, traces=dict(stored.traces))  # read now, since the directory may be temporary
         fleet = Fleet(stored.trials, stored.traces)
@@ -277,30 +204,6 @@ def run_trials(
         stored, _ = repeat_odd_trials(stored, trials, executor, data, fleet)
         seal_run(out, info)
         return CheckResult(stored, judge_run(stored, fleet))
-
-
-def _parse_losses(given: Sequence[str | Callable[..., Any]], shipped: Sequence[str]) -> tuple[CodeSpec, ...]:
-    """Parses the losses, keeps their order, and gives each a name of its own, such as "mse-2" for a second "mse"."""
-    texts = [loss for loss in given if isinstance(loss, str)]
-    # Texts are parsed together, since a name is checked against the others; they are put back between the objects in
-    # the order in which they were given.
-    parsed = iter(parse_losses(texts, shipped=shipped))
-    specs = [next(parsed) if isinstance(loss, str) else _given(loss) for loss in given]
-    names: list[str] = []
-    for spec in specs:
-        count = 1
-        # A trial is found by its name, which contains that of its loss.
-        while (name := spec.name if count == 1 else f"{spec.name}-{count}") in names:
-            count += 1
-        names.append(name)
-    return tuple(replace(spec, name=name) for spec, name in zip(specs, names, strict=True))
-
-
-def _given(value: object) -> CodeSpec:
-    """The spec of an object that the caller passed."""
-    # An instance has no __name__; its class has.
-    name = getattr(value, "__name__", type(value).__name__)
-    return CodeSpec(name=name, attr=name, given=value)
 
 
 @contextlib.contextmanager

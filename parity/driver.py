@@ -21,6 +21,7 @@ from parity.judge.fleet import Fleet
 from parity.plan.device import Device
 from parity.plan.trial import Settings, Trial
 from parity.plan.user_code import CodeSpec
+from parity.render.notebook_bar import NotebookBar
 from parity.render.page import html
 from parity.render.progress import TrialProgress
 from parity.render.summary import summarize
@@ -40,13 +41,16 @@ RECORDED_TASK = "recorded"
 
 
 @contextlib.contextmanager
-def gathering(trials: Sequence[Trial], out: StoragePath, *, quiet: bool = False) -> Iterator[Gatherer]:
+def gathering(
+    trials: Sequence[Trial], out: StoragePath, *, quiet: bool = False, bar: NotebookBar | None = None
+) -> Iterator[Gatherer]:
     """Opens the journal of a run, new or existing, and shows the progress of its trials.
 
     Args:
         trials: The trials of the plan.
         out: The run directory.
         quiet: Whether to show no progress.
+        bar: The bar of a notebook, in which to show it.
 
     Yields:
         The gatherer, which collects the events of the trials and writes them to the journal.
@@ -57,7 +61,7 @@ def gathering(trials: Sequence[Trial], out: StoragePath, *, quiet: bool = False)
     with (
         # A recorded loop has no planned number of steps, so its bar has a length of 1.
         TrialProgress(
-            [trial.name for trial in trials], steps=max(1, trials[0].settings.steps), quiet=quiet
+            [trial.name for trial in trials], steps=max(1, trials[0].settings.steps), quiet=quiet, bar=bar
         ) as progress,
         contextlib.closing(Gatherer(trials, out, progress)) as gatherer,
     ):
@@ -72,6 +76,7 @@ def train(
     *,
     resumable: bool = True,
     quiet: bool = False,
+    bar: NotebookBar | None = None,
 ) -> bool:
     """Trains the trials that have not ended, and stores their events as tables.
 
@@ -83,6 +88,7 @@ def train(
         resumable: Whether the training can be continued later. An interruption then ends it in good order, and the
             message of an error says how to continue. Otherwise both are raised as they are.
         quiet: Whether to show no progress.
+        bar: The bar of a notebook, in which to show it.
 
     Returns:
         Whether the training was interrupted.
@@ -92,7 +98,7 @@ def train(
     """
     interrupted = False
     phases.enter("workers")
-    with gathering(trials, out, quiet=quiet) as gatherer:
+    with gathering(trials, out, quiet=quiet, bar=bar) as gatherer:
         try:
             # No effect on a new run. In a continued one, trials that had begun continue from where they were saved
             # last.

@@ -1,6 +1,9 @@
 """parity.check: what it returns, what it leaves alone, and that importing parity stays cheap."""
 
+import doctest
 import random
+import tempfile
+import webbrowser
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +11,7 @@ import pytest
 import torch
 
 import parity
+from parity import api, report
 from parity.ground.errors import Trouble
 
 from conftest import command
@@ -25,6 +29,89 @@ def test_a_wrong_loss_is_reported_with_cause_and_tables():
     assert set(result.contract.item) >= {"grad_output", "mutation"}
     assert (len(result.traces), len(result.differences)) == (6, 3)
     assert "Contract of doubled@cpu-s0" in result.report
+
+
+@pytest.fixture(scope="module")
+def wrong():
+    return parity.check(doubled, steps=2, batch_size=64)
+
+
+def test_a_result_is_one_short_line_with_verdict_and_cause_first(wrong):
+    assert repr(wrong) == str(wrong) == f"{wrong}"
+    assert str(wrong) == "diverged: the gradient is scaled by 2 (step 0); doubled against builtin"
+    assert wrong.message.splitlines()[0] == str(wrong) and str(wrong.page) in wrong.message
+    assert "diverged" in wrong._repr_html_()
+
+
+def test_what_does_not_pass_keeps_its_run_and_its_page(wrong, tmp_path, monkeypatch):
+    assert "doubled" in wrong.page.read_text(encoding="utf-8")
+    assert wrong.page.parent == wrong.run.directory
+    # Another process judges what is kept, and the result is not in its way.
+    assert report.main([str(wrong.run.directory)]) == 1
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert parity.check("numpy", steps=2, batch_size=64).page is None
+    with pytest.raises(Trouble):
+        parity.check("numpy", steps=2, batch_size=64, device="cpu:isa=avx512x")
+    assert [*tmp_path.glob("parity-checks-*/*")] == []
+
+
+def test_the_report_is_plain_text_wherever_it_is_made(wrong, monkeypatch):
+    plain = wrong.report
+    assert plain.endswith(f"Report: {wrong.page}\n") and "\x1b" not in plain
+    for name, value in (("FORCE_COLOR", "1"), ("COLUMNS", "40"), ("TTY_COMPATIBLE", "1"), ("JPY_PARENT_PID", "1")):
+        monkeypatch.setenv(name, value)
+    assert wrong.report == plain and max(map(len, plain.splitlines()[:-1])) <= 100
+
+
+def test_the_page_opens_in_a_browser_or_is_named(wrong, tmp_path, monkeypatch, capsys):
+    opened = []
+    monkeypatch.setattr(webbrowser, "open", opened.append)  # returns None: there is no browser
+    assert wrong.open() == wrong.page and opened == [wrong.page.as_uri()]
+    assert capsys.readouterr().out.startswith(f"There is no browser to open {wrong.page} with.")
+    # What was not kept, or what somebody has removed, is written anew: once.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    gone = replace(wrong, page=tmp_path / "gone.html")
+    assert gone.open() == gone.open() and "doubled" in gone.open().read_text(encoding="utf-8")
+    assert len([*tmp_path.glob("parity-checks-*/*")]) == 1
+
+
+def test_the_example_of_the_docstring_is_right():
+    found = doctest.DocTestFinder(recurse=False).find(parity.check, globs={})
+    assert sum(len(each.examples) for each in found) >= 4
+    runner = doctest.DocTestRunner()
+    assert [runner.run(each).failed for each in found] == [0]
+
+
+class NoLoss:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"candidate": None}, "None is not a loss. A loss is a function, an nn.Module"),
+        ({"candidate": [None]}, "None is not a loss. "),
+        ({"candidate": 3}, "3 is not a loss. "),
+        ({"candidate": {"numpy"}}, "{'numpy'} is not a loss. "),
+        ({"candidate": NoLoss}, "The loss NoLoss is the class NoLoss. A loss is a function"),
+        ({"baseline": None}, "None is not a loss. "),
+        ({"device": "auto"}, "device='auto' is not a device to check. Name one"),
+        ({"device": None}, "device=None is not a device to check. "),
+        ({"device": torch.device("cpu")}, "device=device(type='cpu') is not a device to check. "),
+        ({"device": ["cpu", 0]}, "device=0 is not a device to check. "),
+        ({"task": None}, "Task NoneType has no data(), model(), "),
+        ({"task": 3}, "Task int has no data(), "),
+        ({"out": ""}, "out='' is not a directory of this machine. "),
+        ({"out": "s3://bucket/run"}, "out='s3://bucket/run' is not a directory of this machine. "),
+        ({"out": 3}, "out=3 is not a directory of this machine. "),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_checked_is_refused_before_anything_is_trained(wrong, message, monkeypatch):
+    monkeypatch.setattr(api, "run_trials", None)
+    with pytest.raises(Trouble) as trouble:
+        parity.check(**{"candidate": "numpy", "steps": 2} | wrong)
+    assert str(trouble.value).startswith(message)
 
 
 def test_a_module_of_the_users_keeps_its_state_out_of_it():

@@ -8,7 +8,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -58,6 +58,7 @@ class _Clock:
         now: The phase that the command is in, or None.
         since_s: When it was entered, in seconds since the command began.
         times: The phases so far, in the order in which they began.
+        show: What is called with each phase that is entered, or None.
     """
 
     began_s: float = 0.0
@@ -65,6 +66,7 @@ class _Clock:
     now: Phase | None = None
     since_s: float = 0.0
     times: dict[Phase, Times] = field(default_factory=dict)
+    show: Callable[[Phase], None] | None = None
 
 
 _clock = _Clock()
@@ -108,6 +110,8 @@ def enter(phase: Phase, announcement: str = "") -> None:
     leave()
     _clock.now, _clock.since_s = phase, elapsed_s()
     _times(phase, _clock.since_s)
+    if _clock.show:
+        _clock.show(phase)
     if announcement:
         announce(announcement)
 
@@ -120,6 +124,16 @@ def leave() -> None:
         times.to_s = max(times.to_s, now_s)
         times.waited_s += now_s - _clock.since_s
     _clock.now = None
+
+
+@contextlib.contextmanager
+def shown(show: Callable[[Phase], None]) -> Iterator[None]:
+    """Calls a function with each phase that is entered while the block runs, after `begin`."""
+    _clock.show = show
+    try:
+        yield
+    finally:
+        _clock.show = None
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """The progress of the trials on stderr: live bars on a terminal or in a notebook, otherwise a line now and then."""
 
+import importlib.util
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -8,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from parity.ground import phases
+from parity.render.notebook_bar import NotebookBar
 from parity.render.wrapping import flat
 
 # Seconds between two lines where there is no terminal: often enough to see that the run is alive, and not a long log.
@@ -25,18 +27,24 @@ class TrialProgress:
         trials: Names of the trials, in the order of the plan.
         steps: Number of steps of each trial, at least 1.
         quiet: Whether to show nothing.
+        bar: The bar of a notebook, in which to show it instead; it is the caller's.
     """
 
-    def __init__(self, trials: Sequence[str], *, steps: int, quiet: bool = False) -> None:
+    def __init__(
+        self, trials: Sequence[str], *, steps: int, quiet: bool = False, bar: NotebookBar | None = None
+    ) -> None:
+        self._bar = bar
         # stderr, so that stdout has the report alone and can be piped.
-        self._console = Console(stderr=True, quiet=quiet)
+        self._console = Console(stderr=True, quiet=quiet or bar is not None)
         self._steps = steps
         self._done = dict.fromkeys(trials, 0)
         self._ended: set[str] = set()
         # Steps of all trials that are done, and those that are left of trials that have not ended.
         self._all_done, self._all_left = 0, steps * len(trials)
         self._running: dict[str, None] = {}
-        self._live = is_live(self._console)
+        # In a notebook, Rich changes what it has shown with the widgets of this package.
+        widgets = not self._console.is_jupyter or importlib.util.find_spec("ipywidgets") is not None
+        self._live = is_live(self._console) and widgets
         self._last_line = time.monotonic()
         # When the first step was done, on the monotonic clock, and how many steps were done then.
         self._first_step: tuple[float, int] | None = None
@@ -48,7 +56,7 @@ class TrialProgress:
             TextColumn("{task.fields[state]}", markup=False),
             console=self._console,
             # Rich would print the bars once at the end of a log, where lines have been printed already.
-            disable=not self._live,
+            disable=not self._live or bar is not None,
         )
         # The estimate is one for the whole run, so it has a bar of its own unless there is only one bar.
         self._all = self._bars.add_task("training", total=steps * len(trials), state="") if len(trials) > 1 else None
@@ -90,6 +98,9 @@ class TrialProgress:
         # Monotonic, since the clock of the machine may be set while trials run.
         now = time.monotonic()
         left = self._time_left(now)
+        if self._bar:
+            self._bar.show(self._all_done, self._steps * len(self._done), left)
+            return
         if trial in self._tasks:
             only = left if self._all is None and not state else ""
             self._bars.update(self._tasks[trial], completed=done, state=state or only)
@@ -107,6 +118,9 @@ class TrialProgress:
 
     def say(self, line: str) -> None:
         """Prints a line above the bars."""
+        if self._bar:
+            self._bar.say(flat(line))
+            return
         # No wrapping, and brackets in names are not markup. What ended a worker may be a text of any length.
         self._console.print(flat(line), soft_wrap=True, markup=False, highlight=False)
 
@@ -119,6 +133,11 @@ class TrialProgress:
         if took < ESTIMATE_AFTER_S or steps <= 0 or self._all_left <= 0:
             return ""
         return f"about {_duration(self._all_left * took / steps)} left"
+
+
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook, which shows more than text."""
+    return Console().is_jupyter
 
 
 def is_live(console: Console) -> bool:

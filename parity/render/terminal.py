@@ -3,6 +3,7 @@
 In this order: notes, what is wrong, where, how sure, what to do; losses x devices, the pairs, how the audit decided.
 """
 
+import io
 import re
 from collections.abc import Iterator
 
@@ -42,7 +43,26 @@ def render_text(run: StoredRun, judgement: Judgement) -> str:
     # Captured whole, since spaces at the ends of lines and repeated empty lines are removed afterwards.
     with console.capture() as capture:
         render(run, judgement, console)
-    text = re.sub(r" +\n", "\n", capture.get())  # the rows of tables are padded
+    return _tidy(capture.get())
+
+
+def plain_text(run: StoredRun, judgement: Judgement, *, width: int) -> str:
+    """The report as text without colours, whatever stdout is.
+
+    Args:
+        run: The stored run.
+        judgement: Its judgement.
+        width: Most columns.
+    """
+    # Not `capture`: where there is a notebook, Rich would show there what is printed, also to a file.
+    out = io.StringIO()
+    render(run, judgement, Console(file=out, width=width, force_terminal=False, force_jupyter=False, color_system=None))
+    return _tidy(out.getvalue())
+
+
+def _tidy(text: str) -> str:
+    """The text without spaces at the ends of lines, and without repeated empty lines."""
+    text = re.sub(r" +\n", "\n", text)  # the rows of tables are padded
     return re.sub(r"\n{3,}", "\n\n", text).rstrip("\n") + "\n"
 
 

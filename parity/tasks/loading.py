@@ -96,13 +96,26 @@ def _protocol(spec: CodeSpec) -> dict[str, Callable[..., Any]]:
     found = load_code(spec)
     # A class is called without arguments, and its functions share the instance.
     task = found() if isinstance(found, type) else found
-    missing = [name for name in PROTOCOL if not callable(getattr(task, name, None))]
+    check_protocol(task, name=spec.name)
+    return {name: getattr(task, name) for name in PROTOCOL}
+
+
+def check_protocol(task: object, *, name: str) -> None:
+    """Checks that an object has the functions of a task.
+
+    Args:
+        task: The object.
+        name: Name of the task, for the message.
+
+    Raises:
+        Trouble: A function is missing.
+    """
+    missing = [each for each in PROTOCOL if not callable(getattr(task, each, None))]
     if missing:
         raise Trouble(
-            f"Task {spec.name} has no {', '.join(f'{name}()' for name in missing)}. "
+            f"Task {name} has no {', '.join(f'{each}()' for each in missing)}. "
             f"A task is a class or an object with the functions {', '.join(PROTOCOL)}."
         )
-    return {name: getattr(task, name) for name in PROTOCOL}
 
 
 def _array(values: Any) -> np.ndarray:

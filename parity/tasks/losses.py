@@ -126,12 +126,26 @@ def load_loss(spec: CodeSpec, task: Task) -> Loss:
         return attribute.apply  # type: ignore[no-any-return]  # torch leaves `apply` untyped
     if isinstance(attribute, type) and issubclass(attribute, nn.Module):
         return attribute()
-    if isinstance(attribute, type) or not callable(attribute):
+    check_kind(attribute, spec)
+    return attribute  # type: ignore[return-value]  # a function, or an instance of a Module
+
+
+def check_kind(attribute: object, spec: CodeSpec) -> None:
+    """Checks that an object is of a kind that a loss can be, without calling it.
+
+    Args:
+        attribute: The object.
+        spec: Where it comes from, for the message.
+
+    Raises:
+        Trouble: It is not.
+    """
+    made = isinstance(attribute, type) and issubclass(attribute, torch.autograd.Function | nn.Module)
+    if not made and (isinstance(attribute, type) or not callable(attribute)):
         raise Trouble(
-            f"{spec.origin or 'The loss'}:{spec.attr} is {_description(attribute)}. "
+            f"{f'{spec.origin}:{spec.attr}' if spec.origin else f'The loss {spec.attr}'} is {_description(attribute)}. "
             "A loss is a function, an nn.Module (class or instance) or an autograd.Function subclass."
         )
-    return attribute  # a function, or an instance of a Module
 
 
 def _description(attribute: object) -> str:
