@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from jobs import pack_run, submit
-from jobs.following import ConnectionLost
-from jobs.head import Interpreter, Node
-from jobs.job import Job
-from jobs.ray_jobs import is_loopback, warn_of_plain_http
-from parity import run
+from parity import run, submit
 from parity.cluster import starting
+from parity.cluster.jobs import pack_run
+from parity.cluster.jobs.following import ConnectionLost
+from parity.cluster.jobs.head import Interpreter, Node
+from parity.cluster.jobs.job import Job
+from parity.cluster.jobs.ray_jobs import is_loopback, warn_of_plain_http
 from parity.ground.errors import Trouble
 from parity.plan.options import make_parser
 from parity.store.gather import Gatherer
@@ -271,7 +271,7 @@ def test_a_token_that_travels_in_clear_is_reported(capsys):
     )
 
 
-RESUMED = "What it trained is kept; continue it with\n  python jobs/submit.py --address {} --resume /runs/x\n"
+RESUMED = "What it trained is kept; continue it with\n  parity submit --address {} --resume /runs/x\n"
 
 
 class FakeCluster:

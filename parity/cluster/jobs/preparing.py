@@ -13,9 +13,9 @@ from typing import Any
 
 import yaml
 
-from jobs.continuing import is_readable_here, named_code, read_info_here
-from jobs.head import PYTHON, Interpreter
-from jobs.packing import Packing, pack
+from parity.cluster.jobs.continuing import is_readable_here, named_code, read_info_here
+from parity.cluster.jobs.head import PYTHON, Interpreter
+from parity.cluster.jobs.packing import Packing, pack
 from parity.cluster.ray_job import check_out
 from parity.ground.errors import Trouble
 from parity.plan.options import make_parser
