@@ -22,18 +22,17 @@ from parity.judge import Judgement, PairVerdict, differences_tables
 from parity.judge.differences_table import SCHEMA as DIFFERENCES
 from parity.judge.fleet import Fleet
 from parity.judge.verdict import rank
-from parity.plan.device import parse_devices
-from parity.plan.loss_spec import parse_losses
+from parity.plan.given import parse_given, parse_given_devices, parse_given_losses
 from parity.plan.planning import make_settings, plan
 from parity.plan.task_spec import parse_task, shipped_losses
 from parity.plan.trial import Trial
-from parity.plan.user_code import CodeSpec
 from parity.render import terminal
 from parity.render.progress import is_live
 from parity.render.summary import summarize
 from parity.store.directory import begun
 from parity.store.files import write_json
 from parity.store.run_info import describe
+from parity.store.storage import StoragePath, parse_path
 from parity.store.stored_run import StoredRun, read_run
 from parity.tasks.loading import load_task_data
 from parity.train.inline import Inline
@@ -209,11 +208,12 @@ def check(
     """
     quiet = not (is_live(Console(stderr=True)) if progress is None else progress)
     phases.begin(process=False, quiet=quiet)
-    task_spec = parse_task(task) if isinstance(task, str) else _given(task)
+    task_spec = parse_task(task) if isinstance(task, str) else parse_given(task, "task")
     shipped = shipped_losses(task_spec)
     # A string is a sequence as well, but of characters.
     candidates = [candidate] if isinstance(candidate, str) or not isinstance(candidate, Sequence) else list(candidate)
-    losses = _parse_losses([baseline, *candidates], shipped)
+    losses = parse_given_losses([baseline, *candidates], shipped)
+    kept = None if out is None else parse_path(os.fspath(out))
     # From the loading of the data on: code of the user, which may draw or set switches, runs in here.
     with _process_restored():
         data = load_task_data(task_spec, None)
@@ -228,7 +228,7 @@ def check(
         )
         trials = plan(
             losses,
-            parse_devices([device] if isinstance(device, str) else device),
+            parse_given_devices(device),
             seeds=list(seed) if isinstance(seed, Iterable) else [seed],
             replicas=replicas,
             settings=settings,
@@ -238,15 +238,15 @@ def check(
             raise Trouble("Nothing to compare: give a candidate, a second device or replicas.")
         # The temporary directory is removed on leaving, when everything that the result needs has been read.
         with contextlib.ExitStack() as stack:
-            folder = Path(out) if out else Path(stack.enter_context(tempfile.TemporaryDirectory())) / "run"
+            folder = kept or Path(stack.enter_context(tempfile.TemporaryDirectory())) / "run"
             result = run_trials(trials, data, folder, title="parity.check", quiet=quiet)
-            if out:
+            if kept:
                 write_page(result.run, result.judgement)
             return result
 
 
 def run_trials(
-    trials: Sequence[Trial], data: dict[str, np.ndarray], out: Path, *, title: str, quiet: bool = True
+    trials: Sequence[Trial], data: dict[str, np.ndarray], out: StoragePath, *, title: str, quiet: bool = True
 ) -> CheckResult:
     """Trains in this process, stores the run and judges it.
 
@@ -277,30 +277,6 @@ def run_trials(
         stored, _ = repeat_odd_trials(stored, trials, executor, data, fleet)
         seal_run(out, info)
         return CheckResult(stored, judge_run(stored, fleet))
-
-
-def _parse_losses(given: Sequence[str | Callable[..., Any]], shipped: Sequence[str]) -> tuple[CodeSpec, ...]:
-    """Parses the losses, keeps their order, and gives each a name of its own, such as "mse-2" for a second "mse"."""
-    texts = [loss for loss in given if isinstance(loss, str)]
-    # Texts are parsed together, since a name is checked against the others; they are put back between the objects in
-    # the order in which they were given.
-    parsed = iter(parse_losses(texts, shipped=shipped))
-    specs = [next(parsed) if isinstance(loss, str) else _given(loss) for loss in given]
-    names: list[str] = []
-    for spec in specs:
-        count = 1
-        # A trial is found by its name, which contains that of its loss.
-        while (name := spec.name if count == 1 else f"{spec.name}-{count}") in names:
-            count += 1
-        names.append(name)
-    return tuple(replace(spec, name=name) for spec, name in zip(specs, names, strict=True))
-
-
-def _given(value: object) -> CodeSpec:
-    """The spec of an object that the caller passed."""
-    # An instance has no __name__; its class has.
-    name = getattr(value, "__name__", type(value).__name__)
-    return CodeSpec(name=name, attr=name, given=value)
 
 
 @contextlib.contextmanager

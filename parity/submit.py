@@ -24,15 +24,15 @@ from parity.cluster.jobs.preparing import Submission, prepare, read_runtime_env
 from parity.cluster.jobs.ray_jobs import Cluster, connect_jobs
 from parity.ground.errors import Trouble
 from parity.ground.packages import how_to_install
-from parity.plan.options import EXIT_STATUSES
+from parity.plan.command_options import make_submit_parser
 
 __all__ = ["exit_status", "main", "make_submit_parser", "prepare", "read_runtime_env"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    options, given = make_submit_parser().parse_known_args(arguments)  # the others are for parity.run
     try:
+        options, given = make_submit_parser().parse_known_args(arguments)  # the others are for parity.run
         return _run(options, given)
     except Trouble as trouble:
         print(f"parity: {trouble}", file=sys.stderr)
@@ -47,50 +47,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         print("parity: the error above is a bug of parity; please report it.", file=sys.stderr)
         return 2
-
-
-def make_submit_parser() -> argparse.ArgumentParser:
-    """Makes the parser of this command's own options; all other options are those of parity.run."""
-    parser = argparse.ArgumentParser(
-        prog="python jobs/submit.py",
-        description="Runs parity as a Ray job: sends the files that the run needs, follows the job,\n"
-        "and ends with its exit status. All other options are those of\n"
-        "python -m parity.run; --out must be an absolute path on the cluster's storage,\n"
-        "or a URI. --resume DIR continues a run, and needs no --out.",
-        epilog=f"{EXIT_STATUSES}\nA job that does not run to its end counts as trouble (2).\n",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,  # an abbreviation may be an option of parity.run
-    )
-    add = parser.add_argument
-    add("--address", required=True, metavar="URL", help="the cluster's dashboard, such as http://127.0.0.1:8265")
-    add("--id", metavar="ID", help="id of the job (default: parity- followed by a digest of what is sent)")
-    add(
-        "--runtime-env",
-        type=Path,
-        metavar="FILE",
-        help="a YAML file with a Ray runtime environment for the job, without working_dir",
-    )
-    add(
-        "--include",
-        type=Path,
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="PATH",
-        help="other files and folders to send, beside the losses, the task and what they import from their own folder",
-    )
-    add(
-        "--python",
-        metavar="COMMAND",
-        help="the Python interpreter on the cluster (default: python, or the one that runs now if the head of the "
-        "cluster is this machine)",
-    )
-    add("--fetch", type=Path, metavar="DIR", help="copy the run to this new directory here when the job has ended")
-    add("--yes", action="store_true", help="send without asking for confirmation")
-    add("--dry-run", action="store_true", help="print what would be sent, and send nothing")
-    add("--status", action="store_true", help="print the status of the job, and do nothing else")
-    add("--stop", action="store_true", help="stop the job, and do nothing else")
-    return parser
 
 
 def _run(options: argparse.Namespace, given: list[str]) -> int:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-import parity
 from parity.cluster.jobs import refused_files
 from parity.ground.errors import Trouble
 from parity.plan.neighbours import imported_names
@@ -172,7 +171,7 @@ def _rewritten(text: str, sent: dict[str, str]) -> str:
 
 def _add_parity(packing: Packing) -> None:
     """Adds this parity, so that the job runs the version that was asked, and the module that `--fetch` runs there."""
-    package = Path(parity.__file__).resolve().parent
+    package = Path(__file__).resolve().parents[2]
     for path in sorted(package.rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts and not path.name.startswith("."):
             packing.add(path, package, under=PurePosixPath("parity"))

@@ -83,8 +83,7 @@ def prepare(
         The submission, with `python` as its interpreter.
 
     Raises:
-        Trouble: An option is wrong, or a file does not exist or may not be sent.
-        SystemExit: An option is unknown.
+        Trouble: An option is wrong or unknown, or a file does not exist or may not be sent.
     """
     asked = make_parser().parse_args(given)  # refuses an option of neither command
     if asked.inline or asked.address:
