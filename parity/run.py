@@ -62,7 +62,7 @@ def run(options: argparse.Namespace, given: Sequence[str]) -> int:
     """
     phases.enter("plan")
     with contextlib.ExitStack() as held:
-        if not options.resume:
+        if options.resume is None:
             return _run(options, given, None, held)
         from parity.measuring import reopened
 

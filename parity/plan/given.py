@@ -9,7 +9,7 @@ from parity.ground.errors import Trouble
 from parity.plan.definitions import Kind
 from parity.plan.device import Device, parse_devices
 from parity.plan.loss_spec import parse_losses
-from parity.plan.user_code import WHAT, CodeSpec
+from parity.plan.user_code import WHAT, CodeSpec, check_imports
 
 
 def parse_given_losses(given: Sequence[str | Callable[..., Any]], shipped: Sequence[str]) -> tuple[CodeSpec, ...]:
@@ -17,7 +17,9 @@ def parse_given_losses(given: Sequence[str | Callable[..., Any]], shipped: Seque
     texts = [loss for loss in given if isinstance(loss, str)]
     # Texts are parsed together, since a name is checked against the others; they are put back between the objects in
     # the order in which they were given.
-    parsed = iter(parse_losses(texts, shipped=shipped))
+    named = parse_losses(texts, shipped=shipped)
+    check_imports(*named)
+    parsed = iter(named)
     specs = [next(parsed) if isinstance(loss, str) else parse_given(loss, "loss") for loss in given]
     names: list[str] = []
     for spec in specs:

@@ -14,7 +14,7 @@ from pathlib import Path
 from parity.ground.errors import Trouble
 from parity.ground.spelling import did_you_mean
 from parity.plan.definitions import Definitions, Kind, definitions_of
-from parity.plan.neighbours import Neighbour, add_folder, find_module, find_neighbours
+from parity.plan.neighbours import Neighbour, add_folder, find_module, find_neighbours, first_lacking
 from parity.plan.pinned import pinned_modules, show_lines
 
 # What is allowed, for messages.
@@ -87,6 +87,20 @@ def parse_code(text: str, *, kind: Kind, unknown: str) -> CodeSpec:
     if origin.endswith(".py"):
         return _parse_file(Path(origin), attr, kind=kind)
     return _parse_module(origin, attr, kind=kind)
+
+
+def check_imports(*specs: CodeSpec) -> None:
+    """Checks that what the files of losses and tasks import can be found in this environment; imports nothing.
+
+    Raises:
+        Trouble: A module is missing.
+    """
+    for spec in specs:
+        if spec.path and spec.source and (lacking := first_lacking(spec.source, Path(spec.path).parent)):
+            raise Trouble(
+                f"{spec.path} imports {lacking[0]!r} in line {lacking[1]}, and there is no such module here. "
+                "Install it, or correct the name."
+            )
 
 
 def load_code(spec: CodeSpec) -> object:
@@ -165,11 +179,21 @@ def _parse_module(module: str, attr: str, *, kind: Kind) -> CodeSpec:
     if found.origin and found.origin.endswith(".py"):
         source = Path(found.origin).read_text(encoding="utf-8")
         _check_attribute(source, attr, kind=kind, origin=origin, prefix=prefix)
-    # As `torch.nn` is with `torch`: what it has is known, also where its text has a star import.
-    imported = sys.modules.get(module)
-    if imported and not hasattr(imported, attr):
-        raise _no_attribute(origin, attr, (), dir(imported), kind=kind, prefix=prefix)
-    return CodeSpec(name=attr, attr=attr, module=module, files=find_module(module))
+    files = find_module(module)
+    # As `torch.nn` is with `torch`: what it has is known, also where its text has a star import. What travels is left
+    # out: its text may have changed since it was imported.
+    if not files and (imported := sys.modules.get(module)):
+        _check_imported(imported, attr, kind=kind, origin=origin, prefix=prefix)
+    return CodeSpec(name=attr, attr=attr, module=module, files=files)
+
+
+def _check_imported(module: types.ModuleType, attr: str, *, kind: Kind, origin: str, prefix: str) -> None:
+    """Raises `Trouble` if a module that is imported has no such attribute, or one that certainly is no loss or task."""
+    if not hasattr(module, attr):
+        raise _no_attribute(origin, attr, (), dir(module), kind=kind, prefix=prefix)
+    found = getattr(module, attr)
+    if kind == "loss" and not callable(found):
+        raise Trouble(f"{origin}: {attr} is of type {type(found).__name__}. {WHAT[kind]}")
 
 
 def _definitions(source: str, *, origin: str) -> Definitions:
