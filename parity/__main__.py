@@ -70,7 +70,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given[0] == "--completion":
         return 0
     _import_from_here()
-    return int(importlib.import_module(MODULES[given[0]]).main(given[1:]))
+    command = importlib.import_module(MODULES[given[0]])
+    if arguments is not None:
+        return int(command.main(given[1:]))
+    # As if python -m parity.COMMAND had been given: its times count from the beginning of this process.
+    sys.argv[1:] = given[1:]
+    return int(command.main())
 
 
 def _check(given: Sequence[str]) -> int:
