@@ -12,6 +12,8 @@ Kind: TypeAlias = Literal["loss", "task"]
 _ARGUMENTS_OF_A_LOSS = 2
 # A task has functions of these names, some of which a base class may have.
 _FUNCTIONS_OF_A_TASK = frozenset({"data", "model", "optimizer", "batch", "forward", "loss"})
+# Expressions whose value can be neither called nor a task.
+_DISPLAYS = frozenset({ast.Dict, ast.List, ast.Set, ast.Tuple})
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,11 @@ class Definitions:
     def unfit(self, name: str, kind: Kind) -> str | None:
         """Why a name can certainly not be a loss or a task, in words such as "the number 3"; None if it may be one."""
         statement = self.statements.get(name)
-        if isinstance(statement, ast.Assign | ast.AnnAssign) and isinstance(statement.value, ast.Constant):
-            return f"the constant {ast.unparse(statement.value)}"
+        if isinstance(statement, ast.Assign | ast.AnnAssign) and (value := statement.value):
+            if isinstance(value, ast.Constant):
+                return f"the constant {ast.unparse(value)}"
+            if type(value) in _DISPLAYS:
+                return f"a {type(value).__name__.lower()}"
         if kind == "task":
             return None
         if isinstance(statement, ast.ClassDef) and not self._has_base(statement):

@@ -201,8 +201,9 @@ def _definitions(source: str, *, origin: str) -> Definitions:
     try:
         return definitions_of(source)
     except SyntaxError as error:
-        raise Trouble(f"{origin} is not valid Python (line {error.lineno}: {error.msg}). Correct it.") from error
-    except ValueError as error:  # a NUL in it
+        line = f"line {error.lineno}: " if error.lineno else ""
+        raise Trouble(f"{origin} is not valid Python ({line}{error.msg}). Correct it.") from error
+    except ValueError as error:  # a NUL in it, before Python 3.12
         raise Trouble(f"{origin} is not valid Python ({error}). Correct it.") from error
 
 

@@ -90,6 +90,14 @@ def test_a_file_that_is_not_python_is_reported(tmp_path):
     assert trouble(f"{path}:mse") == f"Loss file '{path}' is not valid Python (line 2: invalid syntax). Correct it."
 
 
+def test_a_file_with_a_nul_is_reported(tmp_path):
+    path = tmp_path / "nul.py"
+    path.write_bytes(b"x = 1\0")
+    assert trouble(f"{path}:x") == (
+        f"Loss file '{path}' is not valid Python (source code string cannot contain null bytes). Correct it."
+    )
+
+
 def test_a_missing_attribute_is_reported(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(MANY)
@@ -121,6 +129,7 @@ def test_the_losses_of_a_file_without_a_name_are_listed(tmp_path, end):
     [
         ("BATCH", "the constant 256"),
         ("TEXT", "the constant 'mse'"),
+        ("factors", "a list"),
         ("Settings", "the class Settings, which has no base class"),
         ("More", "the class More, which has no base class"),
         ("Weighted", "the class Weighted, which cannot be made without weight, scale"),
