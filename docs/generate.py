@@ -14,38 +14,20 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from unittest import mock
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs" / "reference"
 sys.path.insert(0, str(ROOT))
 
-from jobs import submit  # noqa: E402 - from this folder, whether or not parity is installed
-from parity import columns, devices, report, run  # noqa: E402
+from parity import columns  # noqa: E402 - from this folder, whether or not parity is installed
 from parity.judge.verdict import VERDICTS  # noqa: E402
 from parity.observe.contract.items import CHECKS  # noqa: E402
 from parity.plan import lines  # noqa: E402
+from parity.plan.command_options import PARSERS  # noqa: E402
 from parity.plan.options import EXIT_STATUSES  # noqa: E402
 
-Command = Callable[[Sequence[str]], int]
-
-# Every command, by the name of its generated part.
-COMMANDS: dict[str, Command] = {
-    "parity.run": run.main,
-    "parity.report": report.main,
-    "parity.devices": devices.main,
-    "parity.columns": columns.main,
-    "jobs/submit.py": submit.main,
-}
-
-
-def parser_of(command: Command) -> argparse.ArgumentParser:
-    """The parser that a command uses: the one that it asks for its help text."""
-    with mock.patch.object(argparse.ArgumentParser, "print_help", autospec=True) as print_help:
-        with contextlib.suppress(SystemExit):
-            command(["--help"])
-        parser: argparse.ArgumentParser = print_help.call_args.args[0]
-        return parser
+# What makes the parser of each command, by the name of its generated part.
+COMMANDS = {f"parity {name}": make for name, make in PARSERS.items()}
 
 
 def options_of(parser: argparse.ArgumentParser) -> Iterator[tuple[str, list[argparse.Action]]]:
@@ -56,9 +38,9 @@ def options_of(parser: argparse.ArgumentParser) -> Iterator[tuple[str, list[argp
             yield group.title or "", actions
 
 
-def option_table(command: Command) -> str:
+def option_table(make: Callable[[], argparse.ArgumentParser]) -> str:
     """What a command does and its options, as a table for each group of them."""
-    parser = parser_of(command)
+    parser = make()
     groups = list(options_of(parser))
     parts = [_cell(parser.description or "")]
     for title, actions in groups:
@@ -71,7 +53,7 @@ def option_table(command: Command) -> str:
 
 
 def exit_status_table() -> str:
-    """The exit statuses of parity.run and parity.report."""
+    """The exit statuses of parity run, parity report and parity check."""
     found = re.findall(r"^ +(\d) +(.*(?:\n {4,}\S.*)*)", EXIT_STATUSES, re.MULTILINE)
     return table(("status", "meaning"), [(status, _cell(" ".join(text.split()))) for status, text in found])
 
@@ -103,7 +85,7 @@ def contract_table() -> str:
 
 
 def column_tables() -> str:
-    """Every column of every file: what `python -m parity.columns` prints."""
+    """Every column of every file: what `parity columns` prints."""
     with contextlib.redirect_stdout(io.StringIO()) as out:
         columns.main([])
     return out.getvalue().strip()
@@ -116,7 +98,7 @@ def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 # By page: name of a generated part -> what makes it.
 GENERATED: dict[str, dict[str, Callable[[], str]]] = {
-    "options.md": {name: lambda command=command: option_table(command) for name, command in COMMANDS.items()}
+    "options.md": {name: lambda make=make: option_table(make) for name, make in COMMANDS.items()}
     | {"exit statuses": exit_status_table},
     "columns.md": {"columns": column_tables},
     "verdicts.md": {"verdicts": verdict_table},
@@ -167,7 +149,7 @@ def _usage(action: argparse.Action) -> str:
     more = " ..." if action.nargs in ("+", "*") else ""
     if not action.option_strings:
         return f"`{value}{more}`"
-    names = ", ".join(action.option_strings)
+    names = ", ".join(reversed(action.option_strings))  # the long one first
     return f"`{names}`" if action.nargs == 0 else f"`{names} {value}{more}`"
 
 

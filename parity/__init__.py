@@ -6,9 +6,10 @@
     assert result.passed, result.line
 
 `parity.check` compares a loss or a device from Python, and `parity.Recorder` records a training loop of your own.
-`python -m parity` lists the commands.
+`parity --help` lists the commands.
 """
 
+import importlib as _importlib
 import random as _random
 from typing import TYPE_CHECKING, Any
 
@@ -23,28 +24,40 @@ _random.setstate(_state)
 del _state, _rich_style
 
 if TYPE_CHECKING:
-    from parity.api import check
-    from parity.check_result import CheckResult
-    from parity.recorder import Recorder
+    from parity.api import check as check
+    from parity.check_result import CheckResult as CheckResult
+    from parity.ground.errors import Trouble as Trouble
+    from parity.recorder import Recorder as Recorder
 
-__all__ = ["CheckResult", "Recorder", "check"]
+# The module of each public name. It is imported when the name is first used, since torch comes with some, and the
+# commands do not need torch.
+_MODULES = {
+    "CheckResult": "parity.check_result",
+    "Recorder": "parity.recorder",
+    "Trouble": "parity.ground.errors",
+    "check": "parity.api",
+}
+
+__all__ = ["CheckResult", "Recorder", "Trouble", "__version__", "check"]
 
 
-def __getattr__(name: str) -> Any:
-    """Imports a public name when it is first used, since torch comes with it and the commands do not need torch."""
-    if name not in __all__:
-        raise AttributeError(f"module 'parity' has no attribute {name!r}")
-    try:
-        if name == "Recorder":
-            from parity.recorder import Recorder
+# For type checkers the names are those above, so that a misspelt one is found.
+if not TYPE_CHECKING:
 
-            return Recorder
-        from parity import api
+    def __getattr__(name: str) -> Any:
+        """Imports a public name when it is first used."""
+        if name not in _MODULES:
+            raise AttributeError(f"module 'parity' has no attribute {name!r}")
+        try:
+            return getattr(_importlib.import_module(_MODULES[name]), name)
+        except ModuleNotFoundError as error:
+            from parity.ground.packages import how_to_install
 
-        return getattr(api, name)
-    except ModuleNotFoundError as error:
-        from parity.ground.packages import how_to_install
+            if text := how_to_install(error):
+                raise ModuleNotFoundError(f"parity.{name}: {text}", name=error.name) from error
+            raise
 
-        if text := how_to_install(error):
-            raise ModuleNotFoundError(f"parity.{name}: {text}", name=error.name) from error
-        raise
+
+def __dir__() -> list[str]:
+    """The public names, for completion and `help`."""
+    return sorted(__all__)

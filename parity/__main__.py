@@ -1,25 +1,110 @@
-"""python -m parity: lists the commands."""
+"""The command `parity`, also started by python -m parity: finds the command that is meant, and checks its arguments.
 
+Each command is a module, which is imported once its arguments are known to be right: most import much.
+"""
+
+import importlib
+import os
 import sys
 from collections.abc import Sequence
 
-COMMANDS = """usage: python -m parity.COMMAND [options]
+from parity.ground.command import guarded
+from parity.plan.command_options import PARSERS
+from parity.plan.parser import unknown_command
+from parity.version import __version__
 
-  python -m parity.run       train with each loss and device, and report where the runs differ
-  python -m parity.report    judge stored runs again, or compare them with each other
-  python -m parity.devices   list the devices of this machine or of a Ray cluster
-  python -m parity.columns   explain the columns of the stored tables
+# By command, the module whose `main` does it.
+MODULES = {
+    "run": "parity.run",
+    "report": "parity.report",
+    "check": "parity.checking",
+    "devices": "parity.devices",
+    "columns": "parity.columns",
+    "submit": "parity.submit",
+    "open": "parity.opening",
+}
 
-Add --help to a command to see its options.
+USAGE = """usage: parity COMMAND [options]
+
+Are these training runs the same? If not: where do they first differ, by how
+much, and is that rounding or a bug?
+
+compare:
+  check    train with a loss and the builtin one, a few steps, in this process
+  run      train with each loss and device, and report where the runs differ
+  report   judge stored runs again, compare them with each other, or list them
+  open     open the report of a run in a browser
+
+look up:
+  devices  list the devices of this machine or of a Ray cluster
+  columns  explain the columns of the stored tables
+
+cluster:
+  submit   do what run does as a Ray job
+
+options:
+  -h, --help           show this text; parity COMMAND --help explains a command
+  --version            show the version
+  --completion SHELL   print what completes commands and options on Tab, for
+                       bash, zsh or fish
+
+example:
+  parity check mine.py:MyLoss
+
+exit status: 0 the same or rounding, 1 diverged or failed, 2 trouble,
+3 inconclusive. python -m parity COMMAND does the same as parity COMMAND.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints the commands; returns 0 if --help asked for them, otherwise 2, since nothing was compared."""
-    given = sys.argv[1:] if arguments is None else arguments
-    asked = bool({"-h", "--help"} & set(given))
-    print(COMMANDS, end="", file=sys.stdout if asked else sys.stderr)  # as argparse does
-    return 0 if asked else 2
+    """Runs a command; returns its exit status, or 2 if none is given, since nothing was compared."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help", "help"):
+        print(USAGE, end="", file=sys.stdout if given else sys.stderr)  # as argparse does
+        return 0 if given else 2
+    if given[0] in ("-V", "--version"):
+        print(f"parity {__version__}")
+        return 0
+    if status := guarded(lambda: _check(given)):
+        return status
+    if given[0] == "--completion":
+        return 0
+    _import_from_here()
+    command = importlib.import_module(MODULES[given[0]])
+    if arguments is not None:
+        return int(command.main(given[1:]))
+    # As if python -m parity.COMMAND had been given: its times count from the beginning of this process.
+    sys.argv[1:] = given[1:]
+    return int(command.main())
+
+
+def _check(given: Sequence[str]) -> int:
+    """Checks the arguments; prints what completes them if that is asked for. Returns 0.
+
+    Raises:
+        Trouble: The command is unknown, or its arguments are wrong.
+        SystemExit: The help of the command has been printed.
+    """
+    name, *rest = given
+    if name == "--completion":
+        from parity.completion import print_script
+
+        print_script(rest)
+    elif name not in PARSERS:
+        raise unknown_command(name, PARSERS)
+    # The options that are not its own are those of the job's parity run, and are checked with it.
+    elif name == "submit":
+        PARSERS[name]().parse_known_args(rest)
+    else:
+        PARSERS[name]().parse_args(rest)
+    return 0
+
+
+def _import_from_here() -> None:
+    """Lets modules of the current folder be imported, as python -m parity does, also for the script `parity`."""
+    # Without the folder of the script, which Python puts there: it has all scripts of the environment.
+    if not getattr(sys.flags, "safe_path", False) and not {"", os.getcwd()} & {*sys.path}:  # noqa: PTH109 - text
+        sys.path.insert(0, os.getcwd())  # noqa: PTH109
 
 
 if __name__ == "__main__":

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from parity.check_arguments import check_kinds, device_list, directory, loss_specs, task_spec
+from parity.check_arguments import check_kinds, directory, task_spec
 from parity.check_result import CheckResult
 from parity.driver import judge_run, repeat_odd_trials, seal_run, train, write_page
 from parity.ground import phases
 from parity.ground.errors import Trouble
 from parity.ground.kept import DAYS, keep_folder
 from parity.judge.fleet import Fleet
+from parity.plan.given import parse_given_devices, parse_given_losses
 from parity.plan.planning import make_settings, plan
 from parity.plan.task_spec import shipped_losses
 from parity.plan.trial import Trial
@@ -97,8 +98,8 @@ def check(
     # A string is a sequence as well, but of characters.
     candidates = [candidate] if isinstance(candidate, str) or not isinstance(candidate, Sequence) else list(candidate)
     with _progress(progress) as (quiet, bar):
-        losses = loss_specs([baseline, *candidates], shipped)
-        devices, folder = device_list(device), directory(out)
+        losses = parse_given_losses([baseline, *candidates], shipped)
+        devices, folder = parse_given_devices(device), directory(out)
         # From the loading of the data on: code of the user, which may draw or set switches, runs in here.
         with _process_restored():
             check_kinds(losses)

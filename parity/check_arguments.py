@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from parity.ground.errors import Trouble
-from parity.ground.quoting import cut
-from parity.plan.device import Device, parse_devices
-from parity.plan.loss_spec import parse_losses
+from parity.plan.given import parse_given
 from parity.plan.task_spec import parse_task
 from parity.plan.user_code import CodeSpec
 from parity.tasks.loading import check_protocol
@@ -25,25 +21,10 @@ def task_spec(task: str | object) -> CodeSpec:
     """
     if isinstance(task, str):
         return parse_task(task)
-    if not isinstance(task, type):
+    if task is not None and not isinstance(task, type):
         # Of a class it shows in its instance only, which is made where the user's code may run.
         check_protocol(task, name=type(task).__name__)
-    return _given(task)
-
-
-def device_list(device: str | Sequence[str]) -> tuple[Device, ...]:
-    """The devices.
-
-    Raises:
-        Trouble: One is unknown, or is no text.
-    """
-    names = [device] if isinstance(device, str) or not isinstance(device, Sequence) else [*device]
-    for name in names:
-        if not isinstance(name, str) or name == "auto":
-            raise Trouble(
-                f'device={name!r} is not a device to check. Name one as "cpu", or several as ["cpu", "cuda"].'
-            )
-    return parse_devices(names)
+    return parse_given(task, "task")
 
 
 def directory(out: str | os.PathLike[str] | None) -> Path | None:
@@ -59,33 +40,6 @@ def directory(out: str | os.PathLike[str] | None) -> Path | None:
     return Path(out)
 
 
-def loss_specs(given: Sequence[str | Callable[..., Any]], shipped: Sequence[str]) -> tuple[CodeSpec, ...]:
-    """Parses the losses, keeps their order, and gives each a name of its own, such as "mse-2" for a second "mse".
-
-    Raises:
-        Trouble: A text names no loss, or an object cannot be called.
-    """
-    for loss in given:
-        if not isinstance(loss, str) and not callable(loss):
-            raise Trouble(
-                f"{cut(repr(loss), 200)} is not a loss. A loss is a function, an nn.Module (class or instance), an "
-                "autograd.Function subclass, or a text as for --loss; for several, give a list."
-            )
-    texts = [loss for loss in given if isinstance(loss, str)]
-    # Texts are parsed together, since a name is checked against the others; they are put back between the objects in
-    # the order in which they were given.
-    parsed = iter(parse_losses(texts, shipped=shipped))
-    specs = [next(parsed) if isinstance(loss, str) else _given(loss) for loss in given]
-    names: list[str] = []
-    for spec in specs:
-        count = 1
-        # A trial is found by its name, which contains that of its loss.
-        while (name := spec.name if count == 1 else f"{spec.name}-{count}") in names:
-            count += 1
-        names.append(name)
-    return tuple(replace(spec, name=name) for spec, name in zip(specs, names, strict=True))
-
-
 def check_kinds(losses: Sequence[CodeSpec]) -> None:
     """Checks the objects among the losses, before the first of them is trained.
 
@@ -97,10 +51,3 @@ def check_kinds(losses: Sequence[CodeSpec]) -> None:
     for spec in losses:
         if spec.given is not None:
             check_kind(spec.given, spec)
-
-
-def _given(value: object) -> CodeSpec:
-    """The spec of an object that the caller passed."""
-    # An instance has no __name__; its class has.
-    name = getattr(value, "__name__", type(value).__name__)
-    return CodeSpec(name=name, attr=name, given=value)

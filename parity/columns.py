@@ -1,6 +1,5 @@
 """python -m parity.columns: prints what each column of the stored tables means; needs neither torch nor Ray."""
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -8,6 +7,7 @@ import pyarrow as pa
 
 from parity.ground.command import guarded
 from parity.judge.differences_table import SCHEMA as DIFFERENCES
+from parity.plan.command_options import make_columns_parser
 from parity.store.tables import EVIDENCE
 from parity.store.trace import SCHEMA
 from parity.store.trials import TRIALS
@@ -24,13 +24,12 @@ TABLES: Mapping[str, pa.Schema] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m parity.columns",
-        description="Prints the type, unit and meaning of each column of a run's Parquet files, as Markdown. The "
-        "schemas of the files contain the same texts.",
-    )
-    parser.parse_args(arguments)
-    return guarded(_print_tables)
+    return guarded(lambda: _main(arguments))
+
+
+def _main(arguments: Sequence[str] | None) -> int:
+    make_columns_parser().parse_args(arguments)
+    return _print_tables()
 
 
 def markdown(file: str, schema: pa.Schema) -> str:

@@ -1,6 +1,5 @@
 """python -m parity.devices: lists the devices of a cluster, a line for each node and each GPU."""
 
-import argparse
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,6 +11,7 @@ from parity.cluster.nodes import Node
 from parity.ground.command import guarded
 from parity.ground.errors import Trouble
 from parity.judge.fleet import class_label
+from parity.plan.command_options import make_devices_parser
 from parity.render.wrapping import WIDTH, flat, wrap
 
 # What the nodes of a class have in common: in words, and as a fact.
@@ -31,19 +31,12 @@ _CPU = ("CPU", "instruction set")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m parity.devices",
-        description="Lists the devices of a Ray cluster, or of this machine, in the form that --device takes. Nodes in "
-        "the same class have equal hardware and software. The exit status is 0, or 2 if the cluster cannot be reached "
-        "or a node does not answer.",
-    )
-    parser.add_argument(
-        "--address",
-        metavar="ADDR",
-        help="address of a running Ray cluster (default: RAY_ADDRESS if it is set, otherwise this machine)",
-    )
-    address = parser.parse_args(arguments).address or os.environ.get("RAY_ADDRESS") or "local"
-    return guarded(lambda: list_devices(address))
+    return guarded(lambda: _main(arguments))
+
+
+def _main(arguments: Sequence[str] | None) -> int:
+    options = make_devices_parser().parse_args(arguments)
+    return list_devices(options.address or os.environ.get("RAY_ADDRESS") or "local")
 
 
 def list_devices(address: str) -> int:

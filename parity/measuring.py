@@ -124,7 +124,7 @@ def measure(
     interrupt.keep(out)
     if not options.inline:  # this process waits for others
         threading.Thread(target=html.prepare, name="parity-page", daemon=True).start()
-    interrupted = train(trials, executor, data, out)
+    interrupted = train(trials, executor, data, out, quiet=options.quiet)
     stored, fleet = read_run(out), None
     if not interrupted:
         fleet = Fleet(stored.trials, stored.traces)

@@ -1,47 +1,40 @@
 """python -m parity.report DIR: judges stored runs again and prints the report; needs neither torch nor Ray."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from parity.ground.command import guarded
+from parity.ground.errors import Trouble
 from parity.judge.judging import judge
 from parity.judge.several_runs import join
 from parity.judge.sides import read_ranks
-from parity.plan.options import EXIT_STATUSES, add_format
+from parity.judge.verdict import Judgement
+from parity.plan.command_options import make_report_parser
+from parity.render import run_list
 from parity.render.formats import print_report
 from parity.render.page import html
 from parity.store.files import write_text
+from parity.store.found_runs import find_runs
 from parity.store.storage import StoragePath, parse_path
+from parity.store.stored_run import StoredRun
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m parity.report",
-        description="Judges a stored run again, or compares several runs with the first, and prints\n"
-        "the report. Writes no file except the one that --html names.",
-        epilog=EXIT_STATUSES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "directories",
-        metavar="DIR",
-        nargs="+",
-        help="the --out of a run: a folder or a URI. If there are several, the trials of each are compared with those "
-        "of the first",
-    )
-    parser.add_argument(
-        "--across", action="store_true", help="also compare runs that were trained on different hardware"
-    )
-    parser.add_argument(
-        "--html", metavar="FILE", type=Path, help="also write the report as a web page, like the report.html of a run"
-    )
-    add_format(parser)
-    options = parser.parse_args(arguments)
+    return guarded(lambda: _main(arguments))
+
+
+def _main(arguments: Sequence[str] | None) -> int:
+    options = make_report_parser().parse_args(arguments)
     directories = [parse_path(text) for text in options.directories]
-    return guarded(lambda: report(directories, across=options.across, page=options.html, form=options.format))
+    if len(directories) == 1 and (found := find_runs(directories[0])):
+        sys.stdout.write(run_list.render(found))
+        raise Trouble(
+            f"{directories[0]} is not a run itself, and nothing was judged. Give one of these runs, or several to "
+            f"compare them: parity report {found[0].path}"
+        )
+    return report(directories, across=options.across, page=options.html, form=options.format)
 
 
 def report(
@@ -59,20 +52,23 @@ def report(
         Trouble: A directory is not a run directory or is damaged; several runs have nothing to compare, or were trained
             on different hardware; or the page cannot be written.
     """
-    ranks = read_ranks(directories[0])
-    # A single run is judged as it was stored. The ranks of a distributed training are several runs, even in one
-    # directory.
-    if len(directories) == 1 and "" in ranks:
-        run = ranks[""]
-        judgement = judge(run)
-    else:
-        joined = join(directories, across=across)
-        run, judgement = joined.run, judge(joined.run, joined.pairs)
+    run, judgement = judged(directories, across=across)
     # Printed first, so that the report is not lost where the page cannot be written.
     print_report(run, judgement, form=form)
     if page:
         write_text(page, html.render(run, judgement))
     return judgement.exit_status
+
+
+def judged(directories: Sequence[StoragePath], *, across: bool = False) -> tuple[StoredRun, Judgement]:
+    """Reads and judges a run, or several compared with the first; arguments and errors are those of `report`."""
+    ranks = read_ranks(directories[0])
+    # A single run is judged as it was stored. The ranks of a distributed training are several runs, even in one
+    # directory.
+    if len(directories) == 1 and "" in ranks:
+        return ranks[""], judge(ranks[""])
+    joined = join(directories, across=across)
+    return joined.run, judge(joined.run, joined.pairs)
 
 
 if __name__ == "__main__":

@@ -27,14 +27,21 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    phases.begin(process=arguments is None, quiet=False)
     given = list(sys.argv[1:] if arguments is None else arguments)
+    return guarded(lambda: _timed(given, process=arguments is None))
+
+
+def _timed(given: Sequence[str], *, process: bool) -> int:
+    """Runs the command; with `--verbose`, prints its phases at the end.
+
+    Args:
+        given: The arguments of the command.
+        process: Whether the command began with this process.
+    """
+    # First of all, before anything is made that would have to be removed again.
+    _check_text(given)
     options = make_parser().parse_args(given)
-    return guarded(lambda: _timed(options, given))
-
-
-def _timed(options: argparse.Namespace, given: Sequence[str]) -> int:
-    """Runs the command; with `--verbose`, prints its phases at the end."""
+    phases.begin(process=process, quiet=options.quiet)
     try:
         return run(options, given)
     finally:
@@ -54,10 +61,8 @@ def run(options: argparse.Namespace, given: Sequence[str]) -> int:
             or read.
     """
     phases.enter("plan")
-    # First of all, before anything is made that would have to be removed again.
-    _check_text(given)
     with contextlib.ExitStack() as held:
-        if not options.resume:
+        if options.resume is None:
             return _run(options, given, None, held)
         from parity.measuring import reopened
 

@@ -125,7 +125,7 @@ def test_jobs_say_what_they_need(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as dashboard:
         address = f"http://127.0.0.1:{dashboard.getsockname()[1]}"
         done = run("jobs.submit", "--address", address, "--status", "--id", "x", missing=["aiohttp"])
-    assert_lacks(done, "aiohttp", "Only jobs/submit.py and Ray's dashboard need it.", "ray[default]>=2.59")
+    assert_lacks(done, "aiohttp", "Only parity submit and Ray's dashboard need it.", "ray[default]>=2.59")
 
 
 def test_inline_trains_without_ray_and_torchvision(tmp_path):

@@ -84,7 +84,9 @@ def test_a_foreign_folder_exits_with_2(tmp_path, capsys):
 def test_no_directory_exits_with_2():
     ended = command("-m", "parity.report")
     assert ended.status == 2
-    assert "the following arguments are required: DIR" in ended.stderr
+    assert ended.stderr == (
+        "parity: DIR is missing. Write parity report DIR [DIR ...] [options]; parity report --help lists the options.\n"
+    )
 
 
 def test_a_bug_of_ours_exits_with_2_and_not_with_1(capsys):

@@ -199,25 +199,6 @@ def test_trouble_before_the_first_step_leaves_no_folder(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--steps", "0"], "argument --steps: '0' is not a whole number of at least 1"),
-        (["--batch-size", "-1"], "argument --batch-size: '-1' is not a whole number of at least 1"),
-        (["--replicas", "many"], "argument --replicas: 'many' is not a whole number of at least 1"),
-        (["--lr", "0"], "argument --lr: '0' is not a number greater than 0"),
-        (["--lr", "nan"], "argument --lr: 'nan' is not a number greater than 0"),
-        (["--seed", "x"], "argument --seed: 'x' is not a whole number of at least 0"),
-        (["--speed", "9"], "unrecognized arguments: --speed 9"),
-    ],
-)
-def test_wrong_options_exit_with_2(arguments, message, capsys):
-    with pytest.raises(SystemExit) as exit_:
-        run.main(arguments)
-    assert exit_.value.code == 2
-    assert capsys.readouterr().err.endswith(f"parity.run: error: {message}\n")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
         (["--loss", "mse2"], "Unknown loss 'mse2'. Known losses: builtin, numpy; or give module:attr or file.py:attr."),
         (
             ["--task", "cifar"],

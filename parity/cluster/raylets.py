@@ -70,5 +70,5 @@ def _clusters() -> set[str]:
 def _no_node(address: str, found: str) -> str:
     return (
         f"This machine is not a node of the Ray cluster at {address}: {found}. Run parity on one of its nodes, make "
-        f"this machine one of them with ray start --address={address}, or submit the run as a job (jobs/submit.py)."
+        f"this machine one of them with ray start --address={address}, or submit the run as a job (parity submit)."
     )

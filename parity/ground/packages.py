@@ -10,7 +10,8 @@ _INSTALLED_AS = {
     "torchvision": ("torchvision", "Only --data needs it."),
     "ray": ("ray>=2.59", "--inline, parity.check and parity.Recorder work without it."),
     # Stands for all that ray[default] brings.
-    "aiohttp": ("ray[default]>=2.59", "Only jobs/submit.py and Ray's dashboard need it."),
+    "aiohttp": ("ray[default]>=2.59", "Only parity submit and Ray's dashboard need it."),
+    "shtab": ("shtab>=1.13", "Only parity --completion needs it."),
     "pandas": ("pandas", "Only the tables of parity.check's result need it."),
     "pynvml": ("nvidia-ml-py>=12", "Only training and parity.devices need it."),
 }

@@ -13,11 +13,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from parity.ground.errors import Trouble
+from parity.ground.spelling import did_you_mean
 
 # Values of `--each`, and the kind of device that each of them places.
 EACH = {"node": "cpu", "gpu": "cuda"}
 # Instruction sets for which ATen compiles its CPU kernels, as ATEN_CPU_CAPABILITY names them (see `environment`).
 ISAS = ("default", "avx2", "avx512")
+
+
+# Most threads of a device: more than any machine has cores. OpenMP ends the process where it cannot start them.
+MOST_THREADS = 1024
 
 
 @dataclass(frozen=True)
@@ -138,12 +143,15 @@ def parse_device(text: str) -> Device:
     kind, colon, rest = settings.partition(":")
     pairs = [option.partition("=")[::2] for option in rest.split(",")] if colon else []
     options = dict(pairs)
-    # Fewer options than pairs: one of them is given twice.
-    if kind not in KINDS or len(options) < len(pairs) or not options.keys() <= KINDS[kind].options:
-        raise Trouble(f"Unknown device {text!r}. Known devices: {GRAMMAR}.")
+    if kind not in KINDS or "" in dict(pairs):
+        raise Trouble(f"Unknown device {text!r}. Known devices: {GRAMMAR}.{did_you_mean(kind, {*KINDS} - {kind})}")
+    for name, _ in pairs:
+        _check_option(name, kind, given=[given for given, _ in pairs].count(name), text=text)
     threads = options.get("threads", "1")
     if not (threads.isascii() and threads.isdigit()) or int(threads) < 1:
-        raise Trouble(f"Device {text!r}: threads={threads} is not a whole number of at least 1.")
+        raise Trouble(f"Device {text!r}: threads={threads} is not a whole number of at least 1. Give threads=2.")
+    if int(threads) > MOST_THREADS:
+        raise Trouble(f"Device {text!r}: threads={threads} is too many. Give at most {MOST_THREADS}.")
     isa = options.get("isa")
     if isa is not None and isa not in ISAS:
         raise Trouble(f"Device {text!r}: isa={isa} is unknown. Known: {', '.join(ISAS)}.")
@@ -157,6 +165,21 @@ def parse_device(text: str) -> Device:
         )
     device = Device(kind=kind, threads=int(threads), isa=isa, tf32=tf32 == "on", plant=plant)
     return _located(device, location, text=text) if at else device
+
+
+def _check_option(name: str, kind: str, *, given: int, text: str) -> None:
+    """Raises `Trouble` for an option that a kind of device does not have, or that is given more than once."""
+    known = KINDS[kind].options
+    if name not in known:
+        # A fault can be planted by whoever knows how; nobody misspells it.
+        shown = ", ".join(sorted(known - {"plant"}))
+        allowed = f"Known options of {kind}: {shown}." if shown else f"{kind} has no options."
+        question = did_you_mean(name, known)
+        raise Trouble(
+            f"Device {text!r}: unknown option {name!r}. {allowed}{question or f' Write {kind}, or one of {GRAMMAR}.'}"
+        )
+    if given > 1:
+        raise Trouble(f"Device {text!r}: {name} is given {given} times. Give it once.")
 
 
 def _located(device: Device, location: str, *, text: str) -> Device:

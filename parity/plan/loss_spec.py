@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from parity.ground.errors import Trouble
+from parity.ground.spelling import did_you_mean
 from parity.plan.user_code import CodeSpec, parse_code
 
 
@@ -41,5 +42,8 @@ def _qualified(spec: CodeSpec) -> CodeSpec:
 def _parse(text: str, shipped: Sequence[str]) -> CodeSpec:
     if text in shipped:
         return CodeSpec(name=text, attr=text)
-    unknown = f"Unknown loss {text!r}. Known losses: {', '.join(shipped)}; or give module:attr or file.py:attr."
+    unknown = (
+        f"Unknown loss {text!r}. Known losses: {', '.join(shipped)}; or give module:attr or file.py:attr."
+        f"{did_you_mean(text, shipped)}"
+    )
     return parse_code(text, kind="loss", unknown=unknown)

@@ -140,6 +140,29 @@ def can_find(name: str, folders: Sequence[str]) -> bool:
     return True
 
 
+def first_lacking(source: str, folder: Path) -> tuple[str, int] | None:
+    """The first module that a text certainly imports and that cannot be found here, and its line; imports nothing.
+
+    Args:
+        source: The text of a file.
+        folder: The folder that it is in.
+    """
+    if "sys.path" in source or "meta_path" in source:  # it may be found once the text has run so far
+        return None
+    # Not what is imported within a condition, a try or a function, which may never run.
+    for node in ast.parse(source).body:
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            names = [node.module]
+        for top in (name.partition(".")[0] for name in names):
+            if top in sys.modules or top in sys.builtin_module_names or can_find(top, [str(folder)]):
+                continue
+            # A finder of its own has what is installed to be edited.
+            if not any(_find(finder, top) for finder in sys.meta_path):
+                return top, node.lineno
+    return None
+
+
 def _base(node: ast.ImportFrom, package: str) -> str:
     """What the names of an import statement are imported from; empty if it leads nowhere."""
     if not node.level:

@@ -1,4 +1,4 @@
-"""The options of `python -m parity.run`."""
+"""The options of `parity run`, and what other commands share with it."""
 
 import argparse
 import functools
@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 from parity.plan.device import EACH, GRAMMAR
 from parity.plan.numbers import RULES, Rule, allows
+from parity.plan.parser import Parser
 from parity.plan.task_spec import TASKS
 from parity.plan.trial import EPOCHS
 
@@ -17,7 +18,7 @@ _Add: TypeAlias = Callable[..., argparse.Action]
 # Values of `--format`; `render.formats` makes the documents.
 FORMATS = ("text", "markdown", "json", "junit")
 
-# Also printed by `jobs/submit.py --help`, since a job ends with the status of its run.
+# Also printed by `parity submit --help`, since a job ends with the status of its run.
 EXIT_STATUSES = """exit status:
   0  every pair is identical, report-only or rounding
   1  a pair diverged, or a candidate failed through its own fault
@@ -27,27 +28,30 @@ EXIT_STATUSES = """exit status:
 """
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Makes the parser of the options of `python -m parity.run`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m parity.run",
+def make_parser() -> Parser:
+    """Makes the parser of the options of `parity run`."""
+    parser = Parser(
+        "parity run",
+        usage="[--loss LOSS ...] [--device DEVICE ...] [options]",
         description="Trains the same seeded model once for each loss and device, and reports where\n"
         "the runs differ, by how much, and whether that is rounding or a bug.",
+        example="parity run --loss builtin mine.py:MyLoss --steps 240",
         epilog=EXIT_STATUSES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,  # keeps the table of exit statuses as it is
     )
     _add_trials(parser.add_argument_group("what to compare").add_argument)
     _add_training(parser.add_argument_group("training").add_argument)
-    _add_machines(parser.add_argument_group("where to train").add_argument)
-    results = parser.add_argument_group("results")
-    _add_storage(results.add_argument)
-    add_format(results)
-    results.add_argument(
+    _add_cluster(parser.add_argument_group("cluster").add_argument)
+    output = parser.add_argument_group("output")
+    _add_storage(output.add_argument)
+    add_format(output)
+    output.add_argument(
+        "-v",
         "--verbose",
         action="store_true",
         help="print to stderr, at the end, when each phase of the command began and ended, and how long the command "
         "waited for it",
     )
+    add_quiet(output)
     return parser
 
 
@@ -81,20 +85,20 @@ def _add_trials(add: _Add) -> None:
         "--seed",
         nargs="+",
         action="extend",
-        type=_number("seed"),
+        type=number("seed"),
         metavar="N",
         help="the seeds; every trial is trained with each of them (default: 0)",
     )
     add(
         "--replicas",
-        type=_number("replicas"),
+        type=number("replicas"),
         default=1,
         metavar="N",
         help="train each trial N times, to see whether it repeats itself (default: %(default)s)",
     )
     add(
         "--noise",
-        type=_number("noise"),
+        type=number("noise"),
         default=0,
         metavar="N",
         help="train the baseline N more times with its output gradient randomly rounded by 1 ulp at each step, to see "
@@ -112,28 +116,28 @@ def _add_trials(add: _Add) -> None:
 def _add_training(add: _Add) -> None:
     add(
         "--epochs",
-        type=_number("epochs"),
+        type=number("epochs"),
         default=EPOCHS,
         metavar="N",
         help="number of passes over the data (default: %(default)s)",
     )
     add(
         "--steps",
-        type=_number("steps"),
+        type=number("steps"),
         metavar="N",
         help="stop after N optimizer steps in all (default: train every epoch)",
     )
     add(
         "--batch-size",
-        type=_number("batch_size"),
+        type=number("batch_size"),
         default=256,
         metavar="N",
         help="number of rows in a batch (default: %(default)s)",
     )
-    add("--lr", type=_number("lr"), default=1e-3, metavar="X", help="learning rate (default: %(default)s)")
+    add("--lr", type=number("lr"), default=1e-3, metavar="X", help="learning rate (default: %(default)s)")
     add(
         "--audit-every",
-        type=_number("audit_every"),
+        type=number("audit_every"),
         default=1,
         metavar="N",
         help="check the loss and its gradient against a float64 reference at every Nth step, at the first and the last "
@@ -146,14 +150,14 @@ def _add_training(add: _Add) -> None:
         "without the audit, the contract or comparisons between classes of hardware; losses are compared once in each "
         "class",
     )
-
-
-def _add_machines(add: _Add) -> None:
     add(
         "--inline",
         action="store_true",
         help="train in this process, without Ray; a debugger then stops in your loss",
     )
+
+
+def _add_cluster(add: _Add) -> None:
     add(
         "--address",
         metavar="ADDR",
@@ -168,14 +172,14 @@ def _add_machines(add: _Add) -> None:
     )
     add(
         "--wait-for-nodes",
-        type=_positive,
+        type=_parser_of(Rule(1, "Give the number of nodes to wait for.")),
         metavar="N",
         help="wait until N nodes of the cluster have a free CPU (with --each gpu, a free GPU), and ask its autoscaler "
         "for them (default: do not wait)",
     )
     add(
         "--wait-limit",
-        type=_rate,
+        type=_seconds,
         default=600.0,
         metavar="SECONDS",
         help="longest time to wait for nodes, those of --wait-for-nodes and those that the cluster's autoscaler has to "
@@ -184,7 +188,7 @@ def _add_machines(add: _Add) -> None:
     add(
         # Without effect with --inline, where no other process could stop the training.
         "--step-timeout",
-        type=_rate,
+        type=_seconds,
         default=600.0,
         metavar="SECONDS",
         help="stop a worker that has not finished a step for this long, and continue its trial in a new worker, once. "
@@ -212,7 +216,7 @@ def _add_storage(add: _Add) -> None:
     )
     add(
         "--save-every",
-        type=_rate,
+        type=_seconds,
         default=10.0,
         metavar="SECONDS",
         help="how often to store the state that a trial can be continued from (default: %(default).0f)",
@@ -230,19 +234,23 @@ def add_format(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def _number(name: str) -> Callable[[str], Any]:
+def add_quiet(group: argparse._ActionsContainer) -> None:
+    """Adds the option `--quiet`, which `parity run` and `parity check` share."""
+    group.add_argument("-q", "--quiet", action="store_true", help="show no progress; the report and errors are printed")
+
+
+def number(name: str) -> Callable[[str], Any]:
     """The parser of an option whose number `numbers.RULES` has a rule for."""
-    return functools.partial(_parse, rule=RULES[name])
+    return _parser_of(RULES[name])
 
 
-def _positive(text: str) -> int:
-    """Parses a whole number of at least 1."""
-    return int(_parse(text, rule=Rule(1, "")))
+def _parser_of(rule: Rule) -> Callable[[str], Any]:
+    return functools.partial(_parse, rule=rule)
 
 
-def _rate(text: str) -> float:
-    """Parses a finite number greater than 0."""
-    return float(_parse(text, rule=Rule(None, "")))
+def _seconds(text: str) -> float:
+    """Parses a time."""
+    return float(_parse(text, rule=Rule(None, "Give a time in seconds.")))
 
 
 def _parse(text: str, *, rule: Rule) -> int | float:
@@ -254,5 +262,5 @@ def _parse(text: str, *, rule: Rule) -> int | float:
     except ValueError:
         number = math.nan
     if not allows(rule, number):
-        raise argparse.ArgumentTypeError(f"{text!r} is not {rule.allowed}")
+        raise argparse.ArgumentTypeError(f"{text!r} is not {rule.allowed}. {rule.advice}")
     return number

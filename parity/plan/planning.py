@@ -64,6 +64,12 @@ def too_large(batch_size: int, rows: int) -> Trouble:
     return Trouble(f"--batch-size {batch_size} is larger than the data, which has {rows} rows. Choose at most {rows}.")
 
 
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Raises `Trouble` if a seed is given twice."""
+    if len(set(seeds)) < len(seeds):
+        raise Trouble(f"--seed {' '.join(map(str, seeds))} names a seed twice. To repeat trials, use --replicas.")
+
+
 def plan(
     losses: Sequence[CodeSpec],
     devices: Sequence[Device],
@@ -99,8 +105,7 @@ def plan(
     for name, given in (("seed", seeds), ("device", devices)):
         if not given:
             raise Trouble(f"{name}={given!r} names none, and without one nothing is trained. Give at least one.")
-    if len(set(seeds)) < len(seeds):
-        raise Trouble(f"--seed {' '.join(map(str, seeds))} names a seed twice. To repeat trials, use --replicas.")
+    check_seeds(seeds)
     # The contract of a loss depends on neither seed nor replica; it compares the loss with the baseline.
     trials = [
         Trial(

@@ -1,5 +1,6 @@
 """Parses and checks the value of `--task`, without importing torch or running the user's code."""
 
+from parity.ground.spelling import did_you_mean
 from parity.plan.user_code import CodeSpec, parse_code
 
 # The shipped tasks and their modules. In place of the function `loss`, each has a dict `LOSSES` with these names.
@@ -18,7 +19,10 @@ def parse_task(text: str) -> CodeSpec:
     """
     if text in TASKS:
         return CodeSpec(name=text, attr=text)
-    unknown = f"Unknown task {text!r}. Known tasks: {', '.join(TASKS)}; or give module:attr or file.py:attr."
+    unknown = (
+        f"Unknown task {text!r}. Known tasks: {', '.join(TASKS)}; or give module:attr or file.py:attr."
+        f"{did_you_mean(text, TASKS)}"
+    )
     return parse_code(text, kind="task", unknown=unknown)
 
 

@@ -1,21 +1,27 @@
 """The user's code behind `module:attr` and `file.py:attr`: checked without running it, and loaded for each trial."""
 
-import ast
 import copy
-import functools
 import hashlib
 import importlib
 import importlib.util
 import json
 import sys
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from parity.ground.errors import Trouble
-from parity.plan.neighbours import Neighbour, add_folder, find_module, find_neighbours
+from parity.ground.spelling import did_you_mean
+from parity.plan.definitions import Definitions, Kind, definitions_of
+from parity.plan.neighbours import Neighbour, add_folder, find_module, find_neighbours, first_lacking
 from parity.plan.pinned import pinned_modules, show_lines
+
+# What is allowed, for messages.
+WHAT: dict[Kind, str] = {
+    "loss": "A loss is a function (output, target), an nn.Module (class or instance) or an autograd.Function subclass.",
+    "task": "A task is a class or an object with the functions data, model, optimizer, batch, forward and loss.",
+}
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ class CodeSpec:
     @property
     def line(self) -> int | None:
         """The line of the file at which it is defined, from 1; None if there is no file, or that is not known."""
-        return _line_of(self.source, self.attr) if self.source else None
+        return definitions_of(self.source).lines.get(self.attr) if self.source else None
 
 
 def code_digest(*specs: CodeSpec) -> str | None:
@@ -66,21 +72,40 @@ def code_digest(*specs: CodeSpec) -> str | None:
     return hashlib.sha256(json.dumps(digests).encode()).hexdigest() if pinned else None
 
 
-def parse_code(text: str, *, kind: str, unknown: str) -> CodeSpec:
+def parse_code(text: str, *, kind: Kind, unknown: str) -> CodeSpec:
     """Parses `module:attr` or `file.py:attr`.
 
     Args:
         text: The value as given.
-        kind: "loss" or "task", for messages.
+        kind: "loss" or "task".
         unknown: The message for a text of neither form.
 
     Raises:
-        Trouble: The file, module or attribute does not exist, or the text has neither form.
+        Trouble: The file, module or attribute does not exist or can certainly not be a loss or a task, or the text has
+            neither form.
     """
     origin, colon, attr = text.rpartition(":")
+    if text.endswith(".py") or (origin.endswith(".py") and not attr):
+        raise _attribute_missing(Path(text.removesuffix(":")), kind=kind)
     if not colon or not origin or not attr.isidentifier():
         raise Trouble(unknown)
-    return _parse_file(Path(origin), attr, kind=kind) if origin.endswith(".py") else _parse_module(origin, attr)
+    if origin.endswith(".py"):
+        return _parse_file(Path(origin), attr, kind=kind)
+    return _parse_module(origin, attr, kind=kind)
+
+
+def check_imports(*specs: CodeSpec) -> None:
+    """Checks that what the files of losses and tasks import can be found in this environment; imports nothing.
+
+    Raises:
+        Trouble: A module is missing.
+    """
+    for spec in specs:
+        if spec.path and spec.source and (lacking := first_lacking(spec.source, Path(spec.path).parent)):
+            raise Trouble(
+                f"{spec.path} imports {lacking[0]!r} in line {lacking[1]}, and there is no such module here. "
+                "Install it, or correct the name."
+            )
 
 
 def load_code(spec: CodeSpec) -> object:
@@ -106,18 +131,10 @@ def load_code(spec: CodeSpec) -> object:
     return getattr(module, spec.attr)
 
 
-def _parse_file(path: Path, attr: str, *, kind: str) -> CodeSpec:
+def _parse_file(path: Path, attr: str, *, kind: Kind) -> CodeSpec:
     """Reads the file, so that the run trains with this text even if the file is changed meanwhile."""
-    subject = f"{kind.capitalize()} file {str(path)!r}"
-    try:
-        # Read once: the digest has to be that of the text that runs.
-        content = path.read_bytes()
-        source = content.decode()
-    except FileNotFoundError as error:
-        raise Trouble(f"{subject} does not exist (looked in {Path.cwd()}). Check the path.") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise Trouble(f"{subject} cannot be read ({error}). Give a Python file in UTF-8.") from error
-    _check_attribute(source, attr, origin=subject)
+    content, source = _read_file(path, kind=kind)
+    _check_attribute(source, attr, kind=kind, origin=_file(path, kind=kind), prefix=f"{path}:")
     path = path.resolve()
     return CodeSpec(
         name=attr,
@@ -129,7 +146,30 @@ def _parse_file(path: Path, attr: str, *, kind: str) -> CodeSpec:
     )
 
 
-def _parse_module(module: str, attr: str) -> CodeSpec:
+def _file(path: Path, *, kind: Kind) -> str:
+    return f"{kind.capitalize()} file {str(path)!r}"
+
+
+def _read_file(path: Path, *, kind: Kind) -> tuple[bytes, str]:
+    """The content of a file, read once: its digest has to be that of the text that runs."""
+    try:
+        content = path.read_bytes()
+        return content, content.decode()
+    except FileNotFoundError as error:
+        raise Trouble(f"{_file(path, kind=kind)} does not exist (looked in {Path.cwd()}). Check the path.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise Trouble(f"{_file(path, kind=kind)} cannot be read ({error}). Give a Python file in UTF-8.") from error
+
+
+def _attribute_missing(path: Path, *, kind: Kind) -> Trouble:
+    """The error about a file without an attribute: what it has, if it can be read."""
+    origin = _file(path, kind=kind)
+    found = _definitions(_read_file(path, kind=kind)[1], origin=origin).candidates(kind)
+    listed = f"It has: {', '.join(found)}." if found else f"It defines nothing that can be a {kind}."
+    return Trouble(f"{origin} is given without the name of a {kind} in it. {listed} Give {path}:NAME.")
+
+
+def _parse_module(module: str, attr: str, *, kind: Kind) -> CodeSpec:
     """Looks a module up; imports its parent packages, as `find_spec` does, but not the module itself."""
     try:
         found = importlib.util.find_spec(module)
@@ -140,62 +180,67 @@ def _parse_module(module: str, attr: str) -> CodeSpec:
             f"Module {module!r} was not found in the current folder or among the installed packages. "
             "Check the name; for a file, give path/to/file.py:attr."
         )
+    origin, prefix = f"Module {module!r}", f"{module}:"
     if found.origin and found.origin.endswith(".py"):
-        _check_attribute(Path(found.origin).read_text(encoding="utf-8"), attr, origin=f"Module {module!r}")
-    return CodeSpec(name=attr, attr=attr, module=module, files=find_module(module))
+        source = Path(found.origin).read_text(encoding="utf-8")
+        _check_attribute(source, attr, kind=kind, origin=origin, prefix=prefix)
+    files = find_module(module)
+    # As `torch.nn` is with `torch`: what it has is known, also where its text has a star import. What travels is left
+    # out: its text may have changed since it was imported.
+    if not files and (imported := sys.modules.get(module)):
+        _check_imported(imported, attr, kind=kind, origin=origin, prefix=prefix)
+    return CodeSpec(name=attr, attr=attr, module=module, files=files)
 
 
-def _check_attribute(source: str, attr: str, *, origin: str) -> None:
-    """Raises `Trouble` if the text is not valid Python, or certainly does not define the attribute."""
+def _check_imported(module: types.ModuleType, attr: str, *, kind: Kind, origin: str, prefix: str) -> None:
+    """Raises `Trouble` if a module that is imported has no such attribute, or one that certainly is no loss or task."""
+    if not hasattr(module, attr):
+        raise _no_attribute(origin, attr, (), dir(module), kind=kind, prefix=prefix)
+    found = getattr(module, attr)
+    if kind == "loss" and not callable(found):
+        raise Trouble(f"{origin}: {attr} is of type {type(found).__name__}. {WHAT[kind]}")
+
+
+def _definitions(source: str, *, origin: str) -> Definitions:
+    """What a text defines; raises `Trouble` if it is not valid Python."""
     try:
-        names = _names_bound_by(source)
+        return definitions_of(source)
     except SyntaxError as error:
-        raise Trouble(f"{origin} is not valid Python (line {error.lineno}: {error.msg}). Correct it.") from error
-    if attr not in names and "*" not in names and "__getattr__" not in names:  # these two may define anything
-        public = sorted(name for name in names if not name.startswith("_"))
-        raise Trouble(f"{origin} has no attribute {attr!r}. It has: {', '.join(public) or 'nothing'}.")
+        line = f"line {error.lineno}: " if error.lineno else ""
+        raise Trouble(f"{origin} is not valid Python ({line}{error.msg}). Correct it.") from error
+    except ValueError as error:  # a NUL in it, before Python 3.12
+        raise Trouble(f"{origin} is not valid Python ({error}). Correct it.") from error
 
 
-@functools.lru_cache(maxsize=8)
-def _names_bound_by(source: str) -> frozenset[str]:
-    """The names that a text binds at module level; kept, since many losses may come from one file.
+def _check_attribute(source: str, attr: str, *, kind: Kind, origin: str, prefix: str) -> None:
+    """Raises `Trouble` if the text is not valid Python, or certainly has no such loss or task."""
+    found = _definitions(source, origin=origin)
+    candidates = found.candidates(kind)
+    if not found.may_have(attr):
+        raise _no_attribute(origin, attr, candidates, candidates, kind=kind, prefix=prefix)
+    if unfit := found.unfit(attr, kind):
+        others = [name for name in candidates if name != attr]
+        what = WHAT[kind] if not others else f"{WHAT[kind]} It has: {', '.join(others)}."
+        raise Trouble(f"{origin}: {attr} is {unfit}. {what}")
 
-    Raises:
-        SyntaxError: The text is not valid Python.
+
+def _no_attribute(
+    origin: str, attr: str, candidates: Sequence[str], names: Iterable[str], *, kind: Kind, prefix: str
+) -> Trouble:
+    """The error about an attribute that a file or module does not have.
+
+    Args:
+        origin: The file or module, for the message.
+        attr: The attribute.
+        candidates: What it has that can be a loss or a task.
+        names: Among what to look for a name like the attribute's.
+        kind: What was looked for.
+        prefix: What stands before the attribute in the value that was given.
     """
-    return frozenset(_bound_names(ast.parse(source).body))
-
-
-@functools.lru_cache(maxsize=32)
-def _line_of(source: str, attr: str) -> int | None:
-    """The line at which a text defines a name at module level; the last one where there are several."""
-    found = None
-    for statement in ast.parse(source).body:
-        # A name that is bound inside of an if or try, or imported, has no line of its own.
-        if attr in _bound_names([statement]):
-            found = statement.lineno
-    return found
-
-
-def _bound_names(body: Sequence[ast.stmt]) -> Iterator[str]:
-    """Yields the names that a module's statements bind at module level, and "*" for a star import."""
-    for statement in body:
-        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            # What its body binds belongs to the function or class, and not to the module.
-            yield statement.name
-            continue
-        if isinstance(statement, ast.Import | ast.ImportFrom):
-            yield from (alias.asname or alias.name.partition(".")[0] for alias in statement.names)
-            continue
-        for node in ast.walk(statement):
-            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-                yield node.id
-        # `walk` finds names that are assigned at any depth; functions, classes and imports inside of if, try, with and
-        # loops are found here.
-        for name in ("body", "orelse", "finalbody"):
-            yield from _bound_names(getattr(statement, name, []))
-        for handler in getattr(statement, "handlers", []):
-            yield from _bound_names(handler.body)
+    question = did_you_mean(attr, names, written=f"{prefix}{{}}")
+    listed = f" It has: {', '.join(candidates)}." if candidates else ""
+    nothing = "" if listed or question else f" Give the name of a {kind} in it."
+    return Trouble(f"{origin} has no attribute {attr!r}.{listed}{question}{nothing}")
 
 
 def _run_file(spec: CodeSpec) -> types.ModuleType:

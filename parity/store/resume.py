@@ -23,7 +23,10 @@ from parity.store.stored_run import read_info
 from parity.version import package_sha256
 
 # Options that say how to continue, not what the run is: they may differ each time.
-FREE = ("resume", "out", "address", "wait_for_nodes", "wait_limit", "save_every", "step_timeout", "format", "verbose")
+FREE = (
+    *("resume", "out", "address", "wait_for_nodes", "wait_limit", "save_every", "step_timeout"),
+    *("format", "verbose", "quiet"),
+)
 
 
 @dataclass(frozen=True)
@@ -92,9 +95,10 @@ def _options(
         # An option that is left out has its default, and looks the same as one that is given with that value.
         elif value not in (parser.get_default(name), getattr(before, name)):
             option = f"--{name.replace('_', '-')}"
+            was = getattr(before, name)
+            found = f"with {option} {_words(was)}, not {_words(value)}" if was else f"without {option}"
             raise Trouble(
-                f"--resume {directory}: the run was started with {option} {_words(getattr(before, name))}, "
-                f"not {_words(value)}. Leave {option} out, or start another run."
+                f"--resume {directory}: the run was started {found}. Leave {option} out, or start another run."
             )
     if before.address is None and not os.environ.get("RAY_ADDRESS"):
         # Not a cluster on this machine, silently, for a run that was on another one.

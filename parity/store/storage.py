@@ -56,8 +56,10 @@ def parse_path(text: str) -> StoragePath:
     """A local path, or the URI of any filesystem that fsspec knows.
 
     Raises:
-        Trouble: fsspec knows no such filesystem, or needs a package that is not installed.
+        Trouble: It is empty; or fsspec knows no such filesystem, or needs a package that is not installed.
     """
+    if not text.strip():
+        raise Trouble(f"{text!r} is not a path: it is empty. Give a folder, or a URI as s3://BUCKET/DIR.")
     if "://" not in text:
         return Path(text)
     protocol = text.partition("://")[0]

@@ -10,6 +10,7 @@ from parity.ground.errors import Trouble
 from parity.store import storage
 from parity.store.evidence_rows import find_wrong_evidence
 from parity.store.footer_probe import check_footers
+from parity.store.found_runs import not_a_run
 from parity.store.json_text import MOST_BYTES, parse_json
 from parity.store.parquet import read_table, reading
 from parity.store.run_info import find_wrong_value
@@ -87,7 +88,7 @@ def read_info(directory: StoragePath) -> dict[str, Any]:
     try:
         info = parse_json(storage.read(path, most_bytes=MOST_BYTES))
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise Trouble(f"{directory} is not a run directory: it has no run.json. Give the --out of a run.") from error
+        raise not_a_run(directory) from error
     except (OSError, ValueError) as error:
         raise Trouble(f"{path} is damaged ({error}).") from error
     if not isinstance(info, dict) or "schema" not in info:

@@ -11,7 +11,7 @@ from parity.ground.errors import Trouble
 
 CHOICES = (
     "Run parity on one of its nodes, make this machine one of them with ray start --address=10.0.0.1:6379, or submit "
-    "the run as a job (jobs/submit.py)."
+    "the run as a job (parity submit)."
 )
 
 

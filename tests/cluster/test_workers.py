@@ -36,6 +36,16 @@ def parity_folders():
     return set(Path(tempfile.gettempdir()).glob("parity-*"))
 
 
+# Within a function, where it is not found before the run.
+LACKING = """
+def needs():
+    import not_on_the_workers
+
+needs()
+def lacking(output, target): ...
+"""
+
+
 @pytest.fixture(scope="module")
 def ray_run(tmp_path_factory):
     """A short run on Ray, on two devices: good losses, one that raises, one that cannot be loaded there.
@@ -44,7 +54,7 @@ def ray_run(tmp_path_factory):
     """
     folder = tmp_path_factory.mktemp("ray")
     out = folder / "run"
-    (folder / "mine.py").write_text("import not_on_the_workers\n\n\ndef lacking(output, target): ...\n")
+    (folder / "mine.py").write_text(LACKING)
     before = parity_folders()
     losses = ["builtin", "numpy", f"{WRONG}:raising_at_30", f"{folder / 'mine.py'}:lacking"]
     ended = run(out, "--steps", 32, "--device", "cpu", "cpu:threads=2", "--loss", *losses, PARITY_WARM="")

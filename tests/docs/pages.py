@@ -13,6 +13,11 @@ README = ROOT / "README.md"
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 # Every fence has to be matched: otherwise the end of one would be taken for the beginning of the next.
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
+# A command in a shell block or between backticks, in each form: parity run, python -m parity.run.
+COMMAND = re.compile(
+    r"(?:python -m parity[. ]|(?<![\w./-])parity |bin/parity )(run|report|check|devices|columns|submit|open)\b"
+    r"((?: [^|;&>`#]*)?)"
+)
 DOCUMENTS = [README, *PAGES, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"]
 
 
@@ -66,14 +71,14 @@ def prose(path):
 
 
 def commands(path):
-    """The commands of parity on a page: (name, arguments), such as ("parity.run", ["--steps", "240"])."""
+    """The commands of parity on a page: (name, arguments), such as ("parity run", ["--steps", "240"])."""
     text = re.sub(r"\\\n\s*", "", path.read_text(encoding="utf-8"))
     shell = [fence["text"] for fence in FENCE.finditer(text) if fence["language"] in ("sh", "yaml", "")]
     spans = re.findall(r"(?<!`)`([^`\n]+)`(?!`)", FENCE.sub("", text))
     for line in [*"".join(shell).splitlines(), *spans]:
-        for name, rest in re.findall(r"python (?:-m )?(parity\.\w+|jobs/submit\.py)((?: [^|;&>`]*)?)", line):
-            if "[" not in rest:  # else it is a synopsis
-                yield name, shlex.split(rest)
+        for name, rest in COMMAND.findall(line):
+            if rest and "[" not in rest:  # else it is the name of a command, or a synopsis
+                yield f"parity {name}", shlex.split(rest)
 
 
 @cache
@@ -88,7 +93,7 @@ def generator() -> ModuleType:
 @cache
 def parsers():
     """The parser of each command, by its name."""
-    return {name: generator().parser_of(command) for name, command in generator().COMMANDS.items()}
+    return {name: make() for name, make in generator().COMMANDS.items()}
 
 
 def options():

@@ -40,7 +40,7 @@ def test_ci_runs_the_readmes_test_command():
 
 
 def test_the_start_command_of_the_readme_is_that_of_the_tutorial():
-    line = "python3 -m venv .venv && .venv/bin/pip install -e . && .venv/bin/python -m parity.run --out runs/first"
+    line = "python3 -m venv .venv && .venv/bin/pip install -e . && .venv/bin/parity run --out runs/first"
     assert line in README.read_text(encoding="utf-8").splitlines()
     assert line in page("tutorial/first-run.md").splitlines()
 
@@ -153,7 +153,7 @@ def test_the_ci_example_names_options_and_formats_that_exist():
     (block,) = blocks(path, language="yaml")
     found = [(name, parsers()[name].parse_args(arguments).format) for name, arguments in commands(path)]
     # The last one is for a machine that only judges.
-    assert found == [("parity.run", "markdown"), ("parity.report", "junit"), ("parity.report", "text")]
+    assert found == [("parity run", "markdown"), ("parity report", "junit"), ("parity report", "text")]
     assert "$GITHUB_STEP_SUMMARY" in block.text
 
 

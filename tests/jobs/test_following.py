@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from jobs import following
-from jobs.following import ConnectionLost, Follower
-from jobs.job import Job, Unanswered
+from parity.cluster.jobs import following
+from parity.cluster.jobs.following import ConnectionLost, Follower
+from parity.cluster.jobs.job import Job, Unanswered
 from parity.ground.errors import Trouble
 
 RUNNING = Job("RUNNING", "", None, {})

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from jobs.head import Node, choose_interpreter, described_heads
+from parity.cluster.jobs.head import Node, choose_interpreter, described_heads
 
 NODE_ID = "fd804efd5cccfa01df15d460c6660f227c3defd4d18b0db8aa660fd3"
 

@@ -4,8 +4,8 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from jobs import packing as packing_module
-from jobs.packing import Packing, pack
+from parity.cluster.jobs import packing as packing_module
+from parity.cluster.jobs.packing import Packing, pack
 from parity.ground.errors import Trouble
 from parity.plan.options import make_parser
 

@@ -11,8 +11,9 @@ import pytest
 import ray.exceptions
 import requests
 
-from jobs import following, ray_jobs, submit
-from jobs.head import Node
+from parity import submit
+from parity.cluster.jobs import following, ray_jobs
+from parity.cluster.jobs.head import Node
 from parity.ground.errors import Trouble
 
 from conftest import command

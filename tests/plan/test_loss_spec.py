@@ -38,7 +38,35 @@ def test_losses_of_one_name_are_distinguished_by_file(tmp_path):
     assert [spec.name for spec in specs] == ["builtin", "old.mse", "new.mse"]
 
 
-@pytest.mark.parametrize("text", ["mse2", ":", "a.py:", ":mse", "torch.nn:not an identifier"])
+# What a file may have: losses, what only looks like one, and what cannot be one.
+MANY = """
+import numpy as np
+from somewhere import taken
+
+BATCH = 256
+TEXT: str = "mse"
+factors = [1, 2]
+
+def mse(output, target, *, factor=1): ...
+def no_arguments(): ...
+def _private(output, target): ...
+async def later(output, target): ...
+def by_three(output, target, weights=None): ...
+
+class Settings: ...
+class More(Settings): ...
+class Scaled(nn.Module): ...
+class Weighted(nn.Module):
+    def __init__(self, weight, factor=1, *, scale): ...
+
+called = nn.MSELoss()
+halved = Scaled.apply
+twice = 1
+twice = nn.MSELoss()
+"""
+
+
+@pytest.mark.parametrize("text", ["mse2", ":", ":mse", "torch.nn:not an identifier"])
 def test_an_unknown_loss_is_reported(text):
     assert trouble("builtin", text) == (
         f"Unknown loss {text!r}. Known losses: builtin, numpy; or give module:attr or file.py:attr."
@@ -62,10 +90,72 @@ def test_a_file_that_is_not_python_is_reported(tmp_path):
     assert trouble(f"{path}:mse") == f"Loss file '{path}' is not valid Python (line 2: invalid syntax). Correct it."
 
 
+def test_a_file_with_a_nul_is_reported(tmp_path):
+    path = tmp_path / "nul.py"
+    path.write_bytes(b"x = 1\0")
+    assert trouble(f"{path}:x") == (
+        f"Loss file '{path}' is not valid Python (source code string cannot contain null bytes). Correct it."
+    )
+
+
 def test_a_missing_attribute_is_reported(tmp_path):
     path = tmp_path / "mine.py"
-    path.write_text("import math as m\nif m:\n    class Mse: ...\nhuber = _private = 1\n")
-    assert trouble(f"{path}:mse") == f"Loss file '{path}' has no attribute 'mse'. It has: Mse, huber, m."
+    path.write_text(MANY)
+    assert trouble(f"{path}:scale") == (
+        f"Loss file '{path}' has no attribute 'scale'. It has: Scaled, by_three, called, halved, mse. "
+        f"Did you mean {path}:Scaled?"
+    )
+    path.write_text("import math as m\n")
+    assert trouble(f"{path}:mse") == f"Loss file '{path}' has no attribute 'mse'. Give the name of a loss in it."
+
+
+@pytest.mark.parametrize("end", ["", ":"])
+def test_the_losses_of_a_file_without_a_name_are_listed(tmp_path, end):
+    path = tmp_path / "mine.py"
+    path.write_text(MANY)
+    assert trouble(f"{path}{end}") == (
+        f"Loss file '{path}' is given without the name of a loss in it. "
+        f"It has: Scaled, by_three, called, halved, mse. Give {path}:NAME."
+    )
+    path.write_text("import math as m\n")
+    assert trouble(f"{path}{end}") == (
+        f"Loss file '{path}' is given without the name of a loss in it. It defines nothing that can be a loss. "
+        f"Give {path}:NAME."
+    )
+
+
+@pytest.mark.parametrize(
+    ("attr", "is_"),
+    [
+        ("BATCH", "the constant 256"),
+        ("TEXT", "the constant 'mse'"),
+        ("factors", "a list"),
+        ("Settings", "the class Settings, which has no base class"),
+        ("More", "the class More, which has no base class"),
+        ("Weighted", "the class Weighted, which cannot be made without weight, scale"),
+    ],
+)
+def test_what_can_certainly_not_be_a_loss_is_reported_at_once(tmp_path, attr, is_):
+    path = tmp_path / "mine.py"
+    path.write_text(MANY)
+    assert trouble(f"{path}:{attr}") == (
+        f"Loss file '{path}': {attr} is {is_}. A loss is a function (output, target), an nn.Module (class or instance) "
+        "or an autograd.Function subclass. It has: Scaled, by_three, called, halved, mse."
+    )
+
+
+@pytest.mark.parametrize("attr", ["taken", "np", "no_arguments", "twice", "mse"])
+def test_what_may_be_a_loss_is_left_to_its_loading(tmp_path, attr):
+    """Such as what is imported, bound twice, or called wrongly: the trial says what is wrong with it."""
+    (tmp_path / "mine.py").write_text(MANY)
+    assert parse_losses([f"{tmp_path}/mine.py:{attr}"])[0].name == attr
+
+
+def test_a_module_that_is_imported_already_is_asked_itself():
+    """torch.nn has its losses by a star import, which its text does not show."""
+    pytest.importorskip("torch")
+    assert parse_losses(["torch.nn:MSELoss"])[0].module == "torch.nn"
+    assert trouble("torch.nn:MSELos") == ("Module 'torch.nn' has no attribute 'MSELos'. Did you mean torch.nn:MSELoss?")
 
 
 @pytest.mark.parametrize(

@@ -202,7 +202,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
 
 def test_a_foreign_folder_is_reported(tmp_path):
     assert trouble(tmp_path) == f"{tmp_path} is not a run directory: it has no run.json. Give the --out of a run."
-    assert trouble(tmp_path / "nowhere").endswith("it has no run.json. Give the --out of a run.")
+    assert trouble(tmp_path / "nowhere") == f"{tmp_path}/nowhere does not exist. Give the --out of a run."
 
 
 def test_a_foreign_run_json_is_reported(tmp_path):

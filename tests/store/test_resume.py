@@ -201,7 +201,7 @@ def test_a_run_that_another_driver_uses_is_refused(interrupted, capsys):
 
 def test_what_is_not_a_run_is_reported(tmp_path, capsys):
     assert resumed(tmp_path / "nowhere") == 2
-    assert "is not a run directory: it has no run.json" in capsys.readouterr().err
+    assert f"{tmp_path / 'nowhere'} does not exist. Give the --out of a run." in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -56,18 +56,19 @@ def test_a_function_a_module_an_instance_and_a_function_subclass_are_losses(name
     assert torch.allclose(load(f"tests.right_losses:{name}")(output, target), load("builtin")(output, target))
 
 
-def test_what_cannot_be_called_is_reported():
-    (spec,) = parse_losses(["tests/wrong_losses.py:not_a_loss"], shipped=SHIPPED_LOSSES)
+def test_what_cannot_be_called_is_reported(tmp_path):
+    (tmp_path / "mine.py").write_text("from math import pi as taken\n")
+    (spec,) = parse_losses([f"{tmp_path}/mine.py:taken"], shipped=SHIPPED_LOSSES)
     with pytest.raises(Trouble) as trouble:
-        load("tests/wrong_losses.py:not_a_loss")
+        load_loss(spec, load_task(parse_task("mnist-autoencoder")))
     assert str(trouble.value) == (
-        f"{spec.path}:not_a_loss is of type float. A loss is a function, an nn.Module (class or instance) or an "
+        f"{spec.path}:taken is of type float. A loss is a function, an nn.Module (class or instance) or an "
         "autograd.Function subclass."
     )
 
 
 def test_a_class_of_another_kind_is_reported(tmp_path):
-    (tmp_path / "mine.py").write_text("class Mse: ...\n")
+    (tmp_path / "mine.py").write_text("if True:\n    class Mse: ...\n")
     with pytest.raises(Trouble, match=r"mine\.py:Mse is the class Mse\. A loss is"):
         load(f"{tmp_path}/mine.py:Mse")
 

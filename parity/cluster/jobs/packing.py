@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-import parity
-from jobs import credentials
+from parity.cluster.jobs import refused_files
 from parity.ground.errors import Trouble
 from parity.plan.neighbours import imported_names
 
@@ -46,7 +45,7 @@ class Packing:
         """
         _check_link(path, root)
         # A file that is named itself may be in a folder of secrets.
-        credentials.check_name(path, path.relative_to(Path.cwd() if path.is_relative_to(Path.cwd()) else root))
+        refused_files.check_name(path, path.relative_to(Path.cwd() if path.is_relative_to(Path.cwd()) else root))
         packed = under / PurePosixPath(*path.relative_to(root).parts)
         # A file that two losses import is added twice, which is fine as long as it is one file.
         present = self.files.get(packed)
@@ -54,7 +53,7 @@ class Packing:
             raise Trouble(f"{path} and {present} would both be {packed} in the job. Rename one of them.")
         if not os.access(path, os.R_OK):
             raise Trouble(f"{path} cannot be read, and the job needs it. Check its permissions.")
-        credentials.check_content(path)
+        refused_files.check_content(path)
         self.files[packed] = path
         return packed
 
@@ -70,7 +69,7 @@ class Packing:
             Trouble: The folder contains the home folder or a link to a folder, or a file may not be sent.
         """
         _check_folder(folder)
-        credentials.check_name(folder, Path(folder.name))
+        refused_files.check_name(folder, Path(folder.name))
         for directory, folders, names in os.walk(folder):
             # In place: `os.walk` then does not enter what is left out.
             folders[:] = sorted(name for name in folders if name not in SKIPPED_NAMES)
@@ -81,7 +80,7 @@ class Packing:
                         f"{Path(directory) / name} is a link to a folder, which is not followed. "
                         "Name the folder itself with --include."
                     )
-                credentials.check_name(Path(directory) / name, Path(name))
+                refused_files.check_name(Path(directory) / name, Path(name))
             for name in sorted(names):
                 if name not in SKIPPED_NAMES and fnmatch.fnmatch(name, pattern):
                     self.add(Path(directory) / name, folder, under=under)
@@ -172,7 +171,7 @@ def _rewritten(text: str, sent: dict[str, str]) -> str:
 
 def _add_parity(packing: Packing) -> None:
     """Adds this parity, so that the job runs the version that was asked, and the module that `--fetch` runs there."""
-    package = Path(parity.__file__).resolve().parent
+    package = Path(__file__).resolve().parents[2]
     for path in sorted(package.rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts and not path.name.startswith("."):
             packing.add(path, package, under=PurePosixPath("parity"))

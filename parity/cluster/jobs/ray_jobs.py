@@ -20,11 +20,11 @@ from urllib.parse import urlsplit
 
 import tenacity
 
-from jobs import pack_run
-from jobs.following import PAUSE_S, RECONNECT_S, Follower
-from jobs.head import Node, described_heads
-from jobs.job import Job, Unanswered
 from parity.cluster import authentication
+from parity.cluster.jobs import pack_run
+from parity.cluster.jobs.following import PAUSE_S, RECONNECT_S, Follower
+from parity.cluster.jobs.head import Node, described_heads
+from parity.cluster.jobs.job import Job, Unanswered
 from parity.ground.errors import Trouble
 
 # How long the cluster may take to accept a connection. Chosen: enough for a tunnel over a slow line.

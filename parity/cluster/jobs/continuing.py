@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jobs.ray_jobs import Cluster
+from parity.cluster.jobs.ray_jobs import Cluster
 from parity.ground.errors import Trouble
 from parity.plan.options import make_parser
 from parity.store.storage import parse_path
@@ -79,5 +79,5 @@ def command_to_continue(address: str, metadata: Mapping[str, str]) -> str | None
     """
     if "out" not in metadata:
         return None
-    command = f"python jobs/submit.py --address {address} --resume {shlex.quote(metadata['out'])}"
+    command = f"parity submit --address {address} --resume {shlex.quote(metadata['out'])}"
     return " ".join(filter(None, [command, metadata.get("options")]))

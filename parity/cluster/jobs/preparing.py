@@ -13,9 +13,9 @@ from typing import Any
 
 import yaml
 
-from jobs.continuing import is_readable_here, named_code, read_info_here
-from jobs.head import PYTHON, Interpreter
-from jobs.packing import Packing, pack
+from parity.cluster.jobs.continuing import is_readable_here, named_code, read_info_here
+from parity.cluster.jobs.head import PYTHON, Interpreter
+from parity.cluster.jobs.packing import Packing, pack
 from parity.cluster.ray_job import check_out
 from parity.ground.errors import Trouble
 from parity.plan.options import make_parser
@@ -83,8 +83,7 @@ def prepare(
         The submission, with `python` as its interpreter.
 
     Raises:
-        Trouble: An option is wrong, or a file does not exist or may not be sent.
-        SystemExit: An option is unknown.
+        Trouble: An option is wrong or unknown, or a file does not exist or may not be sent.
     """
     asked = make_parser().parse_args(given)  # refuses an option of neither command
     if asked.inline or asked.address:

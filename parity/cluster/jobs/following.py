@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 
-from jobs.job import Job, Unanswered
+from parity.cluster.jobs.job import Job, Unanswered
 from parity.ground.errors import Trouble
 
 # How long a broken connection is taken up again. Chosen: outlasts a tunnel that is restarted or a change of networks.

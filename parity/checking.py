@@ -1,0 +1,46 @@
+"""parity check FILE:ATTR: trains with a loss and with the builtin one in this process, and reports the differences."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from parity.ground.command import guarded
+from parity.plan.command_options import make_check_parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    return guarded(lambda: _check(make_check_parser().parse_args(arguments)))
+
+
+def _check(options: argparse.Namespace) -> int:
+    """Checks the losses with `parity.check`, and prints the report; returns the exit status.
+
+    Raises:
+        Trouble: The check could not be made.
+    """
+    # Here, since torch comes with it, and wrong arguments are reported without.
+    from parity.api import check
+    from parity.render.formats import print_report
+
+    result = check(
+        options.losses,
+        baseline=options.baseline,
+        task=options.task,
+        device=options.device or "cpu",
+        steps=options.steps,
+        seed=options.seed or 0,
+        batch_size=options.batch_size,
+        lr=options.lr,
+        out=options.out,
+        progress=not options.quiet,
+    )
+    print_report(result.run, result.judgement, form=options.format)
+    if options.out is not None:
+        message = f"Stored in {options.out}; report: {Path(options.out) / 'report.html'}"
+        if options.format == "text":
+            print(f"\n{message}")
+        else:
+            print(message, file=sys.stderr)
+    return result.judgement.exit_status

@@ -1,0 +1,100 @@
+"""The runs in a folder, for whoever gives the folder in place of a run."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from parity.ground.errors import Trouble
+from parity.store.json_text import MOST_BYTES, parse_json
+from parity.store.regular import read_regular
+from parity.store.storage import StoragePath
+
+# Most runs that a message names.
+MOST_NAMED = 12
+
+
+@dataclass(frozen=True)
+class FoundRun:
+    """A run in a folder, as far as its files say.
+
+    Attributes:
+        path: Its directory.
+        created: When it began, in UTC, as ISO 8601 has it; empty if unknown.
+        state: "running", "complete" or "damaged".
+        verdict: Its verdict; empty if it was not judged.
+    """
+
+    path: Path
+    created: str
+    state: str
+    verdict: str
+
+
+def find_runs(folder: StoragePath) -> tuple[FoundRun, ...]:
+    """The runs directly in a local folder that is not a run itself, the newest first; none on an object store."""
+    if not isinstance(folder, Path) or _is_run(folder):
+        return ()
+    return tuple(sorted(map(_found, _run_folders(folder)), key=lambda run: (run.created, run.path), reverse=True))
+
+
+def not_a_run(directory: StoragePath) -> Trouble:
+    """The error about a path that has no run.json: what is there instead, and what to give."""
+    give = "Give the --out of a run."
+    if not isinstance(directory, Path):
+        return Trouble(f"{directory} is not a run directory: it has no run.json. {give}")
+    if not directory.exists():
+        where = "" if directory.is_absolute() else f" (looked in {Path.cwd()})"
+        return Trouble(f"{directory} does not exist{where}. {give}")
+    if not directory.is_dir():
+        meant = next((parent for parent in directory.parents if _is_run(parent)), None)
+        return Trouble(f"{directory} is a file, and not the folder of a run. {f'Give {meant}.' if meant else give}")
+    names = sorted(str(path) for path in _run_folders(directory))
+    if names:
+        more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+        listed = f"{', '.join(names[:MOST_NAMED])}{more}"
+        count = f"{len(names)} runs" if len(names) > 1 else "a run"
+        return Trouble(f"{directory} is not a run itself, and holds {count}: {listed}. Give one of them.")
+    return Trouble(f"{directory} is not a run directory: it has no run.json. {give}")
+
+
+def _run_folders(folder: Path) -> Iterator[Path]:
+    try:
+        inside = [path for path in folder.iterdir() if path.is_dir()]
+    except OSError:  # nobody may list it, and what is wrong with it is said where it is read
+        return
+    yield from (path for path in inside if _is_run(path))
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a folder holds a run, or the ranks of a distributed training."""
+    try:
+        return any((folder / each / "run.json").is_file() for each in ("", "rank-0"))
+    except OSError:  # as above
+        return False
+
+
+def _found(path: Path) -> FoundRun:
+    info = _json(path / "run.json") if (path / "run.json").exists() else _json(path / "rank-0" / "run.json")
+    summary = _json(path / "summary.json")
+    state = info.get("state")
+    return FoundRun(
+        path,
+        created=_text(info, "created"),
+        state=state if state in ("running", "complete") else "damaged",
+        verdict=_text(summary, "verdict"),
+    )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """The content of a file; empty where it has none or is damaged, which is said when the run itself is read."""
+    try:
+        value = parse_json(read_regular(path, most_bytes=MOST_BYTES))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _text(content: dict[str, Any], key: str) -> str:
+    value = content.get(key)
+    return value if isinstance(value, str) else ""
