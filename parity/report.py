@@ -5,7 +5,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from parity import other_files
 from parity.ground.command import guarded
+from parity.ground.errors import Trouble
 from parity.judge.judging import judge
 from parity.judge.several_runs import join
 from parity.judge.sides import read_ranks
@@ -30,7 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="DIR",
         nargs="+",
         help="the --out of a run: a folder or a URI. If there are several, the trials of each are compared with those "
-        "of the first",
+        "of the first. Or two logs (TensorBoard, CSV, JSON lines, trainer_state.json, torchtitan, Megatron) or "
+        "checkpoints (safetensors, torch.save), which are known by their content",
     )
     parser.add_argument(
         "--across", action="store_true", help="also compare runs that were trained on different hardware"
@@ -39,9 +42,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--html", metavar="FILE", type=Path, help="also write the report as a web page, like the report.html of a run"
     )
     add_format(parser)
+    other_files.add_options(parser)
     options = parser.parse_args(arguments)
+    return guarded(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Reports about the runs, logs or checkpoints that the options name; returns the exit status.
+
+    Raises:
+        Trouble: As `report`; or an option does not go with what is compared.
+    """
+    for_others = {"--scalar": options.scalar, "--rtol": options.rtol, "--atol": options.atol}
+    others = other_files.are_given(options.directories)
+    unfit = {"--across": options.across, "--html": options.html} if others else for_others
+    for name, given in unfit.items():
+        if given or isinstance(given, float):
+            what = "runs, and these are not" if others else "logs and checkpoints, and these are runs"
+            raise Trouble(f"{name} is an option for {what}. Leave it out.")
+    if others:
+        return other_files.report(
+            options.directories, scalars=options.scalar, rtol=options.rtol, atol=options.atol, form=options.format
+        )
     directories = [parse_path(text) for text in options.directories]
-    return guarded(lambda: report(directories, across=options.across, page=options.html, form=options.format))
+    return report(directories, across=options.across, page=options.html, form=options.format)
 
 
 def report(
