@@ -97,7 +97,12 @@ def _logs(paths: Sequence[str], scalars: Sequence[str], tolerance: Tolerance) ->
 
 
 def _checkpoints(paths: Sequence[str], tolerance: Tolerance) -> list[Document]:
-    raise NotImplementedError
+    from parity.checkpoints.comparing import compare_checkpoints
+    from parity.checkpoints.reading import read_checkpoint
+    from parity.render.documents.checkpoints import document
+
+    baseline, *candidates = map(read_checkpoint, paths)
+    return [document(compare_checkpoints(baseline, each, tolerance=tolerance)) for each in candidates]
 
 
 def _kind(path: str) -> str:

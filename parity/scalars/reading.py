@@ -28,9 +28,7 @@ def read_log(path: str) -> Log:
     """
     found = _read_folder(path) if Path(path).is_dir() else _read_file(path)
     if not found.series:
-        raise Trouble(
-            f"{path} is a {found.format} without a scalar. Give a log with a number for each step."
-        )
+        raise Trouble(f"{path} is a {found.format} without a scalar. Give a log with a number for each step.")
     return found
 
 
