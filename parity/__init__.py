@@ -5,7 +5,8 @@
     result = parity.check("my_losses.py:mse", steps=20)
     assert result.passed, result.line
 
-`parity.check` compares a loss or a device from Python, and `parity.Recorder` records a training loop of your own.
+`parity.check` compares a loss or a device from Python, `parity.Recorder` records a training loop of your own, and
+`parity.compare_logprobs` compares the log-probabilities of a trainer and a sampler.
 `python -m parity` lists the commands.
 """
 
@@ -24,9 +25,10 @@ del _state, _rich_style
 
 if TYPE_CHECKING:
     from parity.api import CheckResult, check
+    from parity.logprobs import compare_logprobs
     from parity.recorder import Recorder
 
-__all__ = ["CheckResult", "Recorder", "check"]
+__all__ = ["CheckResult", "Recorder", "check", "compare_logprobs"]
 
 
 def __getattr__(name: str) -> Any:
@@ -38,6 +40,10 @@ def __getattr__(name: str) -> Any:
             from parity.recorder import Recorder
 
             return Recorder
+        if name == "compare_logprobs":
+            from parity.logprobs import compare_logprobs
+
+            return compare_logprobs
         from parity import api
 
         return getattr(api, name)

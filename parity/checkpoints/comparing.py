@@ -1,6 +1,8 @@
 """Compares two checkpoints: names, shapes, dtypes and bytes of their tensors, with figures of those that differ."""
 
+import os
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
@@ -17,6 +19,8 @@ Kind: TypeAlias = Literal["numbers", "dtype", "shape", "only baseline", "only ca
 EXIT_STATUSES: dict[Word, int] = {"identical": 0, "within": 0, "undecided": 3, "differ": 1}
 # Bytes of a block that is digested at once.
 _BLOCK = 2**22
+# Threads that compare tensors beside each other. NumPy lets them run at the same time.
+_MOST_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -106,19 +110,21 @@ def compare_checkpoints(baseline: Checkpoint, candidate: Checkpoint, *, toleranc
     prefix, left, right = _align(baseline, candidate)
     differences: list[Difference] = []
     equal_tensors, equal_bytes, not_numbers = 0, 0, []
-    for name, mine in left.tensors.items():
-        other = right.tensors.get(name)
-        if other is None:
+    names = [name for name in left.tensors if name in right.tensors]
+    with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
+        compared = pool.map(lambda name: _compare(name, left.tensors[name], right.tensors[name], tolerance), names)
+        found = dict(zip(names, compared, strict=True))
+    for name in left.tensors:
+        if name not in found:
             differences.append(_one_sided(name, left, right, "only baseline"))
             continue
-        found = _compare(name, mine, other, tolerance)
-        if found:
-            differences.append(found)
+        difference, size, nan = found[name]
+        if difference:
+            differences.append(difference)
             continue
         equal_tensors += 1
-        octets = mine.read()
-        equal_bytes += len(octets)
-        if has_nan(octets, mine.dtype):
+        equal_bytes += size
+        if nan:
             not_numbers.append(name)
     differences += [
         _one_sided(name, right, left, "only candidate") for name in right.tensors if name not in left.tensors
@@ -157,8 +163,18 @@ def _without(prefix: str, found: Checkpoint) -> Checkpoint:
     return replace(found, tensors=tensors, tied=tied)
 
 
-def _compare(name: str, mine: StoredTensor, other: StoredTensor, tolerance: Tolerance) -> Difference | None:
-    """How two tensors differ; None where they do not."""
+def _compare(
+    name: str, mine: StoredTensor, other: StoredTensor, tolerance: Tolerance
+) -> tuple[Difference | None, int, bool]:
+    """How two tensors differ; or None, the bytes that are equal, and whether there is a NaN among them."""
+    difference = _difference(name, mine, other, tolerance)
+    if difference:
+        return difference, 0, False
+    octets = mine.read()
+    return None, len(octets), has_nan(octets, mine.dtype)
+
+
+def _difference(name: str, mine: StoredTensor, other: StoredTensor, tolerance: Tolerance) -> Difference | None:
     sides = {"rtol": tolerance.rtol, "atol": tolerance.atol}
     if mine.shape != other.shape:
         return Difference(name, "shape", "differ", side_of(mine), side_of(other))

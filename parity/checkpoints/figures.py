@@ -9,7 +9,9 @@ from parity.checkpoints.dtypes import Dtype, dtype_of, rounded
 from parity.checkpoints.tensor import StoredTensor
 
 # Bytes of a block that is looked at for equality, and elements of one whose figures are made: both fit into a cache.
-_BLOCK_BYTES, _BLOCK = 2**20, 2**17
+_BLOCK_BYTES, _BLOCK = 2**20, 2**16
+# Where fewer than one in so many elements of a block differ, only those are looked at.
+_SPARSE = 4
 # Lower ends of the bins of a histogram, in ulp.
 BINS = (1, 2, 10, 100, 1_000, 1_000_000)
 # Least share of a tensor that a constant factor has to leave for the factor to be named.
@@ -36,7 +38,7 @@ class Figures:
         largest_absolute, largest_relative: Of single elements; inf where one is not finite.
         factor: c where the candidate is c times the baseline but for rounding, else None.
         narrowed: Of two dtypes, whether the narrower tensor is the wider one rounded to its dtype.
-        violations: Elements outside of the tolerance.
+        violations: Elements outside of the tolerance; 0 where there is none.
     """
 
     elements: int
@@ -116,16 +118,20 @@ def figures(baseline: StoredTensor, candidate: StoredTensor, *, rtol: float, ato
     count = 0
     for begin, mine, other in _blocks(dtype.bits(baseline.read()), dtype.bits(candidate.read())):
         count += len(mine)
-        values = dtype.numbers(mine)
+        x = dtype.numbers(mine)
+        sums.xx += _square(x)
+        differs = mine != other
+        found = int(np.count_nonzero(differs))
+        if not found:
+            continue
+        places = np.flatnonzero(differs) if found < len(mine) // _SPARSE else None
+        if places is not None:
+            mine, other, x = mine[places], other[places], x[places]
+        sums.first_at = sums.first_at if sums.first_at >= 0 else begin + int(np.argmax(differs))
+        sums.different += found
         if dtype.kind == "float":
-            values = np.where(np.isfinite(values), values, 0.0)
-        sums.xx += float(np.dot(values, values))
-        places = np.flatnonzero(mine != other)
-        if len(places):
-            _add_bits(sums, dtype, mine[places], other[places])
-            _add_numbers(
-                sums, begin, places, dtype.numbers(mine[places]), dtype.numbers(other[places]), tolerance=(rtol, atol)
-            )
+            _add_bits(sums, dtype, mine, other)
+        _add_numbers(sums, begin, places, x, dtype.numbers(other), tolerance=(rtol, atol))
     ulp = sums.ulp if dtype.kind == "float" else None
     return _figures(sums, count, ulp=ulp, narrowed=None)
 
@@ -140,13 +146,14 @@ def figures_of_two_dtypes(baseline: StoredTensor, candidate: StoredTensor, *, rt
     for begin, mine, other in _blocks(left.bits(baseline.read()), right.bits(candidate.read())):
         count += len(mine)
         x, y = left.numbers(mine), right.numbers(other)
-        finite = np.where(np.isfinite(x), x, 0.0)
-        sums.xx += float(np.dot(finite, finite))
+        sums.xx += _square(x)
         wider, narrower = (x, y) if wide is left else (y, x)
         as_narrow = rounded(wider, name) if narrowed else None
         narrowed = as_narrow is not None and np.array_equal(as_narrow, narrower, equal_nan=True)
         places = np.flatnonzero((x != y) & ~(np.isnan(x) & np.isnan(y)))
         if len(places):
+            sums.first_at = sums.first_at if sums.first_at >= 0 else begin + int(places[0])
+            sums.different += len(places)
             _add_numbers(sums, begin, places, x[places], y[places], tolerance=(rtol, atol))
     return _figures(sums, count, ulp=None, narrowed=narrowed)
 
@@ -156,45 +163,80 @@ def _blocks(mine: np.ndarray, other: np.ndarray) -> Iterator[tuple[int, np.ndarr
         yield begin, mine[begin : begin + _BLOCK], other[begin : begin + _BLOCK]
 
 
+def _dot(x: np.ndarray, y: np.ndarray) -> float:
+    """The sum of products. Not np.dot: its threads wait for each other longer than a block takes, on a busy machine."""
+    return float(np.einsum("i,i->", x, y))
+
+
+def _square(x: np.ndarray) -> float:
+    """The sum of the squares of what is finite."""
+    total = _dot(x, x)
+    if not np.isfinite(total):
+        x = np.where(np.isfinite(x), x, 0.0)
+        total = _dot(x, x)
+    return total
+
+
 def _add_bits(sums: _Sums, dtype: Dtype, mine: np.ndarray, other: np.ndarray) -> None:
-    """Adds what the bits of elements that differ show."""
-    if dtype.kind != "float":
-        return
+    """Adds what the bits of floats show; some of them may be equal."""
+    sign = mine.dtype.type(2 ** (8 * dtype.size - 1))
+    changed = mine ^ other
+    if (changed < sign).all():
+        distances = np.maximum(mine, other) - np.minimum(mine, other)
+    else:
+        sums.signs += int(np.count_nonzero((changed == sign) & (mine != sign) & (other != sign)))
+        distances = dtype.ulp(mine, other)
+        sums.zeros += int(np.count_nonzero((distances == 0) & (changed != 0)))
     nan = dtype.is_nan(mine), dtype.is_nan(other)
-    sums.payloads += int(np.count_nonzero(nan[0] & nan[1]))
-    distances = dtype.ulp(mine, other)[~(nan[0] | nan[1])]
-    sums.zeros += int(np.count_nonzero(distances == 0))
-    sums.ulp = max(sums.ulp, int(distances.max(initial=0)))
-    at_least = [int(np.count_nonzero(distances >= np.uint64(least))) for least in BINS]
-    sums.histogram += np.array(at_least) - np.array([*at_least[1:], 0])
+    if nan[0].any() or nan[1].any():
+        sums.payloads += int(np.count_nonzero(nan[0] & nan[1] & (changed != 0)))
+        distances = distances[~(nan[0] | nan[1])]
+    largest = int(distances.max(initial=0))
+    sums.ulp = max(sums.ulp, largest)
+    at_least = [int(np.count_nonzero(distances >= distances.dtype.type(least))) for least in BINS if least <= largest]
+    at_least += [0] * (len(BINS) + 1 - len(at_least))
+    sums.histogram += -np.diff(at_least)
 
 
 def _add_numbers(
-    sums: _Sums, begin: int, places: np.ndarray, x: np.ndarray, y: np.ndarray, *, tolerance: tuple[float, float]
+    sums: _Sums, begin: int, places: np.ndarray | None, x: np.ndarray, y: np.ndarray, *, tolerance: tuple[float, float]
 ) -> None:
-    """Adds what the numbers of elements that differ show; float64[K] each."""
+    """Adds what the numbers show; some of them may be equal.
+
+    Args:
+        sums: What has been added so far.
+        begin: Flat index of the block.
+        places: Index of each number in the block; None for all of it.
+        x: float64[K], the baseline's.
+        y: float64[K], the candidate's.
+        tolerance: The relative one and the absolute one.
+    """
     rtol, atol = tolerance
-    finite = np.isfinite(x) & np.isfinite(y)
-    both_nan = np.isnan(x) & np.isnan(y)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        difference = np.where(finite, y - x, 0.0)
-        absolute = np.where(finite, np.abs(difference), np.where(both_nan, 0.0, np.inf))
-        relative = np.where(absolute == 0, 0.0, absolute / np.where(finite, np.abs(x), 1.0))
-        allowed = atol + rtol * np.where(finite, np.abs(x), 0.0)
-    if sums.first_at < 0:
-        sums.first_at = begin + int(places[0])
-    sums.different += len(places)
-    sums.not_finite += int(np.count_nonzero(~finite & ~both_nan))
-    sums.signs += int(np.count_nonzero((x == -y) & (x != 0) & finite))
-    sums.xd += float(np.dot(np.where(finite, x, 0.0), difference))
-    sums.dd += float(np.dot(difference, difference))
-    sums.violations += int(np.count_nonzero(~(absolute <= allowed)))
-    sums.relative = max(sums.relative, float(relative.max()))
+        given = x
+        difference = y - x
+        dd = _dot(difference, difference)
+        size = np.abs(x)
+        absolute = np.abs(difference)
+        if not np.isfinite(dd):
+            finite = np.isfinite(x) & np.isfinite(y)
+            # Equal infinities and NaN with other bits are no distance apart; others cannot be compared.
+            alike = (np.isnan(x) & np.isnan(y)) | (x == y)
+            difference, size = np.where(finite, difference, 0.0), np.where(finite, size, 1.0)
+            absolute = np.where(finite, absolute, np.where(alike, 0.0, np.inf))
+            sums.not_finite += int(np.count_nonzero(~finite & ~alike))
+            x, dd = np.where(finite, x, 0.0), _dot(difference, difference)
+        # 0 / 0, of equal zeros, is NaN, which fmax passes over.
+        sums.relative = float(np.fmax(sums.relative, np.fmax.reduce(absolute / size)))
+        sums.xd += _dot(x, difference)
+    sums.dd += dd
+    if rtol or atol:
+        sums.violations += int(np.count_nonzero(~(absolute <= atol + rtol * size)))
     at = int(np.argmax(absolute))
     if absolute[at] > sums.absolute:
         sums.absolute = float(absolute[at])
-        sums.largest_at = begin + int(places[at])
-        sums.values = (float(x[at]), float(y[at]))
+        sums.largest_at = begin + (at if places is None else int(places[at]))
+        sums.values = (float(given[at]), float(y[at]))
 
 
 def _figures(sums: _Sums, count: int, *, ulp: int | None, narrowed: bool | None) -> Figures:

@@ -172,8 +172,8 @@ def _equal(found: CheckpointComparison) -> str:
     if not found.differences:
         return ""
     values = f" and {amount(found.equal_values, 'value')}" if found.equal_values else ""
-    one = found.equal == 1 and not values
-    return f"{amount(found.equal, 'tensor')}{values} {'is' if one else 'are'} identical, bit for bit ({found.equal_bytes:,} bytes)."
+    verb = "is" if found.equal == 1 and not values else "are"
+    return f"{amount(found.equal, 'tensor')}{values} {verb} identical, bit for bit ({found.equal_bytes:,} bytes)."
 
 
 def _notes(found: CheckpointComparison) -> Iterator[str]:
