@@ -181,13 +181,16 @@ def _difference(name: str, mine: StoredTensor, other: StoredTensor, tolerance: T
     if mine.dtype != other.dtype:
         comparable = mine.dtype in WIDTHS and other.dtype in WIDTHS
         found = figures_of_two_dtypes(mine, other, **sides) if comparable else None
-        # Another dtype is a difference, also where the numbers are the same: no tolerance of numbers allows it.
-        return Difference(name, "dtype", "differ", side_of(mine), side_of(other), found)
+        # Another dtype is a difference, also where the numbers are the same, unless a tolerance is given.
+        return Difference(name, "dtype", _word(found, tolerance), side_of(mine), side_of(other), found)
     if equal(mine.read(), other.read()):
         return None
     found = figures(mine, other, **sides)
-    allowed = (tolerance.rtol or tolerance.atol) and not found.violations
-    return Difference(name, "numbers", "within" if allowed else "differ", side_of(mine), side_of(other), found)
+    return Difference(name, "numbers", _word(found, tolerance), side_of(mine), side_of(other), found)
+
+
+def _word(found: Figures | None, tolerance: Tolerance) -> Word:
+    return "within" if found and (tolerance.rtol or tolerance.atol) and not found.violations else "differ"
 
 
 def side_of(tensor: StoredTensor) -> Side:
@@ -195,7 +198,7 @@ def side_of(tensor: StoredTensor) -> Side:
     octets = tensor.read()
     state = xxhash.xxh3_64()
     for begin in range(0, len(octets), _BLOCK):
-        state.update(octets[begin : begin + _BLOCK])
+        state.update(octets[begin : begin + _BLOCK].data)
     return Side(tensor.dtype, tensor.shape, state.intdigest())
 
 
@@ -205,8 +208,8 @@ def _one_sided(name: str, side: Checkpoint, other: Checkpoint, kind: Kind) -> Di
     original = side.tied.get(name)
     tied = original if original in other.tensors else None
     word: Word = "within" if tied else "differ"
-    both = (found, None) if kind == "only baseline" else (None, found)
-    return Difference(name, kind, word, *both, tied_to=tied)
+    mine, others = (found, None) if kind == "only baseline" else (None, found)
+    return Difference(name, kind, word, mine, others, tied_to=tied)
 
 
 def _other_names(differences: list[Difference]) -> Iterator[Difference]:
@@ -225,8 +228,8 @@ def _values(left: Mapping[str, object], right: Mapping[str, object]) -> Iterator
     for name in [*left, *(name for name in right if name not in left)]:
         if name in left and name in right and _same_value(left[name], right[name]):
             continue
-        sides = [_value(each[name]) if name in each else None for each in (left, right)]
-        yield Difference(name, "value", "differ", *sides)
+        mine, other = (_value(each[name]) if name in each else None for each in (left, right))
+        yield Difference(name, "value", "differ", mine, other)
 
 
 def _same_value(mine: object, other: object) -> bool:

@@ -28,33 +28,38 @@ class Dtype:
 
     def bits(self, octets: np.ndarray) -> np.ndarray:
         """The elements as unsigned integers; uint[N] of uint8[N * size]."""
-        return octets.view(f"<u{self.size}")
+        found: np.ndarray = octets.view(f"<u{self.size}")
+        return found
 
     def is_nan(self, bits: np.ndarray) -> np.ndarray:
         """Whether each float is NaN; bool[N]."""
         magnitude = bits & bits.dtype.type(2 ** (8 * self.size - 1) - 1)
-        return np.greater(magnitude, bits.dtype.type(self.infinity))
+        found: np.ndarray = np.greater(magnitude, bits.dtype.type(self.infinity))
+        return found
 
     def ulp(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         """How many floats lie between two, in steps; uint64[N]. Zeros of both signs are the same."""
         mine, other = self._position(left), self._position(right)
         # Of opposite signs, two float64 are further apart than int64 can count, but never than uint64 can.
-        return np.maximum(mine, other).view(np.uint64) - np.minimum(mine, other).view(np.uint64)
+        found: np.ndarray = np.maximum(mine, other).view(np.uint64) - np.minimum(mine, other).view(np.uint64)
+        return found
 
     def _position(self, bits: np.ndarray) -> np.ndarray:
         """The place of each float among all, 0 for zero; int64[N]."""
         sign = bits.dtype.type(2 ** (8 * self.size - 1))
         magnitude = (bits & (sign - bits.dtype.type(1))).astype(np.int64)
-        return np.where(bits & sign, -magnitude, magnitude)
+        position: np.ndarray = np.where(bits & sign, -magnitude, magnitude)
+        return position
 
 
 def _view(dtype: str, bits: np.ndarray) -> np.ndarray:
-    return bits.view(dtype).astype(np.float64)
+    numbers: np.ndarray = bits.view(dtype).astype(np.float64)
+    return numbers
 
 
 def _bfloat16(bits: np.ndarray) -> np.ndarray:
     # The upper half of a float32.
-    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32).astype(np.float64)
+    return _view("<f4", bits.astype(np.uint32) << np.uint32(16))
 
 
 def _float8(exponent_bits: int, bits: np.ndarray) -> np.ndarray:

@@ -123,8 +123,10 @@ def compare_series(
         step, *numbers = (each[index].item() for each in at)
         return Place(step, numbers[0], numbers[1], numbers[2], numbers[3], int(units[index]))
 
-    allowed = tolerance.atol + tolerance.rtol * np.abs(left)
-    within = not (differs & ~(absolute <= allowed)).any()
+    size = np.where(np.isfinite(left), np.abs(left), 0.0)
+    beyond = differs & ~(absolute <= tolerance.atol + tolerance.rtol * size)
+    # Without a tolerance all that differs counts, such as zeros of opposite signs.
+    within = not (differs if tolerance == EXACT else beyond).any()
     missing = [_missing(baseline.steps, candidate.steps), _missing(candidate.steps, baseline.steps)]
     blank = np.union1d(baseline.blank, candidate.blank)
     both_nan = np.flatnonzero(np.isnan(left) & np.isnan(right))
@@ -163,6 +165,8 @@ def _missing(steps: np.ndarray, others: np.ndarray) -> Missing | None:
 _HALF = 0.5 + 1e-6
 # Order of the dtypes by their digits; numbers of two dtypes are compared in the one with fewer.
 _NARROW_FIRST = ("bfloat16", "float16", "float32", "float64")
+# The distance from 1 to the next number.
+_EPSILONS = {"bfloat16": 2.0**-7, "float16": 2.0**-10, "float32": 2.0**-23, "float64": 2.0**-52}
 
 
 @dataclass(frozen=True)
@@ -227,12 +231,13 @@ class Scale:
 
         A NaN is equal to a NaN: a log may have lost its other bits.
         """
-        both_nan = np.isnan(left) & np.isnan(right)
         if self.kind == "printed" and not self.printed_alike:
             with np.errstate(invalid="ignore"):
-                close = (np.abs(left - right) <= _HALF * self._step) | (left == right)
-            return np.logical_not(close | both_nan)
-        return np.logical_and(bits_differ(left, right), np.logical_not(both_nan))
+                same = (np.abs(left - right) <= _HALF * self._step) | (left == right)
+        else:
+            same = ~bits_differ(left, right)
+        result: np.ndarray = ~(same | (np.isnan(left) & np.isnan(right)))
+        return result
 
     def units(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         """Distance in the unit; int64[N], -1 where it cannot be counted."""
@@ -245,13 +250,11 @@ class Scale:
 
     def resolution(self, values: np.ndarray) -> np.ndarray:
         """The relative size of one unit at each number; float64[N]."""
+        if self.kind in _EPSILONS:
+            return np.full(len(values), _EPSILONS[self.kind])
         magnitude = np.maximum(np.abs(np.nan_to_num(values, posinf=0.0, neginf=0.0)), np.finfo(np.float64).tiny)
-        if self.kind == "printed":
-            return np.divide(self._step, magnitude)
-        if self.kind == "whole":
-            return np.divide(1.0, magnitude)
-        epsilon = {"bfloat16": 2.0**-7, "float16": 2.0**-10, "float32": 2.0**-23, "float64": 2.0**-52}[self.kind]
-        return np.full(len(values), epsilon)
+        result: np.ndarray = (self._step if self.kind == "printed" else 1.0) / magnitude
+        return result
 
 
 @dataclass(frozen=True)

@@ -168,7 +168,8 @@ def _masked_crc(rows: np.ndarray) -> np.ndarray:
     for column in np.ascontiguousarray(rows.T):
         crc = table[(crc ^ column) & 0xFF] ^ (crc >> np.uint32(8))
     crc = ~crc
-    return np.add((crc >> np.uint32(15)) | (crc << np.uint32(17)), np.uint32(0xA282EAD8))
+    found: np.ndarray = np.add((crc >> np.uint32(15)) | (crc << np.uint32(17)), np.uint32(0xA282EAD8))
+    return found
 
 
 @cache

