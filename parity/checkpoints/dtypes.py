@@ -53,7 +53,8 @@ class Dtype:
 
 
 def _view(dtype: str, bits: np.ndarray) -> np.ndarray:
-    numbers: np.ndarray = bits.view(dtype).astype(np.float64)
+    with np.errstate(invalid="ignore"):  # of a NaN that signals
+        numbers: np.ndarray = bits.view(dtype).astype(np.float64)
     return numbers
 
 

@@ -1,6 +1,7 @@
 """Checkpoints of several files: the shards of one model, and what Hugging Face's Trainer saves beside it."""
 
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,8 @@ _MODELS = (
 )
 # Beside a model: its names get the part before the dot as their first part.
 _BESIDE = ("optimizer.pt", "optimizer.bin", "scheduler.pt", "scheduler.bin", "rng_state.pth", "scaler.pt")
+# Of torch.distributed.checkpoint: a pickle of objects, which is not read here since loading it would run code.
+_DISTRIBUTED = ".metadata"
 _ENDINGS = (".safetensors", ".pt", ".pth", ".bin")
 
 
@@ -29,7 +32,7 @@ def is_index(text: bytes) -> bool:
 
 def has_checkpoint(folder: Path) -> bool:
     """Whether a folder has files of a checkpoint."""
-    return any(True for _ in _models(folder)) or any((folder / name).is_file() for name in _BESIDE)
+    return any(True for _ in _models(folder)) or any((folder / name).is_file() for name in (*_BESIDE, _DISTRIBUTED))
 
 
 def _models(folder: Path) -> Iterator[Path]:
@@ -44,6 +47,11 @@ def read_folder(path: str, folder: Path) -> Checkpoint:
     Raises:
         Trouble: A file is damaged or needs code, or the folder has several files and no index that says what they are.
     """
+    if (folder / _DISTRIBUTED).is_file():
+        raise Trouble(
+            f"{path} is a folder of torch.distributed.checkpoint. Make a file of it, and compare that:\n"
+            f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {shlex.quote(path)} checkpoint.pt"
+        )
     first = next(_models(folder), None)
     parts: list[tuple[str, Checkpoint]] = []
     notes: list[str] = []

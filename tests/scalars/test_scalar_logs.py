@@ -24,8 +24,8 @@ TORCHTITAN = """\
 [rank0]:[titan] 2025-06-04 08:51:48,074 - root - INFO - \x1b[31mstep:  1  \x1b[32mloss: 12.22540  \x1b[38;2;180;60;0m\
 grad_norm:  4.1234  \x1b[38;2;54;234;195mmemory: 27.34GiB(28.78%)  \x1b[34mtps: 7,034  \
 \x1b[36mtflops: 407.35  mfu: 41.19%\x1b[39m
-[rank0]:[titan] 2025-06-04 08:51:58,557 - root - INFO - step: 10  loss:  nan  grad_norm:  inf  memory: 30.99GiB(32.62%)  \
-tps: 7,034
+[rank0]:[titan] 2025-06-04 08:51:58,557 - root - INFO - step: 10  loss:  nan  grad_norm:  inf  \
+memory: 30.99GiB(32.62%)  tps: 7,034
 [rank0]:[titan] 2025-06-04 08:51:59,557 - root - INFO - validate step: 10  loss:  9.5000  memory: 30.99GiB(32.62%)  \
 tps: 7,034
 """

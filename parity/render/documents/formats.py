@@ -19,7 +19,8 @@ from parity.render.wrapping import WIDTH, clip, flat, wrap
 # Most findings that are shown in full, and that have a row in a Markdown table.
 MOST_SHOWN, _MOST_ROWS = 12, 200
 _STYLES = {0: "green", 3: "yellow", 1: "bold red"}
-_LABEL_WIDTH = 11
+# Columns of a label: "passes with" and two spaces.
+_LABEL_WIDTH = 13
 # Most characters of a Markdown table; GitHub accepts comments of 65,536.
 _TABLE = 50_000
 # All that XML 1.0 does not allow.
@@ -64,7 +65,8 @@ def _lines(document: Document, width: int) -> Iterator[Text]:
 
 
 def _labelled(label: str, text: str, width: int, *, indent: str) -> list[str]:
-    return wrap(text, width=width, first=f"{indent}{label:<{_LABEL_WIDTH}}", then=" " * (len(indent) + _LABEL_WIDTH))
+    first = f"{indent}{label:<{_LABEL_WIDTH - 1}} "
+    return wrap(text, width=width, first=first, then=" " * len(first))
 
 
 def _markdown(documents: Sequence[Document]) -> str:

@@ -1,7 +1,7 @@
 """The report about two logs."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -18,6 +18,8 @@ def document(found: LogComparison) -> Document:
     """The report, with the scalars that differ first."""
     order = [*EXIT_STATUSES]
     worst_first = sorted(found.scalars, key=lambda each: -order.index(each.word))
+    # A resumed log has logged all of its scalars twice, which is said once.
+    shared = _shared(found.scalars)
     sides = tuple(
         (label, f"{log.path} ({log.format})")
         for label, log in (("baseline", found.baseline), ("candidate", found.candidate))
@@ -28,17 +30,22 @@ def document(found: LogComparison) -> Document:
         exit_status=found.exit_status,
         headline=_headline(found, worst_first),
         sides=sides,
-        findings=tuple(map(finding, worst_first)),
+        findings=tuple(finding(each, shared) for each in worst_first),
         passed="",
-        notes=(*_notes(found),),
+        notes=(*_notes(found), *(f"All scalars: {note}." for note in shared)),
         advice=(*_advice(found),),
         content=_content(found),
     )
 
 
-def finding(each: ScalarComparison) -> Finding:
-    """What was found about a scalar."""
-    facts = (*_facts(each),)
+def _shared(scalars: Sequence[ScalarComparison]) -> list[str]:
+    first = scalars[0].notes if len(scalars) > 1 else ()
+    return [note for note in first if all(note in each.notes for each in scalars)]
+
+
+def finding(each: ScalarComparison, shared: Sequence[str] = ()) -> Finding:
+    """What was found about a scalar, without the notes that all scalars share."""
+    facts = (*_facts(each, shared),)
     return Finding(_name(each), each.word, EXIT_STATUSES[each.word], message(each), facts)
 
 
@@ -62,9 +69,12 @@ def _headline(found: LogComparison, worst_first: list[ScalarComparison]) -> str:
     same = [each for each in found.scalars if each.word == "identical"]
     if found.word == "identical":
         words = "the same as printed" if any(each.weak for each in same) else "identical, bit for bit"
-        return f"All {amount(len(same), 'scalar')} are {words}, at {amount(max(e.steps for e in same), 'step')}."
+        subject = f"{_name(same[0])} is" if len(same) == 1 else f"All {len(same):,} scalars are"
+        nan = [_name(each) for each in same if each.not_numbers]
+        also = f" {listed(nan)} {'has' if len(nan) == 1 else 'have'} NaN at the same steps." if nan else ""
+        return f"{subject} {words}, at {amount(max(each.steps for each in same), 'step')}.{also}"
     if found.word == "within":
-        return f"All {amount(len(found.scalars), 'scalar')} are within the tolerance. {_name(worst)} {message(worst)}."
+        return f"All that differs is within the tolerance: {_name(worst)} {message(worst)}."
     if found.word == "differ":
         # The scalar that parts first is nearest to the cause.
         parts = [each for each in found.scalars if each.word == "differ" and each.first]
@@ -80,7 +90,7 @@ def _one_sided(found: LogComparison) -> str:
     return "; ".join(f"only the {side} has {listed(names)}" for side, names in sides if names)
 
 
-def _facts(each: ScalarComparison) -> Iterator[tuple[str, str]]:
+def _facts(each: ScalarComparison, shared: Sequence[str]) -> Iterator[tuple[str, str]]:
     if each.first:
         yield "first", _place(each, each.first)
         if each.largest and each.different > 1:
@@ -97,7 +107,8 @@ def _facts(each: ScalarComparison) -> Iterator[tuple[str, str]]:
     if each.weak:
         yield "precision", each.weak
     for note in each.notes:
-        yield "note", note
+        if note not in shared:
+            yield "note", note
 
 
 def _lacking(each: ScalarComparison) -> str:
@@ -154,12 +165,12 @@ def _growth(each: ScalarComparison) -> str:
     if growth.kind == "not finite":
         return f"one side is not finite, or both differ in it, from step {growth.step:,} on"
     if growth.kind == "jump":
-        return f"jumps at step {growth.step:,}, to {growth.factor:,.0f} times the largest difference before it"
+        return f"jumps at step {growth.step:,} to {growth.factor:,.0f} times the largest difference before it"
     if growth.kind == "large":
-        return "it is large at once: more than rounding of one step leaves, though not all steps may be logged"
+        return "the first difference is large: more than rounding of one step leaves, if each step is logged"
     if each.different == 1:
-        return "it stays at that step"
-    return f"grows like rounding: no jump, the largest is {growth.factor:,.0f} times the first"
+        return "no other step differs"
+    return f"grows like rounding, without a jump: the largest difference is {growth.factor:,.0f} times the first"
 
 
 def _passing(each: ScalarComparison) -> str:
