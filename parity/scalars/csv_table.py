@@ -9,11 +9,13 @@ from parity.scalars.sparse import Rows
 
 FORMAT = "CSV"
 _DELIMITERS = ",;\t"
+# Characters in which it is seen what a text is.
+_HEAD = 65_536
 
 
 def is_csv(text: str) -> bool:
     """Whether a text is a table: its first two lines have the same number of cells, at least two, or one of numbers."""
-    lines = [line for line in text.splitlines()[:20] if line.strip()]
+    lines = [line for line in text[:_HEAD].splitlines()[:20] if line.strip()]
     if len(lines) < 2:
         return False
     delimiter = _delimiter(lines[0])

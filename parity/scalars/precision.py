@@ -12,7 +12,7 @@ Kind: TypeAlias = Literal["float16", "bfloat16", "float32", "float64", "whole", 
 # 17 significant digits are enough for every float64, and 9 for every float32. Of numbers that were computed, a log that
 # keeps floats exactly has one with at least 16, or at least 8; one with more than 9 is a float32 that became a float64.
 _FLOAT64_DIGITS, _FLOAT32_DIGITS, _WIDENED_DIGITS = 16, 8, 10
-_NUMBER = re.compile(r"\s*[-+]?(\d*)(?:\.(\d*))?(?:[eE]([-+]?\d+))?\s*")
+_EXPONENT = re.compile(r"\s*([-+]?\d*)(?:\.(\d*))?[eE]([-+]?\d+)\s*")
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,19 @@ def precision_of(texts: Iterable[str], values: np.ndarray) -> Precision:
     digits = decimals = 0
     whole = True
     for text in texts:
-        found = _NUMBER.fullmatch(text)
-        if not found:  # nan, inf
-            continue
-        before, after, exponent = found[1], found[2], found[3]
-        whole = whole and after is None and exponent is None
-        significant = (before + (after or "")).lstrip("0")
+        before, point, after = text.partition(".")
+        exponent = 0
+        if "n" in text or "e" in text or "E" in text:
+            found = _EXPONENT.fullmatch(text)
+            if not found:  # nan, inf
+                continue
+            before, after, exponent = found[1], found[2] or "", int(found[3])
+            point = "."
+        whole = whole and not point
+        decimals = max(decimals, len(after) - exponent)
+        significant = f"{before}{after}".lstrip("+-0 ")
         # Zeros at the end are those of a fixed number of decimals.
         digits = max(digits, len(significant.rstrip("0")))
-        decimals = max(decimals, len(after or "") - int(exponent or 0))
         if digits >= _FLOAT64_DIGITS and not whole:
             break
     finite = values[np.isfinite(values)]

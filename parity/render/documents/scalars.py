@@ -68,7 +68,9 @@ def _headline(found: LogComparison, worst_first: list[ScalarComparison]) -> str:
     worst = worst_first[0]
     same = [each for each in found.scalars if each.word == "identical"]
     if found.word == "identical":
-        words = "the same as printed" if any(each.weak for each in same) else "identical, bit for bit"
+        weak = [_name(each) for each in same if each.weak]
+        words = "identical, bit for bit" if not weak else "the same"
+        words += f" ({'all' if len(weak) == len(same) else listed(weak)} as printed)" if weak else ""
         subject = f"{_name(same[0])} is" if len(same) == 1 else f"All {len(same):,} scalars are"
         nan = [_name(each) for each in same if each.not_numbers]
         also = f" {listed(nan)} {'has' if len(nan) == 1 else 'have'} NaN at the same steps." if nan else ""
