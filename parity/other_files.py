@@ -1,7 +1,5 @@
 """What parity.report compares beside runs: logs of scalars and checkpoints, which it knows by their content."""
 
-import argparse
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,26 +13,6 @@ from parity.scalars.reading import is_log_folder
 
 # By what they are: a run, or one of these.
 _LOG, _CHECKPOINT, _RUN = "a log", "a checkpoint", "a run of parity"
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that only logs and checkpoints have."""
-    add = parser.add_argument_group("logs and checkpoints").add_argument
-    add(
-        "--scalar",
-        metavar="NAME",
-        action="append",
-        default=[],
-        help="compare this scalar of two logs, or NAME=OTHER if the candidate calls it OTHER; can be repeated "
-        "(default: all that both logs have)",
-    )
-    add(
-        "--rtol",
-        metavar="X",
-        type=_tolerance,
-        help="pass if |candidate - baseline| is at most ATOL + RTOL * |baseline| everywhere (default: 0)",
-    )
-    add("--atol", metavar="X", type=_tolerance, help="see --rtol (default: 0)")
 
 
 def are_given(paths: Sequence[str]) -> bool:
@@ -120,14 +98,3 @@ def _kind(path: str) -> str:
     except OSError:
         pass  # a name that is too long, or a folder that may not be read: the run that it is not says so
     return _RUN
-
-
-def _tolerance(text: str) -> float:
-    """Parses a finite number of at least 0."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not (math.isfinite(number) and number >= 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number of at least 0")
-    return number

@@ -11,6 +11,7 @@ from parity.ground.errors import Trouble
 from parity.judge.judging import judge
 from parity.judge.several_runs import join
 from parity.judge.sides import read_ranks
+from parity.plan.file_options import add_file_options
 from parity.plan.options import EXIT_STATUSES, add_format
 from parity.render.formats import print_report
 from parity.render.page import html
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--html", metavar="FILE", type=Path, help="also write the report as a web page, like the report.html of a run"
     )
     add_format(parser)
-    other_files.add_options(parser)
+    add_file_options(parser)
     options = parser.parse_args(arguments)
     return guarded(lambda: _run(options))
 

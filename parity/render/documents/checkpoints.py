@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
 from parity.checkpoints.comparing import CheckpointComparison, Difference, Side
 from parity.checkpoints.figures import BINS, Figures
 from parity.render.documents.document import Document, Finding
@@ -131,7 +133,7 @@ def _facts(each: Difference) -> Iterator[tuple[str, str]]:
     # The largest difference of two states of a generator means nothing.
     if not found or not found.different or (each.kind == "numbers" and found.ulp is None):
         return
-    numbers = f"{found.baseline_value!r} and {found.candidate_value!r}"
+    numbers = f"{_number(mine, found.baseline_value)} and {_number(other, found.candidate_value)}"
     yield "largest", f"element {found.largest_at:,}: {numbers} (absolute {found.largest_absolute:.3g})"
     if found.first_at != found.largest_at:
         yield "first", f"element {found.first_at:,}"
@@ -154,6 +156,11 @@ def _facts(each: Difference) -> Iterator[tuple[str, str]]:
         if math.isfinite(found.largest_relative):
             options.insert(0, f"--rtol {rounded_up(found.largest_relative)}")
         yield "passes with", " or ".join(options)
+
+
+def _number(side: Side | None, value: float) -> str:
+    """The number with as many digits as its dtype needs."""
+    return str(np.float32(value)) if side and side.dtype == "float32" else repr(value)
 
 
 def _histogram(found: Figures) -> str:
