@@ -4,6 +4,7 @@ The only module here that needs torch. Pickles that would run code are refused.
 """
 
 import pickle
+import warnings
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -64,12 +65,13 @@ def _load(path: Path) -> Any:
     with path.open("rb") as file:
         mappable = file.read(4) == _ZIP
     try:
-        with torch.serialization.safe_globals(_numpy_arrays()):
+        with torch.serialization.safe_globals(_numpy_arrays()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about protocols of pickles, which decide nothing here
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mappable)
     except pickle.UnpicklingError as error:
-        raise Trouble(_why_not(path, error)) from error
+        raise Trouble(_why_not(path)) from error
     except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = cut(str(error).splitlines()[0] if str(error) else type(error).__name__, 300)
+        reason = cut(str(error).partition(". ")[0].splitlines()[0] if str(error) else type(error).__name__, 300)
         raise Trouble(
             f"{path} cannot be loaded by torch: {reason}. Copy it again from where it was written."
         ) from error
@@ -81,7 +83,7 @@ def _numpy_arrays() -> list[Any]:
     return [core.multiarray._reconstruct, np.ndarray, np.dtype, *(type(np.dtype(each)) for each in "fdilqLIQBb?")]
 
 
-def _why_not(path: Path, error: Exception) -> str:
+def _why_not(path: Path) -> str:
     import torch
 
     try:
@@ -89,8 +91,10 @@ def _why_not(path: Path, error: Exception) -> str:
     except (RuntimeError, ValueError, pickle.UnpicklingError, OSError, AttributeError):
         unsafe = []  # of old files torch does not list them
     if not unsafe:
-        first = cut(str(error).splitlines()[0], 200)
-        return f"{path} cannot be loaded as tensors and plain values: {first}"
+        return (
+            f"{path} is no file of torch.save that holds tensors and plain values only, or it is damaged. "
+            "Save a state_dict, or copy the file again from where it was written."
+        )
     return (
         f"{path} would run code when it is loaded: it holds objects of {', '.join(unsafe[:4])}"
         f"{' and more' if len(unsafe) > 4 else ''}. parity loads tensors and plain values only. Save a state_dict, "

@@ -4,7 +4,7 @@ import csv
 import io
 
 from parity.ground.errors import Trouble
-from parity.scalars.log import Log, named, step_name
+from parity.scalars.log import Log, named, step_name, step_of
 from parity.scalars.sparse import Rows
 
 FORMAT = "CSV"
@@ -63,15 +63,10 @@ def read(path: str, text: str) -> Log:
 
 def _step(cell: str, path: str, place: int) -> int | None:
     """The step of a row, None where its cell is empty."""
-    if not cell:
-        return None
     try:
-        number = float(cell)
-        if number == int(number):
-            return int(number)
-    except (ValueError, OverflowError):
-        pass
-    raise Trouble(f"{path} has the step {cell!r} in row {place + 1}, and a step is a whole number.")
+        return step_of(cell) if cell else None
+    except ValueError as error:
+        raise Trouble(f"{path} has in row {place + 1} {error}.") from error
 
 
 def _delimiter(line: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from parity.ground.errors import Trouble
-from parity.scalars.log import Log, named, step_name
+from parity.scalars.log import Log, named, step_name, step_of
 from parity.scalars.sparse import Rows
 
 LINES = "JSON lines"
@@ -24,7 +24,7 @@ def is_json_lines(text: str) -> bool:
     first = next((line for line in text.splitlines() if line.strip()), "")
     try:
         return isinstance(json.loads(first), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 
@@ -40,7 +40,7 @@ def read_lines(path: str, text: str) -> Log:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise Trouble(
                 f"{path} has no JSON in line {place + 1}: {error}. Give a file with an object a line."
             ) from error
@@ -64,9 +64,11 @@ def read_rows(path: str, form: str, rows: Iterable[Mapping[str, Any]]) -> Log:
         step = row.pop(name, None) if name else place
         if step is None:
             continue  # a row of a summary, which belongs to no step
-        if isinstance(step, bool) or not isinstance(step, int | float) or step != int(step):
-            raise Trouble(f"{path} has the step {step!r} in row {place + 1}, and a step is a whole number.")
-        found.add(int(step), {key: value for key, value in row.items() if key not in _ABOUT})
+        try:
+            number = step_of(step)
+        except ValueError as error:
+            raise Trouble(f"{path} has in row {place + 1} {error}.") from error
+        found.add(number, {key: value for key, value in row.items() if key not in _ABOUT})
     columns = found.columns()
     return Log(path, form, named(columns), (*notes, *found.notes(path)))
 

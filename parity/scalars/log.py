@@ -1,6 +1,7 @@
 """A log of scalars, as every reader returns it."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,9 @@ STEP_NAMES = (
     "steps",
     "batch",
 )
+
+# Steps are held in 64 bits.
+_MOST_STEPS = 10**18
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ class Column:
             return True
         try:
             value = float(number)
-        except ValueError:
+        except (ValueError, OverflowError):
             return False
         self.steps.append(step)
         self.texts.append(number if isinstance(number, str) else repr(number))
@@ -121,12 +125,24 @@ def make_series(steps: np.ndarray, values: np.ndarray, precision: Precision, bla
     return Series(steps, values, precision, np.setdiff1d(blank, steps), tuple(notes))
 
 
-Reader = Callable[[str, bytes], Log]
-
-
 def named(columns: dict[str, Column]) -> dict[str, Series]:
     """The series of the columns that have a number or a place for one."""
     return {name: series_of(column) for name, column in columns.items() if column.steps or column.blank}
+
+
+def step_of(value: object) -> int:
+    """The step that a number or its text means.
+
+    Raises:
+        ValueError: It is not a whole number of at most 18 digits.
+    """
+    try:
+        number = value if isinstance(value, int) else float(value) if isinstance(value, float | str) else math.nan
+        if not isinstance(value, bool) and abs(number) < _MOST_STEPS and number == int(number):
+            return int(number)
+    except ValueError:
+        pass
+    raise ValueError(f"the step {str(value)[:40]!r}, and a step is a whole number of at most 18 digits")
 
 
 def step_name(names: Sequence[str]) -> str | None:

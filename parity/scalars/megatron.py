@@ -30,7 +30,7 @@ def read(path: str, value: dict[str, Any]) -> Log:
     for name, metric in value.items():
         column = columns[name] = Column.empty()
         for step, number in metric["values"].items() if isinstance(metric, dict) and "values" in metric else ():
-            if not step.isdecimal():
+            if not (step.isascii() and step.isdecimal() and len(step) <= 18):
                 raise Trouble(f"{path} has the step {step!r} for {name!r}, and a step is a whole number.")
             blank = number is None or (isinstance(number, str) and number.lower() == "nan")
             if isinstance(number, bool | list | dict) or not column.add(int(step), None if blank else number):

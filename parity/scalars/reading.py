@@ -28,7 +28,7 @@ def read_log(path: str) -> Log:
     """
     found = _read_folder(path) if Path(path).is_dir() else _read_file(path)
     if not found.series:
-        raise Trouble(f"{path} is a {found.format} without a scalar. Give a log with a number for each step.")
+        raise Trouble(f"{path} was read as {found.format}, and has no scalar. Give a log with a number for each step.")
     return found
 
 
@@ -71,7 +71,7 @@ def _read_file(path: str) -> Log:
 def _read_json(path: str, text: str) -> Log:
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         if json_rows.is_json_lines(text):
             return json_rows.read_lines(path, text)
         raise _unknown(path, f"not valid JSON ({error})") from error

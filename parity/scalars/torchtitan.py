@@ -30,7 +30,7 @@ def read(path: str, text: str) -> Log:
         head, mark, tail = line.partition("step:")
         step, *words = tail.split() or [""]
         # Other lines say at which step training starts or a checkpoint is saved.
-        if not (mark and step.isdecimal() and words and words[0].endswith(":")):
+        if not (mark and step.isascii() and step.isdecimal() and len(step) <= 18 and words and words[0].endswith(":")):
             continue
         rank = _RANK.match(head)
         of_rank = columns.setdefault(rank[1] if rank else "", {})

@@ -326,6 +326,9 @@ def test_damaged_files_are_named(tmp_path):
     (tmp_path / "a.pt").write_bytes((tmp_path / "a.pt").read_bytes()[:-400])
     with pytest.raises(Trouble, match=r"a.pt cannot be loaded by torch: "):
         read_checkpoint(str(tmp_path / "a.pt"))
+    (tmp_path / "pickle.pt").write_bytes(b"\x80\x04nonsense")
+    with pytest.raises(Trouble, match=r"pickle.pt is no file of torch.save that holds tensors and plain values only"):
+        read_checkpoint(str(tmp_path / "pickle.pt"))
     (tmp_path / "empty.pt").write_bytes(b"")
     with pytest.raises(Trouble, match=r"empty.pt is empty. A checkpoint is a safetensors file, "):
         read_checkpoint(str(tmp_path / "empty.pt"))
