@@ -6,9 +6,9 @@ from pathlib import Path
 from parity.checkpoints.reading import is_checkpoint
 from parity.ground.errors import Trouble
 from parity.judge.sides import RANK
+from parity.plan.tolerance import Tolerance
 from parity.render.documents.document import Document
 from parity.render.documents.formats import print_documents
-from parity.scalars.comparing import Tolerance
 from parity.scalars.reading import is_log_folder
 
 # By what they are: a run, or one of these.

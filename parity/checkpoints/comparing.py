@@ -12,7 +12,7 @@ import xxhash
 from parity.checkpoints.dtypes import WIDTHS, dtype_of
 from parity.checkpoints.figures import Figures, equal, figures, figures_of_two_dtypes
 from parity.checkpoints.tensor import Checkpoint, StoredTensor
-from parity.scalars.comparing import Tolerance
+from parity.plan.tolerance import Tolerance
 
 Word: TypeAlias = Literal["identical", "within", "differ", "undecided"]
 Kind: TypeAlias = Literal["numbers", "dtype", "shape", "only baseline", "only candidate", "value"]

@@ -5,7 +5,8 @@ import re
 from collections.abc import Sequence
 
 from parity.ground.errors import Trouble
-from parity.scalars.comparing import EXACT, LogComparison, Tolerance, compare_series
+from parity.plan.tolerance import EXACT, Tolerance
+from parity.scalars.comparing import LogComparison, compare_series
 from parity.scalars.log import Log
 
 # Say how fast or large a training was, and differ in every repetition.

@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from parity.judge.ulp import bits_differ, relative, ulp_distance
+from parity.plan.tolerance import EXACT, Tolerance
 from parity.scalars.growth import Growth, growth_of
 from parity.scalars.log import Log, Series
 from parity.scalars.precision import Precision
@@ -42,17 +43,6 @@ class Missing:
     count: int
     first: int
     last: int
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """|candidate - baseline| <= atol + rtol * |baseline|, as in numpy.isclose."""
-
-    rtol: float = 0.0
-    atol: float = 0.0
-
-
-EXACT = Tolerance()
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from parity.checkpoints.dtypes import DTYPES, dtype_of
 from parity.checkpoints.reading import is_checkpoint, read_checkpoint
 from parity.checkpoints.tensor import StoredTensor
 from parity.ground.errors import Trouble
-from parity.scalars.comparing import EXACT, Tolerance
+from parity.plan.tolerance import EXACT, Tolerance
 
 
 def tensors():

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from parity.ground.errors import Trouble
+from parity.plan.tolerance import Tolerance
 from parity.scalars.choosing import compare_logs
-from parity.scalars.comparing import Tolerance, compare_series
+from parity.scalars.comparing import compare_series
 from parity.scalars.log import Log, make_series
 from parity.scalars.precision import Precision
 
