@@ -4,6 +4,7 @@ A sampler (vLLM, SGLang) and a trainer compute the log-probability of each token
 learning takes the ratio of the two as the weight of a sample, so a difference beyond noise is a fault of the training.
 """
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -91,15 +92,22 @@ class LogprobComparison:
             f"tokens      {self.tokens:,} compared, {self.different:,} differ, {self.masked:,} masked or padding",
             f"difference  mean {self.mean:.3g}, 99 % below {self.p99:.3g}, largest {self.largest:.3g} "
             f"at {list(self.largest_at)}",
-            f"train - rollout  mean {self.bias:+.3g}; KL(rollout, train) k1 {self.k1:.3g}, k3 {self.k3:.3g} nats",
+            f"bias        train - rollout {self.bias:+.3g} on average; "
+            f"KL(rollout, train) k1 {self.k1:.3g}, k3 {self.k3:.3g} nats",
         ]
         for name, side in (("train", self.train), ("rollout", self.rollout)):
             if side:
                 lines.append(
-                    f"{name:<10}  error against the reference: mean {side.mean:.3g}, 99 % below {side.p99:.3g}, "
+                    f"{name:<12}error against the reference: mean {side.mean:.3g}, 99 % below {side.p99:.3g}, "
                     f"bias {side.bias:+.3g}; {side.units:.3g} units of {side.dtype}"
                 )
-        return "\n".join(lines)
+        return "\n".join(part for line in lines for part in _wrapped(line))
+
+
+def _wrapped(line: str) -> list[str]:
+    """The line in lines of at most 80 columns; those of a label stand behind it."""
+    indent = " " * 12 if line[8:12].endswith("  ") else ""
+    return textwrap.wrap(line, 80, subsequent_indent=indent, break_on_hyphens=False, drop_whitespace=True)
 
 
 def compare_logprobs(

@@ -101,7 +101,7 @@ def test_it_reads_well(model):
         parity.compare_logprobs(model(torch.float32), model(torch.bfloat16), model(), dtype=("float32", "bfloat16"))
     )
     lines = text.splitlines()
-    assert lines[0] == "log-probabilities: floor" and len(lines) == 7
+    assert lines[0] == "log-probabilities: floor" and all(len(line) <= 80 for line in lines)
     assert lines[2] == "tokens      240 compared, 240 differ, 0 masked or padding"
 
 
