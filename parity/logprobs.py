@@ -29,8 +29,7 @@ class SideError:
 
     Attributes:
         dtype: The dtype whose noise is expected.
-        mean: Mean absolute error.
-        p99: 99th percentile of the absolute error.
+        mean, p99: Mean and 99th percentile of the absolute error.
         bias: Mean error, with its sign.
         units: Mean absolute error in units u (1 + |reference|) of the dtype.
         shifted: Whether all tokens are off in one direction, by more than chance and more than a unit.
@@ -49,12 +48,11 @@ class LogprobComparison:
     """What was found about two arrays of log-probabilities.
 
     Attributes:
-        word: "identical": equal bits; "floor": the difference is noise of the dtype; "fault": it is not; "undecided":
-            there is no evidence either way.
+        word: "identical": equal bits; "floor": noise of the dtype; "fault": more than that; "undecided": no evidence.
         reason: Why, in words.
         tokens: Number of tokens that were compared.
         masked: Number of places that were not: outside the mask, or padding on both sides.
-        different: Number of tokens whose log-probabilities differ.
+        different: Number of tokens that differ.
         mean, p99, largest: Of the absolute difference; inf where one side is not finite.
         largest_at: Index of the largest.
         bias: Mean of train - rollout.
@@ -280,13 +278,10 @@ def _decide(
         if not difference.any():
             return "identical", "Both sides are identical, bit for bit."
         return "undecided", "Without a reference nothing says which side is right. Give the same from float64."
-    worse, better = sorted(zip(("train", "rollout"), sides, strict=True), key=lambda side: -side[1].units)
-    (name, high), (_, low) = worse, better
-    noisy = [side for side, error in zip(("train", "rollout"), sides, strict=True) if error.units > FLOOR]
-    if not noisy and not (high.shifted and high.units > APART * low.units):
-        if not difference.any():
-            return "identical", "Both sides are identical, and at the noise floor of their dtype."
-        return "floor", f"Both sides are at the noise floor of {' and '.join(dict.fromkeys(dtypes))}."
+    (name, high), (_, low) = sorted(zip(("train", "rollout"), sides, strict=True), key=lambda side: -side[1].units)
+    if high.units <= FLOOR and not (high.shifted and high.units > APART * low.units):
+        word: Word = "floor" if difference.any() else "identical"
+        return word, f"Both sides are at the noise floor of {' and '.join(dict.fromkeys(dtypes))}."
     in_bfloat16 = high.units * _UNITS[high.dtype] / _UNITS["bfloat16"]
     if not given and high.dtype in ("float32", "float64") and in_bfloat16 <= FLOOR / 4 and not high.shifted:
         return "undecided", (
