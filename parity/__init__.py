@@ -5,8 +5,8 @@
     result = parity.check("my_losses.py:mse", steps=20)
     assert result.passed, result.line
 
-`parity.check` compares a loss or a device from Python, and `parity.Recorder` records a training loop of your own.
-`parity --help` lists the commands.
+`parity.check` compares a loss or a device from Python, `parity.Recorder` records a training loop of your own, and
+`parity.compare_logprobs` compares the log-probabilities of a trainer and a sampler. `parity --help` lists the commands.
 """
 
 import importlib as _importlib
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from parity.api import check as check
     from parity.check_result import CheckResult as CheckResult
     from parity.ground.errors import Trouble as Trouble
+    from parity.logprobs import compare_logprobs as compare_logprobs
     from parity.recorder import Recorder as Recorder
 
 # The module of each public name. It is imported when the name is first used, since torch comes with some, and the
@@ -36,9 +37,10 @@ _MODULES = {
     "Recorder": "parity.recorder",
     "Trouble": "parity.ground.errors",
     "check": "parity.api",
+    "compare_logprobs": "parity.logprobs",
 }
 
-__all__ = ["CheckResult", "Recorder", "Trouble", "__version__", "check"]
+__all__ = ["CheckResult", "Recorder", "Trouble", "__version__", "check", "compare_logprobs"]
 
 
 # For type checkers the names are those above, so that a misspelt one is found.

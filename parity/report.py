@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from parity import other_files
 from parity.ground.command import guarded
 from parity.ground.errors import Trouble
 from parity.judge.judging import judge
@@ -27,6 +28,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(arguments: Sequence[str] | None) -> int:
     options = make_report_parser().parse_args(arguments)
+    for_others = {"--scalar": options.scalar, "--rtol": options.rtol, "--atol": options.atol}
+    others = other_files.are_given(options.directories)
+    unfit = {"--across": options.across, "--html": options.html} if others else for_others
+    for name, given in unfit.items():
+        if given or isinstance(given, float):
+            what = "runs, and these are not" if others else "logs and checkpoints, and these are runs"
+            raise Trouble(f"{name} is an option for {what}. Leave it out.")
+    if others:
+        return other_files.report(
+            options.directories, scalars=options.scalar, rtol=options.rtol, atol=options.atol, form=options.format
+        )
     directories = [parse_path(text) for text in options.directories]
     if len(directories) == 1 and (found := find_runs(directories[0])):
         sys.stdout.write(run_list.render(found))

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from parity.plan.device import GRAMMAR
+from parity.plan.file_options import add_file_options
 from parity.plan.options import EXIT_STATUSES, add_format, add_quiet, make_parser, number
 from parity.plan.parser import Parser
 from parity.plan.task_spec import TASKS
@@ -84,7 +85,9 @@ def make_report_parser() -> Parser:
         metavar="DIR",
         nargs="+",
         help="the --out of a run: a folder or a URI. If there are several, the trials of each are compared with those "
-        "of the first. Of a folder with runs in it, such as runs, the runs are listed",
+        "of the first. Of a folder with runs in it, such as runs, the runs are listed. Or two logs (TensorBoard, CSV, "
+        "JSON lines, trainer_state.json, torchtitan, Megatron) or two checkpoints (safetensors, torch.save): they are "
+        "recognised by their content",
     )
     add("--across", action="store_true", help="also compare runs that were trained on different hardware")
     output = parser.add_argument_group("output")
@@ -92,6 +95,7 @@ def make_report_parser() -> Parser:
         "--html", metavar="FILE", type=Path, help="also write the report as a web page, like the report.html of a run"
     )
     add_format(output)
+    add_file_options(parser)
     return parser
 
 

@@ -1,0 +1,1 @@
+"""Checkpoints of other tools (safetensors, torch.save, sharded), compared tensor by tensor in bounded memory."""

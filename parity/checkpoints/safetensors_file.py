@@ -1,0 +1,74 @@
+"""safetensors: a JSON header with name, dtype, shape and place of each tensor, then their bytes.
+
+Source:
+    huggingface/safetensors, README.md, "Format".
+"""
+
+import json
+import math
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from parity.checkpoints.dtypes import DTYPES
+from parity.checkpoints.tensor import Checkpoint, StoredTensor
+from parity.ground.errors import Trouble
+
+FORMAT = "safetensors"
+# The library refuses longer headers, too.
+_LONGEST_HEADER = 100_000_000
+_NAMES = {
+    "BOOL": "bool",
+    "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    **{f"F{bits}": f"float{bits}" for bits in (16, 32, 64)},
+    **{f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)},
+    **{f"U{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)},
+    "C64": "complex64",
+}
+
+
+def is_safetensors(head: bytes) -> bool:
+    """Whether a file begins with the length of a header and the header."""
+    return len(head) > 8 and 2 <= int.from_bytes(head[:8], "little") <= _LONGEST_HEADER and head[8:9] == b"{"
+
+
+def read(path: Path) -> Checkpoint:
+    """Reads the header of a file; the bytes of its tensors are mapped into memory.
+
+    Raises:
+        Trouble: The file is damaged.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        text = file.read(length) if length <= size - 8 else b""
+    try:
+        header = json.loads(text)
+        # What the user wrote beside the tensors; "format" says which library did.
+        metadata = header.pop("__metadata__", {})
+        places = {name: (each["dtype"], tuple(each["shape"]), each["data_offsets"]) for name, each in header.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(path, "its header is not what a safetensors file has") from error
+    content = np.memmap(path, np.uint8, "r", offset=8 + length) if size > 8 + length else np.zeros(0, np.uint8)
+    tensors = {}
+    for name, (code, shape, (begin, end)) in places.items():
+        dtype = _NAMES.get(code, code)
+        width = DTYPES[dtype].size * (2 if dtype.startswith("complex") else 1) if dtype in DTYPES else None
+        if not 0 <= begin <= end <= len(content):
+            raise _damaged(path, f"tensor {name!r} lies beyond the end of the file, which has {size:,} bytes")
+        if width and math.prod(shape) * width != end - begin:
+            raise _damaged(path, f"tensor {name!r} of {dtype}{[*shape]} has {end - begin:,} bytes")
+        tensors[name] = StoredTensor(dtype, shape, partial(_part, content, begin, end))
+    values = {f"metadata.{key}": value for key, value in metadata.items() if key != "format"}
+    return Checkpoint(str(path), FORMAT, tensors, values)
+
+
+def _part(content: np.ndarray, begin: int, end: int) -> np.ndarray:
+    return content[begin:end]
+
+
+def _damaged(path: Path, what: str) -> Trouble:
+    return Trouble(f"{path} is damaged: {what}. Copy it again from where it was written.")

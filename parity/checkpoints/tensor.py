@@ -1,0 +1,48 @@
+"""A checkpoint, as every reader returns it: named tensors, whose bytes are read when needed, and plain values."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor of a checkpoint.
+
+    Attributes:
+        dtype: Name of its dtype, as torch calls it, without "torch.".
+        shape: Its shape.
+        read: Returns its bytes, uint8[N]; a view of the file where that is possible.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    read: Callable[[], np.ndarray]
+
+    @property
+    def elements(self) -> int:
+        """Number of its elements."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The content of a file or folder.
+
+    Attributes:
+        path: The file or folder, as it was given.
+        format: Name of the format that was detected.
+        tensors: By name, in the order of the file; of nested dictionaries the keys are joined by dots.
+        values: Numbers, texts and the like, by name.
+        tied: Names of tensors that share their memory with an earlier one: its name.
+        notes: What a reader should know.
+    """
+
+    path: str
+    format: str
+    tensors: Mapping[str, StoredTensor]
+    values: Mapping[str, object] = field(default_factory=dict)
+    tied: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()

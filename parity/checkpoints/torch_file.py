@@ -1,0 +1,140 @@
+"""Files of torch.save (.pt, .pth, .bin, .ckpt): tensors and plain values, in dictionaries and lists of any depth.
+
+The only module here that needs torch. Pickles that would run code are refused.
+"""
+
+import pickle
+import warnings
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from parity.checkpoints.tensor import Checkpoint, StoredTensor
+from parity.ground.errors import Trouble
+from parity.ground.quoting import cut
+
+if TYPE_CHECKING:
+    import torch
+
+FORMAT = "torch.save"
+_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
+# Most levels of dictionaries in each other; more is a structure that contains itself.
+_DEEPEST = 40
+
+
+def is_torch_file(head: bytes) -> bool:
+    """Whether a file begins as those of torch.save do: a ZIP archive, or a pickle before torch 1.6."""
+    return head.startswith(_ZIP) or (head.startswith(_PICKLE) and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"))
+
+
+def read(path: Path) -> Checkpoint:
+    """Reads a file; the bytes of its tensors are mapped into memory where the file allows it.
+
+    Raises:
+        Trouble: It needs code to be loaded, is damaged, or has a tensor that is not a plain array.
+        ModuleNotFoundError: torch is not installed.
+    """
+    content = _load(path)
+    tensors: dict[str, StoredTensor] = {}
+    values: dict[str, object] = {}
+    tied: dict[str, str] = {}
+    seen: dict[tuple[int, tuple[int, ...], tuple[int, ...], str], str] = {}
+    for name, leaf in _leaves(content, "", 0):
+        if isinstance(leaf, np.ndarray):
+            tensors[name] = StoredTensor(str(leaf.dtype), leaf.shape, partial(_array_bytes, leaf))
+        elif _is_tensor(leaf):
+            if leaf.layout.__str__() != "torch.strided" or leaf.is_quantized:
+                raise Trouble(f"{path} has {name!r} as a tensor that is sparse or quantized. Save it as a plain one.")
+            dtype = str(leaf.dtype).removeprefix("torch.")
+            key = (leaf.data_ptr(), tuple(leaf.shape), leaf.stride(), dtype)
+            if leaf.numel() and key in seen:
+                tied[name] = seen[key]
+            seen.setdefault(key, name)
+            tensors[name] = StoredTensor(dtype, tuple(leaf.shape), partial(_tensor_bytes, leaf))
+        else:
+            values[name] = leaf
+    return Checkpoint(str(path), FORMAT, tensors, values, tied)
+
+
+def _load(path: Path) -> Any:
+    import torch
+
+    with path.open("rb") as file:
+        mappable = file.read(4) == _ZIP
+    try:
+        with torch.serialization.safe_globals(_numpy_arrays()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about protocols of pickles, which decide nothing here
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mappable)
+    except pickle.UnpicklingError as error:
+        raise Trouble(_why_not(path)) from error
+    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = cut(str(error).partition(". ")[0].splitlines()[0] if str(error) else type(error).__name__, 300)
+        raise Trouble(
+            f"{path} cannot be loaded by torch: {reason}. Copy it again from where it was written."
+        ) from error
+
+
+def _numpy_arrays() -> list[Any]:
+    """What NumPy's arrays need, such as the states of its generators, which Hugging Face's Trainer saves."""
+    core: Any = np._core if hasattr(np, "_core") else np.core  # of NumPy 2, and before
+    return [core.multiarray._reconstruct, np.ndarray, np.dtype, *(type(np.dtype(each)) for each in "fdilqLIQBb?")]
+
+
+def _why_not(path: Path) -> str:
+    import torch
+
+    try:
+        unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except (RuntimeError, ValueError, pickle.UnpicklingError, OSError, AttributeError):
+        unsafe = []  # of old files torch does not list them
+    if not unsafe:
+        return (
+            f"{path} is no file of torch.save that holds tensors and plain values only, or it is damaged. "
+            "Save a state_dict, or copy the file again from where it was written."
+        )
+    return (
+        f"{path} would run code when it is loaded: it holds objects of {', '.join(unsafe[:4])}"
+        f"{' and more' if len(unsafe) > 4 else ''}. parity loads tensors and plain values only. Save a state_dict, "
+        "or load the file yourself where you trust it, and save its tensors with safetensors.torch.save_file."
+    )
+
+
+def _leaves(value: Any, name: str, depth: int) -> Iterator[tuple[str, Any]]:
+    if depth > _DEEPEST:
+        raise Trouble(
+            f"{name[:80]}... is nested more than {_DEEPEST} levels deep. Save the tensors in a flat dictionary."
+        )
+    if isinstance(value, Mapping):
+        items = [(str(key), item) for key, item in value.items()]
+    elif isinstance(value, list | tuple) and any(not _is_plain(each) for each in value):
+        items = [(str(place), item) for place, item in enumerate(value)]
+    else:
+        yield name or "value", value
+        return
+    for key, item in items:
+        yield from _leaves(item, f"{name}.{key}" if name else key, depth + 1)
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float | complex | str | bytes)
+
+
+def _is_tensor(value: Any) -> bool:
+    import torch
+
+    return isinstance(value, torch.Tensor)
+
+
+def _tensor_bytes(tensor: "torch.Tensor") -> np.ndarray:
+    import torch
+
+    flat = tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
+    array: np.ndarray = flat.view(torch.uint8).numpy()
+    return array
+
+
+def _array_bytes(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)

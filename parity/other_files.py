@@ -1,0 +1,100 @@
+"""What parity.report compares beside runs: logs of scalars and checkpoints, which it knows by their content."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from parity.checkpoints.reading import is_checkpoint
+from parity.ground.errors import Trouble
+from parity.judge.sides import RANK
+from parity.plan.tolerance import Tolerance
+from parity.render.documents.document import Document
+from parity.render.documents.formats import print_documents
+from parity.scalars.reading import is_log_folder
+
+# By what they are: a run, or one of these.
+_LOG, _CHECKPOINT, _RUN = "a log", "a checkpoint", "a run of parity"
+
+
+def are_given(paths: Sequence[str]) -> bool:
+    """Whether logs or checkpoints are to be compared, and no runs.
+
+    Args:
+        paths: What the user gave. What does not exist, and what nothing is known of, counts as a run.
+
+    Raises:
+        Trouble: Both are given.
+    """
+    kinds = [_kind(path) for path in paths]
+    if {*kinds} == {_RUN}:
+        return False
+    if len({*kinds}) > 1:
+        found = ", ".join(f"{path} is {kind}" for path, kind in zip(paths, kinds, strict=True))
+        raise Trouble(f"{found}. Give two runs, two logs or two checkpoints.")
+    if len(paths) == 1:
+        raise Trouble(f"{paths[0]} is {kinds[0]}, and one alone has nothing to be compared with. Give two.")
+    return True
+
+
+def report(
+    paths: Sequence[str], *, scalars: Sequence[str], rtol: float | None, atol: float | None, form: str = "text"
+) -> int:
+    """Compares logs or checkpoints with the first, prints the report, and returns the exit status.
+
+    Args:
+        paths: Files and folders, the baseline first.
+        scalars: The chosen scalars of logs; all in common if empty.
+        rtol: Relative tolerance.
+        atol: Absolute tolerance.
+        form: Format of the report, one of `options.FORMATS`.
+
+    Raises:
+        Trouble: One cannot be read, or they have nothing in common.
+    """
+    tolerance = Tolerance(rtol or 0.0, atol or 0.0)
+    try:
+        if _kind(paths[0]) == _LOG:
+            documents = _logs(paths, scalars, tolerance)
+        elif scalars:
+            raise Trouble("--scalar chooses a scalar of two logs, and these are checkpoints. Leave it out.")
+        else:
+            documents = _checkpoints(paths, tolerance)
+    except OSError as error:
+        raise Trouble(f"{error.filename} cannot be read ({error.strerror}).") from error
+    print_documents(documents, form=form)
+    # A difference counts more than what could not be answered.
+    return max((each.exit_status for each in documents), key=[0, 3, 1].index)
+
+
+def _logs(paths: Sequence[str], scalars: Sequence[str], tolerance: Tolerance) -> list[Document]:
+    from parity.render.documents.scalars import document
+    from parity.scalars.choosing import compare_logs
+    from parity.scalars.reading import read_log
+
+    baseline, *candidates = map(read_log, paths)
+    return [document(compare_logs(baseline, each, chosen=scalars, tolerance=tolerance)) for each in candidates]
+
+
+def _checkpoints(paths: Sequence[str], tolerance: Tolerance) -> list[Document]:
+    from parity.checkpoints.comparing import compare_checkpoints
+    from parity.checkpoints.reading import read_checkpoint
+    from parity.render.documents.checkpoints import document
+
+    baseline, *candidates = map(read_checkpoint, paths)
+    return [document(compare_checkpoints(baseline, each, tolerance=tolerance)) for each in candidates]
+
+
+def _kind(path: str) -> str:
+    """What a path is: a run also where nothing is known of it, so that it is looked for and missed as a run."""
+    if "://" in path:
+        return _RUN
+    place = Path(path)
+    try:
+        if place.is_dir():
+            if (place / "run.json").exists() or any(place.glob(f"{RANK}*/run.json")):
+                return _RUN
+            return _CHECKPOINT if is_checkpoint(place) else _LOG if is_log_folder(place) else _RUN
+        if place.is_file():
+            return _CHECKPOINT if is_checkpoint(place) else _LOG
+    except OSError:
+        pass  # a name that is too long, or a folder that may not be read: the run that it is not says so
+    return _RUN

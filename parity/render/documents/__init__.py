@@ -1,0 +1,1 @@
+"""Reports about two logs or checkpoints: what was found as a document, and the formats that it is printed in."""

@@ -1,0 +1,92 @@
+"""Which scalars of two logs are compared."""
+
+import difflib
+import re
+from collections.abc import Sequence
+
+from parity.ground.errors import Trouble
+from parity.plan.tolerance import EXACT, Tolerance
+from parity.scalars.comparing import LogComparison, compare_series
+from parity.scalars.log import Log
+
+# Say how fast or large a training was, and differ in every repetition.
+_SPEED = re.compile(
+    r"(^|[/_. -])(tps|wps|mfu|tflops?|flops|memory|mem|runtime|elapsed|throughput|time|seconds?|timestamp)([/_. -]|$)"
+    r"|per[_ -]second|iteration-time|total_flos|tokens_per_sec|max_mem",
+    re.IGNORECASE,
+)
+
+
+def compare_logs(
+    baseline: Log, candidate: Log, *, chosen: Sequence[str] = (), tolerance: Tolerance = EXACT
+) -> LogComparison:
+    """Compares the chosen scalars of two logs, or all that both have, without those about speed.
+
+    Args:
+        baseline: The log that the other one is compared with.
+        candidate: The other log.
+        chosen: Names, or BASELINE=CANDIDATE where the logs call a scalar differently; all in common if empty.
+        tolerance: What is allowed.
+
+    Raises:
+        Trouble: A name is in neither log or only in one, or the logs have no scalar in common.
+    """
+    pairs = [_pair(text, baseline, candidate) for text in chosen]
+    in_common = [name for name in baseline.series if name in candidate.series]
+    speed = [name for name in in_common if _SPEED.search(name)]
+    if not chosen:
+        pairs = [(name, name) for name in in_common if name not in speed]
+        if not pairs:
+            raise _nothing_in_common(baseline, candidate)
+    return LogComparison(
+        baseline,
+        candidate,
+        tuple(
+            compare_series(names, baseline.series[names[0]], candidate.series[names[1]], tolerance=tolerance)
+            for names in dict.fromkeys(pairs)
+        ),
+        only_baseline=_only(baseline, candidate),
+        only_candidate=_only(candidate, baseline),
+        speed=() if chosen else tuple(speed),
+        chosen=bool(chosen),
+        tolerance=tolerance,
+    )
+
+
+def _only(log: Log, other: Log) -> tuple[str, ...]:
+    return tuple(name for name in log.series if name not in other.series and not _SPEED.search(name))
+
+
+def _pair(text: str, baseline: Log, candidate: Log) -> tuple[str, str]:
+    """The names of a chosen scalar on both sides."""
+    left, equals, right = text.partition("=")
+    if not equals or text in baseline.series:
+        left = right = text
+    for name, log in ((left, baseline), (right, candidate)):
+        if name not in log.series:
+            raise Trouble(f"{log.path} has no scalar {name!r}. {_suggestion(name, log)}")
+    return left, right
+
+
+def _suggestion(name: str, log: Log) -> str:
+    """What was meant, perhaps, and what there is."""
+    by_lower = {each.lower(): each for each in log.series}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
+    # `loss` for `train/loss`.
+    ends = [each for each in log.series if re.split(r"[/. ]", each)[-1].lower() == name.lower()]
+    meant = [by_lower[close[0]]] if close else ends[:1]
+    words = f"Did you mean {meant[0]!r}? " if meant else ""
+    renamed = "" if not meant else "Where the logs have different names, give --scalar BASELINE=CANDIDATE. "
+    return f"{words}{renamed}Its scalars: {_listed([*log.series])}."
+
+
+def _nothing_in_common(baseline: Log, candidate: Log) -> Trouble:
+    return Trouble(
+        f"{baseline.path} and {candidate.path} have no scalar in common that could be compared. The baseline has "
+        f"{_listed([*baseline.series])}; the candidate has {_listed([*candidate.series])}. Where they have different "
+        "names for the same scalar, give --scalar BASELINE=CANDIDATE, such as --scalar loss=train/loss."
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")

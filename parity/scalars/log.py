@@ -1,0 +1,151 @@
+"""A log of scalars, as every reader returns it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from parity.scalars.precision import Precision, as_stored, precision_of
+
+# Names of a step, as trainers and loggers write it, in the order in which they are looked for.
+STEP_NAMES = (
+    "step",
+    "global_step",
+    "_step",
+    "trainer/global_step",
+    "iteration",
+    "iter",
+    "train_step",
+    "steps",
+    "batch",
+)
+
+# Steps are held in 64 bits.
+_MOST_STEPS = 10**18
+
+
+@dataclass(frozen=True)
+class Series:
+    """One scalar of a log.
+
+    Attributes:
+        steps: int64[N], ascending, each once.
+        values: float64[N], which hold the numbers exactly.
+        precision: What the numbers are.
+        blank: int64[M], ascending: the steps where the log has a place without a number, as some tools write a NaN.
+        notes: What a reader should know: steps logged twice or out of order.
+    """
+
+    steps: np.ndarray
+    values: np.ndarray
+    precision: Precision
+    blank: np.ndarray
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Log:
+    """The scalars of a file or folder.
+
+    Attributes:
+        path: The file or folder, as it was given.
+        format: Name of the format that was detected.
+        series: The scalars by name, in the order of the log.
+        notes: What a reader should know about the log as a whole.
+    """
+
+    path: str
+    format: str
+    series: dict[str, Series]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class Column:
+    """One scalar while its log is read."""
+
+    steps: list[int]
+    texts: list[str]
+    values: list[float]
+    blank: list[int]
+
+    @classmethod
+    def empty(cls) -> "Column":
+        return cls([], [], [], [])
+
+    def add(self, step: int, number: str | float | None) -> bool:
+        """Adds a number, or a place without one; returns whether it was either."""
+        if number is None or number == "":
+            self.blank.append(step)
+            return True
+        try:
+            value = float(number)
+        except (ValueError, OverflowError):
+            return False
+        self.steps.append(step)
+        self.texts.append(number if isinstance(number, str) else repr(number))
+        self.values.append(value)
+        return True
+
+
+def series_of(column: Column) -> Series:
+    """The series of a column that was read from text."""
+    values = np.array(column.values, np.float64)
+    precision = precision_of(column.texts, values)
+    return make_series(
+        np.array(column.steps, np.int64), as_stored(values, precision), precision, np.array(column.blank, np.int64)
+    )
+
+
+def make_series(steps: np.ndarray, values: np.ndarray, precision: Precision, blank: np.ndarray) -> Series:
+    """Sorts a series by step; of a step that was logged more than once the last number counts, and a note says so.
+
+    Args:
+        steps: int64[N], in the order of the log.
+        values: float64[N].
+        precision: What the numbers are.
+        blank: int64[M], the steps of places without a number.
+    """
+    notes = []
+    if (steps[1:] < steps[:-1]).any():
+        at = int(np.argmax(steps[1:] < steps[:-1]))
+        notes.append(f"its steps are not in order: {steps[at + 1]:,} comes after {steps[at]:,}")
+    order = np.argsort(steps, kind="stable")
+    steps, values = steps[order], values[order]
+    last = np.append(steps[1:] != steps[:-1], True)[: len(steps)]
+    if not last.all():
+        again = ~last
+        bits = values.view(np.uint64)
+        changed = int(np.count_nonzero(again[:-1] & (bits[1:] != bits[:-1])))
+        count = len({*steps[again].tolist()})
+        words = f"{changed:,} times with another number" if changed else "with the same numbers"
+        notes.append(f"{count:,} steps are logged more than once, {words}; the last number of each counts")
+    steps, values = steps[last], values[last]
+    return Series(steps, values, precision, np.setdiff1d(blank, steps), tuple(notes))
+
+
+def named(columns: dict[str, Column]) -> dict[str, Series]:
+    """The series of the columns that have a number or a place for one."""
+    return {name: series_of(column) for name, column in columns.items() if column.steps or column.blank}
+
+
+def step_of(value: object) -> int:
+    """The step that a number or its text means.
+
+    Raises:
+        ValueError: It is not a whole number of at most 18 digits.
+    """
+    try:
+        number = value if isinstance(value, int) else float(value) if isinstance(value, float | str) else math.nan
+        if not isinstance(value, bool) and abs(number) < _MOST_STEPS and number == int(number):
+            return int(number)
+    except ValueError:
+        pass
+    raise ValueError(f"the step {str(value)[:40]!r}, and a step is a whole number of at most 18 digits")
+
+
+def step_name(names: Sequence[str]) -> str | None:
+    """The name among these that means the step, or None."""
+    lower = {name.strip().lower().replace(" ", "_"): name for name in reversed(names)}
+    return next((lower[name] for name in STEP_NAMES if name in lower), None)
