@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 
 # By the name that is imported: what pip installs, and what works without it.
 _INSTALLED_AS = {
@@ -13,6 +15,9 @@ _INSTALLED_AS = {
     "aiohttp": ("ray[default]>=2.59", "Only jobs/submit.py and Ray's dashboard need it."),
     "pandas": ("pandas", "Only the tables of parity.check's result need it."),
     "pynvml": ("nvidia-ml-py>=12", "Only training and parity.devices need it."),
+    "lightning": ("lightning>=2.4", "Only parity.lightning needs it."),
+    "accelerate": ("accelerate>=1", "Only parity.accelerate and parity.hf need it."),
+    "transformers": ("transformers>=5", "Only parity.hf needs it."),
 }
 
 
@@ -30,3 +35,21 @@ def how_to_install(error: ModuleNotFoundError) -> str | None:
         f"the package {name} is not installed in this environment. {without} Install it with\n"
         f'{sys.executable} -m pip install "{requirement}"'
     )
+
+
+@contextlib.contextmanager
+def needs(module: str) -> Iterator[None]:
+    """Says how to install a package that a module of parity imports in the block, if it is not there.
+
+    Args:
+        module: The module of parity, for the message.
+
+    Raises:
+        ModuleNotFoundError: The package is missing.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if text := how_to_install(error):
+            raise ModuleNotFoundError(f"{module}: {text}", name=error.name) from error
+        raise
