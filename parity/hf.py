@@ -207,8 +207,16 @@ def _criterion_of(trainer: Any) -> Loss | None:
         return None
     if type(trainer).compute_loss is not Trainer.compute_loss:
         return None
-    kind = getattr(trainer.model, "loss_type", None)
-    return {"ForCausalLM": next_token_cross_entropy, "ForMaskedLM": token_cross_entropy}.get(str(kind))
+    if _is_causal(trainer.model):
+        return next_token_cross_entropy
+    return token_cross_entropy if getattr(trainer.model, "loss_type", None) == "ForMaskedLM" else None
+
+
+def _is_causal(model: torch.nn.Module) -> bool:
+    """Whether the model's loss is the cross-entropy of each next token."""
+    kind = getattr(model, "loss_type", None)
+    # GPT2LMHeadModel and the like have this loss, and no name for it.
+    return kind == "ForCausalLM" or (kind is None and type(model).__name__.endswith("LMHeadModel"))
 
 
 def token_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -228,8 +236,8 @@ def _share(trainer: Any, batch: Mapping[str, Any], items: float | None) -> float
     labels = batch.get("shift_labels", batch.get("labels"))
     if not isinstance(labels, torch.Tensor):
         return None
-    # Counted as the Trainer counts.
-    if "shift_labels" not in batch and getattr(trainer, "_loss_shifts_labels", False):
+    # Those that the loss of the batch has: the Trainer may count others too, which the factor shows then.
+    if "shift_labels" not in batch and trainer.compute_loss_func is None and _is_causal(trainer.model):
         labels = labels[..., 1:]
     own = float(labels.ne(IGNORED).sum())
     if trainer.args.average_tokens_across_devices:
