@@ -1,13 +1,4 @@
-"""`parity.accelerate.record`: records a loop that is written with Accelerate.
-
-    with parity.accelerate.record("runs/mine", accelerator, model, optimizers=optimizer, criterion=nn.MSELoss()) as criterion:
-        for inputs, target in batches:
-            with accelerator.accumulate(model):
-                loss = criterion(model(inputs), target)
-                accelerator.backward(loss)
-                optimizer.step()
-                optimizer.zero_grad()
-"""
+"""`parity.accelerate.record`: records a loop that is written with Accelerate."""
 
 from __future__ import annotations
 
@@ -45,6 +36,14 @@ def record(
     **options: Unpack[RecorderOptions],
 ) -> Iterator[Loss]:
     """Records the steps that the block takes; a step is what `accelerator.sync_gradients` says is one.
+
+        with parity.accelerate.record("runs/mine", accelerator, model, optimizers=optimizer, criterion=mse) as mse:
+            for inputs, target in batches:
+                with accelerator.accumulate(model):
+                    loss = mse(model(inputs), target)
+                    accelerator.backward(loss)
+                    optimizer.step()
+                    optimizer.zero_grad()
 
     Args:
         out: As for `parity.Recorder`.

@@ -1,7 +1,4 @@
-"""`parity.hf.ParityCallback`: records a training of transformers' Trainer.
-
-    trainer = transformers.Trainer(..., callbacks=[parity.hf.ParityCallback("runs/mine")])
-"""
+"""`parity.hf.ParityCallback`: records the trainings of transformers' Trainer."""
 
 from __future__ import annotations
 
@@ -34,6 +31,8 @@ _NOT_OF_THE_BATCH = ("num_items_in_batch",)
 
 class ParityCallback(TrainerCallback):  # type: ignore[misc]  # the tests run without transformers' types
     """Records each training of a Trainer: a step is one of its optimizer; evaluations are not recorded.
+
+        trainer = transformers.Trainer(..., callbacks=[ParityCallback("runs/mine")])
 
     Where the Trainer divides the loss by the number of items (tokens) in all batches of a step, the mean over the items
     of one batch is recorded, with the share of its items as its factor: the product is what backward is called on.
@@ -74,6 +73,8 @@ class ParityCallback(TrainerCallback):  # type: ignore[misc]  # the tests run wi
         self._end(None)
         trainer = _trainer_of(self)
         refuse_engines(trainer.accelerator, "parity.hf.ParityCallback")
+        options = self._options.copy()
+        options.setdefault("steps_per_epoch", _steps_per_epoch(args, kwargs.get("train_dataloader")))
         self._recorder = Recorder(
             self._out,
             trainer.model,
@@ -81,7 +82,7 @@ class ParityCallback(TrainerCallback):  # type: ignore[misc]  # the tests run wi
             criterion=_criterion_of(trainer) if self._criterion == "auto" else self._criterion,
             scaler=trainer.accelerator.scaler,
             first_step=state.global_step,
-            **{"steps_per_epoch": _steps_per_epoch(args, kwargs.get("train_dataloader")), **self._options},
+            **options,
         )
         self._trainer, self._complete = trainer, False
         self._calls = OuterCalls(trainer.model_wrapped, trainer.model)
@@ -148,7 +149,7 @@ class ParityCallback(TrainerCallback):  # type: ignore[misc]  # the tests run wi
         assert calls is not None, "there is one while there is a recorder"
         factor = 1.0
         if entering is not loss:
-            factor = 1 / getattr(trainer, "current_gradient_accumulation_steps", trainer.args.gradient_accumulation_steps)
+            factor = 1 / trainer.current_gradient_accumulation_steps
         elif share := _share(trainer, batch, items):
             loss, factor = loss / share, share
         call = calls.inputs()
@@ -248,6 +249,6 @@ def _share(trainer: Any, batch: Mapping[str, Any], items: float | None) -> float
 def _steps_per_epoch(args: Any, loader: Any) -> int | None:
     """The number of optimizer steps in an epoch; None where the loader does not know its length."""
     try:
-        return max(1, math.ceil(len(loader) / args.gradient_accumulation_steps))
+        return max(1, math.ceil(len(loader) / int(args.gradient_accumulation_steps)))
     except TypeError:
         return None

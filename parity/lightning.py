@@ -1,7 +1,4 @@
-"""`parity.lightning.ParityCallback`: records a training of Lightning's Trainer.
-
-    trainer = lightning.Trainer(callbacks=[parity.lightning.ParityCallback("runs/mine")])
-"""
+"""`parity.lightning.ParityCallback`: records the trainings of Lightning's Trainer."""
 
 from __future__ import annotations
 
@@ -26,6 +23,8 @@ with needs("parity.lightning"):
 
 class ParityCallback(Callback):  # type: ignore[misc]  # the tests run without Lightning's types
     """Records each training of a Trainer, from its first step on; evaluations are not recorded.
+
+        trainer = lightning.Trainer(callbacks=[ParityCallback("runs/mine")])
 
     What the loss was computed from is taken from the autograd graph of the loss: the last tensors that the
     LightningModule's children, or the module itself, have returned in `training_step`.
@@ -81,8 +80,8 @@ class ParityCallback(Callback):  # type: ignore[misc]  # the tests run without L
             )
         if trainer.strategy.handles_gradient_accumulation:
             raise Trouble(
-                f"ParityCallback: {type(trainer.strategy).__name__} keeps gradients and steps to itself, so they cannot "
-                "be recorded. Train with another strategy, such as 'ddp'."
+                f"ParityCallback: {type(trainer.strategy).__name__} keeps gradients and steps to itself, so they "
+                "cannot be recorded. Train with another strategy, such as 'ddp'."
             )
         model = _model_of(pl_module)
         self._recorder = Recorder(
@@ -122,12 +121,11 @@ class ParityCallback(Callback):  # type: ignore[misc]  # the tests run without L
     def _forward(self, batch: Any, loss: torch.Tensor, *, factor: float) -> None:
         assert self._recorder is not None and self._calls is not None, "set together"
         call = self._calls.loss_call()
+        if self._criterion == "auto" and (call is None or call.output is not loss):
+            self._recorder.stop_audit("training_step returns something else than the result of its only nn loss")
         inputs = self._calls.inputs()
         output = call.args[0] if call else self._calls.output_of(loss)
-        if self._target:
-            target = self._target(batch)
-        else:
-            target = call.args[1] if call else target_of(batch, inputs)
+        target = self._target(batch) if self._target else call.args[1] if call else target_of(batch, inputs)
         self._recorder.forward(
             batch if inputs is None else inputs, output=output, target=target, loss=loss, factor=factor
         )

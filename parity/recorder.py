@@ -141,8 +141,8 @@ class Recorder:
             quiet: Whether not to say on stderr where the recording is; None: only under pytest.
 
         Raises:
-            Trouble: The directory holds something else than a run, or cannot be made; the model has no parameters; an optimizer is none
-                of torch; or a number or `digest` is not allowed.
+            Trouble: The directory holds something else than a run, or cannot be made; the model has no parameters; an
+                optimizer is none of torch; or a number or `digest` is not allowed.
         """
         numbers = {"audit_every": audit_every, "seed": seed, "replica": replica, "first_step": first_step}
         if steps_per_epoch is not None:
@@ -418,6 +418,12 @@ class Recorder:
         self._off = f"the recording ended before step {self._step}: {reason}"
         self._pending.clear()
         warnings.warn(f"parity: {self._off} The training goes on unrecorded.", RuntimeWarning, stacklevel=4)
+
+    def stop_audit(self, reason: str) -> None:
+        """Compares no further step with the criterion, and says why in the report."""
+        if self._audit_every and not self._observer.audit_error:
+            self._observer.audit_error = reason
+            self._measured.stop(reason)
 
     def close(self) -> None:
         """Ends the recording, and writes its tables.

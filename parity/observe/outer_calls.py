@@ -19,6 +19,9 @@ from parity.observe.called_model import Inputs
 from parity.observe.user_loop import is_compiled, unwrapped
 from parity.tasks.outputs import Outputs, is_tree, parts
 
+# A node of the graph, and the number of its result.
+Result = tuple[Any, int]
+
 
 @dataclass(frozen=True)
 class Call:
@@ -96,7 +99,8 @@ class OuterCalls:
         calls = [each for each in self._calls if not is_loss(each.module)]
         # In the order of the calls, without a scalar: that is a loss which the model has computed itself.
         tensors = [part for each in calls for part in parts(each.output) if part.grad_fn is not None and part.dim()]
-        nodes = {part.grad_fn: part for part in tensors}
+        # Several results of one operation have one node.
+        nodes = {(part.grad_fn, part.output_nr): part for part in tensors}
         reached = _nearest(loss, nodes)
         found = [part for node, part in nodes.items() if node in reached]
         if len(found) < 2:
@@ -140,19 +144,17 @@ def target_of(batch: Any, inputs: Inputs | None) -> Outputs:
     return inputs if batch is None else batch
 
 
-def _nearest(loss: torch.Tensor, nodes: Mapping[Any, torch.Tensor]) -> set[Any]:
-    """Those of the nodes that are reached from the loss without passing another one of them."""
+def _nearest(loss: torch.Tensor, results: Mapping[Result, torch.Tensor]) -> set[Result]:
+    """Those of the results of operations that are reached from the loss without passing another one of them."""
     found, seen, waiting = set(), set(), [loss.grad_fn]
     while waiting:
         node = waiting.pop()
-        for before, _ in node.next_functions if node is not None else ():
-            if before is None or before in seen:
-                continue
-            seen.add(before)
-            if before in nodes:
-                found.add(before)
-            else:
-                waiting.append(before)
+        for result in node.next_functions if node is not None else ():
+            if result in results:
+                found.add(result)
+            elif result[0] is not None and result[0] not in seen:
+                seen.add(result[0])
+                waiting.append(result[0])
     return found
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from parity.ground.errors import Trouble
 from parity.store import storage
 from parity.store.directory import hold
-from parity.store.stored_run import read_info
 from parity.store.storage import StoragePath
+from parity.store.stored_run import read_info
 
 # In the name of a recording that another one is to replace.
 REPLACED = "replaced"

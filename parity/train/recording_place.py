@@ -94,7 +94,7 @@ def place_recording(out: str | os.PathLike[str], *, overwrite: bool, quiet: bool
         raise Trouble("parity.Recorder: out is empty. Give a directory, such as 'runs/mine'.")
     asked = parse_path(text)
     if quiet is None:
-        quiet = "PYTEST_CURRENT_TEST" in os.environ
+        quiet = bool(os.environ.get("PYTEST_CURRENT_TEST"))
     if not shares_gradients():
         replaced = set_aside(asked) if overwrite else None
         whole = asked if overwrite else free_directory(asked)
