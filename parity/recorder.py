@@ -175,14 +175,7 @@ class Recorder:
         self._held = ExitStack()
         self._recording = place_recording(out, overwrite=overwrite, quiet=quiet)
         self._directory = self._recording.directory
-        try:
-            self._begin(device)
-        # Ctrl-C included: the lock on the directory must not outlive the recorder.
-        except BaseException:
-            self._held.close()
-            self._recording.put_back()
-            raise
-        self._recording.say_where()
+        self._open(device)
         # Time spent in here since the last step; it is taken out of the step's time.
         self._own_s = 0.0
         self._observer.begin()
@@ -225,6 +218,16 @@ class Recorder:
         self._unfetched = False
         # Why the recording has ended before the loop, or None.
         self._off: str | None = None
+
+    def _open(self, device: Device) -> None:
+        try:
+            self._begin(device)
+        # Ctrl-C included: the lock on the directory must not outlive the recorder.
+        except BaseException:
+            self._held.close()
+            self._recording.put_back()
+            raise
+        self._recording.say_where()
 
     def _begin(self, device: Device) -> None:
         """Makes the run directory, opens its journal, and hooks the optimizers.

@@ -45,7 +45,7 @@ class RecordingPlace:
         if self.replaced:
             self._say(f"the recording in {self.asked} is kept in {self.replaced} until the new one is complete")
         elif self.whole != self.asked:
-            self._say(f"{self.asked} already holds a run; recording in {self.whole} (overwrite=True would replace it)")
+            self._say(f"{self.asked} holds a run already; recording in {self.whole}")
 
     def end(self, *, steps: int, ended: str | None) -> None:
         """Removes the recording that is replaced if the new one is complete, and says where the new one is.
@@ -62,7 +62,7 @@ class RecordingPlace:
         if ended:
             found = f"{ended}; {found}"
         other = "OTHER" if self.whole == self.asked else shlex.quote(str(self.asked))
-        self._say(f"{found}. Compare: parity report {other} {shlex.quote(str(self.whole))}")
+        self._say(f"{found}. Compare:\n  parity report {other} {shlex.quote(str(self.whole))}")
 
     def put_back(self) -> None:
         """Undoes the replacement where nothing has taken the place of the recording."""
@@ -70,7 +70,13 @@ class RecordingPlace:
             self.replaced.rename(self.asked)
 
     def _say(self, text: str) -> None:
-        if not self.quiet:
+        if self.quiet:
+            return
+        # A progress bar of the training may be on the line: then tqdm writes above it.
+        bars = sys.modules.get("tqdm")
+        if bars and getattr(bars.tqdm, "_instances", None):
+            bars.tqdm.write(f"parity: {text}", file=sys.stderr)
+        else:
             print(f"parity: {text}", file=sys.stderr)
 
 

@@ -37,12 +37,13 @@ def steps(directory):
 def test_a_second_recording_gets_a_folder_of_its_own_and_both_say_where_they_are(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     record("runs/mine", quiet=False)
-    assert capsys.readouterr().err == "parity: 1 step recorded in runs/mine. Compare: parity report OTHER runs/mine\n"
+    assert capsys.readouterr().err == "parity: 1 step recorded in runs/mine. Compare:\n  parity report OTHER runs/mine\n"
     before = content(tmp_path / "runs" / "mine")
     record("runs/mine", quiet=False)
     assert capsys.readouterr().err.splitlines() == [
-        "parity: runs/mine already holds a run; recording in runs/mine-2 (overwrite=True would replace it)",
-        "parity: 1 step recorded in runs/mine-2. Compare: parity report runs/mine runs/mine-2",
+        "parity: runs/mine holds a run already; recording in runs/mine-2",
+        "parity: 1 step recorded in runs/mine-2. Compare:",
+        "  parity report runs/mine runs/mine-2",
     ]
     record("runs/mine")
     assert content(tmp_path / "runs" / "mine") == before
