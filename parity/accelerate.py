@@ -167,10 +167,10 @@ class _Loop:
 
         def step(*args: Any, **kwargs: Any) -> Any:
             found = plain(*args, **kwargs)
-            # One that has not been preceded by a backward of this step trains nothing that is recorded.
-            if accelerator.sync_gradients and self._waiting:
+            if accelerator.sync_gradients:
                 self._waiting -= 1
-                if not self._waiting:
+                # Also without a backward that was seen, of a loop that calls loss.backward(): the Recorder says so.
+                if self._waiting <= 0:
                     self._recorder.step()
             return found
 

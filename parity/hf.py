@@ -61,7 +61,6 @@ class ParityCallback(TrainerCallback):  # type: ignore[misc]  # the tests run wi
         self._calls: OuterCalls | None = None
         # Loss, number of items in the step and inputs of the batch between `compute_loss` and backward.
         self._given: tuple[torch.Tensor, float | None, dict[str, Any]] | None = None
-        self._complete = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Begins the recording, after a checkpoint was loaded.
@@ -84,7 +83,7 @@ class ParityCallback(TrainerCallback):  # type: ignore[misc]  # the tests run wi
             first_step=state.global_step,
             **options,
         )
-        self._trainer, self._complete = trainer, False
+        self._trainer = trainer
         self._calls = OuterCalls(trainer.model_wrapped, trainer.model)
         self._recording = contextlib.ExitStack()
         self._recording.callback(self._calls.let_go)
@@ -130,7 +129,6 @@ class ParityCallback(TrainerCallback):  # type: ignore[misc]  # the tests run wi
             found = plain(loss, *args, **kwargs)
             if self._trainer.accelerator.sync_gradients:
                 recorder.backward()
-                self._complete = True
             return found
 
         return backward
@@ -166,8 +164,8 @@ class ParityCallback(TrainerCallback):  # type: ignore[misc]  # the tests run wi
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Records the parameters after the optimizer's step, before the scheduler's."""
-        if self._recorder and self._complete:
-            self._complete = False
+        # Without a backward that was seen, of a Trainer that does not call accelerator.backward, the Recorder says so.
+        if self._recorder:
             self._recorder.step()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -51,7 +51,8 @@ class ParityCallback(Callback):  # type: ignore[misc]  # the tests run without L
         self._out, self._criterion, self._target, self._options = out, criterion, target, options
         self._recorder: Recorder | None = None
         self._calls: OuterCalls | None = None
-        self._complete = False
+        # Whether backward has passed all batches of a step, and how many steps the Trainer had taken before it.
+        self._complete, self._stepped = False, 0
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Begins the recording, before the data loader draws from a generator.
@@ -94,7 +95,7 @@ class ParityCallback(Callback):  # type: ignore[misc]  # the tests run without L
             **self._options,
         )
         self._calls = OuterCalls(pl_module, model)
-        self._complete = False
+        self._complete, self._stepped = False, trainer.global_step
         # The only place where the loss is seen before Lightning divides and scales it.
         pl_module.training_step = self._watched(pl_module.training_step, trainer)
 
@@ -138,8 +139,9 @@ class ParityCallback(Callback):  # type: ignore[misc]  # the tests run without L
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
         """Records the parameters, if the batch was the last of its step."""
-        if self._recorder and self._complete:
-            self._complete = False
+        # A step without a backward, of a training_step that has returned None: the Recorder ends there, with words.
+        if self._recorder and (self._complete or trainer.global_step > self._stepped):
+            self._complete, self._stepped = False, trainer.global_step
             self._recorder.step()
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:

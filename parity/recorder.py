@@ -26,7 +26,7 @@ from parity.observe.model_output import ModelOutputs, as_returned, hook
 from parity.observe.observer import CAPACITY, Observer, unscaled
 from parity.observe.optimizer_probe import OptimizerProbe
 from parity.observe.pending import Pending
-from parity.observe.step_closure import with_closure
+from parity.observe.step_closure import with_closure, works_without
 from parity.observe.user_loop import (
     dependence,
     device_of,
@@ -539,7 +539,7 @@ class Recorder:
             self._observer.step_gradient(scale=1.0 if scale is None else float(scale))
             # The float64 step has the gradient of backward, so it goes on only if the loop's own update is from that
             # gradient.
-            if self._measured.awaits_update:
+            if self._measured.awaits_update and works_without(optimizer):
                 self._measured.before_update(unchanged=self._observer.unchanged)
 
     def _after_step(self, *_: object) -> None:
@@ -611,6 +611,8 @@ def _check_graph(floating: Sequence[torch.Tensor], loss: torch.Tensor) -> None:
     Raises:
         ValueError: The output or the loss has no graph, or the loss is not a scalar.
     """
+    if not floating:
+        raise ValueError("no tensor was found that the loss is computed from. Call parity.Recorder with the output.")
     for what, found in (("output", floating), ("loss", [loss])):
         # Some parts of a tree may be constants.
         if not any(tensor.requires_grad for tensor in found):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
+
+import torch
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -24,6 +27,12 @@ def with_closure(args: tuple[Any, ...], kwargs: dict[str, Any], after: Callable[
     if len(args) > 1 and callable(args[1]):
         return (args[0], _then(args[1], after), *args[2:]), kwargs
     return None
+
+
+def works_without(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether an optimizer can take its step without a closure, as its copy has to: LBFGS cannot."""
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    return closure is None or closure.default is not inspect.Parameter.empty
 
 
 def _then(closure: Callable[[], Any], after: Callable[[], None]) -> Callable[[], Any]:

@@ -37,7 +37,9 @@ def steps(directory):
 def test_a_second_recording_gets_a_folder_of_its_own_and_both_say_where_they_are(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     record("runs/mine", quiet=False)
-    assert capsys.readouterr().err == "parity: 1 step recorded in runs/mine. Compare:\n  parity report OTHER runs/mine\n"
+    assert (
+        capsys.readouterr().err == "parity: 1 step recorded in runs/mine. Compare:\n  parity report OTHER runs/mine\n"
+    )
     before = content(tmp_path / "runs" / "mine")
     record("runs/mine", quiet=False)
     assert capsys.readouterr().err.splitlines() == [

@@ -126,6 +126,20 @@ def test_a_loop_that_raises_has_failed_and_all_is_put_back(tmp_path):
     assert "backward" not in vars(accelerator)
 
 
+def test_a_backward_that_accelerate_does_not_see_ends_the_recording(tmp_path):
+    accelerator, model, optimizer = prepared()
+    with (
+        pytest.warns(RuntimeWarning, match=r"step\(\) came without backward\(\)"),
+        parity.accelerate.record(
+            tmp_path / "out", accelerator, model, optimizers=optimizer, criterion=nn.MSELoss()
+        ) as mse,
+    ):
+        for inputs, target in batches():
+            mse(model(inputs), target).backward()
+            optimizer.step()
+    assert trial(tmp_path / "out")["status"] == "interrupted"
+
+
 def test_an_optimizer_that_is_not_prepared_is_refused(tmp_path):
     accelerator, model, optimizer = prepared()
     with (

@@ -172,6 +172,35 @@ def test_all_that_the_loss_is_computed_from_is_the_output(tmp_path):
     assert trial(tmp_path / "out")["audit_error"].startswith("training_step returns something else than the result of")
 
 
+class Direct(Module):
+    """Computes its loss from a parameter, without a module."""
+
+    def training_step(self, batch, _):
+        return (batch[0] @ self.model[0].weight.T).square().mean()
+
+
+class Skips(Module):
+    """Has no loss for its second batch."""
+
+    def training_step(self, batch, number):
+        return None if number == 1 else super().training_step(batch, number)
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows", "reason"),
+    [
+        (Direct, 0, "no tensor was found that the loss is computed from. Call parity.Recorder with the output."),
+        (Skips, 1, "step() came without backward()"),
+    ],
+)
+def test_what_cannot_be_recorded_ends_the_recording_and_not_the_training(tmp_path, kind, rows, reason):
+    with pytest.warns(RuntimeWarning, match="The training goes on unrecorded"):
+        trainer = fit(kind(), tmp_path / "out", accumulate_grad_batches=1)
+    row = trial(tmp_path / "out")
+    assert trainer.global_step == STEPS
+    assert (row["status"], row["rows"], reason in row["error"]) == ("interrupted", rows, True)
+
+
 @pytest.mark.parametrize("precision", ["bf16", "scaled"])
 def test_mixed_precision_is_recorded(tmp_path, precision):
     scaled = MixedPrecision("bf16-mixed", "cpu")
