@@ -10,6 +10,7 @@
 """
 
 import random as _random
+from importlib import import_module as _import_module
 from typing import TYPE_CHECKING, Any
 
 from parity.version import __version__ as __version__
@@ -26,11 +27,15 @@ if TYPE_CHECKING:
     from parity.api import CheckResult, check
     from parity.recorder import Recorder
 
+# Modules for libraries that own a training loop, each of which imports its library.
+_OF_LIBRARIES = ("accelerate", "hf", "lightning")
 __all__ = ["CheckResult", "Recorder", "check"]
 
 
 def __getattr__(name: str) -> Any:
     """Imports a public name when it is first used, since torch comes with it and the commands do not need torch."""
+    if name in _OF_LIBRARIES:
+        return _import_module(f"parity.{name}")
     if name not in __all__:
         raise AttributeError(f"module 'parity' has no attribute {name!r}")
     try:

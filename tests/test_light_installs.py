@@ -3,7 +3,6 @@
 The environments are pretended: a child process cannot import what they lack.
 """
 
-import importlib
 import importlib.metadata
 import json
 import re
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import parity
 from parity.ground.command import guarded
 from parity.ground.packages import how_to_install
 
@@ -167,9 +167,10 @@ def test_a_library_whose_loop_is_recorded_is_named_with_its_command(monkeypatch,
         monkeypatch.delitem(sys.modules, name)
     for name in ("accelerate", "lightning", "hf"):
         monkeypatch.delitem(sys.modules, f"parity.{name}", raising=False)
+        monkeypatch.delattr(parity, name, raising=False)
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ModuleNotFoundError) as error:
-        importlib.import_module(f"parity.{module}")
+        getattr(parity, module)
     known = f"parity.{'accelerate' if package == 'accelerate' else module}: the package {package} is not installed in"
     assert str(error.value).startswith(known) and f'pip install "{package}>=' in str(error.value)
 
