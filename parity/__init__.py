@@ -24,6 +24,9 @@ _random.setstate(_state)
 del _state, _rich_style
 
 if TYPE_CHECKING:
+    from parity import accelerate as accelerate
+    from parity import hf as hf
+    from parity import lightning as lightning
     from parity.api import check as check
     from parity.check_result import CheckResult as CheckResult
     from parity.ground.errors import Trouble as Trouble
@@ -40,6 +43,9 @@ _MODULES = {
     "compare_logprobs": "parity.logprobs",
 }
 
+# Modules for libraries that own a training loop, each of which imports its library.
+_OF_LIBRARIES = ("accelerate", "hf", "lightning")
+
 __all__ = ["CheckResult", "Recorder", "Trouble", "__version__", "check", "compare_logprobs"]
 
 
@@ -48,6 +54,8 @@ if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
         """Imports a public name when it is first used."""
+        if name in _OF_LIBRARIES:
+            return _importlib.import_module(f"parity.{name}")
         if name not in _MODULES:
             raise AttributeError(f"module 'parity' has no attribute {name!r}")
         try:
@@ -62,4 +70,4 @@ if not TYPE_CHECKING:
 
 def __dir__() -> list[str]:
     """The public names, for completion and `help`."""
-    return sorted(__all__)
+    return sorted([*__all__, *_OF_LIBRARIES])

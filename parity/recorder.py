@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import pyarrow as pa
 import torch
@@ -20,12 +20,13 @@ from parity.driver import gathering, recorded_trial, seal_run
 from parity.ground.errors import OracleUnavailable, Trouble
 from parity.ground.quoting import explain_error, message_of, traceback_of
 from parity.observe.audit import oracle_of
-from parity.observe.measured_steps import MeasuredSteps, shares_gradients
+from parity.observe.measured_steps import MeasuredSteps
 from parity.observe.members import Members
 from parity.observe.model_output import ModelOutputs, as_returned, hook
 from parity.observe.observer import CAPACITY, Observer, unscaled
 from parity.observe.optimizer_probe import OptimizerProbe
 from parity.observe.pending import Pending
+from parity.observe.step_closure import with_closure, works_without
 from parity.observe.user_loop import (
     dependence,
     device_of,
@@ -46,10 +47,10 @@ from parity.store.events import Advanced, Began, Ended, Event, Found
 from parity.store.files import write_json
 from parity.store.run_info import describe
 from parity.store.statuses import EndStatus
-from parity.store.storage import StoragePath, parse_path
 from parity.tasks.losses import Loss
 from parity.tasks.outputs import Outputs, learning_parts, map_tensors, parts, rows_of
 from parity.train import machine
+from parity.train.recording_place import place_recording
 from parity.train.state import optimizer_settings, parameter_norms
 
 # The rows of a chunk are stored after this many seconds, or when the observer's buffers are full. On a GPU the loop
@@ -57,6 +58,20 @@ from parity.train.state import optimizer_settings, parameter_norms
 # but not later than the last.
 CHUNK_S, STORING_PART, LONGEST_CHUNK_S = 0.5, 100, 5.0
 NO_CRITERION = "the Recorder was given no criterion"
+
+
+class RecorderOptions(TypedDict, total=False):
+    """The options of `Recorder` that the callbacks of trainers pass on as they are."""
+
+    name: str
+    also: Mapping[str, torch.nn.Module] | None
+    steps_per_epoch: int | None
+    audit_every: int
+    seed: int
+    replica: int
+    digest: Literal["auto", "xxh3", "words"]
+    overwrite: bool
+    quiet: bool | None
 
 
 class Recorder:
@@ -92,11 +107,14 @@ class Recorder:
         seed: int = 0,
         replica: int = 0,
         digest: Literal["auto"] | DigestKind = "auto",
+        overwrite: bool = False,
+        quiet: bool | None = None,
     ) -> None:
         """Begins a recording.
 
         Args:
-            out: A new directory, or a URI.
+            out: A directory, or a URI. If it holds a run already, the recording goes to the first of `out-2`, `out-3`
+                and so on that holds none, and a line on stderr says so.
             model: The model whose parameters are traced, also if it is compiled or wrapped for `torch.distributed`; for
                 several models a `torch.nn.ModuleDict`.
             name: What the report calls the loop, for example the name of its loss.
@@ -118,10 +136,13 @@ class Recorder:
                 "xxh3", for which they are copied to the CPU. Only recordings of one kind can be compared: with "auto",
                 loops on accelerators have "words" and loops on the CPU "xxh3", so give "words" to a loop on the CPU
                 that is to be compared with one on an accelerator.
+            overwrite: Whether the recording replaces one that is in `out`: that one is kept beside it, as
+                `out-replaced`, until the new one is complete.
+            quiet: Whether not to say on stderr where the recording is; None: only under pytest.
 
         Raises:
-            Trouble: The directory exists already, or cannot be made; the model has no parameters; an optimizer is none
-                of torch; or a number or `digest` is not allowed.
+            Trouble: The directory holds something else than a run, or cannot be made; the model has no parameters; an
+                optimizer is none of torch; or a number or `digest` is not allowed.
         """
         numbers = {"audit_every": audit_every, "seed": seed, "replica": replica, "first_step": first_step}
         if steps_per_epoch is not None:
@@ -152,13 +173,9 @@ class Recorder:
         self._begin_state(first_step)
         # Directory, journal and hooks: whatever has to be let go when the recording ends, however it ends.
         self._held = ExitStack()
-        self._directory = _directory(out)
-        try:
-            self._begin(device)
-        # Ctrl-C included: the lock on the directory must not outlive the recorder.
-        except BaseException:
-            self._held.close()
-            raise
+        self._recording = place_recording(out, overwrite=overwrite, quiet=quiet)
+        self._directory = self._recording.directory
+        self._open(device)
         # Time spent in here since the last step; it is taken out of the step's time.
         self._own_s = 0.0
         self._observer.begin()
@@ -202,13 +219,23 @@ class Recorder:
         # Why the recording has ended before the loop, or None.
         self._off: str | None = None
 
+    def _open(self, device: Device) -> None:
+        try:
+            self._begin(device)
+        # Ctrl-C included: the lock on the directory must not outlive the recorder.
+        except BaseException:
+            self._held.close()
+            self._recording.put_back()
+            raise
+        self._recording.say_where()
+
     def _begin(self, device: Device) -> None:
         """Makes the run directory, opens its journal, and hooks the optimizers.
 
         Raises:
             Trouble: The directory exists already, or cannot be made.
         """
-        self._held.enter_context(begun(self._directory))
+        self._held.enter_context(begun(self._directory, option="out"))
         self._info = describe("parity.Recorder", [self._trial], data=None) | {
             "data": None,
             "lr": None,
@@ -395,6 +422,12 @@ class Recorder:
         self._pending.clear()
         warnings.warn(f"parity: {self._off} The training goes on unrecorded.", RuntimeWarning, stacklevel=4)
 
+    def stop_audit(self, reason: str) -> None:
+        """Compares no further step with the criterion, and says why in the report."""
+        if self._audit_every and not self._observer.audit_error:
+            self._observer.audit_error = reason
+            self._measured.stop(reason)
+
     def close(self) -> None:
         """Ends the recording, and writes its tables.
 
@@ -431,6 +464,10 @@ class Recorder:
                 self._send(self._ended("interrupted" if self._off and not error else status, error))
             self._gatherer.write_tables()
             seal_run(self._directory, self._info | {"steps": self._step - self._first_step})
+        ended = self._off
+        if status != "complete":
+            ended = f"the loop was {status}" if error is None else f"the loop raised {explain_error(error)}"
+        self._recording.end(steps=self._step - self._first_step, ended=ended)
 
     def _ended(self, status: EndStatus, error: BaseException | None) -> Ended:
         return Ended(
@@ -475,14 +512,26 @@ class Recorder:
                 factor=each.factor,
             )
 
-    def _before_step(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+    def _before_step(
+        self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Observes state and gradient of an optimizer; a hook that it calls before its step."""
         self._stepping = True
         self._guarded("step", lambda: self._look_before_step(optimizer))
+        # The gradient comes from the closure that the optimizer is about to call, if it was given one: Lightning does.
+        return None if self._saw_backward else with_closure(args, kwargs, lambda: self._after_closure(optimizer))
+
+    def _after_closure(self, optimizer: torch.optim.Optimizer) -> None:
+        if self._stepping and not self._closed:
+            self._guarded("step", lambda: self._look_at_gradient(optimizer))
 
     def _look_before_step(self, optimizer: torch.optim.Optimizer) -> None:
         self._probe.before_update()
         self._observer.before_update(optimizer)
+        self._look_at_gradient(optimizer)
+
+    def _look_at_gradient(self, optimizer: torch.optim.Optimizer) -> None:
+        """Observes the gradient that an optimizer is given, if it is there."""
         if self._saw_backward:
             # After clipping and unscaling, if the loop does either: this is what the update is computed from. The scale
             # is set on a fused optimizer, which divides by it inside.
@@ -490,7 +539,7 @@ class Recorder:
             self._observer.step_gradient(scale=1.0 if scale is None else float(scale))
             # The float64 step has the gradient of backward, so it goes on only if the loop's own update is from that
             # gradient.
-            if self._measured.awaits_update:
+            if self._measured.awaits_update and works_without(optimizer):
                 self._measured.before_update(unchanged=self._observer.unchanged)
 
     def _after_step(self, *_: object) -> None:
@@ -556,21 +605,14 @@ def _digest_kind(asked: str, device: Device) -> DigestKind:
     return found
 
 
-def _directory(out: str | os.PathLike[str]) -> StoragePath:
-    """The run directory; under `torch.distributed` that of this rank."""
-    path = parse_path(os.fspath(out))
-    if shares_gradients():
-        # A directory has one writer.
-        return path / f"rank-{torch.distributed.get_rank()}"
-    return path
-
-
 def _check_graph(floating: Sequence[torch.Tensor], loss: torch.Tensor) -> None:
     """Refuses an output or a loss whose gradient cannot be observed.
 
     Raises:
         ValueError: The output or the loss has no graph, or the loss is not a scalar.
     """
+    if not floating:
+        raise ValueError("no tensor was found that the loss is computed from. Call parity.Recorder with the output.")
     for what, found in (("output", floating), ("loss", [loss])):
         # Some parts of a tree may be constants.
         if not any(tensor.requires_grad for tensor in found):

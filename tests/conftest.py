@@ -258,6 +258,17 @@ def one_thread():
 
 
 @pytest.fixture
+def own_state():
+    """Takes back what a training of a library leaves in this process: environment, and what accelerate shares."""
+    from accelerate.state import AcceleratorState  # here, since most tests do without it
+
+    with own_environment():
+        AcceleratorState._reset_state(True)
+        yield
+        AcceleratorState._reset_state(True)
+
+
+@pytest.fixture
 def make_trials():
     """Makes trials of the reference experiment."""
 

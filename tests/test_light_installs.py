@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import parity
 from parity.ground.command import guarded
 from parity.ground.packages import how_to_install
 
@@ -141,6 +142,9 @@ def test_each_requirement_is_one_of_the_package_and_the_messages_ask_for_these()
     for package in ("torch", "torchvision", "ray", "pandas", "pynvml"):
         said = how_to_install(ModuleNotFoundError("", name=f"{package}.part"))
         assert re.search(r'install "(.+)"$', said)[1] in dependencies
+    for package in ("lightning", "accelerate", "transformers"):
+        said = how_to_install(ModuleNotFoundError("", name=package))
+        assert f'    "{re.search(r"install .(.+).$", said)[1]}",\n' in text  # of the test extra
     said = how_to_install(ModuleNotFoundError("", name="aiohttp"))
     assert f'cluster = ["{re.search(r"install .(.+).$", said)[1]}"]' in text
     assert how_to_install(ModuleNotFoundError("", name="somebodys_module")) is None
@@ -152,6 +156,23 @@ def test_a_module_that_is_none_of_ours_is_shown_with_its_traceback(capsys):
 
     assert guarded(imports) == 2
     assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("module", "package"),
+    [("lightning", "lightning"), ("accelerate", "accelerate"), ("hf", "accelerate"), ("hf", "transformers")],
+)
+def test_a_library_whose_loop_is_recorded_is_named_with_its_command(monkeypatch, module, package):
+    for name in [each for each in sys.modules if each.partition(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in ("accelerate", "lightning", "hf"):
+        monkeypatch.delitem(sys.modules, f"parity.{name}", raising=False)
+        monkeypatch.delattr(parity, name, raising=False)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ModuleNotFoundError) as error:
+        getattr(parity, module)
+    known = f"parity.{'accelerate' if package == 'accelerate' else module}: the package {package} is not installed in"
+    assert str(error.value).startswith(known) and f'pip install "{package}>=' in str(error.value)
 
 
 def test_from_python_the_message_is_the_same():

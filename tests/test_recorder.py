@@ -755,12 +755,6 @@ def test_a_closed_recorder_refuses_calls(tmp_path):
         recorder.step()
 
 
-def test_a_directory_that_is_there_is_refused(tmp_path):
-    record(tmp_path / "loop", steps=1)
-    with pytest.raises(Trouble, match="already holds a run"):
-        parity.Recorder(tmp_path / "loop", little())
-
-
 def test_a_loop_that_raises_has_failed_with_its_rows_and_traceback(tmp_path, capsys):
     record(tmp_path / "whole")
     with pytest.raises(ZeroDivisionError):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 
 # By the name that is imported: what pip installs, and what works without it.
 _INSTALLED_AS = {
@@ -14,6 +16,9 @@ _INSTALLED_AS = {
     "shtab": ("shtab>=1.13", "Only parity --completion needs it."),
     "pandas": ("pandas", "Only the tables of parity.check's result need it."),
     "pynvml": ("nvidia-ml-py>=12", "Only training and parity.devices need it."),
+    "lightning": ("lightning>=2.4", "Only parity.lightning needs it."),
+    "accelerate": ("accelerate>=1", "Only parity.accelerate and parity.hf need it."),
+    "transformers": ("transformers>=5", "Only parity.hf needs it."),
 }
 
 
@@ -31,3 +36,21 @@ def how_to_install(error: ModuleNotFoundError) -> str | None:
         f"the package {name} is not installed in this environment. {without} Install it with\n"
         f'{sys.executable} -m pip install "{requirement}"'
     )
+
+
+@contextlib.contextmanager
+def needs(module: str) -> Iterator[None]:
+    """Says how to install a package that a module of parity imports in the block, if it is not there.
+
+    Args:
+        module: The module of parity, for the message.
+
+    Raises:
+        ModuleNotFoundError: The package is missing.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if text := how_to_install(error):
+            raise ModuleNotFoundError(f"{module}: {text}", name=error.name) from error
+        raise

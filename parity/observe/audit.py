@@ -26,7 +26,7 @@ from parity.observe.loss_state import settings_restored, state_restored
 from parity.plan.user_code import CodeSpec
 from parity.tasks import Task
 from parity.tasks.losses import Loss, load_loss, mse_float64
-from parity.tasks.outputs import Outputs, is_tree, map_tensors, parts, with_parts
+from parity.tasks.outputs import Outputs, describe, is_tree, map_tensors, parts, with_parts
 
 # The gradient for the output: one array, or an array for each part of a tree; float64[...].
 Gradient = np.ndarray | list[np.ndarray]
@@ -319,6 +319,8 @@ def _wide(tensor: torch.Tensor) -> torch.Tensor:
 
 def _array(tensor: torch.Tensor) -> np.ndarray:
     """The tensor as an array; bfloat16, which NumPy does not have, as float32."""
+    if not isinstance(tensor, torch.Tensor):
+        raise OracleUnavailable(f"the criterion takes one tensor, and was given {describe(tensor)}")
     host = tensor.detach()
     return (host.float() if host.dtype == torch.bfloat16 else host).numpy()
 

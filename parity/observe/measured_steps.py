@@ -125,6 +125,10 @@ class MeasuredSteps:
         except OracleUnavailable as error:
             self._give_up(error)
 
+    def stop(self, reason: str) -> None:
+        """Takes no further step in float64."""
+        self._missing, self._oracle = reason, None
+
     def _give_up(self, error: OracleUnavailable) -> None:
         """Keeps why something of a step is missing, and takes no further step of a model that its copy reaches."""
         self._missing = str(error)

@@ -23,18 +23,19 @@ from parity.store.storage import StoragePath, name_beside
 LOCK = "lock"
 
 
-def create(out: StoragePath) -> None:
+def create(out: StoragePath, *, option: str = "--out") -> None:
     """Makes the run directory.
 
     Args:
         out: A new directory. One in which a driver was killed before it wrote run.json counts as new.
+        option: What the user gives it by, for messages.
 
     Raises:
         Trouble: It exists already, or cannot be made.
     """
     try:
         if storage.exists(out / "run.json", patience_s=storage.FIRST_PATIENCE_S):
-            raise Trouble(f"{out} already holds a run. Choose another --out, or continue it with --resume {out}.")
+            raise Trouble(f"{out} already holds a run. Choose another {option}, or continue it with --resume {out}.")
         if isinstance(out, Path):
             # `mkdir` refuses a folder that exists, so a folder that holds something else is never filled.
             out.mkdir(parents=True)
@@ -46,13 +47,13 @@ def create(out: StoragePath) -> None:
         # Such a folder holds nothing yet, and the same command, started again, must not be refused.
         if isinstance(out, Path) and out.is_dir() and _left_before_planned(out):
             return
-        raise Trouble(f"{out} already exists. Choose another --out, a new directory.") from error
+        raise Trouble(f"{out} already exists. Choose another {option}, a new directory.") from error
     except OSError as error:
         raise Trouble(
-            f"--out {out} cannot be made ({error.strerror or error}). Choose a folder that you can write to."
+            f"{option} {out} cannot be made ({error.strerror or error}). Choose a folder that you can write to."
         ) from error
     except ValueError as error:  # from the store's library: its endpoint is not an address
-        raise Trouble(f"--out {out} cannot be made ({error}). Check the settings of the store.") from error
+        raise Trouble(f"{option} {out} cannot be made ({error}). Check the settings of the store.") from error
 
 
 def _left_before_planned(out: Path) -> bool:
@@ -121,17 +122,18 @@ def complete(directory: StoragePath, info: Mapping[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def begun(out: StoragePath) -> Iterator[None]:
+def begun(out: StoragePath, *, option: str = "--out") -> Iterator[None]:
     """Makes a run directory and locks it until the block ends, so that no other process uses it.
 
     Args:
         out: The directory to make.
+        option: What the user gives it by, for messages.
 
     Raises:
         Trouble: The directory exists already, or cannot be made.
     """
     # Fails for an existing directory, so a run never writes over another.
-    create(out)
+    create(out, option=option)
     # The lock ends with the process, even if it is killed, so no lock outlives its driver.
     with hold(out):
         yield

@@ -122,14 +122,14 @@ for name in sys.argv[2:]:
 
 
 def test_the_loops_of_the_guide_record_the_same(tmp_path, capsys):
-    loops = ["plain.py", "with_lightning.py", "with_accelerate.py"]
+    loops = ["plain.py", "with_lightning.py", "with_accelerate.py", "with_transformers.py"]
     for name in ("training.py", *loops):
         (tmp_path / name).write_text(files()[name])
     ended = command("-c", LOOPS, tmp_path, *loops)
     assert ended.status == 0, ended.stderr
     status = report.main([str(tmp_path / "runs" / name) for name in ("plain", "lightning", "accelerate")])
-    # The gradient that the optimizer receives cannot be recorded in Lightning: what was not compared is not identical.
-    assert (status, re.findall(r"-s0  (\w+)", capsys.readouterr().out)) == (0, ["rounding", "identical"])
+    assert (status, re.findall(r"-s0  (\w+)", capsys.readouterr().out)) == (0, ["identical", "identical"])
+    assert pd.read_parquet(tmp_path / "runs" / "transformers" / "trials.parquet").rows.tolist() == [4]
 
 
 def test_the_printed_report_is_the_one_of_the_tutorial(reference, capsys):

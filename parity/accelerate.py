@@ -1,0 +1,177 @@
+"""`parity.accelerate.record`: records a loop that is written with Accelerate."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from typing_extensions import Unpack
+
+from parity.ground.errors import Trouble
+from parity.ground.packages import needs
+from parity.observe.outer_calls import OuterCalls, target_of
+from parity.recorder import Recorder, RecorderOptions
+from parity.tasks.losses import Loss
+
+with needs("parity.accelerate"):
+    from accelerate import Accelerator, DistributedType
+    from accelerate.optimizer import AcceleratedOptimizer
+
+# What keeps backward, accumulation and steps inside of an engine of its own.
+ENGINES = (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM, DistributedType.XLA)
+
+
+@contextlib.contextmanager
+def record(
+    out: str | os.PathLike[str],
+    accelerator: Accelerator,
+    model: torch.nn.Module,
+    *,
+    optimizers: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
+    criterion: Loss | None = None,
+    first_step: int = 0,
+    **options: Unpack[RecorderOptions],
+) -> Iterator[Loss]:
+    """Records the steps that the block takes; a step is what `accelerator.sync_gradients` says is one.
+
+        with parity.accelerate.record("runs/mine", accelerator, model, optimizers=optimizer, criterion=mse) as mse:
+            for inputs, target in batches:
+                with accelerator.accumulate(model):
+                    loss = mse(model(inputs), target)
+                    accelerator.backward(loss)
+                    optimizer.step()
+                    optimizer.zero_grad()
+
+    Args:
+        out: As for `parity.Recorder`.
+        accelerator: What calls backward.
+        model: The model, prepared.
+        optimizers: The optimizer, prepared, or several that step once each in a step.
+        criterion: The loss, which is also what each step is audited against; None for a model that computes its loss
+            itself.
+        first_step: As for `parity.Recorder`.
+        options: As for `parity.Recorder`.
+
+    Yields:
+        The loss to call in the loop in place of `criterion`: it returns what `criterion` returns.
+
+    Raises:
+        Trouble: An optimizer is not prepared, an engine keeps the gradients to itself, or as for `parity.Recorder`.
+    """
+    given = list(optimizers) if isinstance(optimizers, Sequence) else [optimizers]
+    if not all(isinstance(each, AcceleratedOptimizer) for each in given):
+        raise Trouble(
+            "parity.accelerate.record: an optimizer has not been prepared. Give what accelerator.prepare(...) returned."
+        )
+    refuse_engines(accelerator, "parity.accelerate.record")
+    recorder = Recorder(
+        out,
+        model,
+        optimizers=given,
+        criterion=criterion,
+        scaler=accelerator.scaler,
+        first_step=first_step,
+        **options,
+    )
+    with recorder, contextlib.ExitStack() as held:
+        calls = OuterCalls(model, model)
+        held.callback(calls.let_go)
+        calls.open()
+        loop = _Loop(recorder, calls, criterion, gradients=len(given))
+        held.enter_context(replaced(accelerator, "backward", lambda plain: loop.backward(accelerator, plain)))
+        for each in given:
+            held.enter_context(replaced(each, "step", lambda plain: loop.step(accelerator, plain)))
+        yield loop.loss
+
+
+def refuse_engines(accelerator: Accelerator, who: str) -> None:
+    """Refuses what keeps backward, accumulation and steps to itself.
+
+    Raises:
+        Trouble: It is one of these.
+    """
+    if accelerator.distributed_type in ENGINES:
+        raise Trouble(
+            f"{who}: {accelerator.distributed_type.value} keeps gradients and steps to itself, so they cannot be "
+            "recorded. Train on one device, with DistributedDataParallel or with FSDP2."
+        )
+
+
+@contextlib.contextmanager
+def replaced(owner: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+    """Replaces a method of one object within the block by what is made of it."""
+    before = vars(owner).get(name)
+    setattr(owner, name, make(getattr(owner, name)))
+    try:
+        yield
+    finally:
+        if before is None:
+            delattr(owner, name)  # the method of its class again
+        else:
+            setattr(owner, name, before)
+
+
+class _Loop:
+    """What a loop calls while it is recorded."""
+
+    def __init__(self, recorder: Recorder, calls: OuterCalls, criterion: Loss | None, *, gradients: int) -> None:
+        self._recorder, self._calls, self._criterion = recorder, calls, criterion
+        self._given: list[tuple[Any, Any, torch.Tensor]] = []
+        self._optimizers, self._waiting = gradients, 0
+
+    def loss(self, output: Any, target: Any) -> torch.Tensor:
+        """Calls the criterion, and notes what it was given.
+
+        Raises:
+            Trouble: There is none.
+        """
+        if self._criterion is None:
+            raise Trouble("parity.accelerate.record was given no criterion=, so there is no loss to call.")
+        found = self._criterion(output, target)
+        if torch.is_grad_enabled() and found.requires_grad:
+            self._given.append((output, target, found))
+        return found
+
+    def backward(self, accelerator: Accelerator, plain: Callable[..., Any]) -> Callable[..., Any]:
+        """Backward, recorded before and after."""
+
+        def backward(loss: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            given, self._given = self._given, []
+            inputs = self._calls.inputs()
+            if len(given) == 1:
+                ((output, target, _),) = given
+            else:
+                output, target = self._calls.output_of(loss), target_of(inputs, inputs)
+            self._recorder.forward(
+                (output,) if inputs is None else inputs,
+                output=output,
+                target=target,
+                loss=loss,
+                factor=1 / accelerator.gradient_accumulation_steps,
+            )
+            del given, output, target, inputs
+            self._calls.open()
+            found = plain(loss, *args, **kwargs)
+            if accelerator.sync_gradients:
+                self._recorder.backward()
+                self._waiting = self._optimizers
+            return found
+
+        return backward
+
+    def step(self, accelerator: Accelerator, plain: Callable[..., Any]) -> Callable[..., Any]:
+        """An optimizer's step, recorded after the last of the step."""
+
+        def step(*args: Any, **kwargs: Any) -> Any:
+            found = plain(*args, **kwargs)
+            if accelerator.sync_gradients:
+                self._waiting -= 1
+                # Also without a backward that was seen, of a loop that calls loss.backward(): the Recorder says so.
+                if self._waiting <= 0:
+                    self._recorder.step()
+            return found
+
+        return step

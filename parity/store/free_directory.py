@@ -1,0 +1,73 @@
+"""Directories for recordings: one that no run is in, and a run that is set aside for its successor."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+from parity.ground.errors import Trouble
+from parity.store import storage
+from parity.store.directory import hold
+from parity.store.storage import StoragePath
+from parity.store.stored_run import read_info
+
+# In the name of a recording that another one is to replace.
+REPLACED = "replaced"
+
+
+def free_directory(out: StoragePath) -> StoragePath:
+    """The directory itself, or the first of `out-2`, `out-3` and so on that holds no run.
+
+    Raises:
+        OSError: The store does not answer, or refuses.
+    """
+    numbered = (out.with_name(f"{out.name}-{number}") for number in itertools.count(2))
+    return next(each for each in itertools.chain([out], numbered) if not holds_run(each))
+
+
+def holds_run(out: StoragePath) -> bool:
+    """Whether a run is in the directory, or the ranks of one.
+
+    Raises:
+        OSError: The store does not answer, or refuses.
+    """
+    patience_s = storage.FIRST_PATIENCE_S
+    if storage.exists(out / "run.json", patience_s=patience_s):
+        return True
+    if isinstance(out, Path):
+        return any(out.glob("rank-*/run.json"))
+    ranks = [name for name in storage.names(out, patience_s=patience_s) if name.startswith("rank-")]
+    return any(storage.exists(out / name / "run.json", patience_s=patience_s) for name in ranks)
+
+
+def set_aside(out: StoragePath) -> Path | None:
+    """Renames the recording in a directory, so that another one can take its place.
+
+    Returns:
+        Where it is now; None where the directory holds no run.
+
+    Raises:
+        Trouble: The directory is on an object store, or holds something other than a recording; or the recording is
+            in use by another process, damaged, or cannot be renamed.
+        OSError: The store does not answer, or refuses.
+    """
+    if not holds_run(out):
+        return None
+    if not isinstance(out, Path):
+        raise Trouble(f"{out} already holds a run, and only local directories can be overwritten. Choose another out.")
+    if not (out / "run.json").exists():
+        raise Trouble(
+            f"{out} holds the recordings of several ranks, which are not overwritten. Choose another out, or remove it."
+        )
+    if "recorded" not in read_info(out):
+        raise Trouble(f"{out} holds a run that is not a recording, and is not overwritten. Choose another out.")
+    # A recording that another process is still writing must not be taken away from it.
+    with hold(out):
+        pass
+    aside = free_directory(out.with_name(f"{out.name}-{REPLACED}"))
+    assert isinstance(aside, Path), "beside a local directory"
+    try:
+        out.rename(aside)
+    except OSError as error:
+        raise Trouble(f"{out} cannot be renamed to {aside} ({error.strerror or error}). Choose another out.") from error
+    return aside
