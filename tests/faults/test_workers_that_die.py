@@ -22,8 +22,7 @@ def ended(tmp_path_factory):
     losses = ["builtin", *(f"{LOSSES}:{name}" for name in ("KilledOnce", "Crashing", "Hanging"))]
     losses.append("tests/wrong_losses.py:killing")
     finished = command(
-        *("-m", "parity.run", "--device", "cpu", "--steps", 80, "--audit-every", 20, "--batch-size", 64),
-        *("--loss", *losses),
+        *("-m", "parity.run", "--device", "cpu", "--steps", 80, "--audit-every", 20, "--loss", *losses),
         *("--save-every", 0.1, "--step-timeout", 15, "--out", out),
         PLANTED_FOLDER=str(folder),
     )
