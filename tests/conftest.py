@@ -136,7 +136,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if STARTS_RAY & set(item.fixturenames):
             item.add_marker("ray")
-    long = {item.path for item in items if item.get_closest_marker("ray") or item.get_closest_marker("slow")}
+    long = {item.path for item in items if any(map(item.get_closest_marker, ("ray", "slow", "kills")))}
     sizes = {path: path.stat().st_size for path in {item.path for item in items}}
     items.sort(key=lambda item: (item.path not in long, -sizes[item.path]))
 
