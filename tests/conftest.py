@@ -1,5 +1,7 @@
 """What several tests share."""
 
+import compileall
+import gc
 import os
 import shutil
 import signal
@@ -50,6 +52,8 @@ STARTS_RAY = {"head", "nodes", "on_two_gpus", "ray_run", "running", "stranger"}
 MOST_WORKERS = 4
 # More than there are cores, since a test that waits for a cluster, or for a limit of time, leaves its core idle.
 WORKERS_BESIDE = 1
+# Nothing that the collection makes is garbage, and each look for some goes through all that was imported.
+gc.disable()
 # A shell's background job ignores Ctrl-C, and all that is started here would too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # Ray's own processes end themselves once their driver is gone.
@@ -113,6 +117,17 @@ def pytest_xdist_auto_num_workers(config):
     return min((os.cpu_count() or 1) + WORKERS_BESIDE, MOST_WORKERS)
 
 
+def pytest_configure(config):
+    """Compiles parity: each process of a test would do so for up to 0.2 s, where PYTHONDONTWRITEBYTECODE is set."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        for folder in ("parity", "jobs", "benchmarks"):
+            compileall.compile_dir(ROOT / folder, quiet=2)
+
+
+def pytest_collection_finish(session):
+    gc.enable()
+
+
 def pytest_collection_modifyitems(items):
     """Moves the longest modules to the front, so that no process is left alone with one of them at the end.
 
@@ -121,7 +136,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if STARTS_RAY & set(item.fixturenames):
             item.add_marker("ray")
-    long = {item.path for item in items if item.get_closest_marker("ray") or item.get_closest_marker("slow")}
+    long = {item.path for item in items if any(map(item.get_closest_marker, ("ray", "slow", "kills")))}
     sizes = {path: path.stat().st_size for path in {item.path for item in items}}
     items.sort(key=lambda item: (item.path not in long, -sizes[item.path]))
 

@@ -1,7 +1,6 @@
 """A cluster requires a token, and only its user can read that token."""
 
 import ast
-import json
 import os
 import stat
 from pathlib import Path
@@ -156,35 +155,6 @@ def test_another_version_of_ray_or_python_is_reported():
         "The Ray cluster at HOST:6379 runs Ray 2.60.0 and Python 3.11.7, this process Ray 2.59.0 and Python 3.12.1. "
         "They have to be the same: run parity in the cluster's image, or submit it as a Ray job."
     )
-
-
-WATCHING = """
-import json, os, stat
-from pathlib import Path
-
-def watching(output, target):
-    path = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
-    modes = [stat.S_IMODE(each.stat().st_mode) for each in (path, path.parent)]
-    named = [name for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_USAGE_STATS_ENABLED") if name in os.environ]
-    Path(__file__).with_name("seen.json").write_text(json.dumps([*modes, *named]))
-    return ((output - target) ** 2).mean()
-"""
-
-
-@pytest.mark.ray
-def test_a_local_run_asks_for_a_token_and_leaves_none_behind(tmp_path, monkeypatch):
-    for name in [name for name in os.environ if name.startswith("RAY_")]:
-        monkeypatch.delenv(name)
-    (tmp_path / "home").mkdir()
-    (tmp_path / "watching.py").write_text(WATCHING)
-    losses = ["--loss", "builtin", f"{tmp_path}/watching.py:watching"]
-    ended = command(
-        "-m", "parity.run", "--steps", 1, "--device", "cpu", *losses, "--out", tmp_path / "run", HOME=f"{tmp_path}/home"
-    )
-    assert ended.status == 0, ended.stderr
-    seen = json.loads((tmp_path / "seen.json").read_text())
-    assert seen == [0o600, 0o700, "RAY_AUTH_MODE", "RAY_USAGE_STATS_ENABLED"]
-    assert not (tmp_path / "home" / ".ray").exists()
 
 
 def test_a_wrong_token_is_reported_soon(stranger, tmp_path):

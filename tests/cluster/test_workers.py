@@ -1,6 +1,7 @@
 """Real Ray, on this machine: each test that starts a cluster pays some seconds for it."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -17,11 +18,14 @@ from parity.cluster.connection import connect
 from parity.cluster.waiting import Running
 from parity.cluster.workers import Cluster
 from parity.ground.errors import Trouble
+from parity.report import main as report
+from parity.run import main
 from parity.store.events import Ended, Restarted
 
 from conftest import ROOT, command, trials_with_steps
 
 WRONG = "tests/wrong_losses.py"
+SHORT = ("--steps", "32", "--batch-size", "64", "--device", "cpu", "cpu:threads=2")
 
 
 def run(out, *arguments, **environment):
@@ -45,19 +49,38 @@ needs()
 def lacking(output, target): ...
 """
 
+WATCHING = """
+import json, os, stat
+from pathlib import Path
+
+def watching(output, target):
+    path = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
+    modes = [stat.S_IMODE(each.stat().st_mode) for each in (path, path.parent)]
+    named = [name for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_USAGE_STATS_ENABLED") if name in os.environ]
+    Path(__file__).with_name("seen.json").write_text(json.dumps([*modes, *named]))
+    return ((output - target) ** 2).mean()
+"""
+
 
 @pytest.fixture(scope="module")
 def ray_run(tmp_path_factory):
     """A short run on Ray, on two devices: good losses, one that raises, one that cannot be loaded there.
 
-    Its seats import torch, as those of no other module of tests/cluster do.
+    Its seats import torch, as those of no other module of tests/cluster do. Its user has an empty home and nothing of
+    Ray's in the environment.
     """
     folder = tmp_path_factory.mktemp("ray")
     out = folder / "run"
+    (folder / "home").mkdir()
+    (folder / "watching.py").write_text(WATCHING)
     (folder / "mine.py").write_text(LACKING)
     before = parity_folders()
-    losses = ["builtin", "numpy", f"{WRONG}:raising_at_30", f"{folder / 'mine.py'}:lacking"]
-    ended = run(out, "--steps", 32, "--device", "cpu", "cpu:threads=2", "--loss", *losses, PARITY_WARM="")
+    losses = ["builtin", "numpy", f"{WRONG}:raising_at_30"]
+    losses += [f"{folder / 'mine.py'}:lacking", f"{folder / 'watching.py'}:watching"]
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("RAY_")]:
+            patch.delenv(name)
+        ended = run(out, *SHORT, "--loss", *losses, PARITY_WARM="", HOME=f"{folder}/home")
     return out, ended, parity_folders() - before
 
 
@@ -69,7 +92,7 @@ def troubles(ended):
 def test_worker_trace_equals_plain_call(ray_run, tmp_path):
     out, _, _ = ray_run
     inline = tmp_path / "inline"
-    command("-m", "parity.run", "--inline", "--steps", 32, "--device", "cpu", "cpu:threads=2", "--out", inline)
+    assert main(["--inline", *SHORT, "--out", str(inline)]) == 0
     expected = traces(inline)
     found = traces(out)
     for trial in ("builtin@cpu-s0", "numpy@cpu-s0", "builtin@cpu:threads=2-s0", "numpy@cpu:threads=2-s0"):
@@ -87,7 +110,7 @@ def test_one_loss_failing_takes_no_other_trial_with_it(ray_run):
     trials = pd.read_parquet(out / "trials.parquet").set_index("trial")
     assert trials.status.to_dict() == {
         f"{loss}@{device}-s0": "failed" if loss in ("raising_at_30", "lacking") else "complete"
-        for loss in ("builtin", "numpy", "raising_at_30", "lacking")
+        for loss in ("builtin", "numpy", "raising_at_30", "lacking", "watching")
         for device in ("cpu", "cpu:threads=2")
     }
     lacking = trials.loc["lacking@cpu-s0"]
@@ -99,6 +122,13 @@ def test_ray_prints_nothing(ray_run):
     _, ended, _ = ray_run
     lines = [line for line in ended.stderr.splitlines() if not line.split(" s: ")[0].isdigit()]
     assert lines == []
+
+
+def test_a_local_run_asks_for_a_token_and_leaves_none_behind(ray_run):
+    folder = ray_run[0].parent
+    seen = json.loads((folder / "seen.json").read_text())
+    assert seen == [0o600, 0o700, "RAY_AUTH_MODE", "RAY_USAGE_STATS_ENABLED"]
+    assert not (folder / "home" / ".ray").exists()
 
 
 def test_temporary_files_are_removed(ray_run):
@@ -137,9 +167,10 @@ def test_a_running_cluster_is_joined_when_the_environment_names_it(stranger, tmp
 
 @pytest.fixture
 def running(tmp_path):
-    """A long run that has begun to train, as a process of its own, and its directory."""
+    """A long run that has begun to train, as a process of its own, and its directory; it leaves the processor free."""
     out = tmp_path / "run"
-    arguments = ["-m", "parity.run", "--epochs", "500", "--out", str(out)]
+    slow = ["--loss", "tests/hosts/slow_loss.py:slow", "--seed", "0", "1", "--batch-size", "32", "--device", "cpu"]
+    arguments = ["-m", "parity.run", *slow, "--epochs", "500", "--out", str(out)]
     with subprocess.Popen(
         [sys.executable, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -161,11 +192,11 @@ def descendants(process):
 
 
 @pytest.mark.kills
-def test_a_run_that_is_ended_keeps_its_rows_and_leaves_nothing_behind(running):
+def test_a_run_that_is_ended_keeps_its_rows_and_leaves_nothing_behind(running, capsys):
     """By SIGTERM, for which Ray has a handler of its own; Ctrl-C on a cluster: test_cluster."""
     process, out = running
     before = parity_folders()
-    wait_for(lambda: trials_with_steps(out) == {"builtin@cpu-s0", "numpy@cpu-s0"})
+    wait_for(lambda: trials_with_steps(out) == {"slow@cpu-s0", "slow@cpu-s1"})
     listening = [
         connection
         for child in [psutil.Process(process.pid), *descendants(process)]
@@ -178,11 +209,11 @@ def test_a_run_that_is_ended_keeps_its_rows_and_leaves_nothing_behind(running):
     process.send_signal(signal.SIGTERM)
     stdout, stderr = process.communicate(timeout=150)
     assert process.returncode == 2, stderr
-    partial = "This run is partial: builtin@cpu-s0 and numpy@cpu-s0 did not finish."
+    partial = "This run is partial: slow@cpu-s0 and slow@cpu-s1 did not finish."
     assert " ".join(stdout.split()).startswith(partial)
     assert "Traceback" not in stderr
-    again = command("-m", "parity.report", out)
-    assert again.status == 3 and again.stdout in stdout
+    assert report([str(out)]) == 3
+    assert capsys.readouterr().out in stdout
     assert psutil.wait_procs(children, timeout=20)[1] == []
     assert parity_folders() - before == set()
 
@@ -254,8 +285,10 @@ def test_a_trial_has_to_fit_one_node(make_trials):
     assert Cluster(FakeRay({"CPU": 2.0})).accelerators() == []
 
 
-def test_a_loss_that_cannot_be_called_is_reported_without_rays_words(tmp_path):
-    ended = run(tmp_path / "run", "--loss", "builtin", f"{WRONG}:not_a_loss", "--steps", 1)
+def test_a_loss_that_cannot_be_called_is_reported_without_rays_words(stranger, tmp_path):
+    address, environment = stranger
+    losses = ["--loss", "builtin", f"{WRONG}:not_a_loss"]
+    ended = run(tmp_path / "run", *losses, "--steps", 1, "--address", address, **environment)
     assert ended.status == 2
     # The other trial may have ended first.
     (line,) = troubles(ended)

@@ -10,10 +10,10 @@ import pytest
 
 from parity import run
 
-from conftest import ROOT, bits
+from conftest import QUICK, ROOT, bits
 
 pytestmark = pytest.mark.kills
-RUN = ["--inline", "--device", "cpu", "--steps", "150", "--audit-every", "50"]
+RUN = [*QUICK, "--steps", "150", "--audit-every", "50"]
 
 
 def limited(size):

@@ -29,7 +29,7 @@ def test_a_loss_that_eats_up_the_memory_has_failed_and_takes_no_other_trial_with
     threshold = (memory.total - memory.available + ROOM_BYTES) / memory.total
     assert threshold < 0.95, "this machine is too small, or too full, for this test"
     ended = command(
-        *("-m", "parity.run", "--device", "cpu", "--steps", 100, "--audit-every", 50, "--out", tmp_path / "run"),
+        *("-m", "parity.run", "--device", "cpu", "--steps", 50, "--batch-size", 64, "--out", tmp_path / "run"),
         *("--loss", "builtin", f"{tmp_path / 'eating.py'}:eating"),
         RAY_memory_usage_threshold=str(threshold),
     )

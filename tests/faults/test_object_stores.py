@@ -90,8 +90,9 @@ def test_a_driver_that_is_killed_is_followed_by_another(bucket, undisturbed, cap
 
 def test_a_run_that_another_driver_has_is_refused(bucket):
     out = bucket / "held"
-    # Far more steps than are taken while the second driver starts and is refused: the first is interrupted in training.
-    with driver(*RUN, "--epochs", 100, "--steps", 23_500, "--out", out) as first:
+    # The first takes 10 steps a second, and is interrupted in training.
+    slow = ("--loss", "tests/hosts/slow_loss.py:slow", "--steps", 900)
+    with driver(*RUN, *slow, "--out", out) as first:
         end = time.monotonic() + 60
         while not find(out, "run.json"):
             assert first.poll() is None and time.monotonic() < end

@@ -18,6 +18,7 @@ sys.path.insert(0, "tests/corpus")
 
 from catalog import cause_named, entries
 
+pytestmark = pytest.mark.slow
 STEPS, ROWS, BATCH = 12, 96 * 11 + 40, 96  # the last batch is partial
 TASKS = {"mse": "mnist-autoencoder", "cross_entropy": "mnist-classifier"}
 # Right until the outputs have grown, or until a batch of another size than the corpus was made for.

@@ -18,6 +18,8 @@ from parity.store.events import Began
 from parity.train.inline import Inline
 
 STEPS = 12
+# Few rows, since devices are simulated and their number is what is tested.
+BATCH = 32
 
 
 @pytest.fixture
@@ -25,7 +27,7 @@ def train(make_trials, data, tmp_path, monkeypatch):
     """Trains on simulated devices, each placed on a node of its own; the facts of some may be replaced."""
 
     def run(*names, losses=("builtin",), replicas=1, facts=None):
-        (pattern,) = make_trials(steps=STEPS, audit_every=0)
+        (pattern,) = make_trials(steps=STEPS, audit_every=0, batch_size=BATCH)
         (*specs,) = [each.loss for each in make_trials(*losses)]
         placed = parse_devices(names)
         trials = plan(specs, placed, seeds=[0], replicas=replicas, settings=pattern.settings, equals=lambda device: 0)
@@ -99,7 +101,7 @@ def test_a_larger_fleet_has_no_longer_report(make_trials, train, tmp_path, data)
         return len(report(result).splitlines())
 
     few = lines(train("cpu@a", "cpu:plant=flip-5@b", *(f"cpu@c{n}" for n in range(3))))
-    (pattern,) = make_trials(steps=STEPS, audit_every=0)
+    (pattern,) = make_trials(steps=STEPS, audit_every=0, batch_size=BATCH)
     placed = parse_devices(["cpu@a", "cpu:plant=flip-5@b", *(f"cpu@c{n}" for n in range(15))])
     trials = plan([pattern.loss], placed, seeds=[0], replicas=1, settings=pattern.settings, equals=lambda _: 0)
     assert lines(api.run_trials(unmeasured(trials), data, tmp_path / "more", title="test")) == few

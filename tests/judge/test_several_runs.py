@@ -17,7 +17,7 @@ from parity.judge.several_runs import join
 from parity.judge.sides import label
 from parity.store.trace import QUANTITIES
 
-from conftest import own_environment, plant, rewrite
+from conftest import QUICK, own_environment, plant, rewrite
 
 STEPS = 12
 
@@ -30,7 +30,7 @@ def made(tmp_path_factory):
     def make(name, *candidates, **options):
         out = folder / name
         if not out.exists():
-            parity.check([*candidates], out=out, **{"steps": STEPS, "replicas": 2, **options})
+            parity.check([*candidates], out=out, **{"steps": STEPS, "replicas": 2, "batch_size": 64, **options})
         return out
 
     return make
@@ -206,7 +206,7 @@ LOSS = "def mine(output, target):\n    return ((output - target) ** 2).sum() / {
 def test_the_code_of_a_loss_that_changed_is_the_axis(tmp_path, divisor, verdict, status):
     for name, text in (("old", "output.numel()"), ("new", divisor)):
         (tmp_path / "loss.py").write_text(LOSS.format(divisor=text))
-        parity.check(f"{tmp_path}/loss.py:mine", steps=4, out=tmp_path / name)
+        parity.check(f"{tmp_path}/loss.py:mine", steps=4, batch_size=64, out=tmp_path / name)
     _, judgement = pairs(tmp_path / "old", tmp_path / "new")
     found = {each.pair.candidate.loss_name: each for each in judgement.pairs}
     assert (found["builtin"].pair.axis, found["builtin"].verdict) == ("run", "identical")
@@ -236,10 +236,10 @@ def test_a_file_beside_a_loss_that_changed_is_the_axis(tmp_path, monkeypatch, ho
         sys.modules.pop("helper", None)
         loss, out = f"{tmp_path}/loss.py:mine", tmp_path / name
         if made_by == "call":
-            parity.check(loss, steps=4, out=out)
+            parity.check(loss, steps=4, batch_size=64, out=out)
         else:
             with own_environment():
-                run.main(["--inline", "--loss", "builtin", loss, "--device", "cpu", "--steps", "4", "--out", str(out)])
+                run.main([*QUICK, "--loss", "builtin", loss, "--steps", "4", "--out", str(out)])
     sys.modules.pop("helper", None)
     joined, judgement = pairs(tmp_path / "old", tmp_path / "new")
     found = {each.pair.candidate.loss_name: each.pair for each in judgement.pairs}
