@@ -53,7 +53,7 @@ def _decide(evidence: PairEvidence) -> tuple[VerdictWord, str | None]:
     # A step beyond rounding stays one, even if the run was interrupted later or its replicas disagree. The reasons may
     # repeat each other, so each is given once.
     if evidence.beyond is not None:
-        reasons = [*(cause.text for cause in evidence.causes), evidence.beyond, *_other_oracles(evidence)]
+        reasons = [*(cause.text for cause in evidence.causes), evidence.beyond, *other_oracles(evidence)]
         return "diverged", "; ".join(dict.fromkeys(reasons))
     # After the training itself: a wrong step there says more than a violation on the few rows of the contract.
     if evidence.broken:
@@ -139,7 +139,7 @@ def _decide_between(evidence: PairEvidence, between: Between) -> tuple[VerdictWo
     return _decide_loss(evidence)
 
 
-def _other_oracles(evidence: PairEvidence) -> list[str]:
+def other_oracles(evidence: PairEvidence) -> list[str]:
     """That two runs part at an output gradient and were each audited against a loss of another name, if they did."""
     oracles = [record.oracle for record in (evidence.pair.baseline, evidence.pair.candidate)]
     parts_there = evidence.onset is not None and evidence.onset.quantity == "output_grad"

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 
+from parity.judge.decide import other_oracles
 from parity.judge.decide_device import DeviceError
 from parity.judge.decide_loss import LossAudit
 from parity.judge.differences import Comparison
@@ -61,6 +62,8 @@ def reason_at(evidence: PairEvidence) -> str | None:
     Args:
         evidence: What is known of the pair.
     """
+    if others := other_oracles(evidence):
+        return others[0]
     for found in (evidence.parting, evidence.jump):
         if found and evidence.beyond == found.explain():
             return found.because
