@@ -53,8 +53,8 @@ def not_a_run(directory: StoragePath) -> Trouble:
     if names:
         more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
         listed = f"{', '.join(names[:MOST_NAMED])}{more}"
-        count = f"{len(names)} runs" if len(names) > 1 else "a run"
-        return Trouble(f"{directory} is not a run itself, and holds {count}: {listed}. Give one of them.")
+        count, one = (f"{len(names)} runs", "one of them") if len(names) > 1 else ("a run", "that")
+        return Trouble(f"{directory} is not a run itself, and holds {count}: {listed}. Give {one}.")
     return Trouble(f"{directory} is not a run directory: it has no run.json. {give}")
 
 

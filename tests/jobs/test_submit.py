@@ -466,7 +466,7 @@ def test_what_cannot_be_continued_by_a_job_is_refused(begun, tmp_path):
     assert refused("--address", LOOPBACK, "--resume", "runs/x") == (
         f"--resume runs/x is relative{VANISHES.replace('--out', '--resume')}"
     )
-    assert "is not a run directory: it has no run.json" in refused("--address", LOOPBACK, "--resume", tmp_path)
+    assert f"{tmp_path} is not a run itself, and holds a run: " in refused("--address", LOOPBACK, "--resume", tmp_path)
     assert "--fetch can copy a directory only, and --resume is s3://" in refused(
         "--address", LOOPBACK, "--resume", "s3://bucket/run", "--fetch", tmp_path / "x"
     )
