@@ -157,6 +157,8 @@ def _template() -> Any:
         loader=jinja2.FunctionLoader(_asset), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, finalize=_shown,
     )  # fmt: skip
+    # For a text that the template takes apart before `_shown` sees it.
+    environment.filters["cut"] = cut
     # For a traceback: what parity has stored of it is shown whole. Escaped here, since `_shown` leaves HTML as it is.
     environment.filters["whole"] = lambda text: markupsafe.escape(cut(text, MOST_STORED))
     # JSON has no NaN: figures hold their numbers in base64, so one here is a mistake. Without spaces the page is
