@@ -30,6 +30,8 @@ def are_given(paths: Sequence[str]) -> bool:
     if len({*kinds}) > 1:
         found = ", ".join(f"{path} is {kind}" for path, kind in zip(paths, kinds, strict=True))
         raise Trouble(f"{found}. Give two runs, two logs or two checkpoints.")
+    if len(paths) == 1 and kinds[0] == _LOG and Path(paths[0]).is_file():
+        return False  # any file may be taken for a log: what a run is, is said instead
     if len(paths) == 1:
         raise Trouble(f"{paths[0]} is {kinds[0]}, and one alone has nothing to be compared with. Give two.")
     return True

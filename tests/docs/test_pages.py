@@ -109,7 +109,7 @@ $ .venv/bin/parity report runs/a
 @every([README, *PAGES])
 def test_every_option_that_is_named_exists(path):
     known = {option for _, option in options()} | {"--help"}
-    known |= {"--check", "--what", "--parity-report"}  # two are options of scripts, the last is pytest's
+    known |= {"--check", "--what", "--readme", "--parity-report"}  # three are options of scripts, the last is pytest's
     named = re.findall(r"`(--[a-z-]+)", prose(path))
     assert [option for option in named if option not in known] == []
 
@@ -165,7 +165,7 @@ def test_the_architecture_answers_where_to_change_what():
     text = ARCHITECTURE.read_text(encoding="utf-8")
     (section,) = re.findall(r"^## Where do I change …\?\n(.*?)^## ", text, re.M | re.S)
     answers = re.findall(r"^\*\*(.+?)\.\*\*(.*?)(?=^\*\*|\Z)", section, re.M | re.S)
-    assert len(answers) == 23
+    assert len(answers) == 25
     for question, answer in answers:
         assert 1 <= len(set(re.findall(r"`(parity/[\w/]+\.py|pyproject\.toml)`", answer))) <= 6, question
 
