@@ -9,7 +9,7 @@ from parity.judge.sides import RANK
 from parity.plan.tolerance import Tolerance
 from parity.render.documents.document import Document
 from parity.render.documents.formats import print_documents
-from parity.scalars.reading import is_log_folder
+from parity.scalars.reading import is_log, is_log_folder
 
 # By what they are: a run, or one of these.
 _LOG, _CHECKPOINT, _RUN = "a log", "a checkpoint", "a run of parity"
@@ -30,8 +30,8 @@ def are_given(paths: Sequence[str]) -> bool:
     if len({*kinds}) > 1:
         found = ", ".join(f"{path} is {kind}" for path, kind in zip(paths, kinds, strict=True))
         raise Trouble(f"{found}. Give two runs, two logs or two checkpoints.")
-    if len(paths) == 1 and kinds[0] == _LOG and Path(paths[0]).is_file():
-        return False  # any file may be taken for a log: what a run is, is said instead
+    if len(paths) == 1 and kinds[0] == _LOG and not is_log(paths[0]):
+        return False
     if len(paths) == 1:
         raise Trouble(f"{paths[0]} is {kinds[0]}, and one alone has nothing to be compared with. Give two.")
     return True

@@ -32,6 +32,14 @@ def read_log(path: str) -> Log:
     return found
 
 
+def is_log(path: str) -> bool:
+    """Whether a file or folder is a log that can be read."""
+    try:
+        return bool(read_log(path).series)
+    except (Trouble, OSError):
+        return False
+
+
 def is_log_folder(folder: Path) -> bool:
     """Whether a folder has a log that can be read."""
     return any((folder / name).is_file() for name in _IN_FOLDERS) or any(folder.rglob("*tfevents*"))
