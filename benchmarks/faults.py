@@ -19,6 +19,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -350,6 +351,10 @@ def stored_file(bench: Bench, out: Path, result: Round) -> None:
     undamaged = subprocess.run([*command[:-1], str(whole)], cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_S)
     if ended.returncode == 2 and path.name in ended.stderr and "Traceback" not in ended.stderr:
         result.outcome = "refused"
+    elif ended.returncode == 0 and re.match(
+        rf"Altered since the run was stored:\s[^:]*{re.escape(path.name)}", ended.stdout
+    ):
+        result.note += ": named"
     elif ended.returncode != 0 or ended.stdout != undamaged.stdout.replace(str(whole), str(out)):
         result.outcome, result.note = "WRONG", f"{result.note}: {ended.stdout}{ended.stderr}"
 
@@ -455,7 +460,10 @@ def node(bench: Bench, out: Path, result: Round) -> None:
         ) as cluster,
     ):
         assert cluster.stdin and cluster.stdout
-        address = next(line.split()[1] for line in cluster.stdout if line.startswith("address "))
+        address = next((line.split()[1] for line in cluster.stdout if line.startswith("address ")), None)
+        if address is None:
+            result.outcome, result.note = "WRONG", "Ray's cluster could not be started"
+            return
         process = start(out, *RAY, "--address", address, **CLUSTER)
         time.sleep(bench.random.uniform(0.3, 0.9) * seconds)
         cluster.stdin.write(f"{bench.random.choice('bc')}\n")
