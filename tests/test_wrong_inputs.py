@@ -260,7 +260,9 @@ CALLS = [
 
 
 @pytest.mark.usefixtures("_nothing_starts")
-@pytest.mark.parametrize(("arguments", "found", "to_do"), CALLS, ids=[str(call[0]) for call in CALLS])
+@pytest.mark.parametrize(
+    ("arguments", "found", "to_do"), CALLS, ids=[f"{'-'.join(call[0])}-{number}" for number, call in enumerate(CALLS)]
+)
 def test_a_wrong_call_raises_trouble_before_anything_is_trained(arguments, found, to_do):
     with pytest.raises(Trouble) as trouble:
         parity.check(**{"candidate": mse, "steps": 1, **arguments})
