@@ -278,13 +278,12 @@ def _of_contract(evidence: LossEvidence, kinds: Collection[str]) -> list[Cause]:
         *(("mutation",) if "mutates" in kinds else ()),
         *(("scalar", "gradient") if ended else ()),
     }
-    failed = {
-        item: reason for item, (status, reason) in evidence.contract.items() if status == "failed" and item not in said
-    }
+    failed = {item: reason for item, (status, reason) in evidence.contract.items() if status == "failed"}
     if evidence.wrong.any():  # the training shows these at full size, the contract on a few rows only
         failed = {item: reason for item, reason in failed.items() if item not in ("value", "gradcheck")}
     if "repeatable" in failed:  # the other failures follow from it
         failed = {item: reason for item, reason in failed.items() if item in (*RANDOM, "mutation")}
+    failed = {item: reason for item, reason in failed.items() if item not in said}
     causes = []
     # A cause of its own, since it has advice of its own.
     if "grad_output" in failed:

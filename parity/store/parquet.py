@@ -58,6 +58,7 @@ def write_table(path: StoragePath, table: pa.Table) -> None:
 def open_writer(sink: StoragePath | pa.NativeFile, schema: pa.Schema) -> pq.ParquetWriter:
     """Opens a Parquet file for writing, in the way of all files that parity writes."""
     texts = [field.name for field in schema if pa.types.is_dictionary(field.type) or pa.types.is_string(field.type)]
+    texts += [f"{field.name}.list.element" for field in schema if field.type == pa.list_(pa.string())]
     # Numbers have no dictionaries: digests, norms and sketches do not repeat, and zstd shrinks those that do. A trace
     # of 5,000 steps is written in a quarter of the time, read in less than half, and a quarter smaller than with them.
     # Parquet's checksums are optional. With them a flipped bit is found wherever it is in a page, and not only where it

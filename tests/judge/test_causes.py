@@ -63,6 +63,13 @@ def test_randomness_is_the_cause_of_whatever_it_does():
     assert found[0].kind == "random" and "draws from torch's" in found[0].text
 
 
+def test_what_follows_from_randomness_is_no_cause_beside_it():
+    items = ("random generators", "repeatable", "scale", "rows")
+    contract = {item: ("failed", f"because of {item}") for item in items}
+    found = causes(range(10), kind="unknown", detail="norm 1", contract=contract)
+    assert not [cause for cause in found if "because of scale" in cause.text or "because of rows" in cause.text]
+
+
 def test_a_gradient_that_is_the_slope_of_its_own_loss_is_another_loss():
     contract = {"gradcheck": ("passed", ""), "value": ("failed", "the loss is off")}
     assert causes(range(10), kind="unknown", detail="norm 1", contract=contract)[0].kind == "other loss"

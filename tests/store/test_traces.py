@@ -40,6 +40,14 @@ def test_chunks_of_wide_rows_are_not_collected_until_there_are_many_rows(monkeyp
     assert [len(each) for each in joined] == [300, 300, 200]
 
 
+def test_texts_are_stored_once_and_numbers_as_they_are(tmp_path):
+    table = pa.table({"names": [["a"]] * 9, "name": ["b"] * 9, "norms": [[1.0]] * 9, "step": [*range(9)]})
+    parquet.write_table(tmp_path / "t.parquet", table)
+    group = pq.read_metadata(tmp_path / "t.parquet").row_group(0)
+    chunks = {chunk.path_in_schema: chunk.encodings for chunk in map(group.column, range(4))}
+    assert [name for name, found in chunks.items() if "RLE_DICTIONARY" in found] == ["names.list.element", "name"]
+
+
 def test_a_trace_is_long_by_its_rows_or_by_its_bytes(run):
     record = run.trials[0]
     assert not is_long(record) and is_long(replace(record, rows=traces.KEPT_ROWS + 1))
