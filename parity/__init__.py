@@ -24,9 +24,6 @@ _random.setstate(_state)
 del _state, _rich_style
 
 if TYPE_CHECKING:
-    from parity import accelerate as accelerate
-    from parity import hf as hf
-    from parity import lightning as lightning
     from parity.api import check as check
     from parity.check_result import CheckResult as CheckResult
     from parity.ground.errors import Trouble as Trouble
@@ -43,7 +40,8 @@ _MODULES = {
     "compare_logprobs": "parity.logprobs",
 }
 
-# Modules for libraries that own a training loop, each of which imports its library.
+# Modules for libraries that own a training loop, each of which imports its library. Type checkers do not see them here,
+# since they would follow the imports of these libraries for whoever imports parity: `import parity.hf` shows them one.
 _OF_LIBRARIES = ("accelerate", "hf", "lightning")
 
 __all__ = ["CheckResult", "Recorder", "Trouble", "__version__", "check", "compare_logprobs"]

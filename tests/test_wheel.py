@@ -159,7 +159,9 @@ def test_the_types_of_a_users_file_are_checked(site, tmp_path, monkeypatch):
 def test_dir_shows_the_public_names():
     import parity
 
-    assert dir(parity) == sorted(parity.__all__) == ["CheckResult", "Recorder", "Trouble", "__version__", "check"]
-    assert all(hasattr(parity, name) for name in dir(parity))
+    names = ["CheckResult", "Recorder", "Trouble", "__version__", "check", "compare_logprobs"]
+    assert sorted(parity.__all__) == names
+    assert dir(parity) == sorted([*names, "accelerate", "hf", "lightning"])
+    assert all(hasattr(parity, name) for name in names)
 
     assert importlib.metadata.version("training-parity") == __version__

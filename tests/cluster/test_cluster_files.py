@@ -372,7 +372,7 @@ GPU = ["spec", "rayClusterSpec", "workerGroupSpecs", 1]
         ([*HEAD, "serviceType"], "LoadBalancer", "not reached from outside"),
         (["spec", "rayClusterSpec", "authOptions", "mode"], "disabled", "disabled"),
         (["spec", "runtimeEnvYAML"], "working_dir: [1]", "working_dir"),
-        (["spec", "entrypoint"], "python -m parity.run --stepz 3 --out /runs/x", "SystemExit: 2"),
+        (["spec", "entrypoint"], "python -m parity.run --stepz 3 --out /runs/x", "Unknown option --stepz"),
         (["spec", "entrypoint"], "python -m parity.run --out runs/x", "--out runs/x is relative"),
         (["spec", "entrypoint"], "python -m parity.run --out /tmp/x", "is on a volume"),
     ],

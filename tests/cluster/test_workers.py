@@ -221,10 +221,10 @@ def test_a_run_that_is_ended_keeps_its_rows_and_leaves_nothing_behind(running, c
 def test_a_request_that_no_node_can_satisfy_is_reported_at_once(stranger, tmp_path):
     address, environment = stranger
     began = time.monotonic()
-    ended = run(tmp_path / "run", "--device", "cpu:threads=4096", "--address", address, **environment)
+    ended = run(tmp_path / "run", "--device", "cpu:threads=1024", "--address", address, **environment)
     assert ended.status == 2
     assert ended.stderr.endswith(
-        "parity: Trial builtin@cpu:threads=4096-s0 needs 4096 CPUs on one node, and the largest node of this cluster "
+        "parity: Trial builtin@cpu:threads=1024-s0 needs 1024 CPUs on one node, and the largest node of this cluster "
         "has 2. Use fewer threads, or add a larger node type.\n"
     )
     assert time.monotonic() - began < 60
