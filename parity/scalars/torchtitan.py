@@ -7,7 +7,7 @@ Source:
 import re
 from collections.abc import Iterator
 
-from parity.scalars.log import Column, Log, named
+from parity.scalars.log import Column, Log, inexact, named
 
 FORMAT = "torchtitan's text log"
 # The colours of a terminal, which are kept in a log that was copied from one.
@@ -40,7 +40,8 @@ def read(path: str, text: str) -> Log:
             column.add(int(step), number)
     lowest = min(columns, key=lambda rank: int(rank or 0), default="")
     notes = (f"it has the lines of {len(columns)} ranks; rank {lowest} is compared",) if len(columns) > 1 else ()
-    return Log(path, FORMAT, named(columns.get(lowest, {})), notes)
+    columns_of_lowest = columns.get(lowest, {})
+    return Log(path, FORMAT, named(columns_of_lowest), notes, texts=inexact(columns_of_lowest))
 
 
 def _pairs(words: list[str]) -> Iterator[tuple[str, str]]:
