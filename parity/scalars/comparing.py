@@ -104,9 +104,9 @@ def compare_series(
     left, right = scale.round(baseline.values[places]), scale.round(candidate.values[others])
     differs = scale.differs(left, right)
     units = np.where(differs, scale.units(left, right), 0)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         absolute = np.where(differs, np.abs(left - right), 0.0)
-    share = relative(absolute, left)
+        share = relative(absolute, left)
     # NaN on one side, and infinities that are not equal, are further apart than any number.
     unlike = differs & ~np.isfinite(absolute)
     absolute[unlike] = share[unlike] = np.inf

@@ -72,9 +72,26 @@ CASES = {
         constant(msg="step: 1 loss: 2.5", loss=2.54321),
         3,
     ),
+    "a rank that is not the lowest": (
+        "[rank0]: step: 1 loss: 2.5 tps: 1\n[rank1]: step: 1 loss: 2.5 tps: 1\n",
+        "[rank0]: step: 1 loss: 2.5 tps: 1\n[rank1]: step: 1 loss: 9.5 tps: 2\n",
+        3,
+    ),
+    "the speed of another rank": (
+        "[rank0]: step: 1 loss: 2.5 tps: 1\n[rank1]: step: 1 loss: 2.5 tps: 1\n",
+        "[rank0]: step: 1 loss: 2.5 tps: 1\n[rank1]: step: 1 loss: 2.5 tps: 2\n",
+        0,
+    ),
     "an open quote": ('step,loss\n1,0.5\n2,"0.4\n3,0.3\n', 'step,loss\n1,0.5\n2,"0.4\n3,0.9\n', 2),
     "a long cell": (f'step,loss,x\n1,.5,x\n2,.4,"{"y" * 140_000}"\n', "step,loss,x\n1,.5,x\n", 2),
-    "the smallest number": (constant(loss=5e-324, x=0.1), constant(loss=0.0, x=0.1), 1),
+    "the smallest number": (
+        lines({"step": 1, "loss": 5e-324}, {"step": 2, "loss": 0.12345678901234567}),
+        lines({"step": 1, "loss": 0.0}, {"step": 2, "loss": 0.12345678901234567}),
+        1,
+    ),
+    "the largest numbers": (constant(loss=1.7e308), constant(loss=-1.7e308), 1),
+    "numbers far apart": (constant(loss=5e-324), constant(loss=1.7e308), 1),
+    "the smallest number, printed": (constant(loss=5e-324), constant(loss=0.0), 3),
     "values in a list": (
         '{"lm": {"start_step": 1, "end_step": 2, "step_interval": 1, "values": [1, 2]}}',
         '{"lm": {"start_step": 1, "end_step": 2, "step_interval": 1, "values": [1, 2]}}',

@@ -53,7 +53,7 @@ def message(each: ScalarComparison) -> str:
     """What was found about a scalar, in one sentence."""
     steps = amount(each.steps, "step")
     if not each.steps:
-        return "the logs have no step in common"
+        return "there is no step at which both have a number"
     if not each.first:
         equal = "equal as printed" if each.weak else "identical, bit for bit,"
         if each.hidden or each.word == "within":
@@ -103,7 +103,11 @@ def _facts(each: ScalarComparison, shared: Sequence[str]) -> Iterator[tuple[str,
             yield "largest", _place(each, each.largest)
         yield "growth", _growth(each)
         yield "passes with", _passing(each)
-    compared = f"{amount(each.steps, 'step')}, {each.different:,} of them differ" if each.steps else "no step in common"
+    compared = (
+        f"{amount(each.steps, 'step')}, {each.different:,} of them differ"
+        if each.steps
+        else "no step at which both have a number"
+    )
     yield "compared", compared
     if each.word == "undecided" or each.only_baseline or each.only_candidate or each.blank:
         yield "missing", _lacking(each)
@@ -138,7 +142,7 @@ def _lacking(each: ScalarComparison) -> str:
         )
     if each.repeats:
         parts.append("steps are logged more than once with other numbers, and only the last of each is compared")
-    return "; ".join(parts) or "the logs have no step in common"
+    return "; ".join(parts) or "there is no step at which both have a number"
 
 
 def _missing(side: str, missing: Missing) -> str:
@@ -159,7 +163,7 @@ def _place(each: ScalarComparison, place: Place) -> str:
 
 def _number(each: ScalarComparison, value: float) -> str:
     """The number with as many digits as tell it from its neighbours, and no more."""
-    if each.unit != "ulp of float32" or abs(value) > np.finfo(np.float32).max:
+    if each.unit != "ulp of float32" or abs(value) > float(np.finfo(np.float32).max):
         return repr(value)
     return str(np.float32(value))
 
