@@ -11,11 +11,12 @@ from parity.scalars.log import Log
 
 # Say how fast or large a training was, and differ in every repetition.
 _SPEED = re.compile(
+    r"^(?!.*loss).*?("
     r"(^|[/_. -])(tps|wps|mfu|tflops?|flops|runtime|elapsed|throughput|timestamp)([/_. -]|$)"
-    # Not in a name such as time_loss.
-    r"|(^|[/_. -])(memory|mem|time|seconds?)((/(?!.*loss)|[_. -](s|ms|secs?|seconds|[mg]i?b|per|used|usage|allocated"
-    r"|reserved|peak|max|total|ratio|percent)([/_. -]|$))|$)"
-    r"|per[_ -]second|iteration-time|total_flos|tokens_per_sec|max_mem",
+    # At the end or before a unit: time_embedding_norm is no time.
+    r"|(^|[/_. -])(memory|mem|time|seconds?)(/|$|[_. -](s|ms|secs?|seconds|[mg]i?b|per|used|usage|alloc|allocated"
+    r"|reserved|peak|max|total|ratio|percent)([/_. -]|$))"
+    r"|per[_ -]second|iteration-time|total_flos|tokens_per_sec|max_mem)",
     re.IGNORECASE,
 )
 

@@ -77,6 +77,8 @@ def read(path: str, files: list[Path]) -> Log:
 
 def _below(folder: Path, files: list[Path]) -> list[str]:
     """Says in which folders below there are scalars that are not read, as those of add_scalars."""
+    if not folder.is_dir():
+        return []
     others = [each for each in sorted(folder.rglob(f"*{_MARK}*")) if each.is_file() and each not in files]
     names = dict.fromkeys(str(each.parent.relative_to(folder)) for each in others if _has_scalars(each))
     return [f"event files in folders below it are not read: {', '.join(names)}"] if names else []

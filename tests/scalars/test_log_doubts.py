@@ -110,6 +110,14 @@ def test_what_differs_is_never_identical(name, tmp_path, capsys):
         assert found == status, capsys.readouterr()
 
 
+def test_a_tolerance_passes_what_few_decimals_hide(tmp_path, capsys):
+    (tmp_path / "a").write_text(constant(lr=0.001))
+    (tmp_path / "b").write_text(constant(lr=0.0014))
+    assert report.main([str(tmp_path / "a"), str(tmp_path / "b"), "--atol", "1e-3"]) == 0
+    assert "logs: within" in capsys.readouterr().out
+    assert report.main([str(tmp_path / "a"), str(tmp_path / "b"), "--atol", "1e-4"]) == 3
+
+
 def test_no_tolerance_reaches_a_nan(tmp_path):
     for file, number in (("a", "nan"), ("b", "50.5")):
         (tmp_path / file).write_text(f"step,loss\n1,0.5\n2,{number}\n")

@@ -152,6 +152,19 @@ def test_all_in_common_are_compared_without_those_about_speed():
     assert (chosen.word, chosen.exit_status) == ("differ", 1)
 
 
+@pytest.mark.parametrize(
+    ("name", "speed"),
+    [
+        *((name, True) for name in ("step_time", "time/step", "train_samples_per_second", "memory/max_reserved(GiB)")),
+        *((name, True) for name in ("time_per_step", "gpu_mem_gb", "train_runtime", "perf/mfu", "iteration-time")),
+        *((name, False) for name in ("time_loss", "loss/time", "mem_acc", "time_embedding_norm", "throughput_loss")),
+    ],
+)
+def test_what_measures_speed(name, speed):
+    one, other = log(**{name: [1.0], "lr": [1.0]}), log(**{name: [2.0], "lr": [1.0]})
+    assert compare_logs(one, other).word == ("identical" if speed else "differ")
+
+
 def test_a_scalar_of_one_side_is_not_passed_over():
     found = compare_logs(log(loss=[1.0], lr=[0.5]), log(lr=[0.5]))
     assert (found.word, found.exit_status, found.only_baseline) == ("undecided", 3, ("loss",))
