@@ -28,7 +28,10 @@ def are_given(paths: Sequence[str]) -> bool:
     if {*kinds} == {_RUN}:
         return False
     if len({*kinds}) > 1:
-        found = ", ".join(f"{path} is {kind}" for path, kind in zip(paths, kinds, strict=True))
+        found = ", ".join(
+            f"{path} is {kind}" if kind != _RUN or "://" in path or Path(path).exists() else f"{path} does not exist"
+            for path, kind in zip(paths, kinds, strict=True)
+        )
         raise Trouble(f"{found}. Give two runs, two logs or two checkpoints.")
     if len(paths) == 1 and kinds[0] == _LOG and not is_log(paths[0]):
         return False

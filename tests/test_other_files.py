@@ -108,7 +108,7 @@ def test_numbers_that_are_not_finite_are_strict_json(files, capsys):
         ("RUN --rtol 0", "--rtol is an option for logs and checkpoints, and these are runs. Leave it out."),
         ("a.safetensors b.safetensors --scalar x", "--scalar chooses a scalar of two logs, and these are checkpoints."),
         ("a.csv b.csv --scalar los", "a.csv has no scalar 'los'. Did you mean 'loss'?"),
-        ("a.csv missing", "a.csv is a log, missing is a run of parity. Give two runs, two logs or two checkpoints."),
+        ("a.csv missing", "a.csv is a log, missing does not exist. Give two runs, two logs or two checkpoints."),
         ("missing missing", "missing does not exist"),
     ],
 )

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from parity.ground.errors import Trouble
 from parity.plan.tolerance import EXACT, Tolerance
@@ -11,8 +11,12 @@ from parity.scalars.log import Log
 
 # Say how fast or large a training was, and differ in every repetition.
 _SPEED = re.compile(
-    r"(^|[/_. -])(tps|wps|mfu|tflops?|flops|memory|mem|runtime|elapsed|throughput|time|seconds?|timestamp)([/_. -]|$)"
-    r"|per[_ -]second|iteration-time|total_flos|tokens_per_sec|max_mem",
+    r"^(?!.*loss).*?("
+    r"(^|[/_. -])(tps|wps|mfu|tflops?|flops|runtime|elapsed|throughput|timestamp)([/_. -]|$)"
+    # At the end or before a unit: time_embedding_norm is no time.
+    r"|(^|[/_. -])(memory|mem|time|seconds?)(/|$|[_. -](s|ms|secs?|seconds|[mg]i?b|per|used|usage|alloc|allocated"
+    r"|reserved|peak|max|total|ratio|percent)([/_. -]|$))"
+    r"|per[_ -]second|iteration-time|total_flos|tokens_per_sec|max_mem)",
     re.IGNORECASE,
 )
 
@@ -50,7 +54,24 @@ def compare_logs(
         speed=() if chosen else tuple(speed),
         chosen=bool(chosen),
         tolerance=tolerance,
+        doubts=(*_doubts(baseline, candidate, chosen=bool(chosen)),),
     )
+
+
+def _doubts(baseline: Log, candidate: Log, *, chosen: bool) -> Iterator[str]:
+    """What was not compared as numbers, and is not the same, or was not read."""
+    for side, log in (("baseline", baseline), ("candidate", candidate)):
+        for doubt in log.doubts:
+            yield f"{side}: {doubt}"
+    if [*baseline.aside] != [*candidate.aside]:
+        yield (
+            f"rows without a step belong to no place in the training, and are not the same: the baseline has "
+            f"{len(baseline.aside):,}, the candidate {len(candidate.aside):,}"
+        )
+    names = [] if chosen else [name for name in {**baseline.texts, **candidate.texts} if not _SPEED.search(name)]
+    unequal = [name for name in names if baseline.texts.get(name) != candidate.texts.get(name)]
+    if unequal:
+        yield f"what could only be compared as text is not the same: {_listed(unequal)}"
 
 
 def _only(log: Log, other: Log) -> tuple[str, ...]:

@@ -9,11 +9,11 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from parity.judge.ulp import bits_differ, relative, ulp_distance
+from parity.judge.ulp import bits_differ, relative
 from parity.plan.tolerance import EXACT, Tolerance
 from parity.scalars.growth import Growth, growth_of
 from parity.scalars.log import Log, Series
-from parity.scalars.precision import Precision
+from parity.scalars.scale import Scale
 
 Word: TypeAlias = Literal["identical", "within", "differ", "undecided"]
 # From the best to the worst, with the exit status of each.
@@ -62,6 +62,8 @@ class ScalarComparison:
         only_baseline, only_candidate: Steps that one side lacks, or None.
         blank: Number of steps where a side has a place without a number, and the first of them.
         not_numbers: NaN at the same step on both sides: their number and the first step.
+        hidden: Steps where the numbers are not equal, and a log has too few decimals to say more: number and first.
+        repeats: Whether numbers were left out, of steps that were logged again, that are not the same.
         notes: What a reader should know, such as steps that were logged twice.
     """
 
@@ -81,6 +83,8 @@ class ScalarComparison:
     only_candidate: Missing | None
     blank: tuple[int, int] | None
     not_numbers: tuple[int, int] | None
+    hidden: tuple[int, int] | None
+    repeats: bool
     notes: tuple[str, ...]
 
 
@@ -100,9 +104,9 @@ def compare_series(
     left, right = scale.round(baseline.values[places]), scale.round(candidate.values[others])
     differs = scale.differs(left, right)
     units = np.where(differs, scale.units(left, right), 0)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         absolute = np.where(differs, np.abs(left - right), 0.0)
-    share = relative(absolute, left)
+        share = relative(absolute, left)
     # NaN on one side, and infinities that are not equal, are further apart than any number.
     unlike = differs & ~np.isfinite(absolute)
     absolute[unlike] = share[unlike] = np.inf
@@ -113,15 +117,16 @@ def compare_series(
         step, *numbers = (each[index].item() for each in at)
         return Place(step, numbers[0], numbers[1], numbers[2], numbers[3], int(units[index]))
 
-    size = np.where(np.isfinite(left), np.abs(left), 0.0)
-    beyond = differs & ~(absolute <= tolerance.atol + tolerance.rtol * size)
-    # Without a tolerance all that differs counts, such as zeros of opposite signs.
-    within = not (differs if tolerance == EXACT else beyond).any()
+    within = not _beyond(left, right, differs, tolerance).any()
+    unequal = scale.hidden(left, right)
+    hidden = np.flatnonzero(_beyond(left, right, unequal, tolerance))
+    repeats = not _repeats_agree(baseline, candidate, scale, tolerance)
     missing = [_missing(baseline.steps, candidate.steps), _missing(candidate.steps, baseline.steps)]
     blank = np.union1d(baseline.blank, candidate.blank)
     both_nan = np.flatnonzero(np.isnan(left) & np.isnan(right))
-    undecided = not len(steps) or any(missing) or len(blank)
-    word: Word = "differ" if not within else "undecided" if undecided else "within" if len(where) else "identical"
+    undecided = not len(steps) or any(missing) or len(blank) or len(hidden) or repeats
+    equal = not len(where) and not unequal.any()
+    word: Word = "differ" if not within else "undecided" if undecided else "identical" if equal else "within"
     return ScalarComparison(
         *names,
         word=word,
@@ -138,6 +143,8 @@ def compare_series(
         only_candidate=missing[1],
         blank=(len(blank), int(blank[0])) if len(blank) else None,
         not_numbers=(len(both_nan), int(steps[both_nan[0]])) if len(both_nan) else None,
+        hidden=(len(hidden), int(steps[hidden[0]])) if len(hidden) else None,
+        repeats=repeats,
         notes=tuple(
             f"{side}: {note}"
             for side, series in (("baseline", baseline), ("candidate", candidate))
@@ -146,105 +153,37 @@ def compare_series(
     )
 
 
+def _beyond(left: np.ndarray, right: np.ndarray, differs: np.ndarray, tolerance: Tolerance) -> np.ndarray:
+    """Which of the numbers that differ do so beyond the tolerance; bool[N]."""
+    # Without a tolerance all that differs counts, such as zeros of opposite signs.
+    if tolerance == EXACT:
+        return differs
+    size = np.where(np.isfinite(left), np.abs(left), 0.0)
+    with np.errstate(invalid="ignore", over="ignore"):
+        absolute, allowed = np.abs(left - right), tolerance.atol + tolerance.rtol * size
+    result: np.ndarray = differs & ~(np.isfinite(absolute) & (absolute <= allowed))
+    return result
+
+
+def _repeats_agree(baseline: Series, candidate: Series, scale: Scale, tolerance: Tolerance) -> bool:
+    """Whether nothing is lost with the numbers that do not count, since their step was logged again."""
+    (steps, values), (other_steps, others) = baseline.repeated, candidate.repeated
+    if np.array_equal(steps, other_steps):
+        left, right = scale.round(values), scale.round(others)
+        unlike = scale.differs(left, right) | scale.hidden(left, right)
+        if not _beyond(left, right, unlike, tolerance).any():
+            return True
+    for series in (baseline, candidate):
+        steps, values = series.repeated
+        counted = series.values[np.searchsorted(series.steps, steps)]
+        if (bits_differ(values, counted) & ~(np.isnan(values) & np.isnan(counted))).any():
+            return False
+    return True
+
+
 def _missing(steps: np.ndarray, others: np.ndarray) -> Missing | None:
     only = np.setdiff1d(steps, others, assume_unique=True)
     return Missing(len(only), int(only[0]), int(only[-1])) if len(only) else None
-
-
-# Half a unit of the last decimal is what rounding takes; a little more, since decimals are no binary fractions.
-_HALF = 0.5 + 1e-6
-# Order of the dtypes by their digits; numbers of two dtypes are compared in the one with fewer.
-_NARROW_FIRST = ("bfloat16", "float16", "float32", "float64")
-# The distance from 1 to the next number.
-_EPSILONS = {"bfloat16": 2.0**-7, "float16": 2.0**-10, "float32": 2.0**-23, "float64": 2.0**-52}
-
-
-@dataclass(frozen=True)
-class Scale:
-    """What the numbers of two logs are compared in.
-
-    Attributes:
-        kind: A dtype, "whole" or "printed".
-        decimals: Decimals of the side that has fewer, for "printed".
-        printed_alike: For "printed": whether both sides have these decimals.
-        mixed: Whether one side keeps more than the other.
-    """
-
-    kind: str
-    decimals: int
-    printed_alike: bool
-    mixed: bool
-
-    @classmethod
-    def of(cls, baseline: Precision, candidate: Precision) -> "Scale":
-        sides = (baseline, candidate)
-        printed = [each.decimals for each in sides if each.kind == "printed"]
-        kinds = {each.kind for each in sides}
-        if printed:
-            # Whole numbers among decimals were decimals once: 1 for 1.0.
-            alike = (kinds == {"printed"} and printed[0] == printed[-1]) or kinds == {"printed", "whole"}
-            return cls("printed", min(printed), alike, not alike)
-        floats = [kind for kind in _NARROW_FIRST if kind in kinds]
-        return cls(floats[0] if floats else "whole", 0, True, len(floats) > 1)
-
-    @property
-    def unit(self) -> str:
-        if self.kind == "printed":
-            return "in the last decimal" if self.decimals > 0 else "in the last printed digit"
-        return "" if self.kind == "whole" else f"ulp of {self.kind}"
-
-    @property
-    def weak(self) -> str | None:
-        """Why equal numbers say little, or None."""
-        if self.kind == "printed":
-            plural = "" if self.decimals == 1 else "s"
-            kept = f"at most {self.decimals} decimal{plural}" if self.decimals > 0 else "no decimals"
-            have = "one log has its numbers with" if self.mixed else "the logs have these numbers with"
-            return f"{have} {kept}, so a difference below {self._step / 2:.1g} would not show"
-        if self.mixed:
-            return f"one log keeps {self.kind}, so the other one is rounded to it before they are compared"
-        return None
-
-    @property
-    def _step(self) -> float:
-        return float(10.0**-self.decimals)
-
-    def round(self, values: np.ndarray) -> np.ndarray:
-        """The numbers in the dtype of the comparison; float64[N]."""
-        if self.kind in ("float16", "float32") and self.mixed:
-            with np.errstate(over="ignore"):
-                return values.astype(self.kind).astype(np.float64)
-        return values
-
-    def differs(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        """Whether two numbers differ, bit by bit where the log keeps bits; bool[N].
-
-        A NaN is equal to a NaN: a log may have lost its other bits.
-        """
-        if self.kind == "printed" and not self.printed_alike:
-            with np.errstate(invalid="ignore"):
-                same = (np.abs(left - right) <= _HALF * self._step) | (left == right)
-        else:
-            same = ~bits_differ(left, right)
-        result: np.ndarray = ~(same | (np.isnan(left) & np.isnan(right)))
-        return result
-
-    def units(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        """Distance in the unit; int64[N], -1 where it cannot be counted."""
-        if self.kind in _NARROW_FIRST:
-            return ulp_distance(left, right, dtype=self.kind)
-        with np.errstate(invalid="ignore"):
-            count = np.rint(np.abs(left - right) / (self._step if self.kind == "printed" else 1.0))
-        counted: np.ndarray = np.where(count < 2.0**62, count, -1.0).astype(np.int64)  # NaN is not below either
-        return counted
-
-    def resolution(self, values: np.ndarray) -> np.ndarray:
-        """The relative size of one unit at each number; float64[N]."""
-        if self.kind in _EPSILONS:
-            return np.full(len(values), _EPSILONS[self.kind])
-        magnitude = np.maximum(np.abs(np.nan_to_num(values, posinf=0.0, neginf=0.0)), np.finfo(np.float64).tiny)
-        result: np.ndarray = (self._step if self.kind == "printed" else 1.0) / magnitude
-        return result
 
 
 @dataclass(frozen=True)
@@ -256,6 +195,7 @@ class LogComparison:
         only_baseline, only_candidate: Names that the other log does not have.
         speed: Names of both that say how fast or large a training was, which are not compared.
         chosen: Whether the user chose the scalars.
+        doubts: What else was not compared, though it could matter; a sentence each.
     """
 
     baseline: Log
@@ -266,12 +206,13 @@ class LogComparison:
     speed: tuple[str, ...]
     chosen: bool
     tolerance: Tolerance
+    doubts: tuple[str, ...] = ()
 
     @property
     def word(self) -> Word:
-        """The worst of the scalars; undecided where a log has a scalar that was not compared."""
+        """The worst of the scalars; undecided where a log has something that was not compared."""
         words: Sequence[Word] = [each.word for each in self.scalars] or ["undecided"]
-        if not self.chosen and (self.only_baseline or self.only_candidate):
+        if self.doubts or (not self.chosen and (self.only_baseline or self.only_candidate)):
             words = [*words, "undecided"]
         order = [*EXIT_STATUSES]
         return max(words, key=order.index)

@@ -19,7 +19,10 @@ def is_csv(text: str) -> bool:
     if len(lines) < 2:
         return False
     delimiter = _delimiter(lines[0])
-    heading, *rows = csv.reader(lines[:-1] if len(lines) > 2 else lines, delimiter=delimiter)
+    try:
+        heading, *rows = csv.reader(lines[:-1] if len(lines) > 2 else lines, delimiter=delimiter)
+    except csv.Error:
+        return False
     if len(heading) == 1:
         return all(_is_number(row[0]) for row in rows if row)
     return all(len(row) == len(heading) for row in rows)
@@ -33,17 +36,23 @@ def read(path: str, text: str) -> Log:
         text: The content of the file.
 
     Raises:
-        Trouble: A row has another number of cells than the heading, or a cell that is no number is in a column of
-            numbers.
+        Trouble: It is no CSV, a heading is there twice, a row has another number of cells than the heading, or a cell
+            that is no number is in a column of numbers.
     """
-    heading, *rows = csv.reader(io.StringIO(text), delimiter=_delimiter(text.partition("\n")[0]))
+    try:
+        heading, *rows = csv.reader(io.StringIO(text), delimiter=_delimiter(text.partition("\n")[0]), strict=True)
+    except csv.Error as error:
+        raise Trouble(f"{path} is no CSV that can be read: {error}. Look for a quote that is not closed.") from error
     # A table without a heading: its columns are numbered, and no row is lost.
     nameless = all(_is_number(cell) for cell in heading)
     if nameless:
         rows, heading = [heading, *rows], [f"column {place + 1}" for place in range(len(heading))]
+    twice = [each for each in dict.fromkeys(heading) if heading.count(each) > 1]
+    if twice:
+        raise Trouble(f"{path} has two columns called {twice[0]!r}. Give each column a name of its own.")
     name = step_name(heading)
     notes = [] if name else ["no column is called step, so the rows are counted from 0"]
-    found = Rows(heading)
+    found, aside = Rows(heading), []
     for place, row in enumerate(rows):
         if not row:
             continue
@@ -56,9 +65,11 @@ def read(path: str, text: str) -> Log:
         step = _step(cells.pop(name), path, place) if name else place
         if step is not None:
             found.add(step, cells)
+        elif any(cells.values()):
+            aside.append(str(cells))
     columns = found.columns()
     notes += found.notes(path)
-    return Log(path, FORMAT, named(columns), tuple(notes))
+    return Log(path, FORMAT, named(columns), tuple(notes), texts=found.texts(), aside=aside)
 
 
 def _step(cell: str, path: str, place: int) -> int | None:

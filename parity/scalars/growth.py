@@ -44,9 +44,9 @@ def growth_of(steps: np.ndarray, share: np.ndarray, differs: np.ndarray, *, reso
         return Growth("large", int(steps[first]), float(units[first]))
     # Of each step, the largest difference before it, and no less than what rounding of one step leaves: the distance of
     # two curves that cross is 0 for a moment.
-    floor = FLOOR * resolution
-    before = np.maximum(np.concatenate([[0.0], np.maximum.accumulate(share)[:-1]]), floor)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
+        floor = FLOOR * resolution
+        before = np.maximum(np.concatenate([[0.0], np.maximum.accumulate(share)[:-1]]), floor)
         jumps = np.flatnonzero(share > JUMP * before)
     broken = np.flatnonzero(np.isinf(share))
     if len(broken) and (not len(jumps) or broken[0] <= jumps[0]):

@@ -6,7 +6,7 @@ Source:
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from parity.ground.errors import Trouble
@@ -28,6 +28,19 @@ def is_json_lines(text: str) -> bool:
         return False
 
 
+def each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """The object with these keys and values.
+
+    Raises:
+        ValueError: A key is there twice.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the name {next(key for key in keys if keys.count(key) > 1)!r} is there twice")
+    return found
+
+
 def read_lines(path: str, text: str) -> Log:
     """Reads a file with an object in each line.
 
@@ -39,7 +52,7 @@ def read_lines(path: str, text: str) -> Log:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=each_once)
         except (ValueError, RecursionError) as error:
             raise Trouble(
                 f"{path} has no JSON in line {place + 1}: {error}. Give a file with an object a line."
@@ -56,21 +69,32 @@ def read_rows(path: str, form: str, rows: Iterable[Mapping[str, Any]]) -> Log:
     Raises:
         Trouble: A step is not a whole number, or something else is among the numbers of a scalar.
     """
-    flat = [dict(_flatten(row)) for row in rows]
+    flat = []
+    for place, row in enumerate(rows):
+        try:
+            flat.append(each_once([*_flatten(row)]))
+        except ValueError as error:
+            raise Trouble(f"{path} cannot be read: in row {place + 1}, {error}. Give each number a name.") from error
     name = step_name([*dict.fromkeys(key for row in flat for key in row)])
     notes = [] if name else ["no name means the step, so the rows are counted from 0"]
-    found = Rows()
+    found, aside = Rows(), []
     for place, row in enumerate(flat):
-        step = row.pop(name, None) if name else place
-        if step is None:
-            continue  # a row of a summary, which belongs to no step
+        own = step_name([key for key, value in row.items() if value is not None]) if name else None
+        if name and own is None:
+            numbers = {key: value for key, value in row.items() if key not in _ABOUT and value is not None}
+            aside += [str(numbers)] if numbers else []
+            continue
+        step = row.pop(own) if own else place
+        if name and row.get(name, 0) is None:
+            del row[name]
         try:
             number = step_of(step)
         except ValueError as error:
             raise Trouble(f"{path} has in row {place + 1} {error}.") from error
         found.add(number, {key: value for key, value in row.items() if key not in _ABOUT})
     columns = found.columns()
-    return Log(path, form, named(columns), (*notes, *found.notes(path)))
+    notes += found.notes(path)
+    return Log(path, form, named(columns), tuple(notes), texts=found.texts(), aside=aside)
 
 
 def _flatten(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

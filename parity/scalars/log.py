@@ -1,11 +1,13 @@
 """A log of scalars, as every reader returns it."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
+from parity.ground.errors import Trouble
 from parity.scalars.precision import Precision, as_stored, precision_of
 
 # Names of a step, as trainers and loggers write it, in the order in which they are looked for.
@@ -21,8 +23,12 @@ STEP_NAMES = (
     "batch",
 )
 
+# A log is held in memory.
+_MOST_BYTES = 2**31
 # Steps are held in 64 bits.
 _MOST_STEPS = 10**18
+# From here on, float64 does not hold every whole number.
+_MOST_WHOLE = 2**53
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,7 @@ class Series:
         precision: What the numbers are.
         blank: int64[M], ascending: the steps where the log has a place without a number, as some tools write a NaN.
         notes: What a reader should know: steps logged twice or out of order.
+        repeated: int64[K], float64[K]: the steps and numbers that do not count, since the step was logged again.
     """
 
     steps: np.ndarray
@@ -42,6 +49,7 @@ class Series:
     precision: Precision
     blank: np.ndarray
     notes: tuple[str, ...] = ()
+    repeated: tuple[np.ndarray, np.ndarray] = (np.zeros(0, np.int64), np.zeros(0))
 
 
 @dataclass(frozen=True)
@@ -53,12 +61,18 @@ class Log:
         format: Name of the format that was detected.
         series: The scalars by name, in the order of the log.
         notes: What a reader should know about the log as a whole.
+        texts: What is no number, or a whole number that float64 cannot hold, by name: steps and texts.
+        aside: Rows that belong to no step, as text.
+        doubts: What was not read though it may hold scalars: with it, no comparison is more than undecided.
     """
 
     path: str
     format: str
     series: dict[str, Series]
     notes: tuple[str, ...] = ()
+    texts: Mapping[str, Sequence[tuple[int, str]]] = field(default_factory=dict)
+    aside: Sequence[str] = ()
+    doubts: tuple[str, ...] = ()
 
 
 @dataclass
@@ -69,6 +83,7 @@ class Column:
     texts: list[str]
     values: list[float]
     blank: list[int]
+    inexact: bool = False
 
     @classmethod
     def empty(cls) -> "Column":
@@ -84,7 +99,9 @@ class Column:
         except (ValueError, OverflowError):
             return False
         self.steps.append(step)
-        self.texts.append(number if isinstance(number, str) else repr(number))
+        text = number if isinstance(number, str) else repr(number)
+        self.inexact = self.inexact or _is_inexact(text, value)
+        self.texts.append(text)
         self.values.append(value)
         return True
 
@@ -121,13 +138,44 @@ def make_series(steps: np.ndarray, values: np.ndarray, precision: Precision, bla
         count = len({*steps[again].tolist()})
         words = f"{changed:,} times with another number" if changed else "with the same numbers"
         notes.append(f"{count:,} steps are logged more than once, {words}; the last number of each counts")
-    steps, values = steps[last], values[last]
-    return Series(steps, values, precision, np.setdiff1d(blank, steps), tuple(notes))
+    repeated = steps[~last], values[~last]
+    return Series(steps[last], values[last], precision, np.unique(blank), tuple(notes), repeated)
 
 
 def named(columns: dict[str, Column]) -> dict[str, Series]:
-    """The series of the columns that have a number or a place for one."""
-    return {name: series_of(column) for name, column in columns.items() if column.steps or column.blank}
+    """The series of the columns that have a number or a place for one, and no number that float64 cannot hold."""
+    return {
+        name: series_of(column)
+        for name, column in columns.items()
+        if (column.steps or column.blank) and not column.inexact
+    }
+
+
+def inexact(columns: dict[str, Column]) -> dict[str, list[tuple[int, str]]]:
+    """Steps and texts of the columns with a number that float64 cannot hold."""
+    return {name: [*zip(column.steps, column.texts, strict=True)] for name, column in columns.items() if column.inexact}
+
+
+def _is_inexact(text: str, value: float) -> bool:
+    """Whether a text is a whole number that float64 cannot hold, or one beyond its range."""
+    if abs(value) < _MOST_WHOLE or math.isnan(value):
+        return False
+    if math.isinf(value):
+        return "n" not in text.lower()
+    digits = text.strip().lstrip("+-")
+    return digits.isascii() and digits.isdecimal() and int(digits) != abs(value)
+
+
+def limited(file: Path) -> bytes:
+    """The content of a file.
+
+    Raises:
+        Trouble: It is too large for a log.
+    """
+    size = file.stat().st_size
+    if size > _MOST_BYTES:
+        raise Trouble(f"{file} has {size:,} bytes, and logs of up to {_MOST_BYTES:,} bytes are read into memory.")
+    return file.read_bytes()
 
 
 def step_of(value: object) -> int:
@@ -137,8 +185,11 @@ def step_of(value: object) -> int:
         ValueError: It is not a whole number of at most 18 digits.
     """
     try:
+        if isinstance(value, str) and value.strip().lstrip("+-").isdecimal() and len(value) < 40:
+            value = int(value)
         number = value if isinstance(value, int) else float(value) if isinstance(value, float | str) else math.nan
-        if not isinstance(value, bool) and abs(number) < _MOST_STEPS and number == int(number):
+        most = _MOST_STEPS if isinstance(value, int) else _MOST_WHOLE
+        if not isinstance(value, bool) and abs(number) < most and number == int(number):
             return int(number)
     except ValueError:
         pass
@@ -148,4 +199,7 @@ def step_of(value: object) -> int:
 def step_name(names: Sequence[str]) -> str | None:
     """The name among these that means the step, or None."""
     lower = {name.strip().lower().replace(" ", "_"): name for name in reversed(names)}
-    return next((lower[name] for name in STEP_NAMES if name in lower), None)
+    # Batches are counted from 0 in each epoch.
+    return next(
+        (lower[name] for name in STEP_NAMES if name in lower and not (name == "batch" and "epoch" in lower)), None
+    )

@@ -9,7 +9,7 @@ Source:
 from typing import Any
 
 from parity.ground.errors import Trouble
-from parity.scalars.log import Column, Log, named
+from parity.scalars.log import Column, Log, inexact, named
 
 FORMAT = "Megatron's golden values"
 _KEYS = {"start_step", "end_step", "step_interval", "values"}
@@ -29,10 +29,12 @@ def read(path: str, value: dict[str, Any]) -> Log:
     columns: dict[str, Column] = {}
     for name, metric in value.items():
         column = columns[name] = Column.empty()
+        if isinstance(metric, dict) and not isinstance(metric.get("values", {}), dict):
+            raise Trouble(f"{path} has no object of steps in the values of {name!r}, as golden values have.")
         for step, number in metric["values"].items() if isinstance(metric, dict) and "values" in metric else ():
             if not (step.isascii() and step.isdecimal() and len(step) <= 18):
                 raise Trouble(f"{path} has the step {step!r} for {name!r}, and a step is a whole number.")
             blank = number is None or (isinstance(number, str) and number.lower() == "nan")
             if isinstance(number, bool | list | dict) or not column.add(int(step), None if blank else number):
                 raise Trouble(f"{path} has {number!r} for {name!r} at step {step}, and golden values are numbers.")
-    return Log(path, FORMAT, named(columns))
+    return Log(path, FORMAT, named(columns), texts=inexact(columns))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from parity.ground.errors import Trouble
 from parity.scalars import csv_table, json_rows, megatron, tensorboard, torchtitan
-from parity.scalars.log import Log
+from parity.scalars.log import Log, limited
 
 FORMATS = (
     tensorboard.FORMAT,
@@ -58,7 +58,7 @@ def _read_folder(path: str) -> Log:
 
 def _read_file(path: str) -> Log:
     file = Path(path)
-    data = file.read_bytes()
+    data = limited(file)
     if tensorboard.is_event_file(file.name, data):
         return tensorboard.read(path, [file])
     if not data.strip():
@@ -67,6 +67,8 @@ def _read_file(path: str) -> Log:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise _unknown(path, "neither text nor an event file") from None
+    if all(line.lstrip().startswith("{") for line in text.splitlines() if line.strip()):
+        return _read_json(path, text)
     if torchtitan.is_torchtitan(text):  # before JSON: its lines may begin with [rank0]
         return torchtitan.read(path, text)
     if text.lstrip().startswith(("{", "[")):
@@ -78,7 +80,7 @@ def _read_file(path: str) -> Log:
 
 def _read_json(path: str, text: str) -> Log:
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=json_rows.each_once)
     except (ValueError, RecursionError) as error:
         if json_rows.is_json_lines(text):
             return json_rows.read_lines(path, text)

@@ -6,7 +6,7 @@ import numpy as np
 
 from parity.ground.errors import Trouble
 from parity.scalars.event_records import DamagedError, read_scalars
-from parity.scalars.log import Log, Series, make_series
+from parity.scalars.log import Log, Series, limited, make_series
 from parity.scalars.precision import Precision
 
 FORMAT = "TensorBoard event file"
@@ -53,13 +53,16 @@ def read(path: str, files: list[Path]) -> Log:
     """
     columns: dict[str, tuple[list[int], list[float], set[str]]] = {}
     notes = [f"{len(files)} event files are read as one run"] if len(files) > 1 else []
+    doubts = _below(Path(path), files)
     for file in files:
         try:
-            found = read_scalars(file.read_bytes())
+            found = read_scalars(limited(file))
         except DamagedError as damaged:
             raise Trouble(f"{file} is damaged: {damaged}. Copy it again from where it was written.") from damaged
         if found.cut_off:
-            notes.append(f"{file.name} ends within a record, as if it were still being written; the rest is compared")
+            doubts.append(f"{file.name} ends within a record, as if it were still being written; the rest is compared")
+        if found.skipped:
+            doubts.append(f"numbers of a dtype that is not read: {', '.join(found.skipped)}")
         for name, step, dtype, number in found.rows:
             if name not in columns:
                 columns[name] = ([], [], set())
@@ -67,7 +70,26 @@ def read(path: str, files: list[Path]) -> Log:
             steps.append(step)
             values.append(number)
             dtypes.add(dtype)
-    return Log(path, FORMAT, {name: _series(*column) for name, column in columns.items()}, tuple(notes))
+    return Log(
+        path, FORMAT, {name: _series(*column) for name, column in columns.items()}, tuple(notes), doubts=(*doubts,)
+    )
+
+
+def _below(folder: Path, files: list[Path]) -> list[str]:
+    """Says in which folders below there are scalars that are not read, as those of add_scalars."""
+    if not folder.is_dir():
+        return []
+    others = [each for each in sorted(folder.rglob(f"*{_MARK}*")) if each.is_file() and each not in files]
+    names = dict.fromkeys(str(each.parent.relative_to(folder)) for each in others if _has_scalars(each))
+    return [f"event files in folders below it are not read: {', '.join(names)}"] if names else []
+
+
+def _has_scalars(file: Path) -> bool:
+    try:
+        found = read_scalars(limited(file))
+    except DamagedError:
+        return True
+    return bool(found.rows or found.skipped or found.cut_off)
 
 
 def _series(steps: list[int], values: list[float], dtypes: set[str]) -> Series:

@@ -7,7 +7,7 @@ Source:
 import re
 from collections.abc import Iterator
 
-from parity.scalars.log import Column, Log, named
+from parity.scalars.log import Column, Log, inexact, named
 
 FORMAT = "torchtitan's text log"
 # The colours of a terminal, which are kept in a log that was copied from one.
@@ -24,7 +24,7 @@ def is_torchtitan(text: str) -> bool:
 
 
 def read(path: str, text: str) -> Log:
-    """Reads the numbers of each step; of several ranks in one log those of the lowest."""
+    """Reads the numbers of each step; of several ranks in one log those of the lowest, and the others' as text."""
     columns: dict[str, dict[str, Column]] = {}
     for line in _COLOURS.sub("", text).splitlines():
         head, mark, tail = line.partition("step:")
@@ -40,7 +40,13 @@ def read(path: str, text: str) -> Log:
             column.add(int(step), number)
     lowest = min(columns, key=lambda rank: int(rank or 0), default="")
     notes = (f"it has the lines of {len(columns)} ranks; rank {lowest} is compared",) if len(columns) > 1 else ()
-    return Log(path, FORMAT, named(columns.get(lowest, {})), notes)
+    of_lowest = columns.pop(lowest, {})
+    others = {
+        f"rank {rank} {name}": [*zip(column.steps, column.texts, strict=True)]
+        for rank, of_rank in columns.items()
+        for name, column in of_rank.items()
+    }
+    return Log(path, FORMAT, named(of_lowest), notes, texts={**inexact(of_lowest), **others})
 
 
 def _pairs(words: list[str]) -> Iterator[tuple[str, str]]:

@@ -104,11 +104,18 @@ def test_a_difference_counts_more_than_a_missing_step():
 
 
 def test_of_repeated_steps_the_last_counts_and_unsorted_steps_are_sorted():
-    found = compare(curve([1.0, 2.0, 9.0, 3.0], steps=[0, 1, 2, 2]), curve([3.0, 1.0, 2.0], steps=[2, 0, 1]))
+    found = compare(curve([1.0, 2.0, 3.0, 3.0], steps=[0, 1, 2, 2]), curve([3.0, 1.0, 2.0], steps=[2, 0, 1]))
     assert found.word == "identical" and found.notes == (
-        "baseline: 1 steps are logged more than once, 1 times with another number; the last number of each counts",
+        "baseline: 1 steps are logged more than once, with the same numbers; the last number of each counts",
         "candidate: its steps are not in order: 0 comes after 2",
     )
+
+
+def test_repeats_that_are_not_the_same_are_undecided():
+    once, twice = curve([1.0, 3.0]), curve([1.0, 9.0, 3.0], steps=[0, 1, 1])
+    other = curve([1.0, 8.0, 3.0], steps=[0, 1, 1])
+    assert [compare(twice, each).word for each in (once, other, twice)] == ["undecided", "undecided", "identical"]
+    assert compare(once, twice).repeats and compare(twice, other, atol=1.0).word == "identical"
 
 
 def test_printed_numbers_are_compared_as_printed():
@@ -143,6 +150,19 @@ def test_all_in_common_are_compared_without_those_about_speed():
     assert (found.word, found.exit_status) == ("identical", 0)
     chosen = compare_logs(log(tps=[7.0]), log(tps=[8.0]), chosen=["tps"])
     assert (chosen.word, chosen.exit_status) == ("differ", 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "speed"),
+    [
+        *((name, True) for name in ("step_time", "time/step", "train_samples_per_second", "memory/max_reserved(GiB)")),
+        *((name, True) for name in ("time_per_step", "gpu_mem_gb", "train_runtime", "perf/mfu", "iteration-time")),
+        *((name, False) for name in ("time_loss", "loss/time", "mem_acc", "time_embedding_norm", "throughput_loss")),
+    ],
+)
+def test_what_measures_speed(name, speed):
+    one, other = log(**{name: [1.0], "lr": [1.0]}), log(**{name: [2.0], "lr": [1.0]})
+    assert compare_logs(one, other).word == ("identical" if speed else "differ")
 
 
 def test_a_scalar_of_one_side_is_not_passed_over():

@@ -97,7 +97,7 @@ def test_a_flipped_bit_of_an_event_file_is_named_and_a_cut_end_is_a_note(board):
     whole = file.read_bytes()
     file.write_bytes(whole[:-3])
     log = read_log(str(file))
-    assert len(log.series["loss"].steps) == 4 and "ends within a record" in log.notes[0]
+    assert len(log.series["loss"].steps) == 4 and "ends within a record" in log.doubts[0]
     damaged = bytearray(whole)
     damaged[-6] ^= 1
     file.write_bytes(damaged)
@@ -175,7 +175,7 @@ def test_json_lines(tmp_path):
     rows.append({"_step": 3, "train": {"loss": None}, "note": "x"})
     path.write_text("\n".join(map(json.dumps, rows)) + "\n\n")
     log = read_log(str(path))
-    assert log.format == "JSON lines" and log.notes == ("not numbers: note",)
+    assert log.format == "JSON lines" and log.notes == ("not numbers, and compared as text: note",)
     assert log.series["train.loss"].precision == Precision("float32")
     assert log.series["train.loss"].blank.tolist() == [3]
     path.write_text(path.read_text() + "{\n")

@@ -1,6 +1,7 @@
 """Numbers as a reader can use them."""
 
 import math
+from decimal import ROUND_CEILING, Context, Decimal
 
 
 def rounded_up(value: float) -> str:
@@ -11,8 +12,5 @@ def rounded_up(value: float) -> str:
     """
     if not value or not math.isfinite(value):
         return f"{value:g}"
-    digits = 10.0 ** (2 - math.floor(math.log10(abs(value))))
-    text = f"{math.ceil(value * digits) / digits:.3g}"
-    while float(text) < value:  # the division has rounded down
-        text = f"{float(text) + 1 / digits:.3g}"
-    return text
+    number = float(Context(prec=3, rounding=ROUND_CEILING).create_decimal(Decimal(value)))
+    return f"{number:.3g}" if math.isfinite(number) else repr(value)

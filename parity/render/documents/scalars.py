@@ -53,9 +53,11 @@ def message(each: ScalarComparison) -> str:
     """What was found about a scalar, in one sentence."""
     steps = amount(each.steps, "step")
     if not each.steps:
-        return "the logs have no step in common"
+        return "there is no step at which both have a number"
     if not each.first:
         equal = "equal as printed" if each.weak else "identical, bit for bit,"
+        if each.hidden or each.word == "within":
+            equal = "equal to the decimals that both have"
         return f"{equal} at {steps}{'; ' + _lacking(each) if each.word == 'undecided' else ''}"
     where = f"parts at step {each.first.step:,} by {_distance(each, each.first)}"
     if each.word == "within":
@@ -84,12 +86,14 @@ def _headline(found: LogComparison, worst_first: list[ScalarComparison]) -> str:
         return f"The logs differ. {_name(first)} {message(first)}."
     if worst.word == "undecided":
         return f"No answer: {_name(worst)}: {message(worst)}."
-    return f"No answer: what both logs have is equal, but not all of it could be compared ({_one_sided(found)})."
+    equal = "equal" if worst.word == "identical" else "within the tolerance"
+    return f"No answer: what was compared is {equal}, but not all could be ({_one_sided(found)})."
 
 
 def _one_sided(found: LogComparison) -> str:
     sides = (("baseline", found.only_baseline), ("candidate", found.only_candidate))
-    return "; ".join(f"only the {side} has {listed(names)}" for side, names in sides if names)
+    one_sided = [] if found.chosen else [f"only the {side} has {listed(names)}" for side, names in sides if names]
+    return "; ".join([*one_sided, *found.doubts])
 
 
 def _facts(each: ScalarComparison, shared: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -99,7 +103,11 @@ def _facts(each: ScalarComparison, shared: Sequence[str]) -> Iterator[tuple[str,
             yield "largest", _place(each, each.largest)
         yield "growth", _growth(each)
         yield "passes with", _passing(each)
-    compared = f"{amount(each.steps, 'step')}, {each.different:,} of them differ" if each.steps else "no step in common"
+    compared = (
+        f"{amount(each.steps, 'step')}, {each.different:,} of them differ"
+        if each.steps
+        else "no step at which both have a number"
+    )
     yield "compared", compared
     if each.word == "undecided" or each.only_baseline or each.only_candidate or each.blank:
         yield "missing", _lacking(each)
@@ -126,7 +134,15 @@ def _lacking(each: ScalarComparison) -> str:
             f"{amount(count, 'place')} without a number, the first at step {step:,}: some tools write a NaN so, "
             "and it equals nothing"
         )
-    return "; ".join(parts) or "the logs have no step in common"
+    if each.hidden:
+        count, step = each.hidden
+        parts.append(
+            f"the numbers of {amount(count, 'step')}, the first at step {step:,}, are not equal, and a log has too few "
+            "decimals to say whether they differ"
+        )
+    if each.repeats:
+        parts.append("steps are logged more than once with other numbers, and only the last of each is compared")
+    return "; ".join(parts) or "there is no step at which both have a number"
 
 
 def _missing(side: str, missing: Missing) -> str:
@@ -147,7 +163,9 @@ def _place(each: ScalarComparison, place: Place) -> str:
 
 def _number(each: ScalarComparison, value: float) -> str:
     """The number with as many digits as tell it from its neighbours, and no more."""
-    return str(np.float32(value)) if each.unit == "ulp of float32" else repr(value)
+    if each.unit != "ulp of float32" or abs(value) > float(np.finfo(np.float32).max):
+        return repr(value)
+    return str(np.float32(value))
 
 
 def _distance(each: ScalarComparison, place: Place) -> str:
@@ -192,6 +210,8 @@ def _notes(found: LogComparison) -> Iterator[str]:
     for side, log in (("baseline", found.baseline), ("candidate", found.candidate)):
         for note in log.notes:
             yield f"{side}: {note}"
+    for doubt in found.doubts:
+        yield f"Not compared: {doubt}."
     if found.speed:
         yield f"Not compared, since they measure speed or memory: {listed(found.speed, most=8)}."
     if not found.chosen:
@@ -230,4 +250,5 @@ def _content(found: LogComparison) -> dict[str, Any]:
         "only_baseline": [*found.only_baseline],
         "only_candidate": [*found.only_candidate],
         "not_compared": [*found.speed],
+        "doubts": [*found.doubts],
     }
