@@ -77,9 +77,10 @@ def _place(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...], tup
     """The dtype, the shape and the two offsets of a tensor."""
     found: dict[str, Any] = entry if isinstance(entry, dict) else {}
     code, shape, offsets = found.get("dtype"), found.get("shape"), found.get("data_offsets")
-    if isinstance(code, str) and isinstance(shape, list) and isinstance(offsets, list) and len(offsets) == 2:
-        if all(type(each) is int and each >= 0 for each in (*shape, *offsets)):
-            return code, tuple(shape), (offsets[0], offsets[1])
+    if not isinstance(code, str) or not isinstance(shape, list) or not isinstance(offsets, list) or len(offsets) != 2:
+        raise _damaged(path, f"{_HEADER}, in the entry of {name[:200]!r}")
+    if all(type(each) is int and each >= 0 for each in (*shape, *offsets)):
+        return code, tuple(shape), (offsets[0], offsets[1])
     raise _damaged(path, f"{_HEADER}, in the entry of {name[:200]!r}")
 
 

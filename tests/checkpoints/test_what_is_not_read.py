@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from parity import report
 from parity.checkpoints.comparing import compare_checkpoints
 from parity.checkpoints.reading import read_checkpoint
 from parity.ground.errors import Trouble
@@ -234,3 +235,14 @@ def test_files_that_would_fill_the_memory_are_refused(tmp_path, monkeypatch):
         archive.writestr("large/data.pkl", bytes(1_000_000))
     with pytest.raises(Trouble, match=r"would become 1,000,000 bytes when it is decompressed"):
         read_checkpoint(str(tmp_path / "large.pt"))
+
+
+@pytest.mark.parametrize("form", ["text", "json", "markdown", "junit"])
+def test_every_format_says_that_it_is_undecided(tmp_path, form, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for side, loss in (("a", 1.5), ("b", 99.5)):
+        write(tmp_path / side / "model.safetensors", ONE)
+        write(tmp_path / side / "trainer_state.json", {"loss": loss})
+    assert report.main(["a", "b", "--format", form]) == 3
+    out = " ".join(capsys.readouterr().out.replace("`", "").split())
+    assert "undecided" in out and "trainer_state.json has other bytes (compare it on its own)" in out
