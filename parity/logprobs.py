@@ -4,108 +4,19 @@ A sampler (vLLM, SGLang) and a trainer compute the log-probability of each token
 learning takes the ratio of the two as the weight of a sample, so a difference beyond noise is a fault of the training.
 """
 
-import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 
-Word: TypeAlias = Literal["identical", "floor", "fault", "undecided"]
+from parity.logprob_comparison import FLOOR, LogprobComparison, SideError, Word
+
 # Unit roundoffs: half the distance from 1 to the next number.
 _UNITS = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
-# Mean error of a side against the reference, in units u (1 + |reference|), that counts as noise of its dtype. Seen in
-# transformers of 2 to 36 layers: 2.2 to 2.6 in float32, 0.5 to 0.8 in bfloat16 and float16.
-FLOOR = 8.0
 # Mean error of a side over that of the other one, in the same units, that counts as a fault of the worse side.
 APART = 8.0
 # A mean difference over its standard error that is no chance: a shift of all tokens, such as a temperature.
 SHIFTED = 8.0
-
-
-@dataclass(frozen=True)
-class SideError:
-    """The error of one side against the reference.
-
-    Attributes:
-        dtype: The dtype whose noise is expected.
-        mean, p99: Mean and 99th percentile of the absolute error.
-        bias: Mean error, with its sign.
-        units: Mean absolute error in units u (1 + |reference|) of the dtype.
-        shifted: Whether all tokens are off in one direction, by more than chance and more than a unit.
-    """
-
-    dtype: str
-    mean: float
-    p99: float
-    bias: float
-    units: float
-    shifted: bool
-
-
-@dataclass(frozen=True)
-class LogprobComparison:
-    """What was found about two arrays of log-probabilities.
-
-    Attributes:
-        word: "identical": equal bits; "floor": noise of the dtype; "fault": more than that; "undecided": no evidence.
-        reason: Why, in words.
-        tokens: Number of tokens that were compared.
-        masked: Number of places that were not: outside the mask, or padding on both sides.
-        different: Number of tokens that differ.
-        mean, p99, largest: Of the absolute difference; inf where one side is not finite.
-        largest_at: Index of the largest.
-        bias: Mean of train - rollout.
-        k1, k3: Estimates of the Kullback-Leibler divergence of rollout from train, in nats.
-        units: Mean absolute difference in units u (1 + |rollout|) of the wider-rounding dtype.
-        train, rollout: Errors of both sides against the reference; None without one.
-    """
-
-    word: Word
-    reason: str
-    tokens: int
-    masked: int
-    different: int
-    mean: float
-    p99: float
-    largest: float
-    largest_at: tuple[int, ...]
-    bias: float
-    k1: float
-    k3: float
-    dtypes: tuple[str, str]
-    units: float
-    train: SideError | None
-    rollout: SideError | None
-
-    @property
-    def passed(self) -> bool:
-        """Whether the sides are identical, or differ by noise only."""
-        return self.word in ("identical", "floor")
-
-    def __str__(self) -> str:
-        lines = [
-            f"log-probabilities: {self.word}",
-            self.reason,
-            f"tokens      {self.tokens:,} compared, {self.different:,} differ, {self.masked:,} masked or padding",
-            f"difference  mean {self.mean:.3g}, 99 % below {self.p99:.3g}, largest {self.largest:.3g} "
-            f"at {list(self.largest_at)}",
-            f"bias        train - rollout {self.bias:+.3g} on average; "
-            f"KL(rollout, train) k1 {self.k1:.3g}, k3 {self.k3:.3g} nats",
-        ]
-        for name, side in (("train", self.train), ("rollout", self.rollout)):
-            if side:
-                lines.append(
-                    f"{name:<12}error against the reference: mean {side.mean:.3g}, 99 % below {side.p99:.3g}, "
-                    f"bias {side.bias:+.3g}; {side.units:.3g} units of {side.dtype}"
-                )
-        return "\n".join(part for line in lines for part in _wrapped(line))
-
-
-def _wrapped(line: str) -> list[str]:
-    """The line in lines of at most 80 columns; those of a label stand behind it."""
-    indent = " " * 12 if line[8:12].endswith("  ") else ""
-    return textwrap.wrap(line, 80, subsequent_indent=indent, break_on_hyphens=False, drop_whitespace=True)
 
 
 def compare_logprobs(
@@ -125,8 +36,8 @@ def compare_logprobs(
         train: The trainer's log-probabilities, of any shape: a torch tensor, an array or lists.
         rollout: The sampler's, of the same shape.
         reference: The same from the model in float64, of the same shape, or None.
-        mask: True for tokens that count, of the same shape; None for all but padding, which is what is NaN or infinite
-            on both sides.
+        mask: True for tokens that count, of the same shape; None for all but padding, which is what is NaN on both
+            sides, or the same infinity.
         dtype: The dtype that the models compute in, or that of the trainer and that of the sampler: "bfloat16",
             "float16", "float32" or "float64". Without it, that of the arrays, which are often wider than the models.
 
@@ -218,7 +129,9 @@ def _check_shape(name: str, values: np.ndarray, train: np.ndarray) -> None:
 def _counted(mask: Any, train: np.ndarray, rollout: np.ndarray) -> np.ndarray:
     """Which places are compared; bool of their shape."""
     if mask is None:
-        found: np.ndarray = np.logical_or(np.isfinite(train), np.isfinite(rollout))
+        # NaN on one side and an infinity on the other is no padding.
+        alike = (train == rollout) | (np.isnan(train) & np.isnan(rollout))
+        found: np.ndarray = np.isfinite(train) | np.isfinite(rollout) | ~alike
         return found
     values = mask.detach().cpu().numpy() if hasattr(mask, "detach") else np.asarray(mask)
     _check_shape("mask", values, train)
@@ -255,7 +168,10 @@ def _error(exact: np.ndarray, side: np.ndarray, dtype: str) -> SideError:
     chance = float(np.std(error)) / np.sqrt(len(error)) if np.isfinite(absolute).all() else np.inf
     shifted = abs(bias) > SHIFTED * chance and abs(bias) > float(unit.mean())
     p99 = float(np.quantile(absolute, 0.99, method="higher"))
-    return SideError(dtype, float(absolute.mean()), p99, bias, float((absolute / unit).mean()), bool(shifted))
+    with np.errstate(over="ignore"):
+        units = absolute / unit
+    mean, most = float(units.mean()), float(units.max())
+    return SideError(dtype, len(error), float(absolute.mean()), p99, bias, mean, most, bool(shifted))
 
 
 def _decide(
@@ -273,12 +189,19 @@ def _decide(
         return "fault", f"{int(one_sided.sum()):,} tokens are NaN or infinite on one side only."
     if not np.isfinite(train).all():
         count = int(np.count_nonzero(~np.isfinite(train)))
-        return "fault", f"{count:,} tokens that the mask counts are NaN or infinite on both sides."
+        return "fault", f"{count:,} tokens that count are NaN or infinite on both sides. Mask what is padding."
     if sides is None:
         if not difference.any():
-            return "identical", "Both sides are identical, bit for bit."
+            return "identical", "All numbers are equal."
         return "undecided", "Without a reference nothing says which side is right. Give the same from float64."
     (name, high), (_, low) = sorted(zip(("train", "rollout"), sides, strict=True), key=lambda side: -side[1].units)
+    outlying = [(name, side) for name, side in zip(("train", "rollout"), sides, strict=True) if side.outlier]
+    if high.units <= FLOOR and outlying:
+        name, side = max(outlying, key=lambda each: each[1].largest)
+        return "fault", (
+            f"The fault is in {name}: single tokens are up to {side.largest:.3g} units of {side.dtype} from the "
+            f"reference, and noise of {side.tokens:,} tokens reaches {side.reach:.3g}."
+        )
     if high.units <= FLOOR and not (high.shifted and high.units > APART * low.units):
         word: Word = "floor" if difference.any() else "identical"
         return word, f"Both sides are at the noise floor of {' and '.join(dict.fromkeys(dtypes))}."

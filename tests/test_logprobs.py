@@ -70,13 +70,34 @@ def test_figures_and_the_estimates_of_schulman():
 def test_padding_on_both_sides_and_masks_are_left_out(model):
     train, rollout = model(torch.float32), model(torch.float32).clone()
     train, exact = train.clone(), model()
-    train[:, 50:], rollout[:, 50:], exact[:, 50:] = -torch.inf, torch.nan, 0
+    train[:, 50:], rollout[:, 50:], exact[:, 50:] = -torch.inf, -torch.inf, 0
     found = compare_logprobs(train, rollout, exact)
     assert (found.word, found.tokens, found.masked) == ("identical", 200, 40)
     rollout[0, 0] -= 1
     mask = torch.ones(4, 60)
     mask[:, 50:] = mask[0, 0] = 0
     assert compare_logprobs(train, rollout, exact, mask=mask).word == "identical"
+
+
+def test_a_nan_beside_an_infinity_is_no_padding():
+    found = compare_logprobs([-1.0, np.nan], [-1.0, -np.inf])
+    assert (found.word, found.tokens, found.passed) == ("fault", 2, False)
+
+
+@pytest.mark.parametrize("side", ["train", "rollout"])
+def test_one_wrong_token_does_not_disappear_in_the_mean(side):
+    rng = np.random.default_rng(0)
+    exact = -np.abs(rng.normal(1, 1, 10_000)) - 1
+    pair = {name: exact + rng.normal(0, 1, 10_000) * 2.0**-8 * (1 - exact) for name in ("train", "rollout")}
+    assert compare_logprobs(**pair, reference=exact, dtype="bfloat16").word == "floor"
+    pair[side][1234] -= 20
+    found = compare_logprobs(**pair, reference=exact, dtype="bfloat16")
+    assert found.word == "fault" and found.reason.startswith(f"The fault is in {side}: single tokens are up to ")
+
+
+def test_numbers_that_are_equal_are_not_called_equal_bits():
+    found = compare_logprobs(np.array([-0.0, -1.0]), np.array([0.0, -1.0]))
+    assert (found.word, found.reason) == ("identical", "All numbers are equal.")
 
 
 def test_a_nan_on_one_side_or_within_the_mask_is_a_fault(model):
@@ -86,7 +107,7 @@ def test_a_nan_on_one_side_or_within_the_mask_is_a_fault(model):
     assert (found.word, found.largest_at) == ("fault", (2, 3))
     assert found.reason == "1 tokens are NaN or infinite on one side only."
     found = compare_logprobs(rollout, rollout, mask=torch.ones(4, 60))
-    assert found.word == "fault" and "that the mask counts" in found.reason
+    assert found.word == "fault" and "that count are NaN" in found.reason
 
 
 def test_tensors_arrays_and_lists_are_the_same(model):

@@ -1,6 +1,8 @@
 """Compares two checkpoints: names, shapes, dtypes and bytes of their tensors, with figures of those that differ."""
 
+import filecmp
 import os
+import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -9,7 +11,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 import xxhash
 
-from parity.checkpoints.dtypes import WIDTHS, dtype_of
+from parity.checkpoints.dtypes import DTYPES, WIDTHS, dtype_of
 from parity.checkpoints.figures import Figures, equal, figures, figures_of_two_dtypes
 from parity.checkpoints.tensor import Checkpoint, StoredTensor
 from parity.plan.tolerance import Tolerance
@@ -21,6 +23,10 @@ EXIT_STATUSES: dict[Word, int] = {"identical": 0, "within": 0, "undecided": 3, "
 _BLOCK = 2**22
 # Threads that compare tensors beside each other. NumPy lets them run at the same time.
 _MOST_THREADS = 8
+# What libraries put before the names of a model that they wrap.
+_WRAPPER = re.compile(r"((module|_orig_mod|model)\.)+")
+# In names of states of random generators.
+_GENERATOR = ("rng", "generator", "random_state")
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,7 @@ class CheckpointComparison:
         equal_bytes: Bytes of the equal tensors.
         renamed: Beginning of every name that one side has and the other lacks, such as "module.", or None.
         not_numbers: NaN in equal tensors: the tensors that have some, of those that are floats.
+        unread: What was not compared and is not the same on both sides, a sentence each.
     """
 
     baseline: Checkpoint
@@ -85,13 +92,14 @@ class CheckpointComparison:
     renamed: str | None
     not_numbers: tuple[str, ...]
     tolerance: Tolerance
+    unread: tuple[str, ...] = ()
 
     @property
     def word(self) -> Word:
         """The worst of the differences."""
-        if not self.differences:
-            return "identical"
-        return "within" if all(each.word == "within" for each in self.differences) else "differ"
+        if any(each.word == "differ" for each in self.differences):
+            return "differ"
+        return "undecided" if self.unread else "within" if self.differences else "identical"
 
     @property
     def exit_status(self) -> int:
@@ -141,7 +149,20 @@ def compare_checkpoints(baseline: Checkpoint, candidate: Checkpoint, *, toleranc
         renamed=prefix,
         not_numbers=tuple(not_numbers),
         tolerance=tolerance,
+        unread=(*_unread(baseline, candidate),),
     )
+
+
+def _unread(baseline: Checkpoint, candidate: Checkpoint) -> Iterator[str]:
+    """What is said of each file that was not read, where both sides do not have the same bytes of it."""
+    mine, others = baseline.unread, candidate.unread
+    for name in [*mine, *(name for name in others if name not in mine)]:
+        if name in mine and name in others:
+            if not filecmp.cmp(mine[name].path, others[name].path, shallow=False):
+                yield f"{name} has other bytes ({mine[name].why})"
+        else:
+            side = "baseline" if name in mine else "candidate"
+            yield f"{name} is in the {side} only ({(mine.get(name) or others[name]).why})"
 
 
 def _align(baseline: Checkpoint, candidate: Checkpoint) -> tuple[str | None, Checkpoint, Checkpoint]:
@@ -150,10 +171,9 @@ def _align(baseline: Checkpoint, candidate: Checkpoint) -> tuple[str | None, Che
     if not mine & others:
         for longer, shorter in ((mine, others), (others, mine)):
             one = next(iter(shorter), "")
-            ends = [name for name in longer if one and name.endswith(f".{one}")]
-            prefix = ends[0].removesuffix(one) if ends else ""
-            if prefix and {prefix + name for name in shorter} == longer:
-                return prefix, _without(prefix, baseline), _without(prefix, candidate)
+            for prefix in {name.removesuffix(one) for name in longer if one and name.endswith(one)}:
+                if _WRAPPER.fullmatch(prefix) and {prefix + name for name in shorter} == longer:
+                    return prefix, _without(prefix, baseline), _without(prefix, candidate)
     return None, baseline, candidate
 
 
@@ -185,8 +205,18 @@ def _difference(name: str, mine: StoredTensor, other: StoredTensor, tolerance: T
         return Difference(name, "dtype", _word(found, tolerance), side_of(mine), side_of(other), found)
     if equal(mine.read(), other.read()):
         return None
+    if len(mine.read()) != len(other.read()):
+        return Difference(name, "numbers", "differ", side_of(mine), side_of(other))
     found = figures(mine, other, **sides)
-    return Difference(name, "numbers", _word(found, tolerance), side_of(mine), side_of(other), found)
+    # A tolerance is about numbers.
+    exact = mine.dtype not in DTYPES or mine.dtype == "bool" or is_generator(name, mine.dtype)
+    word: Word = "differ" if exact else _word(found, tolerance)
+    return Difference(name, "numbers", word, side_of(mine), side_of(other), found)
+
+
+def is_generator(name: str, dtype: str) -> bool:
+    """Whether a tensor is the state of a random generator, as far as its name says it."""
+    return dtype.startswith("uint") and any(word in name.lower() for word in _GENERATOR)
 
 
 def _word(found: Figures | None, tolerance: Tolerance) -> Word:
@@ -243,9 +273,9 @@ def _value(value: object) -> Side:
 
 def has_nan(octets: np.ndarray, dtype: str) -> bool:
     """Whether a tensor of floats has a NaN; uint8[N]."""
-    if dtype not in WIDTHS and not dtype.startswith("complex"):
-        return False
     layout = dtype_of(dtype)
+    if layout.kind != "float":
+        return False
     bits = layout.bits(octets)
     step = 2**18
     return any(bool(layout.is_nan(bits[begin : begin + step]).any()) for begin in range(0, len(bits), step))

@@ -131,7 +131,12 @@ def figures(baseline: StoredTensor, candidate: StoredTensor, *, rtol: float, ato
         sums.different += found
         if dtype.kind == "float":
             _add_bits(sums, dtype, mine, other)
-        _add_numbers(sums, begin, places, x, dtype.numbers(other), tolerance=(rtol, atol))
+        y = dtype.numbers(other)
+        _add_numbers(sums, begin, places, x, y, tolerance=(rtol, atol))
+        if dtype.kind == "int" and (rtol or atol):
+            # Whole numbers that float64 does not tell apart are outside of every tolerance.
+            inexact = (mine != other) & (np.maximum(np.abs(x), np.abs(y)) >= 2.0**53)
+            sums.violations += int(np.count_nonzero(inexact & (np.abs(y - x) <= atol + rtol * np.abs(x))))
     ulp = sums.ulp if dtype.kind == "float" else None
     return _figures(sums, count, ulp=ulp, narrowed=None)
 
@@ -231,7 +236,9 @@ def _add_numbers(
         sums.xd += _dot(x, difference)
     sums.dd += dd
     if rtol or atol:
-        sums.violations += int(np.count_nonzero(~(absolute <= atol + rtol * size)))
+        with np.errstate(over="ignore"):
+            allowed = atol + rtol * size
+        sums.violations += int(np.count_nonzero(~((absolute <= allowed) & np.isfinite(absolute))))
     at = int(np.argmax(absolute))
     if absolute[at] > sums.absolute:
         sums.absolute = float(absolute[at])

@@ -1,16 +1,17 @@
 """Checkpoints of several files: the shards of one model, and what Hugging Face's Trainer saves beside it."""
 
-import json
 import shlex
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from parity.checkpoints import safetensors_file, torch_file
-from parity.checkpoints.tensor import Checkpoint, StoredTensor
+from parity.checkpoints.json_text import parse
+from parity.checkpoints.tensor import Checkpoint, StoredTensor, Unread
 from parity.ground.errors import Trouble
 
 _INDEX = ".index.json"
-# Where a folder has several, the first is read: they hold the same model.
+# The first of them that a folder has is its model, whose names get no first part.
 _MODELS = (
     "model.safetensors.index.json",
     "pytorch_model.bin.index.json",
@@ -18,11 +19,15 @@ _MODELS = (
     "adapter_model.safetensors",
     "pytorch_model.bin",
 )
-# Beside a model: its names get the part before the dot as their first part.
+# Beside a model: as of all other files, their names get the part before the dot as their first part.
 _BESIDE = ("optimizer.pt", "optimizer.bin", "scheduler.pt", "scheduler.bin", "rng_state.pth", "scaler.pt")
 # Of torch.distributed.checkpoint: a pickle of objects, which is not read here since loading it would run code.
 _DISTRIBUTED = ".metadata"
-_ENDINGS = (".safetensors", ".pt", ".pth", ".bin")
+_ENDINGS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+# Files that may hold something, and are not read but where they are files of torch.save beside the model.
+_OTHER_ENDINGS = (*_ENDINGS, ".pkl", ".distcp", ".npy", ".npz", ".h5", ".msgpack", ".csv", ".jsonl")
+_OTHERS = ("trainer_state.json", _DISTRIBUTED)
+_RUNS_CODE = "training_args.bin"
 
 
 def is_index(text: bytes) -> bool:
@@ -38,43 +43,82 @@ def has_checkpoint(folder: Path) -> bool:
 def _models(folder: Path) -> Iterator[Path]:
     yield from (folder / name for name in _MODELS if (folder / name).is_file())
     yield from sorted(folder.glob(f"*{_INDEX}"))
-    yield from (each for each in sorted(folder.iterdir()) if each.suffix in _ENDINGS and each.name not in _BESIDE)
+    beside = (*_BESIDE, _RUNS_CODE)
+    yield from (each for each in sorted(folder.iterdir()) if each.suffix in _ENDINGS and each.name not in beside)
 
 
 def read_folder(path: str, folder: Path) -> Checkpoint:
-    """Reads the model of a folder, and the states of optimizer, scheduler and generators beside it.
+    """Reads the model of a folder, and all other files beside it; names those that it does not read.
 
     Raises:
-        Trouble: A file is damaged or needs code, or the folder has several files and no index that says what they are.
+        Trouble: A file is damaged or needs code, two tensors have one name, or the folder is of another kind.
     """
     if (folder / _DISTRIBUTED).is_file():
         raise Trouble(
             f"{path} is a folder of torch.distributed.checkpoint. Make a file of it, and compare that:\n"
             f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {shlex.quote(path)} checkpoint.pt"
         )
-    first = next(_models(folder), None)
-    parts: list[tuple[str, Checkpoint]] = []
-    notes: list[str] = []
-    if first and (first.name in _MODELS or first.name.endswith(_INDEX)):
-        parts.append(("", read_index(first) if first.name.endswith(_INDEX) else read_file(first)))
-    elif first:
-        # Files of any name: each has its own names.
-        files = [each for each in _models(folder) if not each.name.endswith(_INDEX)]
-        parts += [("" if len(files) == 1 else each.stem, read_file(each)) for each in files]
-    parts += [(Path(name).stem, read_file(folder / name)) for name in _BESIDE if (folder / name).is_file()]
-    if (folder / "training_args.bin").is_file():
-        notes.append("training_args.bin is not compared, since loading it would run code")
+    parts, unread = _parts(folder)
     tensors: dict[str, StoredTensor] = {}
     values: dict[str, object] = {}
     tied: dict[str, str] = {}
+    notes: list[str] = []
     for prefix, part in parts:
         before = f"{prefix}." if prefix else ""
+        for name in (*part.tensors, *part.values):
+            if before + name in tensors or before + name in values:
+                raise Trouble(f"{path} has two files with {before + name!r}. Give the files instead of the folder.")
         tensors.update({before + name: each for name, each in part.tensors.items()})
         values.update({before + name: each for name, each in part.values.items()})
         tied.update({before + name: before + other for name, other in part.tied.items()})
         notes += part.notes
     formats = ", ".join(dict.fromkeys(part.format for _, part in parts))
-    return Checkpoint(path, f"folder of {formats}", tensors, values, tied, tuple(notes))
+    return Checkpoint(path, f"folder of {formats}", tensors, values, tied, tuple(notes), unread)
+
+
+def _parts(folder: Path) -> tuple[list[tuple[str, Checkpoint]], dict[str, Unread]]:
+    """The files that can be read, each with the first part of its names, and those that cannot."""
+    models = [*dict.fromkeys(_models(folder))]
+    indexes = [each for each in models if each.name.endswith(_INDEX)]
+    shards = {folder / file for index in indexes for file in _weight_map(index).values()}
+    beside = [folder / name for name in _BESIDE if (folder / name).is_file()]
+    pickles = sorted(folder.glob("*.pkl"))
+    files = [each for each in (*models, *beside, *pickles) if each not in shards]
+    known = bool(models) and (models[0].name in _MODELS or models[0] in indexes)
+    alone = known or len(files) == len(beside) + len(pickles) + 1
+    prefixes = _prefixes(files[1:] if alone else files)
+    parts: list[tuple[str, Checkpoint]] = []
+    unread: dict[str, Unread] = {}
+    for place, each in enumerate(files):
+        try:
+            found = read_index(each) if each in indexes else read_file(each)
+        except Trouble as error:
+            if place == 0 or each in indexes or each in beside:
+                raise
+            unread[each.name] = Unread(each, str(error).rstrip("."))
+        else:
+            parts.append((prefixes.get(each, ""), found))
+    read = {*files, *shards}
+    for other in sorted(folder.rglob("*")):
+        if other.is_file() and other not in read and (other.suffix in _OTHER_ENDINGS or other.name in _OTHERS):
+            why = "loading it would run code" if other.name == _RUNS_CODE else "compare it on its own"
+            unread[str(other.relative_to(folder))] = Unread(other, why)
+    return parts, unread
+
+
+def _prefixes(files: Iterable[Path]) -> dict[Path, str]:
+    """The part of each file's name before the dot, or all of it where two files share that part."""
+    stems = {each: each.name.removesuffix(_INDEX) if each.name.endswith(_INDEX) else each.stem for each in files}
+    counts = Counter(stems.values())
+    return {each: stem if counts[stem] == 1 else each.name for each, stem in stems.items()}
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    try:
+        weights = parse(index.read_bytes(), index)["weight_map"]
+        return {str(name): str(file) for name, file in weights.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Trouble(f"{index} is damaged: it has no weight_map. Copy it again from where it was written.") from error
 
 
 def read_index(index: Path) -> Checkpoint:
@@ -83,11 +127,7 @@ def read_index(index: Path) -> Checkpoint:
     Raises:
         Trouble: A shard or a tensor is missing, or a shard lies outside the folder.
     """
-    try:
-        weights = json.loads(index.read_bytes())["weight_map"]
-        names = {str(name): str(file) for name, file in weights.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Trouble(f"{index} is damaged: it has no weight_map. Copy it again from where it was written.") from error
+    names = _weight_map(index)
     shards: dict[str, Checkpoint] = {}
     for file in dict.fromkeys(names.values()):
         shard = index.parent / file
@@ -102,12 +142,26 @@ def read_index(index: Path) -> Checkpoint:
             f"{index} says that {missing[0]!r} is in {names[missing[0]]}, which does not have it. "
             "The shards are not those of this index: copy both again."
         )
-    extra = [name for file, shard in shards.items() for name in shard.tensors if names.get(name) != file]
-    notes = (f"{index.name} does not name {len(extra)} tensors of its shards, such as {extra[0]}",) if extra else ()
     tensors = {name: shards[file].tensors[name] for name, file in names.items()}
+    extra = {
+        name if name not in names else f"{file}.{name}": tensor
+        for file, shard in shards.items()
+        for name, tensor in shard.tensors.items()
+        if names.get(name) != file
+    }
+    if len(extra) < sum(len(shard.tensors) for shard in shards.values()) - len(names) or extra.keys() & names.keys():
+        raise Trouble(f"{index} does not say which of its shards has a tensor that several have. Save them again.")
+    some = next(iter(extra), "")
+    notes = (f"{index.name} does not name {len(extra)} tensors of its shards, such as {some}",) if extra else ()
+    tensors.update(extra)
+    values = {
+        f"{file}.{name}" if len(shards) > 1 else name: value
+        for file, shard in shards.items()
+        for name, value in shard.values.items()
+    }
     tied = {name: other for shard in shards.values() for name, other in shard.tied.items()}
     kind = next(iter(shards.values())).format if shards else "no shard"
-    return Checkpoint(str(index), f"{len(shards)} shards of {kind}", tensors, {}, tied, notes)
+    return Checkpoint(str(index), f"{len(shards)} shards of {kind}", tensors, values, tied, notes)
 
 
 def read_file(path: Path) -> Checkpoint:

@@ -4,18 +4,20 @@ Source:
     huggingface/safetensors, README.md, "Format".
 """
 
-import json
 import math
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from parity.checkpoints.dtypes import DTYPES
+from parity.checkpoints.json_text import parse
 from parity.checkpoints.tensor import Checkpoint, StoredTensor
 from parity.ground.errors import Trouble
 
 FORMAT = "safetensors"
+_HEADER = "its header is not what a safetensors file has"
 # The library refuses longer headers, too.
 _LONGEST_HEADER = 100_000_000
 _NAMES = {
@@ -46,12 +48,14 @@ def read(path: Path) -> Checkpoint:
         length = int.from_bytes(file.read(8), "little")
         text = file.read(length) if length <= size - 8 else b""
     try:
-        header = json.loads(text)
-        # What the user wrote beside the tensors; "format" says which library did.
-        metadata = header.pop("__metadata__", {})
-        places = {name: (each["dtype"], tuple(each["shape"]), each["data_offsets"]) for name, each in header.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _damaged(path, "its header is not what a safetensors file has") from error
+        header = parse(text, path)
+    except ValueError as error:
+        raise _damaged(path, _HEADER) from error
+    # What the user wrote beside the tensors; "format" says which library did.
+    metadata = header.pop("__metadata__", {}) if isinstance(header, dict) else None
+    if not isinstance(metadata, dict) or not all(isinstance(each, str) for each in metadata.values()):
+        raise _damaged(path, _HEADER)
+    places = {name: _place(path, name, each) for name, each in header.items()}
     content = np.memmap(path, np.uint8, "r", offset=8 + length) if size > 8 + length else np.zeros(0, np.uint8)
     tensors = {}
     for name, (code, shape, (begin, end)) in places.items():
@@ -60,10 +64,24 @@ def read(path: Path) -> Checkpoint:
         if not 0 <= begin <= end <= len(content):
             raise _damaged(path, f"tensor {name!r} lies beyond the end of the file, which has {size:,} bytes")
         if width and math.prod(shape) * width != end - begin:
-            raise _damaged(path, f"tensor {name!r} of {dtype}{[*shape]} has {end - begin:,} bytes")
+            raise _damaged(path, f"tensor {name!r} of {dtype}{str([*shape])[:80]} has {end - begin:,} bytes")
         tensors[name] = StoredTensor(dtype, shape, partial(_part, content, begin, end))
+    spans = sorted(offsets for _, _, offsets in places.values())
+    if [0, *(end for _, end in spans)] != [*(begin for begin, _ in spans), len(content)]:
+        raise _damaged(path, "it has bytes that belong to no tensor, or to two")
     values = {f"metadata.{key}": value for key, value in metadata.items() if key != "format"}
     return Checkpoint(str(path), FORMAT, tensors, values)
+
+
+def _place(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...], tuple[int, int]]:
+    """The dtype, the shape and the two offsets of a tensor."""
+    found: dict[str, Any] = entry if isinstance(entry, dict) else {}
+    code, shape, offsets = found.get("dtype"), found.get("shape"), found.get("data_offsets")
+    if not isinstance(code, str) or not isinstance(shape, list) or not isinstance(offsets, list) or len(offsets) != 2:
+        raise _damaged(path, f"{_HEADER}, in the entry of {name[:200]!r}")
+    if all(type(each) is int and each >= 0 for each in (*shape, *offsets)):
+        return code, tuple(shape), (offsets[0], offsets[1])
+    raise _damaged(path, f"{_HEADER}, in the entry of {name[:200]!r}")
 
 
 def _part(content: np.ndarray, begin: int, end: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -28,6 +29,19 @@ class StoredTensor:
 
 
 @dataclass(frozen=True)
+class Unread:
+    """A file of a folder that is compared by its bytes only.
+
+    Attributes:
+        path: The file.
+        why: Why it is not read, in words.
+    """
+
+    path: Path
+    why: str
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """The content of a file or folder.
 
@@ -38,6 +52,7 @@ class Checkpoint:
         values: Numbers, texts and the like, by name.
         tied: Names of tensors that share their memory with an earlier one: its name.
         notes: What a reader should know.
+        unread: Files that are not read, by their path in the folder.
     """
 
     path: str
@@ -46,3 +61,4 @@ class Checkpoint:
     values: Mapping[str, object] = field(default_factory=dict)
     tied: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    unread: Mapping[str, Unread] = field(default_factory=dict)

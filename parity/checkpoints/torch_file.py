@@ -3,11 +3,14 @@
 The only module here that needs torch. Pickles that would run code are refused.
 """
 
-import pickle
+import struct
 import warnings
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +26,27 @@ FORMAT = "torch.save"
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 # Most levels of dictionaries in each other; more is a structure that contains itself.
 _DEEPEST = 40
+# Most tensors and values: dictionaries that share each other can have more of them than any memory holds.
+_MOST_LEAVES = 1_000_000
+# Bytes of a tensor that may be larger than its storage, as a view of one number is.
+_LARGEST_VIEW = 2**28
+# Bytes that a file may become when it is decompressed, and how many times its own size.
+_LARGEST_INFLATED, _MOST_INFLATED = 2**27, 100
+# What torch raises where bytes of a file are not what they were.
+_DAMAGE = (
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+    zipfile.BadZipFile,
+)
 
 
 def is_torch_file(head: bytes) -> bool:
@@ -41,15 +65,18 @@ def read(path: Path) -> Checkpoint:
     tensors: dict[str, StoredTensor] = {}
     values: dict[str, object] = {}
     tied: dict[str, str] = {}
-    seen: dict[tuple[int, tuple[int, ...], tuple[int, ...], str], str] = {}
-    for name, leaf in _leaves(content, "", 0):
+    seen: dict[tuple[object, ...], str] = {}
+    for count, (name, leaf) in enumerate(_leaves(content, "", 0)):
+        if count >= _MOST_LEAVES:
+            raise Trouble(f"{path} has more than {_MOST_LEAVES:,} tensors and values. Save fewer, such as the weights.")
+        if name in tensors or name in values:
+            raise Trouble(f"{path} has two entries whose names come to {name[:200]!r}. Rename one of them.")
         if isinstance(leaf, np.ndarray):
             tensors[name] = StoredTensor(str(leaf.dtype), leaf.shape, partial(_array_bytes, leaf))
         elif _is_tensor(leaf):
-            if leaf.layout.__str__() != "torch.strided" or leaf.is_quantized:
-                raise Trouble(f"{path} has {name!r} as a tensor that is sparse or quantized. Save it as a plain one.")
+            _check_plain(path, name, leaf)
             dtype = str(leaf.dtype).removeprefix("torch.")
-            key = (leaf.data_ptr(), tuple(leaf.shape), leaf.stride(), dtype)
+            key = (leaf.data_ptr(), tuple(leaf.shape), leaf.stride(), dtype, leaf.is_conj(), leaf.is_neg())
             if leaf.numel() and key in seen:
                 tied[name] = seen[key]
             seen.setdefault(key, name)
@@ -65,16 +92,36 @@ def _load(path: Path) -> Any:
     with path.open("rb") as file:
         mappable = file.read(4) == _ZIP
     try:
+        if mappable:
+            _check_inflated(path)
         with torch.serialization.safe_globals(_numpy_arrays()), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about protocols of pickles, which decide nothing here
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mappable)
-    except pickle.UnpicklingError as error:
+    except UnpicklingError as error:
         raise Trouble(_why_not(path)) from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+    except _DAMAGE as error:
         reason = cut(str(error).partition(". ")[0].splitlines()[0] if str(error) else type(error).__name__, 300)
         raise Trouble(
             f"{path} cannot be loaded by torch: {reason}. Copy it again from where it was written."
         ) from error
+
+
+def _check_inflated(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        inflated = sum(each.file_size for each in archive.infolist() if each.compress_type != zipfile.ZIP_STORED)
+    if inflated > max(_LARGEST_INFLATED, _MOST_INFLATED * path.stat().st_size):
+        raise Trouble(f"{path} would become {inflated:,} bytes when it is decompressed. Save it without compression.")
+
+
+def _check_plain(path: Path, name: str, tensor: "torch.Tensor") -> None:
+    if tensor.is_nested or tensor.is_meta or str(tensor.layout) != "torch.strided" or tensor.is_quantized:
+        raise Trouble(
+            f"{path} has {name!r} as a tensor that is sparse, quantized, nested or on the meta device. "
+            "Save it as a plain one."
+        )
+    size = tensor.numel() * tensor.element_size()
+    if size > max(_LARGEST_VIEW, tensor.untyped_storage().nbytes()):
+        raise Trouble(f"{path} has {name!r} as a view of {size:,} bytes of a smaller storage. Save it as a plain one.")
 
 
 def _numpy_arrays() -> list[Any]:
@@ -88,7 +135,7 @@ def _why_not(path: Path) -> str:
 
     try:
         unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except (RuntimeError, ValueError, pickle.UnpicklingError, OSError, AttributeError):
+    except (*_DAMAGE, UnpicklingError, OSError):
         unsafe = []  # of old files torch does not list them
     if not unsafe:
         return (
@@ -109,8 +156,12 @@ def _leaves(value: Any, name: str, depth: int) -> Iterator[tuple[str, Any]]:
         )
     if isinstance(value, Mapping):
         items = [(str(key), item) for key, item in value.items()]
+        if not items and name:
+            yield name, {}
     elif isinstance(value, list | tuple) and any(not _is_plain(each) for each in value):
         items = [(str(place), item) for place, item in enumerate(value)]
+        # A dictionary with the keys 0, 1, ... is not the same.
+        yield name or "value", f"{type(value).__name__} of {len(items)}"
     else:
         yield name or "value", value
         return

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from parity.checkpoints.comparing import CheckpointComparison, Difference, Side
+from parity.checkpoints.comparing import CheckpointComparison, Difference, Side, is_generator
 from parity.checkpoints.figures import BINS, Figures
 from parity.render.documents.document import Document, Finding
 from parity.render.documents.numbers import rounded_up
 from parity.render.phrases import amount, listed
 
-# In names of states of random generators.
-_GENERATOR = ("rng", "generator", "random_state")
+# Files that were not read are named, so many of them.
+_MOST_UNREAD = 10
 
 
 def document(found: CheckpointComparison) -> Document:
@@ -47,6 +47,10 @@ def _headline(found: CheckpointComparison, differ: list[Difference], worst: Diff
     total = found.equal + found.equal_values + len(found.differences)
     if found.word == "identical":
         return f"All {amount(found.equal, 'tensor')} are identical, bit for bit ({found.equal_bytes:,} bytes)."
+    if found.word == "undecided":
+        what = "What was read differs as far as is allowed" if found.differences else "Nothing that was read differs"
+        verb = "was" if len(found.unread) == 1 else "were"
+        return f"{what}, but {amount(len(found.unread), 'file')} {verb} not read: {found.unread[0]}."
     if not worst:
         first = found.differences[0]
         count = amount(len(found.differences), "tensor")
@@ -85,7 +89,7 @@ def message(each: Difference) -> str:
 
 
 def _numbers(name: str, side: Side, found: Figures) -> str:
-    if side.dtype == "uint8" and any(word in name.lower() for word in _GENERATOR):
+    if is_generator(name, side.dtype):
         return "the state of a random generator, so the trainings draw other numbers from here on"
     of = f"{found.different:,} of {amount(found.elements, 'element')}"
     if found.zeros == found.different:
@@ -151,7 +155,7 @@ def _facts(each: Difference) -> Iterator[tuple[str, str]]:
     if oddities:
         yield "special", "; ".join(oddities)
     yield "norms", f"{found.norm:.8g} and {found.candidate_norm:.8g}, relative difference {found.relative:.3g}"
-    if math.isfinite(found.largest_absolute) and each.kind == "numbers":
+    if 1e-300 < found.largest_absolute < math.inf and each.kind == "numbers":
         options = [f"--atol {rounded_up(found.largest_absolute)}"]
         if math.isfinite(found.largest_relative):
             options.insert(0, f"--rtol {rounded_up(found.largest_relative)}")
@@ -186,6 +190,10 @@ def _equal(found: CheckpointComparison) -> str:
 def _notes(found: CheckpointComparison) -> Iterator[str]:
     if found.renamed:
         yield f"The names of one side begin with {found.renamed!r}, which is left out."
+    for text in found.unread[:_MOST_UNREAD]:
+        yield f"Not compared: {text}"
+    if len(found.unread) > _MOST_UNREAD:
+        yield f"Not compared: {len(found.unread) - _MOST_UNREAD:,} more files that are not the same."
     if found.not_numbers:
         yield f"NaN on both sides, with the same bits, in {listed(found.not_numbers)}."
     for side, each in (("baseline", found.baseline), ("candidate", found.candidate)):
@@ -223,6 +231,7 @@ def _content(found: CheckpointComparison, worst: Difference | None) -> dict[str,
         "worst": worst.name if worst else None,
         "nan_in": [*found.not_numbers],
         "renamed": found.renamed,
+        "unread": [*found.unread],
         "differences": [{**_plain(each), "words": message(each)} for each in found.differences],
     }
 
