@@ -1,10 +1,12 @@
-"""Closures that optimizers are given: they are called as the optimizer calls them."""
+"""Closures are called as the optimizer calls them, and no hook is left of a step that is not measured."""
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.modules import module as modules
 
 import parity
+from parity.observe.measured_steps import MeasuredSteps
 
 
 class Asks(torch.optim.SGD):
@@ -45,3 +47,12 @@ def test_the_step_gets_the_arguments_that_it_was_given(tmp_path, one_thread, kin
             closure(backward=True)
         optimizer.step(closure if kind is Asks else nn.Identity())
         recorder.step()
+
+
+def test_no_hook_waits_for_a_step_that_will_not_be_measured(one_thread):
+    model = nn.Sequential(nn.Dropout(0.5), nn.Linear(1, 1))
+    before = len(modules._global_forward_pre_hooks)
+    steps = MeasuredSteps(model, [], oracle=lambda *_: None, compiled=False)
+    assert len(modules._global_forward_pre_hooks) == before + 1
+    steps.stop("not wanted")
+    assert len(modules._global_forward_pre_hooks) == before
