@@ -13,6 +13,7 @@ from typing_extensions import Unpack
 from parity.ground.errors import Trouble
 from parity.ground.packages import needs
 from parity.observe.outer_calls import OuterCalls, target_of
+from parity.observe.replaced_method import replaced
 from parity.recorder import Recorder, RecorderOptions
 from parity.tasks.losses import Loss
 
@@ -78,7 +79,7 @@ def record(
     )
     with recorder, contextlib.ExitStack() as held:
         calls = OuterCalls(model, model)
-        held.callback(calls.let_go)
+        held.callback(calls.close)
         calls.open()
         loop = _Loop(recorder, calls, criterion, gradients=len(given))
         held.enter_context(replaced(accelerator, "backward", lambda plain: loop.backward(accelerator, plain)))
@@ -98,20 +99,6 @@ def refuse_engines(accelerator: Accelerator, who: str) -> None:
             f"{who}: {accelerator.distributed_type.value} keeps gradients and steps to itself, so they cannot be "
             "recorded. Train on one device, with DistributedDataParallel or with FSDP2."
         )
-
-
-@contextlib.contextmanager
-def replaced(owner: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
-    """Replaces a method of one object within the block by what is made of it."""
-    before = vars(owner).get(name)
-    setattr(owner, name, make(getattr(owner, name)))
-    try:
-        yield
-    finally:
-        if before is None:
-            delattr(owner, name)  # the method of its class again
-        else:
-            setattr(owner, name, before)
 
 
 class _Loop:
@@ -139,20 +126,10 @@ class _Loop:
         """Backward, recorded before and after."""
 
         def backward(loss: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-            given, self._given = self._given, []
-            inputs = self._calls.inputs()
-            if len(given) == 1:
-                ((output, target, _),) = given
-            else:
-                output, target = self._calls.output_of(loss), target_of(inputs, inputs)
-            self._recorder.forward(
-                (output,) if inputs is None else inputs,
-                output=output,
-                target=target,
-                loss=loss,
-                factor=1 / accelerator.gradient_accumulation_steps,
+            self._recorder.forward_from(
+                lambda: self._arguments(loss, factor=1 / accelerator.gradient_accumulation_steps)
             )
-            del given, output, target, inputs
+            self._given.clear()
             self._calls.open()
             found = plain(loss, *args, **kwargs)
             if accelerator.sync_gradients:
@@ -161,6 +138,32 @@ class _Loop:
             return found
 
         return backward
+
+    def _arguments(self, loss: torch.Tensor, *, factor: float) -> dict[str, Any]:
+        """What the Recorder is given for a loss that enters backward.
+
+        Raises:
+            ValueError: The criterion was not called, so that the target is not known.
+        """
+        # The criterion may have been called for a log too.
+        calls = [each for each in self._given if each[2] is loss] or self._given
+        inputs = self._calls.inputs()
+        if calls and len({(id(output), id(target)) for output, target, _ in calls}) == 1:
+            output, target, _ = calls[0]
+        elif calls:
+            self._recorder.stop_audit("the loss is computed from several calls of the criterion")
+            output, target = self._calls.output_of(loss), tuple(target for _, target, _ in calls)
+        elif self._criterion is not None:
+            raise ValueError("the loss that parity.accelerate.record yields was not called. Call it for the loss.")
+        else:
+            output, target = self._calls.output_of(loss), target_of(inputs, inputs)
+        return {
+            "inputs": (output,) if inputs is None else inputs,
+            "output": output,
+            "target": target,
+            "loss": loss,
+            "factor": factor,
+        }
 
     def step(self, accelerator: Accelerator, plain: Callable[..., Any]) -> Callable[..., Any]:
         """An optimizer's step, recorded after the last of the step."""

@@ -13,10 +13,11 @@ import torch
 from torch.nn.functional import cross_entropy
 from typing_extensions import Unpack
 
-from parity.accelerate import refuse_engines, replaced
+from parity.accelerate import refuse_engines
 from parity.ground.errors import Trouble
 from parity.ground.packages import needs
 from parity.observe.outer_calls import OuterCalls, target_of
+from parity.observe.replaced_method import replaced
 from parity.recorder import Recorder, RecorderOptions
 from parity.tasks.losses import Loss
 
@@ -27,6 +28,8 @@ with needs("parity.hf"):
 IGNORED = -100
 # What the model is called with, beside its batch.
 _NOT_OF_THE_BATCH = ("num_items_in_batch",)
+# Models with the loss of the next token and no name for it. XLNetLMHeadModel and others do not shift the labels.
+_CAUSAL = ("BertLMHeadModel", "CTRLLMHeadModel", "GPT2LMHeadModel", "OpenAIGPTLMHeadModel")
 
 
 class ParityCallback(TrainerCallback):  # type: ignore[misc]  # the tests run without transformers' types
@@ -69,7 +72,8 @@ class ParityCallback(TrainerCallback):  # type: ignore[misc]  # the tests run wi
             Trouble: The training is not one of a Trainer, an engine keeps the gradients to itself, or as for
                 `parity.Recorder`.
         """
-        self._end(None)
+        # One that another callback has ended by an error in its own on_train_begin.
+        self._end(RuntimeError("the training before did not end"))
         trainer = _trainer_of(self)
         refuse_engines(trainer.accelerator, "parity.hf.ParityCallback")
         options = self._options.copy()
@@ -86,24 +90,26 @@ class ParityCallback(TrainerCallback):  # type: ignore[misc]  # the tests run wi
         self._trainer = trainer
         self._calls = OuterCalls(trainer.model_wrapped, trainer.model)
         self._recording = contextlib.ExitStack()
-        self._recording.callback(self._calls.let_go)
+        self._recording.callback(self._calls.close)
         for owner, name, made in (
             (trainer, "compute_loss", self._compute_loss),
             (trainer.accelerator, "backward", self._backward),
-            # What runs the rest of the training, so that no error passes unseen.
-            (trainer, "_run_epoch", self._run_epoch),
+            # What runs the rest of the training and all callbacks, so that no error passes unseen.
+            (trainer, "_run_epoch", self._ended_by_error),
+            (trainer, "_finalize_training", self._ended_by_error),
+            (trainer.callback_handler, "call_event", self._ended_by_error),
         ):
             self._recording.enter_context(replaced(owner, name, made))
 
-    def _run_epoch(self, plain: Callable[..., Any]) -> Callable[..., Any]:
-        def run_epoch(*args: Any, **kwargs: Any) -> Any:
+    def _ended_by_error(self, plain: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
             try:
                 return plain(*args, **kwargs)
             except BaseException as error:
                 self._end(error)
                 raise
 
-        return run_epoch
+        return call
 
     def _compute_loss(self, plain: Callable[..., Any]) -> Callable[..., Any]:
         def compute_loss(model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -125,7 +131,9 @@ class ParityCallback(TrainerCallback):  # type: ignore[misc]  # the tests run wi
             recorder, given, self._given = self._recorder, self._given, None
             if recorder is None or given is None:
                 return plain(loss, *args, **kwargs)
-            self._forward(recorder, *given, entering=loss)
+            recorder.forward_from(lambda: self._arguments(*given, entering=loss))
+            if self._calls is not None:
+                self._calls.close()
             found = plain(loss, *args, **kwargs)
             if self._trainer.accelerator.sync_gradients:
                 recorder.backward()
@@ -133,16 +141,15 @@ class ParityCallback(TrainerCallback):  # type: ignore[misc]  # the tests run wi
 
         return backward
 
-    def _forward(
+    def _arguments(
         self,
-        recorder: Recorder,
         loss: torch.Tensor,
         items: float | None,
         batch: dict[str, Any],
         *,
         entering: torch.Tensor,
-    ) -> None:
-        """Records a batch whose loss enters backward as it is, or divided by the number of batches."""
+    ) -> dict[str, Any]:
+        """What the Recorder is given for a loss that enters backward as it is, or divided by the number of batches."""
         trainer, calls = self._trainer, self._calls
         assert calls is not None, "there is one while there is a recorder"
         factor = 1.0
@@ -152,15 +159,14 @@ class ParityCallback(TrainerCallback):  # type: ignore[misc]  # the tests run wi
             loss, factor = loss / share, share
         call = calls.inputs()
         output, inputs = calls.output_of(loss), batch if not isinstance(call, Mapping) else call
-        calls.close()
         labels = {name: batch[name] for name in trainer.label_names if name in batch}
-        recorder.forward(
-            {name: value for name, value in inputs.items() if name not in _NOT_OF_THE_BATCH},
-            output=output,
-            target=next(iter(labels.values())) if len(labels) == 1 else labels or target_of(batch, batch),
-            loss=loss,
-            factor=factor / trainer.accelerator.gradient_accumulation_steps,
-        )
+        return {
+            "inputs": {name: value for name, value in inputs.items() if name not in _NOT_OF_THE_BATCH},
+            "output": output,
+            "target": next(iter(labels.values())) if len(labels) == 1 else labels or target_of(batch, batch),
+            "loss": loss,
+            "factor": factor / trainer.accelerator.gradient_accumulation_steps,
+        }
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Records the parameters after the optimizer's step, before the scheduler's."""
@@ -206,6 +212,9 @@ def _criterion_of(trainer: Any) -> Loss | None:
         return None
     if type(trainer).compute_loss is not Trainer.compute_loss:
         return None
+    config = getattr(trainer.model, "config", None)
+    if any(getattr(each, "output_router_logits", False) for each in (config, getattr(config, "text_config", None))):
+        return None  # the loss has another part, which balances the experts
     if _is_causal(trainer.model):
         return next_token_cross_entropy
     return token_cross_entropy if getattr(trainer.model, "loss_type", None) == "ForMaskedLM" else None
@@ -214,8 +223,7 @@ def _criterion_of(trainer: Any) -> Loss | None:
 def _is_causal(model: torch.nn.Module) -> bool:
     """Whether the model's loss is the cross-entropy of each next token."""
     kind = getattr(model, "loss_type", None)
-    # GPT2LMHeadModel and the like have this loss, and no name for it.
-    return kind == "ForCausalLM" or (kind is None and type(model).__name__.endswith("LMHeadModel"))
+    return kind == "ForCausalLM" or (kind is None and type(model).__name__ in _CAUSAL)
 
 
 def token_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -13,6 +13,7 @@ from typing_extensions import Unpack
 from parity.ground.errors import Trouble
 from parity.ground.packages import needs
 from parity.observe.outer_calls import OuterCalls, only_loss, target_of
+from parity.observe.replaced_method import replaced
 from parity.recorder import Recorder, RecorderOptions
 from parity.tasks.losses import Loss
 from parity.tasks.outputs import Outputs
@@ -51,6 +52,7 @@ class ParityCallback(Callback):  # type: ignore[misc]  # the tests run without L
         self._out, self._criterion, self._target, self._options = out, criterion, target, options
         self._recorder: Recorder | None = None
         self._calls: OuterCalls | None = None
+        self._recording: contextlib.ExitStack | None = None
         # Whether backward has passed all batches of a step, and how many steps the Trainer had taken before it.
         self._complete, self._stepped = False, 0
 
@@ -96,13 +98,17 @@ class ParityCallback(Callback):  # type: ignore[misc]  # the tests run without L
         )
         self._calls = OuterCalls(pl_module, model)
         self._complete, self._stepped = False, trainer.global_step
-        # The only place where the loss is seen before Lightning divides and scales it.
-        pl_module.training_step = self._watched(pl_module.training_step, trainer)
+        self._recording = contextlib.ExitStack()
+        self._recording.callback(self._calls.close)
+        # The only place where the loss is seen before Lightning divides and scales it. The module stays as it is, since
+        # it may be copied or stored meanwhile.
+        self._recording.enter_context(
+            replaced(trainer.strategy, "training_step", lambda plain: self._watched(plain, trainer))
+        )
 
     def _watched(self, training_step: Callable[..., Any], trainer: Any) -> Callable[..., Any]:
         """The training step, recorded between its loss and the backward."""
 
-        @functools.wraps(training_step)
         def watched(*args: Any, **kwargs: Any) -> Any:
             if self._calls is None:
                 return training_step(*args, **kwargs)
@@ -112,24 +118,32 @@ class ParityCallback(Callback):  # type: ignore[misc]  # the tests run without L
                 loss = returned.get("loss") if isinstance(returned, Mapping) else returned
                 if isinstance(loss, torch.Tensor):
                     batch = args[0] if args else next(iter(kwargs.values()), None)
-                    self._forward(batch, loss, factor=1 / trainer.accumulate_grad_batches)
+                    self._record(batch, loss, factor=1 / trainer.accumulate_grad_batches)
                 return returned
             finally:
                 self._calls.close()
 
         return watched
 
-    def _forward(self, batch: Any, loss: torch.Tensor, *, factor: float) -> None:
+    def _record(self, batch: Any, loss: torch.Tensor, *, factor: float) -> None:
+        if self._recorder is not None:
+            self._recorder.forward_from(lambda: self._arguments(batch, loss, factor=factor))
+
+    def _arguments(self, batch: Any, loss: torch.Tensor, *, factor: float) -> dict[str, Any]:
         assert self._recorder is not None and self._calls is not None, "set together"
         call = self._calls.loss_call()
-        if self._criterion == "auto" and (call is None or call.output is not loss):
+        if self._criterion == "auto" and (call is None or not _is_returned(call.output, loss)):
             self._recorder.stop_audit("training_step returns something else than the result of its only nn loss")
         inputs = self._calls.inputs()
         output = call.args[0] if call else self._calls.output_of(loss)
         target = self._target(batch) if self._target else call.args[1] if call else target_of(batch, inputs)
-        self._recorder.forward(
-            batch if inputs is None else inputs, output=output, target=target, loss=loss, factor=factor
-        )
+        return {
+            "inputs": batch if inputs is None else inputs,
+            "output": output,
+            "target": target,
+            "loss": loss,
+            "factor": factor,
+        }
 
     def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
         """Records the gradients after the last backward of a step, before they are unscaled and clipped."""
@@ -146,24 +160,31 @@ class ParityCallback(Callback):  # type: ignore[misc]  # the tests run without L
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Ends the recording."""
-        self._end(pl_module, None)
+        self._end(None)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Ends the recording, which then says that the training failed or was interrupted."""
-        self._end(pl_module, exception)
+        self._end(exception)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Ends the recording of a training without a step."""
-        self._end(pl_module, None)
+        self._end(None)
 
-    def _end(self, pl_module: Any, error: BaseException | None) -> None:
+    def _end(self, error: BaseException | None) -> None:
         recorder, self._recorder = self._recorder, None
-        calls, self._calls = self._calls, None
-        if calls:
-            calls.let_go()
-            del pl_module.training_step  # the method of its class again
+        recording, self._recording = self._recording, None
+        self._calls = None
+        if recording:
+            recording.close()
         if recorder:
             recorder.__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
+
+
+def _is_returned(loss: Any, returned: torch.Tensor) -> bool:
+    """Whether what the strategy returned is a loss itself, or what DistributedDataParallel passes on of it."""
+    node = returned.grad_fn
+    passed = node is not None and "DDPSink" in node.name() and loss.grad_fn in [each for each, _ in node.next_functions]
+    return returned is loss or passed
 
 
 def _model_of(pl_module: torch.nn.Module) -> torch.nn.Module:

@@ -220,6 +220,8 @@ class Recorder:
         self._off: str | None = None
 
     def _open(self, device: Device) -> None:
+        # First: if the directory is made and the rest fails, the recording that was there stays set aside.
+        self._recording.say_where()
         try:
             self._begin(device)
         # Ctrl-C included: the lock on the directory must not outlive the recorder.
@@ -227,7 +229,6 @@ class Recorder:
             self._held.close()
             self._recording.put_back()
             raise
-        self._recording.say_where()
 
     def _begin(self, device: Device) -> None:
         """Makes the run directory, opens its journal, and hooks the optimizers.
@@ -290,6 +291,17 @@ class Recorder:
             RuntimeError: The recorder is closed.
         """
         self._guarded("forward", lambda: self._forward(inputs, output=output, target=target, loss=loss, factor=factor))
+
+    def forward_from(self, arguments: Callable[[], dict[str, Any]]) -> None:
+        """Like `forward`, with arguments that are made here, so that an error in making them ends the recording only.
+
+        Args:
+            arguments: Returns the arguments of `forward`, by name.
+
+        Raises:
+            RuntimeError: The recorder is closed.
+        """
+        self._guarded("forward", lambda: self._forward(**{"factor": 1.0} | arguments()))
 
     def _forward(
         self,

@@ -128,6 +128,7 @@ class MeasuredSteps:
     def stop(self, reason: str) -> None:
         """Takes no further step in float64."""
         self._missing, self._oracle = reason, None
+        self.let_go()
 
     def _give_up(self, error: OracleUnavailable) -> None:
         """Keeps why something of a step is missing, and takes no further step of a model that its copy reaches."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn.modules import module as modules
 
 from parity.observe.called_model import Inputs
 from parity.observe.user_loop import is_compiled, unwrapped
@@ -59,23 +60,34 @@ class OuterCalls:
         else:
             watched |= dict.fromkeys([*root.children(), *self._model.children()])
         watched |= dict.fromkeys(each for each in root.modules() if is_loss(each))
-        self._hooks = [each.register_forward_hook(_Hook(self), with_kwargs=True) for each in watched]
+        self._watched, self._compiled = watched, is_compiled(model)
+        self._hooks: list[Any] = []
 
     def open(self) -> None:
         """Notes calls from here on, and forgets those before."""
         self._calls.clear()
         self._open = True
+        if self._hooks:
+            return
+        if self._compiled:
+            # A hook of torch's own would compile what is inside anew.
+            self._hooks = [each.register_forward_hook(_Hook(self), with_kwargs=True) for each in self._watched]
+        else:
+            # Torch's own, since modules such as nn.TransformerEncoderLayer compute an evaluation in another way, with
+            # other roundings, while they or their children have hooks.
+            self._hooks = [modules.register_module_forward_hook(self._note, with_kwargs=True)]
 
     def close(self) -> None:
         """Notes no more calls, and forgets those before: they keep the memory of the step."""
         self._open = False
         self._calls.clear()
-
-    def let_go(self) -> None:
-        """Removes the hooks."""
-        self.close()
-        for each in self._hooks:
+        hooks, self._hooks = self._hooks, []
+        for each in hooks:
             each.remove()
+
+    def _note(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        if module in self._watched:
+            self.note(Call(module, args, kwargs, output))
 
     def note(self, call: Call) -> None:
         """Notes a call, if it is one of the step."""

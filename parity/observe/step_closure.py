@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +25,7 @@ def with_closure(args: tuple[Any, ...], kwargs: dict[str, Any], after: Callable[
     """
     if callable(kwargs.get("closure")):
         return args, kwargs | {"closure": _then(kwargs["closure"], after)}
-    if len(args) > 1 and callable(args[1]):
+    if len(args) > 1 and callable(args[1]) and _takes_closure_first(args[0]):
         return (args[0], _then(args[1], after), *args[2:]), kwargs
     return None
 
@@ -35,11 +36,18 @@ def works_without(optimizer: torch.optim.Optimizer) -> bool:
     return closure is None or closure.default is not inspect.Parameter.empty
 
 
-def _then(closure: Callable[[], Any], after: Callable[[], None]) -> Callable[[], Any]:
+def _takes_closure_first(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether the first argument of an optimizer's step is a closure, or may be one."""
+    _, *parameters = inspect.signature(type(optimizer).step).parameters.values()
+    return any(each.name == "closure" or each.kind is each.VAR_POSITIONAL for each in parameters[:1])
+
+
+def _then(closure: Callable[..., Any], after: Callable[[], None]) -> Callable[..., Any]:
     waiting = [after]
 
-    def evaluate() -> Any:
-        found = closure()
+    @functools.wraps(closure, updated=())
+    def evaluate(*args: Any, **kwargs: Any) -> Any:
+        found = closure(*args, **kwargs)
         # An optimizer such as LBFGS evaluates it again, from parameters that it has moved.
         if waiting:
             waiting.pop()()

@@ -59,6 +59,10 @@ def set_aside(out: StoragePath) -> Path | None:
         raise Trouble(
             f"{out} holds the recordings of several ranks, which are not overwritten. Choose another out, or remove it."
         )
+    if out.is_symlink():
+        raise Trouble(f"{out} is a symbolic link, which is not overwritten. Give what it links to: {out.resolve()}.")
+    if Path.cwd().is_relative_to(out.resolve()):
+        raise Trouble(f"{out} holds the working directory, and is not overwritten. Choose another out.")
     if "recorded" not in read_info(out):
         raise Trouble(f"{out} holds a run that is not a recording, and is not overwritten. Choose another out.")
     # A recording that another process is still writing must not be taken away from it.

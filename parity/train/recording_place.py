@@ -48,14 +48,14 @@ class RecordingPlace:
             self._say(f"{self.asked} holds a run already; recording in {self.whole}")
 
     def end(self, *, steps: int, ended: str | None) -> None:
-        """Removes the recording that is replaced if the new one is complete, and says where the new one is.
+        """Removes the recording that is replaced if the new one has a step and is complete, and says where that is.
 
         Args:
             steps: The number of recorded steps.
             ended: Why the recording is not complete, or None.
         """
         found = f"{steps} step{'s' * (steps != 1)} recorded in {self.whole}"
-        if self.replaced and ended:
+        if self.replaced and (ended or not steps):
             found += f"; the one before is in {self.replaced}"
         elif self.replaced:
             storage.remove_folder(self.replaced)
@@ -68,6 +68,7 @@ class RecordingPlace:
         """Undoes the replacement where nothing has taken the place of the recording."""
         if self.replaced and isinstance(self.asked, Path) and not self.asked.exists():
             self.replaced.rename(self.asked)
+            self._say(f"the recording that was in {self.asked} is there again")
 
     def _say(self, text: str) -> None:
         if self.quiet:
@@ -99,6 +100,8 @@ def place_recording(out: str | os.PathLike[str], *, overwrite: bool, quiet: bool
     if not text:
         raise Trouble("parity.Recorder: out is empty. Give a directory, such as 'runs/mine'.")
     asked = parse_path(text)
+    if isinstance(asked, Path) and asked.name in ("", ".."):  # a name is needed for what goes beside it
+        asked = asked.resolve()
     if quiet is None:
         quiet = bool(os.environ.get("PYTEST_CURRENT_TEST"))
     if not shares_gradients():

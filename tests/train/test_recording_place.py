@@ -70,6 +70,40 @@ def test_the_recording_that_is_overwritten_is_kept_until_the_new_one_is_complete
     assert content(tmp_path / "mine-replaced") == before and steps(tmp_path / "mine") == 1
 
 
+def test_a_recording_without_a_step_replaces_none(tmp_path, capsys):
+    record(tmp_path / "mine")
+    parity.Recorder(tmp_path / "mine", nn.Linear(1, 1), overwrite=True, quiet=False).close()
+    assert f"0 steps recorded in {tmp_path / 'mine'}; the one before is in" in capsys.readouterr().err
+    assert steps(tmp_path / "mine-replaced") == 1
+
+
+def test_a_recording_that_does_not_begin_says_where_the_one_before_is(tmp_path, monkeypatch, capsys):
+    record(tmp_path / "mine")
+
+    def full(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("parity.recorder.write_json", full)
+    with pytest.raises(OSError, match="no space left"):
+        record(tmp_path / "mine", overwrite=True, quiet=False)
+    assert f"is kept in {tmp_path / 'mine-replaced'} until" in capsys.readouterr().err
+
+
+def test_the_working_directory_and_links_are_not_overwritten(tmp_path, monkeypatch):
+    record(tmp_path / "mine")
+    (tmp_path / "link").symlink_to(tmp_path / "mine")
+    before = content(tmp_path / "mine")
+    with pytest.raises(Trouble, match="link is a symbolic link, which is not overwritten"):
+        record(tmp_path / "link", overwrite=True)
+    monkeypatch.chdir(tmp_path / "mine")
+    for out in (".", tmp_path / "mine"):
+        with pytest.raises(Trouble, match="holds the working directory, and is not overwritten"):
+            record(out, overwrite=True)
+    record(".")
+    assert content(tmp_path / "mine") == before and steps(tmp_path / "mine-2") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "mine", "mine-2"]
+
+
 def test_overwrite_needs_nothing_to_replace(tmp_path):
     record(tmp_path / "mine", overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]

@@ -3,12 +3,13 @@
 import accelerate
 import pytest
 import torch
-from recordings import same_traces, trace, trial
+from recordings import compare, same_traces, trace, trial
 from torch import nn
 
 import parity
 import parity.accelerate
 from parity.ground.errors import Trouble
+from parity.observe.replaced_method import replaced
 
 PARTS = 2
 pytestmark = pytest.mark.usefixtures("one_thread", "own_state")
@@ -148,3 +149,72 @@ def test_an_optimizer_that_is_not_prepared_is_refused(tmp_path):
     ):
         pass
     assert not (tmp_path / "out").exists()
+
+
+def record_calls(out, loss_of):
+    """A loop whose loss is `loss_of(yielded, output, target)`."""
+    accelerator, model, optimizer = prepared()
+    with parity.accelerate.record(out, accelerator, model, optimizers=optimizer, criterion=nn.MSELoss()) as mse:
+        train(accelerator, model, optimizer, lambda inputs, target: loss_of(mse, model(inputs), target))
+
+
+def logged(mse, output, target):
+    loss = mse(output, target)
+    mse(output, target.flip(0)).item()
+    return loss
+
+
+def test_a_criterion_that_is_called_for_a_log_too_changes_nothing(tmp_path, capsys):
+    record_calls(tmp_path / "once", lambda mse, output, target: mse(output, target))
+    record_calls(tmp_path / "twice", logged)
+    same_traces(tmp_path / "once", tmp_path / "twice")
+    assert compare(tmp_path / "once", tmp_path / "twice", capsys)["verdict"] == "identical"
+
+
+def test_a_loss_of_several_calls_is_not_audited_and_one_of_none_is_not_recorded(tmp_path):
+    record_calls(tmp_path / "sum", lambda mse, output, target: mse(output, target) + mse(output, target.flip(0)))
+    assert trial(tmp_path / "sum")["audit_error"] == "the loss is computed from several calls of the criterion"
+    assert trace(tmp_path / "sum").grad_error_u.isna().all() and len(trace(tmp_path / "sum")) == 3
+    with pytest.warns(RuntimeWarning, match="yields was not called. Call it for the loss"):
+        record_calls(tmp_path / "none", lambda _, output, target: nn.functional.mse_loss(output, target))
+    assert (trial(tmp_path / "none")["status"], trial(tmp_path / "none")["rows"]) == ("interrupted", 0)
+
+
+def test_replacements_that_end_in_any_order_leave_nothing():
+    def add(number):
+        return lambda plain: lambda: [*plain(), number]
+
+    class Owner:
+        def call(self):
+            return [0]
+
+    owner = Owner()
+    one, two = (replaced(owner, "call", add(number)) for number in (1, 2))
+    one.__enter__()
+    two.__enter__()
+    assert owner.call() == [0, 1, 2]
+    one.__exit__(None, None, None)
+    two.__exit__(None, None, None)
+    assert owner.call() == [0] and not vars(owner)
+
+
+def test_an_evaluation_within_the_recording_is_computed_as_without(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    accelerator = accelerate.Accelerator(cpu=True)
+    layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True, activation="gelu")
+    model = nn.Sequential(layer)
+    model, optimizer = accelerator.prepare(model, torch.optim.SGD(model.parameters()))
+    # The fast computation, whose bits are others, and which a layer with hooks does not take.
+    fast, calls = torch._transformer_encoder_layer_fwd, []
+    monkeypatch.setattr(torch, "_transformer_encoder_layer_fwd", lambda *given: calls.append(1) or fast(*given))
+
+    def evaluate():
+        calls.clear()
+        with torch.no_grad():
+            model.eval()(torch.randn(4, 5, 16))
+        return len(calls)
+
+    with parity.accelerate.record(tmp_path / "out", accelerator, model, optimizers=optimizer):
+        assert evaluate() == 1
+        layer.register_forward_hook(lambda *_: None)
+        assert evaluate() == 0

@@ -1,9 +1,11 @@
 """transformers' Trainer, recorded by one argument: the same trace as by hand, and no bit of the training is changed."""
 
+import types
+
 import pytest
 import torch
 from recordings import compare, same_traces, trace, trial
-from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments, default_data_collator
+from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments, default_data_collator
 
 import parity
 from parity.ground.errors import Trouble
@@ -188,3 +190,50 @@ def test_a_resumed_training_is_compared_from_its_first_step_on(tmp_path, recorde
 def test_a_caller_that_is_no_trainer_is_refused(tmp_path):
     with pytest.raises(Trouble, match=r"records trainings of transformers.Trainer and its subclasses"):
         ParityCallback(tmp_path / "out").on_train_begin(None, None, None)
+
+
+class Raises(TrainerCallback):
+    """Raises at one event."""
+
+    def __init__(self, event):
+        setattr(self, event, self.fail)
+
+    def fail(self, *_, **__):
+        raise ArithmeticError("no")
+
+
+@pytest.mark.parametrize("event", ["on_epoch_begin", "on_train_begin", "on_train_end"])
+def test_an_error_of_another_callback_fails_the_recording(tmp_path, event):
+    make(tmp_path / "out").train()
+    raises = Raises(event)
+    callbacks = [raises, ParityCallback(tmp_path / "out", overwrite=True)]
+    if event == "on_train_begin":
+        callbacks.reverse()
+    trainer = make(tmp_path / "out", callbacks=callbacks)
+    with pytest.raises(ArithmeticError):
+        trainer.train()
+    if event != "on_train_begin":  # which has begun already, so that the next training ends it
+        assert trial(tmp_path / "out")["status"] == "failed"
+        assert not {"compute_loss", "_run_epoch", "_finalize_training"} & vars(trainer).keys()
+        assert "call_event" not in vars(trainer.callback_handler)
+    assert trial(tmp_path / "out-replaced")["status"] == "complete"
+    trainer.remove_callback(raises)
+    trainer.train()
+    assert trial(tmp_path / "out")["status"] == trial(tmp_path / "out-replaced")["status"] == "complete"
+
+
+@pytest.mark.parametrize(
+    ("name", "routed", "known"),
+    [("GPT2LMHeadModel", False, True), ("GPT2LMHeadModel", True, False), ("XLNetLMHeadModel", False, False)],
+)
+def test_only_known_losses_are_audited(name, routed, known):
+    model = type(name, (torch.nn.Module,), {"config": types.SimpleNamespace(output_router_logits=routed)})()
+    criterion = parity.hf._criterion_of(plain_trainer(model))
+    assert criterion is (parity.hf.next_token_cross_entropy if known else None)
+
+
+def plain_trainer(model):
+    trainer = Trainer.__new__(Trainer)
+    trainer.compute_loss_func = trainer.label_smoother = None
+    trainer.model = model
+    return trainer

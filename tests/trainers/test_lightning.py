@@ -1,5 +1,8 @@
 """Lightning's Trainer, recorded by one argument: the same trace as by hand, and no bit of the training is changed."""
 
+import copy
+import io
+
 import lightning
 import pytest
 import torch
@@ -210,3 +213,45 @@ def test_mixed_precision_is_recorded(tmp_path, precision):
     assert len(found) == STEPS and (found.grad_error_u < 16).all()
     # Neither is scaled.
     assert (found.param_grad_norm < 10).all() and (abs(found.step_grad_norm - 0.1) < 1e-3).all()
+
+
+class Stores(Module):
+    """Copies and stores itself while it is trained, and has a training step of its own on the instance."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+        self.training_step = self.own
+
+    def own(self, batch, number):
+        self.calls.append(number)
+        return Module.training_step(self, batch, number)
+
+
+class Storing(lightning.Callback):
+    """Stores the module while it is trained."""
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        torch.save(pl_module, io.BytesIO())
+        assert "training_step" not in vars(copy.deepcopy(pl_module))
+
+
+def test_the_module_is_left_as_it_is(tmp_path):
+    module = Stores()
+    own = module.training_step
+    fit(module, tmp_path / "own")
+    assert module.training_step == own and len(module.calls) == STEPS * PARTS
+    callbacks = [ParityCallback(tmp_path / "one"), Storing(), ParityCallback(tmp_path / "two")]
+    trainer = lightning.Trainer(**OPTIONS, callbacks=callbacks)
+    trainer.fit(Module(), loader(), loader(2))
+    same_traces(tmp_path / "one", tmp_path / "own")
+    same_traces(tmp_path / "one", tmp_path / "two")
+    assert "training_step" not in vars(trainer.strategy)
+
+
+def test_a_target_that_cannot_be_taken_ends_the_recording_and_not_the_training(tmp_path):
+    callback = ParityCallback(tmp_path / "out", target=lambda batch: batch["label"])
+    with pytest.warns(RuntimeWarning, match="The training goes on unrecorded"):
+        trainer = lightning.Trainer(**OPTIONS, callbacks=[callback])
+        trainer.fit(Module(), loader(), loader(2))
+    assert trainer.global_step == STEPS and trial(tmp_path / "out")["status"] == "interrupted"
