@@ -64,5 +64,5 @@ def test_all_ranks_take_the_same_new_folder_and_one_of_them_says_so(recorded):
     one, two = folder / "accelerate", folder / "accelerate-2"
     # Line by line, since what another rank says may come between.
     said_lines = said.splitlines()
-    for line in (f"parity: 1 step recorded in {two}. Compare:", f"  parity report {one} {two}"):
+    for line in (f"parity: 3 steps recorded in {two}. Compare:", f"  parity report {one} {two}"):
         assert said_lines.count(line) == 1
