@@ -8,7 +8,7 @@ from parity.ground.quoting import MOST_SHOWN
 from parity.judge.causes import CAUSES
 from parity.judge.verdict import Judgement, PairVerdict
 from parity.judge.votes import OddDevice
-from parity.render.phrases import listed
+from parity.render.phrases import equal_runs, listed
 from parity.render.story import pairs_in_question, severity
 from parity.render.user_error import user_error
 from parity.store.stored_run import StoredRun
@@ -105,6 +105,9 @@ def next_steps(run: StoredRun, judgement: Judgement, *, where: str = "below") ->
     if worst.meaning.tone == "doubt":
         return [Advice("Resolve the doubt described above, and run again.")]
     first = run.trials[0]
+    if equal_runs(pairs):
+        # Both may have the same fault.
+        return [Advice("Nothing differs. Whether a run itself is right, only the report of that run says.")]
     # Everything passes. What could make that surer is optional.
     found = [Advice("No action needed.")]
     if worst.pair.between:
