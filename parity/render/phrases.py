@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from parity.ground.percent import percent
+from parity.judge.decide_device import DeviceError
 from parity.judge.decide_loss import Decision
 from parity.judge.seen import Seen
 from parity.judge.verdict import PairVerdict
@@ -55,6 +56,8 @@ def losses_differ(rel: float) -> str:
     >>> losses_differ(0.25), losses_differ(float("inf"))
     ('losses differ by up to 25 %', 'one of the losses is infinite, or the baseline is 0')
     """
+    if math.isnan(rel):
+        return "one of the losses is NaN"
     if math.isinf(rel):
         return "one of the losses is infinite, or the baseline is 0"
     return f"losses differ by up to {percent(rel)}"
@@ -82,6 +85,18 @@ def would_have_been_seen(decisions: Iterable[Decision]) -> str:
         text += f" at each of them, by more than {percent(least)} at the most exact ones"
     scales = [decision.seen_scale for decision in deciding if decision.seen_scale]
     return f"{text}, all elements wrong alike by more than {percent(max(scales))}" if scales else text
+
+
+def closest_to_its_limit(what: str, error: DeviceError) -> str:
+    """Which tensor came how close to its limit; empty where the limit is so large that this says nothing.
+
+    Args:
+        what: Name of the tensor.
+        error: Its error, and the limit of it.
+    """
+    if error.line > 1:
+        return ""
+    return f"{what} comes closest to its limit ({percent(error.error)} of {percent(error.line)})"
 
 
 def seen_by_audit(verdicts: Iterable[PairVerdict]) -> str:

@@ -60,7 +60,7 @@ def _code_and_software(run: StoredRun) -> list[str]:
 def nothing(run: StoredRun) -> str:
     """Why there is nothing to compare, and how to change that."""
     if run.info.get("recorded") or run.info.get("runs"):
-        return "Nothing to compare in one recording. To compare two: python -m parity.report A B."
+        return "Nothing to compare in one recording. To compare two: parity report A B."
     return "Nothing to compare: a single trial is not a pair. Add a --loss, a --device or --replicas."
 
 

@@ -1,8 +1,7 @@
 """How sure a result is: what was compared, and the least fault that would have been seen."""
 
-from parity.ground.percent import percent
 from parity.judge.verdict import Judgement, PairVerdict
-from parity.render.phrases import amount, equal_runs, listed, seen_by_audit, seen_without_audit
+from parity.render.phrases import amount, closest_to_its_limit, equal_runs, listed, seen_by_audit, seen_without_audit
 from parity.store.trace import QUANTITIES
 
 # What equal runs do not show.
@@ -81,7 +80,5 @@ def _shared(verdict: PairVerdict) -> str:
     what = f"{worst.quantity} {worst.tensor}" if worst.tensor else worst.quantity
     if verdict.verdict != "rounding":
         return f"{steps} checked against float64."
-    return (
-        f"{steps} checked against float64; {what} comes closest to its limit "
-        f"({percent(worst.error)} of {percent(worst.line)})."
-    )
+    closest = closest_to_its_limit(what, worst)
+    return f"{steps} checked against float64{f'; {closest}' if closest else ''}."

@@ -115,7 +115,7 @@ def test_what_is_wrong_where_how_sure_and_what_to_do_come_first():
         "What to do next:",
         "- Compare the backward passes of the two losses.",
         "- Step through the training up to step 7, with a breakpoint() in the loss:",
-        "    python -m parity.run --loss builtin mine.py:mine --inline --steps 8",
+        "    parity run --loss builtin mine.py:mine --inline --steps 8",
     ]
     order = (
         "mine's gradient",
@@ -139,7 +139,7 @@ def test_a_long_command_is_one_to_a_shell():
     command = "\n".join(lines[begin : [line.strip() for line in lines].index("", begin)])
     assert command.count(" \\\n") >= 2
     printed = subprocess.run(["sh", "-c", f"set -- {command}\nprintf '%s\\n' \"$@\""], capture_output=True, text=True)
-    assert printed.stdout.splitlines() == ["python", "-m", "parity.run", *arguments, "--inline", "--steps", "8"]
+    assert printed.stdout.splitlines() == ["parity", "run", *arguments, "--inline", "--steps", "8"]
 
 
 def test_a_pair_in_a_line_is_one_however_long():
