@@ -129,6 +129,7 @@ def test_equal_runs_of_a_wrong_loss_are_not_said_to_be_right(tmp_path, capsys):
     words = " ".join(capsys.readouterr().out.split())
     assert "The runs are equal to the bit, in both pairs." in words
     assert "says nothing of whether the loss is right" in words
+    assert "above 16 u, its limit follows from it and says nothing" in words
     assert "would have been seen" not in words and "No action needed" not in words
 
 

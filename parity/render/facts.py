@@ -50,8 +50,10 @@ def pair_facts(verdict: PairVerdict) -> tuple[Fact, ...]:
         found.append(Fact("first", f"{where}, {what}\n{values}", f"first at step {first.step}, {what} {values}"))
     # Equal losses have no drift, even where something else differs.
     if verdict.first and verdict.largest.rel:
-        far = losses_differ(verdict.largest.rel)
-        drift = f"{'the ' if far.startswith('losses') else ''}{far}, at step {verdict.largest.step}"
+        far, step = losses_differ(verdict.largest.rel), verdict.largest.step
+        drift = f"{'the ' if far.startswith('losses') else ''}{far}, at step {step}"
+        if math.isnan(verdict.largest.rel):
+            drift = f"one side is NaN from step {step}"
         found.append(Fact("drift", drift, drift))
     if verdict.steps:
         found.append(_alike("compared", f"{_compared(verdict)}{_audited(verdict)}"))

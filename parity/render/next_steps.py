@@ -105,7 +105,7 @@ def next_steps(run: StoredRun, judgement: Judgement, *, where: str = "below") ->
     first = run.trials[0]
     if equal_runs(pairs):
         # Both may have the same fault.
-        return [Advice("Nothing differs. Whether a run itself is right, only the report of that run says.")]
+        return [Advice("Nothing differs. Whether the runs are right shows in a comparison with one that is.")]
     # Everything passes. What could make that surer is optional.
     found = [Advice("No action needed.")]
     if worst.pair.between:

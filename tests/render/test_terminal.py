@@ -8,12 +8,14 @@ import pyarrow as pa
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
+from rich.text import Text
 from synthetic_runs import ROUNDING, Planted, fleet_run, make_run
 
 from parity.judge.judging import judge
-from parity.render import terminal
+from parity.render import tables, terminal
 from parity.render.pair_text import MOST_BLOCKS
 from parity.render.terminal import pair_line, render
+from parity.render.terminal_tables import audit_text
 from parity.store.stored_run import read_run
 
 NAN = float("nan")
@@ -248,3 +250,18 @@ def test_what_was_not_asked_of_the_optimizers_is_said():
     unasked = {"optimizer_error": "the optimizer cannot be copied in float64: TypeError: it has a lock"}
     text = " ".join(rendered(make_run(Planted(differs=ROUNDING, record=unasked))).split())
     assert "The optimizers were not compared on gradients that both are given" in text and "it has a lock" in text
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_the_audit_cuts_neither_names_nor_figures(width):
+    run = RUNS["diverged"]
+    judgement = judge(run)
+    found = tables.audit_table(judgement.pairs)
+    name = "runs/of-a-long-name/" + found.rows[0][0]
+    found = replace(found, rows=((name, *found.rows[0][1:]),))
+    console = Console(file=io.StringIO(), width=width)
+    for part in audit_text(found, width):
+        console.print(part, soft_wrap=isinstance(part, Text), width=None if isinstance(part, Text) else width)
+    printed = console.file.getvalue()
+    assert all(cell in printed for cell in found.rows[0])
+    assert max(map(len, printed.splitlines())) <= max(width, len(name))
