@@ -62,7 +62,7 @@ def verdict_table() -> str:
     """Every verdict, from the best to the worst."""
     names = {"baseline": "*baseline*", "candidate": "*candidate*"}
     rows = [(f"`{word}`", str(each.exit_status), each.sentence.format(**names)) for word, each in VERDICTS.items()]
-    return table(("verdict", "exit status", "sentence of the report"), rows)
+    return table(("verdict", "exit status", "in a sentence"), rows)
 
 
 def line_table() -> str:

@@ -18,7 +18,7 @@ from parity.check_result import CheckResult
 from parity.driver import judge_run, repeat_odd_trials, seal_run, train, write_page
 from parity.ground import phases
 from parity.ground.errors import Trouble
-from parity.ground.kept import DAYS, keep_folder
+from parity.ground.kept import keep_folder
 from parity.judge.fleet import Fleet
 from parity.plan.given import parse_given_devices, parse_given_losses
 from parity.plan.planning import make_settings, plan
@@ -158,7 +158,6 @@ def _kept(
             write_page(result.run, result.judgement)
             result = replace(result, page=folder / "run" / "report.html")
             keep = True
-            phases.announce(f"{result.judgement.verdict}: {result.page} is kept for {DAYS} days")
         return result
     finally:
         # Everything that the result needs has been read.
@@ -193,7 +192,8 @@ def run_trials(
     """
     # In this process, so that losses can be closures and a debugger reaches them.
     executor = Inline()
-    with begun(out):
+    # The command has the same words: it cannot continue a run either.
+    with begun(out, option="--out (out= in Python)"):
         info = describe(title, trials, data=None)
         write_json(out / "run.json", info)
         # Not resumable: the objects that were passed cannot be found again by another process.

@@ -1,11 +1,14 @@
-"""parity check FILE:ATTR: trains with a loss and with the builtin one in this process, and reports the differences."""
+"""parity check FILE:ATTR: trains with a loss and with the builtin one in this process, and reports the differences.
+
+Without --out, only a run that does not pass is kept, with its page: for seven days, in the temporary folder.
+"""
 
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from parity.ground.command import guarded
+from parity.ground.kept import DAYS
 from parity.plan.command_options import make_check_parser
 
 
@@ -37,10 +40,12 @@ def _check(options: argparse.Namespace) -> int:
         progress=not options.quiet,
     )
     print_report(result.run, result.judgement, form=options.format)
-    if options.out is not None:
-        message = f"Stored in {options.out}; report: {Path(options.out) / 'report.html'}"
-        if options.format == "text":
-            print(f"\n{message}")
-        else:
-            print(message, file=sys.stderr)
+    if result.page is not None:
+        kept = f" (kept for {DAYS} days)" if options.out is None else ""
+        message = f"Report: {result.page}{kept}"
+        # Other formats are read by programs.
+        print(
+            f"\n{message}" if options.format == "text" else message,
+            file=None if options.format == "text" else sys.stderr,
+        )
     return result.judgement.exit_status

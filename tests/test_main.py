@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -104,12 +105,32 @@ def test_check_trains_beside_the_builtin_and_prints_the_report(tmp_path, capsys)
     printed = capsys.readouterr()
     (pair,) = json.loads(printed.out)["pairs"]
     assert (pair["baseline_loss"], pair["candidate_loss"], pair["verdict"]) == ("builtin", "Doubled", "diverged")
-    assert printed.err == ""
+    assert re.fullmatch(r"Report: \S+report.html \(kept for 7 days\)\n", printed.err)
+    assert main(["check", *arguments, "--quiet"]) == 1
+    printed = capsys.readouterr()
+    assert printed.out.startswith("mnist-autoencoder, 3 steps: diverged\n") and printed.err == ""
+    assert re.search(r"\n\nReport: \S+report.html \(kept for 7 days\)\n\Z", printed.out)
     assert main(["check", "numpy", *arguments[1:], "--out", str(tmp_path / "run")]) == 0
     printed = capsys.readouterr()
     assert "numpy     rounding" in printed.out
-    assert printed.out.endswith(f"\nStored in {tmp_path}/run; report: {tmp_path}/run/report.html\n")
+    assert printed.out.endswith(f"\n\nReport: {tmp_path}/run/report.html\n")
     assert (tmp_path / "run" / "report.html").exists()
+    assert main(["check", "numpy", *arguments[1:], "--out", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert error.endswith(f"{tmp_path}/run already holds a run. Choose another --out (out= in Python).\n")
+
+
+def test_equal_runs_of_a_wrong_loss_are_not_said_to_be_right(tmp_path, capsys):
+    run = str(tmp_path / "run")
+    check = ["check", "tests/wrong_losses.py:Doubled", "--steps", "3", "--batch-size", "64", "--out", run]
+    assert main(check) == 1
+    capsys.readouterr()
+    assert main(["report", run, run]) == 0
+    words = " ".join(capsys.readouterr().out.split())
+    assert "The runs are equal to the bit, in both pairs." in words
+    assert "says nothing of whether the loss is right" in words
+    assert "above 16 u, its limit follows from it and says nothing" in words
+    assert "would have been seen" not in words and "No action needed" not in words
 
 
 def test_check_has_the_steps_of_parity_check():

@@ -108,7 +108,7 @@ def test_a_run_that_can_compare_nothing_says_so_before_it_trains(tmp_path, devic
     def train(*_):
         assert (
             "nothing to compare: this run has a single trial. Add a --loss, a --device or --replicas; or compare it "
-            "with another run later (python -m parity.report A B)\n"
+            "with another run later (parity report A B)\n"
         ) in capsys.readouterr().err
         raise Trouble("trained")
 

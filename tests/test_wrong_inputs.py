@@ -87,7 +87,7 @@ LINES = [
     (["check"], "FILE:ATTR is missing.", "Write parity check FILE:ATTR"),
     (["check", "numpy", "--baseline", "numpy"], "Loss 'numpy' is given 2 times.", "Give each once"),
     (["check", "numpy", "--steps", "0"], f"--steps '0' is not {WHOLE} 1.", "Give the number of optimizer steps"),
-    (["check", "numpy", "--device", "auto"], "device='auto' is for the command line", "name each device"),
+    (["check", "numpy", "--device", "auto"], "--device auto is for parity run.", "Name each device: --device cpu cuda"),
     # Tasks.
     ([*RUN, "--task", "mnist-autoencodr"], "Unknown task 'mnist-autoencodr'.", "Did you mean mnist-autoencoder?"),
     ([*RUN, "--task", "cifar"], "Unknown task 'cifar'.", "Known tasks: mnist-autoencoder, mnist-classifier; or give"),
@@ -233,7 +233,7 @@ CALLS = [
     ({"task": None}, "The task None is of type NoneType.", "A task is a class or an object with the functions data,"),
     ({"task": "mnist-autoencodr"}, "Unknown task 'mnist-autoencodr'.", "Did you mean mnist-autoencoder?"),
     ({"task": Plain()}, "Task Plain has no data(), model()", "A task is a class or an object with the functions data,"),
-    ({"device": "auto"}, "device='auto' is for the command line.", "name each device, as in ['cpu', 'cuda']."),
+    ({"device": "auto"}, "--device auto is for parity run.", "(device=['cpu', 'cuda'] in Python)."),
     ({"device": None}, "device=None is not a text, nor a list of texts.", "Give one such as 'cpu' or 'cuda'."),
     ({"device": ["cpu", 2]}, "device=['cpu', 2] is not a text, nor a list", "Give one such as 'cpu' or 'cuda'."),
     ({"device": []}, "names none, and without one nothing is trained.", "Give at least one."),

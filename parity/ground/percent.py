@@ -9,11 +9,12 @@ _LEAST = 5e-7
 _MOST = 1e4
 
 
-def percent(share: float) -> str:
+def percent(share: float, *, least: float = _LEAST) -> str:
     """A relative difference, with two digits.
 
     Args:
         share: The difference over what it is relative to; its sign is dropped.
+        least: The least that is given in percent, where a number is read beside others in percent.
 
     >>> percent(0.25), percent(1.0), percent(3.0517e-4), percent(9.5e-7), percent(5.9e-8)
     ('25 %', '100 %', '0.031 %', '0.000095 %', '5.9e-08')
@@ -27,7 +28,7 @@ def percent(share: float) -> str:
         return "infinitely"
     if size >= _MOST:
         return f"{size:.2g} times"
-    if 0 < size < _LEAST:
+    if 0 < size < least:
         return f"{size:.2g}"
     # `f` of a Decimal has no exponent, and no zeros that the rounding did not leave.
     digits = 3 if size >= 1 else 2
@@ -49,8 +50,10 @@ def percent_off(share: float) -> str:
 def times(factor: float) -> str:
     """By how much something is too large or too small, of what is `factor` times the right one; its sign is dropped.
 
-    >>> times(2.0), times(0.5), times(1.00001), times(0.75), times(3.5), times(0.001)
-    ('2× too large', '2× too small', '0.001 % too large', '25 % too small', '3.5× too large', '1,000× too small')
+    >>> times(2.0), times(1.00001), times(0.75), times(3.5)
+    ('2× too large', '0.001 % too large', '25 % too small', '3.5× too large')
+    >>> times(0.5), times(0.375)
+    ('half of what it should be', '0.375 of what it should be')
     """
     size = abs(factor)
     if not math.isfinite(size) or size == 0:
@@ -59,5 +62,8 @@ def times(factor: float) -> str:
     if many < 1.9:
         return f"{percent(size - 1)} too {word}"
     # Whole numbers with their separators, others with four digits.
+    if size < 1:
+        # Nobody reads "2× too small" in one way only.
+        return f"{'half' if size == 0.5 else f'{size:.4g}'} of what it should be"
     number = f"{many:,.0f}" if 1e3 <= many < 1e7 else f"{many:.4g}"
-    return f"{number}× too {word}"
+    return f"{number}× too large"

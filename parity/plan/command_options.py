@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from parity.ground.kept import DAYS
 from parity.plan.device import GRAMMAR
 from parity.plan.file_options import add_file_options
 from parity.plan.options import EXIT_STATUSES, add_format, add_quiet, make_parser, number
@@ -20,7 +21,8 @@ def make_check_parser() -> Parser:
         "parity check",
         usage="FILE:ATTR [FILE:ATTR ...] [options]",
         description="Trains with a loss and with the builtin one, a few steps, in this process, and\n"
-        "reports where they differ. Keeps nothing, unless --out is given.",
+        "reports where they differ. Without --out, only what does not pass is kept: its\n"
+        f"report.html, for {DAYS} days in the temporary folder.",
         example="parity check mine.py:MyLoss",
         epilog=EXIT_STATUSES,
     )

@@ -41,7 +41,9 @@ def parse_given_devices(given: str | Sequence[str]) -> tuple[Device, ...]:
     if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
         raise Trouble(f"device={given!r} is not a text, nor a list of texts. Give one such as 'cpu' or 'cuda'.")
     if "auto" in texts:
-        raise Trouble("device='auto' is for the command line. From Python, name each device, as in ['cpu', 'cuda'].")
+        raise Trouble(
+            "--device auto is for parity run. Name each device: --device cpu cuda (device=['cpu', 'cuda'] in Python)."
+        )
     return parse_devices(texts)
 
 

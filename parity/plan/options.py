@@ -229,7 +229,8 @@ def add_format(parser: argparse._ActionsContainer) -> None:
         "--format",
         choices=FORMATS,
         default="text",
-        help="what to print: text, 80 columns wide; markdown, for the summary of a CI job; json, the content of "
+        help="what to print: text, as wide as the terminal (80 columns if there is none); "
+        "markdown, for the summary of a CI job; json, the content of "
         "summary.json; or junit, the XML of test reports (default: %(default)s)",
     )
 

@@ -74,7 +74,7 @@ def announce_single(trials: int) -> None:
     if trials < 2:
         phases.announce(
             "nothing to compare: this run has a single trial. Add a --loss, a --device or --replicas; or compare it "
-            "with another run later (python -m parity.report A B)"
+            "with another run later (parity report A B)"
         )
 
 

@@ -10,7 +10,7 @@ from parity.judge.differences import Difference
 from parity.judge.verdict import PairVerdict
 from parity.render import story
 from parity.render.differing import distance_at_first
-from parity.render.phrases import amount, listed, losses_differ, named
+from parity.render.phrases import amount, closest_to_its_limit, listed, losses_differ, named
 from parity.render.what import other_causes, size_of
 from parity.render.wrapping import clip, flat
 from parity.store.trace import QUANTITIES
@@ -50,19 +50,19 @@ def pair_facts(verdict: PairVerdict) -> tuple[Fact, ...]:
         found.append(Fact("first", f"{where}, {what}\n{values}", f"first at step {first.step}, {what} {values}"))
     # Equal losses have no drift, even where something else differs.
     if verdict.first and verdict.largest.rel:
-        far = losses_differ(verdict.largest.rel)
-        drift = f"{'the ' if far.startswith('losses') else ''}{far}, at step {verdict.largest.step}"
+        far, step = losses_differ(verdict.largest.rel), verdict.largest.step
+        drift = f"{'the ' if far.startswith('losses') else ''}{far}, at step {step}"
+        if math.isnan(verdict.largest.rel):
+            drift = f"one side is NaN from step {step}"
         found.append(Fact("drift", drift, drift))
     if verdict.steps:
         found.append(_alike("compared", f"{_compared(verdict)}{_audited(verdict)}"))
     # A diverged device has the error and its limit in its cause.
     if verdict.device_audit and verdict.verdict == "rounding":
         worst = verdict.device_audit.worst
-        shared = (
-            f"{amount(len(verdict.device_audit.steps), 'step')} from shared states; "
-            f"{named(worst.quantity, worst.tensor)} comes closest to its limit "
-            f"({percent(worst.error)} of {percent(worst.line)})"
-        )
+        closest = closest_to_its_limit(named(worst.quantity, worst.tensor), worst)
+        steps = f"{amount(len(verdict.device_audit.steps), 'step')} from shared states"
+        shared = f"{steps}; {closest}" if closest else steps
         found.append(_alike("shared", flat(shared)))
     if verdict.both_nan is not None:
         found.append(_alike("NaN", f"both losses are NaN at step {verdict.both_nan}"))

@@ -8,7 +8,7 @@ from parity.ground.quoting import MOST_SHOWN
 from parity.judge.causes import CAUSES
 from parity.judge.verdict import Judgement, PairVerdict
 from parity.judge.votes import OddDevice
-from parity.render.phrases import listed
+from parity.render.phrases import equal_runs, listed
 from parity.render.story import pairs_in_question, severity
 from parity.render.user_error import user_error
 from parity.store.stored_run import StoredRun
@@ -46,7 +46,7 @@ _ENDED = {
 }
 # Options of the run that the command for stepping through it replaces or leaves out.
 _OPTIONS = ("--out", "--steps", "--resume", "--epochs", "--save-every", "--format")
-_RESUME = ("-m", "parity.run", "--resume")
+_RESUME = ("parity", "run", "--resume")
 # Options that only make sense on a cluster, where a run cannot be stepped through.
 _CLUSTER = ("--address", "--each", "--wait-for-nodes", "--wait-limit", "--step-timeout")
 
@@ -79,7 +79,7 @@ def next_steps(run: StoredRun, judgement: Judgement, *, where: str = "below") ->
         ]
     pairs = pairs_in_question(judgement)
     if not pairs and (run.info.get("recorded") or run.info.get("runs")):
-        return [Advice("Compare it with another recording or run:", "python -m parity.report A B")]
+        return [Advice("Compare it with another recording or run:", "parity report A B")]
     if not pairs:
         return [Advice("Add a --loss, a --device or --replicas.")]
     odd = [unit for each in judgement.fleet.classes for unit in each.odd]
@@ -95,9 +95,7 @@ def next_steps(run: StoredRun, judgement: Judgement, *, where: str = "below") ->
         and not (worst.pair.between or run.info.get("recorded"))
         and any(record.status in ("interrupted", "planned") for record in run.trials)
     ):
-        return [
-            Advice("Continue the trials that did not finish:", shlex.join(["python", *_RESUME, str(run.directory)]))
-        ]
+        return [Advice("Continue the trials that did not finish:", shlex.join([*_RESUME, str(run.directory)]))]
     if worst.meaning.tone == "doubt" and judgement.fleet.code.differs:
         return [Advice("Give all nodes the same code, named above, and run again.")]
     if worst.meaning.tone == "doubt" and worst.pair.axis == "loss" and run.info.get("quick"):
@@ -105,6 +103,9 @@ def next_steps(run: StoredRun, judgement: Judgement, *, where: str = "below") ->
     if worst.meaning.tone == "doubt":
         return [Advice("Resolve the doubt described above, and run again.")]
     first = run.trials[0]
+    if equal_runs(pairs):
+        # Both may have the same fault.
+        return [Advice("Nothing differs. Whether the runs are right shows in a comparison with one that is.")]
     # Everything passes. What could make that surer is optional.
     found = [Advice("No action needed.")]
     if worst.pair.between:
@@ -183,7 +184,7 @@ def narrowed_command(run: StoredRun, step: int, loss: str | None = None) -> str 
         kept.append(each)
     # Steps count from 0, so step N is part of N + 1 steps.
     kept = _with_one_loss(kept, loss) if loss else kept
-    command = shlex.join(["python", "-m", "parity.run", *kept, "--inline", "--steps", str(step + 1)])
+    command = shlex.join(["parity", "run", *kept, "--inline", "--steps", str(step + 1)])
     # A shell reads a line break inside a word as it is.
     printable = all(line.isprintable() for line in command.split("\n"))
     return command if printable and len(command) <= MOST_SHOWN else None

@@ -4,8 +4,11 @@ import math
 from collections.abc import Iterable, Sequence
 
 from parity.ground.percent import percent
+from parity.judge.decide_device import DeviceError
 from parity.judge.decide_loss import Decision
 from parity.judge.seen import Seen
+from parity.judge.verdict import PairVerdict
+from parity.plan import lines
 
 
 def named(quantity: str, tensor: str | None) -> str:
@@ -53,6 +56,8 @@ def losses_differ(rel: float) -> str:
     >>> losses_differ(0.25), losses_differ(float("inf"))
     ('losses differ by up to 25 %', 'one of the losses is infinite, or the baseline is 0')
     """
+    if math.isnan(rel):
+        return "one of the losses is NaN"
     if math.isinf(rel):
         return "one of the losses is infinite, or the baseline is 0"
     return f"losses differ by up to {percent(rel)}"
@@ -80,6 +85,43 @@ def would_have_been_seen(decisions: Iterable[Decision]) -> str:
         text += f" at each of them, by more than {percent(least)} at the most exact ones"
     scales = [decision.seen_scale for decision in deciding if decision.seen_scale]
     return f"{text}, all elements wrong alike by more than {percent(max(scales))}" if scales else text
+
+
+def closest_to_its_limit(what: str, error: DeviceError) -> str:
+    """Which tensor came how close to its limit; empty where the limit is so large that this says nothing.
+
+    Args:
+        what: Name of the tensor.
+        error: Its error, and the limit of it.
+    """
+    if error.line > 1:
+        return ""
+    return f"{what} comes closest to its limit ({percent(error.error)} of {percent(error.line)})"
+
+
+def seen_by_audit(verdicts: Iterable[PairVerdict]) -> str:
+    """The same of pairs, but for pairs of two runs that are equal, or whose baseline is itself beyond rounding.
+
+    Two runs with one fault are equal: that says nothing of what would have been seen.
+
+    Args:
+        verdicts: The pairs and their verdicts; empty text where any of them is of that kind.
+    """
+    decided = [verdict for verdict in verdicts if verdict.decision]
+    if any(beyond_itself(verdict) or (verdict.pair.between and verdict.first is None) for verdict in decided):
+        return ""
+    return would_have_been_seen(verdict.decision for verdict in decided if verdict.decision)
+
+
+def beyond_itself(verdict: PairVerdict) -> bool:
+    """Whether the baseline of a pair of two runs is itself further from float64 than rounding explains."""
+    decision = verdict.decision
+    return bool(verdict.pair.between and decision and decision.baseline_grad_error_u > lines.GRADIENT.value)
+
+
+def equal_runs(verdicts: Sequence[PairVerdict]) -> bool:
+    """Whether all pairs are of two runs, and identical."""
+    return bool(verdicts) and all(each.pair.between and each.verdict == "identical" for each in verdicts)
 
 
 def seen_without_audit(found: Iterable[Seen]) -> str:

@@ -7,7 +7,7 @@ from parity.judge.verdict import VERDICTS, Judgement, PairVerdict, rank
 from parity.plan.device import parse_device
 from parity.render.names import subjects
 from parity.render.odd_devices import odd_devices, odd_headline
-from parity.render.phrases import amount, counted, listed, losses_differ, seen_without_audit, would_have_been_seen
+from parity.render.phrases import amount, counted, equal_runs, listed, losses_differ, seen_by_audit, seen_without_audit
 from parity.render.what import what_is_wrong
 from parity.render.wrapping import clip, flat
 from parity.store.stored_run import StoredRun
@@ -60,7 +60,7 @@ def _code_and_software(run: StoredRun) -> list[str]:
 def nothing(run: StoredRun) -> str:
     """Why there is nothing to compare, and how to change that."""
     if run.info.get("recorded") or run.info.get("runs"):
-        return "Nothing to compare in one recording. To compare two: python -m parity.report A B."
+        return "Nothing to compare in one recording. To compare two: parity report A B."
     return "Nothing to compare: a single trial is not a pair. Add a --loss, a --device or --replicas."
 
 
@@ -124,6 +124,10 @@ def _headline(judgement: Judgement) -> str:
     pairs = pairs_in_question(judgement) or [*judgement.pairs]
     # A sentence about all pairs is true only if they have the same verdict.
     if len(pairs) > 1 and worst.meaning.of_all and all(each.verdict == worst.verdict for each in pairs):
+        if equal_runs(pairs):
+            return (
+                f"The runs are equal to the bit, in {'both pairs' if len(pairs) == 2 else f'all {len(pairs)} pairs'}."
+            )
         most = max(each.largest.rel for each in pairs)
         upto = f" ({losses_differ(most)})" if worst.verdict == "rounding" and most else ""
         text = f"{worst.meaning.of_all.format(count=len(pairs)).rstrip('.')}{upto}."
@@ -228,7 +232,7 @@ def compared(run: StoredRun, judgement: Judgement) -> list[tuple[str, str]]:
     if audited:
         # Pairs may have different numbers of audited steps.
         most = f"{'up to ' if len(set(audited)) > 1 else ''}{amount(max(audited), 'step')}"
-        seen = would_have_been_seen(verdict.decision for verdict in judgement.pairs if verdict.decision)
+        seen = seen_by_audit(judgement.pairs)
         checked = f"{most} of each pair checked against a float64 reference"
         terms.append(("Audit", f"{checked}; {seen}" if seen else checked))
     if unaudited := seen_unaudited(judgement):

@@ -1,9 +1,11 @@
 """How sure a result is: what was compared, and the least fault that would have been seen."""
 
-from parity.ground.percent import percent
 from parity.judge.verdict import Judgement, PairVerdict
-from parity.render.phrases import amount, listed, seen_without_audit, would_have_been_seen
+from parity.render.phrases import amount, closest_to_its_limit, equal_runs, listed, seen_by_audit, seen_without_audit
 from parity.store.trace import QUANTITIES
+
+# What equal runs do not show.
+_NOT_RIGHT = "That runs are equal says nothing of whether the loss is right: both may have the same fault."
 
 
 def how_sure(verdict: PairVerdict) -> tuple[str, ...]:
@@ -16,10 +18,11 @@ def how_sure(verdict: PairVerdict) -> tuple[str, ...]:
         return ()
     found = [_compared(verdict)]
     if verdict.first is None:
-        return tuple(found)  # of equal bits any other would have been seen
+        # Of equal bits any other would have been seen.
+        return (*found, _NOT_RIGHT) if equal_runs([verdict]) else tuple(found)
     decision = verdict.decision
     if decision:
-        seen = would_have_been_seen([decision])
+        seen = seen_by_audit([verdict])
         # Audited steps of a pair whose audit decides nothing are no evidence.
         found.append(f"{_audited(decision.audited, verdict.steps)}{f'; {seen}' if seen else ''}.")
     if verdict.device_audit:
@@ -42,11 +45,11 @@ def how_sure_all(judgement: Judgement, worst: PairVerdict | None) -> tuple[str, 
     pairs = [each for each in judgement.pairs if each.pair.axis != "noise"] or [*judgement.pairs]
     if worst.meaning.passing and len(pairs) > 1:
         # What holds for all of them is what holds for the one in which least would have been seen.
-        decisions = [each.decision for each in pairs if each.decision]
-        seen = would_have_been_seen(decisions)
+        seen = seen_by_audit(pairs)
         steps = sorted({each.steps for each in pairs})
         compared = f"{amount(len(pairs), 'pair')} of {amount(steps[-1], 'step')} were compared bit for bit."
-        return (compared, *([f"{seen[:1].upper()}{seen[1:]}."] if seen else []))
+        right = [_NOT_RIGHT] if equal_runs(pairs) else []
+        return (compared, *([f"{seen[:1].upper()}{seen[1:]}."] if seen else []), *right)
     return how_sure(worst)
 
 
@@ -77,7 +80,5 @@ def _shared(verdict: PairVerdict) -> str:
     what = f"{worst.quantity} {worst.tensor}" if worst.tensor else worst.quantity
     if verdict.verdict != "rounding":
         return f"{steps} checked against float64."
-    return (
-        f"{steps} checked against float64; {what} comes closest to its limit "
-        f"({percent(worst.error)} of {percent(worst.line)})."
-    )
+    closest = closest_to_its_limit(what, worst)
+    return f"{steps} checked against float64{f'; {closest}' if closest else ''}."

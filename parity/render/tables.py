@@ -11,7 +11,7 @@ import numpy as np
 from parity.judge.distances import unit_of_quantity
 from parity.judge.verdict import Judgement, PairVerdict
 from parity.render.differing import Rows
-from parity.render.phrases import amount, counted, listed, named, would_have_been_seen
+from parity.render.phrases import amount, beyond_itself, counted, listed, named, seen_by_audit
 from parity.store.stored_run import StoredRun
 from parity.store.tables import CONTRACT_STATUSES
 from parity.store.trace import SKETCHED_QUANTITIES
@@ -167,7 +167,9 @@ def explain_audit(judgement: Judgement) -> str:
     audited = sorted({verdict.decision.audited for verdict in judgement.pairs if verdict.decision})
     # Pairs of different lengths have different numbers of audited steps.
     steps = f"{audited[0]:,} to {audited[-1]:,} steps" if len(audited) > 1 else amount(audited[0], "step")
-    seen = would_have_been_seen(verdict.decision for verdict in judgement.pairs if verdict.decision)
+    seen = seen_by_audit(judgement.pairs)
+    if any(beyond_itself(verdict) for verdict in judgement.pairs):
+        seen = "where the error of the baseline itself is above 16 u, its limit follows from it and says nothing"
     return (
         f"largest errors against float64 over {steps}, in u (unit roundoff); the limit is what rounding can "
         f"explain.{f' {seen[0].upper()}{seen[1:]}.' if seen else ''}"

@@ -106,7 +106,11 @@ def render(run: StoredRun, judgement: Judgement, console: Console) -> None:
     audit = tables.audit_table(verdict for verdict, _ in shown)
     if audit.rows:
         _print(console, "", *wrap(f"How the audit decided: {tables.explain_audit(judgement)}", width=width))
-        console.print(audit_text(audit), width=width)
+        for part in audit_text(audit, width):
+            if isinstance(part, Text):
+                _print(console, part)
+            else:
+                console.print(part, width=width)
 
 
 def _head(head: Headline, judgement: Judgement, width: int) -> Iterator[str]:

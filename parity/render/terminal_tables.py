@@ -10,7 +10,7 @@ from rich.text import Text
 from parity.render import tables
 from parity.render.matrix import Matrix
 from parity.render.pair_text import STYLES
-from parity.render.wrapping import flat
+from parity.render.wrapping import flat, wrap
 
 # Widest columns of the matrix; a longer name is folded.
 _LOSS_WIDTH, _DEVICE_WIDTH = 28, 30
@@ -45,9 +45,25 @@ def matrices(matrix: Matrix, width: int) -> Iterator[Table]:
         columns = columns[shown:]
 
 
-def audit_text(found: tables.Table) -> Table:
-    """The table of the audit for a terminal."""
+def audit_text(found: tables.Table, width: int) -> Iterator[Table | Text]:
+    """The table of the audit for a terminal; where names or numbers would be cut, a list in its place.
+
+    Args:
+        found: The table.
+        width: Most columns of a line.
+    """
     name, *numbers = found.headings
+    widths = [max(map(cell_len, map(flat, column))) for column in zip(found.headings, *found.rows, strict=True)]
+    if sum(widths) + 3 * (len(widths) - 1) + 1 > width:
+        yield Text()
+        for trial, *errors in found.rows:
+            # A name has a line of its own, so that it can be searched and copied; gradient and loss have one each.
+            yield Text(flat(trial))
+            for begin in range(0, len(numbers), 3):
+                (what, value), *others = zip(numbers[begin : begin + 3], errors[begin : begin + 3], strict=True)
+                text = f"{what} {value} ({', '.join(f'{other} {number}' for other, number in others)})"
+                yield from map(Text, wrap(text, width=width, first="  ", then="    "))
+        return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column(name, overflow="fold")
     for heading in numbers:
@@ -55,4 +71,4 @@ def audit_text(found: tables.Table) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     for trial, *errors in found.rows:
         table.add_row(Text(flat(trial)), *errors)
-    return table
+    yield table

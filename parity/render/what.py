@@ -16,6 +16,8 @@ from parity.render.wrapping import flat
 _MOST_SETTINGS = 2
 # Kinds of causes beside which a NaN of one side is the news.
 _BESIDE_NAN = ("nan", "random", "contract", "unknown", "pattern")
+# The least distance that is given in percent beside others: 0.00000001 %.
+_LEAST = 1e-10
 # What a quantity is called in a sentence, where its name is that of a column.
 QUANTITIES = {
     "state": "starting state",
@@ -166,7 +168,10 @@ def _scaled(cause: Cause, _: PairVerdict, candidate: str) -> str:
     sign = " and has the wrong sign" if cause.factor < 0 else ""
     # A constant with a name, such as 1/784, says more than its digits do.
     name = cause.value.partition(", ")[2].removesuffix(" and has the wrong sign")
-    return f"{whose} is {times(cause.factor)}{f' (by {name})' if name else ''}{sign}"
+    size = times(cause.factor)
+    # Of a part, the constant is the part.
+    by = "" if not name or size.startswith("half ") else f" ({name})" if size.endswith(" be") else f" (by {name})"
+    return f"{whose} is {size}{by}{sign}"
 
 
 def _part(cause: Cause) -> str:
@@ -238,9 +243,9 @@ def size_of(verdict: PairVerdict) -> str:
         text = f"{text.removesuffix(' off')} away from float64" if text.endswith(" off") else f"{text} in float64"
     others = []
     if size.baseline_off is not None:
-        others.append(f"the baseline is {percent(size.baseline_off)} away")
+        others.append(f"the baseline is {percent(size.baseline_off, least=_LEAST)} away")
     if size.explained is not None:
-        others.append(f"rounding explains {percent(size.explained)}")
+        others.append(f"rounding explains {percent(size.explained, least=_LEAST)}")
     return f"{text}; {', '.join(others)}" if others else text
 
 

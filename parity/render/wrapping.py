@@ -81,6 +81,17 @@ def _with_number(line: str, word: str, then: str, width: int) -> list[str] | Non
     return [before, new]
 
 
+def _with_values(words: list[str]) -> list[str]:
+    """The words, each option together with the value that follows it, so that no line ends between the two."""
+    found: list[str] = []
+    for place, word in enumerate(words):
+        if place and words[place - 1].startswith("--") and not word.startswith("-"):
+            found[-1] += f" {word}"
+        else:
+            found.append(word)
+    return found
+
+
 def shell_lines(command: str, *, width: int = WIDTH, indent: str = "") -> list[str]:
     r"""A command in lines that a shell reads as one; a line break inside a word is kept.
 
@@ -89,12 +100,12 @@ def shell_lines(command: str, *, width: int = WIDTH, indent: str = "") -> list[s
         width: Most columns of a line, unless a single word is longer.
         indent: Beginning of each line.
 
-    >>> shell_lines("python -m parity.run --loss 'a b'", width=24)
-    ['python -m parity.run \\', "  --loss 'a b'"]
+    >>> shell_lines("parity run --loss 'a b'", width=24)
+    ['parity run \\', "  --loss 'a b'"]
     """
     lines = [""]
     # Split and quoted again, so that lines break between the words of the shell only.
-    for word in map(shlex.quote, shlex.split(command)):
+    for word in _with_values([*map(shlex.quote, shlex.split(command))]):
         longer = f"{lines[-1]} {word}".lstrip(" ")
         if lines[-1] and cell_len(f"{indent}{longer} \\") > width:
             lines[-1] += " \\"

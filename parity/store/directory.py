@@ -35,7 +35,9 @@ def create(out: StoragePath, *, option: str = "--out") -> None:
     """
     try:
         if storage.exists(out / "run.json", patience_s=storage.FIRST_PATIENCE_S):
-            raise Trouble(f"{out} already holds a run. Choose another {option}, or continue it with --resume {out}.")
+            # Only a run of the command can be continued.
+            then = f", or continue it with --resume {out}" if option == "--out" else ""
+            raise Trouble(f"{out} already holds a run. Choose another {option}{then}.")
         if isinstance(out, Path):
             # `mkdir` refuses a folder that exists, so a folder that holds something else is never filled.
             out.mkdir(parents=True)

@@ -143,7 +143,7 @@ def test_where_and_how_far_are_those_of_the_onset():
     head = make_headline(run, judged("diverged"))
     assert head.where == (
         "step 7 (epoch 0, batch 7), output_grad",
-        "output_grad is 6 % away from float64; the baseline is 3.4e-08 away, rounding explains 0.000095 %",
+        "output_grad is 6 % away from float64; the baseline is 0.0000034 % away, rounding explains 0.000095 %",
     )
     assert head.sure[-1].endswith("a gradient wrong by more than 0.000095 % would have been seen.")
     (verdict,) = judged("diverged").pairs
@@ -186,7 +186,7 @@ def test_the_command_has_the_worst_loss_only():
     run = make_run(Planted("fine"), Planted("mine", **WRONG))
     run = replace(run, info=run.info | {"arguments": arguments})
     command = make_headline(run, judge(run)).advice[-1].command
-    assert command == "python -m parity.run --loss builtin a.py:mine --lr 1 --inline --steps 8"
+    assert command == "parity run --loss builtin a.py:mine --lr 1 --inline --steps 8"
 
 
 def test_only_the_audits_table_has_u():

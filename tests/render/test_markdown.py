@@ -57,14 +57,14 @@ def test_it_says_what_was_found():
         "**`mine`'s gradient is 6 % off, with no known pattern, from step 7 on.**\n\n"
         "Of 2 pairs: 1 diverged, 1 identical.\n\n"
         "- Where: step 7 (epoch 0, batch 7), `output_grad`\n"
-        "- How far: `output_grad` is 6 % away from `float64`; the baseline is 3.4e-08 away, "
+        "- How far: `output_grad` is 6 % away from `float64`; the baseline is 0.0000034 % away, "
         "rounding explains 0.000095 %\n"
         "- How sure: 20 steps of 10 quantities were compared bit for bit. All of them were checked against `float64`; "
         "a gradient wrong by more than 0.000095 % would have been seen.\n\n"
         "**What to do next**\n\n"
         "- Compare the backward passes of the two losses.\n"
         "- Step through the training up to step 7, with a `breakpoint()` in the loss:\n\n"
-        "  ```sh\n  python -m parity.run --loss builtin mine.py:mine --inline --steps 8\n  ```\n\n"
+        "  ```sh\n  parity run --loss builtin mine.py:mine --inline --steps 8\n  ```\n\n"
         "| loss | `cpu` |\n| --- | --- |\n| `builtin` | baseline |\n| `mine` | **diverged** |\n| `two` | identical |\n"
     )
     row = next(line for line in text.splitlines() if line.startswith("| `builtin@cpu-s0` | `mine@cpu-s0` |"))

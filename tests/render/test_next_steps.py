@@ -13,7 +13,7 @@ def advice(run):
 def test_a_wrong_gradient_is_to_be_stepped_through():
     found = advice(make_run(Planted(differs=ROUNDING, grad_errors={7: 1e6})))
     assert found[-1].text == "Step through the training up to step 7, with a breakpoint() in the loss:"
-    assert found[-1].command == "python -m parity.run --loss builtin mine.py:mine --inline --steps 8"
+    assert found[-1].command == "parity run --loss builtin mine.py:mine --inline --steps 8"
 
 
 def test_a_cluster_has_no_command_for_one_process():
@@ -25,7 +25,7 @@ def test_a_cluster_has_no_command_for_one_process():
 def test_options_that_change_the_length_are_replaced():
     run = make_run(Planted())
     run = replace(run, info=run.info | {"arguments": ["--steps=9", "--out", "--x", "--inline", "--lr", "1"]})
-    assert next_steps.narrowed_command(run, 2) == "python -m parity.run --lr 1 --inline --steps 3"
+    assert next_steps.narrowed_command(run, 2) == "parity run --lr 1 --inline --steps 3"
 
 
 def test_rounding_needs_no_action_and_could_be_surer():
@@ -54,5 +54,5 @@ def test_an_interrupted_run_is_to_be_continued():
     (found,) = advice(run)
     assert (found.text, found.command) == (
         "Continue the trials that did not finish:",
-        "python -m parity.run --resume 'a folder'",
+        "parity run --resume 'a folder'",
     )

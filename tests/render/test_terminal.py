@@ -8,12 +8,14 @@ import pyarrow as pa
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
+from rich.text import Text
 from synthetic_runs import ROUNDING, Planted, fleet_run, make_run
 
 from parity.judge.judging import judge
-from parity.render import terminal
+from parity.render import tables, terminal
 from parity.render.pair_text import MOST_BLOCKS
 from parity.render.terminal import pair_line, render
+from parity.render.terminal_tables import audit_text
 from parity.store.stored_run import read_run
 
 NAN = float("nan")
@@ -115,7 +117,7 @@ def test_what_is_wrong_where_how_sure_and_what_to_do_come_first():
         "What to do next:",
         "- Compare the backward passes of the two losses.",
         "- Step through the training up to step 7, with a breakpoint() in the loss:",
-        "    python -m parity.run --loss builtin mine.py:mine --inline --steps 8",
+        "    parity run --loss builtin mine.py:mine --inline --steps 8",
     ]
     order = (
         "mine's gradient",
@@ -139,7 +141,7 @@ def test_a_long_command_is_one_to_a_shell():
     command = "\n".join(lines[begin : [line.strip() for line in lines].index("", begin)])
     assert command.count(" \\\n") >= 2
     printed = subprocess.run(["sh", "-c", f"set -- {command}\nprintf '%s\\n' \"$@\""], capture_output=True, text=True)
-    assert printed.stdout.splitlines() == ["python", "-m", "parity.run", *arguments, "--inline", "--steps", "8"]
+    assert printed.stdout.splitlines() == ["parity", "run", *arguments, "--inline", "--steps", "8"]
 
 
 def test_a_pair_in_a_line_is_one_however_long():
@@ -248,3 +250,18 @@ def test_what_was_not_asked_of_the_optimizers_is_said():
     unasked = {"optimizer_error": "the optimizer cannot be copied in float64: TypeError: it has a lock"}
     text = " ".join(rendered(make_run(Planted(differs=ROUNDING, record=unasked))).split())
     assert "The optimizers were not compared on gradients that both are given" in text and "it has a lock" in text
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_the_audit_cuts_neither_names_nor_figures(width):
+    run = RUNS["diverged"]
+    judgement = judge(run)
+    found = tables.audit_table(judgement.pairs)
+    name = "runs/of-a-long-name/" + found.rows[0][0]
+    found = replace(found, rows=((name, *found.rows[0][1:]),))
+    console = Console(file=io.StringIO(), width=width)
+    for part in audit_text(found, width):
+        console.print(part, soft_wrap=isinstance(part, Text), width=None if isinstance(part, Text) else width)
+    printed = console.file.getvalue()
+    assert all(cell in printed for cell in found.rows[0])
+    assert max(map(len, printed.splitlines())) <= max(width, len(name))

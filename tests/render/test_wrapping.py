@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from parity.render.wrapping import clip, flat, visible, wrap
+from parity.render.wrapping import clip, flat, shell_lines, visible, wrap
 
 
 @given(st.text(), st.integers(1, 90))
@@ -28,3 +28,8 @@ def test_what_steers_a_terminal_is_an_escape_and_letters_are_left_alone():
 
 def test_a_text_is_clipped_with_a_sign():
     assert (clip("one two", 7), clip("one two", 6)) == ("one two", "one...")
+
+
+def test_an_option_of_a_command_keeps_its_value():
+    lines = shell_lines("parity run --loss builtin mine.py:mine --inline --steps 1", width=54)
+    assert lines == ["parity run --loss builtin mine.py:mine --inline \\", "  --steps 1"]

@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 
+from parity.judge.distances import unit_of_quantity
+from parity.judge.parting import parting_line
 from parity.judge.verdict import PairVerdict
 from parity.render.differing import Rows
-from parity.store.trace import QUANTITIES, TENSOR_QUANTITIES
+from parity.store.trace import QUANTITIES, SKETCHED_QUANTITIES, TENSOR_QUANTITIES
 
 
 @dataclass(frozen=True)
@@ -14,8 +16,8 @@ class Link:
     Attributes:
         quantity: One of `trace.QUANTITIES`.
         state: "equal"; "unknown" where it was not compared; "first" where the two first differ; "beyond" where they
-            differ by more than rounding can explain; "within" for a quantity before that, which differs by rounding;
-            "differs" for one after it.
+            differ by more than rounding can explain; "within" for a quantity before that whose own error or distance
+            is within what rounding explains; "differs" for any other.
         words: The state in words.
     """
 
@@ -83,6 +85,18 @@ def make_chains(verdict: PairVerdict, rows: Rows) -> tuple[Chain, ...]:
     return tuple(chains)
 
 
+def _explained(verdict: PairVerdict, quantity: str, index: int) -> bool:
+    """Whether the quantity's own audit, or its distance to the baseline, is within what rounding explains."""
+    audit = verdict.loss_audit
+    if quantity == "loss" and audit is not None and audit.off_oracle is None and audit.audited[index]:
+        return bool(audit.loss.candidate[index] <= audit.loss.line[index])  # False for a NaN
+    distances = verdict.comparison.distances(quantity) if quantity in SKETCHED_QUANTITIES else None
+    if distances is None:
+        return False  # nothing says so
+    unit = unit_of_quantity(verdict.pair.candidate, quantity)
+    return bool(distances.whole[index] <= parting_line(quantity, unit))
+
+
 def _chain(verdict: PairVerdict, rows: Rows, step: int, what: str, tensor: str | None, beyond: str | None) -> Chain:
     """The chain at one step.
 
@@ -104,8 +118,8 @@ def _chain(verdict: PairVerdict, rows: Rows, step: int, what: str, tensor: str |
         state = "differs" if differs[quantity] else "equal" if verdict.comparison.compares(quantity) else "unknown"
         if quantity == broken:
             state = "beyond" if beyond else "first"
-        # Before the onset rounding explains the difference; after it, the difference is a consequence.
-        elif differs[quantity] and place < QUANTITIES.index(broken):
+        # After the onset a difference is a consequence; before it, its own numbers have to say that it is rounding.
+        elif differs[quantity] and place < QUANTITIES.index(broken) and _explained(verdict, quantity, index):
             state = "within"
         links.append(Link(quantity, state, _WORDS[state]))
     # The state of each tensor, in a column for its gradient and one for its value.

@@ -1,8 +1,13 @@
 from synthetic_runs import ROUNDING, TENSORS, Planted, make_run
 
+import parity
 from parity.judge.judging import judge
 from parity.render.differing import make_rows
 from parity.render.page.chain import make_chains
+
+
+def _half(output, target):
+    return ((output - target) ** 2).mean() / 2
 
 
 def chains(planted):
@@ -31,6 +36,13 @@ def test_what_is_beyond_rounding_has_a_chain_of_its_own():
     assert [link.state for link in onset.links] == [
         *("equal", "equal", "within", "within", "beyond", "equal", "differs", "equal", "differs", "equal"),
     ]
+
+
+def test_a_loss_whose_own_error_is_beyond_rounding_does_not_differ_by_rounding():
+    (verdict,) = parity.check(_half, steps=2, batch_size=64, progress=False).judgement.pairs
+    assert verdict.onset.quantity == "output_grad"
+    (chain,) = make_chains(verdict, make_rows(verdict))
+    assert [link.state for link in chain.links][3:5] == ["differs", "beyond"]
 
 
 def test_the_first_differing_layer_is_marked():

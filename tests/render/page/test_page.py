@@ -164,9 +164,7 @@ def test_the_command_and_the_markdown_can_be_copied(chromium, page):
     chromium.execute_script(keep)
     chromium.find_element(By.CSS_SELECTOR, "pre.command + .copy").click()
     wait(chromium, lambda: chromium.execute_script("return window.copied"))
-    assert chromium.execute_script("return window.copied").startswith(
-        "python -m parity.run --loss builtin mine.py:mine"
-    )
+    assert chromium.execute_script("return window.copied").startswith("parity run --loss builtin mine.py:mine")
     chromium.find_element(By.CSS_SELECTOR, "[data-copies]").click()
     wait(chromium, lambda: chromium.execute_script("return window.copied").count("|") > 5)
 
