@@ -38,8 +38,9 @@ def checked(out: Path) -> str:
 # The path of Python above a clone, with what is installed there and without the parity of these tests; -I has left out
 # the current folder.
 ABOVE = """
-import site, sys
-sys.path[:] = ["", *(each for each in sys.path if "parity" not in each)]
+import pathlib, site, sys
+# Without the parity that runs the tests, which is installed in the same way.
+sys.path[:] = ["", *(each for each in sys.path if not pathlib.Path(each, "parity", "__init__.py").exists())]
 sys.meta_path[:] = [each for each in sys.meta_path if "editable" not in repr(each)]
 site.addsitedir(sys.argv[1])
 import parity
