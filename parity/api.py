@@ -198,7 +198,7 @@ def run_trials(
         write_json(out / "run.json", info)
         # Not resumable: the objects that were passed cannot be found again by another process.
         train(trials, executor, data, out, resumable=False, quiet=quiet, bar=bar)
-        stored = read_run(out)
+        stored = read_run(out, own=True)
         stored = replace(stored, traces=dict(stored.traces))  # read now, since the directory may be temporary
         fleet = Fleet(stored.trials, stored.traces)
         # Before the judgement, which uses what the repeats show.

@@ -125,7 +125,7 @@ def measure(
     if not options.inline:  # this process waits for others
         threading.Thread(target=html.prepare, name="parity-page", daemon=True).start()
     interrupted = train(trials, executor, data, out, quiet=options.quiet)
-    stored, fleet = read_run(out), None
+    stored, fleet = read_run(out, own=True), None
     if not interrupted:
         fleet = Fleet(stored.trials, stored.traces)
         stored, interrupted = repeat_odd_trials(stored, trials, executor, data, fleet)

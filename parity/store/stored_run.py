@@ -48,8 +48,12 @@ class StoredRun:
     altered: tuple[str, ...] = ()
 
 
-def read_run(directory: StoragePath) -> StoredRun:
+def read_run(directory: StoragePath, *, own: bool = False) -> StoredRun:
     """Reads a run directory and checks that it is complete and undamaged.
+
+    Args:
+        directory: The run directory.
+        own: Whether this process has just written its tables, whose footers then need no look by another process.
 
     Raises:
         Trouble: It is not a run directory, of another schema, or damaged; the message names the file.
@@ -60,7 +64,8 @@ def read_run(directory: StoragePath) -> StoredRun:
             f"{directory} has no tables yet: its driver is still training, or was killed. What was trained is in its "
             f"journal; continue it with --resume {directory}."
         )
-    check_footers(directory, sealed_files(info))
+    if not own:
+        check_footers(directory, sealed_files(info))
     path = directory / "trials.parquet"
     table = read_table(path, TRIALS)
     with reading(path):
