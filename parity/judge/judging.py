@@ -18,7 +18,7 @@ from parity.judge.evidence import gather
 from parity.judge.fleet import Fleet
 from parity.judge.onset import (
     first_true,
-    nan_side,
+    not_finite,
 )
 from parity.judge.onset_size import measure_onset, reason_at, settings_at
 from parity.judge.pairs import Pair, make_pairs
@@ -115,7 +115,7 @@ def _judge_pair(run: StoredRun, pair: Pair, comparison: Comparison, replicas: Re
         settings=settings_at(evidence, onset) if onset else (),
         beyond=evidence.beyond if onset else None,
         because=reason_at(evidence) if onset else None,
-        nan_side=nan_side(comparison, onset.quantity, comparison.index_of(onset.step)) if onset else None,
+        not_finite=not_finite(comparison, onset.quantity, comparison.index_of(onset.step)) if onset else None,
         largest=_largest(comparison),
         loss_audit=evidence.audit,
         device_audit=evidence.device_audit,

@@ -10,9 +10,9 @@ from parity.judge.decide_loss import LossAudit
 from parity.judge.differences import Comparison
 from parity.judge.fleet import DeviceClass
 from parity.judge.jumps import Jump
-from parity.judge.pairs import Between, Pair, Role
+from parity.judge.pairs import Between, Pair
 from parity.judge.parting import Parting
-from parity.judge.verdict import Onset
+from parity.judge.verdict import NotFinite, Onset
 from parity.plan import lines
 from parity.store.trace import NORMED_QUANTITIES, QUANTITIES
 
@@ -170,7 +170,7 @@ def _changed_update(comparison: Comparison, step: int) -> str | None:
 
 
 def one_sided_nan(comparison: Comparison) -> tuple[Onset, str] | None:
-    """The first step at which a loss or a norm is NaN on one side only, and which; None where there is none.
+    """The first step at which a loss or norm is NaN, or a loss infinite, on one side only; None where there is none.
 
     Steps whose inputs differ are not looked at: other data may well give a NaN.
     """
@@ -181,13 +181,24 @@ def one_sided_nan(comparison: Comparison) -> tuple[Onset, str] | None:
     quantities = [each for each in ("loss", *NORMED_QUANTITIES) if each not in comparison.own]
     if not quantities:
         return None
-    sides = {name: np.not_equal(*(np.isnan(side) for side in comparison.both(_number(name)))) for name in quantities}
+    sides = {name: np.not_equal(*_finiteness(comparison, name)) for name in quantities}
     step = first_true(np.logical_or.reduce(list(sides.values())) & comparable)
     if step is None:
         return None
     # A NaN in a tensor makes its norm NaN, so norms show it without the tensor.
     quantity = next(name for name in quantities if sides[name][step])
-    return _at(comparison, step, quantity), f"{quantity} is NaN in the {nan_side(comparison, quantity, step)} only"
+    found = not_finite(comparison, quantity, step)
+    assert found is not None, "the sides differ in it"
+    return _at(comparison, step, quantity), f"{quantity} is {found.word} in the {found.side} only"
+
+
+def _finiteness(comparison: Comparison, quantity: str) -> tuple[np.ndarray, np.ndarray]:
+    """For each side and step: 0 for a finite number, 1 for an infinite loss, 2 for a NaN; int64[S] twice."""
+    # The norm of a gradient may well be infinite: in half precision, before its scale is taken out.
+    infinite = int(quantity == "loss")
+    numbers = comparison.both(_number(quantity))
+    baseline, candidate = (2 * np.isnan(side) + infinite * np.isinf(side) for side in numbers)
+    return baseline, candidate
 
 
 def _audit_onset(comparison: Comparison, audit: LossAudit) -> tuple[Onset, str] | None:
@@ -259,13 +270,16 @@ def _at(comparison: Comparison, index: int, quantity: str, tensor: str | None = 
     return Onset(step, epoch, batch, quantity, tensor)
 
 
-def nan_side(comparison: Comparison, quantity: str, step: int) -> Role | None:
-    """The only side on which the loss, or the norm of another quantity, is NaN; None where no side or both are."""
+def not_finite(comparison: Comparison, quantity: str, step: int) -> NotFinite | None:
+    """The only side whose loss is NaN or infinite, or whose norm of another quantity is NaN; None if there is none."""
     if quantity not in ("loss", *NORMED_QUANTITIES):
         return None
-    nan = [bool(np.isnan(side[step])) for side in comparison.both(_number(quantity))]
+    baseline, candidate = (int(side[step]) for side in _finiteness(comparison, quantity))
     # Equal on both sides, with or without a NaN: nothing sets them apart.
-    return None if nan[0] == nan[1] else "candidate" if nan[1] else "baseline"
+    if baseline == candidate:
+        return None
+    worst = max(baseline, candidate)
+    return NotFinite("candidate" if candidate == worst else "baseline", "infinite" if worst == 1 else "NaN")
 
 
 def _number(quantity: str) -> str:

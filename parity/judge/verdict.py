@@ -87,6 +87,19 @@ def rank(word: VerdictWord) -> int:
 
 
 @dataclass(frozen=True)
+class NotFinite:
+    """A number that is not finite on one side only.
+
+    Attributes:
+        side: The side.
+        word: "NaN" or "infinite".
+    """
+
+    side: Role
+    word: Literal["NaN", "infinite"]
+
+
+@dataclass(frozen=True)
 class Onset:
     """The first difference beyond rounding.
 
@@ -170,7 +183,7 @@ class PairVerdict:
         settings: What differs by name in the states before the step, where that is the onset's cause.
         beyond: Why rounding cannot explain the onset, in words; None where there is none.
         because: What explains the onset, where that is more than how far it is off; else None.
-        nan_side: The only side on which the number of the onset is NaN, or None.
+        not_finite: The only side on which the number of the onset is NaN, or the loss infinite; or None.
         largest: The largest difference of the losses.
         loss_audit: The audited steps and the lines that decided them; None where there are none, and for pairs of
             devices within a run.
@@ -194,7 +207,7 @@ class PairVerdict:
     settings: tuple[StateDifference, ...]
     beyond: str | None
     because: str | None
-    nan_side: Role | None
+    not_finite: NotFinite | None
     largest: Largest
     # Evidence is kept beside the verdict, so that renderers show what decided and compute nothing again.
     loss_audit: LossAudit | None

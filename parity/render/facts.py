@@ -94,7 +94,7 @@ def _of_cause(verdict: PairVerdict) -> list[Fact]:
             verdict.beyond
             and not verdict.settings
             and not shown
-            and not verdict.nan_side
+            and not verdict.not_finite
             and flat(verdict.beyond) not in what
         ):
             found.append(Fact("why", flat(verdict.beyond), ""))

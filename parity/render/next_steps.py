@@ -124,7 +124,8 @@ def _fixes(run: StoredRun, verdict: PairVerdict, where: str) -> list[Advice]:
     ended = verdict.verdict == "failed" and record.status == "failed"
     advice = [_after_error(run, record, where)] if ended and record.failure not in ("detached", "mutates") else []
     # Causes of different kinds may have the same advice. Of a trial that ended, the others are no reason.
-    causes = [] if advice else [cause for cause in verdict.causes if not (cause.kind == "random" and verdict.nan_side)]
+    reasons = [cause for cause in verdict.causes if not (cause.kind == "random" and verdict.not_finite)]
+    causes = [] if advice else reasons
     texts = dict.fromkeys(CAUSES[cause.kind].advice for cause in causes)
     advice += [Advice(text.format(where=where)) for text in texts if text][:3]
     if not advice and verdict.settings:

@@ -44,7 +44,7 @@ def what_is_wrong(verdict: PairVerdict) -> str:
     if verdict.verdict == "failed" and verdict.pair.candidate.status == "failed":
         return _failure(verdict, candidate)
     what, when = _chosen(verdict)
-    if verdict.nan_side and (what is None or what.kind in _BESIDE_NAN):
+    if verdict.not_finite and (what is None or what.kind in _BESIDE_NAN):
         return _nan(verdict, candidate, baseline)
     if what is None and when is not None:
         return f"{candidate} is {flat(when.text)}."
@@ -60,7 +60,7 @@ def other_causes(verdict: PairVerdict) -> tuple[Cause, ...]:
         verdict: The pair and its verdict.
     """
     what, when = _chosen(verdict)
-    nan = bool(verdict.nan_side) and (what is None or what.kind in _BESIDE_NAN)
+    nan = bool(verdict.not_finite) and (what is None or what.kind in _BESIDE_NAN)
     ended = verdict.verdict == "failed" and verdict.pair.candidate.status == "failed"
     said = ("nan", "unknown", "random") if nan else ("raised", "mutates", "detached") if ended else ()
     return tuple(
@@ -100,11 +100,13 @@ def _failure(verdict: PairVerdict, candidate: str) -> str:
 
 
 def _nan(verdict: PairVerdict, candidate: str, baseline: str) -> str:
-    """The NaN of one side."""
+    """The NaN or infinity of one side."""
     onset = verdict.onset
-    assert onset is not None, "a NaN of one side is an onset"
-    who, other = (candidate, baseline) if verdict.nan_side == "candidate" else (baseline, candidate)
-    return f"{possessive(who)} {_quantity(onset.quantity)} is NaN at step {onset.step:,}; that of {other} is not."
+    found = verdict.not_finite
+    assert onset is not None and found is not None, "a NaN of one side is an onset"
+    who, other = (candidate, baseline) if found.side == "candidate" else (baseline, candidate)
+    number = f"{possessive(who)} {_quantity(onset.quantity)}"
+    return f"{number} is {found.word} at step {onset.step:,}; that of {other} is not."
 
 
 def _unexplained(verdict: PairVerdict, candidate: str, baseline: str) -> str:
@@ -236,7 +238,7 @@ def size_of(verdict: PairVerdict) -> str:
     """
     size, onset = _size(verdict), verdict.onset
     # Nothing is off by a NaN, and the headline has it.
-    if size is None or onset is None or verdict.nan_side:
+    if size is None or onset is None or verdict.not_finite:
         return ""
     text = f"{named(onset.quantity, onset.tensor)} is {_off(verdict)}"
     if size.reference == "float64":

@@ -9,6 +9,7 @@ from synthetic_runs import ROUNDING, Planted, make_run
 from parity.judge.fleet import Fleet
 from parity.judge.judging import judge
 from parity.judge.pairs import make_pairs
+from parity.judge.verdict import NotFinite
 from parity.store.stored_run import read_run
 from parity.store.tables import SHARED_STEPS
 from parity.store.trials import TrialRecord
@@ -147,6 +148,21 @@ def test_a_nan_on_one_side_is_a_divergence_at_that_step(stored, side, column, qu
     assert (judgement.exit_status, verdict.verdict) == (1, "diverged")
     assert (verdict.onset.step, verdict.onset.quantity) == (6, quantity)
     assert verdict.cause == f"{quantity} is NaN in the {('baseline', 'candidate')[side]} only"
+
+
+@pytest.mark.parametrize("side", [0, 1])
+@pytest.mark.parametrize("value", [math.inf, -math.inf])
+def test_a_loss_that_is_infinite_on_one_side_is_a_divergence_at_that_step(stored, side, value):
+    changed_run = changed(stored, names(stored)[side], loss=at(6, value), loss_digest=at(6, flip))
+    verdict = only(changed_run)[1]
+    assert (verdict.verdict, verdict.onset.step, verdict.onset.quantity) == ("diverged", 6, "loss")
+    where = ("baseline", "candidate")[side]
+    assert verdict.cause == f"loss is infinite in the {where} only"
+    assert verdict.not_finite == NotFinite(where, "infinite")
+    both = only(changed(changed_run, names(stored)[1 - side], loss=at(6, value), loss_digest=at(6, flip)))[1]
+    assert both.not_finite is None
+    nan = only(changed(changed_run, names(stored)[1 - side], loss=at(6, math.nan), loss_digest=at(6, flip)))[1]
+    assert nan.not_finite == NotFinite(("candidate", "baseline")[side], "NaN")
 
 
 def test_equal_nans_on_both_sides_are_equal_and_said(stored):
@@ -418,7 +434,7 @@ def test_a_verdict_carries_the_errors_and_lines_that_decided_it(devices):
     _, verdict = only(sharing(devices, {}, {"candidate_error_u": 15.9}))
     assert verdict.device_audit.line == 8.0
     assert [error.error_u for error in verdict.device_audit.errors] == [2.5, 15.9]
-    assert verdict.loss_audit is None and verdict.nan_side is None
+    assert verdict.loss_audit is None and verdict.not_finite is None
     run = make_run(
         Planted(differs=ROUNDING, grad_errors={7: 1e6}),
         Planted("nan", losses={4: float("nan")}),
@@ -427,5 +443,5 @@ def test_a_verdict_carries_the_errors_and_lines_that_decided_it(devices):
     wrong, nan = (judge(run).pairs[0], judge(run).pairs[1])
     # The baseline's replicas disagree, so its lines are the nearer ones.
     assert set(wrong.loss_audit.gradient.line) == {8.0}
-    assert (wrong.first_errors.candidate_u, wrong.nan_side) == (wrong.loss_audit.gradient.candidate[2], None)
-    assert nan.nan_side == "candidate"
+    assert (wrong.first_errors.candidate_u, wrong.not_finite) == (wrong.loss_audit.gradient.candidate[2], None)
+    assert nan.not_finite == NotFinite("candidate", "NaN")
