@@ -5,10 +5,14 @@ import math
 
 import numpy as np
 import pytest
-from synthetic_runs import BUFFERS, NEAR, ROUNDING, TENSORS, Planted, make_run, with_column
+from synthetic_runs import BUFFERS, NEAR, ROUNDING, TENSORS, Planted, make_run, with_column, write_run
 
 from parity.judge import judge
 from parity.judge.distances import TensorDistances
+from parity.judge.step_sketches import parameters_before
+from parity.judge.trial_trace import TrialTrace
+from parity.store import trace_files, traces
+from parity.store.stored_run import read_run
 from parity.store.trace import SKETCH_SUMS
 
 
@@ -133,3 +137,49 @@ def test_beside_a_norm_of_zero_any_distance_is_infinite():
     assert distances.whole[0] == np.inf
     both = TensorDistances(np.array([[0.0, 1e-9]]), *[np.array([[1.0, 0.0]])] * 2)
     assert list(both.beside_whole[0]) == [0.0, 1e-9]
+
+
+@pytest.fixture
+def stored_in_blocks(tmp_path, monkeypatch):
+    """Stores a run in row groups of about a quarter of a trace, and reads it back as one too long for memory."""
+
+    def store(run):
+        table = next(iter(run.traces.values()))
+        monkeypatch.setattr(trace_files, "GROUP_BYTES", table.nbytes // 4)
+        write_run(run, tmp_path / "run")
+        monkeypatch.setattr(traces, "KEPT_BYTES", 1)
+        found = read_run(tmp_path / "run")
+        assert len(found.traces.blocks(run.trials[0].trial)) > 2
+        return found
+
+    return store
+
+
+def test_a_long_trace_has_the_distances_of_a_short_one(stored_in_blocks):
+    planted = Planted(differs=ROUNDING, distances={"param_grad": {9: 0.25}, "buffer": {30: 0.5}}, tensors=(3, 4))
+    run = make_run(planted, steps=40)
+    short, long = compared(run), compared(stored_in_blocks(run))
+    for quantity in ("output", "output_grad", "param_grad", "step_grad", "update", "buffer"):
+        found, expected = long.distances(quantity), short.distances(quantity)
+        for name in ("absolute", "norms", "other_norms"):
+            assert np.array_equal(getattr(found, name), getattr(expected, name)), (quantity, name)
+
+
+def test_of_outputs_whose_number_changes_within_a_long_trace_nothing_is_known(stored_in_blocks):
+    run = make_run(Planted(differs=ROUNDING), steps=40)
+    for side in (0, 1):
+        for kind in ("norms", "sketches"):
+            run = with_column(run, side, f"output_{kind}", lambda rows: [*rows[:20], *(2 * row for row in rows[20:])])
+    assert compared(stored_in_blocks(run)).distances("output") is None
+
+
+@pytest.mark.parametrize("index", [0, 1, 7, 35])
+def test_the_parameters_before_a_step_are_the_first_ones_and_the_updates_since(stored_in_blocks, index):
+    run = stored_in_blocks(make_run(Planted(differs=ROUNDING), steps=40))
+    side = compared(run).common[1]
+    updates = np.array(run.traces.column(side.trace.record.trial, "update_sketches").to_pylist())
+    initial = np.arange(updates.shape[1], dtype=float)
+    record = dataclasses.replace(side.trace.record, initial_sketches=initial.tolist())
+    found = parameters_before(dataclasses.replace(side, trace=TrialTrace(record, side.trace.columns)), index)
+    assert updates[:index].any() == (index > 2)  # from there on the synthetic traces have updates
+    assert found.reshape(-1) == pytest.approx(initial + updates[:index].sum(axis=0))
