@@ -221,7 +221,7 @@ def _apart(both: Both, quantity: str) -> np.ndarray | None:
         with np.errstate(invalid="ignore", over="ignore"):
             squares = np.square(np.subtract(left, right, out=left), out=left)
             found.append(np.sqrt(squares.reshape(len(left), -1, SKETCH_SUMS).sum(axis=2)))
-    return np.concatenate(found) if len({each.shape[1] for each in found}) == 1 else None
+    return np.concatenate(found)  # as wide in each segment, since the norms are, of which each has `SKETCH_SUMS`
 
 
 def _read(rows: Rows, span: Span, name: str) -> _Rows | None:
