@@ -12,7 +12,7 @@ from typing_extensions import Unpack
 
 from parity.ground.errors import Trouble
 from parity.ground.packages import needs
-from parity.observe.outer_calls import OuterCalls, target_of
+from parity.observe.outer_calls import OuterCalls, nearest, target_of
 from parity.observe.replaced_method import replaced
 from parity.recorder import Recorder, RecorderOptions
 from parity.tasks.losses import Loss
@@ -81,7 +81,7 @@ def record(
         calls = OuterCalls(model, model)
         held.callback(calls.close)
         calls.open()
-        loop = _Loop(recorder, calls, criterion, gradients=len(given))
+        loop = _Loop(recorder, calls, criterion, optimizers=len(given))
         held.enter_context(replaced(accelerator, "backward", lambda plain: loop.backward(accelerator, plain)))
         for each in given:
             held.enter_context(replaced(each, "step", lambda plain: loop.step(accelerator, plain)))
@@ -104,10 +104,12 @@ def refuse_engines(accelerator: Accelerator, who: str) -> None:
 class _Loop:
     """What a loop calls while it is recorded."""
 
-    def __init__(self, recorder: Recorder, calls: OuterCalls, criterion: Loss | None, *, gradients: int) -> None:
+    def __init__(self, recorder: Recorder, calls: OuterCalls, criterion: Loss | None, *, optimizers: int) -> None:
         self._recorder, self._calls, self._criterion = recorder, calls, criterion
-        self._given: list[tuple[Any, Any, torch.Tensor]] = []
-        self._optimizers, self._waiting = gradients, 0
+        # Output, target, result and the node of the result in the graph, which an operation in place replaces; None
+        # while a call is compiled, which asking for the node would break up.
+        self._given: list[tuple[Any, Any, torch.Tensor, Any]] = []
+        self._optimizers, self._waiting = optimizers, 0
 
     def loss(self, output: Any, target: Any) -> torch.Tensor:
         """Calls the criterion, and notes what it was given.
@@ -116,10 +118,14 @@ class _Loop:
             Trouble: There is none.
         """
         if self._criterion is None:
-            raise Trouble("parity.accelerate.record was given no criterion=, so there is no loss to call.")
+            raise Trouble(
+                "parity.accelerate.record got no criterion=, so there is no loss function to call. Pass criterion=, or "
+                "call the model's own loss."
+            )
         found = self._criterion(output, target)
         if torch.is_grad_enabled() and found.requires_grad:
-            self._given.append((output, target, found))
+            node = None if torch.compiler.is_compiling() else found.grad_fn
+            self._given.append((output, target, found, node))
         return found
 
     def backward(self, accelerator: Accelerator, plain: Callable[..., Any]) -> Callable[..., Any]:
@@ -143,18 +149,26 @@ class _Loop:
         """What the Recorder is given for a loss that enters backward.
 
         Raises:
-            ValueError: The criterion was not called, so that the target is not known.
+            ValueError: The loss is not computed from a call of the criterion, so that the target is not known.
         """
         # The criterion may have been called for a log too.
-        calls = [each for each in self._given if each[2] is loss] or self._given
+        given = {
+            (node or found.grad_fn, found.output_nr): (output, target) for output, target, found, node in self._given
+        }
+        own = loss.grad_fn, loss.output_nr
+        reached = {own} if own in given else nearest(loss, given)
+        calls = [call for result, call in given.items() if result in reached]
         inputs = self._calls.inputs()
-        if calls and len({(id(output), id(target)) for output, target, _ in calls}) == 1:
-            output, target, _ = calls[0]
+        if len(calls) == 1:
+            output, target = calls[0]
         elif calls:
             self._recorder.stop_audit("the loss is computed from several calls of the criterion")
-            output, target = self._calls.output_of(loss), tuple(target for _, target, _ in calls)
+            output, target = self._calls.output_of(loss), tuple(target for _, target in calls)
         elif self._criterion is not None:
-            raise ValueError("the loss that parity.accelerate.record yields was not called. Call it for the loss.")
+            raise ValueError(
+                "the loss that parity.accelerate.record yields was not called for what enters backward. Call it for "
+                "the loss."
+            )
         else:
             output, target = self._calls.output_of(loss), target_of(inputs, inputs)
         return {

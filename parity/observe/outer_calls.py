@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,7 +113,7 @@ class OuterCalls:
         tensors = [part for each in calls for part in parts(each.output) if part.grad_fn is not None and part.dim()]
         # Several results of one operation have one node.
         nodes = {(part.grad_fn, part.output_nr): part for part in tensors}
-        reached = _nearest(loss, nodes)
+        reached = nearest(loss, nodes)
         found = [part for node, part in nodes.items() if node in reached]
         if len(found) < 2:
             return found[0] if found else None
@@ -156,7 +156,7 @@ def target_of(batch: Any, inputs: Inputs | None) -> Outputs:
     return inputs if batch is None else batch
 
 
-def _nearest(loss: torch.Tensor, results: Mapping[Result, torch.Tensor]) -> set[Result]:
+def nearest(loss: torch.Tensor, results: Container[Result]) -> set[Result]:
     """Those of the results of operations that are reached from the loss without passing another one of them."""
     found, seen, waiting = set(), set(), [loss.grad_fn]
     while waiting:

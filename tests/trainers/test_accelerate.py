@@ -171,13 +171,58 @@ def test_a_criterion_that_is_called_for_a_log_too_changes_nothing(tmp_path, caps
     assert compare(tmp_path / "once", tmp_path / "twice", capsys)["verdict"] == "identical"
 
 
-def test_a_loss_of_several_calls_is_not_audited_and_one_of_none_is_not_recorded(tmp_path):
+def test_a_loss_of_several_calls_is_not_audited(tmp_path):
     record_calls(tmp_path / "sum", lambda mse, output, target: mse(output, target) + mse(output, target.flip(0)))
     assert trial(tmp_path / "sum")["audit_error"] == "the loss is computed from several calls of the criterion"
     assert trace(tmp_path / "sum").grad_error_u.isna().all() and len(trace(tmp_path / "sum")) == 3
-    with pytest.warns(RuntimeWarning, match="yields was not called. Call it for the loss"):
-        record_calls(tmp_path / "none", lambda _, output, target: nn.functional.mse_loss(output, target))
+
+
+def summed_in_place(mse, output, target):
+    loss = mse(output, target)
+    loss += mse(output, target.flip(0))
+    return loss
+
+
+def halved_in_place(mse, output, target):
+    loss = mse(output, target)
+    loss *= 0.5
+    return loss
+
+
+def halved_and_logged(mse, output, target):
+    mse(output, target.flip(0)).item()
+    return mse(output, target) * 0.5
+
+
+def test_the_target_is_that_of_the_call_which_the_loss_is_computed_from(tmp_path):
+    record_calls(tmp_path / "half", lambda mse, output, target: mse(output, target) * 0.5)
+    for name, loss_of in (("in-place", halved_in_place), ("logged", halved_and_logged)):
+        record_calls(tmp_path / name, loss_of)
+        same_traces(tmp_path / "half", tmp_path / name)
+    record_calls(tmp_path / "sum", summed_in_place)
+    assert trial(tmp_path / "sum")["audit_error"] == "the loss is computed from several calls of the criterion"
+
+
+def only_logged(mse, output, target):
+    mse(output, target.flip(0)).item()
+    return nn.functional.mse_loss(output, target)
+
+
+@pytest.mark.parametrize("loss_of", [lambda _, *given: nn.functional.mse_loss(*given), only_logged])
+def test_a_loss_that_the_criterion_was_not_called_for_ends_the_recording(tmp_path, loss_of):
+    with pytest.warns(RuntimeWarning, match="yields was not called for what enters backward. Call it for the loss"):
+        record_calls(tmp_path / "none", loss_of)
     assert (trial(tmp_path / "none")["status"], trial(tmp_path / "none")["rows"]) == ("interrupted", 0)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # looked at by dynamo
+def test_a_criterion_that_is_compiled_within_the_block_is_not_broken_up(tmp_path):
+    def compiled(mse, output, target):
+        return torch.compile(lambda *given: mse(*given), backend="eager", fullgraph=True)(output, target)
+
+    record_calls(tmp_path / "plain", lambda mse, output, target: mse(output, target))
+    record_calls(tmp_path / "compiled", compiled)
+    same_traces(tmp_path / "plain", tmp_path / "compiled")
 
 
 def test_replacements_that_end_in_any_order_leave_nothing():
