@@ -38,7 +38,7 @@ class ParityCallback(TrainerCallback):  # type: ignore[misc]  # the tests run wi
         trainer = transformers.Trainer(..., callbacks=[ParityCallback("runs/mine")])
 
     Where the Trainer divides the loss by the number of items (tokens) in all batches of a step, the mean over the items
-    of one batch is recorded, with the share of its items as its factor: the product is what backward is called on.
+    of one batch is recorded, with its share of the items as its factor: the product is what backward is called on.
     """
 
     def __init__(
@@ -62,8 +62,9 @@ class ParityCallback(TrainerCallback):  # type: ignore[misc]  # the tests run wi
         self._recorder: Recorder | None = None
         self._trainer: Any = None
         self._calls: OuterCalls | None = None
-        # Loss, number of items in the step and inputs of the batch between `compute_loss` and backward.
-        self._given: tuple[torch.Tensor, float | None, dict[str, Any]] | None = None
+        # Loss, number of items in the step (a tensor, not read yet) and inputs of the batch between `compute_loss` and
+        # backward.
+        self._given: tuple[torch.Tensor, Any, dict[str, Any]] | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Begins the recording, after a checkpoint was loaded.
@@ -120,8 +121,7 @@ class ParityCallback(TrainerCallback):  # type: ignore[misc]  # the tests run wi
             self._calls.open()
             returned = plain(model, inputs, *args, **kwargs)
             loss = returned[0] if isinstance(returned, tuple) else returned
-            items = kwargs.get("num_items_in_batch")
-            self._given = loss, None if items is None else float(torch.as_tensor(items).sum()), batch
+            self._given = loss, kwargs.get("num_items_in_batch"), batch
             return returned
 
         return compute_loss
@@ -144,7 +144,7 @@ class ParityCallback(TrainerCallback):  # type: ignore[misc]  # the tests run wi
     def _arguments(
         self,
         loss: torch.Tensor,
-        items: float | None,
+        items: Any,
         batch: dict[str, Any],
         *,
         entering: torch.Tensor,
@@ -236,7 +236,7 @@ def next_token_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torc
     return token_cross_entropy(logits[..., :-1, :], labels[..., 1:])
 
 
-def _share(trainer: Any, batch: Mapping[str, Any], items: float | None) -> float | None:
+def _share(trainer: Any, batch: Mapping[str, Any], items: Any) -> float | None:
     """The share that a batch has in the items of its step; None where the loss is not divided by these."""
     if items is None or not (trainer.model_accepts_loss_kwargs or trainer.compute_loss_func):
         return None
@@ -246,7 +246,9 @@ def _share(trainer: Any, batch: Mapping[str, Any], items: float | None) -> float
     # Those that the loss of the batch has: the Trainer may count others too, which the factor shows then.
     if "shift_labels" not in batch and trainer.compute_loss_func is None and _is_causal(trainer.model):
         labels = labels[..., 1:]
-    own = float(labels.ne(IGNORED).sum())
+    own = labels.ne(IGNORED).sum()
+    # Together, since the host waits for a GPU that they are read from.
+    own, items = torch.stack([own, torch.as_tensor(items, device=own.device).sum()]).tolist()
     if trainer.args.average_tokens_across_devices:
         own *= trainer.accelerator.num_processes
     return own / items if own and items else None

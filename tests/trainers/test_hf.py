@@ -125,7 +125,8 @@ def test_no_bit_of_the_training_is_changed(tmp_path, recorded):
     again.train()
     # What was replaced to see the training is put back.
     after = vars(again).keys() | vars(again.accelerator).keys()
-    assert not {"compute_loss", "backward", "_run_epoch"} & (before | after)
+    assert not {"compute_loss", "backward", "_run_epoch", "_finalize_training"} & (before | after)
+    assert "call_event" not in vars(again.callback_handler)
     assert not any(module._forward_hooks for module in again.model.modules())
 
 
@@ -158,6 +159,24 @@ def test_other_trainings_are_recorded(tmp_path, options, audited):
     assert len(found) == 2 and (found.output_grad_norm > 0).all() and (found.step_grad_norm > 0).all()
     assert found.grad_error_u.notna().all() == audited and not (found.grad_error_u > 16).any()
     assert trial(tmp_path / "out")["status"] == "complete"
+
+
+class Counting(Trainer):
+    """Counts the items of a step in a way of its own, which no tensor can be made of."""
+
+    def get_batch_samples(self, *arguments):
+        return super().get_batch_samples(*arguments)[0], "all"
+
+
+def test_items_that_cannot_be_read_end_the_recording_and_not_the_training(tmp_path):
+    def loss_of(result, labels, num_items_in_batch=None):
+        return of_all_tokens(result, labels, labels.numel())
+
+    trainer = make(tmp_path / "out", kind=Counting, loss=loss_of)
+    with pytest.warns(RuntimeWarning, match="parity: the recording ended before step 0"):
+        trainer.train()
+    assert trainer.state.global_step == STEPS
+    assert trial(tmp_path / "out")["status"] == "interrupted"
 
 
 class Failing(Trainer):
