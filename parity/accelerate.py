@@ -123,7 +123,7 @@ class _Loop:
                 "call the model's own loss."
             )
         found = self._criterion(output, target)
-        if torch.is_grad_enabled() and found.requires_grad:
+        if torch.is_grad_enabled() and found.requires_grad and not self._recorder.ended:
             node = None if torch.compiler.is_compiling() else found.grad_fn
             self._given.append((output, target, found, node))
         return found
@@ -135,8 +135,7 @@ class _Loop:
             self._recorder.forward_from(
                 lambda: self._arguments(loss, factor=1 / accelerator.gradient_accumulation_steps)
             )
-            self._given.clear()
-            self._calls.open()
+            self._forget()
             found = plain(loss, *args, **kwargs)
             if accelerator.sync_gradients:
                 self._recorder.backward()
@@ -189,6 +188,16 @@ class _Loop:
                 # Also without a backward that was seen, of a loop that calls loss.backward(): the Recorder says so.
                 if self._waiting <= 0:
                     self._recorder.step()
+            if self._recorder.ended:
+                self._forget()
             return found
 
         return step
+
+    def _forget(self) -> None:
+        """Forgets the calls before, which keep the memory of the step, and notes those to come if they are recorded."""
+        self._given.clear()
+        if self._recorder.ended:
+            self._calls.close()
+        else:
+            self._calls.open()

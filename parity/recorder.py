@@ -35,6 +35,7 @@ from parity.observe.user_loop import (
     only_lr,
     optimizers_of,
     ordinal_of,
+    refuse_others,
     tensors_of,
     unwrapped,
 )
@@ -141,14 +142,16 @@ class Recorder:
             quiet: Whether not to say on stderr where the recording is; None: only under pytest.
 
         Raises:
-            Trouble: The directory holds something else than a run, or cannot be made; the model has no parameters; an
-                optimizer is none of torch; or a number or `digest` is not allowed.
+            Trouble: The directory holds something else than a run, or cannot be made; the model has no parameters; a
+                model or an optimizer is none of torch; the criterion is no loss; or a name, a number or `digest` is not
+                allowed.
         """
         numbers = {"audit_every": audit_every, "seed": seed, "replica": replica, "first_step": first_step}
         if steps_per_epoch is not None:
             numbers["steps_per_epoch"] = steps_per_epoch
         for each, value in numbers.items():
             checked(each, value)
+        refuse_others(model, criterion, also=also, name=name)
         # Without their wrappers: parameters then have the same names, and the hooks are on the optimizer that steps.
         self._model, self._compiled = unwrapped(model), is_compiled(model)
         self._optimizers = optimizers_of(optimizers)
@@ -433,6 +436,11 @@ class Recorder:
         self._off = f"the recording ended before step {self._step}: {reason}"
         self._pending.clear()
         warnings.warn(f"parity: {self._off} The training goes on unrecorded.", RuntimeWarning, stacklevel=4)
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing is recorded any more, be it that the recorder is closed or that the recording has ended."""
+        return self._closed or self._off is not None
 
     def stop_audit(self, reason: str) -> None:
         """Compares no further step with the criterion, and says why in the report."""

@@ -810,6 +810,31 @@ def test_a_recorder_refuses_numbers_that_mean_nothing(wrong, message, tmp_path):
     assert str(trouble.value).startswith(message) and not (tmp_path / "run").exists()
 
 
+NO_MODEL = "which is not a torch.nn.Module. Give the model itself; several go into a torch.nn.ModuleDict."
+NO_LOSS = "which is not a loss. Give a function (output, target) -> scalar, such as torch.nn.MSELoss(), or None."
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"model": 3}, f"model is an object of class int, {NO_MODEL}"),
+        ({"model": nn.Linear}, f"model is the class Linear, {NO_MODEL}"),
+        ({"model": [nn.Linear(1, 1)]}, f"model is an object of class list, {NO_MODEL}"),
+        ({"also": {"ema": 3}}, f"also['ema'] is an object of class int, {NO_MODEL}"),
+        ({"also": [3]}, "also is an object of class list. Give a dictionary of models by their names."),
+        ({"criterion": 3}, f"criterion is an object of class int, {NO_LOSS}"),
+        ({"name": 3}, "name is an object of class int. Give a string."),
+        ({"criterion": 0}, f"criterion is an object of class int, {NO_LOSS}"),
+        ({"criterion": nn.MSELoss}, f"criterion is the class MSELoss, {NO_LOSS}"),
+    ],
+    ids=str,
+)
+def test_what_is_no_model_and_no_loss_is_refused_in_a_sentence(wrong, message, tmp_path):
+    with pytest.raises(Trouble) as trouble:
+        parity.Recorder(tmp_path / "run", **{"model": nn.Linear(1, 1)} | wrong)
+    assert str(trouble.value) == f"parity.Recorder: {message}" and not (tmp_path / "run").exists()
+
+
 class Lookahead:
     """A wrapper that is no optimizer of torch."""
 

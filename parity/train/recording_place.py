@@ -50,6 +50,8 @@ class RecordingPlace:
     def end(self, *, steps: int, ended: str | None) -> None:
         """Removes the recording that is replaced if the new one has a step and is complete, and says where that is.
 
+        One with a step can be compared, and the command is said too.
+
         Args:
             steps: The number of recorded steps.
             ended: Why the recording is not complete, or None.
@@ -60,7 +62,10 @@ class RecordingPlace:
         elif self.replaced:
             storage.remove_folder(self.replaced)
         if ended:
-            found = f"{ended}; {found}"
+            found = f"{ended.rstrip('.')}; {found}"
+        if not steps:
+            self._say(f"{found}.")
+            return
         other = "OTHER" if self.whole == self.asked else shlex.quote(str(self.asked))
         self._say(f"{found}. Compare:\n  parity report {other} {shlex.quote(str(self.whole))}")
 

@@ -77,6 +77,16 @@ def test_a_recording_without_a_step_replaces_none(tmp_path, capsys):
     assert steps(tmp_path / "mine-replaced") == 1
 
 
+def test_a_recording_without_a_step_has_nothing_to_compare(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    recorder = parity.Recorder("mine", nn.Linear(1, 1), quiet=False)
+    with pytest.warns(RuntimeWarning, match="without forward"):
+        recorder.backward()
+    recorder.close()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("call that between the loss and its backward; 0 steps recorded in mine.")
+
+
 def test_a_recording_that_does_not_begin_says_where_the_one_before_is(tmp_path, monkeypatch, capsys):
     record(tmp_path / "mine")
 

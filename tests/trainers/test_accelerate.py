@@ -1,5 +1,7 @@
 """Loops with Accelerate, recorded by one wrapper: the same trace as by hand."""
 
+import weakref
+
 import accelerate
 import pytest
 import torch
@@ -263,3 +265,26 @@ def test_an_evaluation_within_the_recording_is_computed_as_without(tmp_path, mon
         assert evaluate() == 1
         layer.register_forward_hook(lambda *_: None)
         assert evaluate() == 0
+
+
+def test_what_is_not_recorded_any_more_is_not_kept(tmp_path):
+    accelerator, model, optimizer = prepared()
+    kept = []
+
+    def step(inputs, target):
+        output = model(inputs)
+        kept.append(weakref.ref(output))
+        mse(output, target).backward()  # not seen, which ends the recording
+        optimizer.step()
+
+    with (
+        pytest.warns(RuntimeWarning, match=r"step\(\) came without backward\(\)"),
+        parity.accelerate.record(
+            tmp_path / "out", accelerator, model, optimizers=optimizer, criterion=nn.MSELoss()
+        ) as mse,
+    ):
+        for inputs, target in batches():
+            step(inputs, target)
+        assert [each() for each in kept] == [None] * len(kept)
+    step(*batches()[0])
+    assert kept[-1]() is None
