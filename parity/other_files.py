@@ -6,7 +6,7 @@ from pathlib import Path
 from parity.checkpoints.reading import is_checkpoint
 from parity.ground.errors import Trouble
 from parity.judge.sides import RANK
-from parity.plan.tolerance import Tolerance
+from parity.plan.tolerance import EXIT_STATUSES, Tolerance
 from parity.render.documents.document import Document
 from parity.render.documents.formats import print_documents
 from parity.scalars.reading import is_log, is_log_folder
@@ -15,8 +15,8 @@ from parity.scalars.reading import is_log, is_log_folder
 _LOG, _CHECKPOINT, _RUN = "a log", "a checkpoint", "a run of parity"
 
 
-def are_given(paths: Sequence[str]) -> bool:
-    """Whether logs or checkpoints are to be compared, and no runs.
+def kind_of(paths: Sequence[str]) -> str | None:
+    """What is to be compared: logs, checkpoints, or None where runs are.
 
     Args:
         paths: What the user gave. What does not exist, and what nothing is known of, counts as a run.
@@ -26,7 +26,7 @@ def are_given(paths: Sequence[str]) -> bool:
     """
     kinds = [_kind(path) for path in paths]
     if {*kinds} == {_RUN}:
-        return False
+        return None
     if len({*kinds}) > 1:
         found = ", ".join(
             f"{path} is {kind}" if kind != _RUN or "://" in path or Path(path).exists() else f"{path} does not exist"
@@ -34,19 +34,26 @@ def are_given(paths: Sequence[str]) -> bool:
         )
         raise Trouble(f"{found}. Give two runs, two logs or two checkpoints.")
     if len(paths) == 1 and kinds[0] == _LOG and not is_log(paths[0]):
-        return False
+        return None
     if len(paths) == 1:
         raise Trouble(f"{paths[0]} is {kinds[0]}, and one alone has nothing to be compared with. Give two.")
-    return True
+    return kinds[0]
 
 
 def report(
-    paths: Sequence[str], *, scalars: Sequence[str], rtol: float | None, atol: float | None, form: str = "text"
+    paths: Sequence[str],
+    kind: str,
+    *,
+    scalars: Sequence[str],
+    rtol: float | None,
+    atol: float | None,
+    form: str = "text",
 ) -> int:
     """Compares logs or checkpoints with the first, prints the report, and returns the exit status.
 
     Args:
         paths: Files and folders, the baseline first.
+        kind: What they are, from `kind_of`.
         scalars: The chosen scalars of logs; all in common if empty.
         rtol: Relative tolerance.
         atol: Absolute tolerance.
@@ -57,7 +64,7 @@ def report(
     """
     tolerance = Tolerance(rtol or 0.0, atol or 0.0)
     try:
-        if _kind(paths[0]) == _LOG:
+        if kind == _LOG:
             documents = _logs(paths, scalars, tolerance)
         elif scalars:
             raise Trouble("--scalar chooses a scalar of two logs, and these are checkpoints. Leave it out.")
@@ -67,7 +74,7 @@ def report(
         raise Trouble(f"{error.filename} cannot be read ({error.strerror}).") from error
     print_documents(documents, form=form)
     # A difference counts more than what could not be answered.
-    return max((each.exit_status for each in documents), key=[0, 3, 1].index)
+    return max((each.exit_status for each in documents), key=[*EXIT_STATUSES.values()].index)
 
 
 def _logs(paths: Sequence[str], scalars: Sequence[str], tolerance: Tolerance) -> list[Document]:

@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(arguments: Sequence[str] | None) -> int:
     options = make_report_parser().parse_args(arguments)
     for_others = {"--scalar": options.scalar, "--rtol": options.rtol, "--atol": options.atol}
-    others = other_files.are_given(options.directories)
+    others = other_files.kind_of(options.directories)
     unfit = {"--across": options.across, "--html": options.html} if others else for_others
     for name, given in unfit.items():
         if given or isinstance(given, float):
@@ -37,7 +37,12 @@ def _main(arguments: Sequence[str] | None) -> int:
             raise Trouble(f"{name} is an option for {what}. Leave it out.")
     if others:
         return other_files.report(
-            options.directories, scalars=options.scalar, rtol=options.rtol, atol=options.atol, form=options.format
+            options.directories,
+            others,
+            scalars=options.scalar,
+            rtol=options.rtol,
+            atol=options.atol,
+            form=options.format,
         )
     directories = [parse_path(text) for text in options.directories]
     if len(directories) == 1 and (found := find_runs(directories[0])):

@@ -71,6 +71,20 @@ def test_the_text_of_one_ulp(files, capsys):
     assert "rounding or a fault" in out and ": rounding" not in out
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"w": torch.ones(3)}, "The only tensor is identical, bit for bit (12 bytes)."),
+        ({str(n): torch.ones(3) for n in range(12)}, "All 12 tensors are identical, bit for bit (144 bytes)."),
+        ({"epoch": 3}, "The only value is identical, bit for bit (0 bytes)."),
+    ],
+)
+def test_the_sentence_of_equal_checkpoints(files, content, words, capsys):
+    torch.save(content, files / "same.pt")
+    assert report.main(["same.pt", "same.pt"]) == 0
+    assert words in " ".join(capsys.readouterr().out.split())
+
+
 @pytest.mark.parametrize("names", [("a.csv", "b.csv"), ("a.safetensors", "b.safetensors")])
 def test_the_other_formats(files, names, capsys):
     report.main([*names, "--format", "json"])

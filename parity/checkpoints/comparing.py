@@ -14,11 +14,9 @@ import xxhash
 from parity.checkpoints.dtypes import DTYPES, WIDTHS, dtype_of
 from parity.checkpoints.figures import Figures, equal, figures, figures_of_two_dtypes
 from parity.checkpoints.tensor import Checkpoint, StoredTensor
-from parity.plan.tolerance import Tolerance
+from parity.plan.tolerance import EXIT_STATUSES, Tolerance, Word
 
-Word: TypeAlias = Literal["identical", "within", "differ", "undecided"]
 Kind: TypeAlias = Literal["numbers", "dtype", "shape", "only baseline", "only candidate", "value"]
-EXIT_STATUSES: dict[Word, int] = {"identical": 0, "within": 0, "undecided": 3, "differ": 1}
 # Bytes of a block that is digested at once.
 _BLOCK = 2**22
 # Threads that compare tensors beside each other. NumPy lets them run at the same time.
@@ -254,7 +252,7 @@ def _other_names(differences: list[Difference]) -> Iterator[Difference]:
 
 
 def _values(left: Mapping[str, object], right: Mapping[str, object]) -> Iterator[Difference]:
-    """The plain values that differ: numbers, texts and what else is no tensor."""
+    """The plain values that differ: numbers, texts and anything else that is not a tensor."""
     for name in [*left, *(name for name in right if name not in left)]:
         if name in left and name in right and _same_value(left[name], right[name]):
             continue

@@ -7,6 +7,8 @@ from typing import Literal
 
 import numpy as np
 
+from parity.judge.ulp import of_bfloat16, positions, steps_between
+
 
 @dataclass(frozen=True)
 class Dtype:
@@ -39,17 +41,7 @@ class Dtype:
 
     def ulp(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         """How many floats lie between two, in steps; uint64[N]. Zeros of both signs are the same."""
-        mine, other = self._position(left), self._position(right)
-        # Of opposite signs, two float64 are further apart than int64 can count, but never than uint64 can.
-        found: np.ndarray = np.maximum(mine, other).view(np.uint64) - np.minimum(mine, other).view(np.uint64)
-        return found
-
-    def _position(self, bits: np.ndarray) -> np.ndarray:
-        """The place of each float among all, 0 for zero; int64[N]."""
-        sign = bits.dtype.type(2 ** (8 * self.size - 1))
-        magnitude = (bits & (sign - bits.dtype.type(1))).astype(np.int64)
-        position: np.ndarray = np.where(bits & sign, -magnitude, magnitude)
-        return position
+        return steps_between(*(positions(bits.view(f"<i{self.size}")) for bits in (left, right)))
 
 
 def _view(dtype: str, bits: np.ndarray) -> np.ndarray:
@@ -59,8 +51,7 @@ def _view(dtype: str, bits: np.ndarray) -> np.ndarray:
 
 
 def _bfloat16(bits: np.ndarray) -> np.ndarray:
-    # The upper half of a float32.
-    return _view("<f4", bits.astype(np.uint32) << np.uint32(16))
+    return _view("<f4", of_bfloat16(bits))
 
 
 def _float8(exponent_bits: int, bits: np.ndarray) -> np.ndarray:

@@ -1,14 +1,16 @@
 """Checkpoints of several files: the shards of one model, and what Hugging Face's Trainer saves beside it."""
 
+import json
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from parity.checkpoints import safetensors_file, torch_file
-from parity.checkpoints.json_text import parse
 from parity.checkpoints.tensor import Checkpoint, StoredTensor, Unread
+from parity.checkpoints.torch_file import RunsCodeError
 from parity.ground.errors import Trouble
+from parity.store.json_text import each_once
 
 _INDEX = ".index.json"
 # The first of them that a folder has is its model, whose names get no first part.
@@ -24,9 +26,6 @@ _BESIDE = ("optimizer.pt", "optimizer.bin", "scheduler.pt", "scheduler.bin", "rn
 # Of torch.distributed.checkpoint: a pickle of objects, which is not read here since loading it would run code.
 _DISTRIBUTED = ".metadata"
 _ENDINGS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
-# Files that may hold something, and are not read but where they are files of torch.save beside the model.
-_OTHER_ENDINGS = (*_ENDINGS, ".pkl", ".distcp", ".npy", ".npz", ".h5", ".msgpack", ".csv", ".jsonl")
-_OTHERS = ("trainer_state.json", _DISTRIBUTED)
 _RUNS_CODE = "training_args.bin"
 
 
@@ -48,7 +47,7 @@ def _models(folder: Path) -> Iterator[Path]:
 
 
 def read_folder(path: str, folder: Path) -> Checkpoint:
-    """Reads the model of a folder, and all other files beside it; names those that it does not read.
+    """Reads the model of a folder and the checkpoints beside it; all other files are compared by their bytes.
 
     Raises:
         Trouble: A file is damaged or needs code, two tensors have one name, or the folder is of another kind.
@@ -77,12 +76,13 @@ def read_folder(path: str, folder: Path) -> Checkpoint:
 
 
 def _parts(folder: Path) -> tuple[list[tuple[str, Checkpoint]], dict[str, Unread]]:
-    """The files that can be read, each with the first part of its names, and those that cannot."""
+    """The files that are read, each with the first part of its names, and all others."""
     models = [*dict.fromkeys(_models(folder))]
     indexes = [each for each in models if each.name.endswith(_INDEX)]
     shards = {folder / file for index in indexes for file in _weight_map(index).values()}
     beside = [folder / name for name in _BESIDE if (folder / name).is_file()]
-    pickles = sorted(folder.glob("*.pkl"))
+    # Of Accelerate; other pickles are not of torch.save.
+    pickles = [each for each in sorted(folder.glob("*.pkl")) if each.is_file() and torch_file.is_archive(each)]
     files = [each for each in (*models, *beside, *pickles) if each not in shards]
     known = bool(models) and (models[0].name in _MODELS or models[0] in indexes)
     alone = known or len(files) == len(beside) + len(pickles) + 1
@@ -92,7 +92,7 @@ def _parts(folder: Path) -> tuple[list[tuple[str, Checkpoint]], dict[str, Unread
     for place, each in enumerate(files):
         try:
             found = read_index(each) if each in indexes else read_file(each)
-        except Trouble as error:
+        except RunsCodeError as error:
             if place == 0 or each in indexes or each in beside:
                 raise
             unread[each.name] = Unread(each, str(error).rstrip("."))
@@ -100,7 +100,8 @@ def _parts(folder: Path) -> tuple[list[tuple[str, Checkpoint]], dict[str, Unread
             parts.append((prefixes.get(each, ""), found))
     read = {*files, *shards}
     for other in sorted(folder.rglob("*")):
-        if other.is_file() and other not in read and (other.suffix in _OTHER_ENDINGS or other.name in _OTHERS):
+        # A link to a folder has no bytes that could be compared, so it is never the same.
+        if other not in read and (other.is_symlink() or not other.is_dir()):
             why = "loading it would run code" if other.name == _RUNS_CODE else "compare it on its own"
             unread[str(other.relative_to(folder))] = Unread(other, why)
     return parts, unread
@@ -115,10 +116,13 @@ def _prefixes(files: Iterable[Path]) -> dict[Path, str]:
 
 def _weight_map(index: Path) -> dict[str, str]:
     try:
-        weights = parse(index.read_bytes(), index)["weight_map"]
+        weights = json.loads(index.read_bytes(), object_pairs_hook=each_once)["weight_map"]
         return {str(name): str(file) for name, file in weights.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Trouble(f"{index} is damaged: it has no weight_map. Copy it again from where it was written.") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise Trouble(
+            f"{index} is damaged: it has no weight_map that can be read ({error}). Copy it again from where it was "
+            "written."
+        ) from error
 
 
 def read_index(index: Path) -> Checkpoint:

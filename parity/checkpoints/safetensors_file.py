@@ -4,6 +4,7 @@ Source:
     huggingface/safetensors, README.md, "Format".
 """
 
+import json
 import math
 from functools import partial
 from pathlib import Path
@@ -12,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from parity.checkpoints.dtypes import DTYPES
-from parity.checkpoints.json_text import parse
 from parity.checkpoints.tensor import Checkpoint, StoredTensor
 from parity.ground.errors import Trouble
+from parity.store.json_text import each_once
 
 FORMAT = "safetensors"
 _HEADER = "its header is not what a safetensors file has"
@@ -48,9 +49,9 @@ def read(path: Path) -> Checkpoint:
         length = int.from_bytes(file.read(8), "little")
         text = file.read(length) if length <= size - 8 else b""
     try:
-        header = parse(text, path)
-    except ValueError as error:
-        raise _damaged(path, _HEADER) from error
+        header = json.loads(text, object_pairs_hook=each_once)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, f"{_HEADER} ({error})") from error
     # What the user wrote beside the tensors; "format" says which library did.
     metadata = header.pop("__metadata__", {}) if isinstance(header, dict) else None
     if not isinstance(metadata, dict) or not all(isinstance(each, str) for each in metadata.values()):

@@ -1,6 +1,5 @@
 """A checkpoint, as every reader returns it: named tensors, whose bytes are read when needed, and plain values."""
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,11 +20,6 @@ class StoredTensor:
     dtype: str
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]
-
-    @property
-    def elements(self) -> int:
-        """Number of its elements."""
-        return math.prod(self.shape)
 
 
 @dataclass(frozen=True)

@@ -49,9 +49,19 @@ _DAMAGE = (
 )
 
 
+class RunsCodeError(Trouble):
+    """A file holds objects that could run code when they are loaded."""
+
+
 def is_torch_file(head: bytes) -> bool:
     """Whether a file begins as those of torch.save do: a ZIP archive, or a pickle before torch 1.6."""
     return head.startswith(_ZIP) or (head.startswith(_PICKLE) and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"))
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file is a ZIP archive, as torch.save has written since torch 1.6."""
+    with path.open("rb") as file:
+        return file.read(4) == _ZIP
 
 
 def read(path: Path) -> Checkpoint:
@@ -89,8 +99,7 @@ def read(path: Path) -> Checkpoint:
 def _load(path: Path) -> Any:
     import torch
 
-    with path.open("rb") as file:
-        mappable = file.read(4) == _ZIP
+    mappable = is_archive(path)
     try:
         if mappable:
             _check_inflated(path)
@@ -98,7 +107,7 @@ def _load(path: Path) -> Any:
             warnings.simplefilter("ignore")  # about protocols of pickles, which decide nothing here
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mappable)
     except UnpicklingError as error:
-        raise Trouble(_why_not(path)) from error
+        raise _refusal(path) from error
     except _DAMAGE as error:
         reason = cut(str(error).partition(". ")[0].splitlines()[0] if str(error) else type(error).__name__, 300)
         raise Trouble(
@@ -130,7 +139,7 @@ def _numpy_arrays() -> list[Any]:
     return [core.multiarray._reconstruct, np.ndarray, np.dtype, *(type(np.dtype(each)) for each in "fdilqLIQBb?")]
 
 
-def _why_not(path: Path) -> str:
+def _refusal(path: Path) -> Trouble:
     import torch
 
     try:
@@ -138,11 +147,11 @@ def _why_not(path: Path) -> str:
     except (*_DAMAGE, UnpicklingError, OSError):
         unsafe = []  # of old files torch does not list them
     if not unsafe:
-        return (
+        return Trouble(
             f"{path} is no file of torch.save that holds tensors and plain values only, or it is damaged. "
             "Save a state_dict, or copy the file again from where it was written."
         )
-    return (
+    return RunsCodeError(
         f"{path} would run code when it is loaded: it holds objects of {', '.join(unsafe[:4])}"
         f"{' and more' if len(unsafe) > 4 else ''}. parity loads tensors and plain values only. Save a state_dict, "
         "or load the file yourself where you trust it, and save its tensors with safetensors.torch.save_file."
@@ -156,6 +165,8 @@ def _leaves(value: Any, name: str, depth: int) -> Iterator[tuple[str, Any]]:
         )
     if isinstance(value, Mapping):
         items = [(str(key), item) for key, item in value.items()]
+        if keys := [_key(key, name) for key in value if not isinstance(key, str)]:
+            yield name or "value", f"keys that are not texts: {', '.join(sorted(keys))}"
         if not items and name:
             yield name, {}
     elif isinstance(value, list | tuple) and any(not _is_plain(each) for each in value):
@@ -167,6 +178,15 @@ def _leaves(value: Any, name: str, depth: int) -> Iterator[tuple[str, Any]]:
         return
     for key, item in items:
         yield from _leaves(item, f"{name}.{key}" if name else key, depth + 1)
+
+
+def _key(key: Any, name: str) -> str:
+    """A key in words that tell it from others, also from its text."""
+    if not all(_is_plain(each) for each in (key if isinstance(key, tuple) else [key])):
+        raise Trouble(
+            f"{name or 'The file'} has a {type(key).__name__} as a key. Save the tensors under texts or numbers."
+        )
+    return repr(key)
 
 
 def _is_plain(value: Any) -> bool:

@@ -31,10 +31,30 @@ def ulp_distance(baseline: np.ndarray, candidate: np.ndarray, *, dtype: str) -> 
     nan = np.isnan(baseline) | np.isnan(candidate)
     # A NaN has no position among the numbers; any other number will do, since -1 replaces the result.
     left, right = (_ordinal(np.where(nan, 0.0, side), dtype) for side in (baseline, candidate))
-    # Two float64 numbers of opposite sign may be further apart than int64 can count, but never than uint64 can: these
-    # get the largest number of int64.
-    distance = np.maximum(left, right).view(np.uint64) - np.minimum(left, right).view(np.uint64)
-    return np.where(nan, -1, np.minimum(distance, np.uint64(np.iinfo(np.int64).max)).astype(np.int64))
+    # What int64 cannot count gets its largest number.
+    distance = np.minimum(steps_between(left, right), np.uint64(np.iinfo(np.int64).max))
+    return np.where(nan, -1, distance.astype(np.int64))
+
+
+def steps_between(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """The distance of two positions, int64[N] each; uint64[N]."""
+    # Two float64 numbers of opposite sign may be further apart than int64 can count, but never than uint64 can.
+    steps: np.ndarray = np.maximum(left, right).view(np.uint64) - np.minimum(left, right).view(np.uint64)
+    return steps
+
+
+def positions(bits: np.ndarray) -> np.ndarray:
+    """The position of each float among all floats of its dtype, 0 for zero; int64[N] of its bits, int8 to int64[N]."""
+    # Floats of one sign are in the order of their bits. Negative ones run the other way, so they are mirrored at zero,
+    # which makes -0.0 and 0.0 the same position.
+    wide = bits.astype(np.int64)
+    return np.where(wide < 0, int(np.iinfo(bits.dtype).min) - wide, wide)
+
+
+def of_bfloat16(bits: np.ndarray) -> np.ndarray:
+    """The numbers of bfloat16, which is the upper half of a float32; float32[N] of uint16[N]."""
+    numbers: np.ndarray = (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return numbers
 
 
 def relative(absolute: np.ndarray, baseline: np.ndarray) -> np.ndarray:
@@ -57,13 +77,8 @@ def _ordinal(values: np.ndarray, dtype: str) -> np.ndarray:
         return _ordinal(values, "float32") >> 16
     if dtype not in _INTEGERS:
         raise ValueError(f"The dtype {dtype!r} has no ulp. Known dtypes: {', '.join((*_INTEGERS, 'bfloat16'))}.")
-    kind = _INTEGERS[dtype]
     with np.errstate(over="ignore"):  # infinite, where a damaged file has what the dtype cannot hold
-        bits = values.astype(dtype).view(kind).astype(np.int64)
-    # Floats of one sign are in the order of their bits. Negative ones run the other way, so they are mirrored at zero,
-    # which makes -0.0 and 0.0 the same position.
-    lowest = int(np.iinfo(kind).min)
-    return np.where(bits < 0, lowest - bits, bits)
+        return positions(values.astype(dtype).view(_INTEGERS[dtype]))
 
 
 def bits_differ(left: np.ndarray, right: np.ndarray) -> np.ndarray:

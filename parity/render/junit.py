@@ -8,18 +8,17 @@ The document is written with xml.etree: the library junitparser, which reads it 
 escapes for characters that XML does not allow.
 
 Source:
-    github.com/testmoapp/junitxml for the elements that GitHub's publishers, GitLab and Jenkins read;
-    W3C, Extensible Markup Language (XML) 1.0, section 2.2, for the characters that it allows.
+    github.com/testmoapp/junitxml for the elements that GitHub's publishers, GitLab and Jenkins read.
 """
 
 import math
-import re
 from datetime import datetime
 from xml.etree import ElementTree as ET
 
-from parity.ground.quoting import MOST_STORED, cut
+from parity.ground.quoting import cut
 from parity.judge.verdict import Judgement, PairVerdict
 from parity.render import story
+from parity.render.expressible import in_xml
 from parity.render.terminal import block
 from parity.render.wrapping import clip, flat
 from parity.store.stored_run import StoredRun
@@ -29,8 +28,6 @@ from parity.store.trials import TrialRecord
 _OUTCOMES = {1: "failure", 3: "error"}
 # Most characters of a message, since CI systems show it as a title.
 _MESSAGE = 500
-# All that XML 1.0 does not allow: control characters, surrogates, U+FFFE and U+FFFF.
-_FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def render(run: StoredRun, judgement: Judgement) -> str:
@@ -75,12 +72,12 @@ def _describe_run(run: StoredRun, suite: ET.Element) -> None:
         suite.set("timestamp", began.replace(tzinfo=None).isoformat(timespec="seconds"))
     except ValueError:
         pass  # run.json may come from another tool, and a suite may have no timestamp
-    suite.set("hostname", _allowed(str(run.info.get("host", ""))))
+    suite.set("hostname", in_xml(str(run.info.get("host", ""))))
     properties = ET.SubElement(suite, "properties")
     facts = [("command", run.info.get("command")), ("directory", run.directory)]
     for name, value in (*facts, *(("note", note) for note in story.notes(run))):
         if value:
-            ET.SubElement(properties, "property", name=name, value=_allowed(str(value)))
+            ET.SubElement(properties, "property", name=name, value=in_xml(str(value)))
 
 
 def _add_pair(suite: ET.Element, task: str, verdict: PairVerdict) -> None:
@@ -112,13 +109,13 @@ def _add_case(
     suite: ET.Element, place: str, name: str, wall_s: float, outcome: str | None, kind: str, message: str, details: str
 ) -> None:
     """Adds a case; one without an outcome passes."""
-    case = ET.SubElement(suite, "testcase", classname=_allowed(place), name=_allowed(name), time=_seconds(wall_s))
+    case = ET.SubElement(suite, "testcase", classname=in_xml(place), name=in_xml(name), time=_seconds(wall_s))
     if outcome:
-        found = ET.SubElement(case, outcome, type=kind, message=_allowed(message))
-        found.text = _allowed(details)
+        found = ET.SubElement(case, outcome, type=kind, message=in_xml(message))
+        found.text = in_xml(details)
     else:
         # A case that passes has no message; what was compared is its output.
-        ET.SubElement(case, "system-out").text = _allowed(details)
+        ET.SubElement(case, "system-out").text = in_xml(details)
 
 
 def _wall_s(record: TrialRecord) -> float:
@@ -128,8 +125,3 @@ def _wall_s(record: TrialRecord) -> float:
 
 def _seconds(wall_s: float) -> str:
     return f"{wall_s:.3f}"
-
-
-def _allowed(text: str) -> str:
-    """The text, cut if it is long, with an escape for each character that XML does not allow."""
-    return _FORBIDDEN.sub(lambda found: ascii(found[0])[1:-1], cut(text, MOST_STORED))

@@ -1,12 +1,11 @@
 """summary.json: the verdicts for scripts, in strict JSON, where numbers that are not finite are strings."""
 
 import json
-import math
 from dataclasses import asdict
 from typing import Any
 
-from parity.ground.quoting import MOST_STORED, cut
 from parity.judge.verdict import Judgement, PairVerdict
+from parity.render.expressible import in_json
 from parity.render.headline import make_pair_headline
 from parity.store.schema import SCHEMA_NUMBER
 
@@ -52,14 +51,4 @@ def _pair(verdict: PairVerdict) -> dict[str, Any]:
         "audit": asdict(verdict.audit) if verdict.audit else None,
         "steps": verdict.steps,
     }
-    return {key: _expressed(value) for key, value in content.items()}
-
-
-def _expressed(value: Any) -> Any:
-    """The value, with "nan", "inf" and "-inf" in the place of numbers that JSON cannot express, and long texts cut."""
-    if isinstance(value, dict):
-        return {key: _expressed(item) for key, item in value.items()}
-    if isinstance(value, str):
-        return cut(value, MOST_STORED)
-    # `str` gives "nan", "inf" and "-inf" for these.
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+    return {key: in_json(value) for key, value in content.items()}

@@ -71,7 +71,7 @@ def _doubts(baseline: Log, candidate: Log, *, chosen: bool) -> Iterator[str]:
     names = [] if chosen else [name for name in {**baseline.texts, **candidate.texts} if not _SPEED.search(name)]
     unequal = [name for name in names if baseline.texts.get(name) != candidate.texts.get(name)]
     if unequal:
-        yield f"what could only be compared as text is not the same: {_listed(unequal)}"
+        yield f"what could only be compared as text, or by its bytes, is not the same: {_listed(unequal)}"
 
 
 def _only(log: Log, other: Log) -> tuple[str, ...]:

@@ -5,19 +5,14 @@ What a scalar cannot show is why: whether the trainings differ by rounding or by
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
 import numpy as np
 
 from parity.judge.ulp import bits_differ, relative
-from parity.plan.tolerance import EXACT, Tolerance
+from parity.plan.tolerance import EXACT, EXIT_STATUSES, Tolerance, Word
 from parity.scalars.growth import Growth, growth_of
 from parity.scalars.log import Log, Series
 from parity.scalars.scale import Scale
-
-Word: TypeAlias = Literal["identical", "within", "differ", "undecided"]
-# From the best to the worst, with the exit status of each.
-EXIT_STATUSES: dict[Word, int] = {"identical": 0, "within": 0, "undecided": 3, "differ": 1}
 
 
 @dataclass(frozen=True)
@@ -62,7 +57,7 @@ class ScalarComparison:
         only_baseline, only_candidate: Steps that one side lacks, or None.
         blank: Number of steps where a side has a place without a number, and the first of them.
         not_numbers: NaN at the same step on both sides: their number and the first step.
-        hidden: Steps where the numbers are not equal, and a log has too few decimals to say more: number and first.
+        hidden: Steps where the numbers are not equal, and a log keeps too few digits to say more: number and first.
         repeats: Whether numbers were left out, of steps that were logged again, that are not the same.
         notes: What a reader should know, such as steps that were logged twice.
     """
@@ -101,7 +96,8 @@ def compare_series(
     """
     steps, places, others = np.intersect1d(baseline.steps, candidate.steps, assume_unique=True, return_indices=True)
     scale = Scale.of(baseline.precision, candidate.precision)
-    left, right = scale.round(baseline.values[places]), scale.round(candidate.values[others])
+    given = baseline.values[places], candidate.values[others]
+    left, right = map(scale.round, given)
     differs = scale.differs(left, right)
     units = np.where(differs, scale.units(left, right), 0)
     with np.errstate(invalid="ignore", over="ignore"):
@@ -118,8 +114,8 @@ def compare_series(
         return Place(step, numbers[0], numbers[1], numbers[2], numbers[3], int(units[index]))
 
     within = not _beyond(left, right, differs, tolerance).any()
-    unequal = scale.hidden(left, right)
-    hidden = np.flatnonzero(_beyond(left, right, unequal, tolerance))
+    unequal = scale.hidden(*given)
+    hidden = np.flatnonzero(_beyond(*given, unequal, tolerance))
     repeats = not _repeats_agree(baseline, candidate, scale, tolerance)
     missing = [_missing(baseline.steps, candidate.steps), _missing(candidate.steps, baseline.steps)]
     blank = np.union1d(baseline.blank, candidate.blank)
@@ -170,8 +166,8 @@ def _repeats_agree(baseline: Series, candidate: Series, scale: Scale, tolerance:
     (steps, values), (other_steps, others) = baseline.repeated, candidate.repeated
     if np.array_equal(steps, other_steps):
         left, right = scale.round(values), scale.round(others)
-        unlike = scale.differs(left, right) | scale.hidden(left, right)
-        if not _beyond(left, right, unlike, tolerance).any():
+        beyond = _beyond(left, right, scale.differs(left, right), tolerance)
+        if not (beyond | _beyond(values, others, scale.hidden(values, others), tolerance)).any():
             return True
     for series in (baseline, candidate):
         steps, values = series.repeated

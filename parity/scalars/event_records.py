@@ -9,12 +9,15 @@ Source:
 """
 
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
 import numpy as np
+import xxhash
+
+from parity.judge.ulp import of_bfloat16
 
 # Length and its checksum before the data, another checksum behind them.
 _HEADER, _FOOTER = 12, 4
@@ -44,9 +47,7 @@ _MESSAGES: dict[str, tuple[tuple[int, str, int | str, bool], ...]] = {
     "Event": ((2, "step", _INT64, False), (5, "summary", "Summary", False)),
 }
 # By number of the type: the name of its dtype, and the dtype of its bytes.
-TENSOR_DTYPES = {1: ("float32", "<f4"), 2: ("float64", "<f8"), 14: ("bfloat16", "<u2"), 19: ("float16", "<f2")}
-
-
+_TENSOR_DTYPES = {1: ("float32", "<f4"), 2: ("float64", "<f8"), 14: ("bfloat16", "<u2"), 19: ("float16", "<f2")}
 # Whole numbers and truth values, which are not read.
 _WHOLE = (3, 4, 5, 6, 9, 10, 17, 22, 23)
 
@@ -81,11 +82,13 @@ class Scalars:
         rows: Name, step, dtype and number of each, in the order of the file.
         cut_off: Whether the file ends within a record, as it does while it is written.
         skipped: Names whose numbers are of a dtype that is not read.
+        others: By name, what is not a scalar, such as histograms and texts: step and digest of each.
     """
 
     rows: list[tuple[str, int, str, float]]
     cut_off: bool
     skipped: tuple[str, ...] = ()
+    others: Mapping[str, Sequence[tuple[int, str]]] = field(default_factory=dict)
 
 
 def read_scalars(data: bytes) -> Scalars:
@@ -97,16 +100,22 @@ def read_scalars(data: bytes) -> Scalars:
     spans, cut_off = _spans(data)
     _verify(data, [span for span in spans if span[1] <= _SHORT])
     rows, skipped = [], []
-    for name, step, number in _scalars(data, spans):
-        if number:
-            rows.append((name, step, *number))
+    others: dict[str, list[tuple[int, str]]] = {}
+    for name, step, found in _values(data, spans):
+        if isinstance(found, str):
+            others.setdefault(name, []).append((step, found))
+        elif found:
+            rows.append((name, step, *found))
         else:
             skipped.append(name)
-    return Scalars(rows, cut_off, (*dict.fromkeys(skipped),))
+    return Scalars(rows, cut_off, (*dict.fromkeys(skipped),), others)
 
 
-def _scalars(data: bytes, spans: list[tuple[int, int]]) -> Iterator[tuple[str, int, tuple[str, float] | None]]:
-    """Name, step, dtype and number of each scalar; None for a number of a dtype that is not read."""
+def _values(data: bytes, spans: list[tuple[int, int]]) -> Iterator[tuple[str, int, tuple[str, float] | str | None]]:
+    """Name and step of each value, and its dtype and number.
+
+    None for a number of a dtype that is not read; a digest for what is not a scalar.
+    """
     from google.protobuf.message import DecodeError
 
     parse = event_message().FromString
@@ -116,15 +125,16 @@ def _scalars(data: bytes, spans: list[tuple[int, int]]) -> Iterator[tuple[str, i
         except DecodeError as error:
             raise DamagedError(f"the record at byte {begin - _HEADER:,} is not an event") from error
         step = event.step
-        found = event.summary.value
         numbers: list[tuple[str, int, tuple[str, float] | None]] = []
-        for value in found:
+        for value in event.summary.value:
             if value.HasField("simple"):
                 numbers.append((value.tag, step, ("float32", value.simple)))
-            elif value.HasField("tensor") and value.metadata.plugin.name in ("", "scalars"):
-                number = _number(value.tensor)
-                if number or value.metadata.plugin.name or value.tensor.dtype in _WHOLE:
-                    numbers.append((value.tag, step, number))
+                continue
+            plugin, number = value.metadata.plugin.name, _number(value.tensor)
+            if plugin == "scalars" or (not plugin and (number or value.tensor.dtype in _WHOLE)):
+                numbers.append((value.tag, step, number))
+            else:
+                yield value.tag, step, xxhash.xxh3_128_hexdigest(value.SerializeToString(deterministic=True))
         if length > _SHORT and numbers:
             _verify(data, [(begin, length)])
         yield from numbers
@@ -132,9 +142,9 @@ def _scalars(data: bytes, spans: list[tuple[int, int]]) -> Iterator[tuple[str, i
 
 def _number(tensor: Any) -> tuple[str, float] | None:
     """Dtype and number of a tensor with one element; None for any other."""
-    if tensor.dtype not in TENSOR_DTYPES:
+    if tensor.dtype not in _TENSOR_DTYPES:
         return None
-    name, layout = TENSOR_DTYPES[tensor.dtype]
+    name, layout = _TENSOR_DTYPES[tensor.dtype]
     if tensor.content:
         elements = np.frombuffer(tensor.content, layout)
     elif tensor.halves:
@@ -143,9 +153,7 @@ def _number(tensor: Any) -> tuple[str, float] | None:
         elements = np.array([*tensor.doubles] if name == "float64" else [*tensor.floats], layout)
     if len(elements) != 1:
         return None
-    if name == "bfloat16":  # the upper half of a float32
-        elements = (elements.astype("<u4") << 16).view("<f4")
-    return name, float(elements[0])
+    return name, float(of_bfloat16(elements)[0] if name == "bfloat16" else elements[0])
 
 
 def _spans(data: bytes) -> tuple[list[tuple[int, int]], bool]:

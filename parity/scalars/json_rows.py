@@ -6,17 +6,16 @@ Source:
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from parity.ground.errors import Trouble
 from parity.scalars.log import Log, named, step_name, step_of
 from parity.scalars.sparse import Rows
+from parity.store.json_text import each_once
 
 LINES = "JSON lines"
 TRAINER_STATE = "trainer_state.json"
-# Say when and where a row was logged, not what.
-_ABOUT = ("epoch", "_timestamp", "_runtime", "timestamp", "time", "wall_time")
 
 
 def is_json_lines(text: str) -> bool:
@@ -28,17 +27,14 @@ def is_json_lines(text: str) -> bool:
         return False
 
 
-def each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """The object with these keys and values.
+def parse(text: str) -> Any:
+    """The value of a JSON text, with the texts of its decimals, which may be more than float64 holds.
 
     Raises:
-        ValueError: A key is there twice.
+        ValueError: It is not valid JSON, or has a name twice in one object.
+        RecursionError: It is nested too deeply.
     """
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the name {next(key for key in keys if keys.count(key) > 1)!r} is there twice")
-    return found
+    return json.loads(text, object_pairs_hook=each_once, parse_float=str)
 
 
 def read_lines(path: str, text: str) -> Log:
@@ -52,7 +48,7 @@ def read_lines(path: str, text: str) -> Log:
         if not line.strip():
             continue
         try:
-            row = json.loads(line, object_pairs_hook=each_once)
+            row = parse(line)
         except (ValueError, RecursionError) as error:
             raise Trouble(
                 f"{path} has no JSON in line {place + 1}: {error}. Give a file with an object a line."
@@ -81,7 +77,7 @@ def read_rows(path: str, form: str, rows: Iterable[Mapping[str, Any]]) -> Log:
     for place, row in enumerate(flat):
         own = step_name([key for key, value in row.items() if value is not None]) if name else None
         if name and own is None:
-            numbers = {key: value for key, value in row.items() if key not in _ABOUT and value is not None}
+            numbers = {key: value for key, value in row.items() if value is not None}
             aside += [str(numbers)] if numbers else []
             continue
         step = row.pop(own) if own else place
@@ -91,7 +87,7 @@ def read_rows(path: str, form: str, rows: Iterable[Mapping[str, Any]]) -> Log:
             number = step_of(step)
         except ValueError as error:
             raise Trouble(f"{path} has in row {place + 1} {error}.") from error
-        found.add(number, {key: value for key, value in row.items() if key not in _ABOUT})
+        found.add(number, row)
     columns = found.columns()
     notes += found.notes(path)
     return Log(path, form, named(columns), tuple(notes), texts=found.texts(), aside=aside)

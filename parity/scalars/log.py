@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Context, Decimal, InvalidOperation
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,8 @@ _MOST_BYTES = 2**31
 _MOST_STEPS = 10**18
 # From here on, float64 does not hold every whole number.
 _MOST_WHOLE = 2**53
+# So many digits are kept by every float64 of ordinary size.
+_SURE = 15
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Log:
         format: Name of the format that was detected.
         series: The scalars by name, in the order of the log.
         notes: What a reader should know about the log as a whole.
-        texts: What is no number, or a whole number that float64 cannot hold, by name: steps and texts.
+        texts: What is not a number, or one that float64 cannot hold, by name: steps and texts.
         aside: Rows that belong to no step, as text.
         doubts: What was not read though it may hold scalars: with it, no comparison is more than undecided.
     """
@@ -157,13 +160,20 @@ def inexact(columns: dict[str, Column]) -> dict[str, list[tuple[int, str]]]:
 
 
 def _is_inexact(text: str, value: float) -> bool:
-    """Whether a text is a whole number that float64 cannot hold, or one beyond its range."""
-    if abs(value) < _MOST_WHOLE or math.isnan(value):
+    """Whether a text is a number that float64 cannot hold, so that another number has the same float."""
+    if (len(text) <= _SURE and 1e-300 < abs(value) < 1e300) or text == repr(value) or math.isnan(value):
         return False
     if math.isinf(value):
         return "n" not in text.lower()
-    digits = text.strip().lstrip("+-")
-    return digits.isascii() and digits.isdecimal() and int(digits) != abs(value)
+    try:
+        number = Decimal(text)
+    except InvalidOperation:  # its exponent has more than 18 digits
+        return True
+    digits, exponent = number.as_tuple()[1:]
+    if number == value or exponent == 0:  # a whole number in all of its digits
+        return number != value
+    # What a program writes of a float: the shortest text that stands for it, or the number itself in some digits.
+    return number not in (Decimal(repr(value)), Context(prec=len(digits)).create_decimal(Decimal(value)))
 
 
 def limited(file: Path) -> bytes:

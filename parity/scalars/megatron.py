@@ -27,8 +27,12 @@ def read(path: str, value: dict[str, Any]) -> Log:
         Trouble: A step is not a whole number, or a value is not a number.
     """
     columns: dict[str, Column] = {}
+    texts: dict[str, list[tuple[int, str]]] = {}
     for name, metric in value.items():
         column = columns[name] = Column.empty()
+        beside = {key: metric[key] for key in metric if key not in _KEYS} if isinstance(metric, dict) else metric
+        if beside or not isinstance(metric, dict):
+            texts[f"{name} beside its values" if isinstance(metric, dict) else name] = [(0, str(beside))]
         if isinstance(metric, dict) and not isinstance(metric.get("values", {}), dict):
             raise Trouble(f"{path} has no object of steps in the values of {name!r}, as golden values have.")
         for step, number in metric["values"].items() if isinstance(metric, dict) and "values" in metric else ():
@@ -37,4 +41,4 @@ def read(path: str, value: dict[str, Any]) -> Log:
             blank = number is None or (isinstance(number, str) and number.lower() == "nan")
             if isinstance(number, bool | list | dict) or not column.add(int(step), None if blank else number):
                 raise Trouble(f"{path} has {number!r} for {name!r} at step {step}, and golden values are numbers.")
-    return Log(path, FORMAT, named(columns), texts=inexact(columns))
+    return Log(path, FORMAT, named(columns), texts={**inexact(columns), **texts})

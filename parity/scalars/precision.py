@@ -28,11 +28,6 @@ class Precision:
     kind: Kind
     decimals: int = 0
 
-    def __str__(self) -> str:
-        if self.kind == "printed":
-            return f"decimals, at most {self.decimals} after the point"
-        return "whole numbers" if self.kind == "whole" else self.kind
-
 
 def precision_of(texts: Iterable[str], values: np.ndarray) -> Precision:
     """Finds out what the numbers of a text are.

@@ -1,6 +1,5 @@
 """Finds out by its content what a log is, and reads it."""
 
-import json
 from pathlib import Path
 
 from parity.ground.errors import Trouble
@@ -28,7 +27,10 @@ def read_log(path: str) -> Log:
     """
     found = _read_folder(path) if Path(path).is_dir() else _read_file(path)
     if not found.series:
-        raise Trouble(f"{path} was read as {found.format}, and has no scalar. Give a log with a number for each step.")
+        texts = f"Not numbers, or not ones that float64 holds: {', '.join(found.texts)}. " if found.texts else ""
+        raise Trouble(
+            f"{path} was read as {found.format}, and has no scalar. {texts}Give a log with a number for each step."
+        )
     return found
 
 
@@ -47,9 +49,9 @@ def is_log_folder(folder: Path) -> bool:
 
 def _read_folder(path: str) -> Log:
     folder = Path(path)
-    files = tensorboard.event_folder(folder)
-    if files:
-        return tensorboard.read(path, files)
+    found = tensorboard.read_folder(path)
+    if found:
+        return found
     for name in _IN_FOLDERS:
         if (folder / name).is_file():
             return _read_file(str(folder / name))
@@ -80,7 +82,7 @@ def _read_file(path: str) -> Log:
 
 def _read_json(path: str, text: str) -> Log:
     try:
-        value = json.loads(text, object_pairs_hook=json_rows.each_once)
+        value = json_rows.parse(text)
     except (ValueError, RecursionError) as error:
         if json_rows.is_json_lines(text):
             return json_rows.read_lines(path, text)

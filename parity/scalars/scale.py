@@ -22,14 +22,12 @@ class Scale:
     Attributes:
         kind: A dtype, "whole" or "printed".
         decimals: Decimals of the side that has fewer, for "printed".
-        printed_alike: For "printed": whether both sides have these decimals.
         mixed: Whether one side keeps more than the other.
         exact: For "printed": the dtype of the side that keeps floats, or "float64".
     """
 
     kind: str
     decimals: int
-    printed_alike: bool
     mixed: bool
     exact: str = "float64"
 
@@ -42,8 +40,8 @@ class Scale:
         if printed:
             # Whole numbers among decimals were decimals once: 1 for 1.0.
             alike = (kinds == {"printed"} and printed[0] == printed[-1]) or kinds == {"printed", "whole"}
-            return cls("printed", min(printed), alike, not alike, (floats or ["float64"])[0])
-        return cls(floats[0] if floats else "whole", 0, True, len(floats) > 1)
+            return cls("printed", min(printed), not alike, (floats or ["float64"])[0])
+        return cls(floats[0] if floats else "whole", 0, len(floats) > 1)
 
     @property
     def unit(self) -> str:
@@ -58,7 +56,7 @@ class Scale:
             plural = "" if self.decimals == 1 else "s"
             kept = f"at most {self.decimals} decimal{plural}" if self.decimals > 0 else "no decimals"
             have = "one log has its numbers with" if self.mixed else "the logs have these numbers with"
-            return f"{have} {kept}, so a difference below {self._step / 2:.1g} would not show"
+            return f"{have} {kept}, so a difference below {max(self._step / 2, 5e-324):.1g} would not show"
         if self.mixed:
             return f"one log keeps {self.kind}, so the other one is rounded to it before they are compared"
         return None
@@ -82,7 +80,7 @@ class Scale:
 
         A NaN is equal to a NaN: a log may have lost its other bits.
         """
-        if self.kind == "printed" and not self.printed_alike:
+        if self.kind == "printed" and self.mixed:
             with np.errstate(invalid="ignore"):
                 same = (np.abs(left - right) <= _HALF * self._step) | (left == right)
         else:
@@ -91,16 +89,21 @@ class Scale:
         return result
 
     def hidden(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        """Whether two numbers are not equal and do not differ either, since a log has too few decimals; bool[N]."""
-        if self.kind != "printed" or self.printed_alike:
+        """Whether two numbers are not equal and do not differ either, since a log keeps too few digits; bool[N].
+
+        Args:
+            left: float64[N], not rounded.
+            right: float64[N], not rounded.
+        """
+        if not self.mixed:
             return np.zeros(len(left), bool)
+        differs = self.differs(self.round(left), self.round(right))
+        nan = np.isnan(left) & np.isnan(right)
         # The shortest text of a float32 stands for it.
-        if self.exact in ("float16", "float32"):
+        if self.kind == "printed" and self.exact in ("float16", "float32"):
             with np.errstate(over="ignore"):
-                unequal = bits_differ(*(each.astype(self.exact).astype(np.float64) for each in (left, right)))
-        else:
-            unequal = bits_differ(left, right)
-        result: np.ndarray = unequal & ~self.differs(left, right) & ~(np.isnan(left) & np.isnan(right))
+                left, right = (each.astype(self.exact).astype(np.float64) for each in (left, right))
+        result: np.ndarray = bits_differ(left, right) & ~differs & ~nan
         return result
 
     def units(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:

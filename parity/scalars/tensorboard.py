@@ -1,5 +1,6 @@
 """TensorBoard's event files: a file, or the folder of a run with one or several."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,41 +20,46 @@ def is_event_file(name: str, head: bytes) -> bool:
     return b"brain.Event:" in head[:64] or (_MARK in name and not head)
 
 
-def event_folder(folder: Path) -> list[Path]:
-    """The event files of a run: those of the folder, or of the only folder below it that has some.
+def read_folder(path: str) -> Log | None:
+    """Reads the event files of a folder, or of the only folder below it that has some; None where there is none.
 
     Raises:
-        Trouble: Several folders below it have event files.
+        Trouble: A file is damaged, or several folders below it have event files.
     """
-    here = sorted(each for each in folder.iterdir() if _MARK in each.name and each.is_file())
-    if here:
-        return here
-    below: dict[Path, list[Path]] = {}
+    folder = Path(path)
+    found: dict[Path, list[Path]] = {}
     for each in sorted(folder.rglob(f"*{_MARK}*")):
         if each.is_file():
-            below.setdefault(each.parent, []).append(each)
-    if len(below) > 1:
-        names = ", ".join(str(each) for each in [*below][:5])
+            found.setdefault(each.parent, []).append(each)
+    files = found.pop(folder, [])
+    if not files and len(found) > 1:
+        names = ", ".join(str(each) for each in [*found][:5])
         raise Trouble(
-            f"{folder} has TensorBoard event files of {len(below)} runs: {names}"
-            f"{', ...' if len(below) > 5 else ''}. Give the folder of one run."
+            f"{folder} has TensorBoard event files of {len(found)} runs: {names}"
+            f"{', ...' if len(found) > 5 else ''}. Give the folder of one run."
         )
-    return next(iter(below.values()), [])
+    if not files:
+        return read(path, next(iter(found.values()))) if found else None
+    # As those of add_scalars.
+    names = ", ".join(str(each.relative_to(folder)) for each in found)
+    return read(path, files, doubts=[f"event files in folders below it are not read: {names}"] if found else [])
 
 
-def read(path: str, files: list[Path]) -> Log:
+def read(path: str, files: list[Path], *, doubts: Sequence[str] = ()) -> Log:
     """Reads the scalars of a run, of all its files together, as a resumed training writes them.
 
     Args:
         path: What was given.
         files: The event files, the oldest first: their names begin with the time.
+        doubts: What is not read beside them.
 
     Raises:
         Trouble: A file is damaged.
     """
     columns: dict[str, tuple[list[int], list[float], set[str]]] = {}
     notes = [f"{len(files)} event files are read as one run"] if len(files) > 1 else []
-    doubts = _below(Path(path), files)
+    doubts = [*doubts]
+    others: dict[str, list[tuple[int, str]]] = {}
     for file in files:
         try:
             found = read_scalars(limited(file))
@@ -63,6 +69,8 @@ def read(path: str, files: list[Path]) -> Log:
             doubts.append(f"{file.name} ends within a record, as if it were still being written; the rest is compared")
         if found.skipped:
             doubts.append(f"numbers of a dtype that is not read: {', '.join(found.skipped)}")
+        for name, digests in found.others.items():
+            others.setdefault(name, []).extend(digests)
         for name, step, dtype, number in found.rows:
             if name not in columns:
                 columns[name] = ([], [], set())
@@ -70,26 +78,9 @@ def read(path: str, files: list[Path]) -> Log:
             steps.append(step)
             values.append(number)
             dtypes.add(dtype)
-    return Log(
-        path, FORMAT, {name: _series(*column) for name, column in columns.items()}, tuple(notes), doubts=(*doubts,)
-    )
-
-
-def _below(folder: Path, files: list[Path]) -> list[str]:
-    """Says in which folders below there are scalars that are not read, as those of add_scalars."""
-    if not folder.is_dir():
-        return []
-    others = [each for each in sorted(folder.rglob(f"*{_MARK}*")) if each.is_file() and each not in files]
-    names = dict.fromkeys(str(each.parent.relative_to(folder)) for each in others if _has_scalars(each))
-    return [f"event files in folders below it are not read: {', '.join(names)}"] if names else []
-
-
-def _has_scalars(file: Path) -> bool:
-    try:
-        found = read_scalars(limited(file))
-    except DamagedError:
-        return True
-    return bool(found.rows or found.skipped or found.cut_off)
+    notes += [f"not scalars, and compared by their bytes: {', '.join(others)}"] if others else []
+    series = {name: _series(*column) for name, column in columns.items()}
+    return Log(path, FORMAT, series, tuple(notes), texts=others, doubts=(*doubts,))
 
 
 def _series(steps: list[int], values: list[float], dtypes: set[str]) -> Series:

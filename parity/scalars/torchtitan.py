@@ -7,7 +7,7 @@ Source:
 import re
 from collections.abc import Iterator
 
-from parity.scalars.log import Column, Log, inexact, named
+from parity.scalars.log import Column, Log, named
 
 FORMAT = "torchtitan's text log"
 # The colours of a terminal, which are kept in a log that was copied from one.
@@ -15,7 +15,11 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 # Characters in which a line of a step has to come; what is printed before the first is long.
 _HEAD = 2**22
 _RANK = re.compile(r"\[rank(\d+)\]:")
-_NUMBER = re.compile(r"-?(?:[\d,]*\.?\d+(?:[eE][-+]?\d+)?|nan|inf)")
+# A number, with commas at thousands as in 7,034; and the unit of those that measure speed: 41.19%, 27.34GiB(28.78%).
+_VALUE = re.compile(
+    r"(-?(?:(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?|nan|inf))(%|GiB\([\d.]+%\))?", re.ASCII
+)
+_WITH_UNIT = re.compile(r"(?:.*/)?(?:memory|mfu)")
 
 
 def is_torchtitan(text: str) -> bool:
@@ -25,7 +29,7 @@ def is_torchtitan(text: str) -> bool:
 
 def read(path: str, text: str) -> Log:
     """Reads the numbers of each step; of several ranks in one log those of the lowest, and the others' as text."""
-    columns: dict[str, dict[str, Column]] = {}
+    ranks: dict[str, dict[str, list[tuple[int, str]]]] = {}
     for line in _COLOURS.sub("", text).splitlines():
         head, mark, tail = line.partition("step:")
         step, *words = tail.split() or [""]
@@ -33,28 +37,40 @@ def read(path: str, text: str) -> Log:
         if not (mark and step.isascii() and step.isdecimal() and len(step) <= 18 and words and words[0].endswith(":")):
             continue
         rank = _RANK.match(head)
-        of_rank = columns.setdefault(rank[1] if rank else "", {})
-        for name, number in _pairs(words):
-            full = f"validate/{name}" if head.rstrip().endswith("validate") else name
-            column = of_rank.get(full) or of_rank.setdefault(full, Column.empty())
-            column.add(int(step), number)
-    lowest = min(columns, key=lambda rank: int(rank or 0), default="")
-    notes = (f"it has the lines of {len(columns)} ranks; rank {lowest} is compared",) if len(columns) > 1 else ()
-    of_lowest = columns.pop(lowest, {})
-    others = {
-        f"rank {rank} {name}": [*zip(column.steps, column.texts, strict=True)]
-        for rank, of_rank in columns.items()
-        for name, column in of_rank.items()
+        of_rank = ranks.setdefault(rank[1] if rank else "", {})
+        before = "validate/" if head.rstrip().endswith("validate") else ""
+        for name, value in _pairs(words):
+            of_rank.setdefault(f"{before}{name}", []).append((int(step), value))
+    lowest = min(ranks, key=lambda rank: int(rank or 0), default="")
+    notes = [f"it has the lines of {len(ranks)} ranks; rank {lowest} is compared"] if len(ranks) > 1 else []
+    of_lowest = ranks.pop(lowest, {})
+    columns = {name: _column(name, values) for name, values in of_lowest.items()}
+    # All that is written under a name where some of it is not a number, or one that float64 cannot hold.
+    texts = {
+        name: values
+        for name, values in of_lowest.items()
+        if columns[name].inexact or len(columns[name].steps) < len(values)
     }
-    return Log(path, FORMAT, named(of_lowest), notes, texts={**inexact(of_lowest), **others})
+    notes += [f"not numbers, and compared as text: {', '.join(texts)}"] if texts else []
+    others = {f"rank {rank} {name}": values for rank, of_rank in ranks.items() for name, values in of_rank.items()}
+    return Log(path, FORMAT, named(columns), tuple(notes), texts={**texts, **others})
 
 
 def _pairs(words: list[str]) -> Iterator[tuple[str, str]]:
-    """Names and numbers of `loss: 7.34 memory: 27.34GiB(28.78%)`; only the number that a value begins with."""
-    name = ""
-    for word in words:
+    """Names and values of `loss: 7.34 memory: 27.34GiB(28.78%)`."""
+    name, value = words[0], list[str]()
+    for word in [*words[1:], ":"]:
         if word.endswith(":"):
-            name = word[:-1]
-        elif name and (found := _NUMBER.match(word)):
-            yield name, found[0].replace(",", "")
-            name = ""
+            yield name[:-1], " ".join(value)
+            name, value = word, []
+        else:
+            value.append(word)
+
+
+def _column(name: str, values: list[tuple[int, str]]) -> Column:
+    column = Column.empty()
+    for step, value in values:
+        found = _VALUE.fullmatch(value)
+        if found and (not found[2] or _WITH_UNIT.fullmatch(name)):
+            column.add(step, found[1].replace(",", ""))
+    return column

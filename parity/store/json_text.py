@@ -1,6 +1,8 @@
 """Reads JSON that somebody else may have written, with limits on its size and depth."""
 
 import json
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 # Most bytes of a JSON text. The run.json of 10,000 trials has 1 MB, and the settings of an optimizer with a group for
@@ -34,6 +36,19 @@ def parse_json(text: bytes | str, *, most_bytes: int = MOST_BYTES) -> Any:
             return value
         level = [item for each in inner for item in (each.values() if isinstance(each, dict) else each)]
     raise ValueError(_TOO_DEEP)
+
+
+def each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """The object with these names and values; for `object_pairs_hook` of `json.loads`, which would keep the last one.
+
+    Raises:
+        ValueError: A name is there twice.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        name = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"it has {name[:200]!r} twice")
+    return found
 
 
 def _whole_number(text: str) -> int:

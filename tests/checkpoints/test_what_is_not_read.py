@@ -3,6 +3,7 @@
 import json
 import struct
 import zipfile
+from decimal import Decimal
 
 import pytest
 import torch
@@ -52,6 +53,9 @@ def compared(folder, baseline, candidate, *, tolerance=EXACT):
         (MODEL, "pytorch_model.bin", ONE, TWO, 1),
         (MODEL, "global_step1/mp_rank_00_model_states.pt", ONE, TWO, 3),
         (MODEL, "trainer_state.json", {"loss": 1.5}, {"loss": 99.5}, 3),
+        (MODEL, "config.json", {"num_attention_heads": 10}, {"num_attention_heads": 20}, 3),
+        (MODEL, "global_step1/x.gguf", b"10", b"20", 3),
+        (MODEL, "random_states_0", b"10", b"20", 3),
         (MODEL, "training_args.bin", b"PK\x03\x04a", b"PK\x03\x04b", 3),
         (MODEL, "random_states_0.pkl", b"\x80\x04a", b"\x80\x04b", 3),
         ({"a.pt": ONE}, "last.ckpt", ONE, TWO, 1),
@@ -78,8 +82,32 @@ def test_each_file_of_a_folder_counts(tmp_path, beside, name, one, two, status):
     assert compared(tmp_path / "same", {**beside, name: one}, {**beside, name: one}).word == "identical"
     if name == "n-1.safetensors":  # an index names it
         return
-    alone = compared(tmp_path / "alone", {**beside, name: one}, {"config.json": {}, **beside})
+    alone = compared(tmp_path / "alone", {"a.json": {}, **beside, name: one}, {"a.json": {}, **beside})
     assert alone.exit_status == status
+
+
+@pytest.mark.parametrize("name", ["extra.safetensors", "extra.pt", "extra.bin"])
+@pytest.mark.parametrize("damage", [(10).to_bytes(8, "little") + b"{damaged!!", b"PK\x03\x04damaged", b""])
+def test_a_damaged_file_of_a_folder_is_trouble_and_not_equal(tmp_path, name, damage):
+    write(tmp_path / "model.safetensors", ONE)
+    (tmp_path / name).write_bytes(damage)
+    with pytest.raises(Trouble, match=rf"{name} (is damaged|cannot be loaded|is empty)"):
+        read_checkpoint(str(tmp_path))
+
+
+def test_a_file_that_would_run_code_is_compared_by_its_bytes(tmp_path):
+    sides = [{**MODEL, "extra.pt": {"x": Decimal(text)}} for text in ("1", "2")]
+    assert compared(tmp_path / "same", sides[0], sides[0]).word == "identical"
+    (text,) = compared(tmp_path / "other", *sides).unread
+    assert text.startswith("extra.pt has other bytes (") and "would run code" in text
+
+
+def test_a_link_to_a_folder_is_not_passed_over(tmp_path):
+    write(tmp_path / "a" / "model.safetensors", ONE)
+    (tmp_path / "below").mkdir()
+    (tmp_path / "a" / "link").symlink_to(tmp_path / "below")
+    side = read_checkpoint(str(tmp_path / "a"))
+    assert compare_checkpoints(side, side, tolerance=EXACT).word == "undecided"
 
 
 def test_two_files_of_a_folder_with_one_name_are_refused(tmp_path):
@@ -121,6 +149,23 @@ def test_keys_that_come_to_one_name_are_refused(tmp_path, content):
 )
 def test_structures_that_are_not_the_same_differ(tmp_path, one, two):
     assert compared(tmp_path, {"a.pt": one}, {"a.pt": two}).word == "differ"
+
+
+@pytest.mark.parametrize("key", [0, True, None, 1.0, b"k", (0, 1)])
+def test_a_key_is_told_from_its_text(tmp_path, key):
+    x = torch.ones(1)
+    for place, (one, two) in enumerate(
+        (({key: x}, {str(key): x}), ({"s": {key: x, "1": x}}, {"s": {str(key): x, "1": x}}))
+    ):
+        found = compared(tmp_path / f"{place}", {"a.pt": one}, {"a.pt": two})
+        assert found.word == "differ" and [each.kind for each in found.differences] == ["value"]
+        assert compared(tmp_path / f"same {place}", {"a.pt": one}, {"a.pt": one}).word == "identical"
+
+
+def test_a_key_without_a_name_of_its_own_is_refused(tmp_path):
+    torch.save({torch.ones(2000): torch.ones(1)}, tmp_path / "a.pt")
+    with pytest.raises(Trouble, match=r"has a Tensor as a key. Save the tensors under texts or numbers."):
+        read_checkpoint(str(tmp_path / "a.pt"))
 
 
 def test_a_conjugate_view_is_not_tied(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 from parity import report
 from parity.ground.errors import Trouble
 from parity.render.documents.numbers import rounded_up
+from parity.scalars.choosing import compare_logs
 from parity.scalars.event_records import read_scalars
 from parity.scalars.reading import read_log
 
@@ -26,6 +27,15 @@ def epochs(first):
         for batch in range(4)
     ]
     return "epoch,batch,loss\n" + "\n".join(rows) + "\n"
+
+
+def titan(norm):
+    return "".join(f"[rank0]:step: {step}  loss:  7.5  grad_norm: {norm}  mfu: 41.19%\n" for step in (1, 2))
+
+
+def golden(**beside):
+    metric = {"start_step": 1, "end_step": 2, "step_interval": 1, "values": {"1": 1.5, "2": 1.25}}
+    return json.dumps({"lm loss": metric, **beside})
 
 
 CASES = {
@@ -92,6 +102,48 @@ CASES = {
     "the largest numbers": (constant(loss=1.7e308), constant(loss=-1.7e308), 1),
     "numbers far apart": (constant(loss=5e-324), constant(loss=1.7e308), 1),
     "the smallest number, printed": (constant(loss=5e-324), constant(loss=0.0), 3),
+    **{
+        f"{one} and {two}": (f"step,loss,n\n1,0.5,1\n2,{one},1\n", f"step,loss,n\n1,0.5,1\n2,{two},1\n", status)
+        for one, two, status in (
+            ("9007199254740993.0", "9007199254740992.0", 3),
+            ("9007199254740993e0", "9007199254740992e0", 3),
+            ("9_007_199_254_740_993", "9007199254740992", 3),
+            ("1e-400", "2e-400", 3),
+            ("1e-400", "0", 3),
+            ("1e-99999999999999999999", "0", 3),
+            ("0.12345678901234567890", "0.12345678901234567899", 3),
+            # Two texts of one float: the shortest, and all of its digits.
+            ("0.1", "0.1000000000000000055511151231257827", 0),
+            ("1e23", "9.9999999999999991611392e22", 0),
+        )
+    },
+    **{
+        f"{one} and {two} in JSON": (
+            f'{{"step":1,"loss":{one},"n":1}}\n{{"step":2,"loss":1,"n":1}}\n',
+            f'{{"step":1,"loss":{two},"n":1}}\n{{"step":2,"loss":1,"n":1}}\n',
+            3,
+        )
+        for one, two in (("1e400", "1e500"), ("9007199254740993.0", "9007199254740992.0"), ("1e-400", "0.0"))
+    },
+    "large numbers in a list of JSON": (
+        '[{"step":1,"loss":9007199254740993.0,"n":1}]',
+        '[{"step":1,"loss":9007199254740992.0,"n":1}]',
+        3,
+    ),
+    "epochs": (constant(loss=0.5, epoch=0.1), constant(loss=0.5, epoch=0.7), 1),
+    "times": (constant(loss=0.5, time=0.1, _timestamp=1.5), constant(loss=0.5, time=0.7, _timestamp=2.5), 0),
+    "float32 and float64": (
+        "step,loss\n1,0.10000000149011612\n2,0.5\n",
+        "step,loss\n1,0.1\n2,0.5000000000000001\n",
+        3,
+    ),
+    "no number in torchtitan's log": (titan("n/a"), titan("-"), 3),
+    "the same in torchtitan's log": (titan("n/a"), titan("n/a"), 0),
+    "a number and letters in torchtitan's log": (titan("1.2abc"), titan("1.2xyz"), 3),
+    "a comma that is not of thousands in torchtitan's log": (titan("1,2"), titan("12"), 3),
+    "several words in torchtitan's log": (titan("1.2 note: foo bar"), titan("1.2 note: foo baz"), 3),
+    "what is beside golden values": (golden(seed=1), golden(seed=2), 3),
+    "the same beside golden values": (golden(seed=1), golden(seed=1), 0),
     "values in a list": (
         '{"lm": {"start_step": 1, "end_step": 2, "step_interval": 1, "values": [1, 2]}}',
         '{"lm": {"start_step": 1, "end_step": 2, "step_interval": 1, "values": [1, 2]}}',
@@ -116,6 +168,18 @@ def test_a_tolerance_passes_what_few_decimals_hide(tmp_path, capsys):
     assert report.main([str(tmp_path / "a"), str(tmp_path / "b"), "--atol", "1e-3"]) == 0
     assert "logs: within" in capsys.readouterr().out
     assert report.main([str(tmp_path / "a"), str(tmp_path / "b"), "--atol", "1e-4"]) == 3
+
+
+def test_a_log_of_float32_and_one_of_float64_are_not_said_to_be_equal(tmp_path, capsys):
+    for file, number in (("a", "0.5"), ("b", "0.5000000000000001")):
+        (tmp_path / file).write_text(f"step,loss\n1,0.10000000149011612\n2,{number}\n")
+    paths = [str(tmp_path / file) for file in "ab"]
+    assert report.main(paths) == 3
+    out = " ".join(capsys.readouterr().out.split())
+    assert "equal after rounding to float32 at 2 steps" in out and "identical" not in out
+    assert report.main([*paths, "--atol", "1e-15"]) == 0
+    assert "equal after rounding to float32" in " ".join(capsys.readouterr().out.split())
+    assert report.main([*paths, "--atol", "1e-17"]) == 3
 
 
 def test_no_tolerance_reaches_a_nan(tmp_path):
@@ -162,6 +226,26 @@ def test_whole_numbers_of_tensorboard_are_not_passed_over(events):
     writer.file_writer.add_summary(Summary(value=[Summary.Value(tag="tokens", tensor=tensor)]), 0)
     writer.close()
     assert read_log(str(folder)).doubts == ("numbers of a dtype that is not read: tokens",)
+
+
+def test_what_is_no_scalar_of_tensorboard_is_not_passed_over(tmp_path):
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.compat.proto.tensor_pb2 import TensorProto
+    from torch import tensor
+    from torch.utils.tensorboard import SummaryWriter
+
+    for side, number in (("a", 1.0), ("b", 2.0), ("same", 1.0)):
+        with SummaryWriter(str(tmp_path / side)) as writer:
+            writer.add_scalar("loss", 0.5, 0)
+            several = TensorProto(dtype="DT_FLOAT", float_val=[number, number])
+            writer.file_writer.add_summary(Summary(value=[Summary.Value(tag="norms", tensor=several)]), 0)
+            writer.add_histogram("weights", tensor([number, number * 2]), 0)
+            writer.add_text("about", str(number), 0)
+    one, other, same = (read_log(str(tmp_path / side)) for side in ("a", "b", "same"))
+    assert one.notes == ("not scalars, and compared by their bytes: norms, weights, about/text_summary",)
+    assert compare_logs(one, same).word == "identical"
+    found = compare_logs(one, other)
+    assert found.word == "undecided" and "norms, weights, about/text_summary" in found.doubts[0]
 
 
 def test_a_length_that_was_changed_is_damage(events):

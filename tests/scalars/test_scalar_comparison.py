@@ -9,6 +9,7 @@ from parity.scalars.choosing import compare_logs
 from parity.scalars.comparing import compare_series
 from parity.scalars.log import Log, make_series
 from parity.scalars.precision import Precision
+from parity.scalars.scale import Scale
 
 FLOAT32 = Precision("float32")
 LOSS = np.float32(8.0407)
@@ -126,6 +127,7 @@ def test_printed_numbers_are_compared_as_printed():
         found.weak == "the logs have these numbers with at most 4 decimals, so a difference below 5e-05 would not show"
     )
     assert compare(curve([8.0407], precision=four), curve([8.0407], precision=four)).word == "identical"
+    assert "a difference below 5e-324 would" in Scale.of(*[Precision("printed", 400)] * 2).weak
 
 
 def test_an_exact_log_is_rounded_to_what_the_other_one_prints():
@@ -135,7 +137,7 @@ def test_an_exact_log_is_rounded_to_what_the_other_one_prints():
     assert (found.word, found.first.units) == ("differ", 2)
     doubles = curve([8.0407, 1 / 3], precision=Precision("float64"))
     found = compare(curve([np.float32(8.0407), np.float32(1 / 3)]), doubles)
-    assert found.word == "identical" and "rounded to it" in found.weak
+    assert (found.word, found.different, found.hidden) == ("undecided", 0, (2, 0)) and "rounded to it" in found.weak
 
 
 def log(path="a.csv", **names):

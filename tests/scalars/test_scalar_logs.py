@@ -133,7 +133,7 @@ def test_trainer_state_of_transformers(tmp_path):
     state.save_to_json(str(tmp_path / "trainer_state.json"))
     log = read_log(str(tmp_path))
     assert log.format == "trainer_state.json"
-    assert "epoch" not in log.series and series(log, "eval_loss") == {10: 2.1}
+    assert series(log, "epoch") == {10: 0.5, 20: 1.0} and series(log, "eval_loss") == {10: 2.1}
     assert log.series["loss"].precision == Precision("printed", 4)
     assert np.isnan(series(log, "loss")[20]) and not len(log.series["loss"].blank)
 

@@ -46,7 +46,9 @@ def document(found: CheckpointComparison) -> Document:
 def _headline(found: CheckpointComparison, differ: list[Difference], worst: Difference | None) -> str:
     total = found.equal + found.equal_values + len(found.differences)
     if found.word == "identical":
-        return f"All {amount(found.equal, 'tensor')} are identical, bit for bit ({found.equal_bytes:,} bytes)."
+        equal, noun = (found.equal, "tensor") if found.equal else (found.equal_values, "value")
+        subject = f"The only {noun} is" if equal == 1 else f"All {amount(equal, noun)} are"
+        return f"{subject} identical, bit for bit ({found.equal_bytes:,} bytes)."
     if found.word == "undecided":
         what = "What was read differs as far as is allowed" if found.differences else "Nothing that was read differs"
         verb = "was" if len(found.unread) == 1 else "were"
@@ -120,7 +122,9 @@ def _two_dtypes(mine: Side, other: Side, found: Figures | None) -> str:
 
 
 def _described(side: Side | None) -> str:
-    return f"{side.dtype}[{', '.join(map(str, side.shape))}]" if side else "nothing"
+    if not side:
+        return "nothing"
+    return side.value or f"{side.dtype}[{', '.join(map(str, side.shape))}]"
 
 
 def _finding(each: Difference) -> Finding:

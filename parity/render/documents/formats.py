@@ -1,18 +1,15 @@
 """The formats of a document: text, Markdown, JSON and JUnit XML."""
 
 import json
-import math
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 from xml.etree import ElementTree as ET
 
 from rich.console import Console
 from rich.text import Text
 
-from parity.ground.quoting import MOST_STORED, cut
 from parity.render.documents.document import Document, Finding
+from parity.render.expressible import in_json, in_xml
 from parity.render.markdown_text import code, prose, table
 from parity.render.wrapping import WIDTH, clip, flat, wrap
 
@@ -23,8 +20,6 @@ _STYLES = {0: "green", 3: "yellow", 1: "bold red"}
 _LABEL_WIDTH = 13
 # Most characters of a Markdown table; GitHub accepts comments of 65,536.
 _TABLE = 50_000
-# All that XML 1.0 does not allow.
-_FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def _text(documents: Sequence[Document]) -> str:
@@ -96,16 +91,7 @@ def _paragraphs(document: Document) -> Iterator[str]:
 
 def _json(documents: Sequence[Document]) -> str:
     content = documents[0].content if len(documents) == 1 else [each.content for each in documents]
-    return json.dumps(_expressed(content), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-
-
-def _expressed(value: Any) -> Any:
-    """The value, with "nan", "inf" and "-inf" in the place of numbers that JSON cannot express."""
-    if isinstance(value, dict):
-        return {key: _expressed(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_expressed(item) for item in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+    return json.dumps(in_json(content), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def _junit(documents: Sequence[Document]) -> str:
@@ -124,11 +110,11 @@ def _junit(documents: Sequence[Document]) -> str:
 
 
 def _add_case(suite: ET.Element, subject: str, finding: Finding) -> None:
-    case = ET.SubElement(suite, "testcase", classname=f"parity.{subject}", name=_allowed(finding.name), time="0.000")
-    details = _allowed("\n".join(f"{label}: {text}" for label, text in finding.facts) or finding.message)
+    case = ET.SubElement(suite, "testcase", classname=f"parity.{subject}", name=in_xml(finding.name), time="0.000")
+    details = in_xml("\n".join(f"{label}: {text}" for label, text in finding.facts) or finding.message)
     outcome = {1: "failure", 3: "error"}.get(finding.exit_status)
     if outcome:
-        message = _allowed(clip(finding.message, 500))
+        message = in_xml(clip(finding.message, 500))
         ET.SubElement(case, outcome, type=finding.word, message=message).text = details
     else:
         ET.SubElement(case, "system-out").text = details
@@ -140,11 +126,6 @@ def _counts(element: ET.Element) -> dict[str, str]:
 
 
 _COUNTED = {"tests": "testcase", "failures": "testcase/failure", "errors": "testcase/error"}
-
-
-def _allowed(text: str) -> str:
-    """The text, cut if it is long, with an escape for each character that XML does not allow."""
-    return _FORBIDDEN.sub(lambda found: ascii(found[0])[1:-1], cut(text, MOST_STORED))
 
 
 FORMATS: dict[str, Callable[[Sequence[Document]], str]] = {

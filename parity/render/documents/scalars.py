@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from parity.plan.tolerance import EXIT_STATUSES
 from parity.render.documents.document import Document, Finding
 from parity.render.documents.numbers import rounded_up
 from parity.render.phrases import amount, listed
-from parity.scalars.comparing import EXIT_STATUSES, LogComparison, Missing, Place, ScalarComparison
+from parity.scalars.comparing import LogComparison, Missing, Place, ScalarComparison
 from parity.scalars.growth import Growth
 
 
@@ -57,12 +58,13 @@ def message(each: ScalarComparison) -> str:
     if not each.first:
         equal = "equal as printed" if each.weak else "identical, bit for bit,"
         if each.hidden or each.word == "within":
-            equal = "equal to the decimals that both have"
+            _, ulp, dtype = each.unit.partition("ulp of ")
+            equal = f"equal after rounding to {dtype}" if ulp else "equal to the decimals that both have"
         return f"{equal} at {steps}{'; ' + _lacking(each) if each.word == 'undecided' else ''}"
     where = f"parts at step {each.first.step:,} by {_distance(each, each.first)}"
     if each.word == "within":
         return f"{where}; all {steps} are within the tolerance"
-    # The growth is no fact about the training, and the step and distance are.
+    # Step and distance are facts about the training; the growth is not.
     return f"{where}; {each.different:,} of {steps} differ; {_growth(each)}"
 
 
@@ -137,8 +139,8 @@ def _lacking(each: ScalarComparison) -> str:
     if each.hidden:
         count, step = each.hidden
         parts.append(
-            f"the numbers of {amount(count, 'step')}, the first at step {step:,}, are not equal, and a log has too few "
-            "decimals to say whether they differ"
+            f"the numbers of {amount(count, 'step')}, the first at step {step:,}, are not equal, and a log keeps too "
+            "few digits to say whether they differ"
         )
     if each.repeats:
         parts.append("steps are logged more than once with other numbers, and only the last of each is compared")
