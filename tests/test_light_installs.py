@@ -167,7 +167,8 @@ def test_a_library_whose_loop_is_recorded_is_named_with_its_command(monkeypatch,
         monkeypatch.delitem(sys.modules, name)
     for name in ("accelerate", "lightning", "hf"):
         monkeypatch.delitem(sys.modules, f"parity.{name}", raising=False)
-        monkeypatch.delattr(parity, name, raising=False)
+        # Not `delattr`, which asks for the name first, and so imports it.
+        monkeypatch.delitem(vars(parity), name, raising=False)
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ModuleNotFoundError) as error:
         getattr(parity, module)
