@@ -219,6 +219,11 @@ def test_open_makes_a_missing_page_and_says_so_where_there_is_no_browser(folder,
     assert "<html" in page.read_text(encoding="utf-8")
 
 
+def test_an_option_without_its_value_says_what_to_write(capsys):
+    assert main(["check", "x.py:l", "--task"]) == 2
+    assert capsys.readouterr().err == "parity: --task has no value. Write --task TASK, or leave it out.\n"
+
+
 @pytest.mark.parametrize("shell", SHELLS)
 def test_the_script_of_each_shell_knows_every_command_and_option(shell, capsys):
     assert main(["--completion", shell]) == 0
@@ -226,7 +231,16 @@ def test_the_script_of_each_shell_knows_every_command_and_option(shell, capsys):
     for name, make in PARSERS.items():
         assert name in text
         options = [each for action in make()._actions for each in action.option_strings if each.startswith("--")]
-        assert [option for option in options if option.removeprefix("--") not in text] == []
+        # fish is told the name alone; "out" is in "output" too.
+        written = [f"-l {option.removeprefix('--')}" if shell == "fish" else option for option in options]
+        assert [each for each in written if not re.search(rf"{re.escape(each)}(?![\w-])", text)] == []
+
+
+@pytest.mark.parametrize("name", PARSERS)
+def test_every_value_has_a_name_or_choices(name):
+    """Messages say what to write in its place."""
+    valued = [each for each in PARSERS[name]()._actions if each.nargs != 0]
+    assert [each.dest for each in valued if each.metavar is None and each.choices is None] == []
 
 
 def test_bash_completes_commands_options_and_values():

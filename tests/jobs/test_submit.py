@@ -83,7 +83,10 @@ def test_options_that_cannot_be_used_in_a_job_are_refused(option):
 
 def test_an_unknown_option_is_refused():
     assert refused("--address", LOOPBACK, "--out", "/runs/x", "--stepz", "3") == (
-        "Unknown option --stepz. Did you mean --steps? parity run --help lists the options."
+        "Unknown option --stepz. Did you mean --steps? parity submit --help and parity run --help list the options."
+    )
+    assert refused("--address", LOOPBACK, "--out", "/runs/x", "--fetc", "x") == (
+        "Unknown option --fetc. Did you mean --fetch? parity submit --help and parity run --help list the options."
     )
 
 
