@@ -9,11 +9,11 @@ import sys
 
 import pytest
 
-from parity import opening
 from parity.__main__ import MODULES, USAGE, main
 from parity.completion import SHELLS, script
 from parity.plan.command_options import CHECK_STEPS, PARSERS
 from parity.plan.options import EXIT_STATUSES
+from parity.render import browser
 from parity.version import __version__
 
 from conftest import QUICK, command
@@ -68,7 +68,7 @@ def test_every_option_has_help():
             assert action.help
 
 
-HEAVY = "numpy pyarrow pandas torch ray jinja2 upath fsspec"
+HEAVY = "numpy pyarrow pandas torch ray jinja2 upath fsspec psutil filelock"
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["report", "--help"], ["run", "--speed"]])
@@ -196,7 +196,7 @@ def test_each_path_that_is_not_a_run_says_what_it_is(folder, capsys):
 
 def test_open_opens_the_page_and_prints_its_path(folder, monkeypatch, capsys):
     opened = []
-    monkeypatch.setattr(opening.webbrowser, "open", lambda url: opened.append(url) or True)
+    monkeypatch.setattr(browser.webbrowser, "open", lambda url: opened.append(url) or True)
     monkeypatch.setenv("DISPLAY", ":0")
     page = folder / "first" / "report.html"
     assert main(["open", str(folder / "first")]) == 0
@@ -208,13 +208,13 @@ def test_open_makes_a_missing_page_and_says_so_where_there_is_no_browser(folder,
     monkeypatch.setattr(sys, "platform", "linux")
     for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(opening.webbrowser, "open", None)
+    monkeypatch.setattr(browser.webbrowser, "open", None)
     page = folder / "second" / "report.html"
     page.unlink()
     assert main(["open", str(folder / "second")]) == 0
     assert capsys.readouterr() == (
         f"{page}\n",
-        "parity: there is no browser here. Open the file on a machine that has one.\n",
+        f"parity: No browser was found to open {page}. Open the file on a machine that has one.\n",
     )
     assert "<html" in page.read_text(encoding="utf-8")
 
