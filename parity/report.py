@@ -32,7 +32,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     others = other_files.are_given(options.directories)
     unfit = {"--across": options.across, "--html": options.html} if others else for_others
     for name, given in unfit.items():
-        if given or isinstance(given, float):
+        if given not in (None, False, []):
             what = "runs, and these are not" if others else "logs and checkpoints, and these are runs"
             raise Trouble(f"{name} is an option for {what}. Leave it out.")
     if others:

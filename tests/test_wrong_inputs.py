@@ -112,10 +112,10 @@ LINES = [
     ([*RUN, "--each", "node"], "--each needs a Ray cluster", "Leave out one of them."),
     ([*RUN, "--device", "cpu@"], "'' does not name a node.", "Give cpu@NODE"),
     # Folders and files.
-    ([*RUN, "--out", ""], "'' is not a path: it is empty.", "Give a folder, or a URI as s3://BUCKET/DIR."),
+    ([*RUN, "--out", ""], "'' is not a path: it is empty.", "Give a folder, or a URI such as s3://BUCKET/DIR."),
     ([*RUN, "--out", "tests"], "tests already exists.", "Choose another --out"),
     ([*RUN, "--out", "README.md/run"], "--out README.md/run cannot be made", "Choose a folder that you can write to."),
-    ([*RUN, "--out", "nix://b/x"], "nix://b/x cannot be used", "Give a path, or a URI as s3://BUCKET/DIR."),
+    ([*RUN, "--out", "nix://b/x"], "nix://b/x cannot be used", "Give a path, or a URI such as s3://BUCKET/DIR."),
     ([*RUN, "--out", "a\udcffb"], "is not valid UTF-8", "Rename the file."),
     (["run", "--resume", "nowhere"], "nowhere does not exist (looked in ", "Give the --out of a run."),
     (["run", "--resume", ""], "'' is not a path: it is empty.", "Give a folder, or a URI"),
