@@ -5,11 +5,11 @@ from pathlib import Path
 
 from parity.checkpoints.reading import is_checkpoint
 from parity.ground.errors import Trouble
-from parity.judge.sides import RANK
 from parity.plan.tolerance import Tolerance
 from parity.render.documents.document import Document
 from parity.render.documents.formats import print_documents
 from parity.scalars.reading import is_log, is_log_folder
+from parity.store.found_runs import RANK
 
 # By what they are: a run, or one of these.
 _LOG, _CHECKPOINT, _RUN = "a log", "a checkpoint", "a run of parity"

@@ -169,6 +169,13 @@ def test_the_runs_of_a_folder_are_listed_and_nothing_is_judged(folder, capsys):
     assert printed.err.startswith(f"parity: {folder} is not a run itself, and nothing was judged. Give one of these ")
 
 
+def test_a_run_whose_first_rank_is_gone_is_listed(folder, capsys):
+    (folder / "ranks").mkdir()
+    (folder / "second").rename(folder / "ranks" / "rank-1")
+    main(["report", str(folder)])
+    assert f"{folder}/ranks" in capsys.readouterr().out
+
+
 def test_a_damaged_run_is_listed_as_damaged(folder, capsys):
     (folder / "first" / "run.json").write_bytes(b"\xff\x00")
     (folder / "first" / "summary.json").write_text('{"verdict": ["\x1b[31m"]}')
