@@ -40,13 +40,12 @@ look up:
   columns  explain the columns of the stored tables
 
 cluster:
-  submit   do what run does as a Ray job
+  submit   run the same comparison as a Ray job
 
 options:
   -h, --help           show this text; parity COMMAND --help explains a command
   --version            show the version
-  --completion SHELL   print what completes commands and options on Tab, for
-                       bash, zsh or fish
+  --completion SHELL   print the completion script for bash, zsh or fish
 
 example:
   parity check mine.py:MyLoss

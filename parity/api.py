@@ -193,7 +193,7 @@ def run_trials(
     # In this process, so that losses can be closures and a debugger reaches them.
     executor = Inline()
     # The command has the same words: it cannot continue a run either.
-    with begun(out, option="--out (out= in Python)"):
+    with begun(out, option="--out (out= in Python)", resumable=False):
         info = describe(title, trials, data=None)
         write_json(out / "run.json", info)
         # Not resumable: the objects that were passed cannot be found again by another process.

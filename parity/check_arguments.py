@@ -44,7 +44,7 @@ def check_kinds(losses: Sequence[CodeSpec]) -> None:
     """Checks the objects among the losses, before the first of them is trained.
 
     Raises:
-        Trouble: One is no loss.
+        Trouble: One of them is not a loss.
     """
     from parity.tasks.losses import check_kind  # imports torch, which `import parity.api` does without
 

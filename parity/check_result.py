@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import webbrowser
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +13,7 @@ from parity.ground.errors import Trouble
 from parity.ground.kept import keep_folder
 from parity.judge import Judgement, PairVerdict, differences_tables
 from parity.judge.differences_table import SCHEMA as DIFFERENCES
-from parity.render import glance, story, terminal
+from parity.render import browser, glance, story, terminal
 from parity.render.page import frame, html, notebook
 from parity.render.progress import in_notebook
 from parity.render.summary import summarize
@@ -81,7 +80,9 @@ class CheckResult:
         """
         worst = story.worst_pair(self.judgement)
         if worst is None:
-            raise Trouble("There is no pair: nothing was compared. Give a candidate, a second device or replicas.")
+            raise Trouble(
+                "Nothing was compared, since there is no pair. Give a candidate, a second device or replicas."
+            )
         return worst
 
     @property
@@ -128,8 +129,8 @@ class CheckResult:
         page = self.page if self.page and self.page.exists() else self._page_now
         if in_notebook():
             frame.show(html.render(self.run, self.judgement), page)
-        elif not webbrowser.open(page.as_uri()):
-            print(f"There is no browser to open {page} with. Open this file on a machine that has one.")
+        else:
+            browser.show(page)
         return page
 
     @cached_property

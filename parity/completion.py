@@ -3,6 +3,7 @@
 import argparse
 import importlib
 from collections.abc import Sequence
+from typing import Any
 
 from parity.ground.errors import Trouble
 from parity.ground.packages import how_to_install
@@ -49,11 +50,11 @@ def script(shell: str) -> str:
         shtab = importlib.import_module("shtab")
     except ModuleNotFoundError as error:
         raise Trouble(how_to_install(error) or str(error)) from error
-    return str(shtab.complete(tree(), shell))
+    return str(shtab.complete(_tree(shtab), shell))
 
 
-def tree() -> argparse.ArgumentParser:
-    """One parser with all commands."""
+def _tree(shtab: Any) -> argparse.ArgumentParser:
+    """One parser with all commands, whose values have what shtab completes them with."""
     parser = argparse.ArgumentParser(prog="parity")
     parser.add_argument("--version", action="store_true", help="show the version")
     parser.add_argument("--completion", choices=SHELLS, help="print what completes commands on Tab")
@@ -64,6 +65,6 @@ def tree() -> argparse.ArgumentParser:
         added = commands.add_parser(name, parents=[own], add_help=False, help=summary, description=summary)
         for action in added._actions:
             kind = _PATHS.get(str(action.metavar))
-            if kind and action.dest != "address":
-                action.complete = getattr(importlib.import_module("shtab"), kind)  # type: ignore[attr-defined]
+            if kind:
+                action.complete = getattr(shtab, kind)  # type: ignore[attr-defined]
     return parser

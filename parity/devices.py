@@ -1,6 +1,5 @@
 """python -m parity.devices: lists the devices of a cluster, a line for each node and each GPU."""
 
-import os
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -12,6 +11,7 @@ from parity.ground.command import guarded
 from parity.ground.errors import Trouble
 from parity.judge.fleet import class_label
 from parity.plan.command_options import make_devices_parser
+from parity.plan.options import address_of
 from parity.render.wrapping import WIDTH, flat, wrap
 
 # What the nodes of a class have in common: in words, and as a fact.
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(arguments: Sequence[str] | None) -> int:
     options = make_devices_parser().parse_args(arguments)
-    return list_devices(options.address or os.environ.get("RAY_ADDRESS") or "local")
+    return list_devices(address_of(options))
 
 
 def list_devices(address: str) -> int:

@@ -17,13 +17,13 @@ import numpy as np
 from parity.cluster import placement
 from parity.cluster.connection import connect
 from parity.cluster.nodes import Node, as_stored, from_stored
-from parity.cluster.starting import Early, address_of
+from parity.cluster.starting import Early
 from parity.cluster.workers import Cluster
 from parity.driver import finish_recording, judge_run, repeat_odd_trials, seal_run, train, write_page
 from parity.ground import interrupt, phases
 from parity.judge.fleet import Fleet
 from parity.plan.device import parse_devices
-from parity.plan.options import make_parser
+from parity.plan.options import address_of, make_parser
 from parity.plan.planning import make_settings, plan
 from parity.plan.request import Request, announce_single, is_settled
 from parity.plan.trial import Settings, Trial

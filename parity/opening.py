@@ -1,14 +1,13 @@
 """parity open DIR: opens the report of a run in a browser."""
 
-import os
 import sys
-import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 
 from parity.ground.command import guarded
 from parity.ground.errors import Trouble
 from parity.plan.command_options import make_open_parser
+from parity.render.browser import show
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,8 +35,7 @@ def open_page(directory: str) -> int:
     if not page.is_file():
         _make(Path(directory))
     print(page)
-    if not _has_browser() or not webbrowser.open(page.resolve().as_uri()):
-        print("parity: there is no browser here. Open the file on a machine that has one.", file=sys.stderr)
+    show(page)
     return 0
 
 
@@ -49,13 +47,6 @@ def _make(directory: Path) -> None:
     from parity.store.files import write_text
 
     write_text(directory / "report.html", html.render(*judged([directory])))
-
-
-def _has_browser() -> bool:
-    """Whether a browser with a window of its own can be expected; one in the terminal would get the terminal."""
-    if sys.platform != "linux":
-        return True
-    return any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"))
 
 
 if __name__ == "__main__":

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from parity.checkpoints.reading import is_checkpoint
 from parity.ground.errors import Trouble
-from parity.judge.sides import RANK
 from parity.plan.tolerance import EXIT_STATUSES, Tolerance
 from parity.render.documents.document import Document
 from parity.render.documents.formats import print_documents
 from parity.scalars.reading import is_log, is_log_folder
+from parity.store.found_runs import holds_run
 
 # By what they are: a run, or one of these.
 _LOG, _CHECKPOINT, _RUN = "a log", "a checkpoint", "a run of parity"
@@ -102,7 +102,7 @@ def _kind(path: str) -> str:
     place = Path(path)
     try:
         if place.is_dir():
-            if (place / "run.json").exists() or any(place.glob(f"{RANK}*/run.json")):
+            if holds_run(place):
                 return _RUN
             return _CHECKPOINT if is_checkpoint(place) else _LOG if is_log_folder(place) else _RUN
         if place.is_file():

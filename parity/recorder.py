@@ -239,7 +239,7 @@ class Recorder:
         Raises:
             Trouble: The directory exists already, or cannot be made.
         """
-        self._held.enter_context(begun(self._directory, option="out"))
+        self._held.enter_context(begun(self._directory, option="out", resumable=False))
         self._info = describe("parity.Recorder", [self._trial], data=None) | {
             "data": None,
             "lr": None,

@@ -28,11 +28,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(arguments: Sequence[str] | None) -> int:
     options = make_report_parser().parse_args(arguments)
-    for_others = {"--scalar": options.scalar, "--rtol": options.rtol, "--atol": options.atol}
+    for_others = {"--scalar": options.scalar or None, "--rtol": options.rtol, "--atol": options.atol}
     others = other_files.kind_of(options.directories)
-    unfit = {"--across": options.across, "--html": options.html} if others else for_others
+    unfit = {"--across": options.across or None, "--html": options.html} if others else for_others
     for name, given in unfit.items():
-        if given or isinstance(given, float):
+        if given is not None:
             what = "runs, and these are not" if others else "logs and checkpoints, and these are runs"
             raise Trouble(f"{name} is an option for {what}. Leave it out.")
     if others:

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from parity.cluster import ray_job
-from parity.cluster.starting import Early, address_of, begin_imports, begin_ray
+from parity.cluster.starting import Early, begin_imports, begin_ray
 from parity.ground import interrupt, phases
 from parity.ground.command import guarded
 from parity.ground.errors import Trouble
-from parity.plan.options import make_parser
+from parity.plan.options import address_of, make_parser
 from parity.plan.request import parse_request
 
 if TYPE_CHECKING:

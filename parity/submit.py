@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import sys
 import tempfile
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,32 +19,25 @@ from parity.cluster.jobs.continuing import command_to_continue, read_info_there
 from parity.cluster.jobs.following import ConnectionLost
 from parity.cluster.jobs.head import Interpreter, choose_interpreter
 from parity.cluster.jobs.job import NOT_RUN, Job, exit_status
-from parity.cluster.jobs.preparing import Submission, prepare, read_runtime_env
+from parity.cluster.jobs.preparing import Submission, prepare
 from parity.cluster.jobs.ray_jobs import Cluster, connect_jobs
+from parity.ground import interrupt
+from parity.ground.command import guarded
 from parity.ground.errors import Trouble
-from parity.ground.packages import how_to_install
 from parity.plan.command_options import make_submit_parser
-
-__all__ = ["exit_status", "main", "make_submit_parser", "prepare", "read_runtime_env"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
+    return guarded(lambda: _main(arguments))
+
+
+def _main(arguments: Sequence[str] | None) -> int:
+    options, given = make_submit_parser().parse_known_args(arguments)  # the others are for parity.run
     try:
-        options, given = make_submit_parser().parse_known_args(arguments)  # the others are for parity.run
         return _run(options, given)
-    except Trouble as trouble:
-        print(f"parity: {trouble}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("parity: interrupted; the same command finds the job again, if it was sent", file=sys.stderr)
-        return 2
-    except Exception as error:  # noqa: BLE001 - printed in full; Python's own exit status, 1, would say "diverged"
-        if isinstance(error, ModuleNotFoundError) and (missing := how_to_install(error)):
-            print(f"parity: {missing}", file=sys.stderr)
-            return 2
-        traceback.print_exc()
-        print("parity: the error above is a bug of parity; please report it.", file=sys.stderr)
         return 2
 
 
@@ -215,9 +207,11 @@ def _agreed(question: str, *, default: bool) -> bool:
     """Asks a question on the terminal; returns the default if there is none."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):  # in a script nobody can answer
         return default
-    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
     try:
-        return sys.stdin.readline().strip().lower() in ("y", "yes")
+        # Of its own: after one Ctrl-C, a second one answers this question, and does not end the command at once.
+        with interrupt.interruptible():
+            print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+            return sys.stdin.readline().strip().lower() in ("y", "yes")
     except KeyboardInterrupt:
         return False
 

@@ -2,6 +2,7 @@
 
 import doctest
 import random
+import sys
 import tempfile
 import webbrowser
 from dataclasses import replace
@@ -66,8 +67,14 @@ def test_the_report_is_plain_text_wherever_it_is_made(wrong, monkeypatch):
 def test_the_page_opens_in_a_browser_or_is_named(wrong, tmp_path, monkeypatch, capsys):
     opened = []
     monkeypatch.setattr(webbrowser, "open", opened.append)  # returns None: there is no browser
+    monkeypatch.setenv("BROWSER", "planted")
     assert wrong.open() == wrong.page and opened == [wrong.page.as_uri()]
-    assert capsys.readouterr().out.startswith(f"There is no browser to open {wrong.page} with.")
+    assert capsys.readouterr().err.startswith(f"parity: No browser was found to open {wrong.page}. ")
+    # One in the terminal would get the terminal.
+    monkeypatch.setattr(sys, "platform", "linux")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"):
+        monkeypatch.delenv(name, raising=False)
+    assert wrong.open() == wrong.page and len(opened) == 1
     # What was not kept, or what somebody has removed, is written anew: once.
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     gone = replace(wrong, page=tmp_path / "gone.html")

@@ -9,11 +9,11 @@ import sys
 
 import pytest
 
-from parity import opening
 from parity.__main__ import MODULES, USAGE, main
 from parity.completion import SHELLS, script
 from parity.plan.command_options import CHECK_STEPS, PARSERS
 from parity.plan.options import EXIT_STATUSES
+from parity.render import browser
 from parity.version import __version__
 
 from conftest import QUICK, command
@@ -68,7 +68,7 @@ def test_every_option_has_help():
             assert action.help
 
 
-HEAVY = "numpy pyarrow pandas torch ray jinja2 upath fsspec"
+HEAVY = "numpy pyarrow pandas torch ray jinja2 upath fsspec psutil filelock"
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["report", "--help"], ["run", "--speed"]])
@@ -169,6 +169,13 @@ def test_the_runs_of_a_folder_are_listed_and_nothing_is_judged(folder, capsys):
     assert printed.err.startswith(f"parity: {folder} is not a run itself, and nothing was judged. Give one of these ")
 
 
+def test_a_run_whose_first_rank_is_gone_is_listed(folder, capsys):
+    (folder / "ranks").mkdir()
+    (folder / "second").rename(folder / "ranks" / "rank-1")
+    main(["report", str(folder)])
+    assert f"{folder}/ranks" in capsys.readouterr().out
+
+
 def test_a_damaged_run_is_listed_as_damaged(folder, capsys):
     (folder / "first" / "run.json").write_bytes(b"\xff\x00")
     (folder / "first" / "summary.json").write_text('{"verdict": ["\x1b[31m"]}')
@@ -196,7 +203,7 @@ def test_each_path_that_is_not_a_run_says_what_it_is(folder, capsys):
 
 def test_open_opens_the_page_and_prints_its_path(folder, monkeypatch, capsys):
     opened = []
-    monkeypatch.setattr(opening.webbrowser, "open", lambda url: opened.append(url) or True)
+    monkeypatch.setattr(browser.webbrowser, "open", lambda url: opened.append(url) or True)
     monkeypatch.setenv("DISPLAY", ":0")
     page = folder / "first" / "report.html"
     assert main(["open", str(folder / "first")]) == 0
@@ -208,15 +215,20 @@ def test_open_makes_a_missing_page_and_says_so_where_there_is_no_browser(folder,
     monkeypatch.setattr(sys, "platform", "linux")
     for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(opening.webbrowser, "open", None)
+    monkeypatch.setattr(browser.webbrowser, "open", None)
     page = folder / "second" / "report.html"
     page.unlink()
     assert main(["open", str(folder / "second")]) == 0
     assert capsys.readouterr() == (
         f"{page}\n",
-        "parity: there is no browser here. Open the file on a machine that has one.\n",
+        f"parity: No browser was found to open {page}. Open the file on a machine that has one.\n",
     )
     assert "<html" in page.read_text(encoding="utf-8")
+
+
+def test_an_option_without_its_value_says_what_to_write(capsys):
+    assert main(["check", "x.py:l", "--task"]) == 2
+    assert capsys.readouterr().err == "parity: --task has no value. Write --task TASK, or leave it out.\n"
 
 
 @pytest.mark.parametrize("shell", SHELLS)
@@ -226,7 +238,16 @@ def test_the_script_of_each_shell_knows_every_command_and_option(shell, capsys):
     for name, make in PARSERS.items():
         assert name in text
         options = [each for action in make()._actions for each in action.option_strings if each.startswith("--")]
-        assert [option for option in options if option.removeprefix("--") not in text] == []
+        # fish is told the name alone; "out" is in "output" too.
+        written = [f"-l {option.removeprefix('--')}" if shell == "fish" else option for option in options]
+        assert [each for each in written if not re.search(rf"{re.escape(each)}(?![\w-])", text)] == []
+
+
+@pytest.mark.parametrize("name", PARSERS)
+def test_every_value_has_a_name_or_choices(name):
+    """Messages say what to write in its place."""
+    valued = [each for each in PARSERS[name]()._actions if each.nargs != 0]
+    assert [each.dest for each in valued if each.metavar is None and each.choices is None] == []
 
 
 def test_bash_completes_commands_options_and_values():

@@ -174,7 +174,7 @@ def test_a_uri_of_no_filesystem_is_reported(capsys):
     assert inline_run("nix://bucket/run") == 2
     assert capsys.readouterr().err == (
         "parity: nix://bucket/run cannot be used (Unsupported filesystem: 'nix'). "
-        "Give a path, or a URI as s3://BUCKET/DIR.\n"
+        "Give a path, or a URI such as s3://BUCKET/DIR.\n"
     )
 
 

@@ -1,6 +1,7 @@
 """Wrong command lines and calls: each says on one line what was found, what is allowed and what to do, at once."""
 
 import re
+import sys
 
 import pytest
 
@@ -98,7 +99,11 @@ LINES = [
     ([*RUN, "--device", "gpu"], "Unknown device 'gpu'.", "Known devices: cpu, "),
     ([*RUN, "--device", "cpuu"], "Unknown device 'cpuu'.", "Did you mean cpu?"),
     ([*RUN, "--device", "cpu:thread=2"], "unknown option 'thread'.", "Did you mean threads?"),
-    ([*RUN, "--device", "cpu:threads=0"], f"threads=0 is not {WHOLE} 1.", "Give threads=2."),
+    (
+        [*RUN, "--device", "cpu:threads=0"],
+        f"threads=0 is not {WHOLE} 1.",
+        "Give a number of threads, such as threads=2.",
+    ),
     ([*RUN, "--device", "cpu:threads=100000"], "threads=100000 is too many.", "Give at most 1024."),
     ([*RUN, "--device", "cpu:isa=sse"], "isa=sse is unknown.", "Known: default, avx2, avx512."),
     ([*RUN, "--device", "cuda:threads=2"], "unknown option 'threads'.", "Known options of cuda: tf32."),
@@ -107,10 +112,10 @@ LINES = [
     ([*RUN, "--each", "node"], "--each needs a Ray cluster", "Leave out one of them."),
     ([*RUN, "--device", "cpu@"], "'' does not name a node.", "Give cpu@NODE"),
     # Folders and files.
-    ([*RUN, "--out", ""], "'' is not a path: it is empty.", "Give a folder, or a URI as s3://BUCKET/DIR."),
+    ([*RUN, "--out", ""], "'' is not a path: it is empty.", "Give a folder, or a URI such as s3://BUCKET/DIR."),
     ([*RUN, "--out", "tests"], "tests already exists.", "Choose another --out"),
     ([*RUN, "--out", "README.md/run"], "--out README.md/run cannot be made", "Choose a folder that you can write to."),
-    ([*RUN, "--out", "nix://b/x"], "nix://b/x cannot be used", "Give a path, or a URI as s3://BUCKET/DIR."),
+    ([*RUN, "--out", "nix://b/x"], "nix://b/x cannot be used", "Give a path, or a URI such as s3://BUCKET/DIR."),
     ([*RUN, "--out", "a\udcffb"], "is not valid UTF-8", "Rename the file."),
     (["run", "--resume", "nowhere"], "nowhere does not exist (looked in ", "Give the --out of a run."),
     (["run", "--resume", ""], "'' is not a path: it is empty.", "Give a folder, or a URI"),
@@ -135,7 +140,7 @@ LINES = [
 
 
 @pytest.mark.usefixtures("_nothing_starts")
-@pytest.mark.parametrize("inline", [["--inline"], []])
+@pytest.mark.parametrize("inline", [["--inline"], [], ["--address", "local"]])
 def test_a_missing_import_of_a_loss_is_reported_before_anything_starts(inline, tmp_path, capsys):
     path = tmp_path / "mine.py"
     path.write_text("import math\nfrom numpyy.linalg import norm\ndef mse(output, target): ...\n")
@@ -157,12 +162,31 @@ def test_a_missing_import_of_a_loss_is_reported_before_anything_starts(inline, t
         "if False:\n    import numpyy\n",
         "def f():\n    import numpyy\n",
         "import sys\nsys.path.append('x')\nimport numpyy\n",
+        "import sys, types\nsys.modules['numpyy'] = types.ModuleType('numpyy')\nimport numpyy\n",
+        "import helper\nimport numpyy\n",  # which may have put another folder on the path
+        "import sys\n@sys.modules.setdefault\ndef f(): ...\nimport numpyy\n",
+        "import sys\nclass C:\n    sys.path.append('x')\nimport numpyy\n",
         "import torch.nn, os.path, parity\nfrom __future__ import annotations\n",
     ],
 )
 def test_an_import_that_may_succeed_is_left_to_the_loading(source, tmp_path):
     (tmp_path / "helper.py").write_text("x = 1\n")
     assert first_lacking(source, tmp_path) is None
+
+
+def test_code_that_makes_its_module_known_is_trained_with(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.path", [*sys.path])
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "far_away.py").write_text("FACTOR = 1.0\n")
+    (tmp_path / "extends_path.py").write_text("import sys\nsys.path.append(__file__[:-15] + 'elsewhere')\n")
+    for begin in (
+        "import extends_path\nfrom far_away import FACTOR\n",
+        "import sys, types\nsys.modules['fakemod'] = types.ModuleType('fakemod')\nimport fakemod\n",
+    ):
+        path = tmp_path / "mine.py"
+        path.write_text(f"{begin}def mse(output, target):\n    return ((output - target) ** 2).mean()\n")
+        assert parity.check(f"{path}:mse", steps=1).passed
+    del sys.modules["fakemod"]
 
 
 @pytest.fixture

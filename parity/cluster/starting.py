@@ -156,12 +156,6 @@ class Early:
     local: LocalRay | None = None
 
 
-def address_of(options: argparse.Namespace) -> str:
-    """Address of the cluster to join; "local" for one of the run's own."""
-    # Without an address Ray would join any cluster that it finds on this machine.
-    return options.address or os.environ.get("RAY_ADDRESS") or "local"
-
-
 def begin_imports(options: argparse.Namespace, request: Request, held: contextlib.ExitStack) -> Early:
     """Starts processes that import torch for the first trials on this machine's CPU.
 
@@ -183,10 +177,12 @@ def begin_imports(options: argparse.Namespace, request: Request, held: contextli
     # A process with other variables, as for a GPU or other threads, is started by its seat.
     trials = len(request.losses) * options.replicas * len(options.seed or [0]) + options.noise
     count = min(trials, os.cpu_count() or 1, MOST_WARM)
-    try:
-        warm = [held.enter_context(warm_process(folder / f"warm-{each}", environment(cpu))) for each in range(count)]
-    except OSError:  # the path is too long for a socket; Ray, which has longer ones, says so
-        warm = []
+    warm = []
+    for number in range(count):
+        # The path may be too long for a socket, which Ray says of its longer ones, or the system may have no room for
+        # another process: a seat then starts one of its own.
+        with contextlib.suppress(OSError):
+            warm.append(held.enter_context(warm_process(folder / f"warm-{number}", environment(cpu))))
     return Early(folder, tuple(warm))
 
 

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import NoReturn
 
-import psutil
-
 from parity.ground import temporary
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -178,6 +176,8 @@ def leave_if_abandoned(status: int) -> None:
 
 def _end_what_is_left() -> None:
     """Ends the children of this process, and removes its temporary folders."""
+    import psutil  # here, as few commands end in this way, and it takes long to import
+
     # Reversed, so that children end before their parents, which might start them again.
     for child in reversed(psutil.Process().children(recursive=True)):
         with contextlib.suppress(psutil.Error):

@@ -2,8 +2,8 @@
 
     <temporary folder>/parity-checks-1000/2026-11-27T11-30-05-doubled-x3k2m1qz/run/report.html
 
-A folder of this kind is removed by the first check that keeps something more than seven days later; a system that
-empties its temporary folder may remove it earlier.
+A folder of this kind is removed by the next check without a directory that runs more than seven days later; a system
+that empties its temporary folder may remove it earlier.
 """
 
 import getpass
@@ -31,15 +31,18 @@ def keep_folder(name: str) -> Path:
         OSError: The temporary folder cannot be written to.
     """
     place = _place()
-    _remove_old(place)
+    if place:
+        _remove_old(place)
     plain = re.sub(r"\W+", "-", name, flags=re.ASCII).strip("-")[:_NAME]
     when = time.strftime("%Y-%m-%dT%H-%M-%S", time.gmtime())
     # Another process may make one for the same name in the same second.
-    return Path(tempfile.mkdtemp(prefix=f"{when}-{plain or 'check'}-", dir=place))
+    prefix = f"{when}-{plain or 'check'}-"
+    # Where it is not in a folder of this user alone, its name says what it is.
+    return Path(tempfile.mkdtemp(prefix=prefix if place else f"parity-check-{prefix}", dir=place))
 
 
-def _place() -> Path:
-    """The folder of this user for all checks; a new one beside it where the name belongs to somebody else."""
+def _place() -> Path | None:
+    """The folder of this user for all checks; None where the name belongs to somebody else."""
     user = os.getuid() if hasattr(os, "getuid") else getpass.getuser()
     place = Path(tempfile.gettempdir()) / f"parity-checks-{user}"
     try:
@@ -49,7 +52,7 @@ def _place() -> Path:
         # Source: pytest's tmp_path, whose folder of the user is checked in the same way.
         found = place.lstat()
         if not stat.S_ISDIR(found.st_mode) or (hasattr(os, "getuid") and found.st_uid != user):
-            return Path(tempfile.mkdtemp(prefix=f"{place.name}-"))
+            return None
     return place
 
 

@@ -54,16 +54,18 @@ def times(factor: float) -> str:
     ('2× too large', '0.001 % too large', '25 % too small', '3.5× too large')
     >>> times(0.5), times(0.375)
     ('half of what it should be', '0.375 of what it should be')
+    >>> times(-0.0), times(float("-inf"))
+    ('0.0 times the right one', 'inf times the right one')
     """
     size = abs(factor)
     if not math.isfinite(size) or size == 0:
-        return f"{factor} times the right one"
+        return f"{size} times the right one"
     word, many = ("large", size) if size > 1 else ("small", 1 / size)
     if many < 1.9:
         return f"{percent(size - 1)} too {word}"
-    # Whole numbers with their separators, others with four digits.
     if size < 1:
-        # Nobody reads "2× too small" in one way only.
+        # "2× too small" is ambiguous.
         return f"{'half' if size == 0.5 else f'{size:.4g}'} of what it should be"
+    # Whole numbers with their separators, others with four digits.
     number = f"{many:,.0f}" if 1e3 <= many < 1e7 else f"{many:.4g}"
     return f"{number}× too large"

@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-import psutil
-
 Phase: TypeAlias = Literal[
     "imports", "plan", "Ray", "workers", "contract", "training", "files", "judging", "end of Ray"
 ]
@@ -93,6 +91,8 @@ def elapsed_s() -> float:
 def _age_s() -> float:
     """Seconds since this process began."""
     if sys.platform != "linux":
+        import psutil
+
         return time.time() - psutil.Process().create_time()
     # psutil reckons from the time of the start of the system, which Linux has in whole seconds.
     # Source: man 5 proc_pid_stat, field 22, in ticks since then; the name before it may have spaces and brackets.

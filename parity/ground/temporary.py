@@ -7,8 +7,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 PREFIX = "parity-"
 LOCK = "held"
 # A folder is made first and locked then. One younger than this may be between the two, and is left alone.
@@ -24,6 +22,8 @@ def temporary_folder() -> Iterator[Path]:
     Its path is short, since the names of Ray's sockets in it have to fit into 107 bytes. It is used in place of Ray's
     own folder, which Ray never removes.
     """
+    from filelock import FileLock  # here, as most commands need no such folder, and it takes long to import
+
     remove_left()
     folder = Path(tempfile.mkdtemp(prefix=PREFIX))
     mine.add(folder)
@@ -37,6 +37,8 @@ def temporary_folder() -> Iterator[Path]:
 
 def remove_left() -> None:
     """Removes the folders that killed processes left; folders of other users cannot be removed, and are left alone."""
+    from filelock import FileLock, Timeout
+
     for lock in Path(tempfile.gettempdir()).glob(f"{PREFIX}*/{LOCK}"):
         with contextlib.suppress(OSError, Timeout):  # of another user, in use, or removed meanwhile
             if time.time() - lock.stat().st_mtime > YOUNG_S:

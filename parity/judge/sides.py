@@ -9,13 +9,12 @@ from typing import Any
 import pyarrow as pa
 
 from parity.store import storage
+from parity.store.found_runs import RANK
 from parity.store.parquet import reading
 from parity.store.storage import StoragePath
 from parity.store.stored_run import StoredRun, read_run
 from parity.store.traces import Traces, read_columns
 
-# The ranks of a distributed training are stored as runs in folders rank-0, rank-1 and so on.
-RANK = "rank-"
 # Step, quantity and tensor of a row of step_errors.parquet; and the rows by these three.
 StepPlace = tuple[int, str, str | None]
 StepErrors = Mapping[StepPlace, Mapping[str, Any]]
@@ -57,7 +56,8 @@ def read_ranks(directory: StoragePath) -> dict[str, StoredRun]:
     inside: list[str] = []
     # A path may be too long, or lead through folders that nobody may read.
     with reading(directory / "run.json"):
-        # The directory of a distributed training has no run.json, but a folder for each rank.
+        # The directory of a distributed training has no run.json, but a folder for each rank; also one that was ended
+        # before it had a run.json counts, so that it is missed.
         if not storage.exists(directory / "run.json") and directory.is_dir():
             inside = [path.name for path in directory.glob(f"{RANK}*")]
     if inside:

@@ -1,4 +1,4 @@
-"""The options of each command but `parity run`; what is not needed to parse them is imported by nobody here."""
+"""The options of every command except `parity run`. Imports only what parsing needs."""
 
 import argparse
 from collections.abc import Callable, Mapping
@@ -7,9 +7,16 @@ from pathlib import Path
 from parity.ground.kept import DAYS
 from parity.plan.device import GRAMMAR
 from parity.plan.file_options import add_file_options
-from parity.plan.options import EXIT_STATUSES, add_format, add_quiet, make_parser, number
+from parity.plan.options import (
+    EXIT_STATUSES,
+    add_batch_size_and_lr,
+    add_format,
+    add_quiet,
+    add_task,
+    make_parser,
+    number,
+)
 from parity.plan.parser import Parser
-from parity.plan.task_spec import TASKS
 
 # As `parity.check` has it: the first partial batch of the reference experiment is step 234.
 CHECK_STEPS = 240
@@ -20,9 +27,9 @@ def make_check_parser() -> Parser:
     parser = Parser(
         "parity check",
         usage="FILE:ATTR [FILE:ATTR ...] [options]",
-        description="Trains with a loss and with the builtin one, a few steps, in this process, and\n"
-        "reports where they differ. Without --out, only what does not pass is kept: its\n"
-        f"report.html, for {DAYS} days in the temporary folder.",
+        description="Trains for a few steps with your loss and with the builtin one, in this process,\n"
+        "and reports where they differ. Without --out, a run that does not pass is kept,\n"
+        f"with its report.html, for {DAYS} days in the temporary folder.",
         example="parity check mine.py:MyLoss",
         epilog=EXIT_STATUSES,
     )
@@ -35,11 +42,7 @@ def make_check_parser() -> Parser:
         "instance) or an autograd.Function subclass",
     )
     add("--baseline", metavar="LOSS", default="builtin", help="the loss to compare with (default: %(default)s)")
-    add(
-        "--task",
-        default="mnist-autoencoder",
-        help=f"what to train: {', '.join(TASKS)}, package.module:attr or path/to/file.py:attr (default: %(default)s)",
-    )
+    add_task(add)
     add(
         "--device",
         nargs="+",
@@ -56,14 +59,7 @@ def make_check_parser() -> Parser:
         metavar="N",
         help="number of optimizer steps (default: %(default)s, which has a partial batch)",
     )
-    add(
-        "--batch-size",
-        type=number("batch_size"),
-        default=256,
-        metavar="N",
-        help="number of rows in a batch (default: %(default)s)",
-    )
-    add("--lr", type=number("lr"), default=1e-3, metavar="X", help="learning rate (default: %(default)s)")
+    add_batch_size_and_lr(add)
     output = parser.add_argument_group("output")
     output.add_argument("--out", metavar="DIR", help="a new directory to keep the run and its report.html in")
     add_format(output)
@@ -87,8 +83,8 @@ def make_report_parser() -> Parser:
         metavar="DIR",
         nargs="+",
         help="the --out of a run: a folder or a URI. If there are several, the trials of each are compared with those "
-        "of the first. Of a folder with runs in it, such as runs, the runs are listed. Or two logs (TensorBoard, CSV, "
-        "JSON lines, trainer_state.json, torchtitan, Megatron) or two checkpoints (safetensors, torch.save): they are "
+        "of the first. If a folder contains runs, they are listed. Alternatively, two logs (TensorBoard, CSV, "
+        "JSON lines, trainer_state.json, torchtitan, Megatron) or two checkpoints (safetensors, torch.save), which are "
         "recognised by their content",
     )
     add("--across", action="store_true", help="also compare runs that were trained on different hardware")
@@ -136,8 +132,8 @@ def make_open_parser() -> Parser:
     parser = Parser(
         "parity open",
         usage="DIR",
-        description="Opens the report of a run in a browser, and prints its path. Makes report.html\n"
-        "if the run has none. The exit status is 0, or 2 if there is no report to open.",
+        description="Opens the report of a run in a browser and prints its path. Makes report.html\n"
+        "if the run has none. The exit status is 0, or 2 if that is not possible.",
         example="parity open runs/first",
     )
     parser.add_argument("directory", metavar="DIR", help="the --out of a run")

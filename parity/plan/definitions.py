@@ -2,6 +2,7 @@
 
 import ast
 import functools
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
@@ -10,8 +11,13 @@ Kind: TypeAlias = Literal["loss", "task"]
 
 # A loss is called with these: (output, target).
 _ARGUMENTS_OF_A_LOSS = 2
-# A task has functions of these names, some of which a base class may have.
-_FUNCTIONS_OF_A_TASK = frozenset({"data", "model", "optimizer", "batch", "forward", "loss"})
+# The functions of a task, some of which a base class may have; the docstring of `parity.tasks` describes them.
+PROTOCOL = ("data", "model", "optimizer", "batch", "forward", "loss")
+# What is allowed, for messages.
+WHAT: dict[Kind, str] = {
+    "loss": "A loss is a function (output, target), an nn.Module (class or instance) or an autograd.Function subclass.",
+    "task": f"A task is a class or an object with the functions {', '.join(PROTOCOL)}.",
+}
 # Expressions whose value can be neither called nor a task.
 _DISPLAYS = frozenset({ast.Dict, ast.List, ast.Set, ast.Tuple})
 
@@ -49,7 +55,7 @@ class Definitions:
                 return f"a {type(value).__name__.lower()}"
         if kind == "task":
             return None
-        if isinstance(statement, ast.ClassDef) and not self._has_base(statement):
+        if isinstance(statement, ast.ClassDef) and not statement.decorator_list and not self._has_base(statement):
             return f"the class {name}, which has no base class"
         if isinstance(statement, ast.ClassDef) and (needed := _needed_to_make(statement)):
             return f"the class {name}, which cannot be made without {', '.join(needed)}"
@@ -65,7 +71,7 @@ class Definitions:
             return isinstance(statement.value, ast.Call | ast.Lambda | ast.Attribute) and not name.isupper()
         if kind == "task":
             return isinstance(statement, ast.ClassDef) and (
-                self._has_base(statement) or bool(_FUNCTIONS_OF_A_TASK & _methods(statement))
+                self._has_base(statement) or bool({*PROTOCOL} & _methods(statement))
             )
         if isinstance(statement, ast.FunctionDef):
             # A decorator may make anything of it.
@@ -89,8 +95,8 @@ def definitions_of(source: str) -> Definitions:
         SyntaxError: The text is not valid Python.
     """
     body = ast.parse(source).body
-    bound = [*_bound_names(body)]
-    statements = {name: statement for statement in body for name in _bound_at_once(statement) if bound.count(name) == 1}
+    bound = Counter(_bound_names(body))
+    statements = {name: statement for statement in body for name in _bound_at_once(statement) if bound[name] == 1}
     lines = {name: statement.lineno for statement in body for name in _bound_names([statement])}
     return Definitions(frozenset(bound), statements, lines)
 

@@ -21,7 +21,8 @@ EACH = {"node": "cpu", "gpu": "cuda"}
 ISAS = ("default", "avx2", "avx512")
 
 
-# Most threads of a device: more than any machine has cores. OpenMP ends the process where it cannot start them.
+# Most threads of a device, chosen above the core counts of common machines. OpenMP ends the process where it cannot
+# start them.
 MOST_THREADS = 1024
 
 
@@ -143,13 +144,20 @@ def parse_device(text: str) -> Device:
     kind, colon, rest = settings.partition(":")
     pairs = [option.partition("=")[::2] for option in rest.split(",")] if colon else []
     options = dict(pairs)
-    if kind not in KINDS or "" in dict(pairs):
-        raise Trouble(f"Unknown device {text!r}. Known devices: {GRAMMAR}.{did_you_mean(kind, {*KINDS} - {kind})}")
+    if kind not in KINDS:
+        raise Trouble(f"Unknown device {text!r}. Known devices: {GRAMMAR}.{did_you_mean(kind, KINDS)}")
+    if "" in options:
+        # As in "cpu, or cpu:threads=2" and "cuda, or cuda:tf32=on".
+        written = ", or ".join(KINDS[kind].grammar[:2]).replace("=N", "=2").partition("|")[0]
+        raise Trouble(f"Device {text!r}: an option is empty. Write {written}.")
     for name, _ in pairs:
         _check_option(name, kind, given=[given for given, _ in pairs].count(name), text=text)
     threads = options.get("threads", "1")
     if not (threads.isascii() and threads.isdigit()) or int(threads) < 1:
-        raise Trouble(f"Device {text!r}: threads={threads} is not a whole number of at least 1. Give threads=2.")
+        raise Trouble(
+            f"Device {text!r}: threads={threads} is not a whole number of at least 1. "
+            "Give a number of threads, such as threads=2."
+        )
     if int(threads) > MOST_THREADS:
         raise Trouble(f"Device {text!r}: threads={threads} is too many. Give at most {MOST_THREADS}.")
     isa = options.get("isa")

@@ -31,5 +31,7 @@ def _tolerance(text: str) -> float:
     except ValueError:
         number = math.nan
     if not (math.isfinite(number) and number >= 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number of at least 0")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a finite number of at least 0. Give 0, or a tolerance such as 1e-6."
+        )
     return number

@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 from parity.ground.errors import Trouble
-from parity.plan.definitions import Kind
+from parity.plan.definitions import WHAT, Kind
 from parity.plan.device import Device, parse_devices
 from parity.plan.loss_spec import parse_losses
-from parity.plan.user_code import WHAT, CodeSpec, check_imports
+from parity.plan.user_code import CodeSpec, check_imports
 
 
 def parse_given_losses(given: Sequence[str | Callable[..., Any]], shipped: Sequence[str]) -> tuple[CodeSpec, ...]:

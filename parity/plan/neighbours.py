@@ -146,21 +146,45 @@ def first_lacking(source: str, folder: Path) -> tuple[str, int] | None:
     Args:
         source: The text of a file.
         folder: The folder that it is in.
+
+    Returns:
+        None also for a module that is imported after other code of the user has run, which may provide it.
     """
-    if "sys.path" in source or "meta_path" in source:  # it may be found once the text has run so far
-        return None
-    # Not what is imported within a condition, a try or a function, which may never run.
     for node in ast.parse(source).body:
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        if isinstance(node, ast.ImportFrom) and not node.level and node.module:
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
             names = [node.module]
+        elif _only_defines(node):
+            continue
+        else:
+            return None
         for top in (name.partition(".")[0] for name in names):
+            if _folders_of(top, folder):
+                return None
             if top in sys.modules or top in sys.builtin_module_names or can_find(top, [str(folder)]):
                 continue
             # A finder of its own has what is installed to be edited.
             if not any(_find(finder, top) for finder in sys.meta_path):
                 return top, node.lineno
     return None
+
+
+def _only_defines(node: ast.stmt) -> bool:
+    """Whether a statement is a text, or a function or class whose definition calls nothing."""
+    if isinstance(node, ast.Expr):
+        return isinstance(node.value, ast.Constant)
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        return not node.decorator_list and not any(isinstance(each, ast.Call) for each in ast.walk(node.args))
+    if isinstance(node, ast.ClassDef):
+        called = node.decorator_list or node.keywords or any(not _is_name(base) for base in node.bases)
+        return not called and all(isinstance(each, ast.Pass) or _only_defines(each) for each in node.body)
+    return False
+
+
+def _is_name(node: ast.expr) -> bool:
+    """Whether an expression is a name, or an attribute of one."""
+    return isinstance(node, ast.Name) or (isinstance(node, ast.Attribute) and _is_name(node.value))
 
 
 def _base(node: ast.ImportFrom, package: str) -> str:

@@ -3,6 +3,7 @@
 import argparse
 import functools
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,7 +14,8 @@ from parity.plan.parser import Parser
 from parity.plan.task_spec import TASKS
 from parity.plan.trial import EPOCHS
 
-_Add: TypeAlias = Callable[..., argparse.Action]
+# Adds an option to a group.
+Add: TypeAlias = Callable[..., argparse.Action]
 
 # Values of `--format`; `render.formats` makes the documents.
 FORMATS = ("text", "markdown", "json", "junit")
@@ -55,7 +57,7 @@ def make_parser() -> Parser:
     return parser
 
 
-def _add_trials(add: _Add) -> None:
+def _add_trials(add: Add) -> None:
     add(
         # `extend` takes `--loss a b` and `--loss a --loss b` alike. It would also extend a default, so options of this
         # kind have none here, and `run` fills it in.
@@ -67,11 +69,7 @@ def _add_trials(add: _Add) -> None:
         "path/to/file.py:attr, where attr is a function, an nn.Module (class or instance) or an autograd.Function "
         "subclass (default: builtin numpy; for your own task: builtin, the loss of the task)",
     )
-    add(
-        "--task",
-        default="mnist-autoencoder",
-        help=f"what to train: {', '.join(TASKS)}, package.module:attr or path/to/file.py:attr (default: %(default)s)",
-    )
+    add_task(add)
     add(
         "--device",
         nargs="+",
@@ -113,7 +111,7 @@ def _add_trials(add: _Add) -> None:
     )
 
 
-def _add_training(add: _Add) -> None:
+def _add_training(add: Add) -> None:
     add(
         "--epochs",
         type=number("epochs"),
@@ -127,14 +125,7 @@ def _add_training(add: _Add) -> None:
         metavar="N",
         help="stop after N optimizer steps in all (default: train every epoch)",
     )
-    add(
-        "--batch-size",
-        type=number("batch_size"),
-        default=256,
-        metavar="N",
-        help="number of rows in a batch (default: %(default)s)",
-    )
-    add("--lr", type=number("lr"), default=1e-3, metavar="X", help="learning rate (default: %(default)s)")
+    add_batch_size_and_lr(add)
     add(
         "--audit-every",
         type=number("audit_every"),
@@ -157,7 +148,7 @@ def _add_training(add: _Add) -> None:
     )
 
 
-def _add_cluster(add: _Add) -> None:
+def _add_cluster(add: Add) -> None:
     add(
         "--address",
         metavar="ADDR",
@@ -197,7 +188,7 @@ def _add_cluster(add: _Add) -> None:
     )
 
 
-def _add_storage(add: _Add) -> None:
+def _add_storage(add: Add) -> None:
     add(
         "--out",
         # Not a Path, which would make s3:/BUCKET of s3://BUCKET.
@@ -223,6 +214,28 @@ def _add_storage(add: _Add) -> None:
     )
 
 
+def add_task(add: Add) -> None:
+    """Adds the option `--task`, which `parity run` and `parity check` share."""
+    add(
+        "--task",
+        default="mnist-autoencoder",
+        metavar="TASK",
+        help=f"what to train: {', '.join(TASKS)}, package.module:attr or path/to/file.py:attr (default: %(default)s)",
+    )
+
+
+def add_batch_size_and_lr(add: Add) -> None:
+    """Adds the options `--batch-size` and `--lr`, which `parity run` and `parity check` share."""
+    add(
+        "--batch-size",
+        type=number("batch_size"),
+        default=256,
+        metavar="N",
+        help="number of rows in a batch (default: %(default)s)",
+    )
+    add("--lr", type=number("lr"), default=1e-3, metavar="X", help="learning rate (default: %(default)s)")
+
+
 def add_format(parser: argparse._ActionsContainer) -> None:
     """Adds the option `--format`, which `parity.run` and `parity.report` share."""
     parser.add_argument(
@@ -238,6 +251,12 @@ def add_format(parser: argparse._ActionsContainer) -> None:
 def add_quiet(group: argparse._ActionsContainer) -> None:
     """Adds the option `--quiet`, which `parity run` and `parity check` share."""
     group.add_argument("-q", "--quiet", action="store_true", help="show no progress; the report and errors are printed")
+
+
+def address_of(options: argparse.Namespace) -> str:
+    """Address of the cluster to join; "local" for one of the command's own."""
+    # Without an address Ray would join any cluster that it finds on this machine.
+    return options.address or os.environ.get("RAY_ADDRESS") or "local"
 
 
 def number(name: str) -> Callable[[str], Any]:

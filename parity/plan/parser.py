@@ -29,7 +29,12 @@ class Parser(argparse.ArgumentParser):
         description: What the command does, in lines of at most 80 columns.
         example: A command line and what it does.
         epilog: What follows the example.
+
+    Attributes:
+        other: The parser of the command that has taken its own options from the same arguments before, or None.
     """
+
+    other: "Parser | None" = None
 
     def __init__(
         self, prog: str, *, usage: str, description: str, example: str, epilog: str = "", allow_abbrev: bool = True
@@ -90,13 +95,16 @@ class Parser(argparse.ArgumentParser):
         """What is wrong with arguments that nobody knows: the first of them, since the others may follow from it."""
         word = rest.split(" ")[0]
         name = word.partition("=")[0]
-        known = [each for action in self._actions for each in action.option_strings]
+        actions = [*self._actions, *(self.other._actions if self.other else ())]
+        known = [each for action in actions for each in action.option_strings]
         if not name.startswith("-"):
             loss = f" Did you mean --loss builtin {word}?" if "--loss" in known and ":" in word else ""
             return f"Unexpected argument {word!r}: each value has to follow its option.{loss} {self._see_help()}"
         return f"Unknown option {name}.{did_you_mean(name, known)} {self._see_help()}"
 
     def _see_help(self) -> str:
+        if self.other:
+            return f"{self.other.prog} --help and {self.prog} --help list the options."
         return f"{self.prog} --help lists the options."
 
 
@@ -105,7 +113,7 @@ def _name(action: argparse.Action) -> str:
 
 
 def unknown_command(word: str, commands: Iterable[str]) -> Trouble:
-    """The error about a command that there is not."""
+    """The error about an unknown command."""
     names = [*commands]
     return Trouble(
         f"Unknown command {word!r}. Known commands: {', '.join(names)}."

@@ -1,7 +1,6 @@
 """What the options of `parity.run` ask for by name: parsed and checked before anything is started or loaded."""
 
 import argparse
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,6 +8,7 @@ from parity.ground import phases
 from parity.ground.errors import Trouble
 from parity.plan.device import EACH, Device, parse_devices
 from parity.plan.loss_spec import parse_losses
+from parity.plan.options import address_of
 from parity.plan.planning import check_seeds, too_large
 from parity.plan.task_spec import ROWS, parse_task, shipped_losses
 from parity.plan.user_code import CodeSpec, check_imports
@@ -48,7 +48,7 @@ def parse_request(options: argparse.Namespace, *, announce: bool = True) -> Requ
     shipped = shipped_losses(task)
     losses = parse_losses(options.loss or (shipped[:1] if options.quick else shipped), shipped=shipped)
     # What a cluster has is not known here.
-    if options.inline or not (options.address or os.environ.get("RAY_ADDRESS")):
+    if options.inline or address_of(options) == "local":
         check_imports(task, *losses)
     check_seeds(options.seed or [])
     request = Request(task, losses, tuple(options.device or [EACH.get(options.each, "auto")]))

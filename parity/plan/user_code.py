@@ -13,15 +13,9 @@ from pathlib import Path
 
 from parity.ground.errors import Trouble
 from parity.ground.spelling import did_you_mean
-from parity.plan.definitions import Definitions, Kind, definitions_of
+from parity.plan.definitions import WHAT, Definitions, Kind, definitions_of
 from parity.plan.neighbours import Neighbour, add_folder, find_module, find_neighbours, first_lacking
 from parity.plan.pinned import pinned_modules, show_lines
-
-# What is allowed, for messages.
-WHAT: dict[Kind, str] = {
-    "loss": "A loss is a function (output, target), an nn.Module (class or instance) or an autograd.Function subclass.",
-    "task": "A task is a class or an object with the functions data, model, optimizer, batch, forward and loss.",
-}
 
 
 @dataclass(frozen=True)
@@ -100,7 +94,7 @@ def check_imports(*specs: CodeSpec) -> None:
     Raises:
         Trouble: A module is missing.
     """
-    for spec in specs:
+    for spec in {spec.path: spec for spec in specs}.values():
         if spec.path and spec.source and (lacking := first_lacking(spec.source, Path(spec.path).parent)):
             raise Trouble(
                 f"{spec.path} imports {lacking[0]!r} in line {lacking[1]}, and there is no such module here. "

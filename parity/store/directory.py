@@ -23,20 +23,20 @@ from parity.store.storage import StoragePath, name_beside
 LOCK = "lock"
 
 
-def create(out: StoragePath, *, option: str = "--out") -> None:
+def create(out: StoragePath, *, option: str = "--out", resumable: bool = True) -> None:
     """Makes the run directory.
 
     Args:
         out: A new directory. One in which a driver was killed before it wrote run.json counts as new.
         option: What the user gives it by, for messages.
+        resumable: Whether it is for a run of the command, which can be continued.
 
     Raises:
         Trouble: It exists already, or cannot be made.
     """
     try:
         if storage.exists(out / "run.json", patience_s=storage.FIRST_PATIENCE_S):
-            # Only a run of the command can be continued.
-            then = f", or continue it with --resume {out}" if option == "--out" else ""
+            then = f", or continue it with --resume {out}" if resumable else ""
             raise Trouble(f"{out} already holds a run. Choose another {option}{then}.")
         if isinstance(out, Path):
             # `mkdir` refuses a folder that exists, so a folder that holds something else is never filled.
@@ -124,18 +124,19 @@ def complete(directory: StoragePath, info: Mapping[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def begun(out: StoragePath, *, option: str = "--out") -> Iterator[None]:
+def begun(out: StoragePath, *, option: str = "--out", resumable: bool = True) -> Iterator[None]:
     """Makes a run directory and locks it until the block ends, so that no other process uses it.
 
     Args:
         out: The directory to make.
         option: What the user gives it by, for messages.
+        resumable: Whether it is for a run of the command, which can be continued.
 
     Raises:
         Trouble: The directory exists already, or cannot be made.
     """
     # Fails for an existing directory, so a run never writes over another.
-    create(out, option=option)
+    create(out, option=option, resumable=resumable)
     # The lock ends with the process, even if it is killed, so no lock outlives its driver.
     with hold(out):
         yield

@@ -46,27 +46,34 @@ for number, path in enumerate(asked["files"]):
 """
 
 
-def check_footers(directory: StoragePath, sealed: Mapping[str, str]) -> None:
+def check_footers(directory: StoragePath, sealed: Mapping[str, str]) -> dict[StoragePath, str]:
     """Looks for footers that would end this process if it read them.
 
     Args:
         directory: The run directory. Objects of a store are not looked at: it checks their bytes itself.
         sealed: The digests of the files that are sealed, by name.
 
+    Returns:
+        The digests of the files that were read for it, by path.
+
     Raises:
         Trouble: There is one; the message names the file.
     """
+    digests: dict[StoragePath, str] = {}
     if not isinstance(directory, Path):
-        return
-    paths = {name: directory / name for name in find(directory, ".parquet") if name != "differences.parquet"}
-    unknown = [path for name, path in paths.items() if path.is_file() and not _is_known(path, sealed.get(name))]
+        return digests
+    unknown = []
+    for name in find(directory, ".parquet"):
+        path = directory / name
+        if name == "differences.parquet" or not path.is_file():
+            continue
+        if name in sealed and path.stat().st_size <= MOST_DIGESTED:
+            digests[path] = digest_with_parts(path, ())[0]
+        if path not in digests or digests[path] != sealed[name]:
+            unknown.append(path)
     if unknown:
         _probe(unknown)
-
-
-def _is_known(path: Path, digest: str | None) -> bool:
-    """Whether a file is small, and what it was when it was sealed."""
-    return digest is not None and path.stat().st_size <= MOST_DIGESTED and digest_with_parts(path, ())[0] == digest
+    return digests
 
 
 def _probe(paths: Sequence[Path]) -> None:

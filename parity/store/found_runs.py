@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from parity.ground.errors import Trouble
+from parity.store import storage
 from parity.store.json_text import MOST_BYTES, parse_json
 from parity.store.regular import read_regular
 from parity.store.storage import StoragePath
 
+# The ranks of a distributed training are stored as runs in folders rank-0, rank-1 and so on.
+RANK = "rank-"
 # Most runs that a message names.
 MOST_NAMED = 12
 
@@ -29,6 +32,24 @@ class FoundRun:
     created: str
     state: str
     verdict: str
+
+
+def holds_run(directory: StoragePath, *, patience_s: float | None = None) -> bool:
+    """Whether a run is in the directory, or the ranks of one.
+
+    Args:
+        directory: The directory.
+        patience_s: As for `storage.patiently`.
+
+    Raises:
+        OSError: The store does not answer, or refuses.
+    """
+    if storage.exists(directory / "run.json", patience_s=patience_s):
+        return True
+    if isinstance(directory, Path):
+        return any(directory.glob(f"{RANK}*/run.json"))
+    ranks = [name for name in storage.names(directory, patience_s=patience_s) if name.startswith(RANK)]
+    return any(storage.exists(directory / name / "run.json", patience_s=patience_s) for name in ranks)
 
 
 def find_runs(folder: StoragePath) -> tuple[FoundRun, ...]:
@@ -67,15 +88,16 @@ def _run_folders(folder: Path) -> Iterator[Path]:
 
 
 def _is_run(folder: Path) -> bool:
-    """Whether a folder holds a run, or the ranks of a distributed training."""
+    """The same of a local folder; not of one that nobody may look into."""
     try:
-        return any((folder / each / "run.json").is_file() for each in ("", "rank-0"))
+        return holds_run(folder)
     except OSError:  # as above
         return False
 
 
 def _found(path: Path) -> FoundRun:
-    info = _json(path / "run.json") if (path / "run.json").exists() else _json(path / "rank-0" / "run.json")
+    inside = [path / "run.json", *sorted(path.glob(f"{RANK}*/run.json"))]
+    info = _json(next(each for each in inside if each.exists()))
     summary = _json(path / "summary.json")
     state = info.get("state")
     return FoundRun(

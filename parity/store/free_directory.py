@@ -6,9 +6,9 @@ import itertools
 from pathlib import Path
 
 from parity.ground.errors import Trouble
-from parity.store import storage
 from parity.store.directory import hold
-from parity.store.storage import StoragePath
+from parity.store.found_runs import holds_run
+from parity.store.storage import FIRST_PATIENCE_S, StoragePath
 from parity.store.stored_run import read_info
 
 # In the name of a recording that another one is to replace.
@@ -22,22 +22,7 @@ def free_directory(out: StoragePath) -> StoragePath:
         OSError: The store does not answer, or refuses.
     """
     numbered = (out.with_name(f"{out.name}-{number}") for number in itertools.count(2))
-    return next(each for each in itertools.chain([out], numbered) if not holds_run(each))
-
-
-def holds_run(out: StoragePath) -> bool:
-    """Whether a run is in the directory, or the ranks of one.
-
-    Raises:
-        OSError: The store does not answer, or refuses.
-    """
-    patience_s = storage.FIRST_PATIENCE_S
-    if storage.exists(out / "run.json", patience_s=patience_s):
-        return True
-    if isinstance(out, Path):
-        return any(out.glob("rank-*/run.json"))
-    ranks = [name for name in storage.names(out, patience_s=patience_s) if name.startswith("rank-")]
-    return any(storage.exists(out / name / "run.json", patience_s=patience_s) for name in ranks)
+    return next(each for each in itertools.chain([out], numbered) if not holds_run(each, patience_s=FIRST_PATIENCE_S))
 
 
 def set_aside(out: StoragePath) -> Path | None:
@@ -51,7 +36,7 @@ def set_aside(out: StoragePath) -> Path | None:
             in use by another process, damaged, or cannot be renamed.
         OSError: The store does not answer, or refuses.
     """
-    if not holds_run(out):
+    if not holds_run(out, patience_s=FIRST_PATIENCE_S):
         return None
     if not isinstance(out, Path):
         raise Trouble(f"{out} already holds a run, and only local directories can be overwritten. Choose another out.")

@@ -59,7 +59,7 @@ def parse_path(text: str) -> StoragePath:
         Trouble: It is empty; or fsspec knows no such filesystem, or needs a package that is not installed.
     """
     if not text.strip():
-        raise Trouble(f"{text!r} is not a path: it is empty. Give a folder, or a URI as s3://BUCKET/DIR.")
+        raise Trouble(f"{text!r} is not a path: it is empty. Give a folder, or a URI such as s3://BUCKET/DIR.")
     if "://" not in text:
         return Path(text)
     protocol = text.partition("://")[0]
@@ -70,7 +70,7 @@ def parse_path(text: str) -> StoragePath:
     except ImportError as error:
         raise Trouble(f"{text}: {protocol} needs a package that is not installed. {error}.") from error
     except (ValueError, OSError) as error:
-        raise Trouble(f"{text} cannot be used ({error}). Give a path, or a URI as s3://BUCKET/DIR.") from error
+        raise Trouble(f"{text} cannot be used ({error}). Give a path, or a URI such as s3://BUCKET/DIR.") from error
     # A file:// URI is a local path, where files can be renamed, appended to and locked.
     return Path(filesystem._strip_protocol(text)) if protocol in ("file", "local") else path
 

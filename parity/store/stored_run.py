@@ -64,8 +64,7 @@ def read_run(directory: StoragePath, *, own: bool = False) -> StoredRun:
             f"{directory} has no tables yet: its driver is still training, or was killed. What was trained is in its "
             f"journal; continue it with --resume {directory}."
         )
-    if not own:
-        check_footers(directory, sealed_files(info))
+    digests = {} if own else check_footers(directory, sealed_files(info))
     path = directory / "trials.parquet"
     table = read_table(path, TRIALS)
     with reading(path):
@@ -80,7 +79,9 @@ def read_run(directory: StoragePath, *, own: bool = False) -> StoredRun:
         traces.check(record.trial)
     names = {record.trial for record in trials}
     evidence = {name: _read_evidence(info, directory, name, names) for name in EVIDENCE}
-    return StoredRun(directory, info, trials, traces, evidence, altered(info, directory, known=traces.digests))
+    return StoredRun(
+        directory, info, trials, traces, evidence, altered(info, directory, known=digests | traces.digests)
+    )
 
 
 def read_info(directory: StoragePath) -> dict[str, Any]:

@@ -11,12 +11,10 @@ import numpy as np
 
 from parity.ground.errors import Trouble
 from parity.ground.quoting import explain_error
+from parity.plan.definitions import PROTOCOL, WHAT
 from parity.plan.task_spec import TASKS
 from parity.plan.user_code import CodeSpec, load_code
 from parity.tasks import Task, mnist
-
-# The functions of a task; the docstring of `parity.tasks` describes them.
-PROTOCOL = ("data", "model", "optimizer", "batch", "forward", "loss")
 
 
 def load_task(spec: CodeSpec) -> Task:
@@ -112,10 +110,7 @@ def check_protocol(task: object, *, name: str) -> None:
     """
     missing = [each for each in PROTOCOL if not callable(getattr(task, each, None))]
     if missing:
-        raise Trouble(
-            f"Task {name} has no {', '.join(f'{each}()' for each in missing)}. "
-            f"A task is a class or an object with the functions {', '.join(PROTOCOL)}."
-        )
+        raise Trouble(f"Task {name} has no {', '.join(f'{each}()' for each in missing)}. {WHAT['task']}")
 
 
 def _array(values: Any) -> np.ndarray:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from parity.ground.errors import Trouble
+from parity.plan.definitions import WHAT
 from parity.plan.user_code import CodeSpec, load_code
 from parity.tasks import Task
 from parity.tasks.outputs import Outputs
@@ -144,7 +145,7 @@ def check_kind(attribute: object, spec: CodeSpec) -> None:
     if not made and (isinstance(attribute, type) or not callable(attribute)):
         raise Trouble(
             f"{f'{spec.origin}:{spec.attr}' if spec.origin else f'The loss {spec.attr}'} is {_description(attribute)}. "
-            "A loss is a function, an nn.Module (class or instance) or an autograd.Function subclass."
+            f"{WHAT['loss']}"
         )
 
 

@@ -129,6 +129,19 @@ def test_a_path_that_is_too_long_for_a_socket_leaves_it_to_ray_to_say_so(monkeyp
         assert starting.begin_imports(options, parse_request(options), held) == starting.Early(folder)
 
 
+def test_the_processes_that_did_start_are_used(monkeypatch):
+    def started(path, variables):
+        if path.name == "warm-1":
+            raise BlockingIOError("fork")
+        return contextlib.nullcontext(path.name)
+
+    monkeypatch.setattr(starting, "warm_process", started)
+    monkeypatch.setattr(starting.os, "cpu_count", lambda: 64)
+    options = make_parser().parse_args(["--device", "cpu", "--replicas", "9"])
+    with contextlib.ExitStack() as held:
+        assert starting.begin_imports(options, parse_request(options), held).warm == ("warm-0", "warm-2", "warm-3")
+
+
 @pytest.mark.parametrize(("options", "count"), [([], 2), (["--loss", "builtin"], 1), (["--replicas", "9"], 4)])
 def test_as_many_processes_import_torch_as_seats_will_use_them(monkeypatch, options, count):
     monkeypatch.setattr(starting, "warm_process", lambda path, variables: contextlib.nullcontext(path.name))

@@ -294,7 +294,7 @@ def test_a_loss_that_cannot_be_called_is_reported_without_rays_words(stranger, t
     (line,) = troubles(ended)
     assert line.removesuffix(f" What was trained is kept: continue it with --resume {tmp_path / 'run'}.") == (
         f"parity: {ROOT / WRONG}:not_a_loss is of type float. "
-        "A loss is a function, an nn.Module (class or instance) or an autograd.Function subclass."
+        "A loss is a function (output, target), an nn.Module (class or instance) or an autograd.Function subclass."
     )
 
 

@@ -4,9 +4,12 @@ import base64
 import hashlib
 import io
 import json
+import signal
 import socket
+import subprocess
 import sys
 import tarfile
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +21,9 @@ from parity.cluster.jobs import pack_run
 from parity.cluster.jobs.following import ConnectionLost
 from parity.cluster.jobs.head import Interpreter, Node
 from parity.cluster.jobs.job import Job
+from parity.cluster.jobs.preparing import read_runtime_env
 from parity.cluster.jobs.ray_jobs import is_loopback, warn_of_plain_http
+from parity.ground import interrupt
 from parity.ground.errors import Trouble
 from parity.plan.options import make_parser
 from parity.store.gather import Gatherer
@@ -26,7 +31,7 @@ from parity.store.schema import SCHEMA_NUMBER
 from parity.version import __version__
 
 from cluster_process import cluster_process
-from conftest import command
+from conftest import ROOT, command
 
 LOOPBACK = "http://127.0.0.1:8265"
 
@@ -83,7 +88,10 @@ def test_options_that_cannot_be_used_in_a_job_are_refused(option):
 
 def test_an_unknown_option_is_refused():
     assert refused("--address", LOOPBACK, "--out", "/runs/x", "--stepz", "3") == (
-        "Unknown option --stepz. Did you mean --steps? parity run --help lists the options."
+        "Unknown option --stepz. Did you mean --steps? parity submit --help and parity run --help list the options."
+    )
+    assert refused("--address", LOOPBACK, "--out", "/runs/x", "--fetc", "x") == (
+        "Unknown option --fetc. Did you mean --fetch? parity submit --help and parity run --help list the options."
     )
 
 
@@ -145,24 +153,24 @@ def test_the_id_is_of_what_is_sent(tmp_path):
 def test_a_runtime_environment_is_read_but_for_its_working_directory(tmp_path):
     path = tmp_path / "environment.yaml"
     path.write_text("env_vars: {A: 1}\npip: [x]\n")
-    assert submit.read_runtime_env(path) == {"env_vars": {"A": "1", "RAY_JOB_STOP_WAIT_TIME_S": "60"}, "pip": ["x"]}
+    assert read_runtime_env(path) == {"env_vars": {"A": "1", "RAY_JOB_STOP_WAIT_TIME_S": "60"}, "pip": ["x"]}
     path.write_text("working_dir: .\n")
     with pytest.raises(Trouble, match="sets working_dir, which parity sets itself"):
-        submit.read_runtime_env(path)
+        read_runtime_env(path)
     for text in ("[1]", "env_vars: 1"):
         path.write_text(text)
         with pytest.raises(Trouble, match="is not a runtime environment"):
-            submit.read_runtime_env(path)
+            read_runtime_env(path)
     path.write_text("{")
     with pytest.raises(Trouble, match="cannot be read"):
-        submit.read_runtime_env(path)
+        read_runtime_env(path)
 
 
 def test_a_cluster_without_authentication_is_as_explicit_in_the_job(monkeypatch):
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
-    assert "RAY_AUTH_MODE" not in submit.read_runtime_env(None)["env_vars"]
+    assert "RAY_AUTH_MODE" not in read_runtime_env(None)["env_vars"]
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    assert submit.read_runtime_env(None)["env_vars"]["RAY_AUTH_MODE"] == "disabled"
+    assert read_runtime_env(None)["env_vars"]["RAY_AUTH_MODE"] == "disabled"
 
 
 def test_the_exit_status_is_that_of_parity_and_1_only_of_a_stored_run():
@@ -490,6 +498,55 @@ def test_the_command_that_continues_a_run_has_what_run_json_does_not_know(monkey
     again = f"--loss builtin {tmp_path}/mine.py:mine --task mnist-autoencoder --include {tmp_path}/table.csv"
     expected = f"parity: {RESUMED.format(LOOPBACK)}".rstrip()
     assert capsys.readouterr().err == f"{expected} {again} --python 'py -3'\n"
+
+
+# Follows a job that does not end, with a terminal that nobody types into.
+FOLLOWS = """
+import os, sys, time
+from parity import submit
+from parity.cluster.jobs.job import Job
+
+class Cluster:
+    def job(self, job_id):
+        return Job("RUNNING", "", None, {}) if job_id == "mine" else None
+
+    def follow(self, job_id):
+        print("follows", flush=True)
+        time.sleep(60)
+
+terminal, typed = os.openpty()
+sys.stdin = os.fdopen(typed)
+sys.stderr.isatty = lambda: True
+submit.connect_jobs = lambda address: Cluster()
+sys.exit(submit.main(sys.argv[1:]))
+"""
+
+
+def test_a_second_ctrl_c_says_no_to_stopping_the_job():
+    arguments = [sys.executable, "-c", FOLLOWS, "--address", LOOPBACK, "--out", "/x", "--id", "mine", "--python", "py"]
+    process = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with process:
+        assert process.stdout.readline() == "follows\n"
+        process.send_signal(signal.SIGINT)
+        found, question = "", "Stop the job? [y/N] "
+        while not found.endswith(question):
+            read = process.stderr.read(1)
+            assert read, found
+            found += read
+        time.sleep(2 * interrupt.ONCE_S)
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+        assert process.wait(timeout=60) == 2
+    assert said.startswith("parity: job mine keeps running. Run the same command again to follow it.")
+
+
+def test_what_a_message_quotes_cannot_steer_the_terminal(monkeypatch, capsys):
+    def planted(*_):
+        raise Trouble("\x1b[2Jgone")
+
+    monkeypatch.setattr(submit, "prepare", planted)
+    assert submit.main(["--address", LOOPBACK]) == 2
+    assert "\x1b" not in capsys.readouterr().err
 
 
 def submitted(*arguments, timeout_s=240, **environment):

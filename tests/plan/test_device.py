@@ -30,13 +30,14 @@ def test_a_default_that_is_spelled_out_is_the_same_device():
     assert parse_device("cuda:tf32=off") == parse_device("cuda")
 
 
+MANY = "Give a number of threads, such as threads=2."
 UNKNOWN = (
     "Unknown device {!r}. Known devices: cpu, cpu:threads=N, "
     + "cpu:isa=default|avx2|avx512, cuda, cuda:tf32=on|off, mps, auto; cpu@NODE, cuda@NODE#INDEX."
 )
 
 
-@pytest.mark.parametrize("text", ["gpu", "", "cpu:", "tpu:threads=2"])
+@pytest.mark.parametrize("text", ["gpu", "", "tpu:threads=2"])
 def test_an_unknown_device_is_reported(text):
     with pytest.raises(Trouble) as trouble:
         parse_device(text)
@@ -46,9 +47,9 @@ def test_an_unknown_device_is_reported(text):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("cpu:threads=0", "Device 'cpu:threads=0': threads=0 is not a whole number of at least 1. Give threads=2."),
-        ("cpu:threads=-1", "Device 'cpu:threads=-1': threads=-1 is not a whole number of at least 1. Give threads=2."),
-        ("cpu:threads=²", "Device 'cpu:threads=²': threads=² is not a whole number of at least 1. Give threads=2."),
+        ("cpu:threads=0", f"Device 'cpu:threads=0': threads=0 is not a whole number of at least 1. {MANY}"),
+        ("cpu:threads=-1", f"Device 'cpu:threads=-1': threads=-1 is not a whole number of at least 1. {MANY}"),
+        ("cpu:threads=²", f"Device 'cpu:threads=²': threads=² is not a whole number of at least 1. {MANY}"),
         (
             "cpu:threads=100000",
             "Device 'cpu:threads=100000': threads=100000 is too many. Give at most 1024.",
@@ -71,6 +72,9 @@ def test_an_unknown_device_is_reported(text):
             "cpu:threads=1,threads=2",
             "Device 'cpu:threads=1,threads=2': threads is given 2 times. Give it once.",
         ),
+        ("cpu:", "Device 'cpu:': an option is empty. Write cpu, or cpu:threads=2."),
+        ("cuda:,tf32=on", "Device 'cuda:,tf32=on': an option is empty. Write cuda, or cuda:tf32=on."),
+        ("mps:", "Device 'mps:': an option is empty. Write mps."),
         ("cpu:isa=sse", "Device 'cpu:isa=sse': isa=sse is unknown. Known: default, avx2, avx512."),
         ("cuda:tf32=yes", "Device 'cuda:tf32=yes': tf32=yes is unknown. Known: on, off."),
         (

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from parity import report
 from parity.ground.errors import Trouble
-from parity.store import seal, traces
+from parity.store import footer_probe, seal, traces
 from parity.store.directory import complete
 from parity.store.seal import altered
 from parity.store.stored_run import read_run
@@ -70,6 +70,21 @@ def test_parts_of_a_file_are_digested_with_all_of_it(tmp_path_factory, content, 
     assert whole == xxhash.xxh3_128_hexdigest(content)
     within = {place: xxhash.xxh3_128_digest(content[slice(*place)]) for place in parts if place[1] <= len(content)}
     assert found == within
+
+
+def test_a_small_file_is_read_once_for_its_footer_and_the_seal(equal_pair, monkeypatch):
+    digested = []
+
+    def noting(path, parts):
+        digested.append(path)
+        return genuine(path, parts)
+
+    genuine = seal.digest_with_parts
+    for module in (seal, footer_probe):
+        monkeypatch.setattr(module, "digest_with_parts", noting)
+    read_run(equal_pair)
+    sealed = json.loads((equal_pair / "run.json").read_text())["files"]
+    assert sorted(digested) == sorted(equal_pair / name for name in sealed)
 
 
 @pytest.fixture

@@ -158,7 +158,7 @@ def test_one_that_stays_away_is_an_error_of_the_disk():
     [
         (
             "nix://bucket/run",
-            "nix://bucket/run cannot be used (Unsupported filesystem: 'nix'). Give a path, or a URI as s3://BUCKET/DIR.",
+            "nix://bucket/run cannot be used (Unsupported filesystem: 'nix'). Give a path, or a URI such as s3://BUCKET/DIR.",
         ),
         (
             "gs://bucket/run",

@@ -62,8 +62,8 @@ def test_what_cannot_be_called_is_reported(tmp_path):
     with pytest.raises(Trouble) as trouble:
         load_loss(spec, load_task(parse_task("mnist-autoencoder")))
     assert str(trouble.value) == (
-        f"{spec.path}:taken is of type float. A loss is a function, an nn.Module (class or instance) or an "
-        "autograd.Function subclass."
+        f"{spec.path}:taken is of type float. A loss is a function (output, target), an nn.Module (class or "
+        "instance) or an autograd.Function subclass."
     )
 
 

@@ -18,6 +18,7 @@ from parity.cluster.jobs.head import PYTHON, Interpreter
 from parity.cluster.jobs.packing import Packing, pack
 from parity.cluster.ray_job import check_out
 from parity.ground.errors import Trouble
+from parity.plan.command_options import make_submit_parser
 from parity.plan.options import make_parser
 from parity.version import __version__
 
@@ -85,7 +86,9 @@ def prepare(
     Raises:
         Trouble: An option is wrong or unknown, or a file does not exist or may not be sent.
     """
-    asked = make_parser().parse_args(given)  # refuses an option of neither command
+    parser = make_parser()
+    parser.other = make_submit_parser()
+    asked = parser.parse_args(given)  # refuses an option of neither command
     if asked.inline or asked.address:
         name = "--inline" if asked.inline else "--address"
         raise Trouble(
