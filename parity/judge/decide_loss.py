@@ -199,7 +199,7 @@ class LossAudit:
                 f"explain {1 - self.ratio_line[step]:.4g} to {1 + self.ratio_line[step]:.4g}"
             )
         # Of a gradient that should be zero, or is not finite, there is no ratio.
-        known = not np.isnan(self.ratio[step])
+        known = np.isfinite(self.gradient.candidate[step])
         return (
             f"output_grad is {f'{self.ratio[step]:.6g} times the float64 one, ' if known else ''}{gradient} "
             f"(the baseline is {percent_off(self.gradient.baseline[step] * unit)}, rounding explains "

@@ -158,8 +158,9 @@ def _template() -> Any:
     )  # fmt: skip
     # For a text that the template takes apart before `_shown` sees it.
     environment.filters["cut"] = cut
+    # As plain text, since what is put together of escaped text is escaped.
     environment.filters["prose"] = lambda text: markupsafe.Markup(
-        _OPTION.sub(r'<span class="option">\g<0></span>', markupsafe.escape(cut(text)))
+        _OPTION.sub(r'<span class="option">\g<0></span>', str(markupsafe.escape(cut(text))))
     )
     # For a traceback: what parity has stored of it is shown whole. Escaped here, since `_shown` leaves HTML as it is.
     environment.filters["whole"] = lambda text: markupsafe.escape(cut(text, MOST_STORED))
