@@ -1,4 +1,4 @@
-"""Makes the pages of ten kinds of result and takes screenshots of them; times a page of 10,000 steps x 10 trials.
+"""Makes the pages of eleven kinds of result and takes screenshots of them; times a page of 10,000 steps x 10 trials.
 
     python benchmarks/screenshots.py FOLDER [--only CASE ...] [--readme]
 
@@ -49,10 +49,8 @@ CASES = {
 }
 # Greatest height of a picture in pixels; the rest of a longer page is cut off.
 TALLEST = 12_000
-# Pictures of README: case, width, whether in dark mode, and the height that is shown.
-README = (("late", 1400, False, 1500), ("fleet", 390, True, 1500))
-# The names that README has for them.
-NAMES = {"late": "diverged", "fleet": "fleet"}
+# Pictures of README by their names there: case, width, whether in dark mode, and the height that is shown.
+README = {"diverged": ("late", 1400, False, 1500), "fleet": ("fleet", 390, True, 1500)}
 
 
 def main() -> None:
@@ -75,11 +73,10 @@ def main() -> None:
                 print(picture)
     if options.readme:
         PICTURES.mkdir(exist_ok=True)
-        for case, width, dark, height in README:
-            name = f"{case}-{width}-{'dark' if dark else 'light'}.png"
-            image = Image.open(options.folder / name)
+        for name, (case, width, dark, height) in README.items():
+            image = Image.open(options.folder / f"{case}-{width}-{'dark' if dark else 'light'}.png")
             small = image.crop((0, 0, image.width, height)).quantize(128, dither=Image.Dither.NONE)
-            small.save(PICTURES / f"report-{NAMES[case]}.png", optimize=True)
+            small.save(PICTURES / f"report-{name}.png", optimize=True)
     if not options.only:
         _time_long()
 

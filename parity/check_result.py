@@ -15,6 +15,7 @@ from parity.judge import Judgement, PairVerdict, differences_tables
 from parity.judge.differences_table import SCHEMA as DIFFERENCES
 from parity.render import browser, glance, story, terminal
 from parity.render.page import frame, html, notebook
+from parity.render.pair_text import pair_line
 from parity.render.progress import in_notebook
 from parity.render.summary import summarize
 from parity.store.files import write_text
@@ -103,7 +104,7 @@ class CheckResult:
     @property
     def line(self) -> str:
         """All findings about the worst pair in one line, or why no verdict was reached."""
-        return self.judgement.trouble or terminal.pair_line(self.worst).plain
+        return self.judgement.trouble or pair_line(self.worst).plain
 
     @property
     def message(self) -> str:

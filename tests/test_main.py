@@ -128,7 +128,7 @@ def test_equal_runs_of_a_wrong_loss_are_not_said_to_be_right(tmp_path, capsys):
     assert main(["report", run, run]) == 0
     words = " ".join(capsys.readouterr().out.split())
     assert "The runs are equal to the bit, in both pairs." in words
-    assert "says nothing of whether the loss is right" in words
+    assert "Equal runs do not show that the loss is right" in words
     assert "above 16 u, its limit follows from it and says nothing" in words
     assert "would have been seen" not in words and "No action needed" not in words
 

@@ -232,8 +232,7 @@ def test_ctrl_c_keeps_what_was_trained(tmp_path, monkeypatch, capsys):
     out = capsys.readouterr().out
     assert out.startswith("This run is partial: numpy@cpu-s0 did not finish. The verdict is about the ")
     assert out.endswith(
-        "\nInterrupted. What was trained is kept: continue it with\n"
-        f"  python -m parity.run --resume {tmp_path / 'run'}\n"
+        f"\nInterrupted. What was trained is kept: continue it with\n  parity run --resume {tmp_path / 'run'}\n"
     )
     (pair,) = pairs(tmp_path / "run").values()
     assert pair["verdict"] == "inconclusive" and 0 < pair["steps"] < 400

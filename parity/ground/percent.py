@@ -5,6 +5,8 @@ from decimal import Decimal
 
 # From here on in percent: 0.00005 % can still be read, 0.000005 % is counted.
 _LEAST = 5e-7
+# The same of a number that is read beside others in percent.
+LEAST_BESIDE = 1e-10
 # From here on without percent: nobody reads 1,000,000 %.
 _MOST = 1e4
 
@@ -19,13 +21,13 @@ def percent(share: float, *, least: float = _LEAST) -> str:
     >>> percent(0.25), percent(1.0), percent(3.0517e-4), percent(9.5e-7), percent(5.9e-8)
     ('25 %', '100 %', '0.031 %', '0.000095 %', '5.9e-08')
     >>> percent(0.0), percent(11.2), percent(float("inf")), percent(float("nan"))
-    ('0 %', '1,120 %', 'infinitely', 'NaN')
+    ('0 %', '1,120 %', 'more than any number', 'NaN')
     """
     size = abs(share)
     if math.isnan(size):
         return "NaN"
     if math.isinf(size):
-        return "infinitely"
+        return "more than any number"
     if size >= _MOST:
         return f"{size:.2g} times"
     if 0 < size < least:
@@ -35,16 +37,33 @@ def percent(share: float, *, least: float = _LEAST) -> str:
     return f"{Decimal(f'{100 * size:.{digits}g}'):,f} %"
 
 
-def percent_off(share: float) -> str:
+def percent_at_most(limit: float, *, least: float = _LEAST) -> str:
+    """The same of a limit, as in "rounding explains 0.0001 %".
+
+    >>> percent_at_most(0.25), percent_at_most(float("inf"))
+    ('25 %', 'any amount')
+    """
+    return "any amount" if math.isinf(limit) else percent(limit, least=least)
+
+
+def percent_off(share: float, *, zero: str = "it should be") -> str:
     """The same as a predicate, as in "25 % off".
 
-    >>> percent_off(0.25), percent_off(2e5), percent_off(float("inf")), percent_off(float("nan"))
-    ('25 % off', 'off by 2e+05 times its size', 'not finite', 'NaN')
+    Args:
+        share: The difference; infinite where what it is relative to is zero.
+        zero: What is zero then, with its verb.
+
+    >>> percent_off(0.25), percent_off(2e5), percent_off(float("nan"))
+    ('25 % off', 'off by 2e+05 times its size', 'NaN')
+    >>> percent_off(float("inf")), percent_off(float("inf"), zero="the baseline's is")
+    ('not zero, as it should be', "not zero, as the baseline's is")
     """
     text = percent(share)
+    if math.isinf(share):
+        return f"not zero, as {zero}"
     if text.endswith(" times"):
         return f"off by {text} its size"
-    return {"infinitely": "not finite", "NaN": "NaN"}.get(text, f"{text} off")
+    return text if text == "NaN" else f"{text} off"
 
 
 def times(factor: float) -> str:

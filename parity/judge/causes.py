@@ -43,6 +43,7 @@ class Cause:
         text: The cause in words, without a period.
         detail: What was found, without the words of the kind; empty where the text has nothing else.
         value: The number that belongs to it, as text; empty where none does.
+        constant: What the number is, as "1/784"; empty where it has no name.
         factor: The right gradient times this is the candidate's: 2 of one that is twice too large, -1 of a wrong sign,
             0 of a zero one; None where there is no such number, or it changes from step to step.
     """
@@ -52,6 +53,7 @@ class Cause:
     # What the text says, in parts: two causes of one text are one.
     detail: str = field(default="", compare=False)
     value: str = field(default="", compare=False)
+    constant: str = field(default="", compare=False)
     factor: float | None = field(default=None, compare=False)
 
 
@@ -153,16 +155,19 @@ CAUSES: dict[CauseKind, CauseMeaning] = {
 }
 
 
-def make_cause(kind: CauseKind, *, detail: str = "", value: str = "", factor: float | None = None) -> Cause:
+def make_cause(
+    kind: CauseKind, *, detail: str = "", value: str = "", constant: str = "", factor: float | None = None
+) -> Cause:
     """A cause with the sentence of its kind.
 
     Args:
         kind: One of `CAUSES`.
         detail: What was found, in words.
         value: A number, as text.
+        constant: As `Cause.constant`.
         factor: As `Cause.factor`.
 
     >>> make_cause("scaled", value="2", detail="in code").text
     'the gradient is scaled by 2 in code'
     """
-    return Cause(kind, CAUSES[kind].explain(detail=detail, value=value), detail, value, factor)
+    return Cause(kind, CAUSES[kind].explain(detail=detail, value=value), detail, value, constant, factor)

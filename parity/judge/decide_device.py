@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from parity.ground.percent import percent, percent_off
+from parity.ground.percent import percent_at_most, percent_off
 from parity.judge.distances import unit_of_quantity
 from parity.plan import lines
 from parity.store.tables import CHECKED
@@ -50,7 +50,7 @@ class DeviceError:
     whole_credited_u: float
     repeated: bool | None
     rounding: str | None
-    unit: float = 2.0**-24
+    unit: float
 
     @property
     def error(self) -> float:
@@ -89,8 +89,8 @@ class DeviceError:
         """The error and its limit, in words."""
         what = f"{self.quantity} {self.tensor}" if self.tensor else self.quantity
         numbers = (
-            f"{what} is {percent_off(self.error)} from float64 in a step from the same state "
-            f"(the baseline is {percent_off(self.baseline_error)}, rounding explains {percent(self.line)})"
+            f"{what} is {percent_off(self.error)}, against float64, in a step from the same state "
+            f"(the baseline is {percent_off(self.baseline_error)}, rounding explains {percent_at_most(self.line)})"
         )
         return f"matrix products in {self.rounding}: {numbers}" if self.rounding else numbers
 
@@ -146,13 +146,13 @@ class DeviceAudit:
         }
 
 
-def audit_device(shared_steps: pa.Table, trial: str, *, record: TrialRecord | None = None) -> DeviceAudit | None:
+def audit_device(shared_steps: pa.Table, trial: str, *, record: TrialRecord) -> DeviceAudit | None:
     """The audit of one candidate; None where it took no step from a shared state.
 
     Args:
         shared_steps: Table in the columns of `tables.SHARED_STEPS`.
         trial: Name of the candidate's trial.
-        record: The same trial, which knows the dtypes; float32 without it.
+        record: The same trial, which knows the dtypes.
     """
     # Rows of one step are in the order of its tensors, which `_place` relies on.
     rows = shared_steps.filter(pc.equal(shared_steps["trial"], trial)).to_pylist()
@@ -176,9 +176,10 @@ def audit_device(shared_steps: pa.Table, trial: str, *, record: TrialRecord | No
     )
 
 
-def _error(row: dict[str, object], whole_u: float, record: TrialRecord | None) -> DeviceError:
+def _error(row: dict[str, object], whole_u: float, record: TrialRecord) -> DeviceError:
     """The error of a row; `whole_u` is that of the baseline's whole quantity."""
     quantity, whole_error_u = str(row["quantity"]), row["candidate_whole_error_u"]
+    tensor = None if row["tensor"] is None else str(row["tensor"])
     # Outputs and losses are not small parts of a whole. Older runs do not know it.
     beside_whole = whole_error_u is not None and quantity not in ("output", "loss")
     baseline_error_u, spread_u = (
@@ -189,7 +190,7 @@ def _error(row: dict[str, object], whole_u: float, record: TrialRecord | None) -
     return DeviceError(
         step=int(row["step"]),  # type: ignore[call-overload]
         quantity=quantity,
-        tensor=None if row["tensor"] is None else str(row["tensor"]),
+        tensor=tensor,
         error_u=float(row["candidate_error_u"]),  # type: ignore[arg-type]
         baseline_error_u=baseline_error_u,
         credited_u=max(lines.LEAST_ERROR.value, baseline_error_u, spread_u),
@@ -201,9 +202,7 @@ def _error(row: dict[str, object], whole_u: float, record: TrialRecord | None) -
         whole_credited_u=max(lines.LEAST_ERROR.value, whole_u),
         repeated=None if row["repeated"] is None else bool(row["repeated"]),
         rounding=None if row["rounding"] is None else str(row["rounding"]),
-        unit=unit_of_quantity(record, quantity, None if row["tensor"] is None else str(row["tensor"]))
-        if record
-        else 2.0**-24,
+        unit=unit_of_quantity(record, quantity, tensor),
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parity.ground.percent import percent, percent_off
+from parity.ground.percent import percent_at_most, percent_off
 from parity.judge.differences import Comparison
 from parity.judge.distances import unit_of_quantity
 from parity.judge.window import largest_in_windows
@@ -100,6 +100,7 @@ class LossAudit:
         ratio: <g, g64> / <g64, g64> of the candidate's output gradient, as in the trace; float64[S].
         ratio_line: The largest |ratio - 1| that rounding can explain, in a narrow dtype; else infinite. float64[S].
         audited: Whether the step was audited; bool[S].
+        finite: Whether no element of the candidate's gradient is infinite; bool[S].
         unit: u of the gradient's dtype; float64[S].
         taken_away: Whether nothing beyond rounding of the gradient's error reaches a parameter, since the model's
             backward takes it away; bool[S], False where that is not known.
@@ -114,11 +115,12 @@ class LossAudit:
     ratio: np.ndarray
     ratio_line: np.ndarray
     audited: np.ndarray
+    finite: np.ndarray
     unit: np.ndarray
     taken_away: np.ndarray
     off_oracle: str | None
-    first_step: int = 0
-    loss_unit: float = 2.0**-24
+    first_step: int
+    loss_unit: float
 
     def beyond(self) -> dict[str, np.ndarray]:
         """Whether a step is beyond rounding, by quantity; bool[S]."""
@@ -175,7 +177,7 @@ class LossAudit:
             return None
         decision = self.decision
         off, line = (error * self.loss_unit for error in (decision.loss_error_u, decision.loss_line_u))
-        return f"{percent_off(off)}; rounding explains {percent(line)}"
+        return f"{percent_off(off)}; rounding explains {percent_at_most(line)}"
 
     def explain(self, step: int, quantity: str) -> str:
         """Why the loss or the output_grad of a step is beyond rounding.
@@ -185,21 +187,23 @@ class LossAudit:
             quantity: "loss" or "output_grad".
         """
         unit = self.unit[step]
-        gradient = percent_off(self.gradient.candidate[step] * unit)
+        gradient = percent_off(self.gradient.candidate[step] * unit) if self.finite[step] else "not finite"
         if quantity == "loss":
             return (
                 f"the loss is {percent_off(self.loss.candidate[step] * self.loss_unit)}, and the order of summation "
-                f"explains {percent(self.loss.line[step] * self.loss_unit)} at most; the gradient is {gradient}"
+                f"explains {percent_at_most(self.loss.line[step] * self.loss_unit)} at most; the gradient is {gradient}"
             )
         if not self.gradient.beyond[step]:
             return (
                 f"output_grad is {self.ratio[step]:.6g} times the float64 one over all its elements, and rounding can "
                 f"explain {1 - self.ratio_line[step]:.4g} to {1 + self.ratio_line[step]:.4g}"
             )
+        # Of a gradient that should be zero, or is not finite, there is no ratio.
+        known = np.isfinite(self.gradient.candidate[step])
         return (
-            f"output_grad is {self.ratio[step]:.6g} times the float64 one, {gradient} "
+            f"output_grad is {f'{self.ratio[step]:.6g} times the float64 one, ' if known else ''}{gradient} "
             f"(the baseline is {percent_off(self.gradient.baseline[step] * unit)}, rounding explains "
-            f"{percent(self.gradient.line[step] * unit)})"
+            f"{percent_at_most(self.gradient.line[step] * unit)})"
         )
 
 
@@ -235,6 +239,7 @@ def audit_loss(comparison: Comparison, *, steady: bool) -> LossAudit | None:
     any_order = lines.LOSS_PER_ROOT.value * np.sqrt(comparison.both("elements")[1])
     own_loss = np.fmax(_over_neighbours(baseline_loss), np.where(narrow, np.nan, own_gradient))
     baseline_ratio, ratio = comparison.both("grad_ratio")
+    loss_unit = unit_of_quantity(comparison.candidate.record, "loss")
     return LossAudit(
         gradient=AuditedErrors(baseline_gradient, gradient, gradient_line),
         loss=AuditedErrors(baseline_loss, loss, np.fmax(any_order, lines.GRADIENT.value * own_loss)),
@@ -245,6 +250,7 @@ def audit_loss(comparison: Comparison, *, steady: bool) -> LossAudit | None:
         if narrow.any()
         else np.broadcast_to(np.inf, narrow.shape),
         audited=audited,
+        finite=~np.isinf(comparison.both("output_grad_norm")[1]),
         unit=unit,
         taken_away=comparison.both("passed_on_u")[1] <= lines.PASSED_ON.value,  # False for a NaN
         off_oracle=off_oracle(
@@ -254,10 +260,10 @@ def audit_loss(comparison: Comparison, *, steady: bool) -> LossAudit | None:
             unit=unit,
             any_order=any_order,
             first_step=comparison.first_step,
-            loss_unit=unit_of_quantity(comparison.candidate.record, "loss"),
+            loss_unit=loss_unit,
         ),
         first_step=comparison.first_step,
-        loss_unit=unit_of_quantity(comparison.candidate.record, "loss"),
+        loss_unit=loss_unit,
     )
 
 
@@ -269,7 +275,7 @@ def off_oracle(
     unit: np.ndarray,
     any_order: np.ndarray,
     first_step: int,
-    loss_unit: float = 2.0**-24,
+    loss_unit: float,
 ) -> str | None:
     """Why a baseline is not the function that it is audited against; None where it is, or was not audited.
 
@@ -299,7 +305,7 @@ def off_oracle(
             )
         if off[~np.isnan(gradient)].all():
             return (
-                f"the baseline's gradient is {percent_off(np.nanmin(gradient * unit))} or more at every audited step: "
+                f"the baseline's gradient is {_or_more(np.nanmin(gradient * unit))} at every audited step: "
                 "it is not the loss that it is audited against"
             )
         # What is exact in float64 is infinitely far from any rounding.
@@ -312,10 +318,15 @@ def off_oracle(
     known = ~np.isnan(loss)
     if known.any() and (loss > np.fmax(any_order, lines.OFF_ORACLE.value))[known].all():
         return (
-            f"the baseline's loss is {percent_off(np.nanmin(loss) * loss_unit)} or more at every audited step: it has "
+            f"the baseline's loss is {_or_more(np.nanmin(loss) * loss_unit)} at every audited step: it has "
             "a term or a factor that the loss it is audited against lacks"
         )
     return None
+
+
+def _or_more(share: float) -> str:
+    """How far off something is at least, as a predicate."""
+    return f"{percent_off(share)}," if np.isinf(share) else f"{percent_off(share)} or more"
 
 
 def _ratio_line(baseline_u: np.ndarray, gradient_line: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -207,16 +207,17 @@ def _scaled(evidence: LossEvidence, findings: Sequence[Finding]) -> Cause:
     # A narrow dtype has neither the accuracy nor the digits of the others: there, a factor wavers as `RATIO` allows.
     narrow = lines.is_narrow(evidence.unit)
     accuracy = max(lines.SAME_FACTOR.value, lines.RATIO.value * evidence.unit if narrow else 0.0)
-    constant = sizes.max() - sizes.min() <= accuracy * sizes.max()
-    if not (constant or name):
+    steady = sizes.max() - sizes.min() <= accuracy * sizes.max()
+    if not (steady or name):
         changing = f"a factor that changes: {factors.min():.6g} to {factors.max():.6g}"
         return make_cause("scaled", value=changing, detail=part)
     number = f"{sizes[0]:.{3 if narrow else 7}g}"
     # A plain number, such as 2, is not followed by itself.
-    factor = f"{number}, {name}" if name and name != number else number
-    value = f"{factor}{' and has the wrong sign' if negative else ''}"
+    constant = name if name and name != number else ""
+    value = f"{number}{f', {constant}' if constant else ''}{' and has the wrong sign' if negative else ''}"
     # A factor that changes with the batch, such as 1/rows, is not one number.
-    return make_cause("scaled", value=value, detail=part, factor=float(factors[0]) if constant else None)
+    factor = float(factors[0]) if steady else None
+    return make_cause("scaled", value=value, constant=constant, detail=part, factor=factor)
 
 
 def _when(evidence: LossEvidence, what: Cause) -> Cause | None:

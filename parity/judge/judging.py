@@ -16,11 +16,8 @@ from parity.judge.differences import Comparison, Difference, find_differences
 from parity.judge.differences_table import differences_table
 from parity.judge.evidence import gather
 from parity.judge.fleet import Fleet
-from parity.judge.onset import (
-    first_true,
-    not_finite,
-)
-from parity.judge.onset_size import measure_onset, reason_at, settings_at
+from parity.judge.onset import first_true
+from parity.judge.onset_size import measure_first, measure_onset, one_sided, reason_at, settings_at
 from parity.judge.pairs import Pair, make_pairs
 from parity.judge.replicas import Replicas
 from parity.judge.seen import find_seen
@@ -102,6 +99,7 @@ def _judge_pair(run: StoredRun, pair: Pair, comparison: Comparison, replicas: Re
     # Another decision may have taken precedence, such as a failed trial; then the onset decided nothing.
     onset = evidence.onset if verdict == "diverged" else None
     first = comparison.first() if comparison.steps else None
+    size = measure_onset(evidence, onset) if onset else None
     judged = PairVerdict(
         pair=pair,
         verdict=verdict,
@@ -109,13 +107,15 @@ def _judge_pair(run: StoredRun, pair: Pair, comparison: Comparison, replicas: Re
         # Of a loss that is not to blame, its causes explain nothing.
         causes=() if cause in (evidence.code, evidence.deviation, comparison.unlike) else evidence.causes,
         first=first,
+        # Here, while the distances are known: who reads the verdict measures nothing again.
+        first_apart=measure_first(comparison, first) if first else None,
         first_errors=_first_errors(pair, comparison, first, evidence.shared) if first else None,
         onset=onset,
-        onset_size=measure_onset(evidence, onset) if onset else None,
+        onset_size=size,
         settings=settings_at(evidence, onset) if onset else (),
         beyond=evidence.beyond if onset else None,
         because=reason_at(evidence) if onset else None,
-        not_finite=not_finite(comparison, onset.quantity, comparison.index_of(onset.step)) if onset else None,
+        not_finite=one_sided(evidence, onset, size) if onset else None,
         largest=_largest(comparison),
         loss_audit=evidence.audit,
         device_audit=evidence.device_audit,

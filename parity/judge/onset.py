@@ -181,21 +181,20 @@ def one_sided_nan(comparison: Comparison) -> tuple[Onset, str] | None:
     quantities = [each for each in ("loss", *NORMED_QUANTITIES) if each not in comparison.own]
     if not quantities:
         return None
-    sides = {name: np.not_equal(*_finiteness(comparison, name)) for name in quantities}
+    # The norm of a gradient may well be infinite: in half precision, before its scale is taken out.
+    sides = {name: np.not_equal(*_finiteness(comparison, name, infinite=name == "loss")) for name in quantities}
     step = first_true(np.logical_or.reduce(list(sides.values())) & comparable)
     if step is None:
         return None
     # A NaN in a tensor makes its norm NaN, so norms show it without the tensor.
     quantity = next(name for name in quantities if sides[name][step])
-    found = not_finite(comparison, quantity, step)
+    found = not_finite(comparison, quantity, step, infinite=quantity == "loss")
     assert found is not None, "the sides differ in it"
     return _at(comparison, step, quantity), f"{quantity} is {found.word} in the {found.side} only"
 
 
-def _finiteness(comparison: Comparison, quantity: str) -> tuple[np.ndarray, np.ndarray]:
-    """For each side and step: 0 for a finite number, 1 for an infinite loss, 2 for a NaN; int64[S] twice."""
-    # The norm of a gradient may well be infinite: in half precision, before its scale is taken out.
-    infinite = int(quantity == "loss")
+def _finiteness(comparison: Comparison, quantity: str, *, infinite: bool) -> tuple[np.ndarray, np.ndarray]:
+    """For each side and step: 0 for a finite number, 1 for an infinite one that counts, 2 for a NaN; int64[S] twice."""
     numbers = comparison.both(_number(quantity))
     baseline, candidate = (2 * np.isnan(side) + infinite * np.isinf(side) for side in numbers)
     return baseline, candidate
@@ -270,11 +269,11 @@ def _at(comparison: Comparison, index: int, quantity: str, tensor: str | None = 
     return Onset(step, epoch, batch, quantity, tensor)
 
 
-def not_finite(comparison: Comparison, quantity: str, step: int) -> NotFinite | None:
-    """The only side whose loss is NaN or infinite, or whose norm of another quantity is NaN; None if there is none."""
+def not_finite(comparison: Comparison, quantity: str, step: int, *, infinite: bool) -> NotFinite | None:
+    """The only side whose loss, or norm of another quantity, is NaN, or infinite if that counts; None if none is."""
     if quantity not in ("loss", *NORMED_QUANTITIES):
         return None
-    baseline, candidate = (int(side[step]) for side in _finiteness(comparison, quantity))
+    baseline, candidate = (int(side[step]) for side in _finiteness(comparison, quantity, infinite=infinite))
     # Equal on both sides, with or without a NaN: nothing sets them apart.
     if baseline == candidate:
         return None

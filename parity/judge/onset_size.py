@@ -1,4 +1,4 @@
-"""How far off a candidate is at its onset, in relative numbers, and which settings explain it.
+"""How far off a candidate is at its first difference and at its onset, in relative numbers, and what explains it.
 
 What decided was the same evidence, in u or as a distance; here it is what a reader is shown.
 """
@@ -10,10 +10,11 @@ import numpy as np
 from parity.judge.decide import other_oracles
 from parity.judge.decide_device import DeviceError
 from parity.judge.decide_loss import LossAudit
-from parity.judge.differences import Comparison
+from parity.judge.differences import Comparison, Difference
 from parity.judge.evidence import PairEvidence
+from parity.judge.onset import not_finite
 from parity.judge.state_settings import StateDifference
-from parity.judge.verdict import Onset, OnsetSize
+from parity.judge.verdict import NotFinite, Onset, OnsetSize
 from parity.store.trace import SKETCHED_QUANTITIES
 from parity.store.trials import TrialRecord
 
@@ -40,6 +41,38 @@ def measure_onset(evidence: PairEvidence, onset: Onset) -> OnsetSize | None:
     if evidence.parting and (evidence.parting.index, evidence.parting.quantity) == (index, onset.quantity):
         explained = evidence.parting.line
     return _apart(comparison, index, onset, explained)
+
+
+def measure_first(comparison: Comparison, first: Difference) -> float | None:
+    """The relative distance of the tensors at a first difference; None where it is not known, or 0.
+
+    Args:
+        comparison: The two traces.
+        first: Their first difference; one of several tensors is measured beside the whole quantity.
+
+    Raises:
+        Trouble: A trace is damaged.
+    """
+    distances = comparison.distances(first.quantity) if first.quantity in SKETCHED_QUANTITIES else None
+    if distances is None:
+        return None
+    index, names = comparison.index_of(first.step), comparison.baseline.record.param_names
+    found = distances.beside_whole[index, names.index(first.tensor)] if first.tensor else distances.whole[index]
+    return float(found) if np.isfinite(found) and found else None
+
+
+def one_sided(evidence: PairEvidence, onset: Onset, size: OnsetSize | None) -> NotFinite | None:
+    """The only side on which the number of the onset is NaN or infinite; None where there is none.
+
+    Args:
+        evidence: What is known of the pair.
+        onset: Its onset.
+        size: How far off it is there.
+    """
+    # The norm of a gradient may well be infinite on one side, but not where that makes the difference infinite.
+    infinite = onset.quantity == "loss" or (size is not None and math.isinf(size.off))
+    comparison = evidence.comparison
+    return not_finite(comparison, onset.quantity, comparison.index_of(onset.step), infinite=infinite)
 
 
 def settings_at(evidence: PairEvidence, onset: Onset) -> tuple[StateDifference, ...]:

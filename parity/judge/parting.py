@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from parity.ground.percent import percent
+from parity.ground.percent import percent, percent_at_most
 from parity.judge.accumulation import explain_batches
 from parity.judge.differences import Comparison
 from parity.judge.distances import TensorDistances, unmoved
@@ -91,7 +91,7 @@ class Parting:
         reason = f"{self.because}; " if self.because else ""
         return (
             f"{reason}{what} is {percent(self.distance)} away from the baseline's{after}; "
-            f"rounding explains {percent(self.line)}"
+            f"rounding explains {percent_at_most(self.line)}"
         )
 
 

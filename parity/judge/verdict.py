@@ -177,13 +177,15 @@ class PairVerdict:
         cause: Why, in words; None for an identical pair.
         causes: What is wrong with the candidate, the gravest first; empty where nothing is, or where it is not known.
         first: The first difference of any size, or None.
+        first_apart: Relative distance of the tensors there, of one of several beside the whole; None where it is not
+            known, or 0.
         first_errors: The errors of both sides there; None where they are not known.
         onset: The first difference beyond rounding of a diverged pair, else None.
         onset_size: How far off it is there; None where there is no onset, or that is not known.
         settings: What differs by name in the states before the step, where that is the onset's cause.
         beyond: Why rounding cannot explain the onset, in words; None where there is none.
         because: What explains the onset, where that is more than how far it is off; else None.
-        not_finite: The only side on which the number of the onset is NaN, or the loss infinite; or None.
+        not_finite: The only side on which the number of the onset is NaN or infinite; or None.
         largest: The largest difference of the losses.
         loss_audit: The audited steps and the lines that decided them; None where there are none, and for pairs of
             devices within a run.
@@ -201,6 +203,7 @@ class PairVerdict:
     cause: str | None
     causes: tuple[Cause, ...]
     first: Difference | None
+    first_apart: float | None
     first_errors: FirstErrors | None
     onset: Onset | None
     onset_size: OnsetSize | None

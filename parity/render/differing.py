@@ -70,26 +70,6 @@ class Rows:
         return max(0, self.tensors - MOST_TENSORS)
 
 
-def distance_at_first(verdict: PairVerdict) -> float | None:
-    """The relative distance of the tensors at the first difference, of a tensor beside the whole; None if not known.
-
-    Args:
-        verdict: The pair and its verdict.
-
-    Raises:
-        Trouble: A trace is damaged.
-    """
-    first, comparison = verdict.first, verdict.comparison
-    if first is None or first.quantity not in SKETCHED_QUANTITIES:
-        return None
-    distances = comparison.distances(first.quantity)
-    if distances is None:
-        return None
-    index, names = comparison.index_of(first.step), comparison.baseline.record.param_names
-    found = distances.beside_whole[index, names.index(first.tensor)] if first.tensor else distances.whole[index]
-    return float(found) if np.isfinite(found) and found else None
-
-
 def make_rows(verdict: PairVerdict) -> Rows:
     """A row for each quantity and tensor; where there are many tensors, only those that differ first.
 

@@ -3,17 +3,13 @@
 import math
 from dataclasses import dataclass
 
-import numpy as np
-
 from parity.ground.percent import percent, percent_off
 from parity.judge.differences import Difference
 from parity.judge.verdict import PairVerdict
 from parity.render import story
-from parity.render.differing import distance_at_first
-from parity.render.phrases import amount, closest_to_its_limit, listed, losses_differ, named
+from parity.render.phrases import amount, closest_to_its_limit, compared_count, losses_differ, named, shortest
 from parity.render.what import other_causes, size_of
 from parity.render.wrapping import clip, flat
-from parity.store.trace import QUANTITIES
 
 # Most characters of a value that is a text: a setting of an optimizer has any number.
 _VALUE = 200
@@ -122,14 +118,8 @@ def _is_onset(verdict: PairVerdict, first: Difference) -> bool:
 
 def _compared(verdict: PairVerdict) -> str:
     """What was compared: which steps, if they do not begin with the first, how many quantities, and which were not."""
-    comparison = verdict.comparison
-    first, last = comparison.first_step, comparison.first_step + verdict.steps - 1
-    steps = amount(verdict.steps, "step") + (f" ({first} to {last})" if first else "")
-    # Quantities that belong to each side alone, as the loss of a rank does, are not said to be missing.
-    lacking = [each for each in comparison.lacking if each not in comparison.own]
-    without = f" (without {listed(lacking, most=len(QUANTITIES))})" if lacking else ""
-    count = len([each for each in QUANTITIES if each not in (*comparison.own, *lacking)])
-    return f"{steps}, {amount(count, 'quantity', 'quantities')}{without}"
+    steps, quantities, lacking = compared_count(verdict)
+    return f"{steps}, {quantities}{f' (without {lacking})' if lacking else ''}"
 
 
 def _audited(verdict: PairVerdict) -> str:
@@ -150,12 +140,15 @@ def _values(verdict: PairVerdict, first: Difference) -> str:
         return _apart(verdict, first)
     # Losses are stored as float64: as such they would be printed with digits that the dtype of the loss does not have.
     dtype = verdict.pair.baseline.loss_dtype or "float64"
-    baseline, candidate = (_number(value, dtype) for value in (first.baseline, first.candidate))
+    baseline, candidate = (
+        clip(value, _VALUE) if isinstance(value, str) else shortest(value, dtype)
+        for value in (first.baseline, first.candidate)
+    )
     size = ""
     if first.ulp is not None:
         # ulp where they are known: a relative difference means little between numbers near zero.
         size = f" ({first.ulp} ulp)"
-    elif first.rel is not None and not math.isnan(first.rel):
+    elif first.rel is not None and math.isfinite(first.rel):
         size = f" ({percent_off(first.rel)})"
     return f"{baseline} != {candidate}{size}"
 
@@ -163,19 +156,7 @@ def _values(verdict: PairVerdict, first: Difference) -> str:
 def _apart(verdict: PairVerdict, first: Difference) -> str:
     """How far a tensor is from the baseline's: its digests say nothing to people."""
     if isinstance(first.baseline, float) and first.rel is not None and not math.isnan(first.rel):
-        return f"has another norm ({percent_off(first.rel)})"
-    apart = distance_at_first(verdict)
+        off = percent_off(first.rel, zero="the baseline's is")
+        return f"has another norm ({off})"
+    apart = verdict.first_apart
     return "differs in its bits" if apart is None else f"differs by {percent(apart)}"
-
-
-def _number(value: float | str, dtype: str) -> str:
-    """The number with as many digits as distinguish it from its neighbours in its dtype; a text as it is."""
-    if isinstance(value, str):
-        return clip(value, _VALUE)
-    # NumPy prints the shortest text that reads back as the same number; bfloat16 is not a dtype of NumPy.
-    if dtype in ("float16", "float32"):
-        with np.errstate(over="ignore"):
-            narrow = np.dtype(dtype).type(value)
-        if float(narrow) == value or math.isnan(value):
-            return str(narrow)
-    return repr(value)

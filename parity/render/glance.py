@@ -82,7 +82,7 @@ def error_lines(error: UserError) -> list[str]:
     for frame in error.frames:
         lines.append(f'File "{frame.file}", line {frame.line}, in {frame.function}')
         lines += [f"    {frame.code}"] if frame.code else []
-    lines.append(f"{error.exception}: {error.message}" if error.message else error.exception)
+    lines.append(error.error)
     return [visible(cut(line, 200)) for line in lines]
 
 

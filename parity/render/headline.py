@@ -12,7 +12,7 @@ from parity.render.next_steps import Advice, next_steps
 from parity.render.odd_devices import odd_devices, odd_places
 from parity.render.phrases import named
 from parity.render.sure import how_sure, how_sure_all
-from parity.render.user_error import UserError, relative_path, user_error
+from parity.render.user_error import UserError, relative_path, run_folder, user_error
 from parity.render.what import size_of
 from parity.store.stored_run import StoredRun
 
@@ -117,7 +117,7 @@ def make_headline(run: StoredRun, judgement: Judgement, *, where: str = "below")
     error = pair.error if pair else None
     if judgement.trouble:
         failed = next((record for record in run.trials if record.status == "failed" and record.traceback), None)
-        error = user_error(failed, _folder(run)) if failed else None
+        error = user_error(failed, run_folder(run)) if failed else None
     odd = odd_devices(judgement)
     places = odd_places(judgement) if odd else [pair.place.text] if pair and pair.place else []
     lines = [*places, *([pair.size] if pair and pair.size and not odd else [])]
@@ -143,7 +143,7 @@ def make_pair_headline(verdict: PairVerdict, run: StoredRun | None = None) -> Pa
     # What explains a difference; of those that pass nothing is to be explained.
     causes = verdict.causes if not verdict.meaning.passing else ()
     cause = causes[0] if causes else None
-    folder = _folder(run) if run else None
+    folder = run_folder(run) if run else None
     return PairHeadline(
         what=story.pair_headline(verdict),
         kind=cause.kind if cause else None,
@@ -180,9 +180,3 @@ def _source(verdict: PairVerdict, folder: str | None) -> str | None:
         return None
     origin = relative_path(record.loss_origin, folder)
     return f"{origin}:{record.loss_line}" if record.loss_line else origin
-
-
-def _folder(run: StoredRun) -> str | None:
-    """The folder that the run was started in."""
-    folder = run.info.get("folder")
-    return folder if isinstance(folder, str) else None

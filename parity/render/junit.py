@@ -19,7 +19,7 @@ from parity.ground.quoting import cut
 from parity.judge.verdict import Judgement, PairVerdict
 from parity.render import story
 from parity.render.expressible import in_xml
-from parity.render.terminal import block
+from parity.render.pair_text import block
 from parity.render.wrapping import clip, flat
 from parity.store.stored_run import StoredRun
 from parity.store.trials import TrialRecord

@@ -21,14 +21,15 @@ _MATRIX, _PAIRS, _DETAILS, _LINES = 9_000, 22_000, 5_000, 3_000
 _MOST_LINES, _MOST_CONTRACTS, _MOST_DEVICES = 5, 3, 12
 
 
-def render(run: StoredRun, judgement: Judgement) -> str:
+def render(run: StoredRun, judgement: Judgement, head: Headline | None = None) -> str:
     """The summary, of at most `MOST_CHARACTERS` characters.
 
     Args:
         run: The stored run.
         judgement: Its judgement.
+        head: What `make_headline` returns, where that is known already.
     """
-    head = make_headline(run, judgement)
+    head = head or make_headline(run, judgement)
     parts = [
         f"## parity: {'trouble' if judgement.trouble else judgement.verdict}",
         *(f"> {prose(note)}" for note in _few(story.notes(run))),
@@ -80,14 +81,7 @@ def _headline(head: Headline, names: frozenset[str]) -> Iterator[str]:
         lines.append(f"- How sure: {prose(' '.join(head.sure))}")
     yield "\n".join(lines)
     if head.error:
-        frames = [
-            line
-            for frame in head.error.frames
-            for line in (f"{frame.place}, in {frame.function}", f"    {frame.code}" if frame.code else "")
-            if line
-        ]
-        message = f"{head.error.exception}: {head.error.message}" if head.error.message else head.error.exception
-        yield fenced("\n".join([*frames, message]), most=_LINES // 2)
+        yield fenced("\n".join(head.error.lines), most=_LINES // 2)
 
 
 def _next(advice: list[Advice]) -> str:

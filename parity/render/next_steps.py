@@ -8,9 +8,10 @@ from parity.ground.quoting import MOST_SHOWN
 from parity.judge.causes import CAUSES
 from parity.judge.verdict import Judgement, PairVerdict
 from parity.judge.votes import OddDevice
+from parity.render.odd_devices import odd_devices
 from parity.render.phrases import equal_runs, listed
 from parity.render.story import pairs_in_question, severity
-from parity.render.user_error import user_error
+from parity.render.user_error import run_folder, user_error
 from parity.store.stored_run import StoredRun
 from parity.store.trials import TrialRecord
 
@@ -82,7 +83,7 @@ def next_steps(run: StoredRun, judgement: Judgement, *, where: str = "below") ->
         return [Advice("Compare it with another recording or run:", "parity report A B")]
     if not pairs:
         return [Advice("Add a --loss, a --device or --replicas.")]
-    odd = [unit for each in judgement.fleet.classes for unit in each.odd]
+    odd = odd_devices(judgement)
     # An odd device explains the divergence of its pairs, so its advice replaces theirs.
     if odd:
         return [Advice(f"Inspect {unit.device}, or take it out of service. {_often(unit)}") for unit in odd[:MOST_ODD]]
@@ -105,7 +106,7 @@ def next_steps(run: StoredRun, judgement: Judgement, *, where: str = "below") ->
     first = run.trials[0]
     if equal_runs(pairs):
         # Both may have the same fault.
-        return [Advice("Nothing differs. Whether the runs are right shows in a comparison with one that is.")]
+        return [Advice("Nothing differs. To check that the runs are right, compare them with one that is known to be.")]
     # Everything passes. What could make that surer is optional.
     found = [Advice("No action needed.")]
     if worst.pair.between:
@@ -149,8 +150,7 @@ def _fixes(run: StoredRun, verdict: PairVerdict, where: str) -> list[Advice]:
 
 def _after_error(run: StoredRun, record: TrialRecord, where: str) -> Advice:
     """What to do about a trial that ended before its last step."""
-    folder = run.info.get("folder")
-    error = user_error(record, folder if isinstance(folder, str) else None)
+    error = user_error(record, run_folder(run))
     if error and error.frames:
         whole = f"the whole traceback is {where}, under Attempts and faults"
         return Advice(f"Fix the {error.exception} at {error.frames[-1].place}; {whole}.")

@@ -3,12 +3,15 @@
 import math
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
 from parity.ground.percent import percent
 from parity.judge.decide_device import DeviceError
 from parity.judge.decide_loss import Decision
 from parity.judge.seen import Seen
 from parity.judge.verdict import PairVerdict
 from parity.plan import lines
+from parity.store.trace import QUANTITIES
 
 
 def named(quantity: str, tensor: str | None) -> str:
@@ -50,6 +53,37 @@ def amount(count: int, one: str, several: str | None = None) -> str:
     return f"{count:,} {one if count == 1 else several or f'{one}s'}"
 
 
+def compared_count(verdict: PairVerdict) -> tuple[str, str, str]:
+    """How many steps of a pair were compared, and which if not from the first on; how many quantities; which were not.
+
+    Args:
+        verdict: The pair and its verdict.
+    """
+    comparison = verdict.comparison
+    first = comparison.first_step
+    steps = amount(verdict.steps, "step") + (f" ({first} to {first + verdict.steps - 1})" if first else "")
+    # Quantities that belong to each side alone, as the loss of a rank does, are not said to be missing.
+    lacking = [each for each in comparison.lacking if each not in comparison.own]
+    count = len([each for each in QUANTITIES if each not in (*comparison.own, *lacking)])
+    return steps, amount(count, "quantity", "quantities"), listed(lacking, most=len(QUANTITIES))
+
+
+def shortest(value: float, dtype: str) -> str:
+    """A number with as many digits as distinguish it from its neighbours in its dtype.
+
+    >>> shortest(0.10000000149011612, "float32"), shortest(0.1, "float32")
+    ('0.1', '0.1')
+    """
+    # NumPy prints the shortest text that reads back as the same number; bfloat16 is no dtype of NumPy, and what the
+    # dtype cannot hold is printed as stored.
+    if dtype in ("float16", "float32"):
+        with np.errstate(over="ignore"):
+            narrow = np.dtype(dtype).type(value)
+        if float(narrow) == value or math.isnan(value):
+            return str(narrow)
+    return repr(value)
+
+
 def losses_differ(rel: float) -> str:
     """How far the losses of two trials are apart, in words.
 
@@ -79,12 +113,16 @@ def would_have_been_seen(decisions: Iterable[Decision]) -> str:
         return ""
     least = min(decision.seen for decision in deciding if decision.seen)
     most = max(decision.seen_anywhere for decision in deciding)
+    if math.isinf(least):
+        return ""
+    if math.isinf(most):
+        return f"a gradient wrong by more than {percent(least)} would have been seen, at the most exact of them only"
     text = f"a gradient wrong by more than {percent(most)} would have been seen"
     # The lines of most runs differ little, and one number is read where two are passed over.
     if most > 2 * least:
         text += f" at each of them, by more than {percent(least)} at the most exact ones"
     scales = [decision.seen_scale for decision in deciding if decision.seen_scale]
-    return f"{text}, all elements wrong alike by more than {percent(max(scales))}" if scales else text
+    return f"{text}, and a wrong scale of more than {percent(max(scales))}" if scales else text
 
 
 def closest_to_its_limit(what: str, error: DeviceError) -> str:
@@ -125,10 +163,11 @@ def equal_runs(verdicts: Sequence[PairVerdict]) -> bool:
 
 
 def seen_without_audit(found: Iterable[Seen]) -> str:
-    """The least differences of the outputs of these pairs that would not have passed as rounding; empty for none.
+    r"""The least differences of the outputs of these pairs that would not have passed as rounding; empty for none.
 
-    >>> seen_without_audit([Seen(output=1.5e-5, jump=3e-3)])
-    'an output that differs by more than 0.0015 % would have been seen where the runs diverge, by 0.3 % in a later jump'
+    >>> print(seen_without_audit([Seen(output=1.5e-5, jump=3e-3)]).replace(" and", "\n and"))
+    a difference of more than 0.0015 % in an output would have been seen where the runs diverge,
+     and a later jump of more than 0.3 %
     """
     pairs = [*found]
     if not pairs:
@@ -136,6 +175,6 @@ def seen_without_audit(found: Iterable[Seen]) -> str:
     # The largest of each: what is said holds for all of the pairs.
     output, jump = max(seen.output for seen in pairs), max(seen.jump for seen in pairs)
     return (
-        f"an output that differs by more than {percent(output)} would have been seen where the runs diverge, "
-        f"by {percent(jump)} in a later jump"
+        f"a difference of more than {percent(output)} in an output would have been seen where the runs diverge, "
+        f"and a later jump of more than {percent(jump)}"
     )

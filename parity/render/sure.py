@@ -1,11 +1,19 @@
 """How sure a result is: what was compared, and the least fault that would have been seen."""
 
 from parity.judge.verdict import Judgement, PairVerdict
-from parity.render.phrases import amount, closest_to_its_limit, equal_runs, listed, seen_by_audit, seen_without_audit
-from parity.store.trace import QUANTITIES
+from parity.render.phrases import (
+    amount,
+    closest_to_its_limit,
+    compared_count,
+    equal_runs,
+    named,
+    seen_by_audit,
+    seen_without_audit,
+)
+from parity.render.story import pairs_in_question
 
 # What equal runs do not show.
-_NOT_RIGHT = "That runs are equal says nothing of whether the loss is right: both may have the same fault."
+_NOT_RIGHT = "Equal runs do not show that the loss is right: both may have the same fault."
 
 
 def how_sure(verdict: PairVerdict) -> tuple[str, ...]:
@@ -42,7 +50,7 @@ def how_sure_all(judgement: Judgement, worst: PairVerdict | None) -> tuple[str, 
     """
     if worst is None:
         return ()
-    pairs = [each for each in judgement.pairs if each.pair.axis != "noise"] or [*judgement.pairs]
+    pairs = pairs_in_question(judgement) or [*judgement.pairs]
     if worst.meaning.passing and len(pairs) > 1:
         # What holds for all of them is what holds for the one in which least would have been seen.
         seen = seen_by_audit(pairs)
@@ -55,14 +63,8 @@ def how_sure_all(judgement: Judgement, worst: PairVerdict | None) -> tuple[str, 
 
 def _compared(verdict: PairVerdict) -> str:
     """Which steps and quantities were compared."""
-    comparison = verdict.comparison
-    begin = comparison.first_step
-    steps = amount(verdict.steps, "step") + (f" ({begin} to {begin + verdict.steps - 1})" if begin else "")
-    # Quantities that belong to each side alone, as the loss of a rank does, are not said to be missing.
-    lacking = [each for each in comparison.lacking if each not in comparison.own]
-    count = len([each for each in QUANTITIES if each not in (*comparison.own, *lacking)])
-    without = f", without {listed(lacking, most=len(QUANTITIES))}" if lacking else ""
-    return f"{steps} of {amount(count, 'quantity', 'quantities')} were compared bit for bit{without}."
+    steps, quantities, lacking = compared_count(verdict)
+    return f"{steps} of {quantities} were compared bit for bit{f', without {lacking}' if lacking else ''}."
 
 
 def _audited(audited: int, steps: int) -> str:
@@ -77,8 +79,7 @@ def _shared(verdict: PairVerdict) -> str:
     assert audit is not None, "only pairs with such steps are asked"
     worst = audit.worst
     steps = f"{amount(len(audit.steps), 'step')} from shared states {'was' if len(audit.steps) == 1 else 'were'}"
-    what = f"{worst.quantity} {worst.tensor}" if worst.tensor else worst.quantity
     if verdict.verdict != "rounding":
         return f"{steps} checked against float64."
-    closest = closest_to_its_limit(what, worst)
+    closest = closest_to_its_limit(named(worst.quantity, worst.tensor), worst)
     return f"{steps} checked against float64{f'; {closest}' if closest else ''}."

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from parity.ground.percent import percent
 from parity.judge.distances import unit_of_quantity
 from parity.judge.verdict import Judgement, PairVerdict
 from parity.render.differing import Rows
@@ -126,7 +127,7 @@ def tensors_table(verdict: PairVerdict, rows: Rows) -> Table:
     for number, row in enumerate(rows.shown):
         first = row.first
         share = f"{int(row.differs.sum()):,} of {verdict.steps:,}"
-        largest = "" if row.largest is None else f"{row.largest:.3g}"
+        largest = "" if row.largest is None else percent(row.largest)
         where = "never" if first is None else str(verdict.comparison.first_step + first)
         found.append((row.name, where, share, largest))
         if verdict.first and (row.quantity, row.tensor) == (verdict.first.quantity, verdict.first.tensor):
@@ -145,7 +146,7 @@ def pairs_table(verdicts: Iterable[tuple[PairVerdict, int]]) -> Table:
     for verdict, alike in verdicts:
         first = verdict.first
         where = f"step {first.step}, {named(first.quantity, first.tensor)}" if first else ""
-        drift = f"{verdict.largest.rel:.2g} at step {verdict.largest.step}" if verdict.largest.rel else ""
+        drift = f"{percent(verdict.largest.rel)} at step {verdict.largest.step}" if verdict.largest.rel else ""
         trials = (verdict.pair.baseline.trial, verdict.pair.candidate.trial)
         # The cause in full, since these pairs have no section that would explain it.
         rows.append((*trials, verdict.pair.axis, verdict.verdict, where, drift, verdict.cause or "", str(alike)))

@@ -16,13 +16,11 @@ from parity.render import fleet, story, tables
 from parity.render.headline import Headline, make_headline
 from parity.render.matrix import make_matrix
 from parity.render.odd_devices import odd_devices
-from parity.render.pair_text import INDENT, block, labelled, pair_line, pairs_text
-from parity.render.phrases import amount
+from parity.render.pair_text import INDENT, labelled, pairs_text
+from parity.render.phrases import amount, losses_differ
 from parity.render.terminal_tables import audit_text, matrices
 from parity.render.wrapping import clip, shell_lines, wrap
 from parity.store.stored_run import StoredRun
-
-__all__ = ["block", "pair_line", "render", "render_text"]
 
 # Widest lines, on terminals that have them; elsewhere a console says 80.
 MOST_COLUMNS = 200
@@ -134,8 +132,7 @@ def _error(head: Headline, width: int) -> Iterator[str]:
     error = head.error
     if error is None:
         return
-    message = f"{error.exception}: {error.message}" if error.message else error.exception
-    yield from labelled("error", clip(message, _MESSAGE), width)
+    yield from labelled("error", clip(error.error, _MESSAGE), width)
     for frame in error.frames:
         yield from wrap(f"{frame.place}, in {frame.function}", width=width, first=INDENT, then=INDENT)
         if frame.code:
@@ -183,8 +180,8 @@ def _noise_lines(judgement: Judgement) -> list[str]:
         if verdict.pair.axis in ("loss", "device")
     ]
     return [
-        f"Noise band: under random rounding of 1 ulp ({len(band)} trials) the losses differ by up to "
-        f"{percent(largest)}; those of the candidates: {', '.join(drifts) or 'none'}"
+        f"Noise band: under random rounding of 1 ulp ({len(band)} trials), {losses_differ(largest)}; "
+        f"those of the candidates: {', '.join(drifts) or 'none'}"
     ]
 
 

@@ -6,10 +6,13 @@ from pathlib import PurePath
 
 from parity.ground.quoting import cut
 from parity.render.wrapping import flat
+from parity.store.stored_run import StoredRun
 from parity.store.trials import TrialRecord
 
 # Most frames that are shown: the last ones, where the error is.
 MOST_FRAMES = 3
+# Most characters of a traceback that are looked at.
+_MOST_TEXT = 20_000
 # The line of a frame, and of its code, as Python prints them.
 _FRAME = re.compile(r'^  File "(?P<file>.+)", line (?P<line>\d+), in (?P<function>.+)\n(?:    (?P<code>\S.*)\n)?', re.M)
 # What is parity's own, or somebody's library, is not where a reader has to look first.
@@ -54,6 +57,31 @@ class UserError:
     message: str
     frames: tuple[Frame, ...]
 
+    @property
+    def lines(self) -> list[str]:
+        """The frames and the error, as lines of text."""
+        frames = [
+            line
+            for frame in self.frames
+            for line in (f"{frame.place}, in {frame.function}", *([f"    {frame.code}"] if frame.code else []))
+        ]
+        return [*frames, self.error]
+
+    @property
+    def error(self) -> str:
+        """The exception with its message, as the last line of a traceback has them."""
+        return f"{self.exception}: {self.message}" if self.message else self.exception
+
+
+def run_folder(run: StoredRun) -> str | None:
+    """The folder that a run was started in; None where it is not known.
+
+    Args:
+        run: The stored run.
+    """
+    folder = run.info.get("folder")
+    return folder if isinstance(folder, str) else None
+
 
 def user_error(record: TrialRecord, folder: str | None = None) -> UserError | None:
     """What ended a trial; None where nothing was raised, or no traceback is stored.
@@ -64,7 +92,7 @@ def user_error(record: TrialRecord, folder: str | None = None) -> UserError | No
     """
     if record.status != "failed" or not record.traceback:
         return None
-    text = cut(record.traceback, 20_000)
+    text = cut(record.traceback, _MOST_TEXT)
     frames = [
         Frame(relative_path(file, folder), int(line), function, (code or "").rstrip())
         for file, line, function, code in (found.groups() for found in _FRAME.finditer(text))

@@ -3,9 +3,10 @@
 `says` has a function for each kind of cause; a difference without a named cause is described by where it is.
 """
 
+import math
 from collections.abc import Callable
 
-from parity.ground.percent import percent, percent_off, times
+from parity.ground.percent import LEAST_BESIDE, percent, percent_at_most, percent_off, times
 from parity.judge.causes import Cause, CauseKind
 from parity.judge.verdict import OnsetSize, PairVerdict
 from parity.render.names import possessive, subjects
@@ -16,8 +17,6 @@ from parity.render.wrapping import flat
 _MOST_SETTINGS = 2
 # Kinds of causes beside which a NaN of one side is the news.
 _BESIDE_NAN = ("nan", "random", "contract", "unknown", "pattern")
-# The least distance that is given in percent beside others: 0.00000001 %.
-_LEAST = 1e-10
 # What a quantity is called in a sentence, where its name is that of a column.
 QUANTITIES = {
     "state": "starting state",
@@ -120,7 +119,7 @@ def _unexplained(verdict: PairVerdict, candidate: str, baseline: str) -> str:
         return f"{candidate} and {baseline} start step {onset.step:,} from different states: {settings}"
     since = f", from step {onset.step:,} on"
     if verdict.device_audit and verdict.device_audit.unrepeated is not None:
-        again = "repeated from the same state, a step gives other bits"
+        again = "a step repeated from the same state gives different bits"
         return f"{candidate} does not reproduce its own results{since}: {again}"
     if verdict.pair.axis == "device" and verdict.device_audit is None:
         return f"{candidate} differs from {baseline}, an equal device, in {_of(verdict)}{since}"
@@ -147,9 +146,13 @@ def _off(verdict: PairVerdict) -> str:
     size = _size(verdict)
     if size is None:
         return "wrong"
-    of = "" if size.reference == "float64" else " from the baseline's"
-    text = percent_off(size.off)
-    return f"{text.removesuffix(' off')} away{of}" if of and text.endswith(" off") else text
+    if size.reference == "float64":
+        return percent_off(size.off)
+    # A tensor that one side lacks is infinitely far; the candidate's, if it is the baseline's that has a length.
+    if math.isinf(size.off) and size.ratio == 0:
+        return "missing, where the baseline has one"
+    text = percent_off(size.off, zero="the baseline's is")
+    return f"{text.removesuffix(' off')} away from the baseline's" if text.endswith(" off") else text
 
 
 def _quantity(quantity: str) -> str:
@@ -168,9 +171,9 @@ def _scaled(cause: Cause, _: PairVerdict, candidate: str) -> str:
     if cause.factor is None:
         return f"{whose} is scaled by {flat(cause.value)}"
     sign = " and has the wrong sign" if cause.factor < 0 else ""
-    # A constant with a name, such as 1/784, says more than its digits do.
-    name = cause.value.partition(", ")[2].removesuffix(" and has the wrong sign")
     size = times(cause.factor)
+    # A constant with a name, such as 1/784, says more than its digits do.
+    name = cause.constant
     # Of a part, the constant is the part.
     by = "" if not name or size.startswith("half ") else f" ({name})" if size.endswith(" be") else f" (by {name})"
     return f"{whose} is {size}{by}{sign}"
@@ -201,10 +204,11 @@ def _detail(text: str) -> Callable[[Cause, PairVerdict, str], str]:
 
 def _precision(cause: Cause, verdict: PairVerdict, candidate: str) -> str:
     # Of a device, the error of its first tensor and the rounding that explains it.
-    if verdict.device_audit and verdict.device_audit.first:
-        rounding = verdict.device_audit.first.rounding
-        in_what = f"computes matrix products in {rounding}, so that its" if rounding else "computes another"
-        return f"{candidate} {in_what} {_of(verdict)} is {_off(verdict)}"
+    first = verdict.device_audit.first if verdict.device_audit else None
+    if first and first.rounding:
+        return (
+            f"{candidate} computes matrix products in {first.rounding}, so that its {_of(verdict)} is {_off(verdict)}"
+        )
     return f"{possessive(candidate)} gradient has less precision: {flat(cause.detail)}"
 
 
@@ -221,7 +225,9 @@ def _device_or_unknown(cause: Cause, verdict: PairVerdict, candidate: str) -> st
 
 
 def _report(_: Cause, verdict: PairVerdict, candidate: str) -> str:
-    off = f" ({percent_off(verdict.largest.rel)})" if verdict.largest.rel else ""
+    # An infinite difference is that of an infinite loss, or from a zero one.
+    rel = verdict.largest.rel
+    off = f" ({percent_off(rel)})" if rel and not math.isinf(rel) else ""
     return f"{candidate} reports a wrong loss{off}; its gradient is right"
 
 
@@ -242,16 +248,17 @@ def size_of(verdict: PairVerdict) -> str:
         return ""
     text = f"{named(onset.quantity, onset.tensor)} is {_off(verdict)}"
     if size.reference == "float64":
-        text = f"{text.removesuffix(' off')} away from float64" if text.endswith(" off") else f"{text} in float64"
+        beside = "" if math.isinf(size.off) else " in float64"
+        text = f"{text.removesuffix(' off')} away from float64" if text.endswith(" off") else f"{text}{beside}"
     others = []
     if size.baseline_off is not None:
-        others.append(f"the baseline is {percent(size.baseline_off, least=_LEAST)} away")
+        others.append(f"the baseline is {percent(size.baseline_off, least=LEAST_BESIDE)} away")
     if size.explained is not None:
-        others.append(f"rounding explains {percent(size.explained, least=_LEAST)}")
+        others.append(f"rounding explains {percent_at_most(size.explained, least=LEAST_BESIDE)}")
     return f"{text}; {', '.join(others)}" if others else text
 
 
-# By kind of cause: the sentence, without its step and its period.
+# By kind of cause: the sentence, without its step and its period. Those that say in which steps have none: `_chosen`.
 _SAYS: dict[CauseKind, Callable[[Cause, PairVerdict, str], str]] = {
     "scaled": _scaled,
     "sign": _in_part("has the wrong sign"),
@@ -265,8 +272,6 @@ _SAYS: dict[CauseKind, Callable[[Cause, PairVerdict, str], str]] = {
     "elements": _detail("{whose} gradient is wrong in some elements: {detail}"),
     "nan": _detail("{candidate} gives NaN or infinity where the baseline has numbers: {detail}"),
     "unknown": _device_or_unknown,
-    "partial batch": _detail("{candidate} is wrong on partial batches: {detail}"),
-    "from step": _detail("{candidate} is wrong from a step on: {detail}"),
     "random": _detail("{candidate} is random: {detail}"),
     "mutates": _detail("{candidate} changes the tensors that it is given: {detail}"),
     "detached": _detail("{candidate} is cut off from the graph: {detail}"),

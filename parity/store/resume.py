@@ -87,7 +87,7 @@ def _options(
     if options.out is not None and parse_path(options.out) != directory:
         raise Trouble(f"--resume {directory} continues in that directory, not in --out {options.out}. Leave --out out.")
     if "arguments" not in info:
-        raise Trouble(f"{directory} was not made by python -m parity.run, and cannot be resumed.")
+        raise Trouble(f"{directory} was not made by parity run, and cannot be resumed.")
     before = parser.parse_args(info["arguments"])
     for name, value in vars(options).items():
         if name in FREE:

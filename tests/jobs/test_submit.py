@@ -480,7 +480,7 @@ def test_what_cannot_be_continued_by_a_job_is_refused(begun, tmp_path):
     )
     (begun / "run.json").write_text(json.dumps({"schema": SCHEMA_NUMBER, "recorded": {}}))
     assert refused("--address", LOOPBACK, "--resume", begun) == (
-        f"{begun} was not made by python -m parity.run, so a job cannot continue it."
+        f"{begun} was not made by parity run, so a job cannot continue it."
     )
 
 

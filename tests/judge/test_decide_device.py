@@ -2,6 +2,7 @@
 
 import pyarrow as pa
 import pytest
+from synthetic_runs import make_run
 
 from parity.judge.decide_device import audit_device
 from parity.store.tables import SHARED_STEPS
@@ -10,7 +11,8 @@ from parity.store.tables import SHARED_STEPS
 def audit(*changes):
     row = {"trial": "c", "step": 0, "quantity": "output", "tensor": None, "baseline_error_u": 2.0}
     row |= {"candidate_error_u": 2.0, "spread_u": None, "repeated": None, "rounding": None}
-    return audit_device(pa.Table.from_pylist([row | change for change in changes], schema=SHARED_STEPS), "c")
+    rows = pa.Table.from_pylist([row | change for change in changes], schema=SHARED_STEPS)
+    return audit_device(rows, "c", record=make_run().trials[0])
 
 
 @pytest.mark.parametrize(

@@ -323,7 +323,7 @@ def test_the_first_tensor_beyond_the_line_is_the_onset_of_a_device(devices):
     assert (judgement.exit_status, verdict.verdict) == (1, "diverged")
     assert (verdict.onset.step, verdict.onset.quantity, verdict.onset.tensor) == (3, "param_grad", "b")
     assert verdict.cause == (
-        "param_grad b is 0.06 % off from float64 in a step from the same state "
+        "param_grad b is 0.06 % off, against float64, in a step from the same state "
         "(the baseline is 1.2e-07 off, rounding explains 0.000095 %)"
     )
 

@@ -121,7 +121,7 @@ def test_a_wrong_device_of_a_later_run_is_diverged(made, old):
     _, judgement = pairs(old, new)
     for verdict in judgement.pairs:
         assert (verdict.verdict, verdict.onset.step, verdict.onset.quantity) == ("diverged", 0, "output")
-        assert "from float64 in a step from the same state" in verdict.cause
+        assert "against float64, in a step from the same state" in verdict.cause
     assert judgement.exit_status == 1
 
 

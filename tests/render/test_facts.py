@@ -4,7 +4,8 @@ import pytest
 from synthetic_runs import ROUNDING, Planted, make_run
 
 from parity.judge.judging import judge
-from parity.render.facts import _number, one_line, pair_facts
+from parity.render.facts import one_line, pair_facts
+from parity.render.phrases import shortest
 
 
 def facts(planted):
@@ -42,7 +43,7 @@ def test_a_tensor_is_named_with_its_distance_and_not_with_its_digests():
 
 @pytest.mark.parametrize("value", [1e300, 0.1])
 def test_a_number_that_its_dtype_cannot_hold_is_printed_as_it_is_stored(value):
-    assert _number(value, "float32") == repr(value)
+    assert shortest(value, "float32") == repr(value)
 
 
 def test_an_error_of_many_lines_is_one():

@@ -7,15 +7,20 @@ from dataclasses import replace
 from functools import cache
 from xml.etree import ElementTree
 
+import pyarrow as pa
 import pytest
 from rich.console import Console
-from synthetic_runs import ROUNDING, Planted, fleet_run, make_run
+from synthetic_runs import ROUNDING, Planted, fleet_run, make_run, with_column
 
+from parity.ground.percent import percent_at_most
 from parity.judge.causes import CAUSES, make_cause
+from parity.judge.decide_device import audit_device
 from parity.judge.judging import judge
 from parity.judge.verdict import Judgement
-from parity.render import junit, markdown, summary, terminal
+from parity.render import junit, markdown, story, summary, terminal
 from parity.render.headline import make_headline, make_pair_headline
+from parity.store.tables import SHARED_STEPS
+from parity.store.trace import SKETCH_SUMS
 
 TRACEBACK = """Traceback (most recent call last):
   File "/home/me/parity/train/step.py", line 179, in take_step
@@ -34,6 +39,11 @@ RAISED = {
     "loss_origin": "somewhere/mine.py",
     "loss_line": 80,
 }
+NAN, INF = float("nan"), float("inf")
+SHARED = [
+    {"step": 7, "quantity": "output", "tensor": None, "baseline_error_u": 2.0, "candidate_error_u": 1e3}
+    | {"spread_u": None, "repeated": None, "rounding": None}
+]
 WRONG = {"differs": ROUNDING, "grad_errors": {7: 1e6}}
 # What is planted, the verdict, and the sentence of the headline.
 KINDS = {
@@ -51,6 +61,10 @@ KINDS = {
         "It is not known whether mine trains as builtin: the inputs differ from step 2 on: the data is not the same.",
     ),
     "diverged": (make_run(Planted(**WRONG)), "mine's gradient is 6 % off, with no known pattern, from step 7 on."),
+    "from zero": (
+        make_run(Planted(differs={"param_grad": 4, "param": 4}, tensors=(4,), distances={"param_grad": {4: INF}})),
+        "mine's parameter gradient of 0.4.weight is not zero, as the baseline's is, from step 4 on.",
+    ),
     "failed": (make_run(Planted(steps=4, record=RAISED)), "mine raised ValueError at step 4: planted [b]."),
     "odd device": (
         fleet_run(4, odd=(2,)),
@@ -112,10 +126,14 @@ def test_each_kind_of_result_has_its_sentence_in_every_document(name):
     assert head.what == sentence
     assert head.advice and all(each.text for each in head.advice)
     printed = " ".join(text_of(run, judgement).split())
-    assert sentence in printed or name == "single trial"
+    # A single trial has no pair that a sentence could be about.
+    assert (sentence if judgement.pairs else story.nothing(run)) in printed
     assert markdown.render(run, judgement).replace("`", "").count(sentence) >= 1
     page = ElementTree.fromstring(junit.render(run, judgement))
-    for found in page.iter("failure"):
+    failures = [*page.iter("failure")]
+    assert len(failures) == sum(each.meaning.exit_status == 1 for each in judgement.pairs)
+    assert bool(failures) == (judgement.exit_status == 1)
+    for found in failures:
         assert found.get("message")[:80].startswith(f"{found.get('type')}: ")
     json.loads(summary.render(judgement))
 
@@ -202,7 +220,6 @@ def test_a_percent_sign_stays_with_its_number(width):
         assert not re.search(r"^\s*%", text_of(KINDS[name][0], judged(name), width), re.MULTILINE)
 
 
-NAN, INF = float("nan"), float("inf")
 ENDED = {"status": "failed", "failure": "died", "error": None}
 GARBAGE = {
     **RAISED,
@@ -219,7 +236,10 @@ GARBAGE = {
             "{x}[b]%s損失's gradient is 6 % off, with no known pattern, from step 7 on.",
         ),
         (Planted(losses={5: NAN}, differs={"output_grad": 5}), "mine's loss is NaN at step 5; that of builtin is not."),
-        (Planted(differs=ROUNDING, grad_errors={3: INF}), "mine's gradient is not finite, with no known pattern, "),
+        (
+            Planted(differs=ROUNDING, grad_errors={3: INF}),
+            "mine's gradient is not zero, as it should be, with no known pattern, from step 3 on.",
+        ),
         (Planted(steps=0, record=ENDED), "mine failed: the reason is not known."),
         (Planted(steps=4, record=GARBAGE), "mine failed at step 4: the loss raised."),
         (Planted(steps=0, record={"status": "planned"}), "It is not known whether mine trains as builtin: "),
@@ -233,3 +253,51 @@ def test_whatever_is_stored_has_a_sentence_at_every_width(planted, sentence):
         text = text_of(run, judgement, width)
         assert "\x1b" not in text and "None" not in text
     assert markdown.render(run, judgement) and junit.render(run, judgement) and summary.render(judgement)
+
+
+def test_an_infinite_error_is_that_of_a_zero_reference_and_has_no_size():
+    run = make_run(Planted(differs=ROUNDING, grad_errors={3: INF}))
+    (verdict,) = judge(run).pairs
+    assert verdict.cause == (
+        "no known pattern; output_grad is not zero, as it should be (the baseline is 3.1e-08 off, rounding explains "
+        "0.000095 %)"
+    )
+    assert make_pair_headline(verdict, run).size == (
+        "output_grad is not zero, as it should be; the baseline is 0.0000031 % away, rounding explains 0.000095 %"
+    )
+
+
+def test_a_gradient_that_is_infinite_on_one_side_is_called_so():
+    run = make_run(Planted(differs=ROUNDING, grad_errors={3: INF}))
+    run = with_column(run, 1, "output_grad_norm", lambda norms: [*norms[:3], INF, *norms[4:]])
+    (verdict,) = judge(run).pairs
+    assert make_pair_headline(verdict, run).what == "mine's gradient is infinite at step 3; that of builtin is not."
+    assert "not finite" in verdict.cause and "zero" not in verdict.cause
+
+
+def test_a_gradient_that_one_side_lacks_is_missing():
+    run = make_run(Planted(differs={"param_grad": 0, "param": 0}, tensors=(4,)))
+    for name, width in (("param_grad_norms", 1), ("param_grad_sketches", SKETCH_SUMS)):
+        run = with_column(
+            run, 1, name, lambda rows, w=width: [[*row[: 4 * w], *[NAN] * w, *row[5 * w :]] for row in rows]
+        )
+    (verdict,) = judge(run).pairs
+    assert make_pair_headline(verdict, run).what.startswith(
+        "mine's parameter gradient of 0.4.weight is missing, where the baseline has one, from step 0 on"
+    )
+
+
+def test_a_difference_without_bound_is_no_noun():
+    run = make_run(Planted(differs=ROUNDING, distances={"param_grad": {4: INF}}))
+    (verdict,) = judge(run).pairs
+    assert "infinite" not in verdict.cause and "more than any number away" in verdict.cause
+    assert percent_at_most(INF) == "any amount"
+
+
+def test_less_precision_is_said_of_a_device_whose_products_are_exact():
+    run, judgement = with_cause("precision")
+    (verdict,) = judgement.pairs
+    rows = [row | {"trial": "mine@cpu-s0"} for row in SHARED]
+    audit = audit_device(pa.Table.from_pylist(rows, schema=SHARED_STEPS), "mine@cpu-s0", record=run.trials[1])
+    found = make_pair_headline(replace(verdict, device_audit=audit), run)
+    assert found.what == "mine's gradient has less precision: something [b] <i>, from step 7 on."

@@ -13,8 +13,8 @@ from synthetic_runs import ROUNDING, Planted, fleet_run, make_run
 
 from parity.judge.judging import judge
 from parity.render import tables, terminal
-from parity.render.pair_text import MOST_BLOCKS
-from parity.render.terminal import pair_line, render
+from parity.render.pair_text import MOST_BLOCKS, pair_line
+from parity.render.terminal import render
 from parity.render.terminal_tables import audit_text
 from parity.store.stored_run import read_run
 

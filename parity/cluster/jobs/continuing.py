@@ -65,7 +65,7 @@ def named_code(info: Mapping[str, Any], run: str) -> list[str]:
         Trouble: The run was not started by `parity.run`.
     """
     if "arguments" not in info:
-        raise Trouble(f"{run} was not made by python -m parity.run, so a job cannot continue it.")
+        raise Trouble(f"{run} was not made by parity run, so a job cannot continue it.")
     started = make_parser().parse_args(info["arguments"])
     return [*(started.loss or []), started.task]
 

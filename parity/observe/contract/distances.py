@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 
 from parity.ground.errors import OracleUnavailable
-from parity.ground.percent import percent, percent_off
+from parity.ground.percent import percent, percent_at_most, percent_off
 from parity.ground.quoting import explain_error
 from parity.observe import audit
 from parity.observe.audit import Oracle
@@ -182,18 +182,28 @@ def near_oracle(
         loss_u = max(loss_u, least_u[1])
     found = errors_of(case, case.loss, output, target, grad_output=grad_output)
     units = [torch.finfo(part.dtype).eps / 2 for part in parts(output)]
-    for name, unit, (error_u, _, ratio), baseline_u in zip(part_names(output), units, found, grads_u, strict=True):
+    rows = zip(part_names(output), units, found, grads_u, strict=True)
+    for part, (name, unit, (error_u, _, ratio), baseline_u) in enumerate(rows):
         limit_u = lines.CONTRACT_ERROR.value * max(lines.LEAST_ERROR.value, baseline_u)
         # An infinite error must fail beside an infinite limit, too.
         if not (math.isfinite(error_u) and error_u <= limit_u):
-            off = f"the gradient is {percent_off(error_u * unit)}{in_part(name)}"
-            return "failed", f"{off}, rounding explains {percent(limit_u * unit)}; ratio {ratio:.7g}"
+            off = percent_off(error_u * unit) if math.isfinite(error_u) else _infinitely_off(case, output, target, part)
+            ratios = "" if math.isnan(ratio) else f"; ratio {ratio:.7g}"
+            limit = percent_at_most(limit_u * unit)
+            return "failed", f"the gradient is {off}{in_part(name)}, rounding explains {limit}{ratios}"
     limit_u = loss_limit_u(output, loss_u)
     error_u = found[0][1]
     if not (math.isfinite(error_u) and error_u <= limit_u):
-        off = f"the loss is {percent_off(error_u * max(units))}"
-        return "failed", f"{off}, rounding explains {percent(limit_u * max(units))}"
+        off = percent_off(error_u * max(units)) if math.isfinite(error_u) else _infinitely_off(case, output, target)
+        return "failed", f"the loss is {off}, rounding explains {percent_at_most(limit_u * max(units))}"
     return PASSED
+
+
+def _infinitely_off(case: Case, output: Outputs, target: Outputs, part: int | None = None) -> str:
+    """What an infinite error of the gradient of a part, or of the loss, is: zero is right, or it is not finite."""
+    loss, grads = exact_oracle(case)(*(map_tensors(torch.Tensor.cpu, each) for each in (output, target)))
+    size = abs(loss) if part is None else l2_norm(audit.gradients(grads)[part])
+    return "not finite" if size else percent_off(math.inf)
 
 
 def loss_limit_u(output: Outputs, baseline_u: float) -> float:
@@ -226,7 +236,7 @@ def by_how_much(distance_u: float, beside: torch.Tensor) -> str:
 
 def explained(limit_u: float, beside: torch.Tensor) -> str:
     """What rounding explains of a distance, in words that follow it."""
-    return f", rounding explains {percent(limit_u * torch.finfo(beside.dtype).eps / 2)}"
+    return f", rounding explains {percent_at_most(limit_u * torch.finfo(beside.dtype).eps / 2)}"
 
 
 def repeats(case: Case, grads: Sequence[torch.Tensor], expected: Sequence[torch.Tensor], where: str) -> Outcome:

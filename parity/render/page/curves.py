@@ -5,6 +5,7 @@ Letters: S is the number of steps of the pair.
 
 import numpy as np
 
+from parity.ground.percent import percent
 from parity.judge.verdict import PairVerdict
 from parity.render.page.figures import Frame, Json, figure, not_finite, series, short
 from parity.render.page.plots import Plot, thinned
@@ -103,7 +104,7 @@ def _how_far(verdict: PairVerdict) -> str:
     if not largest.rel:
         somewhere = verdict.comparison.differs["loss"].any()
         return f"They are equal at every step{' at which both are numbers' if somewhere else ''}."
-    return f"They differ most at step {largest.step:,}, by {largest.rel:.2g} relative to the baseline."
+    return f"They differ most at step {largest.step:,}, by {percent(largest.rel)} of the baseline."
 
 
 def borders(frame: Frame) -> str:

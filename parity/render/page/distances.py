@@ -40,10 +40,10 @@ def distances(frame: Frame) -> Plot | None:
         # The legend shows and hides a quantity together with its limit.
         traces.append(line | {"legendgroup": quantity})
         traces += [each | {"legendgroup": quantity} for each in not_finite(numbers, shown, quantity, name=quantity)]
-        limit = _limit(frame, quantity)
-        traces.append(limit)
+        limit = limits(comparison, quantity)
+        traces.append(_limit(frame, quantity, limit))
         known.append(apart[~np.isnan(apart)])
-        drawn += [known[-1], np.unique(limits(comparison, quantity))]
+        drawn += [known[-1], np.unique(limit)]
     # Infinite distances alone, as beside a NaN, would leave the axes empty.
     if not any(len(each) for each in known):
         return None
@@ -99,9 +99,8 @@ def tensor_distances(frame: Frame) -> list[Plot]:
     return plots
 
 
-def _limit(frame: Frame, quantity: str) -> Json:
-    """The limit of a quantity, as a line with a step where the two part."""
-    values = limits(frame.verdict.comparison, quantity)
+def _limit(frame: Frame, quantity: str, values: np.ndarray) -> Json:
+    """The limit of a quantity, float64[S], as a line with a step where the two part."""
     # Both ends of each level, half a step beyond its first and last step.
     changes = np.flatnonzero(np.diff(values)) + 1
     edges = np.array([0, *np.repeat(changes, 2), len(values)]) - 0.5 + frame.first

@@ -259,10 +259,11 @@ def _marks(frame: Frame) -> list[Json]:
     return marks
 
 
-def short(name: str) -> str:
-    """A name for a caption, in which a very long one would hide what is said."""
+def short(name: str, *, most: int = _LONGEST) -> str:
+    """A name in one line, for a caption in which a very long one would hide what is said."""
     line = " ".join(name.split())
-    return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2 - 1]}…{line[-(_LONGEST // 2) :]}"
+    # The middle is left out, so that both ends of a long name can be read.
+    return line if len(line) <= most else f"{line[: most // 2 - 1]}…{line[-(most // 2) :]}"
 
 
 def _upright(place: float, name: str) -> Json:
@@ -276,8 +277,5 @@ def label(name: str, *, most: int) -> str:
     >>> label("a\n<b>" + "x" * 40, most=20)
     'a &lt;b&gt;xxxx…xxxxxxxxxx'
     """
-    line = " ".join(name.split())
-    # The middle is left out, so that both ends of a long name can be read.
-    short = line if len(line) <= most else f"{line[: most // 2 - 1]}…{line[-(most // 2) :]}"
     # Plotly draws some HTML in labels. `&` first, since the other escapes contain it.
-    return short.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return short(name, most=most).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -4,12 +4,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
+from parity.ground.percent import LEAST_BESIDE, percent
 from parity.judge.differences import Difference
 from parity.judge.distances import unit_of_quantity
 from parity.judge.verdict import PairVerdict
-from parity.render.differing import distance_at_first
+from parity.render.phrases import shortest
 
 
 @dataclass(frozen=True)
@@ -113,14 +112,14 @@ def _sides(verdict: PairVerdict) -> tuple[Side, Side]:
         norms = [repr(float(side[index])) for side in verdict.comparison.both(f"{first.quantity}_norm")]
     pair = verdict.pair
     unit = _unit(verdict)
-    loss = first.quantity == "loss"
+    loss, dtype = first.quantity == "loss", pair.baseline.loss_dtype or "float64"
     left, right = (
         Side(
             role,
             record.trial,
-            value if not isinstance(value, float) else shortest(value, verdict) if loss else repr(value),
+            value if not isinstance(value, float) else shortest(value, dtype) if loss else repr(value),
             norm,
-            f"{error * unit:.2g}" if not math.isnan(error) else None,
+            percent(error * unit, least=LEAST_BESIDE) if not math.isnan(error) else None,
             error == nearest,
         )
         for role, record, value, norm, error in zip(
@@ -146,18 +145,6 @@ def _unit(verdict: PairVerdict) -> float:
     return unit_of_quantity(verdict.pair.candidate, verdict.first.quantity, verdict.first.tensor)
 
 
-def shortest(value: float, verdict: PairVerdict) -> str:
-    """The loss with as many digits as distinguish it from its neighbours in its dtype."""
-    dtype = verdict.pair.baseline.loss_dtype or "float64"
-    # bfloat16 is no dtype of NumPy; what the dtype cannot hold is printed as stored.
-    if dtype in ("float16", "float32"):
-        with np.errstate(over="ignore"):
-            narrow = np.dtype(dtype).type(value)
-        if float(narrow) == value or math.isnan(value):
-            return str(narrow)
-    return repr(value)
-
-
 def _distance(verdict: PairVerdict) -> str:
     """The distance between the two values, in a sentence."""
     first = verdict.first
@@ -168,8 +155,8 @@ def _distance(verdict: PairVerdict) -> str:
         distances.append(f"{first.ulp:,} ulp")
     if first.abs is not None and not math.isnan(first.abs):
         distances.append(f"absolute {first.abs:.4g}")
-    if first.rel is not None and not math.isnan(first.rel):
-        distances.append(f"relative {first.rel:.4g}")
+    if first.rel is not None and math.isfinite(first.rel):
+        distances.append(f"relative {percent(first.rel)}")
     if distances:
         return f"They differ by {', '.join(distances)}."
     if first.abs is not None:
@@ -177,7 +164,6 @@ def _distance(verdict: PairVerdict) -> str:
         return "One of them is NaN."
     if first.quantity == "state":
         return f"They differ in: {verdict.comparison.state.explain(verdict.comparison.index_of(first.step))}."
-    apart = distance_at_first(verdict)
-    if apart is not None:
-        return f"They are about {apart:.2g} apart, relative to the baseline."
+    if verdict.first_apart is not None:
+        return f"They are about {percent(verdict.first_apart)} apart, relative to the baseline."
     return "The bits of a tensor are compared by their digest."

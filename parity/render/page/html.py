@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import hashlib
+import re
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -14,8 +15,9 @@ from parity.render.headline import Headline, make_headline
 from parity.render.matrix import make_matrix
 from parity.render.page.device_map import device_map
 from parity.render.page.sections import Sections, make_sections
-from parity.render.page.source import Source, find_source
+from parity.render.page.source import find_source
 from parity.render.phrases import amount, listed
+from parity.render.user_error import run_folder
 from parity.store.stored_run import StoredRun
 from parity.store.trace import QUANTITIES
 
@@ -25,6 +27,8 @@ _MOST_PAIRS = 200
 _MOST_ROWS = 40
 # Most odd devices of a class that the table of classes names.
 _MOST_ODD = 20
+# An option and its numbers in a sentence, which a browser would break after its hyphens.
+_OPTION = re.compile(r"(?<!\S)--[a-z][a-z-]*(?: \d+)*")
 
 
 def render(run: StoredRun, judgement: Judgement) -> str:
@@ -37,6 +41,7 @@ def render(run: StoredRun, judgement: Judgement) -> str:
     from parity.render import markdown  # here, so that a run loads it only when there is a page to make
 
     sections = make_sections(judgement)
+    head = make_headline(run, judgement)
     scripts = [_asset("plotly-cartesian.min.js"), _asset("report.js")]
     page: str = _template().render(
         run=run,
@@ -48,19 +53,19 @@ def render(run: StoredRun, judgement: Judgement) -> str:
         css=_asset("report.css"),
         scripts=scripts,
         script_hashes=[_script_hash(script) for script in scripts],
-        markdown=markdown.render(run, judgement) if len(judgement.pairs) <= _MOST_PAIRS else None,
-        **_head(run, judgement, sections),
+        markdown=markdown.render(run, judgement, head) if len(judgement.pairs) <= _MOST_PAIRS else None,
+        **_head(run, judgement, sections, head),
         **_tables(run, judgement, sections),
     )
     return page
 
 
-def _head(run: StoredRun, judgement: Judgement, sections: Sections) -> dict[str, Any]:
+def _head(run: StoredRun, judgement: Judgement, sections: Sections, headline: Headline) -> dict[str, Any]:
     """What the template shows on the first screen, and the pairs."""
-    headline = make_headline(run, judgement)
     return {
         "headline": headline,
-        "source": _source(run, headline),
+        # None where no loss is in question.
+        "source": find_source(headline.worst, run_folder(run)) if headline.worst else None,
         "tracebacks": tables.tracebacks(run),
         "notes": story.notes(run),
         "sections": sections.shown,
@@ -86,12 +91,6 @@ def _matrix(run: StoredRun, judgement: Judgement) -> dict[str, Any]:
         if all(cell.pair is None or cell.pair.meaning.passing for cell in cells)
     ]
     return {"matrix": matrix, "passed_rows": frozenset(passed)}
-
-
-def _source(run: StoredRun, headline: Headline) -> Source | None:
-    """The code that the headline is about; None where no loss is in question."""
-    folder = run.info.get("folder")
-    return find_source(headline.worst, folder if isinstance(folder, str) else None) if headline.worst else None
 
 
 def _tables(run: StoredRun, judgement: Judgement, sections: Sections) -> dict[str, Any]:
@@ -159,6 +158,10 @@ def _template() -> Any:
     )  # fmt: skip
     # For a text that the template takes apart before `_shown` sees it.
     environment.filters["cut"] = cut
+    # As plain text, since what is put together of escaped text is escaped.
+    environment.filters["prose"] = lambda text: markupsafe.Markup(
+        _OPTION.sub(r'<span class="option">\g<0></span>', str(markupsafe.escape(cut(text))))
+    )
     # For a traceback: what parity has stored of it is shown whole. Escaped here, since `_shown` leaves HTML as it is.
     environment.filters["whole"] = lambda text: markupsafe.escape(cut(text, MOST_STORED))
     # JSON has no NaN: figures hold their numbers in base64, so one here is a mistake. Without spaces the page is

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parity.ground.percent import percent
+from parity.ground.percent import LEAST_BESIDE, percent, percent_at_most
 from parity.judge.verdict import Onset, PairVerdict
-from parity.render.page.first_difference import shortest
-from parity.render.phrases import named
+from parity.render.phrases import named, shortest
 from parity.render.tables import Table
 from parity.store.trace import NORMED_QUANTITIES, SKETCHED_QUANTITIES
 
@@ -44,7 +43,8 @@ def onset_numbers(verdict: PairVerdict) -> OnsetNumbers | None:
     if onset is None:
         return None
     index = verdict.comparison.index_of(onset.step)
-    loss = tuple(shortest(float(side[index]), verdict) for side in verdict.comparison.both("loss"))
+    dtype = verdict.pair.baseline.loss_dtype or "float64"
+    loss = tuple(shortest(float(side[index]), dtype) for side in verdict.comparison.both("loss"))
     what = named(onset.quantity, onset.tensor)
     columns: list[tuple[str, tuple[str, ...]]] = [("loss", loss)]
     norms = _norms(verdict, onset, index)
@@ -52,7 +52,7 @@ def onset_numbers(verdict: PairVerdict) -> OnsetNumbers | None:
         columns.append((f"norm of {what}", tuple(f"{norm:.9g}" for norm in norms)))
     size = verdict.onset_size
     if size and size.reference == "float64" and size.baseline_off is not None and math.isfinite(size.off):
-        off = (percent(size.baseline_off), percent(size.off))
+        off = (percent(size.baseline_off, least=LEAST_BESIDE), percent(size.off, least=LEAST_BESIDE))
         columns.append((f"distance of {onset.quantity} from float64", off))
     rows = tuple((role, *(cells[side] for _, cells in columns)) for side, role in enumerate(("baseline", "candidate")))
     table = Table(("side", *(heading for heading, _ in columns)), rows, marked=(1,))
@@ -90,4 +90,4 @@ def _how_far(verdict: PairVerdict) -> str:
         return f"The candidate's is {size.ratio:.6g} times as long as {beside}."
     if size.reference == "baseline":
         return f"The two are about {percent(size.off)} apart, relative to the baseline (an estimate)."
-    return f"Rounding explains {percent(size.explained)}." if size.explained is not None else ""
+    return f"Rounding explains {percent_at_most(size.explained)}." if size.explained is not None else ""

@@ -112,7 +112,7 @@ def _section(group: list[PairVerdict], anchor: str, noise: NoiseBand | None, mos
     if not verdict.steps:
         return section
     rows = make_rows(verdict)
-    return dataclasses.replace(
+    section = dataclasses.replace(
         section,
         onset=onset_numbers(verdict),
         first=tell_first(verdict),
@@ -121,6 +121,9 @@ def _section(group: list[PairVerdict], anchor: str, noise: NoiseBand | None, mos
         steps=tables.steps_table(verdict),
         tensors=tables.tensors_table(verdict, rows) if verdict.first else None,
     )
+    # Only the figures are kept: the distances of all pairs of long traces may not fit into memory.
+    verdict.comparison.release()
+    return section
 
 
 def _needs_section(verdict: PairVerdict, judgement: Judgement) -> bool:

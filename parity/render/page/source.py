@@ -5,20 +5,18 @@ The code itself is no part of a run. It is quoted where the file is still there,
 
 import ast
 import hashlib
-import re
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
 from parity.judge.verdict import PairVerdict
-from parity.render.user_error import relative_path
+from parity.render.user_error import relative_path, user_error
 from parity.store.trials import TrialRecord
 
 # Most lines of a quotation, and the lines before the one that raised.
 _MOST_LINES, _BEFORE = 16, 3
 # Most bytes of a file that is read for a quotation.
 _MOST_BYTES = 2_000_000
-_FRAME = re.compile(r'^ *File "(?P<file>[^"\n]+)", line (?P<line>\d+), in (?P<function>.+)$', re.MULTILINE)
 # Quantities that the backward of a loss computes.
 _OF_BACKWARD = ("output_grad", "target_grad")
 
@@ -74,17 +72,15 @@ def find_source(verdict: PairVerdict, folder: str | None) -> Source | None:
 
 
 def _raised(record: TrialRecord, folder: str | None) -> Source | None:
-    """The last line of the loss's own file in the traceback, or else the last line of all."""
-    frames = [*_FRAME.finditer(record.traceback or "")]
-    if not frames:
+    """The last line of the user's code in the traceback, which the advice names too."""
+    error = user_error(record, folder)
+    if error is None or not error.frames:
         return None
-    frame = next((each for each in reversed(frames) if each["file"] == record.loss_origin), frames[-1])
-    line = int(frame["line"])
+    frame = error.frames[-1]
     lines: tuple[tuple[int, str], ...] = ()
-    if frame["file"] == record.loss_origin and (text := _unchanged(record)):
-        first = max(1, line - _BEFORE)
-        lines = _quoted(text, first, line + 1)
-    return Source(relative_path(frame["file"], folder), line, frame["function"], lines, marked=line)
+    if record.loss_origin and frame.file == relative_path(record.loss_origin, folder) and (text := _unchanged(record)):
+        lines = _quoted(text, max(1, frame.line - _BEFORE), frame.line + 1)
+    return Source(frame.file, frame.line, frame.function, lines, marked=frame.line)
 
 
 def _quoted(text: str, first: int, last: int) -> tuple[tuple[int, str], ...]:

@@ -413,6 +413,21 @@ def test_what_cannot_affect_the_training_is_a_limit_of_its_item(item, loss, reas
     assert says(items[item], reason)
 
 
+def test_an_error_beside_zero_and_one_that_is_not_finite_are_told_apart():
+    def nothing(output, target):
+        return (output - target).mul(0).sum()
+
+    items = held(F.mse_loss, baseline=nothing, oracle=criterion_oracle(nothing))
+    assert says(items["value"], "the gradient is not zero, as it should be, rounding explains … %")
+    assert "nan" not in items["value"].reason
+
+    def spoilt(output, target):
+        loss = F.mse_loss(output, target)
+        return loss * float("inf") if output.dtype == torch.float16 else loss
+
+    assert says(held(spoilt)["float16"], "the gradient is not finite, rounding explains … %")
+
+
 def test_each_item_has_a_planted_fault():
     assert {item for item, *_ in PLANTED + LIMITED} == set(ITEMS)
     assert {item for item, *_ in PLANTED} >= set(ITEMS) - {"broadcast", "second derivative"}

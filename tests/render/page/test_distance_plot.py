@@ -88,7 +88,7 @@ def test_the_numbers_are_in_the_tables_too():
     steps = tables.steps_table(verdict)
     assert steps.headings[-4:] == tuple(f"{name} distance" for name in NAMES)
     assert {row[0]: row[-1] for row in steps.rows}["2"] == "3e-05"
-    assert {row[0]: row[-1] for row in tables.tensors_table(verdict, make_rows(verdict)).rows}["update"] == "3e-05"
+    assert {row[0]: row[-1] for row in tables.tensors_table(verdict, make_rows(verdict)).rows}["update"] == "0.003 %"
 
 
 def test_the_steps_of_a_continued_recording_keep_their_numbers():

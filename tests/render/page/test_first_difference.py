@@ -25,7 +25,7 @@ def test_a_gradient_is_shown_by_its_digest_its_norm_and_its_error():
     assert first.what == "output_grad" and first.value == "digest of its bits"
     assert [side.norm for side in first.sides] == ["0.002", "0.002"]
     assert [side.nearer for side in first.sides] == [False, True]
-    assert first.sides[1].error == "1.5e-08" and first.nearer == "The candidate is closer to float64."
+    assert first.sides[1].error == "0.0000015 %" and first.nearer == "The candidate is closer to float64."
 
 
 def test_a_nan_is_named():

@@ -233,3 +233,11 @@ def test_what_a_loss_raised_is_above_everything_else_and_whole_below():
     top, below = page.text.split("What to do next", 1)
     assert '/x/mine.py:7, in mine\n    raise ValueError("<planted>")\nValueError: <planted>' in top
     assert "take_step" not in top and traceback in below
+
+
+def test_an_option_in_a_sentence_is_not_broken_and_other_marks_are_text():
+    planted = Planted(differs=ROUNDING)
+    run = make_run(planted)
+    page = rendered(replace(run, info=run.info | {"notes": ["a <b> & --steps 235."]}))
+    assert 'Only one seed was tried; <span class="option">--seed 0 1 2</span> tries three.' in page
+    assert 'a &lt;b&gt; &amp; <span class="option">--steps 235</span>.' in page

@@ -5,6 +5,7 @@ import pytest
 from synthetic_runs import ROUNDING, Planted, make_run
 
 from parity.judge.judging import judge
+from parity.render.headline import make_pair_headline
 from parity.render.page.source import find_source
 
 CODE = '''"""Mine."""
@@ -73,6 +74,17 @@ def test_the_line_that_raised_is_marked(verdict_of, tmp_path):
     source = find_source(verdict, str(tmp_path))
     assert (source.place, source.function, source.marked) == ("mine.py:16", "plain", 16)
     assert dict(source.lines)[16] == '    raise ValueError("x")'
+
+
+def test_the_line_is_that_of_the_advice_also_in_a_helper_of_the_loss(verdict_of, tmp_path):
+    traceback = TRACEBACK.format(file=tmp_path / "mine.py").replace(
+        "ValueError: x\n", f'  File "{tmp_path}/helper.py", line 3, in scaled\n    return x / y\nValueError: x\n'
+    )
+    record = {"status": "failed", "failed_step": 4, "error": "x", "traceback": traceback}
+    verdict, _ = verdict_of("plain", Planted(steps=4, record=record))
+    source = find_source(verdict, str(tmp_path))
+    assert (source.place, source.function, source.lines) == ("helper.py:3", "scaled", ())
+    assert source.place == make_pair_headline(verdict).error.frames[-1].place.removeprefix(f"{tmp_path}/")
 
 
 def test_a_file_that_changed_or_went_is_not_quoted(verdict_of, tmp_path):
