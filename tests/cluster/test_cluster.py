@@ -201,9 +201,9 @@ def test_an_interrupted_run_finds_its_cluster_again_though_a_node_has_left(nodes
         process.send_signal(signal.SIGINT)
         stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 2, stderr
-    hint = re.findall(r"python -m (parity\.run --resume .*)", stdout)[-1]
+    hint = re.findall(r"parity run (--resume .*)", stdout)[-1]
     nodes.remove("b")
-    ended = command("-m", *shlex.split(hint), **nodes.environment)
+    ended = command("-m", "parity.run", *shlex.split(hint), **nodes.environment)
     assert ended.status == 0, ended.stderr
     found = trials(out)
     assert set(found.status) == {"complete"} and found.node["slow@cpu@a-s0"] == "a"
