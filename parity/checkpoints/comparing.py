@@ -79,6 +79,7 @@ class CheckpointComparison:
         renamed: Beginning of every name that one side has and the other lacks, such as "module.", or None.
         not_numbers: NaN in equal tensors: the tensors that have some, of those that are floats.
         unread: What was not compared and is not the same on both sides, a sentence each.
+        not_state: The same of files that hold no state of the training, which decide nothing.
     """
 
     baseline: Checkpoint
@@ -91,6 +92,7 @@ class CheckpointComparison:
     not_numbers: tuple[str, ...]
     tolerance: Tolerance
     unread: tuple[str, ...] = ()
+    not_state: tuple[str, ...] = ()
 
     @property
     def word(self) -> Word:
@@ -147,20 +149,28 @@ def compare_checkpoints(baseline: Checkpoint, candidate: Checkpoint, *, toleranc
         renamed=prefix,
         not_numbers=tuple(not_numbers),
         tolerance=tolerance,
-        unread=(*_unread(baseline, candidate),),
+        unread=(*_unread(baseline, candidate, state=True),),
+        not_state=(*_unread(baseline, candidate, state=False),),
     )
 
 
-def _unread(baseline: Checkpoint, candidate: Checkpoint) -> Iterator[str]:
-    """What is said of each file that was not read, where both sides do not have the same bytes of it."""
+def _unread(baseline: Checkpoint, candidate: Checkpoint, *, state: bool) -> Iterator[str]:
+    """What is said of each file that was not read, where both sides do not have the same bytes of it.
+
+    Args:
+        baseline: A checkpoint.
+        candidate: The other one.
+        state: Whether of files that may hold state of the training on a side, or of those that do not.
+    """
     mine, others = baseline.unread, candidate.unread
     for name in [*mine, *(name for name in others if name not in mine)]:
-        if name in mine and name in others:
-            if not filecmp.cmp(mine[name].path, others[name].path, shallow=False):
-                yield f"{name} has other bytes ({mine[name].why})"
-        else:
-            side = "baseline" if name in mine else "candidate"
-            yield f"{name} is in the {side} only ({(mine.get(name) or others[name]).why})"
+        sides = [each[name] for each in (mine, others) if name in each]
+        if any(side.state for side in sides) != state:
+            continue
+        if len(sides) < 2:
+            yield f"{name} is in the {'baseline' if name in mine else 'candidate'} only ({sides[0].why})"
+        elif not filecmp.cmp(sides[0].path, sides[1].path, shallow=False):
+            yield f"{name} has other bytes ({next((side for side in sides if side.state), sides[0]).why})"
 
 
 def _align(baseline: Checkpoint, candidate: Checkpoint) -> tuple[str | None, Checkpoint, Checkpoint]:

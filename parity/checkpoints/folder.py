@@ -3,12 +3,12 @@
 import json
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from parity.checkpoints import safetensors_file, torch_file
+from parity.checkpoints import safetensors_file, torch_file, trainer_state
 from parity.checkpoints.tensor import Checkpoint, StoredTensor, Unread
-from parity.checkpoints.torch_file import RunsCodeError
+from parity.checkpoints.torch_file import ForeignError, RunsCodeError
 from parity.ground.errors import Trouble
 from parity.store.json_text import each_once
 
@@ -23,10 +23,14 @@ _MODELS = (
 )
 # Beside a model: as of all other files, their names get the part before the dot as their first part.
 _BESIDE = ("optimizer.pt", "optimizer.bin", "scheduler.pt", "scheduler.bin", "rng_state.pth", "scaler.pt")
+# What a folder has without being a checkpoint: it may be a log.
+_STATE = (*_BESIDE, trainer_state.NAME)
 # Of torch.distributed.checkpoint: a pickle of objects, which is not read here since loading it would run code.
 _DISTRIBUTED = ".metadata"
 _ENDINGS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
-_RUNS_CODE = "training_args.bin"
+_SETTINGS = "training_args.bin"
+# A model card: no library loads it.
+_FOR_READERS = "README.md"
 
 
 def is_index(text: bytes) -> bool:
@@ -42,7 +46,7 @@ def has_checkpoint(folder: Path) -> bool:
 def _models(folder: Path) -> Iterator[Path]:
     yield from (folder / name for name in _MODELS if (folder / name).is_file())
     yield from sorted(folder.glob(f"*{_INDEX}"))
-    beside = (*_BESIDE, _RUNS_CODE)
+    beside = (*_BESIDE, _SETTINGS)
     yield from (each for each in sorted(folder.iterdir()) if each.suffix in _ENDINGS and each.name not in beside)
 
 
@@ -80,31 +84,48 @@ def _parts(folder: Path) -> tuple[list[tuple[str, Checkpoint]], dict[str, Unread
     models = [*dict.fromkeys(_models(folder))]
     indexes = [each for each in models if each.name.endswith(_INDEX)]
     shards = {folder / file for index in indexes for file in _weight_map(index).values()}
-    beside = [folder / name for name in _BESIDE if (folder / name).is_file()]
+    beside = [folder / name for name in _STATE if (folder / name).is_file()]
     # Of Accelerate; other pickles are not of torch.save.
     pickles = [each for each in sorted(folder.glob("*.pkl")) if each.is_file() and torch_file.is_archive(each)]
-    files = [each for each in (*models, *beside, *pickles) if each not in shards]
+    models = [each for each in models if each not in shards]
     known = bool(models) and (models[0].name in _MODELS or models[0] in indexes)
-    alone = known or len(files) == len(beside) + len(pickles) + 1
-    prefixes = _prefixes(files[1:] if alone else files)
-    parts: list[tuple[str, Checkpoint]] = []
-    unread: dict[str, Unread] = {}
-    for place, each in enumerate(files):
+    found: dict[Path, Checkpoint] = {}
+    refused: dict[Path, Trouble] = {}
+    for each in (*models, *beside, *pickles):
         try:
-            found = read_index(each) if each in indexes else read_file(each)
-        except RunsCodeError as error:
-            if place == 0 or each in indexes or each in beside:
+            found[each] = _reader(each, indexes)(each)
+        except (RunsCodeError, ForeignError) as error:
+            if each in indexes or each in beside or (known and each == models[0]):
                 raise
-            unread[each.name] = Unread(each, str(error).rstrip("."))
-        else:
-            parts.append((prefixes.get(each, ""), found))
-    read = {*files, *shards}
+            refused[each] = error
+    if models and not any(each in found for each in models):
+        raise refused[models[0]]
+    alone = known or sum(each in found for each in models) == 1
+    prefixes = _prefixes([*found][1:] if alone else found)
+    unread = {each.name: Unread(each, _why(error)) for each, error in refused.items()}
     for other in sorted(folder.rglob("*")):
         # A link to a folder has no bytes that could be compared, so it is never the same.
-        if other not in read and (other.is_symlink() or not other.is_dir()):
-            why = "loading it would run code" if other.name == _RUNS_CODE else "compare it on its own"
-            unread[str(other.relative_to(folder))] = Unread(other, why)
-    return parts, unread
+        if other not in {*found, *refused, *shards} and (other.is_symlink() or not other.is_dir()):
+            unread[str(other.relative_to(folder))] = _not_read(other, folder)
+    return [(prefixes.get(each, ""), part) for each, part in found.items()], unread
+
+
+def _reader(path: Path, indexes: Sequence[Path]) -> Callable[[Path], Checkpoint]:
+    return trainer_state.read if path.name == trainer_state.NAME else read_index if path in indexes else read_file
+
+
+def _why(error: Trouble) -> str:
+    return "parity does not read what it is" if isinstance(error, ForeignError) else str(error).rstrip(".")
+
+
+def _not_read(path: Path, folder: Path) -> Unread:
+    if path == folder / _SETTINGS:
+        # Whatever else has this name may be state.
+        settings = path.is_file() and torch_file.is_settings(path)
+        return Unread(path, f"{'settings; ' * settings}loading it would run code", state=not settings)
+    if path == folder / _FOR_READERS and path.is_file():
+        return Unread(path, "a text for readers", state=False)
+    return Unread(path, "compare it on its own")
 
 
 def _prefixes(files: Iterable[Path]) -> dict[Path, str]:
@@ -180,7 +201,9 @@ def read_file(path: Path) -> Checkpoint:
         return safetensors_file.read(path)
     if torch_file.is_torch_file(head):
         return torch_file.read(path)
-    raise Trouble(
+    # A safetensors file is named so by all that write one, and an empty file is what a failed copy leaves.
+    foreign = head and path.suffix != ".safetensors"
+    raise (ForeignError if foreign else Trouble)(
         f"{path} is {'empty' if not head else 'no checkpoint that parity reads'}. "
         "A checkpoint is a safetensors file, a file of torch.save, an index of shards, or a folder of these."
     )

@@ -29,10 +29,12 @@ class Unread:
     Attributes:
         path: The file.
         why: Why it is not read, in words.
+        state: Whether it may hold state of the training. If not, other bytes of it are said and decide nothing.
     """
 
     path: Path
     why: str
+    state: bool = True
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ import struct
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from parity.checkpoints.leaves import leaves
 from parity.checkpoints.tensor import Checkpoint, StoredTensor
 from parity.ground.errors import Trouble
 from parity.ground.quoting import cut
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 FORMAT = "torch.save"
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
-# Most levels of dictionaries in each other; more is a structure that contains itself.
-_DEEPEST = 40
 # Most tensors and values: dictionaries that share each other can have more of them than any memory holds.
 _MOST_LEAVES = 1_000_000
 # Bytes of a tensor that may be larger than its storage, as a view of one number is.
 _LARGEST_VIEW = 2**28
 # Bytes that a file may become when it is decompressed, and how many times its own size.
 _LARGEST_INFLATED, _MOST_INFLATED = 2**27, 100
+# Bytes of a pickle of settings; those of TrainingArguments have 4,000.
+_LARGEST_SETTINGS = 2**20
 # What torch raises where bytes of a file are not what they were.
 _DAMAGE = (
     RuntimeError,
@@ -53,6 +53,10 @@ class RunsCodeError(Trouble):
     """A file holds objects that could run code when they are loaded."""
 
 
+class ForeignError(Trouble):
+    """A file is no checkpoint at all: another program's, whose name merely ends like one."""
+
+
 def is_torch_file(head: bytes) -> bool:
     """Whether a file begins as those of torch.save do: a ZIP archive, or a pickle before torch 1.6."""
     return head.startswith(_ZIP) or (head.startswith(_PICKLE) and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"))
@@ -62,6 +66,30 @@ def is_archive(path: Path) -> bool:
     """Whether a file is a ZIP archive, as torch.save has written since torch 1.6."""
     with path.open("rb") as file:
         return file.read(4) == _ZIP
+
+
+def is_settings(path: Path) -> bool:
+    """Whether a file of torch.save has an object of transformers and no tensor, as TrainingArguments are saved.
+
+    It is not loaded for that.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            (pickle,) = (each for each in archive.infolist() if each.filename.endswith("/data.pkl"))
+            tensors = any("/data/" in name for name in archive.namelist())
+            return not tensors and pickle.file_size <= _LARGEST_SETTINGS and b"transformers." in archive.read(pickle)
+    except (*_DAMAGE, OSError):
+        return False
+
+
+def _is_of_others(path: Path) -> bool:
+    """Whether a file is a whole ZIP archive, and none of torch.save: of NumPy, say, or of TorchScript."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = {name.rpartition("/")[2] for name in archive.namelist()}
+    except (*_DAMAGE, OSError):
+        return False
+    return "data.pkl" not in names or "constants.pkl" in names
 
 
 def read(path: Path) -> Checkpoint:
@@ -76,7 +104,7 @@ def read(path: Path) -> Checkpoint:
     values: dict[str, object] = {}
     tied: dict[str, str] = {}
     seen: dict[tuple[object, ...], str] = {}
-    for count, (name, leaf) in enumerate(_leaves(content, "", 0)):
+    for count, (name, leaf) in enumerate(leaves(content)):
         if count >= _MOST_LEAVES:
             raise Trouble(f"{path} has more than {_MOST_LEAVES:,} tensors and values. Save fewer, such as the weights.")
         if name in tensors or name in values:
@@ -109,10 +137,9 @@ def _load(path: Path) -> Any:
     except UnpicklingError as error:
         raise _refusal(path) from error
     except _DAMAGE as error:
+        kind = ForeignError if mappable and _is_of_others(path) else Trouble
         reason = cut(str(error).partition(". ")[0].splitlines()[0] if str(error) else type(error).__name__, 300)
-        raise Trouble(
-            f"{path} cannot be loaded by torch: {reason}. Copy it again from where it was written."
-        ) from error
+        raise kind(f"{path} cannot be loaded by torch: {reason}. Copy it again from where it was written.") from error
 
 
 def _check_inflated(path: Path) -> None:
@@ -147,7 +174,7 @@ def _refusal(path: Path) -> Trouble:
     except (*_DAMAGE, UnpicklingError, OSError):
         unsafe = []  # of old files torch does not list them
     if not unsafe:
-        return Trouble(
+        return ForeignError(
             f"{path} is no file of torch.save that holds tensors and plain values only, or it is damaged. "
             "Save a state_dict, or copy the file again from where it was written."
         )
@@ -156,41 +183,6 @@ def _refusal(path: Path) -> Trouble:
         f"{' and more' if len(unsafe) > 4 else ''}. parity loads tensors and plain values only. Save a state_dict, "
         "or load the file yourself where you trust it, and save its tensors with safetensors.torch.save_file."
     )
-
-
-def _leaves(value: Any, name: str, depth: int) -> Iterator[tuple[str, Any]]:
-    if depth > _DEEPEST:
-        raise Trouble(
-            f"{name[:80]}... is nested more than {_DEEPEST} levels deep. Save the tensors in a flat dictionary."
-        )
-    if isinstance(value, Mapping):
-        items = [(str(key), item) for key, item in value.items()]
-        if keys := [_key(key, name) for key in value if not isinstance(key, str)]:
-            yield name or "value", f"keys that are not texts: {', '.join(sorted(keys))}"
-        if not items and name:
-            yield name, {}
-    elif isinstance(value, list | tuple) and any(not _is_plain(each) for each in value):
-        items = [(str(place), item) for place, item in enumerate(value)]
-        # A dictionary with the keys 0, 1, ... is not the same.
-        yield name or "value", f"{type(value).__name__} of {len(items)}"
-    else:
-        yield name or "value", value
-        return
-    for key, item in items:
-        yield from _leaves(item, f"{name}.{key}" if name else key, depth + 1)
-
-
-def _key(key: Any, name: str) -> str:
-    """A key in words that tell it from others, also from its text."""
-    if not all(_is_plain(each) for each in (key if isinstance(key, tuple) else [key])):
-        raise Trouble(
-            f"{name or 'The file'} has a {type(key).__name__} as a key. Save the tensors under texts or numbers."
-        )
-    return repr(key)
-
-
-def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, bool | int | float | complex | str | bytes)
 
 
 def _is_tensor(value: Any) -> bool:

@@ -1,10 +1,12 @@
 """Nothing that a checkpoint has goes unnoticed: files of folders, names that come twice, and damage in every place."""
 
 import json
+import pickle
 import struct
 import zipfile
 from decimal import Decimal
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -52,7 +54,11 @@ def compared(folder, baseline, candidate, *, tolerance=EXACT):
         (MODEL, "adapter_model.safetensors", ONE, TWO, 1),
         (MODEL, "pytorch_model.bin", ONE, TWO, 1),
         (MODEL, "global_step1/mp_rank_00_model_states.pt", ONE, TWO, 3),
-        (MODEL, "trainer_state.json", {"loss": 1.5}, {"loss": 99.5}, 3),
+        (MODEL, "trainer_state.json", {"loss": 1.5}, {"loss": 99.5}, 1),
+        (MODEL, "below/trainer_state.json", {"loss": 1.5}, {"loss": 99.5}, 3),
+        (MODEL, "below/README.md", b"10", b"20", 3),
+        (MODEL, "vocabulary.bin", b"text 1", b"text 2", 3),
+        ({"z.pt": ONE}, "foreign.bin", b"text 1", b"text 2", 3),
         (MODEL, "config.json", {"num_attention_heads": 10}, {"num_attention_heads": 20}, 3),
         (MODEL, "global_step1/x.gguf", b"10", b"20", 3),
         (MODEL, "random_states_0", b"10", b"20", 3),
@@ -100,6 +106,39 @@ def test_a_file_that_would_run_code_is_compared_by_its_bytes(tmp_path):
     assert compared(tmp_path / "same", sides[0], sides[0]).word == "identical"
     (text,) = compared(tmp_path / "other", *sides).unread
     assert text.startswith("extra.pt has other bytes (") and "would run code" in text
+
+
+def archive_of_numpy(path, value):
+    with path.open("wb") as file:
+        np.savez(file, value=np.full(3, value))
+    return path.read_bytes()
+
+
+def test_a_file_of_another_program_is_compared_by_its_bytes(tmp_path):
+    for place, content in enumerate(
+        (
+            [b"text 1", b"text 2"],
+            [archive_of_numpy(tmp_path / "a.npz", value) for value in (1, 2)],
+            [pickle.dumps(Decimal(value)) for value in (1, 2)],
+        )
+    ):
+        sides = [{**MODEL, "extra.bin": each} for each in content]
+        assert compared(tmp_path / f"{place} same", sides[0], sides[0]).word == "identical"
+        (text,) = compared(tmp_path / f"{place}", *sides).unread
+        assert text.startswith("extra.bin has other bytes (")
+
+
+@pytest.mark.parametrize(
+    "files", [["foreign.bin"], ["foreign.bin", "other.pt"], ["model.safetensors"], ["pytorch_model.bin"]]
+)
+def test_a_model_that_is_not_read_is_refused(tmp_path, files):
+    for name in files:
+        (tmp_path / name).write_bytes(b"text")
+    (tmp_path / "z.safetensors").write_bytes(b"")
+    if "foreign.bin" in files:
+        (tmp_path / "z.safetensors").unlink()
+    with pytest.raises(Trouble, match=rf"{files[0]} is no checkpoint that parity reads"):
+        read_checkpoint(str(tmp_path))
 
 
 def test_a_link_to_a_folder_is_not_passed_over(tmp_path):
@@ -287,7 +326,7 @@ def test_every_format_says_that_it_is_undecided(tmp_path, form, monkeypatch, cap
     monkeypatch.chdir(tmp_path)
     for side, loss in (("a", 1.5), ("b", 99.5)):
         write(tmp_path / side / "model.safetensors", ONE)
-        write(tmp_path / side / "trainer_state.json", {"loss": loss})
+        write(tmp_path / side / "config.json", {"loss": loss})
     assert report.main(["a", "b", "--format", form]) == 3
     out = " ".join(capsys.readouterr().out.replace("`", "").split())
-    assert "undecided" in out and "trainer_state.json has other bytes (compare it on its own)" in out
+    assert "undecided" in out and "config.json has other bytes (compare it on its own)" in out

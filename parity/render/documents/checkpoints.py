@@ -200,9 +200,11 @@ def _notes(found: CheckpointComparison) -> Iterator[str]:
         yield f"Not compared: {len(found.unread) - _MOST_UNREAD:,} more files that are not the same."
     if found.not_numbers:
         yield f"NaN on both sides, with the same bits, in {listed(found.not_numbers)}."
+    yield from (f"No state of the training: {text}" for text in found.not_state)
+    both = [note for note in found.baseline.notes if note in found.candidate.notes]
+    yield from both
     for side, each in (("baseline", found.baseline), ("candidate", found.candidate)):
-        for note in each.notes:
-            yield f"{side}: {note}"
+        yield from (f"{side}: {note}" for note in each.notes if note not in both)
 
 
 def _advice(differ: list[Difference]) -> Iterator[str]:
@@ -236,6 +238,7 @@ def _content(found: CheckpointComparison, worst: Difference | None) -> dict[str,
         "nan_in": [*found.not_numbers],
         "renamed": found.renamed,
         "unread": [*found.unread],
+        "not_state": [*found.not_state],
         "differences": [{**_plain(each), "words": message(each)} for each in found.differences],
     }
 
