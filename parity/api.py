@@ -31,7 +31,7 @@ from parity.store.files import write_json
 from parity.store.run_info import describe
 from parity.store.stored_run import read_run
 from parity.tasks.loading import load_task_data
-from parity.train.inline import Inline
+from parity.train.inline import Inline, require_devices
 
 
 def check(
@@ -192,6 +192,7 @@ def run_trials(
     """
     # In this process, so that losses can be closures and a debugger reaches them.
     executor = Inline()
+    require_devices(trials)  # before the directory is made, which could not be used again
     # The command has the same words: it cannot continue a run either.
     with begun(out, option="--out (out= in Python)", resumable=False):
         info = describe(title, trials, data=None)

@@ -106,6 +106,7 @@ LINES = [
     ),
     ([*RUN, "--device", "cpu:threads=100000"], "threads=100000 is too many.", "Give at most 1024."),
     ([*RUN, "--device", "cpu:isa=sse"], "isa=sse is unknown.", "Known: default, avx2, avx512."),
+    ([*RUN, "--device", "cuda:0"], "Device 'cuda:0' has a number", "Write cuda, or cuda@NODE#0 for one as "),
     ([*RUN, "--device", "cuda:threads=2"], "unknown option 'threads'.", "Known options of cuda: tf32."),
     ([*RUN, "--device", "cpu", "cpu"], "Device 'cpu' is given twice.", "to repeat trials, use --replicas."),
     ([*RUN, "--device", "cpu@h1"], "--device cpu@h1 needs a Ray cluster", "Leave out one of them."),

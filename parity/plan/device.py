@@ -178,6 +178,9 @@ def parse_device(text: str) -> Device:
 def _check_option(name: str, kind: str, *, given: int, text: str) -> None:
     """Raises `Trouble` for an option that a kind of device does not have, or that is given more than once."""
     known = KINDS[kind].options
+    if name.isdigit() and KINDS[kind].gpus:  # as torch writes a device
+        numbered = f", or {kind}@NODE#{name} for one as python -m parity.devices lists it" * KINDS[kind].numbered
+        raise Trouble(f"Device {text!r} has a number, and {kind} is written without one. Write {kind}{numbered}.")
     if name not in known:
         # A fault can be planted by whoever knows how; nobody misspells it.
         shown = ", ".join(sorted(known - {"plant"}))

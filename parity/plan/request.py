@@ -1,6 +1,8 @@
 """What the options of `parity.run` ask for by name: parsed and checked before anything is started or loaded."""
 
 import argparse
+import platform
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -53,6 +55,8 @@ def parse_request(options: argparse.Namespace, *, announce: bool = True) -> Requ
     check_seeds(options.seed or [])
     request = Request(task, losses, tuple(options.device or [EACH.get(options.each, "auto")]))
     _check_cluster_options(options, request.named)
+    if options.inline or address_of(options) == "local":
+        _check_platform(request.named)
     if task.shipped and options.batch_size > ROWS and not options.data:
         raise too_large(options.batch_size, ROWS)
     if announce and is_settled(options, request):
@@ -76,6 +80,17 @@ def announce_single(trials: int) -> None:
             "nothing to compare: this run has a single trial. Add a --loss, a --device or --replicas; or compare it "
             "with another run later (parity report A B)"
         )
+
+
+def _check_platform(devices: Sequence[Device]) -> None:
+    """Raises `Trouble` for a kind of GPU that this system never has, before torch or Ray could look for it."""
+    for device in devices:
+        if device.kind != "cpu" and (device.kind == "mps") != (sys.platform == "darwin"):
+            there = "macOS" if device.kind == "mps" else "Linux and Windows"
+            raise Trouble(
+                f"Device {device.name}: {device.kind} is on {there} only, and this system is {platform.system()}. "
+                "Use --device cpu, or the cluster of a machine that has one (--address)."
+            )
 
 
 def _check_cluster_options(options: argparse.Namespace, devices: Sequence[Device]) -> None:

@@ -24,10 +24,10 @@ class Inline:
         return available_accelerators()
 
     def check(self, trials: Sequence[Trial]) -> None:
-        """Sets the environment variables that the trials' devices need before torch is imported.
+        """Sets the environment variables that the trials' devices need, and looks whether this machine has the devices.
 
         Raises:
-            Trouble: The trials need different ones, which one process cannot have.
+            Trouble: The trials need different variables, which one process cannot have; or a device is missing.
             ModuleNotFoundError: Torch is not installed.
         """
         # Here, where nothing is stored yet: without torch, no run directory is to be left behind.
@@ -46,6 +46,7 @@ class Inline:
             for name, value in environment(trial.device).items():
                 if name != "CUDA_VISIBLE_DEVICES" or not needs_gpu:
                     os.environ[name] = value
+        require_devices(trials)
 
     def train(
         self, trials: Sequence[Trial], data: dict[str, np.ndarray], past: Past | None = None
@@ -75,3 +76,11 @@ class Inline:
                 # Storing the event may have shown that rows after a saved state came out differently.
                 if past.void(trial.name):
                     events = perform(trial, data, shared, past.position(trial.name))
+
+
+def require_devices(trials: Sequence[Trial]) -> None:
+    """Raises `Trouble` unless this machine has the device of each trial."""
+    from parity.train.switches import require  # imports torch
+
+    for device in dict.fromkeys(trial.device for trial in trials):
+        require(device)

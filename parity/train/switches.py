@@ -37,7 +37,7 @@ def prepare(device: Device) -> torch.device:
         Trouble: The machine does not have the device, or a setting did not take effect.
     """
     # First: the switches below do not fail on a machine that lacks the device.
-    _require(device)
+    require(device)
     torch.set_num_threads(device.threads)
     if torch.get_num_threads() != device.threads:
         raise Trouble(f"Device {device.name}: torch runs {torch.get_num_threads()} threads, not {device.threads}.")
@@ -139,7 +139,7 @@ def switches_restored() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _require(device: Device) -> None:
+def require(device: Device) -> None:
     """Raises `Trouble` unless this machine has the device and, for a CPU, its instruction set."""
     if device.kind != "cpu" and device.kind not in available_accelerators():
         raise Trouble(

@@ -65,6 +65,12 @@ def test_an_unknown_device_is_reported(text):
             f"{GRAMMAR}.",
         ),
         (
+            "cuda:0",
+            "Device 'cuda:0' has a number, and cuda is written without one. Write cuda, or cuda@NODE#0 for one as "
+            "python -m parity.devices lists it.",
+        ),
+        ("mps:0", "Device 'mps:0' has a number, and mps is written without one. Write mps."),
+        (
             "mps:tf32=on",
             f"Device 'mps:tf32=on': unknown option 'tf32'. mps has no options. Write mps, or one of {GRAMMAR}.",
         ),

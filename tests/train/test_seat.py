@@ -141,7 +141,7 @@ def test_a_process_that_a_loss_leaves_behind_ends_with_its_trial(seat, trial_of)
 def test_what_a_trial_raises_reaches_the_caller_with_its_traceback(seat, trial_of):
     with pytest.raises(Trouble, match="sees no mps on this machine") as trouble:
         train(seat, trial_of("right", device="mps"))
-    assert "in _require" in str(trouble.value.__cause__)
+    assert "in require" in str(trouble.value.__cause__)
 
 
 def test_a_node_without_torch_says_so(trial_of, tmp_path, monkeypatch):

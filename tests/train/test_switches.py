@@ -17,7 +17,7 @@ def test_threads_are_pinned_by_value():
 
 
 def test_tf32_is_off_unless_it_is_asked_for(monkeypatch):
-    monkeypatch.setattr(switches, "_require", lambda device: None)
+    monkeypatch.setattr(switches, "require", lambda device: None)
     prepare(Device("cuda", tf32=True))
     assert torch.backends.cuda.matmul.allow_tf32 and torch.backends.cudnn.allow_tf32
     prepare(Device("cuda"))
@@ -25,7 +25,7 @@ def test_tf32_is_off_unless_it_is_asked_for(monkeypatch):
 
 
 def test_an_isa_that_did_not_take_effect_is_told(monkeypatch):
-    monkeypatch.setattr(switches, "_require", lambda device: None)
+    monkeypatch.setattr(switches, "require", lambda device: None)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     with pytest.raises(Trouble) as trouble:
         prepare(parse_device("cpu:isa=default"))
