@@ -13,6 +13,7 @@ from typing_extensions import Unpack
 from parity.ground.errors import Trouble
 from parity.ground.packages import needs
 from parity.observe.outer_calls import OuterCalls, nearest, target_of
+from parity.observe.recorder_arguments import check_arguments, check_model, kind_of
 from parity.observe.replaced_method import replaced
 from parity.recorder import Recorder, RecorderOptions
 from parity.tasks.losses import Loss
@@ -62,12 +63,15 @@ def record(
     Raises:
         Trouble: An optimizer is not prepared, an engine keeps the gradients to itself, or as for `parity.Recorder`.
     """
+    who, known = "parity.accelerate.record", RecorderOptions.__annotations__
+    check_arguments(who, out, criterion=criterion, options=options, known=known, auto=False)
+    check_model(who, model)
+    if not isinstance(accelerator, Accelerator):
+        raise Trouble(f"{who}: accelerator is {kind_of(accelerator)}. Give the accelerate.Accelerator of the loop.")
     given = list(optimizers) if isinstance(optimizers, Sequence) else [optimizers]
     if not all(isinstance(each, AcceleratedOptimizer) for each in given):
-        raise Trouble(
-            "parity.accelerate.record: an optimizer has not been prepared. Give what accelerator.prepare(...) returned."
-        )
-    refuse_engines(accelerator, "parity.accelerate.record")
+        raise Trouble(f"{who}: an optimizer has not been prepared. Give what accelerator.prepare(...) returned.")
+    refuse_engines(accelerator, who)
     recorder = Recorder(
         out,
         model,

@@ -13,6 +13,7 @@ from typing_extensions import Unpack
 from parity.ground.errors import Trouble
 from parity.ground.packages import needs
 from parity.observe.outer_calls import OuterCalls, only_loss, target_of
+from parity.observe.recorder_arguments import check_arguments, kind_of
 from parity.observe.replaced_method import replaced
 from parity.recorder import Recorder, RecorderOptions
 from parity.tasks.losses import Loss
@@ -49,6 +50,10 @@ class ParityCallback(Callback):  # type: ignore[misc]  # the tests run without L
                 pair, or what is named a label or target.
             options: As for `parity.Recorder`.
         """
+        known, who = RecorderOptions.__annotations__, "parity.lightning.ParityCallback"
+        check_arguments(who, out, criterion=criterion, options=options, known=known, auto=True)
+        if target is not None and (isinstance(target, type) or not callable(target)):
+            raise Trouble(f"{who}: target is {kind_of(target)}. Give a function of a batch that returns it, or None.")
         self._out, self._criterion, self._target, self._options = out, criterion, target, options
         self._recorder: Recorder | None = None
         self._calls: OuterCalls | None = None

@@ -17,7 +17,7 @@ import pyarrow as pa
 import torch
 
 from parity.driver import gathering, recorded_trial, seal_run
-from parity.ground.errors import OracleUnavailable, Trouble
+from parity.ground.errors import OracleUnavailable
 from parity.ground.quoting import explain_error, message_of, traceback_of
 from parity.observe.audit import oracle_of
 from parity.observe.measured_steps import MeasuredSteps
@@ -26,6 +26,7 @@ from parity.observe.model_output import ModelOutputs, as_returned, hook
 from parity.observe.observer import CAPACITY, Observer, unscaled
 from parity.observe.optimizer_probe import OptimizerProbe
 from parity.observe.pending import Pending
+from parity.observe.recorder_arguments import check_arguments, check_model
 from parity.observe.step_closure import with_closure, works_without
 from parity.observe.user_loop import (
     dependence,
@@ -35,14 +36,12 @@ from parity.observe.user_loop import (
     only_lr,
     optimizers_of,
     ordinal_of,
-    refuse_others,
     tensors_of,
     unwrapped,
 )
 from parity.plan.device import Device
-from parity.plan.numbers import checked
 from parity.plan.planning import digest_kind
-from parity.plan.trial import DIGEST_KINDS, DigestKind, Place
+from parity.plan.trial import DigestKind, Place
 from parity.store.directory import begun
 from parity.store.events import Advanced, Began, Ended, Event, Found
 from parity.store.files import write_json
@@ -146,12 +145,11 @@ class Recorder:
                 model or an optimizer is none of torch; the criterion is no loss; or a name, a number or `digest` is not
                 allowed.
         """
-        numbers = {"audit_every": audit_every, "seed": seed, "replica": replica, "first_step": first_step}
-        if steps_per_epoch is not None:
-            numbers["steps_per_epoch"] = steps_per_epoch
-        for each, value in numbers.items():
-            checked(each, value)
-        refuse_others(model, criterion, also=also, name=name)
+        given = {"audit_every": audit_every, "seed": seed, "replica": replica, "first_step": first_step, "name": name}
+        given |= {"steps_per_epoch": steps_per_epoch, "also": also, "scaler": scaler, "digest": digest}
+        given |= {"overwrite": overwrite, "quiet": quiet}
+        check_arguments("parity.Recorder", out, criterion=criterion, options=given, known=given, auto=False)
+        check_model("parity.Recorder", model)
         # Without their wrappers: parameters then have the same names, and the hooks are on the optimizer that steps.
         self._model, self._compiled = unwrapped(model), is_compiled(model)
         self._optimizers = optimizers_of(optimizers)
@@ -169,7 +167,7 @@ class Recorder:
             "replica": replica,
             "audit_every": self._audit_every,
             "first_step": first_step,
-            "digest_kind": _digest_kind(digest, device),
+            "digest_kind": digest_kind([device]) if digest == "auto" else digest,
         }
         self._trial = recorded_trial(self._asked)
         self._begin_observers(criterion, also or {}, first_step)
@@ -606,23 +604,6 @@ class Recorder:
 
     def _send(self, event: Event) -> None:
         self._gatherer.take([event])
-
-
-def _digest_kind(asked: str, device: Device) -> DigestKind:
-    """How tensors are digested.
-
-    Raises:
-        Trouble: `asked` is not a kind of digest.
-    """
-    if asked == "auto":
-        return digest_kind([device])
-    found = next((kind for kind in DIGEST_KINDS if kind == asked), None)
-    if found is None:
-        raise Trouble(
-            f"parity.Recorder: digest={asked!r} is not a kind of digest. Give 'auto', "
-            f"{' or '.join(map(repr, DIGEST_KINDS))}."
-        )
-    return found
 
 
 def _check_graph(floating: Sequence[torch.Tensor], loss: torch.Tensor) -> None:

@@ -4,6 +4,7 @@ import re
 import sys
 
 import pytest
+import torch
 
 import parity
 from parity import run
@@ -238,6 +239,11 @@ class Plain:
     pass
 
 
+class Scaler:
+    def get_scale(self):
+        return 1.0
+
+
 class Weighted:
     def __init__(self, weight):
         self.weight = weight
@@ -292,6 +298,56 @@ def test_a_wrong_call_raises_trouble_before_anything_is_trained(arguments, found
     with pytest.raises(Trouble) as trouble:
         parity.check(**{"candidate": mse, "steps": 1, **arguments})
     assert found in str(trouble.value) and to_do in str(trouble.value), str(trouble.value)
+
+
+GIVE_OUT = "Give a directory, such as 'runs/mine', or a URI."
+NO_MODEL = "Give the model itself; several go into a torch.nn.ModuleDict."
+NO_LOSS = "Give a function (output, target) -> scalar, such as torch.nn.MSELoss(), or None."
+
+# The arguments of parity.Recorder beside a right model, what was found, and what is allowed or to be done.
+RECORDERS = [
+    ({"out": 3}, "out is an object of class int.", GIVE_OUT),
+    ({"out": None}, "out is an object of class NoneType.", GIVE_OUT),
+    ({"out": b"runs"}, "out is an object of class bytes.", GIVE_OUT),
+    ({"out": ""}, "out is empty.", "Give a directory, such as 'runs/mine'."),
+    ({"model": None}, "model is an object of class NoneType, which is not a torch.nn.Module.", NO_MODEL),
+    ({"name": None}, "name is an object of class NoneType.", "Give a string."),
+    ({"criterion": "mse"}, "criterion is an object of class str, which is not a loss.", NO_LOSS),
+    ({"criterion": "auto"}, "criterion is an object of class str, which is not a loss.", NO_LOSS),
+    ({"optimizers": None}, "an object of class NoneType, which is not a torch.optim.Optimizer.", "Give the optimizer"),
+    ({"optimizers": "adam"}, "an object of class str, which is not a torch.optim.Optimizer.", "Give the optimizer"),
+    ({"scaler": 3}, "scaler is an object of class int, which has no scale.", "Give a torch.amp.GradScaler, or None."),
+    ({"scaler": 2.0**16}, "scaler is an object of class float, which has no scale.", "Give a torch.amp.GradScaler"),
+    ({"scaler": False}, "scaler is an object of class bool, which has no scale.", "Give a torch.amp.GradScaler"),
+    ({"scaler": Scaler}, "scaler is the class Scaler, which has no scale.", "Give a torch.amp.GradScaler, or None."),
+    ({"also": 3}, "also is an object of class int.", "Give a dictionary of models by their names."),
+    ({"also": {"ema": None}}, "also['ema'] is an object of class NoneType", NO_MODEL),
+    ({"also": {3: None}}, "also has the key 3, an object of class int.", "Give each model a string as its name."),
+    ({"first_step": None}, f"first_step=None is not {WHOLE} 0.", "Give the number of steps that were taken before"),
+    ({"steps_per_epoch": "10"}, f"steps_per_epoch='10' is not {WHOLE} 1.", "or None for one epoch without an end."),
+    ({"audit_every": True}, f"audit_every=True is not {WHOLE} 0.", "Give 1 to audit every step"),
+    ({"audit_every": None}, f"audit_every=None is not {WHOLE} 0.", "or 0 for no audit."),
+    ({"seed": "0"}, f"seed='0' is not {WHOLE} 0.", "Give the seed of the random generators."),
+    ({"replica": 0.0}, f"replica=0.0 is not {WHOLE} 0.", "Give 0, or the number of the repeat."),
+    ({"digest": "sha1"}, "digest='sha1' is not a kind of digest.", "Give 'auto', 'xxh3' or 'words'."),
+    ({"digest": None}, "digest=None is not a kind of digest.", "Give 'auto', 'xxh3' or 'words'."),
+    ({"overwrite": "no"}, "overwrite is an object of class str.", "Give True or False."),
+    ({"overwrite": None}, "overwrite is an object of class NoneType.", "Give True or False."),
+    ({"quiet": 1}, "quiet is an object of class int.", "Give True, False, or None."),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found", "to_do"),
+    RECORDERS,
+    ids=[f"{'-'.join(each[0])}-{number}" for number, each in enumerate(RECORDERS)],
+)
+def test_a_wrong_argument_of_the_recorder_is_refused_before_anything_is_recorded(arguments, found, to_do, tmp_path):
+    with pytest.raises(Trouble) as trouble:
+        parity.Recorder(**{"out": tmp_path / "run", "model": torch.nn.Linear(1, 1), **arguments})
+    said = str(trouble.value)
+    assert found in said and to_do in said and said.startswith(("parity.Recorder: ", f"{next(iter(arguments))}="))
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_there_are_at_least_twenty_two_wrong_calls():

@@ -31,35 +31,6 @@ def is_compiled(model: torch.nn.Module) -> bool:
     )
 
 
-def refuse_others(model: object, criterion: object, *, also: object, name: object) -> None:
-    """Refuses what is no model, no loss, no dictionary of further models or no name.
-
-    Raises:
-        Trouble: It is one of these.
-    """
-    if not isinstance(name, str):
-        raise Trouble(f"parity.Recorder: name is {_kind(name)}. Give a string.")
-    if also is not None and not isinstance(also, Mapping):
-        raise Trouble(f"parity.Recorder: also is {_kind(also)}. Give a dictionary of models by their names.")
-    models = {"model": model} | {f"also[{key!r}]": each for key, each in (also or {}).items()}
-    for what, each in models.items():
-        if not isinstance(each, torch.nn.Module):
-            raise Trouble(
-                f"parity.Recorder: {what} is {_kind(each)}, which is not a torch.nn.Module. Give the model itself; "
-                "several go into a torch.nn.ModuleDict."
-            )
-    # Calling a class makes an object, and no loss.
-    if criterion is not None and (isinstance(criterion, type) or not callable(criterion)):
-        raise Trouble(
-            f"parity.Recorder: criterion is {_kind(criterion)}, which is not a loss. Give a function "
-            "(output, target) -> scalar, such as torch.nn.MSELoss(), or None."
-        )
-
-
-def _kind(thing: object) -> str:
-    return f"the class {thing.__name__}" if isinstance(thing, type) else f"an object of class {type(thing).__name__}"
-
-
 def inner_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     """The optimizer itself, which a library may have wrapped."""
     # Libraries that wrap an optimizer keep it under this name.

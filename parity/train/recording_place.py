@@ -98,12 +98,10 @@ def place_recording(out: str | os.PathLike[str], *, overwrite: bool, quiet: bool
         quiet: Whether to say nothing; None: only under pytest.
 
     Raises:
-        Trouble: `out` is empty, or cannot be overwritten.
+        Trouble: `out` cannot be overwritten.
         OSError: The store does not answer, or refuses.
     """
     text = os.fspath(out)
-    if not text:
-        raise Trouble("parity.Recorder: out is empty. Give a directory, such as 'runs/mine'.")
     asked = parse_path(text)
     if isinstance(asked, Path) and asked.name in ("", ".."):  # a name is needed for what goes beside it
         asked = asked.resolve()

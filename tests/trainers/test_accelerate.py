@@ -5,7 +5,7 @@ import weakref
 import accelerate
 import pytest
 import torch
-from recordings import compare, same_traces, trace, trial
+from recordings import WRONG, compare, refuses, same_traces, trace, trial
 from torch import nn
 
 import parity
@@ -288,3 +288,26 @@ def test_what_is_not_recorded_any_more_is_not_kept(tmp_path):
         assert [each() for each in kept] == [None] * len(kept)
     step(*batches()[0])
     assert kept[-1]() is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found", "to_do"),
+    [
+        *(each for each in WRONG if "scaler" not in each[0]),
+        ({"accelerator": 3}, "accelerator is an object of class int.", "Give the accelerate.Accelerator of the loop."),
+        ({"model": 3}, "model is an object of class int, which is not a torch.nn.Module.", "Give the model itself"),
+        ({"optimizers": None}, "an optimizer has not been prepared.", "Give what accelerator.prepare(...) returned."),
+        ({"first_step": -1}, "first_step=-1 is not a whole number of at least 0.", "Give the number of steps"),
+        ({"criterion": "auto"}, "criterion is an object of class str, which is not a loss.", "or None."),
+    ],
+)
+def test_a_wrong_argument_is_refused_before_anything_is_recorded(arguments, found, to_do, tmp_path):
+    accelerator, model, optimizer = prepared()
+
+    def begin(**given):
+        right = {"out": tmp_path / "out", "accelerator": accelerator, "model": model, "optimizers": optimizer}
+        with parity.accelerate.record(**right | given):
+            pass
+
+    refuses(begin, arguments, found, to_do)
+    assert [*tmp_path.iterdir()] == [] and "backward" not in vars(accelerator)

@@ -7,7 +7,7 @@ import lightning
 import pytest
 import torch
 from lightning.pytorch.plugins import MixedPrecision
-from recordings import compare, same_traces, trace, trial
+from recordings import WRONG, compare, refuses, same_traces, trace, trial
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -255,3 +255,11 @@ def test_a_target_that_cannot_be_taken_ends_the_recording_and_not_the_training(t
         trainer = lightning.Trainer(**OPTIONS, callbacks=[callback])
         trainer.fit(Module(), loader(), loader(2))
     assert trainer.global_step == STEPS and trial(tmp_path / "out")["status"] == "interrupted"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found", "to_do"),
+    [*WRONG, ({"target": 1}, "target is an object of class int.", "Give a function of a batch")],
+)
+def test_a_wrong_argument_is_refused_where_it_is_given(arguments, found, to_do, tmp_path):
+    refuses(lambda **given: ParityCallback(**{"out": tmp_path / "out"} | given), arguments, found, to_do)
