@@ -17,6 +17,7 @@ from parity.accelerate import refuse_engines
 from parity.ground.errors import Trouble
 from parity.ground.packages import needs
 from parity.observe.outer_calls import OuterCalls, target_of
+from parity.observe.recorder_arguments import check_arguments
 from parity.observe.replaced_method import replaced
 from parity.recorder import Recorder, RecorderOptions
 from parity.tasks.losses import Loss
@@ -57,8 +58,12 @@ class ParityCallback(TrainerCallback):  # type: ignore[misc]  # the tests run wi
                 smoothing replaces it, and else None.
             options: As for `parity.Recorder`.
         """
+        known = RecorderOptions.__annotations__
+        check_arguments("parity.hf.ParityCallback", out, criterion=criterion, options=options, known=known, auto=True)
         self._out, self._criterion, self._options = out, criterion, options
         self._recording: contextlib.ExitStack | None = None
+        # What watches the callbacks that begin after this one.
+        self._beginning = contextlib.ExitStack()
         self._recorder: Recorder | None = None
         self._trainer: Any = None
         self._calls: OuterCalls | None = None
@@ -73,7 +78,7 @@ class ParityCallback(TrainerCallback):  # type: ignore[misc]  # the tests run wi
             Trouble: The training is not one of a Trainer, an engine keeps the gradients to itself, or as for
                 `parity.Recorder`.
         """
-        # One that another callback has ended by an error in its own on_train_begin.
+        # One whose end was not seen.
         self._end(RuntimeError("the training before did not end"))
         trainer = _trainer_of(self)
         refuse_engines(trainer.accelerator, "parity.hf.ParityCallback")
@@ -96,11 +101,22 @@ class ParityCallback(TrainerCallback):  # type: ignore[misc]  # the tests run wi
             (trainer, "compute_loss", self._compute_loss),
             (trainer.accelerator, "backward", self._backward),
             # What runs the rest of the training and all callbacks, so that no error passes unseen.
+            # With `eval_on_start`, before the first epoch.
+            (trainer, "_evaluate", self._ended_by_error),
             (trainer, "_run_epoch", self._ended_by_error),
             (trainer, "_finalize_training", self._ended_by_error),
             (trainer.callback_handler, "call_event", self._ended_by_error),
         ):
             self._recording.enter_context(replaced(owner, name, made))
+        # The event that is going on was called before it was replaced.
+        callbacks = trainer.callback_handler.callbacks
+        place = next(place for place, each in enumerate(callbacks) if each is self)
+        for later in callbacks[place + 1 :]:
+            self._beginning.enter_context(replaced(later, "on_train_begin", self._ended_by_error))
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Leaves the other callbacks as they were: all of them have begun."""
+        self._beginning.close()
 
     def _ended_by_error(self, plain: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -182,6 +198,7 @@ class ParityCallback(TrainerCallback):  # type: ignore[misc]  # the tests run wi
         recording, self._recording = self._recording, None
         recorder, self._recorder = self._recorder, None
         self._trainer = self._calls = self._given = None
+        self._beginning.close()
         if recording:
             recording.close()
         if recorder:

@@ -4,7 +4,7 @@ import types
 
 import pytest
 import torch
-from recordings import compare, same_traces, trace, trial
+from recordings import WRONG, compare, refuses, same_traces, trace, trial
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments, default_data_collator
 
 import parity
@@ -231,14 +231,37 @@ def test_an_error_of_another_callback_fails_the_recording(tmp_path, event):
     trainer = make(tmp_path / "out", callbacks=callbacks)
     with pytest.raises(ArithmeticError):
         trainer.train()
-    if event != "on_train_begin":  # which has begun already, so that the next training ends it
-        assert trial(tmp_path / "out")["status"] == "failed"
-        assert not {"compute_loss", "_run_epoch", "_finalize_training"} & vars(trainer).keys()
-        assert "call_event" not in vars(trainer.callback_handler)
+    row = trial(tmp_path / "out")
+    assert (row["status"], "ArithmeticError: no" in row["error"]) == ("failed", True)
+    assert not {"compute_loss", "_evaluate", "_run_epoch", "_finalize_training"} & vars(trainer).keys()
+    assert "call_event" not in vars(trainer.callback_handler)
+    assert all("on_train_begin" not in vars(each) for each in trainer.callback_handler.callbacks if each is not raises)
     assert trial(tmp_path / "out-replaced")["status"] == "complete"
     trainer.remove_callback(raises)
     trainer.train()
     assert trial(tmp_path / "out")["status"] == trial(tmp_path / "out-replaced")["status"] == "complete"
+
+
+def test_other_callbacks_are_as_they_were_after_the_beginning(tmp_path):
+    class Looks(TrainerCallback):
+        def on_step_begin(self, *_, **__):
+            self.seen = {**vars(self)}
+
+    looks = Looks()
+    make(tmp_path / "out", callbacks=[ParityCallback(tmp_path / "out"), looks]).train()
+    assert looks.seen.keys() <= {"seen"}
+
+
+def test_an_error_in_the_evaluation_before_the_first_step_fails_the_recording(tmp_path):
+    class Fails(Trainer):
+        def evaluation_loop(self, *_, **__):
+            raise ArithmeticError("no metric")
+
+    trainer = make(tmp_path / "out", kind=Fails, eval_strategy="steps", eval_steps=1, eval_on_start=True)
+    with pytest.raises(ArithmeticError):
+        trainer.train()
+    row = trial(tmp_path / "out")
+    assert (row["status"], row["rows"]) == ("failed", 0) and "no metric" in row["error"]
 
 
 @pytest.mark.parametrize(
@@ -256,3 +279,8 @@ def plain_trainer(model):
     trainer.compute_loss_func = trainer.label_smoother = None
     trainer.model = model
     return trainer
+
+
+@pytest.mark.parametrize(("arguments", "found", "to_do"), [*WRONG])
+def test_a_wrong_argument_is_refused_where_it_is_given(arguments, found, to_do, tmp_path):
+    refuses(lambda **given: ParityCallback(**{"out": tmp_path / "out"} | given), arguments, found, to_do)
