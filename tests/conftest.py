@@ -305,7 +305,7 @@ def make_trials():
     return make
 
 
-def made_once(tmp_path_factory, name, *options):
+def made_once(tmp_path_factory, name, *options, devices=("cpu",), status=0):
     """Returns the directory of an inline run, trained by the first of the suite's processes that asks for it."""
     folder = tmp_path_factory.getbasetemp()
     folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
@@ -313,7 +313,7 @@ def made_once(tmp_path_factory, name, *options):
     with FileLock(folder / f"{name}.lock"):
         if not (made := folder / f"{name}.made").exists():
             with own_environment():
-                assert run.main(["--inline", "--device", "cpu", *options, "--out", str(out)]) == 0
+                assert run.main(["--inline", "--device", *devices, *options, "--out", str(out)]) == status
             made.touch()
     return out
 
