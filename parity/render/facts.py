@@ -128,7 +128,7 @@ def _audited(verdict: PairVerdict) -> str:
     # Worth saying only where a reader would otherwise assume more than was done.
     if decision is None or decision.audited == verdict.steps:
         return ""
-    return f"; {decision.audited} step{'s' * (decision.audited != 1)} audited"
+    return f"; {amount(decision.audited, 'step')} audited"
 
 
 def _values(verdict: PairVerdict, first: Difference) -> str:

@@ -14,7 +14,7 @@ from parity.judge.fleet import DeviceClass
 from parity.judge.odd_elements import explain
 from parity.judge.verdict import Judgement, PairVerdict
 from parity.judge.votes import OddDevice
-from parity.render.phrases import listed, named
+from parity.render.phrases import amount, listed, named
 from parity.render.wrapping import WIDTH, flat, wrap
 from parity.store.stored_run import StoredRun
 from parity.store.trials import TrialRecord
@@ -166,7 +166,7 @@ def _odd_facts(unit: OddDevice, each: DeviceClass, judgement: Judgement, repeats
         for verdict in judgement.pairs
         if verdict.pair.candidate.trial in trials and verdict.pair.axis in ("device", "replica") and verdict.first
     ]
-    facts = [f"Odd: {unit.device} (class {each.label}, {len(each.devices)} devices)", unit.recurrence]
+    facts = [f"Odd: {unit.device} (class {each.label}, {amount(len(each.devices), 'device')})", unit.recurrence]
     if pairs:
         # The earliest over all its pairs, which may belong to several losses and seeds.
         first = min((verdict.first for verdict in pairs if verdict.first), key=lambda first: first.step)

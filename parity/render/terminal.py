@@ -180,7 +180,7 @@ def _noise_lines(judgement: Judgement) -> list[str]:
         if verdict.pair.axis in ("loss", "device")
     ]
     return [
-        f"Noise band: under random rounding of 1 ulp ({len(band)} trials), {losses_differ(largest)}; "
+        f"Noise band: under random rounding of 1 ulp ({amount(len(band), 'trial')}), {losses_differ(largest)}; "
         f"those of the candidates: {', '.join(drifts) or 'none'}"
     ]
 
