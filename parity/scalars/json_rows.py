@@ -5,6 +5,7 @@ Source:
     logged, each with `step`; the Trainer has rounded some of their numbers.
 """
 
+import functools
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -16,6 +17,8 @@ from parity.store.json_text import each_once
 
 LINES = "JSON lines"
 TRAINER_STATE = "trainer_state.json"
+# Made once: json.loads makes one for each line.
+_DECODER = json.JSONDecoder(object_pairs_hook=each_once, parse_float=str)
 
 
 def is_json_lines(text: str) -> bool:
@@ -34,7 +37,7 @@ def parse(text: str) -> Any:
         ValueError: It is not valid JSON, or has a name twice in one object.
         RecursionError: It is nested too deeply.
     """
-    return json.loads(text, object_pairs_hook=each_once, parse_float=str)
+    return _DECODER.decode(text)
 
 
 def read_lines(path: str, text: str) -> Log:
@@ -74,8 +77,9 @@ def read_rows(path: str, form: str, rows: Iterable[Mapping[str, Any]]) -> Log:
     name = step_name([*dict.fromkeys(key for row in flat for key in row)])
     notes = [] if name else ["no name means the step, so the rows are counted from 0"]
     found, aside = Rows(), []
+    own_name = functools.cache(step_name)
     for place, row in enumerate(flat):
-        own = step_name([key for key, value in row.items() if value is not None]) if name else None
+        own = own_name(tuple(key for key, value in row.items() if value is not None)) if name else None
         if name and own is None:
             numbers = {key: value for key, value in row.items() if value is not None}
             aside += [str(numbers)] if numbers else []

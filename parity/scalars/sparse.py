@@ -23,7 +23,7 @@ class Rows:
         """Adds the scalars of a row; texts, lists and truth values are no scalars."""
         filled, empty = [], []
         for name, value in row.items():
-            if isinstance(value, str | None) and value in _EMPTY:
+            if value is None or (isinstance(value, str) and value in _EMPTY):
                 empty.append(name)
                 value = None
             column = self._columns.get(name)
@@ -31,7 +31,7 @@ class Rows:
                 column = self._columns[name] = Column.empty()
             if value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, int | float | str) or not column.add(step, value):
+            if isinstance(value, bool) or not isinstance(value, (int, float, str)) or not column.add(step, value):
                 self._other.setdefault(name, []).append((step, str(value)))
             else:
                 filled.append(name)
