@@ -3,17 +3,17 @@
 Letters: S steps that both traces have.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
 from parity.judge.common_steps import Both, common_steps
-from parity.judge.distances import TensorDistances, measure, unit
+from parity.judge.distances import Distances, has_unchanged_gradient, measure, unit
 from parity.judge.first_difference import Difference, describe
 from parity.judge.fleet import same_hardware
-from parity.judge.segments import Task, find_unequal
+from parity.judge.segments import Task, find_unequal, segments
 from parity.judge.state_differences import StateDifferences
 from parity.judge.trial_trace import TrialTrace, paired, unlike_digests
 from parity.judge.ulp import relative, ulp_distance
@@ -33,7 +33,7 @@ class Comparison:
     own: frozenset[str] = frozenset()
     # Results by quantity, so that each is compared once; a frozen instance can still fill a dict.
     _differs: dict[str, np.ndarray] = field(default_factory=dict, init=False, repr=False)
-    _distances: dict[str, TensorDistances | None] = field(default_factory=dict, init=False, repr=False)
+    _distances: dict[str, Distances | None] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def first_step(self) -> int:
@@ -132,6 +132,23 @@ class Comparison:
             # The tensors cannot be paired, so none of them counts as equal.
             differs = np.ones(self.steps, bool)
         self._differs[quantity] = differs
+
+    def tensors_differ(self, quantity: str) -> Iterator[tuple[int, np.ndarray]]:
+        """Yields, part by part, whether the digest of each tensor differs, after the position of the first step.
+
+        Args:
+            quantity: One of `trace.TENSOR_QUANTITIES`, whose tensors are `paired`.
+
+        Yields:
+            The position, and bool[N, P] of the N steps from there on.
+
+        Raises:
+            Trouble: A trace is damaged.
+        """
+        name = f"{quantity}_digests"
+        left, right = (side.rows() for side in self.common)
+        for segment in segments(left, right, self.steps):
+            yield segment.begin, np.not_equal(left.tensors(name, segment.left), right.tensors(name, segment.right))
 
     @cached_property
     def loss_abs(self) -> np.ndarray:
@@ -232,7 +249,7 @@ class Comparison:
         """Whether the parameter tensors of both sides belong together, one by one."""
         return paired(self.baseline.record, self.candidate.record)
 
-    def distances(self, quantity: str) -> TensorDistances | None:
+    def distances(self, quantity: str) -> Distances | None:
         """How far the tensors of a quantity are apart; None where that is not known.
 
         Args:
@@ -242,8 +259,16 @@ class Comparison:
             Trouble: A trace is damaged.
         """
         if quantity not in self._distances:
-            self._distances[quantity] = None if quantity in self.own else measure(self.common, quantity)
+            self._distances[quantity] = self._measure(quantity)
         return self._distances[quantity]
+
+    def _measure(self, quantity: str) -> Distances | None:
+        if quantity in self.own:
+            return None
+        same = quantity == "step_grad" and "param_grad" not in self.own
+        if same and all(map(has_unchanged_gradient, self.common)):
+            return self.distances("param_grad")
+        return measure(self.common, quantity)
 
     @cached_property
     def unit(self) -> float:

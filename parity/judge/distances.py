@@ -5,98 +5,87 @@ Letters: S steps that both traces have; T tensors of a quantity.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import Literal
+from functools import cached_property
 
 import numpy as np
 
 from parity.judge.columns import matrix
 from parity.judge.common_steps import Both, CommonSteps
-from parity.judge.segments import Rows, Span, segments
+from parity.judge.segments import Segment, Span, segments
+from parity.judge.tensor_distances import TensorDistances, joined
 from parity.judge.trial_trace import paired
+from parity.judge.unmoved import idle_buffers, unmoved
 from parity.store.trace import SKETCH_SUMS
 from parity.store.trials import TrialRecord
 
 # Number of significant bits of the dtypes that models compute in, the implicit one included.
 _BITS = {"float8_e5m2": 3, "float8_e4m3fn": 4, "float16": 11, "bfloat16": 8, "tf32": 11, "float32": 24, "float64": 53}
 _BITS |= {"complex32": 11, "complex64": 24, "complex128": 53}
+# Parts that stay in memory: a step is looked at together with some before and after it.
+_KEPT_PARTS = 3
 
 # As `TrialTrace.matrix` returns them.
 _Rows = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
-class TensorDistances:
-    """The distances of the tensors of one quantity, ||b - a||, and the norms that they are held against.
+class Distances:
+    """The distances of the tensors of one quantity at the common steps of two traces.
 
-    A tensor that only one side has is infinitely far; a distance that is not known is NaN.
+    Those of all tensors together are kept. Those of single tensors take gigabytes of a long trace, and are read again
+    by who asks for them.
 
     Attributes:
-        absolute: ||b - a|| of each tensor; float64[S, T].
-        norms: ||a|| of each tensor of the baseline; float64[S, T].
-        other_norms: ||b|| of each tensor of the candidate; float64[S, T].
+        whole: Relative distance of all tensors together; float64[S].
+        whole_norm: Norm of all tensors of the baseline together; float64[S].
+        whole_absolute: ||b - a|| of all tensors together; float64[S].
+        tensors: Number of tensors, T.
+        parts: Where those of single tensors are read.
     """
 
-    absolute: np.ndarray
-    norms: np.ndarray
-    other_norms: np.ndarray
+    whole: np.ndarray
+    whole_norm: np.ndarray
+    whole_absolute: np.ndarray
+    tensors: int
+    parts: _Parts
 
-    @cached_property
-    def whole_norm(self) -> np.ndarray:
-        """Norm of all tensors of the baseline together; float64[S]."""
-        with np.errstate(over="ignore"):  # beyond the range of float64 a norm is infinite
-            norm: np.ndarray = np.sqrt(np.nansum(np.square(self.norms), axis=1))
-        return norm
-
-    @cached_property
-    def whole(self) -> np.ndarray:
-        """Relative distance of all tensors together; float64[S]."""
-        return _over(np.sqrt(np.square(self.absolute).sum(axis=1)), self.whole_norm)
-
-    @cached_property
-    def each(self) -> np.ndarray:
-        """Relative distance of each tensor, beside its own norm; float64[S, T]."""
-        return _over(self.absolute, np.nan_to_num(self.norms))
-
-    @cached_property
-    def beside_whole(self) -> np.ndarray:
-        """Distance of each tensor beside the norm of all of them; float64[S, T]."""
-        return _over(self.absolute, self.whole_norm[:, None])
-
-    @cached_property
-    def whole_length(self) -> np.ndarray:
-        """How much longer or shorter all tensors together are, | ||b|| - ||a|| | / ||a||; float64[S]."""
-        with np.errstate(invalid="ignore", over="ignore"):
-            lengths = [np.sqrt(np.square(norms).sum(axis=1)) for norms in (self.norms, self.other_norms)]
-            return _over(np.abs(lengths[1] - lengths[0]), self.whole_norm)
-
-    @cached_property
-    def length_beside_whole(self) -> np.ndarray:
-        """How much longer or shorter each tensor is, beside the norm of all of them; float64[S, T]."""
-        with np.errstate(invalid="ignore"):
-            return _over(np.abs(self.other_norms - self.norms), self.whole_norm[:, None])
-
-    def without(self, left_out: np.ndarray | None) -> TensorDistances:
-        """The same with a distance of 0 for some tensors, which still belong to the norm of all of them.
+    def each_part(self, begin: int = 0, end: int | None = None) -> Iterator[tuple[int, TensorDistances]]:
+        """Yields the distances of single tensors part by part, each after the position of its first step.
 
         Args:
-            left_out: Those tensors; bool[S, T]. None for none.
+            begin: Position of the first step that is asked for.
+            end: Position after the last; None for all that follow.
+
+        Raises:
+            Trouble: A trace is damaged.
         """
-        if left_out is None:
-            return self
-        # A tensor that one side lacks is infinitely far, whatever its gradient was.
-        nothing = left_out & np.isfinite(self.absolute)
-        absolute = np.where(nothing, 0.0, self.absolute)
-        return TensorDistances(absolute, self.norms, np.where(nothing, self.norms, self.other_norms))
+        end = len(self.whole) if end is None else end
+        for number, segment in enumerate(self.parts.segments):
+            first, last = max(begin, segment.begin), min(end, segment.end)
+            if first < last:
+                yield first, self.parts.read(number).cut(first - segment.begin, last - segment.begin)
 
-    def upto(self, end: int) -> TensorDistances:
-        """Those of the steps before a position, or before one that is counted from the end if it is negative."""
-        return TensorDistances(self.absolute[:end], self.norms[:end], self.other_norms[:end])
+    def between(self, begin: int, end: int) -> TensorDistances:
+        """The distances of single tensors at the steps from one position up to another, which is after it.
+
+        Raises:
+            Trouble: A trace is damaged.
+        """
+        return joined([part for _, part in self.each_part(begin, end)])
+
+    def at(self, index: int) -> TensorDistances:
+        """The distances of single tensors at one step, of which there is one row.
+
+        Raises:
+            Trouble: A trace is damaged.
+        """
+        return self.between(index, index + 1)
 
 
-def measure(both: Both, quantity: str) -> TensorDistances | None:
+def measure(both: Both, quantity: str) -> Distances | None:
     """The distances of a quantity; None where a side has no sketches of it, or they cannot be paired.
 
     Args:
@@ -108,65 +97,91 @@ def measure(both: Both, quantity: str) -> TensorDistances | None:
     """
     if quantity in ("param_grad", "step_grad", "update") and not paired(*(side.trace.record for side in both)):
         return None
-    if not both[0].steps:
+    steps = both[0].steps
+    if not steps:
         return None
-    left_norms, right_norms = (_complete(side.matrix, side, quantity, "norms") for side in both)
-    absolute = None if left_norms is None or right_norms is None else _apart(both, quantity)
-    if left_norms is None or right_norms is None or absolute is None:
-        return None
-    if quantity == "buffer":
-        absolute = np.where(_counters(both) | _constant(both), 0.0, absolute)
-    missing = np.isnan(left_norms), np.isnan(right_norms)
-    one_sided = missing[0] ^ missing[1]
-    if quantity in ("param_grad", "step_grad") and one_sided.any():
-        # The gradient of a parameter that nobody moves, which one side freezes and the other leaves to no optimizer.
-        one_sided = one_sided & ~unmoved(both)
-    absolute = np.where(one_sided, np.inf, np.where(missing[0] | missing[1], 0.0, absolute))
-    return TensorDistances(absolute, np.nan_to_num(left_norms), np.nan_to_num(right_norms, posinf=np.inf))
+    parts = _Parts(both, quantity)
+    whole, whole_norm, whole_absolute = np.empty((3, steps))
+    tensors = None
+    for number, segment in enumerate(parts.segments):
+        found, rows = parts.measure(number), slice(segment.begin, segment.end)
+        if found is None or tensors not in (None, found.tensors):
+            return None
+        tensors = found.tensors
+        whole[rows], whole_norm[rows], whole_absolute[rows] = found.whole, found.whole_norm, found.whole_absolute
+    assert tensors is not None, "there are steps"
+    return Distances(whole, whole_norm, whole_absolute, tensors, parts)
 
 
-def unmoved(both: Both) -> np.ndarray:
-    """Whether neither side moves a parameter in any of the common steps; bool[T]. False where that is not known.
+def has_unchanged_gradient(side: CommonSteps) -> bool:
+    """Whether a side stores no gradient of the optimizer's own, since nothing has changed the one of backward.
 
     Raises:
-        Trouble: A trace is damaged.
+        Trouble: The trace is damaged.
     """
-    found = [side.matrix("update_norms") for side in both]
-    if any(each is None or not each[1].all() for each in found):
-        return np.zeros(1, bool)
-    norms = [np.nan_to_num(each[0]) for each in found if each]
-    return np.asarray(~(norms[0].any(axis=0) | norms[1].any(axis=0)))
+    trace = side.trace
+    columns = [f"step_grad_{kind}" for kind in ("norms", "sketches")]
+    return trace.has("step_grad") and all(trace.columns.nulls(trace.record, name) == trace.steps for name in columns)
 
 
-def _constant(both: Both) -> np.ndarray:
-    """Whether each buffer is a constant on both sides, as a table of positions is: it shows in the outputs."""
-    constant = np.ones(1, bool)
-    for side in both:
-        for name, width in (("buffer_norms", 1), ("buffer_sketches", SKETCH_SUMS)):
-            still = _still(side, name) if side.steps > 1 else None
-            if still is None:
-                return np.zeros(1, bool)
-            constant = constant & still.reshape(-1, width).all(axis=1)
-    return constant
+class _Parts:
+    """The distances of a quantity in each segment of two traces; those that were asked for last stay in memory."""
 
+    def __init__(self, both: Both, quantity: str) -> None:
+        self._both, self._quantity = both, quantity
+        self.segments = tuple(segments(both[0].rows(), both[1].rows(), both[0].steps))
+        self._kept: OrderedDict[int, TensorDistances] = OrderedDict()
 
-def _still(side: CommonSteps, name: str) -> np.ndarray | None:
-    """Whether each of the W numbers of a column is the same in all rows; bool[W]. None where lengths differ."""
-    first, still = None, None
-    for segment in segments(side.rows(), side.rows(), side.steps):
-        rows = _read(side.rows(), segment.left, name)
-        if rows is None or (first is not None and rows[0].shape[1:] != first.shape):
+    def read(self, number: int) -> TensorDistances:
+        """Those of a segment that was measured."""
+        found = self.measure(number)
+        assert found is not None, "a quantity is known in all segments or in none"
+        return found
+
+    def measure(self, number: int) -> TensorDistances | None:
+        """Those of a segment; None where they are not known.
+
+        Raises:
+            Trouble: A trace is damaged.
+        """
+        if number not in self._kept:
+            found = self._measure(self.segments[number])
+            if found is None:
+                return None
+            self._kept[number] = found
+            if len(self._kept) > _KEPT_PARTS:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(number)
+        return self._kept[number]
+
+    def _measure(self, segment: Segment) -> TensorDistances | None:
+        quantity = self._quantity
+        spans = (segment.left, segment.right)
+        left, right = (_read(side, span, quantity) for side, span in zip(self._both, spans, strict=True))
+        if left is None or right is None or left[1].shape != right[1].shape or not left[1].size:
             return None
-        if first is None or still is None:
-            first, still = rows[0][0], np.ones(rows[0].shape[1], bool)
-        still &= (rows[0] == first).all(axis=0)
-    return still
+        (left_norms, left_sketches), (right_norms, right_sketches) = left, right
+        with np.errstate(invalid="ignore", over="ignore"):
+            squares = np.square(np.subtract(left_sketches, right_sketches, out=left_sketches), out=left_sketches)
+            # A norm and `SKETCH_SUMS` sums of each tensor.
+            absolute = np.sqrt(squares.reshape(len(squares), -1, SKETCH_SUMS).sum(axis=2))
+        if quantity == "buffer":
+            absolute = np.where(self._idle_buffers, 0.0, absolute)
+        missing = np.isnan(left_norms), np.isnan(right_norms)
+        one_sided = missing[0] ^ missing[1]
+        if quantity in ("param_grad", "step_grad") and one_sided.any():
+            # The gradient of a parameter that nobody moves: one side freezes it, the other leaves it to no optimizer.
+            one_sided = one_sided & ~self._unmoved
+        absolute = np.where(one_sided, np.inf, np.where(missing[0] | missing[1], 0.0, absolute))
+        return TensorDistances(absolute, np.nan_to_num(left_norms), np.nan_to_num(right_norms, posinf=np.inf))
 
+    @cached_property
+    def _idle_buffers(self) -> np.ndarray:
+        return idle_buffers(self._both)
 
-def _counters(both: Both) -> np.ndarray:
-    """Whether each buffer is a counter of batches: what it does to the training shows in the running averages."""
-    names = both[0].trace.record.buffer_names or []
-    return np.array([name.endswith("num_batches_tracked") for name in names], bool)
+    @cached_property
+    def _unmoved(self) -> np.ndarray:
+        return unmoved(self._both)
 
 
 def unit(both: Both) -> float:
@@ -206,51 +221,31 @@ def unit_of_quantity(record: TrialRecord, quantity: str, tensor: str | None = No
     return unit_of_dtype(dtypes.get(tensor or "", next(iter(dtypes.values()), None)))
 
 
-def _apart(both: Both, quantity: str) -> np.ndarray | None:
-    """||b - a|| of each tensor by its sketches, float64[S, T]; None where a trace has none, or other tensors."""
-    found = []
-    # Segment by segment, since the sketches of a long trace take gigabytes.
-    for segment in segments(both[0].rows(), both[1].rows(), both[0].steps):
-        sides = []
-        for side, span in zip(both, (segment.left, segment.right), strict=True):
-            read = partial(_read, side.rows(), span)
-            sides.append(_complete(read, side, quantity, "sketches"))
-        left, right = sides
-        if left is None or right is None or left.shape != right.shape or not left.size:
-            return None
-        with np.errstate(invalid="ignore", over="ignore"):
-            squares = np.square(np.subtract(left, right, out=left), out=left)
-            found.append(np.sqrt(squares.reshape(len(left), -1, SKETCH_SUMS).sum(axis=2)))
-    return np.concatenate(found)  # as wide in each segment, since the norms are, of which each has `SKETCH_SUMS`
-
-
-def _read(rows: Rows, span: Span, name: str) -> _Rows | None:
-    return matrix(rows.read([name], span)[name])
-
-
-def _complete(
-    read: Callable[[str], _Rows | None], side: CommonSteps, quantity: str, kind: Literal["norms", "sketches"]
-) -> np.ndarray | None:
-    """A quantity's norms or sketches, float64[N, W]; None where one of the N rows that are read lacks them."""
-    found = read(f"{quantity}_{kind}")
-    if quantity == "step_grad" and side.trace.has("step_grad"):
+def _read(side: CommonSteps, span: Span, quantity: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """A quantity's norms, float64[N, T], and sketches, float64[N, T * 8]; None where one of the N rows lacks them."""
+    norms, sketches = _matrices(side, span, quantity)
+    known = all(rows is not None and rows[1].all() for rows in (norms, sketches))
+    if not known and quantity == "step_grad" and side.trace.has("step_grad"):
         # Stored only where something has changed the gradient between backward and the optimizer's step.
-        found = _completed(found, read(f"param_grad_{kind}"))
-    return found[0] if found is not None and found[1].all() else None
+        norms, sketches = map(_completed, (norms, sketches), _matrices(side, span, "param_grad"))
+    if norms is None or sketches is None or not norms[1].all() or not sketches[1].all():
+        return None
+    return norms[0], sketches[0]
+
+
+def _matrices(side: CommonSteps, span: Span, quantity: str) -> tuple[_Rows | None, _Rows | None]:
+    """A quantity's norms and sketches."""
+    names = [f"{quantity}_norms", f"{quantity}_sketches"]
+    found = side.rows().read(names, span)
+    return matrix(found[names[0]]), matrix(found[names[1]])
 
 
 def _completed(one: _Rows | None, other: _Rows | None) -> _Rows | None:
     """Rows, and those of the other where they are null; None where they have different lengths."""
-    if one is None or other is None or one[1].all():
+    if one is None or one[1].all():
         return one
-    if not one[1].any():
+    if other is None or not one[1].any():
         return other
     if one[0].shape != other[0].shape:
         return None
     return np.where(one[1][:, None], one[0], other[0]), one[1] | other[1]
-
-
-def _over(distance: np.ndarray, norm: np.ndarray) -> np.ndarray:
-    """Distance / norm: 0 where there is no distance, infinite beside a norm of 0."""
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        return np.where(distance == 0, 0.0, distance / norm)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import numpy as np
 
 from parity.judge.differences import Comparison
-from parity.judge.distances import TensorDistances
 from parity.judge.window import MOST, largest_before
 from parity.plan import lines
 
@@ -44,8 +43,8 @@ def least_jumps(comparison: Comparison, quantity: str) -> np.ndarray:
     return np.where(_quiet(comparison), np.minimum(quiet, floor), floor)
 
 
-def judged_distances(comparison: Comparison, quantity: str) -> TensorDistances | None:
-    """The distances in which a jump is looked for; None where they are not known.
+def judged_distance(comparison: Comparison, quantity: str) -> np.ndarray | None:
+    """The relative distance of all tensors together in which a jump is looked for, float64[S]; None if it is not known.
 
     Args:
         comparison: The two traces.
@@ -55,7 +54,12 @@ def judged_distances(comparison: Comparison, quantity: str) -> TensorDistances |
         Trouble: A trace is damaged.
     """
     distances = comparison.distances(quantity)
-    return distances if distances is None else distances.without(noise_of(comparison, quantity))
+    if distances is None:
+        return None
+    parts = distances.each_part()
+    return np.concatenate(
+        [part.without(noise_of(comparison, quantity, begin, begin + part.steps)).whole for begin, part in parts]
+    )
 
 
 def _quiet(comparison: Comparison) -> np.ndarray:
@@ -78,26 +82,40 @@ def _from_updates(comparison: Comparison) -> np.ndarray:
     updates, buffers = comparison.distances("update"), comparison.distances("buffer")
     if updates is None or buffers is None:
         return np.full(comparison.steps, np.inf)
-    moved = np.sqrt(np.square(np.nan_to_num(updates.absolute, nan=np.inf)).sum(axis=1))
+    moved = np.where(np.isnan(updates.whole_absolute), np.inf, updates.whole_absolute)
     moved[1:] = np.maximum(moved[1:], moved[:-1])
     follows: np.ndarray = np.full(comparison.steps, np.inf)
     np.divide(lines.JUMP_UPDATE_FOLLOWS.value * moved, buffers.whole_norm, out=follows, where=buffers.whole_norm > 0)
     return follows
 
 
-def noise_of(comparison: Comparison, quantity: str) -> np.ndarray | None:
-    """Which tensors to leave out at each step, since their gradient is zero but for rounding; bool[S, T], or None.
+def noise_of(comparison: Comparison, quantity: str, begin: int, end: int) -> np.ndarray | None:
+    """Which tensors to leave out at some steps, since their gradient is zero but for rounding.
 
     An optimizer that divides a gradient by its size, as Adam does, makes whole steps of the noise of such a gradient.
+
+    Args:
+        comparison: The two traces.
+        quantity: One of `trace.SKETCHED_QUANTITIES`.
+        begin: Position of the first of the steps.
+        end: Position after the last.
+
+    Returns:
+        bool[end - begin, T]; None where no tensor is left out.
+
+    Raises:
+        Trouble: A trace is damaged.
     """
     gradients = comparison.distances("step_grad") if quantity == "update" else None
     if gradients is None:
         return None
-    distances = np.nan_to_num(gradients.each, nan=np.inf)
+    first = max(0, begin - int(lines.JUMP_WINDOW.value))
+    here = gradients.between(first, end)
+    distances = np.nan_to_num(here.each, nan=np.inf)
     noise = distances > lines.NOISE.value
     # As the steps before have shown, since a fault moves the gradient of its own step as well. Where all of them were
     # equal to the bit they have shown nothing.
     recent = np.where(largest_before(np.minimum(distances, MOST)) > 0, largest_before(noise.astype(float)) > 0, noise)
     # Trainings that have drifted apart have gradients that far apart in all tensors, which are not noise.
-    found: np.ndarray = recent & (gradients.norms < lines.NOISE_LENGTH.value * gradients.whole_norm[:, None])
-    return found if found.any() else None
+    found: np.ndarray = recent & (here.norms < lines.NOISE_LENGTH.value * here.whole_norm[:, None])
+    return found[begin - first :] if found[begin - first :].any() else None

@@ -9,16 +9,19 @@ Letters: S steps that both traces have; T tensors of a quantity.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
 from parity.judge.differences import Comparison
-from parity.judge.distances import TensorDistances
+from parity.judge.distances import Distances
 from parity.judge.floors import least_jump, least_jumps, noise_of
+from parity.judge.tensor_distances import TensorDistances
 from parity.judge.window import (
     MOST,
+    STAYS,
     before,
     each_length,
     each_tensor,
@@ -52,6 +55,33 @@ def reached(comparison: Comparison) -> np.ndarray:
         # A NaN is not known to be near.
         found |= ~(values <= np.maximum(line.value * comparison.unit, lines.UNREACHED.value * before))
     return found
+
+
+@dataclass(frozen=True, eq=False)
+class Stretch:
+    """Some steps with those around them: the window before, and after them those at which a jump has to stay.
+
+    Attributes:
+        begin: Position of the first step of all.
+        first: Position of the first step that is looked at.
+        end: Position after the last step that is looked at.
+        distances: Of all these steps.
+        noise: Which tensors to leave out, as `noise_of` returns it.
+    """
+
+    begin: int
+    first: int
+    end: int
+    distances: TensorDistances
+    noise: np.ndarray | None
+
+    def of(self, values: np.ndarray) -> np.ndarray:
+        """The values of these steps, of those of all common steps; dtype[S, ...] -> dtype[N, ...]."""
+        return values[self.begin : self.begin + self.distances.steps]
+
+    def place(self, index: int) -> int:
+        """Which of these steps is the one at a position: 0 for one before them."""
+        return max(0, index - self.begin)
 
 
 @dataclass(frozen=True)
@@ -103,23 +133,42 @@ class Growth:
         distances = self._comparison.distances(self._quantity)
         if distances is None:
             return None
-        noise = noise_of(self._comparison, self._quantity)
+        found = []
+        if self._quantity == "buffer" and self._begin == self._parted_at:
+            found = [self._buffer_at_parting(distances)]
+        for stretch in self._stretches(distances):
+            found += self._in(stretch)
+            # Of one step min() keeps the first: all tensors together before one, a distance before a length.
+            first = min((each for each in found if each), key=lambda each: each.index, default=None)
+            if first is None:
+                continue
+            if first.tensor is not None or first.of == "length":
+                return first
+            here = stretch.distances.without(stretch.noise).absolute[stretch.place(first.index)]
+            return replace(first, furthest=int(np.argmax(np.nan_to_num(here, nan=np.inf))))
+        return None
+
+    def _stretches(self, distances: Distances) -> Iterator[Stretch]:
+        """Yields the steps from the parting on."""
+        comparison, quantity = self._comparison, self._quantity
+        for first, part in distances.each_part(self._parted_at):
+            end = first + part.steps
+            begin = max(0, first - int(lines.JUMP_WINDOW.value))
+            upto = min(comparison.steps, end + STAYS - 1)
+            noise = noise_of(comparison, quantity, begin, upto)
+            yield Stretch(begin, first, end, distances.between(begin, upto), noise)
+
+    def _in(self, stretch: Stretch) -> list[Sudden | None]:
+        """The first step of a stretch in each measure, or None."""
         measures = [(whole, False, self._in_distance), (each_tensor, True, self._in_distance)]
         # Only the lengths of gradients and updates are steady.
         if self._quantity in ("param_grad", "update"):
             measures += [(whole_length, False, self._in_length), (each_length, True, self._in_length)]
-        found = [
-            look(values(distances, noise), before(values, distances, noise), named=named)
+        distances, noise = stretch.distances, stretch.noise
+        return [
+            look(stretch, values(distances, noise), before(values, distances, noise), named=named)
             for values, named, look in measures
         ]
-        if self._quantity == "buffer" and self._begin == self._parted_at:
-            found.insert(0, self._buffer_at_parting(distances))
-        # Of one step min() keeps the first: all tensors together before one, a distance before a length.
-        first = min((each for each in found if each), key=lambda each: each.index, default=None)
-        if first is None or first.tensor is not None or first.of == "length":
-            return first
-        absolute = distances.without(noise).absolute[first.index]
-        return replace(first, furthest=int(np.argmax(np.nan_to_num(absolute, nan=np.inf))))
 
     @cached_property
     def _least(self) -> np.ndarray:
@@ -137,9 +186,10 @@ class Growth:
         least: np.ndarray = np.maximum(floor, self._explained())[:, None]
         return least
 
-    def _in_distance(self, values: np.ndarray, before: np.ndarray, *, named: bool) -> Sudden | None:
-        """The first jump of a distance, float64[S, 1 or T]."""
-        limit = np.maximum(self._least, lines.JUMP.value * before)
+    def _in_distance(self, stretch: Stretch, values: np.ndarray, before: np.ndarray, *, named: bool) -> Sudden | None:
+        """The first jump of a distance, float64[N, 1 or T]."""
+        least = stretch.of(self._least)
+        limit = np.maximum(least, lines.JUMP.value * before)
         jumps = values > limit
         if self._quantity == "update":
             # Adam makes a step of an element whose gradient is nearly zero; it is over with the next one.
@@ -147,56 +197,61 @@ class Growth:
         # A kink of the model may move the gradient for a step or two, and nothing else.
         certain = np.ones_like(jumps)
         if self._quantity == "param_grad":
-            certain = stay(values, np.maximum(self._least, lines.JUMP_STAYS.value * before))
+            certain = stay(values, np.maximum(least, lines.JUMP_STAYS.value * before))
             jumps |= certain
-        jumps[: self._begin] = False
+        jumps[: stretch.place(self._begin)] = False
         if self._quantity in FORWARDS and jumps.any():
-            jumps &= reached(self._comparison)[:, None]
+            jumps &= stretch.of(self._reached)[:, None]
         if self._quantity == "update" and named:
-            jumps &= self._beyond_the_drift()
-        if self._quantity == "update" and not named:
+            jumps &= self._beyond_the_drift(stretch)
+        if self._quantity == "update" and not named and stretch.first == self._parted_at:
             # An optimizer that divides by the gradient's size turns the sign of an element that is nearly zero.
-            jumps[self._parted_at] = values[self._parted_at] > lines.UPDATE_AT_PARTING.value
-        return _first(jumps, values, before, certain, of="distance", named=named)
+            parted = stretch.place(self._parted_at)
+            jumps[parted] = values[parted] > lines.UPDATE_AT_PARTING.value
+        return _first(stretch, jumps, values, before, certain, of="distance", named=named)
 
-    def _beyond_the_drift(self) -> np.ndarray:
-        """Whether the update of a tensor is off by more than that of all tensors was before; bool[S, T].
+    @cached_property
+    def _reached(self) -> np.ndarray:
+        return reached(self._comparison)
+
+    def _beyond_the_drift(self, stretch: Stretch) -> np.ndarray:
+        """Whether the update of a tensor is off by more than that of all tensors was before; bool[N, T].
 
         Adam makes a whole step of the first gradient of an element that had none for long, however small it is, and a
         unit of a ReLU wakes up a step earlier in one of two trainings that have drifted apart.
         """
-        distances = self._comparison.distances(self._quantity)
-        assert distances is not None
+        distances = stretch.distances
         drift = largest_before(np.minimum(np.nan_to_num(distances.whole, nan=np.inf), MOST)[:, None])
         line, own = lines.UPDATE_BESIDE_DRIFT.value, lines.UPDATE_OF_TENSOR.value
         beyond: np.ndarray = ~(distances.beside_whole <= line * drift) | ~(distances.each <= own)
         return beyond
 
-    def _in_length(self, values: np.ndarray, before: np.ndarray, *, named: bool) -> Sudden | None:
-        """The first jump of a length, float64[S, 1 or T]."""
+    def _in_length(self, stretch: Stretch, values: np.ndarray, before: np.ndarray, *, named: bool) -> Sudden | None:
+        """The first jump of a length, float64[N, 1 or T]."""
         if self._quantity == "param_grad":
             jumps = stay(values, np.maximum(lines.LENGTH_GRADIENT.value, lines.LENGTH_STAYS.value * before))
         else:
             jumps = values > np.maximum(lines.LENGTH_UPDATE.value, lines.LENGTH.value * before)
         # In the first steps after the parting nothing is known yet of how far lengths are off.
-        jumps[: max(self._begin, self._parted_at + int(lines.JUMP_WINDOW.value))] = False
-        return _first(jumps, values, before, np.ones_like(jumps), of="length", named=named)
+        jumps[: stretch.place(max(self._begin, self._parted_at + int(lines.JUMP_WINDOW.value)))] = False
+        return _first(stretch, jumps, values, before, np.ones_like(jumps), of="length", named=named)
 
-    def _buffer_at_parting(self, distances: TensorDistances) -> Sudden | None:
+    def _buffer_at_parting(self, distances: Distances) -> Sudden | None:
         """The buffer that is furthest beyond rounding in the step of the parting, or None.
 
         The buffers of a model are computed from equal parameters and what has parted by rounding; those of an average
         of parameters, from the update besides, whose elements may have turned.
         """
         index, updates = self._parted_at, self._comparison.distances("update")
-        update = 0.0 if updates is None else float(np.sqrt(np.square(updates.absolute[index]).sum()))
-        length = np.maximum(distances.norms[index], lines.SCALE_OF_BUFFER.value * distances.whole_norm[index])
+        update = 0.0 if updates is None else float(updates.at(index).whole_absolute[0])
+        here = distances.at(index)
+        length = np.maximum(here.norms[0], lines.SCALE_OF_BUFFER.value * here.whole_norm[0])
         limit = lines.PARTING_BUFFER.value * self._comparison.unit * length + update
-        excess = distances.absolute[index] - limit
+        excess = here.absolute[0] - limit
         tensor = int(np.argmax(excess))
         if not excess[tensor] > 0:
             return None
-        return Sudden(index, tensor, "distance", float(distances.absolute[index, tensor] / length[tensor]), 0.0, True)
+        return Sudden(index, tensor, "distance", float(here.absolute[0, tensor] / length[tensor]), 0.0, True)
 
     def _explained(self) -> np.ndarray:
         """The distance that follows from that of the quantity before it, in the same step; float64[S]."""
@@ -212,16 +267,24 @@ class Growth:
 
 
 def _first(
-    jumps: np.ndarray, values: np.ndarray, before: np.ndarray, certain: np.ndarray, *, of: str, named: bool
+    stretch: Stretch,
+    jumps: np.ndarray,
+    values: np.ndarray,
+    before: np.ndarray,
+    certain: np.ndarray,
+    *,
+    of: str,
+    named: bool,
 ) -> Sudden | None:
-    """The first of these jumps, bool[S, 1 or T], and of its step the largest."""
-    rows = np.flatnonzero(jumps.any(axis=1))
+    """The first of these jumps in the steps that are looked at, bool[N, 1 or T], and of its step the largest."""
+    begin, end = stretch.place(stretch.first), stretch.place(stretch.end)
+    rows = np.flatnonzero(jumps[begin:end].any(axis=1))
     if not rows.size:
         return None
-    index = int(rows[0])
+    index = begin + int(rows[0])
     tensor = int(np.argmax(np.where(jumps[index], values[index], -1)))
     return Sudden(
-        index,
+        stretch.begin + index,
         tensor if named else None,
         of,
         float(values[index, tensor]),

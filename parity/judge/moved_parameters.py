@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from parity.judge.differences import Comparison
-from parity.judge.distances import TensorDistances
+from parity.judge.distances import Distances
 from parity.judge.step_sketches import FIT, gradients_at, parameters_before, sketches_at
 from parity.plan import lines
 
@@ -63,23 +63,21 @@ def describe_unequal_update(comparison: Comparison, index: int) -> str | None:
     return _unequal_length(comparison, *found, index) if found else None
 
 
-def _measured(comparison: Comparison) -> tuple[TensorDistances, TensorDistances] | None:
+def _measured(comparison: Comparison) -> tuple[Distances, Distances] | None:
     """The distances of the gradients that the optimizers received and of the updates, of as many tensors."""
     gradients = comparison.distances("step_grad") or comparison.distances("param_grad")
     updates = comparison.distances("update")
-    if gradients is None or updates is None or gradients.norms.shape != updates.norms.shape:
+    if gradients is None or updates is None or gradients.tensors != updates.tensors:
         return None
     return gradients, updates
 
 
-def _unequal_length(
-    comparison: Comparison, gradients: TensorDistances, updates: TensorDistances, index: int
-) -> str | None:
+def _unequal_length(comparison: Comparison, gradients: Distances, updates: Distances, index: int) -> str | None:
     """The parameter whose updates differ most in length, after gradients that agree; None where all do, or none."""
     if comparison.state.named[index]:
         return None
     short, long = _lengths(updates, index)
-    agree = (gradients.each[index] <= max(_AGREE, lines.FAR_NARROW.value * comparison.unit)) & (
+    agree = (gradients.at(index).each[0] <= max(_AGREE, lines.FAR_NARROW.value * comparison.unit)) & (
         np.minimum(*_lengths(gradients, index)) > 0
     )
     apart = agree & _known(comparison, long) & (long > _LONGER * short)
@@ -89,7 +87,7 @@ def _unequal_length(
     tensor = int(np.argmax(np.where(apart, long - short, 0.0)))
     name = comparison.baseline.record.param_names[tensor]
     step = comparison.first_step + index
-    left, right = float(updates.norms[index, tensor]), float(updates.other_norms[index, tensor])
+    left, right = (float(norm[tensor]) for norm in _norms(updates, index))
     if not short[tensor]:
         side = _SIDES[0 if not left else 1]
         return f"its update is missing: the {side} does not update {name} in step {step}, though it has a gradient"
@@ -99,11 +97,9 @@ def _unequal_length(
     )
 
 
-def _changed_outside(
-    comparison: Comparison, gradients: TensorDistances, updates: TensorDistances, index: int
-) -> str | None:
+def _changed_outside(comparison: Comparison, gradients: Distances, updates: Distances, index: int) -> str | None:
     """The parameter that was changed outside of the optimizer's step on one side, since the step before."""
-    tensor = int(np.argmax(np.nan_to_num(updates.absolute[index])))
+    tensor = int(np.argmax(np.nan_to_num(updates.at(index).absolute[0])))
     follows = [_follows(comparison, side, index, tensor) for side in (0, 1)]
     if sorted(map(str, follows)) == ["False", "True"]:
         side = follows.index(False)
@@ -141,15 +137,13 @@ def _follows(comparison: Comparison, side: int, index: int, tensor: int) -> bool
     return True if off <= FIT else False if off > _OFF else None
 
 
-def _too_long(
-    comparison: Comparison, gradients: TensorDistances, updates: TensorDistances, index: int, tensor: int
-) -> int | None:
+def _too_long(comparison: Comparison, gradients: Distances, updates: Distances, index: int, tensor: int) -> int | None:
     """The side on which an update is far longer than its gradient, its own past and the other updates explain."""
-    norms = (updates.norms, updates.other_norms)
-    lengths = [float(each[index, tensor]) for each in norms]
+    lengths = [float(norm[tensor]) for norm in _norms(updates, index)]
     side = int(np.argmax(lengths))
-    slopes = [float(each[index, tensor]) for each in (gradients.norms, gradients.other_norms)]
-    past = norms[side][max(0, index - _PAST) : index, tensor]
+    slopes = [float(norm[tensor]) for norm in _norms(gradients, index)]
+    before = updates.between(max(0, index - _PAST), index)
+    past = (before.norms, before.other_norms)[side][:, tensor]
     if min(slopes) <= 0 or not past.all() or not np.isfinite([*lengths, *slopes]).all():
         return None
     explained = max(1.0, slopes[side] / slopes[1 - side])
@@ -159,10 +153,16 @@ def _too_long(
     return side if is_long and not others.any() and _known(comparison, long)[tensor] else None
 
 
-def _lengths(distances: TensorDistances, index: int) -> tuple[np.ndarray, np.ndarray]:
+def _lengths(distances: Distances, index: int) -> tuple[np.ndarray, np.ndarray]:
     """The shorter and the longer of the two norms of each tensor; float64[T] each."""
-    left, right = distances.norms[index], distances.other_norms[index]
+    left, right = _norms(distances, index)
     return np.minimum(left, right), np.maximum(left, right)
+
+
+def _norms(distances: Distances, index: int) -> tuple[np.ndarray, np.ndarray]:
+    """The norms of each tensor on both sides; float64[T] each."""
+    here = distances.at(index)
+    return here.norms[0], here.other_norms[0]
 
 
 def _known(comparison: Comparison, length: np.ndarray) -> np.ndarray:

@@ -57,7 +57,8 @@ def measure_first(comparison: Comparison, first: Difference) -> float | None:
     if distances is None:
         return None
     index, names = comparison.index_of(first.step), comparison.baseline.record.param_names
-    found = distances.beside_whole[index, names.index(first.tensor)] if first.tensor else distances.whole[index]
+    here = distances.at(index)
+    found = here.beside_whole[0, names.index(first.tensor)] if first.tensor else here.whole[0]
     return float(found) if np.isfinite(found) and found else None
 
 
@@ -134,12 +135,13 @@ def _apart(comparison: Comparison, index: int, onset: Onset, explained: float | 
     if distances is None:
         return None
     names = _names(comparison.baseline.record, onset.quantity)
+    here = distances.at(index)
     if onset.tensor is None or onset.tensor not in names:
-        norms = [float(np.sqrt(np.square(each[index]).sum())) for each in (distances.norms, distances.other_norms)]
-        return OnsetSize(float(distances.whole[index]), None, explained, "baseline", _over(norms[1], norms[0]))
+        norms = [float(np.sqrt(np.square(each).sum())) for each in (here.norms, here.other_norms)]
+        return OnsetSize(float(here.whole[0]), None, explained, "baseline", _over(norms[1], norms[0]))
     tensor = names.index(onset.tensor)
-    ratio = _over(float(distances.other_norms[index, tensor]), float(distances.norms[index, tensor]))
-    return OnsetSize(float(distances.each[index, tensor]), None, explained, "baseline", ratio)
+    ratio = _over(float(here.other_norms[0, tensor]), float(here.norms[0, tensor]))
+    return OnsetSize(float(here.each[0, tensor]), None, explained, "baseline", ratio)
 
 
 def _names(record: TrialRecord, quantity: str) -> list[str]:

@@ -16,10 +16,11 @@ import numpy as np
 from parity.ground.percent import percent, percent_at_most
 from parity.judge.accumulation import explain_batches
 from parity.judge.differences import Comparison
-from parity.judge.distances import TensorDistances, unmoved
+from parity.judge.distances import Distances
 from parity.judge.growth import reached
 from parity.judge.starts import differences_of_starts, start_apart
 from parity.judge.state_settings import StateDifference
+from parity.judge.unmoved import unmoved
 from parity.plan import lines
 from parity.plan.lines import Line
 from parity.store.trace import QUANTITIES
@@ -172,10 +173,11 @@ def find_unequal_gradient(comparison: Comparison, *, audited: np.ndarray) -> Par
         return None
     equal = ~(comparison.differs_in("input") | comparison.differs_in("output")) & ~audited
     line = parting_line("output_grad", comparison.unit)
-    suspicious = equal & (np.nan_to_num(distances.each, posinf=np.inf).max(axis=1) > line)
-    if not suspicious.any():
-        return None
-    return _part(comparison, int(np.argmax(suspicious)), "output_grad")
+    for begin, part in distances.each_part():
+        suspicious = equal[begin : begin + part.steps] & (np.nan_to_num(part.each, posinf=np.inf).max(axis=1) > line)
+        if suspicious.any():
+            return _part(comparison, begin + int(np.argmax(suspicious)), "output_grad")
+    return None
 
 
 def _part(comparison: Comparison, index: int, quantity: str) -> Parting:
@@ -185,11 +187,11 @@ def _part(comparison: Comparison, index: int, quantity: str) -> Parting:
     distances = comparison.distances("update" if quantity == "param" else quantity)
     if distances is None:
         return _part_by_norms(comparison, index, quantity)
-    line = _line(comparison, quantity, index, distances)
+    line, here = _line(comparison, quantity, index, distances), distances.at(index)
     # A tensor whose gradient is zero but for rounding is judged beside the whole.
-    measured = distances.beside_whole[index] if quantity in ("param_grad", "step_grad") else distances.each[index]
+    measured = (here.beside_whole if quantity in ("param_grad", "step_grad") else here.each)[0]
     # A tensor of zeros in the baseline has no size of its own.
-    measured = np.where(np.isinf(measured), distances.beside_whole[index], measured)
+    measured = np.where(np.isinf(measured), here.beside_whole[0], measured)
     excess = np.where(np.isnan(measured), np.inf, measured / line)
     worst = _first_beyond(excess, backwards=quantity == "param_grad")
     far = _far(comparison.unit)
@@ -224,21 +226,29 @@ def _part_at_input(comparison: Comparison, index: int) -> Parting:
         if distances is None and quantity == "output":
             # A run of an earlier version: how far is not known, and decides nothing.
             return Parting(index, "input", None, None, None, "unknown")
-        if distances is None or float(np.nan_to_num(distances.each[index], nan=np.inf).max()) > line:
+        if distances is None or float(np.nan_to_num(distances.at(index).each, nan=np.inf).max()) > line:
             return Parting(index, "input", None, None, None, "beyond")
     return Parting(index, "input", None, None, None, "within")
 
 
-def _line(comparison: Comparison, quantity: str, index: int, distances: TensorDistances) -> np.ndarray:
+def _line(comparison: Comparison, quantity: str, index: int, distances: Distances) -> np.ndarray:
     """The largest relative distance of each tensor that rounding can explain; float64[T]."""
-    line = np.full(distances.norms.shape[1], parting_line(quantity, comparison.unit))
+    line = np.full(distances.tensors, parting_line(quantity, comparison.unit))
     if quantity == "param":
         # The update is the difference of two parameters, each of which is rounded.
         size = np.array(comparison.baseline.record.initial_norms or [np.inf] * len(line))
-        size = size + distances.norms[: index + 1].sum(axis=0)
+        size = size + _moved_upto(distances, index + 1)
         with np.errstate(divide="ignore", invalid="ignore"):
-            line = line + np.nan_to_num(lines.PARTING_SUM.value * comparison.unit * size / distances.norms[index])
+            line = line + np.nan_to_num(lines.PARTING_SUM.value * comparison.unit * size / distances.at(index).norms[0])
     return line
+
+
+def _moved_upto(updates: Distances, end: int) -> np.ndarray:
+    """The sum of the norms of the baseline's updates before a position; float64[T]."""
+    moved = np.empty((0, updates.tensors))
+    for _, part in updates.each_part(end=end):
+        moved = np.concatenate([moved, part.norms]).sum(axis=0, keepdims=True)
+    return np.asarray(moved[0])
 
 
 def _first_beyond(excess: np.ndarray, *, backwards: bool) -> int:

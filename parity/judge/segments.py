@@ -65,6 +65,18 @@ class Rows:
             found = dict(self.columns.block(self.record, names, span.number))
         return {name: column.slice(span.begin, span.rows) for name, column in found.items()}
 
+    def tensors(self, name: str, span: Span) -> np.ndarray:
+        """The digests of all parameter tensors in a span; uint64[N, P].
+
+        Args:
+            name: One of `columns.TENSOR_DIGESTS`.
+            span: Which rows.
+
+        Raises:
+            Trouble: The trace is damaged.
+        """
+        return tensor_digests(self.record, name, self.read([name], span)[name])
+
     def address(self, name: str, span: Span) -> tuple[bytes, int] | None:
         """What the rows of a column are known by, or None.
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from parity.judge.common_steps import Both, CommonSteps
-from parity.judge.distances import unmoved
 from parity.judge.state_settings import StateDifference
 from parity.judge.trial_trace import paired, unlike_digests
+from parity.judge.unmoved import unmoved
 from parity.store.trace import SKETCH_SUMS
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from parity.judge.distances import TensorDistances
+from parity.judge.tensor_distances import TensorDistances
 from parity.plan import lines
 
 # A jump that stays for so many steps is a fault; one that passes may be a kink of the model that one side met.
@@ -44,7 +44,7 @@ def before(measure: Measure, distances: TensorDistances, noise: np.ndarray | Non
     before = np.zeros_like(measure(distances, noise))
     for shift in range(1, min(int(lines.JUMP_WINDOW.value), len(noise) - 1) + 1):
         # A tensor that was noise until just now has a past all the same.
-        earlier = np.nan_to_num(measure(distances.upto(-shift), noise[shift:]), nan=0.0)
+        earlier = np.nan_to_num(measure(distances.cut(0, distances.steps - shift), noise[shift:]), nan=0.0)
         before[shift:] = np.maximum(before[shift:], np.minimum(earlier, MOST))
     return before
 

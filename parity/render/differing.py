@@ -105,15 +105,21 @@ def _whole(comparison: Comparison, quantity: str) -> list[Row]:
 
 def _tensors(comparison: Comparison, quantity: str, names: list[str]) -> list[Row]:
     """The rows of the tensors that differ first."""
-    differs = np.not_equal(*(side.digests(quantity) for side in comparison.common))
-    # Tensors that never differ come last; `argmax` alone would call them different from step 0 on.
-    begins = np.where(differs.any(axis=0), differs.argmax(axis=0), comparison.steps)
+    # Tensors that never differ come last.
+    begins = np.full(len(names), comparison.steps)
+    for begin, differs in comparison.tensors_differ(quantity):
+        here = np.where(differs.any(axis=0), begin + differs.argmax(axis=0), comparison.steps)
+        begins = np.minimum(begins, here)
     # Chosen by when they differ, shown in the model's order; the stable sort keeps that order among equals.
     chosen = np.sort(np.argsort(begins, kind="stable")[:MOST_TENSORS])
+    differing = np.empty((len(chosen), comparison.steps), bool)
+    for begin, differs in comparison.tensors_differ(quantity):
+        differing[:, begin : begin + len(differs)] = differs[:, chosen].T
     distances = comparison.distances(quantity) if quantity in SKETCHED_QUANTITIES else None
-    # As the judge looks at them: a gradient that is zero but for rounding is far from itself only.
-    each = distances.beside_whole if distances else None
-    return [
-        Row(quantity, names[tensor], differs[:, tensor], each[:, tensor] if each is not None else None)
-        for tensor in chosen
-    ]
+    if distances is None:
+        return [Row(quantity, names[tensor], row) for tensor, row in zip(chosen, differing, strict=True)]
+    apart = np.empty((len(chosen), comparison.steps))
+    for begin, part in distances.each_part():
+        # As the judge looks at them: a gradient that is zero but for rounding is far from itself only.
+        apart[:, begin : begin + part.steps] = part.beside_whole[:, chosen].T
+    return [Row(quantity, names[tensor], *rows) for tensor, *rows in zip(chosen, differing, apart, strict=True)]

@@ -8,8 +8,10 @@ import pytest
 from synthetic_runs import BUFFERS, NEAR, ROUNDING, TENSORS, Planted, make_run, with_column, write_run
 
 from parity.judge import judge
-from parity.judge.distances import TensorDistances
+from parity.judge.floors import judged_distance
+from parity.judge.jumps import find_jump
 from parity.judge.step_sketches import parameters_before
+from parity.judge.tensor_distances import TensorDistances
 from parity.judge.trial_trace import TrialTrace
 from parity.store import trace_files, traces
 from parity.store.stored_run import read_run
@@ -21,9 +23,13 @@ def compared(run):
     return pair.comparison
 
 
+def tensors_of(comparison, quantity):
+    return comparison.distances(quantity).between(0, comparison.steps)
+
+
 def test_a_planted_distance_is_measured_at_its_step_and_tensor():
     planted = Planted(differs=ROUNDING, distances={"param_grad": {9: 0.25}}, tensors=(3, 4))
-    distances = compared(make_run(planted)).distances("param_grad")
+    distances = tensors_of(compared(make_run(planted)), "param_grad")
     assert distances.each.shape == (20, len(TENSORS))
     assert distances.each[9, 3] == distances.each[9, 4] == 0.25
     assert distances.each[8, 3] == pytest.approx(NEAR)
@@ -36,13 +42,13 @@ def test_a_planted_distance_is_measured_at_its_step_and_tensor():
 def test_equal_traces_have_no_distance():
     comparison = compared(make_run(Planted()))
     for quantity in ("output", "output_grad", "param_grad", "step_grad", "update", "buffer"):
-        assert not comparison.distances(quantity).each.any(), quantity
+        assert not tensors_of(comparison, quantity).each.any(), quantity
 
 
 def test_where_nothing_changed_the_gradient_the_optimizer_had_that_of_backward():
     planted = Planted(differs=ROUNDING, distances={"param_grad": {9: 0.25}})
     comparison = compared(make_run(planted))
-    assert np.array_equal(comparison.distances("step_grad").each, comparison.distances("param_grad").each)
+    assert np.array_equal(tensors_of(comparison, "step_grad").each, tensors_of(comparison, "param_grad").each)
 
 
 def test_where_something_changed_it_at_some_steps_it_had_that_of_backward_at_the_others():
@@ -50,7 +56,7 @@ def test_where_something_changed_it_at_some_steps_it_had_that_of_backward_at_the
     run = make_run(planted)
     for kind in ("norms", "sketches"):
         run = with_column(run, 1, f"step_grad_{kind}", lambda values: [None, *values[1:]])
-    each = compared(run).distances("step_grad").each
+    each = tensors_of(compared(run), "step_grad").each
     assert (each[0] == 0.25).all() and (each[1:] == 0.5).all()
 
 
@@ -75,7 +81,8 @@ def test_lists_of_different_lengths_make_no_matrix():
 
 
 def test_a_counter_of_batches_has_no_distance():
-    distances = compared(make_run(Planted(differs={"buffer": 4}, distances={"buffer": {4: 0.5}}))).distances("buffer")
+    planted = Planted(differs={"buffer": 4}, distances={"buffer": {4: 0.5}})
+    distances = tensors_of(compared(make_run(planted)), "buffer")
     assert BUFFERS[1].endswith("num_batches_tracked")
     assert list(distances.each[4]) == [0.5, 0.0]
 
@@ -127,7 +134,7 @@ def test_a_tensor_that_one_side_lacks_is_infinitely_far_and_one_that_both_lack_i
                     [math.nan if place in places else value for place, value in enumerate(row)] for row in rows
                 ],
             )
-    each = compared(run).distances("param_grad").each
+    each = tensors_of(compared(run), "param_grad").each
     assert (each[:, 0] == 0).all() and np.isinf(each[:, 1]).all() and (each[:, 2:] == 0).all()
 
 
@@ -160,9 +167,50 @@ def test_a_long_trace_has_the_distances_of_a_short_one(stored_in_blocks):
     run = make_run(planted, steps=40)
     short, long = compared(run), compared(stored_in_blocks(run))
     for quantity in ("output", "output_grad", "param_grad", "step_grad", "update", "buffer"):
-        found, expected = long.distances(quantity), short.distances(quantity)
+        found, expected = tensors_of(long, quantity), tensors_of(short, quantity)
         for name in ("absolute", "norms", "other_norms"):
             assert np.array_equal(getattr(found, name), getattr(expected, name)), (quantity, name)
+        for name in ("whole", "whole_norm", "whole_absolute"):
+            found, expected = (getattr(side.distances(quantity), name) for side in (long, short))
+            assert np.array_equal(found, expected), (quantity, name)
+
+
+FORWARDS = {"output": 2, "buffer": 2, **ROUNDING}
+
+
+@pytest.mark.parametrize("step", [3, 9, 10, 11, 12, 21, 33, 55, 59])
+@pytest.mark.parametrize("quantity", ["output", "output_grad", "param_grad", "step_grad", "update", "buffer"])
+def test_a_long_trace_has_the_jump_of_a_short_one(stored_in_blocks, quantity, step):
+    """The steps before a jump, and those at which it stays, are in other blocks than its own."""
+    far = {2: NEAR, step: 0.9, step + 4: NEAR}
+    run = make_run(Planted(differs=FORWARDS, distances={quantity: far}, tensors=(4,)), steps=60)
+    short, long = compared(run), compared(stored_in_blocks(run))
+    assert len(long.distances(quantity).parts.segments) > 2
+    found = find_jump(long, after=2, parted="output")
+    assert repr(found) == repr(find_jump(short, after=2, parted="output"))  # a NaN is not equal to itself
+    assert quantity == "param_grad" or found.index == step
+
+
+def test_a_long_trace_leaves_out_the_noise_of_a_short_one(stored_in_blocks):
+    tiny = {step: 1e-6 * (0.2 + 0.5 * (step % 3)) for step in range(2, 60)}
+    planted = Planted(differs=FORWARDS, distances={"param_grad": tiny, "update": {2: NEAR, 31: 0.9}}, tensors=(4,))
+    run = make_run(planted, steps=60)
+    for side in (0, 1):
+        run = with_column(run, side, "param_grad_norms", lambda rows: [[*row[:4], 1e-6, *row[5:]] for row in rows])
+    short, long = compared(run), compared(stored_in_blocks(run))
+    found = judged_distance(long, "update")
+    assert np.array_equal(found, judged_distance(short, "update"))
+    assert not np.array_equal(found, long.distances("update").whole)
+    assert repr(find_jump(long, after=2, parted="output")) == repr(find_jump(short, after=2, parted="output"))
+
+
+def test_of_a_long_trace_single_tensors_stay_in_memory_only_for_the_last_parts(stored_in_blocks):
+    comparison = compared(stored_in_blocks(make_run(Planted(differs=ROUNDING), steps=60)))
+    parts = comparison.distances("update").parts
+    count = len(parts.segments)
+    assert count > 3 and [*parts._kept] == [count - 3, count - 2, count - 1]
+    comparison.distances("update").at(0)
+    assert [*parts._kept] == [count - 2, count - 1, 0]
 
 
 def test_of_outputs_whose_number_changes_within_a_long_trace_nothing_is_known(stored_in_blocks):

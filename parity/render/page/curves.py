@@ -51,7 +51,9 @@ def _tensor(frame: Frame, number: int, tensor: str) -> Plot | None:
     distances, names = comparison.distances("param_grad"), comparison.baseline.record.param_names
     if distances is None or tensor not in names:
         return None
-    sides = tuple(norms[:, names.index(tensor)] for norms in (distances.norms, distances.other_norms))
+    place = names.index(tensor)
+    parts = [(part.norms[:, place].copy(), part.other_norms[:, place].copy()) for _, part in distances.each_part()]
+    sides = tuple(map(np.concatenate, zip(*parts, strict=True)))
     return _curve(frame, f"tensor-{number}", f"norm of the gradient of {short(tensor)}", sides, digits=6)
 
 

@@ -2,8 +2,10 @@
 
 import numpy as np
 
-from parity.judge.floors import judged_distances
+from parity.judge.distances import Distances
+from parity.judge.floors import judged_distance
 from parity.judge.seen import limits
+from parity.judge.tensor_distances import TensorDistances
 from parity.render.page.figures import Frame, Json, figure, label, not_finite, series
 from parity.render.page.plots import Plot
 from parity.render.page.thinning import thin
@@ -27,12 +29,12 @@ def distances(frame: Frame) -> Plot | None:
     known: list[np.ndarray] = []
     drawn: list[np.ndarray] = []
     for quantity in SKETCHED_QUANTITIES:
-        found = judged_distances(comparison, quantity)
+        found = judged_distance(comparison, quantity)
         # A quantity that is equal at every step has no line that a reader could look for.
-        if found is None or not found.whole.any():
+        if found is None or not found.any():
             continue
-        steps = thin(found.whole, most=frame.most, always=frame.always)
-        shown = found.whole[steps]
+        steps = thin(found, most=frame.most, always=frame.always)
+        shown = found[steps]
         # Zero has no place on a logarithmic axis, and what is not finite has a band of its own: both are gaps.
         apart = np.where(np.isfinite(shown) & (shown > 0), shown, np.nan)
         numbers = steps + frame.first
@@ -75,15 +77,14 @@ def tensor_distances(frame: Frame) -> list[Plot]:
         # One tensor alone is the whole quantity.
         if found is None or len(names) < 2:
             continue
-        each = found.beside_whole
-        finite = np.where(np.isfinite(each), each, 0.0)
-        furthest = np.argsort(-finite.max(axis=0), kind="stable")[:_MOST_TENSORS]
+        furthest = np.argsort(-_largest(found), kind="stable")[:_MOST_TENSORS]
+        sizes = np.concatenate([_finite(part)[:, furthest] for _, part in found.each_part()])
         traces, drawn = [], []
-        for role, tensor in zip(_ROLES, furthest.tolist(), strict=False):
-            steps = thin(finite[:, tensor], most=frame.most, always=frame.always)
-            steps = steps[finite[steps, tensor] > 0]
+        for role, tensor, size in zip(_ROLES, furthest.tolist(), sizes.T, strict=False):
+            steps = thin(size, most=frame.most, always=frame.always)
+            steps = steps[size[steps] > 0]
             if len(steps):
-                values = finite[steps, tensor]
+                values = size[steps]
                 name = label(names[tensor], most=28)
                 line = series(steps + frame.first, values, role, name=name, hover=f"{name} %{{y:.1e}}")
                 traces.append(line | {"mode": "lines+markers"})
@@ -97,6 +98,17 @@ def tensor_distances(frame: Frame) -> list[Plot]:
             drawing = figure(frame, traces, title="relative distance", log=drawn)
             plots.append(Plot(f"{quantity}-tensors", title, caption, drawing, height=360))
     return plots
+
+
+def _largest(distances: Distances) -> np.ndarray:
+    """The largest finite distance of each tensor beside the whole; float64[T]."""
+    largest: np.ndarray = np.max([_finite(part).max(axis=0) for _, part in distances.each_part()], axis=0)
+    return largest
+
+
+def _finite(part: TensorDistances) -> np.ndarray:
+    """The distance of each tensor beside the whole, 0 where it is not finite; float64[N, T]."""
+    return np.where(np.isfinite(part.beside_whole), part.beside_whole, 0.0)
 
 
 def _limit(frame: Frame, quantity: str, values: np.ndarray) -> Json:

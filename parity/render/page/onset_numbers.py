@@ -70,7 +70,8 @@ def _norms(verdict: PairVerdict, onset: Onset, index: int) -> tuple[float, ...] 
     distances = comparison.distances(onset.quantity)
     if distances is None:
         return None
-    sides = [side[index] for side in (distances.norms, distances.other_norms)]
+    here = distances.at(index)
+    sides = [side[0] for side in (here.norms, here.other_norms)]
     names = comparison.baseline.record.param_names
     if onset.tensor:
         if onset.tensor not in names or len(names) != len(sides[0]):
