@@ -39,6 +39,7 @@ assert not psutil.Process().children(recursive=True), "Ray is gone"
 assert "ray.dashboard.optional_deps" not in sys.modules
 assert ray._private.node.Node.start_api_server.__qualname__ == "Node.start_api_server"
 assert ray._private.parameter.RayParams.__name__ == "RayParams"
+assert ray._private.services.start_ray_process.__name__ == "start_ray_process"
 """
 
 
@@ -46,12 +47,10 @@ assert ray._private.parameter.RayParams.__name__ == "RayParams"
 def test_ray_starts_without_what_a_run_does_not_use():
     ended = command("-c", STARTED)
     assert ended.status == 0, ended.stderr
-    for needed in ("gcs_server", "raylet/raylet"):
+    for needed in ("gcs_server", "raylet/raylet", "idle_agent.py"):
         assert needed in ended.stdout
-    for unneeded in ("dashboard/dashboard.py", "monitor.py", "log_monitor.py"):
+    for unneeded in ("dashboard/dashboard.py", "monitor.py", "log_monitor.py", "dashboard/agent.py", "agent/main.py"):
         assert unneeded not in ended.stdout
-    # In the command that the raylet starts its agent with, which gives itself another name.
-    assert "--minimal" in ended.stdout
 
 
 @pytest.fixture
