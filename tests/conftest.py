@@ -82,6 +82,11 @@ def command(*arguments, timeout_s=240, **environment):
     return Finished(ended.returncode, ended.stdout, ended.stderr)
 
 
+def parity_command(module, *arguments, **environment):
+    """Runs `python -m MODULE ARGUMENTS`, a command of parity that nobody interrupts; see tests/warm."""
+    return command("-m", module, *arguments, PARITY_WARM_COMMAND="1", **environment)
+
+
 @contextmanager
 def own_environment():
     """Takes back what an inline run sets for the whole process."""
@@ -168,29 +173,26 @@ def _no_wait_for_the_disk():
 
 @pytest.fixture(scope="session", autouse=True)
 def _warm(_own_temporary_folder):
-    """Runs the processes of seats as forks of one that has imported torch; yields it, or None.
+    """Runs the processes of seats as forks of one that has imported torch, and Ray's workers as forks of another.
 
-    Each seat that a test starts would import torch for 3 to 5 seconds of a core. See tests/warm.
+    Each seat that a test starts would import torch for 3 to 5 seconds of a core. See tests/warm. Yields both.
     """
     if not FORKS:
-        yield None
+        yield []
         return
     address = f"{tempfile.gettempdir()}/warm"
     threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # as on the device `cpu`
     paths = [str(WARM), *filter(None, [os.environ.get("PYTHONPATH")])]
-    with (
-        subprocess.Popen(
-            [sys.executable, "-u", WARM / "server.py", address, str(os.getpid())],
-            env={**os.environ, **threads, "PYTHONPATH": os.pathsep.join([str(WARM), str(ROOT), *paths[1:]])},
-        ) as server,
-        pytest.MonkeyPatch.context() as patch,
-    ):
+    own = {**os.environ, "PYTHONPATH": os.pathsep.join([str(WARM), str(ROOT), *paths[1:]])}
+    with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        servers = []
+        for at, environment in ((address, own | threads), (f"{address}.ray", own)):
+            command = [sys.executable, "-u", WARM / "server.py", at, str(os.getpid())]
+            servers.append(stack.enter_context(subprocess.Popen(command, env=environment)))
+            stack.callback(servers[-1].kill)
         patch.setenv("PARITY_WARM", address)
         patch.setenv("PYTHONPATH", os.pathsep.join(paths))
-        try:
-            yield psutil.Process(server.pid)
-        finally:
-            server.kill()
+        yield [psutil.Process(server.pid) for server in servers]
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +248,7 @@ def marked(mark):
 
 def children(warm):
     """The processes that were forked for those of this module, and do not have its mark."""
-    return warm.children(recursive=True) if warm else []
+    return [child for server in warm for child in server.children(recursive=True)]
 
 
 @pytest.fixture(autouse=True)
@@ -387,7 +389,9 @@ def rewrite(directory, **facts):
 
 STRANGER = """
 import ray, sys
-context = ray.init(address="local", include_dashboard=False, num_cpus=2, _temp_dir=sys.argv[1], log_to_driver=False)
+from parity.cluster.lean_ray import only_what_a_run_uses
+with only_what_a_run_uses(ray):
+    context = ray.init(address="local", include_dashboard=False, num_cpus=2, _temp_dir=sys.argv[1], log_to_driver=False)
 print(context.address_info["gcs_address"], flush=True)
 sys.stdin.read()
 """

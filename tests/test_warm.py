@@ -1,5 +1,6 @@
-"""Seats at the server of tests/warm are as those of their own, and end with the process that stands for them."""
+"""What runs at the servers of tests/warm is as it would be by itself, and ends with the process that stands for it."""
 
+import json
 import os
 import runpy
 import signal
@@ -11,7 +12,7 @@ import pytest
 
 from parity.train.seat import FORKS, ProcessEnded, Seat
 
-from conftest import WARM, children
+from conftest import WARM, children, command, parity_command
 
 pytestmark = pytest.mark.skipif(not FORKS, reason="on this system a process that has imported torch should not fork")
 THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -63,7 +64,7 @@ def test_a_seat_and_its_trial_end_with_the_process_that_stands_for_them(begun, _
 
 def test_how_a_seat_ended_is_passed_on(begun, _warm):
     seat = begun()
-    (child,) = _warm.children()
+    (child,) = _warm[0].children()
     child.send_signal(signal.SIGSEGV)
     assert seat._process.wait(timeout=60) == -signal.SIGSEGV
 
@@ -71,3 +72,28 @@ def test_how_a_seat_ended_is_passed_on(begun, _warm):
 def test_what_was_read_at_the_import_of_torch_has_to_be_the_same(begun, _warm):
     begun(OMP_NUM_THREADS="2")
     assert not children(_warm)
+
+
+AS_A_WORKER = """
+import json, os, sys
+print(json.dumps([sys.argv, sys.path[0], __name__, os.environ["PLANTED"]]))
+print(*sorted({"numpy", "ray", "torch"} & sys.modules.keys()))
+sys.exit(7)
+"""
+
+
+def test_one_of_rays_workers_is_what_it_would_be_by_itself_and_has_imported_neither_ray_nor_torch(tmp_path):
+    script = tmp_path / "_private" / "workers" / "default_worker.py"
+    script.parent.mkdir(parents=True)
+    script.write_text(AS_A_WORKER)
+    here, there = (command(script, "--a", "b", PLANTED="1", **more) for more in ({}, {"PARITY_WARM": ""}))
+    assert here.status == there.status == 7
+    (facts, imported), (expected, nothing) = here.stdout.splitlines(), there.stdout.splitlines()
+    assert json.loads(facts) == json.loads(expected) == [[str(script), "--a", "b"], str(script.parent), "__main__", "1"]
+    assert (imported, nothing) == ("numpy", "")
+
+
+def test_a_command_of_parity_is_what_it_would_be_by_itself(tmp_path):
+    arguments = ("parity.report", tmp_path / "nothing")
+    here, there = parity_command(*arguments), command("-m", *arguments)
+    assert here == there and here.status == 2 and str(tmp_path) in here.stderr

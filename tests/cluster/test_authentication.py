@@ -11,7 +11,7 @@ from parity.cluster import authentication, connection
 from parity.cluster.authentication import forget_token, present_token, refusal, refused, require_token
 from parity.ground.errors import Trouble
 
-from conftest import ROOT, command
+from conftest import ROOT, command, parity_command
 
 NO_TOKEN = (
     " A token is expected in RAY_AUTH_TOKEN, in the file that RAY_AUTH_TOKEN_PATH names, or in ~/.ray/auth_token. "
@@ -160,7 +160,7 @@ def test_another_version_of_ray_or_python_is_reported():
 def test_a_wrong_token_is_reported_soon(stranger, tmp_path):
     address, _ = stranger
     wrong = {"RAY_AUTH_TOKEN": "wrong-token", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-    ended = command("-m", "parity.run", "--address", address, "--out", tmp_path / "run", timeout_s=30, **wrong)
+    ended = parity_command("parity.run", "--address", address, "--out", tmp_path / "run", timeout_s=30, **wrong)
     assert ended.status == 2
     assert ended.stderr.splitlines()[-1] == (
         f"parity: The Ray cluster at {address} refused the token from RAY_AUTH_TOKEN. Most likely it belongs to "
@@ -171,7 +171,7 @@ def test_a_wrong_token_is_reported_soon(stranger, tmp_path):
 
 def test_a_missing_token_is_reported_before_the_cluster_is_asked(stranger, tmp_path):
     address, _ = stranger
-    ended = command("-m", "parity.run", "--address", address, "--out", tmp_path / "run", HOME=tmp_path)
+    ended = parity_command("parity.run", "--address", address, "--out", tmp_path / "run", HOME=tmp_path)
     assert ended.status == 2
     assert ended.stderr.endswith(
         f"parity: No token was found for the Ray cluster: {tmp_path}/.ray/auth_token does not exist.{NO_TOKEN}\n"

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from cluster_process import cluster_process
-from conftest import ROOT, command, trials_with_steps
+from conftest import ROOT, parity_command, trials_with_steps
 
 pytestmark = pytest.mark.kills
 
@@ -23,6 +23,8 @@ pytestmark = pytest.mark.kills
 NODES = """
 import os, sys
 os.environ["RAY_TMPDIR"] = sys.argv[1]
+import ray
+from parity.cluster.lean_ray import only_what_a_run_uses
 from ray.cluster_utils import Cluster
 quick = {
     "health_check_initial_delay_ms": 0,
@@ -31,11 +33,12 @@ quick = {
     "health_check_failure_threshold": 5,
 }
 common = {"num_cpus": 1, "object_store_memory": 150 * 2**20}
-cluster = Cluster(
-    initialize_head=True,
-    head_node_args={**common, "node_name": "a", "include_dashboard": False, "_system_config": quick},
-)
-nodes = {name: cluster.add_node(node_name=name, **common) for name in "bc"}
+with only_what_a_run_uses(ray):
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={**common, "node_name": "a", "include_dashboard": False, "_system_config": quick},
+    )
+    nodes = {name: cluster.add_node(node_name=name, **common) for name in "bc"}
 print(cluster.address, flush=True)
 for line in sys.stdin:
     cluster.remove_node(nodes[line.strip()], allow_graceful=False)
@@ -65,7 +68,7 @@ class Nodes:
     environment: dict = field(default_factory=lambda: dict(ENVIRONMENT))
 
     def run(self, out, *arguments):
-        return command("-m", "parity.run", "--address", self.address, "--out", out, *arguments, **self.environment)
+        return parity_command("parity.run", "--address", self.address, "--out", out, *arguments, **self.environment)
 
     def remove(self, name):
         self.process.stdin.write(f"{name}\n")
@@ -119,7 +122,7 @@ def test_the_node_that_flips_a_bit_is_named_and_no_other(nodes, tmp_path):
 
 
 def test_the_inventory_lists_every_node(nodes):
-    ended = command("-m", "parity.devices", "--address", nodes.address, COLUMNS="200", **nodes.environment)
+    ended = parity_command("parity.devices", "--address", nodes.address, COLUMNS="200", **nodes.environment)
     assert ended.status == 0, ended.stderr
     assert [f"cpu@{name}" in ended.stdout for name in "abc"] == [True] * 3
     assert "No node has a GPU." in ended.stdout
@@ -203,7 +206,7 @@ def test_an_interrupted_run_finds_its_cluster_again_though_a_node_has_left(nodes
     assert process.returncode == 2, stderr
     hint = re.findall(r"parity run (--resume .*)", stdout)[-1]
     nodes.remove("b")
-    ended = command("-m", "parity.run", *shlex.split(hint), **nodes.environment)
+    ended = parity_command("parity.run", *shlex.split(hint), **nodes.environment)
     assert ended.status == 0, ended.stderr
     found = trials(out)
     assert set(found.status) == {"complete"} and found.node["slow@cpu@a-s0"] == "a"

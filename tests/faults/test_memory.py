@@ -4,7 +4,7 @@ import pandas as pd
 import psutil
 import pytest
 
-from conftest import command
+from conftest import parity_command
 
 pytestmark = [pytest.mark.ray, pytest.mark.kills]
 EATING = """
@@ -28,8 +28,8 @@ def test_a_loss_that_eats_up_the_memory_has_failed_and_takes_no_other_trial_with
     memory = psutil.virtual_memory()
     threshold = (memory.total - memory.available + ROOM_BYTES) / memory.total
     assert threshold < 0.95, "this machine is too small, or too full, for this test"
-    ended = command(
-        *("-m", "parity.run", "--device", "cpu", "--steps", 50, "--batch-size", 64, "--out", tmp_path / "run"),
+    ended = parity_command(
+        *("parity.run", "--device", "cpu", "--steps", 50, "--batch-size", 64, "--out", tmp_path / "run"),
         *("--loss", "builtin", f"{tmp_path / 'eating.py'}:eating"),
         RAY_memory_usage_threshold=str(threshold),
     )

@@ -7,7 +7,7 @@ import pytest
 
 from parity.cluster.last_words import NOTHING_NOTED
 
-from conftest import command
+from conftest import parity_command
 
 pytestmark = [pytest.mark.ray, pytest.mark.kills]
 LOSSES = "tests/faults/dying_losses.py"
@@ -21,8 +21,8 @@ def ended(tmp_path_factory):
     out = folder / "run"
     losses = ["builtin", *(f"{LOSSES}:{name}" for name in ("KilledOnce", "Crashing", "Hanging"))]
     losses.append("tests/wrong_losses.py:killing")
-    finished = command(
-        *("-m", "parity.run", "--device", "cpu", "--steps", 80, "--audit-every", 20, "--loss", *losses),
+    finished = parity_command(
+        *("parity.run", "--device", "cpu", "--steps", 80, "--audit-every", 20, "--loss", *losses),
         *("--save-every", 0.1, "--step-timeout", 15, "--out", out),
         PLANTED_FOLDER=str(folder),
     )

@@ -5,43 +5,66 @@ core. So does what finds the facts of a node. This process does so once, on the 
 the process of a seat: so a child is what a process of its own would be. It has the descriptors, environment, folder and
 arguments of the process that passed them on (`sitecustomize`), and ends with it.
 
-    python -u tests/warm/server.py ADDRESS PARENT
+Another such process does so for Ray's workers, and commands of parity, each of which imports for more than half a
+second of a core. It has imported neither torch nor Ray itself, which reads its settings from the environment when it is
+imported.
 
-ADDRESS is the path of the socket to listen at; PARENT is the id of the process whose end is that of this one.
+    python -u tests/warm/server.py ADDRESS PARENT [hosts]
+
+ADDRESS is the path of the socket to listen at, which says for whom; PARENT is the id of the process whose end is that
+of this one. With `hosts`, those that ask are in namespaces of their own (benchmarks/hosts.py), which their children
+enter: this process then sees the files of one of the hosts.
 """
 
 import contextlib
 import ctypes
 import fcntl
 import gc
+import importlib
 import json
 import os
+import resource
+import runpy
 import selectors
 import signal
 import socket
 import sys
 import tempfile
 import types
+from functools import partial
 from pathlib import Path
 
-from sitecustomize import PARENT
+from sitecustomize import OF_RAY, PARENT, be_told_the_facts, is_worker
 
 ROOT = Path(__file__).parents[2]
+OWN = ROOT.stat()
 # Begin the names of variables that libraries read when torch is imported: they have to be as they were for this one.
 READ_AT_IMPORT = ("ATEN_", "GOMP_", "KMP_", "LD_", "MKL_", "OMP_", "PYTORCH_", "TORCH")
+# And of those that Python reads when it starts.
+READ_AT_START = ("LANG", "LC_", "PYTHON")
+# What Ray's workers and commands of parity import that is neither Ray's nor of this project, and takes over 3 ms.
+OF_WORKERS = """
+    asyncio colorama ctypes filelock google.protobuf.internal.builder google.protobuf.json_format jsonschema
+    fsspec jinja2 logging.handlers msgpack multiprocessing.connection numpy packaging.version pandas pdb platform psutil
+    pyarrow.compute pyarrow.parquet requests rich.console rich.table tarfile tempfile tenacity tqdm.auto upath uuid
+    wcwidth xxhash yaml
+"""
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+# Mounts, host name, IPC, processes and network. Source: man 2 setns, linux/sched.h.
+NAMESPACES = 0x00020000 | 0x04000000 | 0x08000000 | 0x20000000 | 0x40000000
 # Above all descriptors that a process is started with.
 HIGH = 1000
 
 
-def read(environment):
+def read(environment, names=READ_AT_IMPORT):
     """The variables of an environment that are read at the import of torch."""
-    return {name: value for name, value in environment.items() if name.startswith(READ_AT_IMPORT)}
+    return {name: value for name, value in environment.items() if name.startswith(names) and name != "PYTHONPATH"}
 
 
 def has_other_parity(paths):
     """Whether these paths lead to another copy of the package than this one has imported, as a job's do."""
     found = next((path for path in map(Path, paths) if (path / "parity" / "__init__.py").exists()), ROOT)
-    return not found.samefile(ROOT)
+    return not os.path.samestat(found.stat(), OWN)
 
 
 def receive(client):
@@ -53,9 +76,17 @@ def receive(client):
     return json.loads(text) if head and len(text) == length else None, descriptors
 
 
-def answer(client, request, own):
+def fits(request, own, of_ray):
+    """Whether this server, which was started with an environment, can be what a process would have been."""
+    # Not compared for Ray's workers, and what they start: Ray sets one of them for its own purposes.
+    is_command = of_ray and not is_worker(request["arguments"][0])
+    names = READ_AT_IMPORT + (READ_AT_START if is_command else ())
+    same = read(request["environment"], names) == read(own, names)
+    return same and (of_ray or not has_other_parity(request["paths"]))
+
+
+def answer(client, taken):
     """Tells a process whether this server takes it over; returns the answer, or False if the process is gone."""
-    taken = request is not None and read(request["environment"]) == own and not has_other_parity(request["paths"])
     try:
         client.sendall(b"+" if taken else b"-")
     except OSError:
@@ -63,8 +94,8 @@ def answer(client, request, own):
     return taken
 
 
-def become(request, descriptors):
-    """Makes this process, a child, what the process was that passed itself on; returns its program."""
+def become(request, descriptors, of_ray):
+    """Makes this process, a child, what the process was that passed itself on; returns what it has to run."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -79,12 +110,49 @@ def become(request, descriptors):
     os.chdir(request["folder"])
     tempfile.tempdir = None  # another environment, another folder
     program, *arguments = request["arguments"]
+    # Under both names the module is this one, which no process that it stands for has imported.
+    sys.modules["__main__"] = sys.modules["__mp_main__"] = types.ModuleType("__main__")
+    if of_ray:
+        sys.path[:] = request["paths"]
+        if is_worker(program):
+            os.setsid()  # as Ray has it, and so that a Ctrl-C of the tests is not for it
+            be_told_the_facts()
+        if program == "-m":
+            sys.argv = arguments
+            return partial(runpy.run_module, arguments[0], run_name="__main__", alter_sys=True)
+        sys.argv = [program, *arguments]
+        return partial(runpy.run_path, program, run_name="__main__")
     sys.argv = ["-c", *(str(os.getppid()) if each == PARENT else each for each in arguments)]
-    return program
+    return partial(exec, compile(program, "<string>", "exec"), vars(sys.modules["__main__"]))
 
 
-def serve(listener):
-    """Forks a child for each request until the end of this process; returns the program, in a child."""
+def enter_host_of(client):
+    """Moves this process, a child, to the host of the process that asks; goes on in a child of its own there.
+
+    What is asked of a system is that of the host from here on: files, network, and the ids of processes.
+    """
+    peer = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    there = os.pidfd_open(int.from_bytes(peer[:4], sys.byteorder))
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(there, NAMESPACES) != 0:
+        raise OSError(ctypes.get_errno(), "setns")
+    os.close(there)
+    inside = os.fork()
+    if inside == 0:
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        return
+    _, status = os.waitpid(inside, 0)
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if code != -signal.SIGKILL:
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    os._exit(code)
+
+
+def serve(listener, of_ray, on_hosts):
+    """Forks a child for each request until the end of this process; returns what it has to run, in a child."""
     woken, wakes = socket.socketpair()
     wakes.setblocking(False)
     signal.signal(signal.SIGCHLD, lambda *_: None)  # a handler has to be set for the signal to wake anybody
@@ -92,20 +160,24 @@ def serve(listener):
     ready = selectors.DefaultSelector()
     for each in (listener, woken):
         ready.register(each, selectors.EVENT_READ)
-    own, clients = read(os.environ), {}
+    own, clients = dict(os.environ), {}
     while True:
         for key, _ in ready.select():
             if key.fileobj is listener:
                 client, _ = listener.accept()
                 request, descriptors = receive(client)
-                if answer(client, request, own):
-                    import_once()
+                if request is not None and (on_hosts or answer(client, fits(request, own, of_ray))):
+                    import_once(of_ray)
                     child = os.fork()
                     if child == 0:
+                        if on_hosts:
+                            enter_host_of(client)
+                            if not answer(client, fits(request, own, of_ray)):
+                                os._exit(0)
                         ready.close()
                         for each in (listener, woken, wakes, client, *clients.values()):
                             each.detach()  # closed below, by their numbers
-                        return become(request, descriptors)
+                        return become(request, descriptors, of_ray)
                     ready.register(client, selectors.EVENT_READ)
                     clients[child] = client
                 else:
@@ -140,34 +212,37 @@ def reap(clients, ready):
         client.close()
 
 
-def import_once():
-    """Imports what a seat's process imports."""
-    if "torch" not in sys.modules:
-        from parity.train.seat_process import import_training
+def import_once(of_ray):
+    """Imports what a seat's process imports, or one of Ray's workers."""
+    if ("numpy" if of_ray else "torch") not in sys.modules:
+        if of_ray:
+            for name in OF_WORKERS.split():
+                with contextlib.suppress(ImportError):  # it is another version of Ray's, or Ray brings it along
+                    importlib.import_module(name)
+        else:
+            from parity.train.seat_process import import_training
 
-        import_training()
+            import_training()
         # The children share this process's memory until they write to it, and looking for garbage writes.
         gc.collect()
         gc.freeze()
 
 
-def main(address, parent):
+def main(address, parent, *on_hosts):
     prctl = ctypes.CDLL(None).prctl
-    prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: what a child leaves behind is found among the children of this process
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    prctl(PR_SET_CHILD_SUBREAPER, 1)  # what a child leaves behind is found among the children of this process
     if os.getppid() != int(parent):
         return None
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a Ctrl-C that ends the tests
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
         listener.listen(64)
-        return serve(listener)
+        return serve(listener, address.endswith(OF_RAY), bool(on_hosts))
 
 
-if __name__ == "__main__" and (program := main(*sys.argv[1:])):
-    # In a module of its own, and from here, so that an error is told as Python tells it.
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    exec(compile(program, "<string>", "exec"), vars(sys.modules["__main__"]))
+if __name__ == "__main__" and (child := main(*sys.argv[1:])):
+    child()  # from here, so that an error is told as Python tells it
     # Freeing all that torch has made would copy the memory that is shared, for half a second.
     sys.stdout.flush()
     os._exit(0)

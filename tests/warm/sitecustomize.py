@@ -1,9 +1,10 @@
 """Lets processes that would import torch be run by a server that has imported it: see server.py.
 
 Python imports this module as it starts, in each process whose PYTHONPATH has this folder. The process of a seat passes
-all that it was started with on to the server, waits, and ends as the process there has ended. One of Ray's workers,
-which would import torch to find the facts of its node, starts such a process to be told them. All others, and those
-that the server does not take, go on as ever.
+all that it was started with on to the server, waits, and ends as the process there has ended. So does a process that
+imports torch for a seat, and one of Ray's workers, at a server that has imported what Ray needs and not torch; to find
+the facts of its node, for which it would import torch, it starts such a process to be told them. All others, and those
+that the server does not take, go on as ever; so do the commands of parity, unless a test says otherwise (COMMAND).
 """
 
 import os
@@ -11,6 +12,10 @@ import sys
 
 # Variable with the address of the server; where it is empty or unset, nothing is passed on.
 ADDRESS = "PARITY_WARM"
+# What follows the address at the server of Ray's workers.
+OF_RAY = ".ray"
+# Variable that has a command of parity passed on to that server, too: to be set only where nobody sends it a signal.
+COMMAND = "PARITY_WARM_COMMAND"
 # In place of the id of the parent process in the arguments: the server is to be the parent.
 PARENT = "parent"
 # Prints the facts of this machine.
@@ -20,16 +25,28 @@ FACTS = "import json; from parity.train.machine import node_facts; print(json.du
 def _to_pass_on():
     """What follows `-c`, with PARENT in place of the parent's id, and where modules are looked for; None if not to be.
 
-    These are the two kinds of processes that the server may run.
+    These are the kinds of processes that the server may run.
     """
     match sys.orig_argv[1:]:
         # As train/seat.py starts it.
         case ["-u", "-c", program, control, data, parent, *paths] if "parity.train.seat_process" in program:
             # Else its parent is gone already, and it will end by itself.
             return ([program, control, data, PARENT, *paths], paths) if parent == str(os.getppid()) else None
+        # As train/warm.py starts it.
+        case ["-u", "-c", program, listening, parent, *paths] if "parity.train.warm_process" in program:
+            return ([program, listening, PARENT, *paths], paths) if parent == str(os.getppid()) else None
         case ["-c", program] if program == FACTS:
             return [program], sys.path
     return None
+
+
+def is_worker(program):
+    """Whether a process is one of Ray's workers, or becomes one in an environment that is set up for it."""
+    return program.endswith(("/_private/workers/default_worker.py", "/_private/workers/setup_worker.py"))
+
+
+def _is_worker():
+    return len(sys.orig_argv) > 1 and is_worker(sys.orig_argv[1])
 
 
 def _pass_on(address, arguments, paths):
@@ -63,8 +80,9 @@ def _pass_on(address, arguments, paths):
     if server.recv(1) != b"+":
         server.close()
         return
-    # As the process of a seat asks for itself. The server ends its child when this process ends.
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if not _is_worker():
+        # As the process of a seat asks for itself. The server ends its child when this process ends.
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     # Others may wait for the end of these connections, which has to be that of the process at the server.
     os.closerange(0, server.fileno())
     os.closerange(server.fileno() + 1, numbers[-1] + 1)
@@ -109,7 +127,18 @@ class _OfAnotherProcess:
         return json.loads(subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True).stdout)
 
 
-if os.environ.get(ADDRESS) and sys.orig_argv[1:2] and sys.orig_argv[1].endswith("/workers/default_worker.py"):
+def be_told_the_facts():
+    """Makes one of Ray's workers, which this process is, ask another process for the facts of its node."""
     sys.meta_path.insert(0, _OfAnotherProcess)
-if (_address := os.environ.get(ADDRESS)) and (_given := _to_pass_on()):
-    _pass_on(_address, *_given)
+
+
+_command = os.environ.pop(COMMAND, None)
+if _address := os.environ.get(ADDRESS):
+    if (_command and (sys.orig_argv[1] == "-m" or sys.orig_argv[1].endswith(".py"))) or _is_worker():
+        # As Python itself adds it, later than here.
+        _first = os.getcwd() if sys.orig_argv[1] == "-m" else os.path.dirname(sys.orig_argv[1])  # noqa: PTH109, PTH120
+        _pass_on(_address + OF_RAY, sys.orig_argv[1:], [_first, *sys.path])
+        if _is_worker():
+            be_told_the_facts()
+    elif _given := _to_pass_on():
+        _pass_on(_address, *_given)
