@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,14 @@ BOOT_S = 30.0
 COMMAND_S = 300.0
 # Ray gives a node 30 s to start, which may be too short on a busy machine.
 RAY_STARTS = 3
+# `ray start` without Ray's dashboard, log monitor and agents, which a run does not use.
+START_RAY = """
+import ray
+from parity.cluster.lean_ray import only_what_a_run_uses
+from ray.scripts.scripts import main
+with only_what_a_run_uses(ray):
+    main()
+"""
 # The first process of a host. It reaps those whose parents have ended, and ends with its standard input.
 FIRST = """
 import signal, sys
@@ -140,6 +148,8 @@ class Hosts:
             raise ValueError(f"{count} hosts: give 1 to {MOST_HOSTS}")
         self.names = [f"h{number + 1}" for number in range(count)]
         self.token = secrets.token_hex(32)
+        # Variables of all commands beside those that every host has.
+        self.environment: dict[str, str] = {}
         self.shared = folder / "shared"
         self._logs = folder / "logs"
         self._stage = folder / "stage"
@@ -252,10 +262,9 @@ class Hosts:
 
     def _start_ray(self, name: str, *options: str) -> None:
         settings = [f"--node-ip-address={self.address(name)}", "--num-cpus=1", "--object-store-memory=100000000"]
-        program = "from ray.scripts.scripts import main; main()"
         for attempt in range(RAY_STARTS):
             command = self.start(
-                name, sys.executable, "-c", program, "start", *options, *settings, "--disable-usage-stats"
+                name, sys.executable, "-c", START_RAY, "start", *options, *settings, "--disable-usage-stats"
             )
             if (status := command.wait()) == 0:
                 return
@@ -266,6 +275,26 @@ class Hosts:
     def start(self, name: str, *command: str, **environment: str) -> Command:
         """Starts a command on a host, in the folder of the code there, with an environment of its own."""
         host = self._hosts[name]
+        printed = self._logs / f"{next(self._numbered)}-{name}"
+        enter = ["nsenter", f"--target={host.first}", "--mount", "--uts", "--ipc", "--net", "--pid", f"--wdns={APP}"]
+        with printed.open("wb") as file:
+            entered = subprocess.Popen(
+                [*enter, *self._with_environment(environment), *command],
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+            )
+        self._entered.append(entered)
+        return Command(entered, printed)
+
+    def beside(self, name: str, *command: str, **environment: str) -> subprocess.Popen[bytes]:
+        """Starts a process that sees the files of a host, as a command there does, and otherwise is of this machine."""
+        enter = ["nsenter", f"--target={self._hosts[name].first}", "--mount", f"--wdns={APP}"]
+        return subprocess.Popen([*enter, *self._with_environment(environment), *command], stdin=subprocess.DEVNULL)
+
+    def _with_environment(self, environment: Mapping[str, str]) -> list[str]:
+        """What runs a command with the environment of the hosts and these variables."""
         own = {
             "HOME": HOME,
             "LANG": "C.UTF-8",
@@ -276,19 +305,10 @@ class Hosts:
             "RAY_AUTH_MODE": "token",
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_worker_niceness": "0",
-        } | environment
-        printed = self._logs / f"{next(self._numbered)}-{name}"
-        enter = ["nsenter", f"--target={host.first}", "--mount", "--uts", "--ipc", "--net", "--pid", f"--wdns={APP}"]
-        with printed.open("wb") as file:
-            entered = subprocess.Popen(
-                [*enter, "env", "-i", *(f"{key}={value}" for key, value in own.items()), *command],
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=file,
-                start_new_session=True,
-            )
-        self._entered.append(entered)
-        return Command(entered, printed)
+            **self.environment,
+            **environment,
+        }
+        return ["env", "-i", *(f"{key}={value}" for key, value in own.items())]
 
     def parity(self, name: str, *arguments: str, **environment: str) -> Command:
         """Starts a command of parity on a host: the module's name and its arguments."""

@@ -1,10 +1,12 @@
 """A cluster of hosts that are really apart: what a run leaves there, what it survives, and what others can reach."""
 
 import json
+import os
 import re
 import signal
 import sys
 import time
+from contextlib import ExitStack, contextmanager
 
 import pandas as pd
 import psutil
@@ -12,8 +14,9 @@ import pytest
 
 import benchmarks.hosts
 from benchmarks.hosts import APP, CUSTOM, SHARED, HostError, hosts, other_commit, why_not
+from parity.run import main
 
-from conftest import bits, command, trials_with_steps
+from conftest import bits, command, own_environment, trials_with_steps
 
 pytestmark = [pytest.mark.ray, pytest.mark.kills, pytest.mark.slow]
 
@@ -54,17 +57,34 @@ def apart():
     """Hosts h1 to h4. A Ray cluster spans the first three; h4 is in no cluster."""
     if reason := why_not():
         pytest.skip(reason)
-    with hosts(4) as made:
+    with hosts(4) as made, warm(made):
         made.start_ray(["h1", "h2", "h3"], system_config=json.dumps(QUICK))
         yield made
 
 
+@contextmanager
+def warm(made):
+    """Servers of all hosts that run the processes of seats and Ray's workers; see tests/warm.
+
+    They see the files of the first host, but all processes: so they can enter whichever host asks.
+    """
+    folder, at = f"{APP}/tests/warm", f"{SHARED}/warm"
+    made.environment |= {"PARITY_WARM": at, "PYTHONPATH": f"{folder}:{CUSTOM}:{APP}"}
+    threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # as on the device `cpu`
+    with ExitStack() as stack:
+        for address, more in ((at, threads), (f"{at}.ray", {})):
+            command = [sys.executable, "-u", f"{folder}/server.py", address, str(os.getpid()), "hosts"]
+            server = stack.enter_context(made.beside("h1", *command, **more))
+            stack.callback(server.kill)
+        yield
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """The bits of the same training in a process of this machine."""
+    """The bits of the same training in this process."""
     out = tmp_path_factory.mktemp("undisturbed") / "run"
-    ended = command("-m", "parity.run", "--inline", "--device", "cpu", "--quick", *TRAINING, "--out", out)
-    assert ended.status == NOTHING_TO_COMPARE, ended.stderr
+    with own_environment():
+        assert main(["--inline", "--device", "cpu", "--quick", *TRAINING, "--out", str(out)]) == NOTHING_TO_COMPARE
     return bits(out).drop(columns=["trial", "device"])
 
 
@@ -75,7 +95,8 @@ def start(apart, request):
 
     def start(host, *arguments, training=TRAINING):
         name = request.node.name
-        begun.append(apart.parity(host, "parity.run", *training, *arguments, "--out", str(SHARED / name)))
+        options = (*training, *arguments, "--out", str(SHARED / name))
+        begun.append(apart.parity(host, "parity.run", *options, PARITY_WARM_COMMAND="1"))
         return begun[-1], apart.shared / name
 
     yield start
@@ -270,7 +291,7 @@ def test_nothing_of_a_local_run_can_be_reached_from_another_host_and_its_token_i
     run, out = start("h4", "--device", "cpu", "--quick")
     until_training(run, out, {"slow@cpu-s0"})
     ports = apart.listening("h4")
-    assert len(ports) >= 4  # Ray's head, the raylet, and its agents
+    assert len(ports) >= 3  # Ray's head, the raylet and its object manager
     (held,) = apart.path("h4", "/tmp").glob("parity-*/auth_token")
     token = held.read_text()
     assert len(token) == 64
