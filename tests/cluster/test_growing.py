@@ -18,7 +18,7 @@ from parity.ground.errors import Trouble
 from parity.plan.device import parse_devices
 
 from cluster_process import cluster_process
-from conftest import ROOT, command
+from conftest import ROOT, parity_command
 
 # Starts a head without CPUs, whose autoscaler makes nodes on this machine; ends with the input.
 HEAD = """
@@ -42,17 +42,19 @@ config = {
                  "disable_launch_config_check": True, "launch_multiple": True, "head_node_id": number,
                  "gcs_address": f"127.0.0.1:{port}"},
     "available_node_types": {
-        "head": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+        # By the provider's own name for it: the autoscaler would start a head, and end it, again and again.
+        "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
         "cpu": {"resources": {"CPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 1},
     },
-    "head_node_type": "head", "file_mounts": {}, "file_mounts_sync_continuously": False, "auth": {}, "docker": {},
+    "head_node_type": "ray.head.default", "file_mounts": {}, "file_mounts_sync_continuously": False,
+    "auth": {}, "docker": {},
     **{name: [] for name in empty},
 }
 (folder / "autoscaling.json").write_text(json.dumps(config))
 process = subprocess.Popen(
     [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}", "--num-cpus=0",
-     "--include-dashboard=false", "--object-store-memory=100000000", "--node-ip-address=127.0.0.1",
-     "--disable-usage-stats", f"--autoscaling-config={folder / 'autoscaling.json'}"],
+     "--include-dashboard=false", "--include-log-monitor=false", "--object-store-memory=100000000",
+     "--node-ip-address=127.0.0.1", "--disable-usage-stats", f"--autoscaling-config={folder / 'autoscaling.json'}"],
     env={**os.environ, "RAY_TMPDIR": str(folder), "RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"},
     stdin=subprocess.DEVNULL, stdout=(folder / "start.log").open("w"),
 )
@@ -86,11 +88,11 @@ def test_the_entrypoint_of_rayjob_trains_on_a_cluster_that_starts_empty(tmp_path
     """To the letter, but for where the run is stored, its length, and the address that Ray gives a job."""
     rayjob = yaml.safe_load((ROOT / "jobs" / "rayjob.yaml").read_text(encoding="utf-8"))
     python, *arguments = shlex.split(rayjob["spec"]["entrypoint"])
-    assert python == "python" and arguments[-2:] == ["--out", "/runs/first"]
+    assert (python, arguments[0]) == ("python", "-m") and arguments[-2:] == ["--out", "/runs/first"]
     out = tmp_path / "first"
     with cluster_process(HEAD, "grow-", **ENVIRONMENT) as process:
         address = process.stdout.readline().strip()
-        ended = command(*(*arguments[:-1], out, "--steps", 4), RAY_ADDRESS=address, **ENVIRONMENT)
+        ended = parity_command(*(*arguments[1:-1], out, "--steps", 4), RAY_ADDRESS=address, **ENVIRONMENT)
         assert ended.status == 0, ended.stderr
         assert (
             "parity: waiting for a node with 1 CPU, which the cluster's autoscaler has to start (at most 600 s, see "
