@@ -18,6 +18,7 @@ from dataclasses import replace
 from parity.plan.device import parse_devices
 
 from parity.cluster import placement, seats, workers
+from parity.cluster.lean_ray import only_what_a_run_uses
 from parity.store.events import Began, Ended
 from parity.ground.errors import Trouble
 from parity.plan.loss_spec import parse_losses
@@ -49,63 +50,60 @@ class Holding:
 
 import ray
 
-ray.init(
-    "local", num_cpus=4, num_gpus=2, _node_name="a", include_dashboard=False, object_store_memory=150 * 2**20,
-    log_to_driver=False, logging_level="ERROR",
-)
+with only_what_a_run_uses(ray):
+    ray.init(
+        "local", num_cpus=4, num_gpus=2, _node_name="a", include_dashboard=False, object_store_memory=150 * 2**20,
+        log_to_driver=False, logging_level="ERROR",
+    )
 settings = make_settings(
     task=parse_task("mnist-autoencoder"), rows=60000, batch_size=256, epochs=1, steps=2, lr=1e-3, audit_every=0
 )
 cluster = workers.Cluster(ray, Seeing)
-if sys.argv[1] == "held":
-    seats.HOLD_S = 4.0
-    holder = ray.remote(num_gpus=1, num_cpus=0)(Holding).remote()
-    held = ray.get(holder.where.remote())
 placed = placement.expand(parse_devices(["cuda"]), "gpu", cluster.nodes)
 trials = plan(
     parse_losses(["builtin"], shipped=SHIPPED_LOSSES), placed, seeds=[0], replicas=3, settings=settings,
     equals=lambda device: placement.equals(device, cluster.nodes), quick=True,
 )
 seen, processes = {}, {}
+for event in itertools.chain.from_iterable(cluster.train(trials, {})):
+    if isinstance(event, Began):
+        seen[event.trial] = event.facts["gpu"]
+        processes[event.trial] = event.facts["process"]
+result = {"seen": seen, "processes": processes}
+# Another program takes a GPU, which it gets if the run has given back what it held.
+seats.HOLD_S = 4.0
+holder = ray.remote(num_gpus=1, num_cpus=0)(Holding).remote()
+result["held"] = ray.get(holder.where.remote(), timeout=60)
 try:
-    for event in itertools.chain.from_iterable(cluster.train(trials, {})):
-        if isinstance(event, Began):
-            seen[event.trial] = event.facts["gpu"]
-            processes[event.trial] = event.facts["process"]
-    result = {"seen": seen, "processes": processes, "free": ray.available_resources().get("GPU")}
+    for _ in cluster.train(trials, {}):
+        pass
 except Trouble as error:
-    result = {"trouble": str(error), "held": held}
+    result["trouble"] = str(error)
 print(json.dumps(result), flush=True)
 ray.shutdown()
 """
 
 
-@pytest.fixture
-def short_folder():
-    """For Ray, whose sockets' paths have to be short."""
-    with tempfile.TemporaryDirectory(prefix="seats-", ignore_cleanup_errors=True) as folder:
-        yield folder
-
-
-@pytest.fixture
-def on_two_gpus(tmp_path, short_folder):
-    """What the trials see, or why they cannot begin."""
-    (tmp_path / "seeing.py").write_text(SCRIPT)
-
-    def run(how):
+@pytest.fixture(scope="module")
+def on_two_gpus(tmp_path_factory):
+    """What the trials see, and why they cannot begin while another program has a GPU."""
+    folder = tmp_path_factory.mktemp("seats")
+    (folder / "seeing.py").write_text(SCRIPT)
+    # For Ray, whose sockets' paths have to be short.
+    with tempfile.TemporaryDirectory(prefix="seats-", ignore_cleanup_errors=True) as short:
         # Ray starts no node with GPUs for one whose environment hides them, as the CI's machine may do.
         inherited = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
         environment = {
-            "RAY_TMPDIR": short_folder,
+            "RAY_TMPDIR": short,
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": "planted-token-of-two-gpus-0123456789",
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_worker_niceness": "0",
-            "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}",
+            "PYTHONPATH": os.pathsep.join([os.environ["PYTHONPATH"], str(ROOT), str(folder)]),
         }
         ended = subprocess.run(
-            [sys.executable, tmp_path / "seeing.py", how],
+            [sys.executable, folder / "seeing.py"],
             cwd=ROOT,
             env={**inherited, **environment},
             capture_output=True,
@@ -115,11 +113,9 @@ def on_two_gpus(tmp_path, short_folder):
         assert ended.returncode == 0, ended.stderr
         return json.loads(ended.stdout.splitlines()[-1])
 
-    return run
-
 
 def test_each_trial_sees_the_one_gpu_that_its_name_says(on_two_gpus):
-    found = on_two_gpus("free")
+    found = on_two_gpus
     names = {f"builtin@cuda@a#{index}-s0{replica}": index for index in "01" for replica in ("", "-r1", "-r2")}
     assert found["seen"] == names
     # The trials of a GPU share a worker, and all GPUs are free again at the end.
@@ -128,7 +124,7 @@ def test_each_trial_sees_the_one_gpu_that_its_name_says(on_two_gpus):
 
 
 def test_a_gpu_that_another_program_holds_is_reported(on_two_gpus):
-    found = on_two_gpus("held")
+    found = on_two_gpus
     assert found["trouble"] == (
         f"cuda@a#{found['held']}: in use by another program on the cluster, or not answering within 4 s. "
         "Wait until it is free, or leave it out."
