@@ -31,7 +31,7 @@ from parity.store.schema import SCHEMA_NUMBER
 from parity.version import __version__
 
 from cluster_process import cluster_process
-from conftest import ROOT, command
+from conftest import ROOT, command, parity_command
 
 LOOPBACK = "http://127.0.0.1:8265"
 
@@ -550,7 +550,7 @@ def test_what_a_message_quotes_cannot_steer_the_terminal(monkeypatch, capsys):
 
 
 def submitted(*arguments, timeout_s=240, **environment):
-    return command("jobs/submit.py", *arguments, timeout_s=timeout_s, **environment)
+    return command("jobs/submit.py", *arguments, timeout_s=timeout_s, PARITY_WARM_COMMAND="1", **environment)
 
 
 def test_a_dry_run_lists_and_sends_nothing():
@@ -582,9 +582,12 @@ def test_an_address_where_no_cluster_is_is_reported(address, message):
 HEAD = """
 import functools, ray, ray._private.parameter, sys
 parameters = ray._private.parameter.RayParams
-parameters.__init__ = functools.partialmethod(parameters.__init__, dashboard_agent_listen_port=0)
+parameters.__init__ = functools.partialmethod(
+    parameters.__init__, dashboard_agent_listen_port=0, no_monitor=True, include_log_monitor=False
+)
+# One CPU, so that the trials share a seat, which imports torch from what the job has sent.
 context = ray.init(
-    address="local", include_dashboard=True, dashboard_port=0, num_cpus=2, _temp_dir=sys.argv[1], log_to_driver=False
+    address="local", include_dashboard=True, dashboard_port=0, num_cpus=1, _temp_dir=sys.argv[1], log_to_driver=False
 )
 ray._private.utils.write_ray_address(context.address_info["gcs_address"], sys.argv[1])
 print(context.dashboard_url, flush=True)
@@ -651,7 +654,7 @@ def test_a_fetched_run_is_the_run(job):
         )
         assert found == expected, path
     assert json.loads((folder / "fetched" / "run.json").read_text())["versions"]["training-parity"] == __version__
-    assert command("-m", "parity.report", folder / "fetched").status == 1
+    assert parity_command("parity.report", folder / "fetched").status == 1
 
 
 def test_the_same_job_is_not_run_again(job, head):
