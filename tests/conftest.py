@@ -82,6 +82,15 @@ def command(*arguments, timeout_s=240, **environment):
     return Finished(ended.returncode, ended.stdout, ended.stderr)
 
 
+def warm_command(*arguments, **environment):
+    """Runs `python -c PROGRAM` or `python -m MODULE` as `command` does, forked from the process that imported torch.
+
+    For a test of what the program does: not of its imports, nor of what happens at them. It has one thread.
+    """
+    threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    return command(*arguments, **threads, **environment, PARITY_WARM_PROGRAM="1")
+
+
 @contextmanager
 def own_environment():
     """Takes back what an inline run sets for the whole process."""
@@ -191,14 +200,6 @@ def _warm(_own_temporary_folder):
             yield psutil.Process(server.pid)
         finally:
             server.kill()
-
-
-@pytest.fixture(scope="module")
-def cold():
-    """Has each seat of a module import torch by itself, as everywhere but in the tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("PARITY_WARM", raising=False)
-        yield
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -2,11 +2,8 @@
 
 import gc
 import itertools
-import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import weakref
 
@@ -24,7 +21,7 @@ from parity.ground.errors import Trouble
 from parity.observe.observer import Observer
 from parity.train.planted import planted
 
-from conftest import bits, command, plant, rewrite
+from conftest import bits, plant, rewrite, warm_command
 
 BATCH = 256
 STEPS = 236  # one more than an epoch, whose last batch has 96 rows
@@ -641,7 +638,7 @@ with two_ranks() as rank:
 
 
 def test_each_rank_writes_a_trace_and_is_held_against_its_like(tmp_path, capsys):
-    ended = command("-c", RANKS, tmp_path / "store", tmp_path / "old", tmp_path / "new")
+    ended = warm_command("-c", RANKS, tmp_path / "store", tmp_path / "old", tmp_path / "new")
     assert ended.status == 0, ended.stderr
     status, out = compared(capsys, tmp_path / "old", tmp_path / "new")
     assert status == 0
@@ -778,8 +775,7 @@ def test_what_a_killed_process_recorded_is_kept(tmp_path, capsys):
         "it.torch.set_num_threads(1)\n"
         "it.record(sys.argv[1], loss=loss, steps=50)\n"
     )
-    ended = subprocess.run([sys.executable, "-c", code, str(tmp_path / "killed")], env={**os.environ}, check=False)
-    assert ended.returncode == -signal.SIGKILL
+    assert warm_command("-c", code, tmp_path / "killed").status == -signal.SIGKILL
     assert report.main([str(tmp_path / "killed")]) == 2
     assert "--resume" in capsys.readouterr().err
     assert run.main(["--resume", str(tmp_path / "killed")]) == 3

@@ -10,6 +10,7 @@ arguments of the process that passed them on (`sitecustomize`), and ends with it
 ADDRESS is the path of the socket to listen at; PARENT is the id of the process whose end is that of this one.
 """
 
+import atexit
 import contextlib
 import ctypes
 import fcntl
@@ -21,6 +22,7 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 import types
 from pathlib import Path
 
@@ -78,6 +80,9 @@ def become(request, descriptors):
     os.environ.update(request["environment"])
     os.chdir(request["folder"])
     tempfile.tempdir = None  # another environment, another folder
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed()  # as in a process of its own; Python's generator does so by itself
+    sys.path[:] = request["paths"]
     program, *arguments = request["arguments"]
     sys.argv = ["-c", *(str(os.getppid()) if each == PARENT else each for each in arguments)]
     return program
@@ -167,7 +172,17 @@ def main(address, parent):
 if __name__ == "__main__" and (program := main(*sys.argv[1:])):
     # In a module of its own, and from here, so that an error is told as Python tells it.
     sys.modules["__main__"] = types.ModuleType("__main__")
-    exec(compile(program, "<string>", "exec"), vars(sys.modules["__main__"]))
-    # Freeing all that torch has made would copy the memory that is shared, for half a second.
+    status = 0
+    try:
+        exec(compile(program, "<string>", "exec"), vars(sys.modules["__main__"]))
+    except SystemExit as ended:
+        if not isinstance(ended.code, int | None):
+            raise
+        status = ended.code or 0
+    # What Python does at its end, except for freeing all that torch has made: that would copy the memory that is
+    # shared, for half a second.
+    threading._shutdown()
+    atexit._run_exitfuncs()
     sys.stdout.flush()
-    os._exit(0)
+    sys.stderr.flush()
+    os._exit(status & 0xFF)

@@ -1,9 +1,10 @@
 """Lets processes that would import torch be run by a server that has imported it: see server.py.
 
 Python imports this module as it starts, in each process whose PYTHONPATH has this folder. The process of a seat passes
-all that it was started with on to the server, waits, and ends as the process there has ended. One of Ray's workers,
-which would import torch to find the facts of its node, starts such a process to be told them. All others, and those
-that the server does not take, go on as ever.
+all that it was started with on to the server, waits, and ends as the process there has ended; so do a warm process, as
+a driver starts them, and a program that a test has marked. One of Ray's workers, which would import torch to find the
+facts of its node, starts such a process to be told them. All others, and those that the server does not take, go on as
+ever.
 """
 
 import os
@@ -11,6 +12,8 @@ import sys
 
 # Variable with the address of the server; where it is empty or unset, nothing is passed on.
 ADDRESS = "PARITY_WARM"
+# Marks a process, of any program that is given with -c or -m, as one to be passed on; not the processes it starts.
+MARKED = "PARITY_WARM_PROGRAM"
 # In place of the id of the parent process in the arguments: the server is to be the parent.
 PARENT = "parent"
 # Prints the facts of this machine.
@@ -20,15 +23,24 @@ FACTS = "import json; from parity.train.machine import node_facts; print(json.du
 def _to_pass_on():
     """What follows `-c`, with PARENT in place of the parent's id, and where modules are looked for; None if not to be.
 
-    These are the two kinds of processes that the server may run.
+    These are the kinds of processes that the server may run.
     """
+    marked = os.environ.pop(MARKED, "")
     match sys.orig_argv[1:]:
         # As train/seat.py starts it.
         case ["-u", "-c", program, control, data, parent, *paths] if "parity.train.seat_process" in program:
             # Else its parent is gone already, and it will end by itself.
             return ([program, control, data, PARENT, *paths], paths) if parent == str(os.getppid()) else None
+        # As train/warm.py starts it.
+        case ["-u", "-c", program, listening, parent, *paths] if "parity.train.warm_process" in program:
+            return ([program, listening, PARENT, *paths], paths) if parent == str(os.getppid()) else None
         case ["-c", program] if program == FACTS:
             return [program], sys.path
+        case ["-c", program, *arguments] if marked:
+            return [program, *arguments], ["", *sys.path]
+        case ["-m", module, *arguments] if marked:
+            program = f"import runpy; runpy._run_module_as_main({module!r})"
+            return [program, *arguments], [os.getcwd(), *sys.path]  # noqa: PTH109 - as below
     return None
 
 
