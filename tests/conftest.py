@@ -13,12 +13,14 @@ import uuid
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import warm_footers
 from filelock import FileLock, Timeout
 
 from benchmarks.hosts import why_not
@@ -29,6 +31,7 @@ from parity.plan.device import parse_devices
 from parity.plan.loss_spec import parse_losses
 from parity.plan.planning import make_settings, plan
 from parity.plan.task_spec import SHIPPED_LOSSES, parse_task
+from parity.store import footer_probe
 from parity.store.events import Advanced
 from parity.store.journal import JOURNAL, Journal
 from parity.tasks import mnist
@@ -202,6 +205,14 @@ def _warm(_own_temporary_folder):
             server.kill()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _warm_footers(_warm):
+    """Forks the processes that read the footers of changed files, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(footer_probe, "subprocess", SimpleNamespace(run=warm_footers.run))
+        yield
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _nothing_is_left(_own_temporary_folder, _warm):
     """After each module: no process that it started, whoever is its parent, and no folder of a cluster that is gone."""
@@ -260,6 +271,14 @@ def _in_the_project(monkeypatch):
 @pytest.fixture(scope="session")
 def data():
     return mnist.load()
+
+
+@pytest.fixture
+def few_images(monkeypatch, data):
+    """Has runs read 12 batches of 256 images, of which the last one has 96, as the last of all 60,000 images has."""
+    few = {name: values[: 11 * 256 + 96] for name, values in data.items()}
+    monkeypatch.setattr(mnist, "load", lambda: few)
+    return few
 
 
 @pytest.fixture

@@ -35,6 +35,10 @@ READ_AT_IMPORT = ("ATEN_", "GOMP_", "KMP_", "LD_", "MKL_", "OMP_", "PYTORCH_", "
 HIGH = 1000
 
 
+# The kind of a request for a process that reads footers, which imports this and nothing of torch's.
+FOOTERS = "footers"
+
+
 def read(environment):
     """The variables of an environment that are read at the import of torch."""
     return {name: value for name, value in environment.items() if name.startswith(READ_AT_IMPORT)}
@@ -57,7 +61,10 @@ def receive(client):
 
 def answer(client, request, own):
     """Tells a process whether this server takes it over; returns the answer, or False if the process is gone."""
-    taken = request is not None and read(request["environment"]) == own and not has_other_parity(request["paths"])
+    taken = request is not None and (
+        request.get("kind") == FOOTERS
+        or (read(request["environment"]) == own and not has_other_parity(request["paths"]))
+    )
     try:
         client.sendall(b"+" if taken else b"-")
     except OSError:
@@ -104,7 +111,7 @@ def serve(listener):
                 client, _ = listener.accept()
                 request, descriptors = receive(client)
                 if answer(client, request, own):
-                    import_once()
+                    import_once(request.get("kind"))
                     child = os.fork()
                     if child == 0:
                         ready.close()
@@ -145,9 +152,11 @@ def reap(clients, ready):
         client.close()
 
 
-def import_once():
-    """Imports what a seat's process imports."""
-    if "torch" not in sys.modules:
+def import_once(kind):
+    """Imports what a seat's process imports, or one that reads footers."""
+    if kind == FOOTERS:
+        import pyarrow.parquet  # noqa: F401
+    elif "torch" not in sys.modules:
         from parity.train.seat_process import import_training
 
         import_training()
