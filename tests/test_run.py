@@ -36,12 +36,12 @@ def test_wrong_losses_are_caught_at_their_onset_and_right_ones_are_not_flagged(t
         "SignFlipped": ("diverged", 0),
         "Zero": ("diverged", 0),
         "detached": ("failed", None),
-        "raising_at_30": ("failed", None),
+        "raising_at_9": ("failed", None),
         "nan_at_5": ("diverged", 5),
     }
     right = ["float64_accumulation", "row_means", "functional", "ReorderedGradient", "sum_over_numel", "reported_only"]
     losses = [*(f"{WRONG}:{name}" for name in wrong), *(f"{RIGHT}:{name}" for name in right)]
-    assert inline_run(tmp_path / "run", "--steps", 32, "--loss", "builtin", *losses) == 1
+    assert inline_run(tmp_path / "run", "--steps", 12, "--loss", "builtin", *losses) == 1
     found = pairs(tmp_path / "run")
     for name, (verdict, onset) in wrong.items():
         assert found[name]["verdict"] == verdict, name
@@ -49,12 +49,12 @@ def test_wrong_losses_are_caught_at_their_onset_and_right_ones_are_not_flagged(t
     assert found["Doubled"]["audit"]["grad_ratio"] == pytest.approx(2)
     assert found["SignFlipped"]["audit"]["grad_ratio"] == pytest.approx(-1)
     assert found["Zero"]["audit"]["grad_ratio"] == 0
-    assert found["raising_at_30"]["steps"] == 30
+    assert found["raising_at_9"]["steps"] == 9
     for name in right:
         assert found[name]["verdict"] in ("identical", "report-only", "rounding"), name
     assert found["functional"]["verdict"] == "identical"
     trials = pd.read_parquet(tmp_path / "run" / "trials.parquet").set_index("loss_name")
-    assert "planted" in trials.traceback["raising_at_30"] and "wrong_losses.py" in trials.traceback["raising_at_30"]
+    assert "planted" in trials.traceback["raising_at_9"] and "wrong_losses.py" in trials.traceback["raising_at_9"]
     assert trials.loss_sha256.notna().sum() == len(losses)
 
 
