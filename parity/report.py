@@ -79,10 +79,9 @@ def report(
 
 def judged(directories: Sequence[StoragePath], *, across: bool = False) -> tuple[StoredRun, Judgement]:
     """Reads and judges a run, or several compared with the first; arguments and errors are those of `report`."""
-    ranks = read_ranks(directories[0])
     # A single run is judged as it was stored. The ranks of a distributed training are several runs, even in one
     # directory.
-    if len(directories) == 1 and "" in ranks:
+    if len(directories) == 1 and "" in (ranks := read_ranks(directories[0])):
         return ranks[""], judge(ranks[""])
     joined = join(directories, across=across)
     return joined.run, judge(joined.run, joined.pairs)

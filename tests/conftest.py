@@ -13,12 +13,14 @@ import uuid
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import warm_footers
 from filelock import FileLock, Timeout
 
 from benchmarks.hosts import why_not
@@ -29,6 +31,7 @@ from parity.plan.device import parse_devices
 from parity.plan.loss_spec import parse_losses
 from parity.plan.planning import make_settings, plan
 from parity.plan.task_spec import SHIPPED_LOSSES, parse_task
+from parity.store import footer_probe
 from parity.store.events import Advanced
 from parity.store.journal import JOURNAL, Journal
 from parity.tasks import mnist
@@ -85,6 +88,15 @@ def command(*arguments, timeout_s=240, **environment):
 def parity_command(module, *arguments, **environment):
     """Runs `python -m MODULE ARGUMENTS`, a command of parity that nobody interrupts; see tests/warm."""
     return command("-m", module, *arguments, PARITY_WARM_COMMAND="1", **environment)
+
+
+def warm_command(*arguments, **environment):
+    """Runs `python -c PROGRAM` or `python -m MODULE` as `command` does, forked from the process that imported torch.
+
+    For a test of what the program does: not of its imports, nor of what happens at them. It has one thread.
+    """
+    threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    return command(*arguments, **threads, **environment, PARITY_WARM_PROGRAM="1")
 
 
 @contextmanager
@@ -195,11 +207,11 @@ def _warm(_own_temporary_folder):
         yield [psutil.Process(server.pid) for server in servers]
 
 
-@pytest.fixture(scope="module")
-def cold():
-    """Has each seat of a module import torch by itself, as everywhere but in the tests."""
+@pytest.fixture(scope="session", autouse=True)
+def _warm_footers(_warm):
+    """Forks the processes that read the footers of changed files, too."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("PARITY_WARM", raising=False)
+        patch.setattr(footer_probe, "subprocess", SimpleNamespace(run=warm_footers.run))
         yield
 
 
@@ -261,6 +273,14 @@ def _in_the_project(monkeypatch):
 @pytest.fixture(scope="session")
 def data():
     return mnist.load()
+
+
+@pytest.fixture
+def few_images(monkeypatch, data):
+    """Has runs read 12 batches of 256 images, of which the last one has 96, as the last of all 60,000 images has."""
+    few = {name: values[: 11 * 256 + 96] for name, values in data.items()}
+    monkeypatch.setattr(mnist, "load", lambda: few)
+    return few
 
 
 @pytest.fixture

@@ -1,10 +1,6 @@
-"""A small recorded loop with buffers, two batches a step, clipping, and an optimizer with a state.
-
-As a program it is recorded twice in Triton's interpreter: by the host, and as if the CPU's memory were that of a GPU.
-"""
+"""A small recorded loop with buffers, two batches a step, clipping, and an optimizer with a state."""
 
 import json
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -49,11 +45,10 @@ def trace_of(out, *, digest="auto", lr=1e-2, first_step=0, dtype=torch.float32):
     return pq.read_table(next((Path(out) / "traces").iterdir())).to_pydict()
 
 
-if __name__ == "__main__":
+def record_by_both(folder):
+    """Records it by the host, and from then on as if the CPU's memory were that of a GPU, in Triton's interpreter."""
     from parity.observe import device_sums
 
-    folder = Path(sys.argv[1])
-    torch.set_num_threads(1)
     host = trace_of(folder / "host", digest="words")
     device_sums.WITH_KERNELS.add("cpu")
     # Without them the host would be compared with itself.

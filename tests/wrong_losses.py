@@ -79,6 +79,13 @@ def _count():
     return _calls - 1
 
 
+def raising_at_9(output, target):
+    """Raises at step 9."""
+    if _count() == 9:
+        raise ValueError("planted")
+    return torch.nn.functional.mse_loss(output, target)
+
+
 def raising_at_30(output, target):
     """Raises at step 30."""
     if _count() == 30:

@@ -11,7 +11,7 @@ from parity import report, run
 from parity.judge.verdict import VERDICTS
 from parity.store.trace import QUANTITIES
 
-from conftest import ROOT, command, own_environment
+from conftest import ROOT, own_environment, warm_command
 
 QUESTIONS = "docs/how-to/ask-the-files.md"
 
@@ -100,7 +100,7 @@ def test_the_pytest_example_passes_and_can_fail(tmp_path):
     (tmp_path / "test_wrong.py").write_text(text.replace(".sum()", ".sum() * 2"))
     # Without a plugin that imports hypothesis at the end, for seconds.
     plugins = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest")
-    ended = command("-m", "pytest", "-q", *plugins, "--rootdir", tmp_path, tmp_path)
+    ended = warm_command("-m", "pytest", "-q", *plugins, "--rootdir", tmp_path, tmp_path)
     assert ended.status == 1 and "1 failed, 1 passed" in ended.stdout, ended.stdout
     # What docs/how-to/pytest-and-python.md shows, but for the page, which has another place.
     (shown,) = [block.text for block in blocks(language="text") if "E       Failed: diverged: " in block.text]
@@ -125,7 +125,7 @@ def test_the_loops_of_the_guide_record_the_same(tmp_path, capsys):
     loops = ["plain.py", "with_lightning.py", "with_accelerate.py", "with_transformers.py"]
     for name in ("training.py", *loops):
         (tmp_path / name).write_text(files()[name])
-    ended = command("-c", LOOPS, tmp_path, *loops)
+    ended = warm_command("-c", LOOPS, tmp_path, *loops)
     assert ended.status == 0, ended.stderr
     status = report.main([str(tmp_path / "runs" / name) for name in ("plain", "lightning", "accelerate")])
     assert (status, re.findall(r"-s0  (\w+)", capsys.readouterr().out)) == (0, ["identical", "identical"])

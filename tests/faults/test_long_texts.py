@@ -1,11 +1,8 @@
 """A text of any length, of a loss or of a run that somebody else stored, fills no report and no table."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 
 import pandas as pd
 import pyarrow as pa
@@ -21,7 +18,7 @@ from parity.store.stored_run import read_run
 from parity.store.tables import CONTRACT, FINDINGS
 from parity.store.trials import TRIALS
 
-from conftest import ROOT
+from conftest import warm_command
 
 LOSSES = """
 import torch
@@ -67,9 +64,8 @@ def trained(tmp_path_factory):
     out = folder / "out"
     arguments = ["--inline", "--device", "cpu", "--steps", "2", "--out", str(out), "--loss", *losses]
     # In a process of its own, since a fixture of a module cannot capture what is printed.
-    command = [sys.executable, "-m", "parity.run", *arguments]
-    ended = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=240)
-    assert ended.returncode == 1, ended.stderr
+    ended = warm_command("-m", "parity.run", *arguments)
+    assert ended.status == 1, ended.stderr
     return out, ended
 
 

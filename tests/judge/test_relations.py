@@ -2,9 +2,6 @@
 
 import copy
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -13,6 +10,8 @@ from torch import nn
 
 import parity
 from parity import report
+
+from conftest import warm_command
 
 CRITERION = nn.CrossEntropyLoss()
 ROWS, FEATURES, CLASSES = 24, 6, 4
@@ -295,7 +294,8 @@ with two_ranks() as rank:
 def ranked(tmp_path_factory):
     """Trainings of two ranks, and one process with the whole batch."""
     folder = tmp_path_factory.mktemp("ranked")
-    subprocess.run([sys.executable, "-c", RANK, str(folder)], cwd=Path(__file__).parents[2], timeout=240, check=True)
+    ended = warm_command("-c", RANK, folder)
+    assert ended.status == 0, ended.stderr
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     Loop().run(6, folder / "single")

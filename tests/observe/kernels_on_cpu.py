@@ -1,14 +1,18 @@
 """Runs the kernels of a GPU on CPU tensors, in Triton's interpreter, and compares them with what the host computes.
 
-A program of its own, since Triton reads this variable when it is imported. Prints what differs.
+A program of its own, since Triton reads this variable when it is imported. Prints what differs, and leaves the traces
+of a loop that was recorded by both in a folder: `python kernels_on_cpu.py FOLDER`.
 """
 
 import os
+import sys
+from pathlib import Path
 
 os.environ["TRITON_INTERPRET"] = "1"
 
 import numpy as np
 import torch
+from recorded_loop import record_by_both
 
 from parity.observe import device_sums, row_sums
 from parity.observe.fingerprint import fingerprint
@@ -156,9 +160,8 @@ def changing() -> None:
 
 
 if __name__ == "__main__":
-    # As if the memory of the CPU were that of a GPU.
-    device_sums.WITH_KERNELS.add("cpu")
     torch.set_num_threads(1)
+    record_by_both(Path(sys.argv[1]))
     tensors()
     rows()
     # Programs that take several groups of rows, as those of a large batch do.

@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -138,13 +139,41 @@ def test_zeros_and_nans_have_signs_and_payloads() -> None:
     assert len({word_sum(nan) for nan in nans.reshape(-1, 1)}) == 4
 
 
-def test_kernels_agree_with_the_host() -> None:
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory):
+    """What the program that runs the kernels has printed, and its folder."""
     pytest.importorskip("triton", reason="Triton comes with torch for CUDA only")
-    command = [sys.executable, Path(__file__).with_name("kernels_on_cpu.py")]
-    done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
-    )
+    folder = tmp_path_factory.mktemp("kernels")
+    command = [sys.executable, Path(__file__).with_name("kernels_on_cpu.py"), folder]
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    return subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True
+    ), folder
+
+
+def test_kernels_agree_with_the_host(kernels) -> None:
+    done, _ = kernels
     assert (done.stdout, done.returncode) == ("done\n", 0), done.stderr
+
+
+def is_near(found, expected):
+    found, expected = np.asarray(found), np.asarray(expected)
+    if found.dtype.kind == "f":
+        # A sum of a sketch may be close to zero, and is as near as its terms are.
+        size = np.max(np.abs(expected[np.isfinite(expected)]), initial=1.0)
+        return np.allclose(found, expected, rtol=1e-5, atol=1e-6 * size, equal_nan=True)
+    return np.array_equal(found, expected)
+
+
+def test_the_kernels_leave_the_trace_of_the_host(kernels) -> None:
+    done, folder = kernels
+    assert done.returncode == 0, done.stderr
+    host, kernels = json.loads((folder / "traces.json").read_text())
+    assert host.keys() == kernels.keys()
+    for name, values in host.items():
+        if name != "step_s":
+            assert len(kernels[name]) == len(values) == 4, name
+            assert all(map(is_near, kernels[name], values)), name
 
 
 class FakeDevice:

@@ -24,23 +24,24 @@ from torch.nn import functional
 def mine(output, target):
     return functional.mse_loss(output, target)
 """
+# Files of a project whose loss imports a file beside it.
+HELPED = {
+    "mine.py": f"from helper import FACTOR\n{LOSS}".replace("(output, target)\n", "(output, target) * FACTOR\n"),
+    "helper.py": "FACTOR = 1.0\n",
+}
 
 
 def inline_run(out, *arguments):
     return run.main(["--inline", "--device", "cpu", "--steps", "12", "--out", str(out), *map(str, arguments)])
 
 
-@pytest.fixture
-def loss(tmp_path):
-    path = tmp_path / "mine.py"
-    path.write_text(LOSS)
-    return path
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """Makes a project with these files, whose run of two losses Ctrl-C stopped once the first had ended.
 
-
-@pytest.fixture
-def interrupted(tmp_path, loss, monkeypatch):
-    """A run of two losses, stopped by Ctrl-C once the first has ended."""
-    out = tmp_path / "run"
+    Each is trained once; it has the same place every time, since a run knows where its losses are.
+    """
+    made = {}
     genuine = Gatherer.take
 
     def stop(gatherer, events):
@@ -48,10 +49,37 @@ def interrupted(tmp_path, loss, monkeypatch):
         if len(gatherer.unfinished) == 1:
             raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched:
-        patched.setattr(Gatherer, "take", stop)
-        assert inline_run(out, "--loss", "builtin", f"{loss}:mine") == 2
-    return out
+    def make(files):
+        if tuple(files) not in made:
+            folder = tmp_path_factory.mktemp("project")
+            for name, text in files.items():
+                (folder / name).write_text(text)
+            with pytest.MonkeyPatch.context() as patched:
+                patched.setattr(Gatherer, "take", stop)
+                assert inline_run(folder / "run", "--loss", "builtin", f"{folder / 'mine.py'}:mine") == 2
+            kept = tmp_path_factory.mktemp("kept") / "project"
+            made[tuple(files)] = folder, shutil.copytree(folder, kept)
+        folder, kept = made[tuple(files)]
+        shutil.rmtree(folder)
+        return shutil.copytree(kept, folder)
+
+    return make
+
+
+@pytest.fixture
+def project(request, stopped):
+    """The folder of a loss and an interrupted run, and of a helper of the loss where a test asks for one."""
+    return stopped(HELPED if "helped" in request.fixturenames else {"mine.py": LOSS})
+
+
+@pytest.fixture
+def loss(project):
+    return project / "mine.py"
+
+
+@pytest.fixture
+def interrupted(project):
+    return project / "run"
 
 
 def resumed(out, *arguments):
@@ -93,12 +121,9 @@ def test_another_code_of_a_loss_is_refused(interrupted, loss, capsys):
 
 
 @pytest.fixture
-def helped(loss):
-    """A file beside the loss, which imports it."""
-    helper = loss.with_name("helper.py")
-    helper.write_text("FACTOR = 1.0\n")
-    loss.write_text(f"from helper import FACTOR\n{LOSS}".replace("(output, target)\n", "(output, target) * FACTOR\n"))
-    return helper
+def helped(project):
+    """The file beside the loss, which imports it."""
+    return project / "helper.py"
 
 
 def test_another_file_beside_a_loss_is_refused_by_its_name(helped, interrupted, capsys):

@@ -1,4 +1,7 @@
-"""A seat imports torch once and forks a process for each trial: none meets another's changes, and each end is known."""
+"""A seat imports torch once and forks a process for each trial: none meets another's changes, and each end is known.
+
+What a process of its own is asked of has one, with `cold`; the others are forks of the server of tests/warm.
+"""
 
 import os
 import signal
@@ -24,25 +27,33 @@ from parity.train.warm import Forked, warm_process
 from conftest import ROOT, own_environment
 
 LOSSES = "tests/train/seat_losses.py"
-pytestmark = [
-    pytest.mark.skipif(not FORKS, reason="on this system a process that has imported torch should not fork"),
-    pytest.mark.usefixtures("cold"),
-]
-
-
-@pytest.fixture(scope="module")
-def seat(data):
-    """One for all tests: what is planted in one of them must not be seen by the next."""
-    seat = Seat(data)
-    yield seat
-    seat.close()
+pytestmark = pytest.mark.skipif(not FORKS, reason="on this system a process that has imported torch should not fork")
 
 
 @pytest.fixture
-def own_seat(data):
-    seat = Seat(data)
-    yield seat
-    seat.close()
+def cold(monkeypatch):
+    """Has what a test starts import torch by itself, as everywhere but in the tests."""
+    monkeypatch.delenv("PARITY_WARM", raising=False)
+
+
+@pytest.fixture(scope="module")
+def seats():
+    """Those that have been made."""
+    seats = []
+    yield seats
+    for each in seats:
+        each.close()
+
+
+@pytest.fixture
+def seat(seats, data):
+    """One for all tests, until one kills its process: what is planted in one of them must not be seen by the next."""
+    if not seats or seats[-1]._process.poll() is not None:
+        seats.append(Seat(data))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delenv("PARITY_WARM", raising=False)
+            seats[-1]._launch()
+    return seats[-1]
 
 
 @pytest.fixture
@@ -157,18 +168,18 @@ def test_a_node_without_torch_says_so(trial_of, tmp_path, monkeypatch):
 
 
 @pytest.mark.kills
-def test_a_seat_whose_process_was_killed_says_so(own_seat, trial_of):
+def test_a_seat_whose_process_was_killed_says_so(seat, trial_of):
     trial = trial_of("hanging")
-    own_seat.start(trial, None, None)
-    own_seat.advance()  # it has begun
-    (child,) = process_of(own_seat).children()
-    process_of(own_seat).kill()
+    seat.start(trial, None, None)
+    seat.advance()  # it has begun
+    (child,) = process_of(seat).children()
+    process_of(seat).kill()
     with pytest.raises(ProcessEnded) as ended:
-        own_seat.advance()
+        seat.advance()
     assert ended.value.how is None
     until_gone(child.pid)
     with pytest.raises(ProcessEnded):
-        own_seat.start(trial, None, None)
+        seat.start(trial, None, None)
 
 
 ABANDONED = """
@@ -218,13 +229,14 @@ def warm(tmp_path):
 
 
 @pytest.fixture
-def worker(tmp_path, warm):
+def worker(tmp_path, request):
     """Starts a worker with a loss, as a process of its own, without Ray; its log is the file."""
     started = []
 
     def start(loss, how):
         log = tmp_path / "log"
-        given = repr((warm.path, warm.environment, warm.pid)) if how == "warm" else ""
+        warm = request.getfixturevalue("warm") if how == "warm" else None
+        given = repr((warm.path, warm.environment, warm.pid)) if warm else ""
         with log.open("wb") as stderr, trial_environment():
             process = subprocess.Popen(
                 [sys.executable, "-c", ABANDONED, f"{LOSSES}:{loss}", how, given],
@@ -244,14 +256,26 @@ def worker(tmp_path, warm):
 
 
 @pytest.mark.kills
-@pytest.mark.parametrize("how", ["forks", "spawns", "warm"])
-def test_nothing_outlives_a_worker_that_is_killed(worker, warm, how):
+@pytest.mark.parametrize("how", ["forks", "spawns"])
+@pytest.mark.usefixtures("cold")
+def test_nothing_outlives_a_worker_that_is_killed(worker, how):
     process, _ = worker("hanging", how)
-    assert process.stdout.readline() == ("Forked\n" if how == "warm" else "Popen\n")
-    # The seat of a warm process, which lives as long, is its child.
-    parent = warm if how == "warm" else process
-    left = psutil.Process(parent.pid).children(recursive=True)
+    assert process.stdout.readline() == "Popen\n"
+    left = psutil.Process(process.pid).children(recursive=True)
     assert len(left) == (1 if how == "spawns" else 2)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    until_gone(*(each.pid for each in left))
+
+
+@pytest.mark.kills
+def test_no_seat_of_a_warm_process_outlives_a_worker_that_is_killed(worker, _warm):
+    process, _ = worker("hanging", "warm")
+    assert process.stdout.readline() == "Forked\n"
+    # The warm process, which is the server's child here, lives as long.
+    (parent,) = _warm.children()
+    left = parent.children(recursive=True)
+    assert len(left) == 2
     process.send_signal(signal.SIGKILL)
     process.wait()
     until_gone(*(each.pid for each in left))
@@ -296,24 +320,41 @@ def test_a_seat_with_another_environment_does_not_use_the_warm_process(warm):
                 assert not warm.fits()
 
 
+def test_each_warm_process_has_one_seat(trial_of, data, tmp_path):
+    with ExitStack() as stack, trial_environment():
+        warm = [stack.enter_context(warm_process(tmp_path / f"warm-{each}", {})) for each in range(2)]
+        seats = [Seat(data, warm=warm) for _ in range(3)]
+        said = [train(each, trial_of("unpolluted"))[-1].error for each in seats]
+        assert [isinstance(each._process, Forked) for each in seats] == [True, True, False]
+        for each in seats:
+            each.close()
+    assert len(set(said)) == 1 and "torch.float32" in said[0]
+
+
 HASH = """
 def hash_of_a_text(output, target):
     raise RuntimeError(f"hash {hash('text')} of a text")
 """
 
 
-def test_the_seats_of_a_machine_hash_texts_differently(make_trials, data, tmp_path):
+@pytest.mark.usefixtures("cold")
+def test_the_seats_of_a_machine_hash_texts_differently_and_leave_the_same_traces(
+    warm, trial_of, make_trials, data, tmp_path
+):
     """As without warm processes: a loss that depends on the order of a set is seen where replicas disagree."""
     (tmp_path / "mine.py").write_text(HASH)
     trial = make_trials(f"{tmp_path / 'mine.py'}:hash_of_a_text")[0]
-    with ExitStack() as stack, trial_environment():
-        warm = [stack.enter_context(warm_process(tmp_path / f"warm-{each}", {})) for each in range(2)]
-        seats = [Seat(data, warm=warm) for _ in range(3)]
-        errors = [train(each, trial)[-1].error for each in seats]
-        assert [isinstance(each._process, Forked) for each in seats] == [True, True, False]
+    errors, tables = [], []
+    with trial_environment():
+        seats = [Seat(data, warm=[warm]) for _ in range(2)]
+        for each in seats:
+            errors.append(train(each, trial)[-1].error)
+            tables.append(rows(train(each, trial_of("numpy"))))
+        assert [isinstance(each._process, Forked) for each in seats] == [True, False]
         for each in seats:
             each.close()
-    assert len(set(errors)) == 3 and all("of a text" in error for error in errors)
+    assert len(set(errors)) == 2 and all("of a text" in error for error in errors)
+    assert tables[0].equals(tables[1]) and len(tables[0]) == 3
 
 
 TELLS = """
@@ -339,20 +380,6 @@ def test_a_fork_of_a_warm_process_has_the_environment_the_folder_and_the_import_
         assert isinstance(own._process, Forked)
         own.close()
     assert f"this one, {tmp_path}, True" in ended.error
-
-
-def test_the_traces_are_the_same_from_a_warm_process(warm, data, trial_of):
-    trial = trial_of("numpy")
-    tables = []
-    with trial_environment():
-        for each in ([warm], []):
-            own = Seat(data, warm=each)
-            events = train(own, trial)
-            assert isinstance(own._process, Forked) == bool(each)
-            own.close()
-            found = [event.table.drop_columns("step_s") for event in events if isinstance(event, Advanced)]
-            tables.append(pa.concat_tables(found).combine_chunks())
-    assert tables[0].equals(tables[1]) and len(tables[0]) == 3
 
 
 CLEAN = """

@@ -4,7 +4,7 @@ import pytest
 
 from parity import report
 
-from conftest import command
+from conftest import warm_command
 
 RANKS = """
 import os, sys, warnings
@@ -45,7 +45,7 @@ with two_ranks() as rank:
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    ended = command("-c", RANKS, folder, PYTEST_CURRENT_TEST="")  # else nothing is said
+    ended = warm_command("-c", RANKS, folder, PYTEST_CURRENT_TEST="")  # else nothing is said
     assert ended.status == 0, ended.stderr[-4000:]
     return folder, ended.stderr
 

@@ -16,6 +16,7 @@ of this one. With `hosts`, those that ask are in namespaces of their own (benchm
 enter: this process then sees the files of one of the hosts.
 """
 
+import atexit
 import contextlib
 import ctypes
 import fcntl
@@ -30,6 +31,7 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 import types
 from functools import partial
 from pathlib import Path
@@ -54,6 +56,10 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 NAMESPACES = 0x00020000 | 0x04000000 | 0x08000000 | 0x20000000 | 0x40000000
 # Above all descriptors that a process is started with.
 HIGH = 1000
+
+
+# The kind of a request for a process that reads footers, which imports this and nothing of torch's.
+FOOTERS = "footers"
 
 
 def read(environment, names=READ_AT_IMPORT):
@@ -82,7 +88,7 @@ def fits(request, own, of_ray):
     is_command = of_ray and not is_worker(request["arguments"][0])
     names = READ_AT_IMPORT + (READ_AT_START if is_command else ())
     same = read(request["environment"], names) == read(own, names)
-    return same and (of_ray or not has_other_parity(request["paths"]))
+    return request.get("kind") == FOOTERS or (same and (of_ray or not has_other_parity(request["paths"])))
 
 
 def answer(client, taken):
@@ -109,11 +115,13 @@ def become(request, descriptors, of_ray):
     os.environ.update(request["environment"])
     os.chdir(request["folder"])
     tempfile.tempdir = None  # another environment, another folder
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed()  # as in a process of its own; Python's generator does so by itself
+    sys.path[:] = request["paths"]
     program, *arguments = request["arguments"]
     # Under both names the module is this one, which no process that it stands for has imported.
     sys.modules["__main__"] = sys.modules["__mp_main__"] = types.ModuleType("__main__")
     if of_ray:
-        sys.path[:] = request["paths"]
         if is_worker(program):
             os.setsid()  # as Ray has it, and so that a Ctrl-C of the tests is not for it
             be_told_the_facts()
@@ -167,7 +175,7 @@ def serve(listener, of_ray, on_hosts):
                 client, _ = listener.accept()
                 request, descriptors = receive(client)
                 if request is not None and (on_hosts or answer(client, fits(request, own, of_ray))):
-                    import_once(of_ray)
+                    import_once(of_ray, request.get("kind"))
                     child = os.fork()
                     if child == 0:
                         if on_hosts:
@@ -212,9 +220,11 @@ def reap(clients, ready):
         client.close()
 
 
-def import_once(of_ray):
-    """Imports what a seat's process imports, or one of Ray's workers."""
-    if ("numpy" if of_ray else "torch") not in sys.modules:
+def import_once(of_ray, kind):
+    """Imports what a seat's process imports, one of Ray's workers, or one that reads footers."""
+    if kind == FOOTERS:
+        import pyarrow.parquet  # noqa: F401
+    elif ("numpy" if of_ray else "torch") not in sys.modules:
         if of_ray:
             for name in OF_WORKERS.split():
                 with contextlib.suppress(ImportError):  # it is another version of Ray's, or Ray brings it along
@@ -242,7 +252,17 @@ def main(address, parent, *on_hosts):
 
 
 if __name__ == "__main__" and (child := main(*sys.argv[1:])):
-    child()  # from here, so that an error is told as Python tells it
-    # Freeing all that torch has made would copy the memory that is shared, for half a second.
+    status = 0
+    try:
+        child()  # from here, so that an error is told as Python tells it
+    except SystemExit as ended:
+        if not isinstance(ended.code, int | None):
+            raise
+        status = ended.code or 0
+    # What Python does at its end, except for freeing all that torch has made: that would copy the memory that is
+    # shared, for half a second.
+    threading._shutdown()
+    atexit._run_exitfuncs()
     sys.stdout.flush()
-    os._exit(0)
+    sys.stderr.flush()
+    os._exit(status & 0xFF)

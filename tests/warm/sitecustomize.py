@@ -1,10 +1,11 @@
 """Lets processes that would import torch be run by a server that has imported it: see server.py.
 
 Python imports this module as it starts, in each process whose PYTHONPATH has this folder. The process of a seat passes
-all that it was started with on to the server, waits, and ends as the process there has ended. So does a process that
-imports torch for a seat, and one of Ray's workers, at a server that has imported what Ray needs and not torch; to find
-the facts of its node, for which it would import torch, it starts such a process to be told them. All others, and those
-that the server does not take, go on as ever; so do the commands of parity, unless a test says otherwise (COMMAND).
+all that it was started with on to the server, waits, and ends as the process there has ended. So do a warm process, as
+a driver starts them, a program that a test has marked (MARKED), and one of Ray's workers, at a server that has imported
+what Ray needs and not torch; to find the facts of its node, for which it would import torch, it starts such a process
+to be told them. All others, and those that the server does not take, go on as ever; so do the commands of parity,
+unless a test says otherwise (COMMAND).
 """
 
 import os
@@ -16,6 +17,8 @@ ADDRESS = "PARITY_WARM"
 OF_RAY = ".ray"
 # Variable that has a command of parity passed on to that server, too: to be set only where nobody sends it a signal.
 COMMAND = "PARITY_WARM_COMMAND"
+# Marks a process, of any program that is given with -c or -m, as one to be passed on; not the processes it starts.
+MARKED = "PARITY_WARM_PROGRAM"
 # In place of the id of the parent process in the arguments: the server is to be the parent.
 PARENT = "parent"
 # Prints the facts of this machine.
@@ -27,6 +30,7 @@ def _to_pass_on():
 
     These are the kinds of processes that the server may run.
     """
+    marked = os.environ.pop(MARKED, "")
     match sys.orig_argv[1:]:
         # As train/seat.py starts it.
         case ["-u", "-c", program, control, data, parent, *paths] if "parity.train.seat_process" in program:
@@ -37,6 +41,11 @@ def _to_pass_on():
             return ([program, listening, PARENT, *paths], paths) if parent == str(os.getppid()) else None
         case ["-c", program] if program == FACTS:
             return [program], sys.path
+        case ["-c", program, *arguments] if marked:
+            return [program, *arguments], ["", *sys.path]
+        case ["-m", module, *arguments] if marked:
+            program = f"import runpy; runpy._run_module_as_main({module!r})"
+            return [program, *arguments], [os.getcwd(), *sys.path]  # noqa: PTH109 - as below
     return None
 
 

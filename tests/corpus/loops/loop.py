@@ -255,7 +255,9 @@ def _recorder(loop: Loop, t: Training, out: Path | None) -> AbstractContextManag
 def _seed(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_available():  # each call keeps its stack for the day when there is a device
+        torch.cuda.manual_seed_all(seed)
 
 
 def _buffers(t: Training) -> Iterator[torch.Tensor]:

@@ -25,11 +25,13 @@ def record_ranked(folder: Path) -> None:
     Raises:
         RuntimeError: A process has failed; with what it wrote.
     """
-    path = os.pathsep.join(map(str, [CORPUS, CORPUS.parent, CORPUS.parent.parent]))
+    folders = [*map(str, [CORPUS, CORPUS.parent, CORPUS.parent.parent]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    variables = {"PYTHONPATH": os.pathsep.join(folders), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     ended = subprocess.run(
         [sys.executable, "-m", "loops.ranks", str(folder)],
         cwd=CORPUS,
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        # In the tests, a fork of the process that has imported torch: see tests/warm.
+        env={**os.environ, **variables, "PARITY_WARM_PROGRAM": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
