@@ -247,7 +247,8 @@ def _moved_upto(updates: Distances, end: int) -> np.ndarray:
     """The sum of the norms of the baseline's updates before a position; float64[T]."""
     moved = np.empty((0, updates.tensors))
     for _, part in updates.each_part(end=end):
-        moved = np.concatenate([moved, part.norms]).sum(axis=0, keepdims=True)
+        # One after the other, so that it is the same however the steps are parted: `sum` may add them in pairs.
+        moved = np.concatenate([moved, part.norms]).cumsum(axis=0)[-1:]
     return np.asarray(moved[0])
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from synthetic_runs import BUFFERS, NEAR, ROUNDING, TENSORS, Planted, make_run, with_column, write_run
 
-from parity.judge import judge
+from parity.judge import judge, parting
 from parity.judge.floors import judged_distance
 from parity.judge.jumps import find_jump
 from parity.judge.step_sketches import parameters_before
@@ -173,6 +173,19 @@ def test_a_long_trace_has_the_distances_of_a_short_one(stored_in_blocks):
         for name in ("whole", "whole_norm", "whole_absolute"):
             found, expected = (getattr(side.distances(quantity), name) for side in (long, short))
             assert np.array_equal(found, expected), (quantity, name)
+
+
+@pytest.mark.parametrize("tensors", [1, 2])
+def test_a_long_trace_parts_beyond_the_line_of_a_short_one(stored_in_blocks, tensors):
+    """NumPy sums a single column in pairs, so that its sum depends on where the blocks begin."""
+    lengths = np.exp(np.random.default_rng(4).uniform(-25, 0, (60, tensors))).astype(np.float32).tolist()
+    run = make_run(Planted(differs={"param": 50}), steps=60, tensors=TENSORS[:tensors])
+    for number in (0, 1):
+        run = with_column(run, number, "update_norms", lambda _: lengths)
+    short, long = (
+        parting._line(each, "param", 50, each.distances("update")) for each in map(compared, (run, stored_in_blocks(run)))
+    )
+    assert short.tolist() == long.tolist()
 
 
 FORWARDS = {"output": 2, "buffer": 2, **ROUNDING}
