@@ -220,7 +220,8 @@ def _nothing_is_left(_own_temporary_folder, _warm):
     """After each module: no process that it started, whoever is its parent, and no folder of a cluster that is gone."""
     mark = os.environ[MARK] = uuid.uuid4().hex
     before = abandoned()
-    with own_imports():
+    # The fixtures of the module may have set for the process what a process that is passed on would then differ in.
+    with own_environment(), own_imports():
         yield
     del os.environ[MARK]
     end = time.monotonic() + PATIENCE_S

@@ -182,10 +182,9 @@ def test_a_long_trace_parts_beyond_the_line_of_a_short_one(stored_in_blocks, ten
     run = make_run(Planted(differs={"param": 50}), steps=60, tensors=TENSORS[:tensors])
     for number in (0, 1):
         run = with_column(run, number, "update_norms", lambda _: lengths)
-    short, long = (
-        parting._line(each, "param", 50, each.distances("update")) for each in map(compared, (run, stored_in_blocks(run)))
-    )
-    assert short.tolist() == long.tolist()
+    both = map(compared, (run, stored_in_blocks(run)))
+    short, long = (parting._line(each, "param", 50, each.distances("update")).tolist() for each in both)
+    assert short == long
 
 
 FORWARDS = {"output": 2, "buffer": 2, **ROUNDING}
