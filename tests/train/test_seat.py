@@ -273,7 +273,7 @@ def test_no_seat_of_a_warm_process_outlives_a_worker_that_is_killed(worker, _war
     process, _ = worker("hanging", "warm")
     assert process.stdout.readline() == "Forked\n"
     # The warm process, which is the server's child here, lives as long.
-    (parent,) = _warm.children()
+    (parent,) = _warm[0].children()
     left = parent.children(recursive=True)
     assert len(left) == 2
     process.send_signal(signal.SIGKILL)
