@@ -205,7 +205,8 @@ def _warm(_own_temporary_folder):
         patch.setenv("PARITY_WARM", address)
         patch.setenv("PYTHONPATH", os.pathsep.join(paths))
         # Else the first process would do without them.
-        while not all(map(os.path.exists, (address, f"{address}.ray"))) and all(each.poll() is None for each in servers):
+        listening = (address, f"{address}.ray")
+        while not all(map(os.path.exists, listening)) and all(server.poll() is None for server in servers):
             time.sleep(0.01)
         yield [psutil.Process(server.pid) for server in servers]
 
