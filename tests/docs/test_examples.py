@@ -1,5 +1,6 @@
 """README and docs: what they show runs, and does what they say."""
 
+import json
 import re
 from pathlib import Path
 
@@ -127,8 +128,10 @@ def test_the_loops_of_the_guide_record_the_same(tmp_path, capsys):
         (tmp_path / name).write_text(files()[name])
     ended = warm_command("-c", LOOPS, tmp_path, *loops)
     assert ended.status == 0, ended.stderr
-    status = report.main([str(tmp_path / "runs" / name) for name in ("plain", "lightning", "accelerate")])
-    assert (status, re.findall(r"-s0  (\w+)", capsys.readouterr().out)) == (0, ["identical", "identical"])
+    runs = [str(tmp_path / "runs" / name) for name in ("plain", "lightning", "accelerate")]
+    status = report.main([*runs, "--format", "json"])
+    verdicts = [pair["verdict"] for pair in json.loads(capsys.readouterr().out)["pairs"]]
+    assert (status, verdicts) == (0, ["identical", "identical"])
     assert pd.read_parquet(tmp_path / "runs" / "transformers" / "trials.parquet").rows.tolist() == [4]
 
 
