@@ -297,7 +297,7 @@ def check(name: str, text: str, directory: Path, planted: dict[tuple[str, str], 
         for (baseline, candidate), place in planted.items():
             for block in (block for block in blocks if block.startswith(f"{baseline} {candidate} ")):
                 line = " identical" if place is None else f", {' '.join(str(part) for part in place[1:] if part)} "
-                if line not in block or (place and f" first step {place[0]} " not in block):
+                if line not in block or (place and not re.search(rf" (first|onset) (at )?step {place[0]}\b", block)):
                     raise RuntimeError(f"{block} is not {place}.")
         if len(blocks) < 4:
             raise RuntimeError(f"{name} printed too little:\n{text}")
