@@ -74,6 +74,7 @@ def site(tmp_path_factory):
 def installed(site, tmp_path, monkeypatch):
     """Runs python in an empty folder, where the wheel is what there is of parity."""
     monkeypatch.setenv("PYTHONPATH", str(site))
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")  # the folder stays what the wheel has
 
     def run(*arguments):
         arguments = [sys.executable, *map(str, arguments)]
