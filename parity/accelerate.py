@@ -123,8 +123,8 @@ class _Loop:
         """
         if self._criterion is None:
             raise Trouble(
-                "parity.accelerate.record got no criterion=, so there is no loss function to call. Pass criterion=, or "
-                "call the model's own loss."
+                "parity.accelerate.record was called without criterion=, so it has no loss function to call. Pass "
+                "criterion=, or use the model's own loss."
             )
         found = self._criterion(output, target)
         if torch.is_grad_enabled() and found.requires_grad and not self._recorder.ended:

@@ -82,7 +82,7 @@ class CheckResult:
         worst = story.worst_pair(self.judgement)
         if worst is None:
             raise Trouble(
-                "Nothing was compared, since there is no pair. Give a candidate, a second device or replicas."
+                "Nothing was compared: no two trials form a pair. Add a candidate, a second device or replicas."
             )
         return worst
 

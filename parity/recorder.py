@@ -141,9 +141,9 @@ class Recorder:
             quiet: Whether not to say on stderr where the recording is; None: only under pytest.
 
         Raises:
-            Trouble: The directory holds something else than a run, or cannot be made; the model has no parameters; a
-                model or an optimizer is none of torch; the criterion is no loss; or a name, a number or `digest` is not
-                allowed.
+            Trouble: The directory holds something else than a run, or cannot be made; the model has no parameters;
+                the model or an optimizer is not one of torch's; the criterion is not a loss; or a name, a number or
+                `digest` is not allowed.
         """
         given = {"audit_every": audit_every, "seed": seed, "replica": replica, "first_step": first_step, "name": name}
         given |= {"steps_per_epoch": steps_per_epoch, "also": also, "scaler": scaler, "digest": digest}

@@ -54,7 +54,7 @@ class RunsCodeError(Trouble):
 
 
 class ForeignError(Trouble):
-    """A file is no checkpoint at all: another program's, whose name merely ends like one."""
+    """A file is not a checkpoint: another program wrote it, and only its name ends like that of one."""
 
 
 def is_torch_file(head: bytes) -> bool:

@@ -13,6 +13,6 @@ LOOK_EVERY_S = 1.0
 
 if __name__ == "__main__":
     raylet = os.getppid()
-    # The folder tells of a raylet that was gone before this process could ask for its id.
+    # If the raylet ended before its id was read above, the parent is another process, but the folder is gone.
     while os.getppid() == raylet and os.path.isdir(sys.argv[1]):  # noqa: PTH112 - pathlib would be imported for it
         time.sleep(LOOK_EVERY_S)

@@ -198,7 +198,7 @@ class LossAudit:
                 f"output_grad is {self.ratio[step]:.6g} times the float64 one over all its elements, and rounding can "
                 f"explain {1 - self.ratio_line[step]:.4g} to {1 + self.ratio_line[step]:.4g}"
             )
-        # Of a gradient that should be zero, or is not finite, there is no ratio.
+        # A gradient that should be zero, or is not finite, has no ratio.
         known = np.isfinite(self.gradient.candidate[step])
         return (
             f"output_grad is {f'{self.ratio[step]:.6g} times the float64 one, ' if known else ''}{gradient} "

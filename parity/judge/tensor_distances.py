@@ -109,6 +109,6 @@ def joined(parts: Sequence[TensorDistances]) -> TensorDistances:
 
 
 def _over(distance: np.ndarray, norm: np.ndarray) -> np.ndarray:
-    """Distance / norm: 0 where there is no distance, infinite beside a norm of 0."""
+    """The distance divided by the norm: 0 where the distance is 0, otherwise infinite where the norm is 0."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         return np.where(distance == 0, 0.0, distance / norm)

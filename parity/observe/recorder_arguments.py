@@ -56,7 +56,7 @@ def check_arguments(
 
 
 def check_model(who: str, model: object, name: str = "model") -> None:
-    """Raises `Trouble` for what is no model."""
+    """Raises `Trouble` if a value is not a model."""
     if not isinstance(model, torch.nn.Module):
         raise Trouble(
             f"{who}: {name} is {kind_of(model)}, which is not a torch.nn.Module. Give the model itself; several go "

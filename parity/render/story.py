@@ -34,12 +34,17 @@ _HEADLINE = 300
 _MOST_NAMED = 6
 
 
+def altered(run: StoredRun) -> list[str]:
+    """A sentence about the files that were altered since the run was stored, if any were."""
+    if not run.altered:
+        return []
+    files = ", ".join(run.altered)
+    return [f"Altered since the run was stored: {files}. The verdict is about the files as they are now."]
+
+
 def notes(run: StoredRun) -> list[str]:
     """What a reader has to know before the verdict, in sentences."""
-    found = []
-    if run.altered:
-        files = ", ".join(run.altered)
-        found.append(f"Altered since the run was stored: {files}. The verdict is about the files as they are now.")
+    found = altered(run)
     unfinished = [record for record in run.trials if record.status in ("interrupted", "planned")]
     # A recording that switched itself off says why.
     ended = [record for record in unfinished if record.error]

@@ -73,9 +73,10 @@ def render(run: StoredRun, judgement: Judgement, console: Console) -> None:
         console: Where to print.
     """
     width = min(console.width, MOST_COLUMNS)
-    # What limits every verdict goes before them.
-    notes = ([judgement.trouble] if judgement.trouble else []) + story.notes(run)
-    for note in notes:
+    # What limits every verdict goes before them; that files were altered limits what is said of a failed baseline, too.
+    altered, notes = story.altered(run), story.notes(run)
+    trouble = [judgement.trouble] if judgement.trouble else []
+    for note in (*altered, *trouble, *notes[len(altered) :]):
         _print(console, *wrap(note, width=width, then="  "))
     head = make_headline(run, judgement, where="in report.html")
     if not judgement.pairs:

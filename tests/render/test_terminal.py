@@ -223,6 +223,15 @@ def test_a_failed_baseline_is_said_first(stored):
     assert "without it there is nothing to compare. See Attempts and faults, in report.html." in text
 
 
+def test_that_files_were_altered_is_said_before_what_they_say_of_the_baseline(stored):
+    failed = replace(stored.trials[0], status="failed", failed_step=2, error="the loss raised E: x", host="h")
+    lacking = replace(stored.trials[1], status="interrupted", error="it was stopped")
+    text = words(replace(stored, trials=(failed, lacking), altered=("trials.parquet",)))
+    said = ["Altered since the run was stored: trials.parquet.", "The baseline failed: ", " ended early: "]
+    places = [text.index(each) for each in said]
+    assert places[0] == 0 and places == sorted(places)
+
+
 def test_an_error_of_many_lines_stays_in_its_paragraph(stored):
     failed = replace(stored.trials[1], status="failed", failed_step=2, error="the loss raised E: x\n  y", host="h")
     run = replace(stored, trials=(stored.trials[0], failed))
