@@ -101,6 +101,18 @@ def test_a_damaged_file_of_a_folder_is_trouble_and_not_equal(tmp_path, name, dam
         read_checkpoint(str(tmp_path))
 
 
+def test_an_archive_of_torch_that_does_not_load_is_damaged_and_not_of_another_program(tmp_path):
+    write(tmp_path / "model.safetensors", ONE)
+    torch.save(ONE, tmp_path / "whole")
+    with zipfile.ZipFile(tmp_path / "whole") as whole, zipfile.ZipFile(tmp_path / "extra.pt", "w") as archive:
+        for each in whole.namelist():
+            content = whole.read(each)
+            archive.writestr(each, content[:20] if each.endswith("/data.pkl") else content)
+    (tmp_path / "whole").unlink()
+    with pytest.raises(Trouble, match=r"extra\.pt cannot be loaded by torch: .*Copy it again"):
+        read_checkpoint(str(tmp_path))
+
+
 def test_a_file_that_would_run_code_is_compared_by_its_bytes(tmp_path):
     sides = [{**MODEL, "extra.pt": {"x": Decimal(text)}} for text in ("1", "2")]
     assert compared(tmp_path / "same", sides[0], sides[0]).word == "identical"

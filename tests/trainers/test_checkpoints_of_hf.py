@@ -40,18 +40,20 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def planted(trained, tmp_path):
-    """Compares the first of the two folders with a copy of the second one, whose state a function may change."""
+    """Compares copies of the two folders; functions may change the state of the second one, or that of both."""
 
-    def run(change=None, files=()):
-        copy = shutil.copytree(trained[1], tmp_path / "copy", dirs_exist_ok=True)
-        path = copy / "trainer_state.json"
-        if change:
-            state = json.loads(path.read_bytes())
-            change(state)
-            path.write_text(json.dumps(state))
+    def run(change=None, files=(), *, baseline=None):
+        sides = []
+        for name, folder, edit in (("baseline", trained[0], baseline), ("copy", trained[1], change)):
+            sides.append(shutil.copytree(folder, tmp_path / name, dirs_exist_ok=True))
+            path = sides[-1] / "trainer_state.json"
+            if edit:
+                state = json.loads(path.read_bytes())
+                edit(state)
+                path.write_text(json.dumps(state))
         for name, content in files:
-            (copy / name).write_bytes(content)
-        return compare_checkpoints(*(read_checkpoint(str(each)) for each in (trained[0], copy)), tolerance=EXACT)
+            (sides[1] / name).write_bytes(content)
+        return compare_checkpoints(*(read_checkpoint(str(each)) for each in sides), tolerance=EXACT)
 
     return run
 
@@ -121,6 +123,12 @@ def test_a_planted_value_is_found_by_its_name(planted, change, names):
     assert all(each.name.startswith("trainer_state.") for each in found.differences)
     if names:
         assert [each.name.removeprefix("trainer_state.") for each in found.differences] == names
+
+
+@pytest.mark.parametrize("name", ["eval_predicted_runtime", "predicted_steps_per_second", "loss_runtime"])
+def test_a_metric_that_is_named_like_a_time_is_compared(planted, name):
+    found = planted(put(name, 1.0, 1), baseline=put(name, 2.0, 1))
+    assert [each.name for each in found.differences] == [f"trainer_state.log_history.1.{name}"]
 
 
 def test_another_time_is_not_found(planted):
