@@ -137,7 +137,7 @@ def _load(path: Path) -> Any:
     except UnpicklingError as error:
         raise _refusal(path) from error
     except _DAMAGE as error:
-        kind = ForeignError if mappable and _is_of_others(path) else Trouble
+        kind = ForeignError if _is_of_others(path) else Trouble
         reason = cut(str(error).partition(". ")[0].splitlines()[0] if str(error) else type(error).__name__, 300)
         raise kind(f"{path} cannot be loaded by torch: {reason}. Copy it again from where it was written.") from error
 
@@ -174,7 +174,9 @@ def _refusal(path: Path) -> Trouble:
     except (*_DAMAGE, UnpicklingError, OSError):
         unsafe = []  # of old files torch does not list them
     if not unsafe:
-        return ForeignError(
+        # An archive of torch.save is damaged; what else is a pickle may be another program's.
+        kind = Trouble if is_archive(path) and not _is_of_others(path) else ForeignError
+        return kind(
             f"{path} is no file of torch.save that holds tensors and plain values only, or it is damaged. "
             "Save a state_dict, or copy the file again from where it was written."
         )

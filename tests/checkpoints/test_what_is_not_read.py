@@ -101,15 +101,19 @@ def test_a_damaged_file_of_a_folder_is_trouble_and_not_equal(tmp_path, name, dam
         read_checkpoint(str(tmp_path))
 
 
-def test_an_archive_of_torch_that_does_not_load_is_damaged_and_not_of_another_program(tmp_path):
+@pytest.mark.parametrize("damage", ["/data.pkl", "/data/0"])
+def test_an_archive_of_torch_that_does_not_load_is_damaged_and_not_of_another_program(tmp_path, damage):
     write(tmp_path / "model.safetensors", ONE)
     torch.save(ONE, tmp_path / "whole")
     with zipfile.ZipFile(tmp_path / "whole") as whole, zipfile.ZipFile(tmp_path / "extra.pt", "w") as archive:
         for each in whole.namelist():
             content = whole.read(each)
-            archive.writestr(each, content[:20] if each.endswith("/data.pkl") else content)
+            if not each.endswith(damage):
+                archive.writestr(each, content)
+            elif damage == "/data.pkl":
+                archive.writestr(each, content[:20])
     (tmp_path / "whole").unlink()
-    with pytest.raises(Trouble, match=r"extra\.pt cannot be loaded by torch: .*Copy it again"):
+    with pytest.raises(Trouble, match=r"extra\.pt (cannot be loaded by torch|.* or it is damaged)"):
         read_checkpoint(str(tmp_path))
 
 
