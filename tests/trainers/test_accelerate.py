@@ -1,5 +1,6 @@
 """Loops with Accelerate, recorded by one wrapper: the same trace as by hand."""
 
+import contextlib
 import weakref
 
 import accelerate
@@ -129,14 +130,18 @@ def test_a_loop_that_raises_has_failed_and_all_is_put_back(tmp_path):
     assert "backward" not in vars(accelerator)
 
 
-def test_a_backward_that_accelerate_does_not_see_ends_the_recording(tmp_path):
-    accelerator, model, optimizer = prepared()
+@contextlib.contextmanager
+def recording_that_misses_a_backward(out, accelerator, model, optimizer):
     with (
         pytest.warns(RuntimeWarning, match=r"step\(\) came without backward\(\)"),
-        parity.accelerate.record(
-            tmp_path / "out", accelerator, model, optimizers=optimizer, criterion=nn.MSELoss()
-        ) as mse,
+        parity.accelerate.record(out, accelerator, model, optimizers=optimizer, criterion=nn.MSELoss()) as mse,
     ):
+        yield mse
+
+
+def test_a_backward_that_accelerate_does_not_see_ends_the_recording(tmp_path):
+    accelerator, model, optimizer = prepared()
+    with recording_that_misses_a_backward(tmp_path / "out", accelerator, model, optimizer) as mse:
         for inputs, target in batches():
             mse(model(inputs), target).backward()
             optimizer.step()
@@ -277,12 +282,7 @@ def test_what_is_not_recorded_any_more_is_not_kept(tmp_path):
         mse(output, target).backward()  # not seen, which ends the recording
         optimizer.step()
 
-    with (
-        pytest.warns(RuntimeWarning, match=r"step\(\) came without backward\(\)"),
-        parity.accelerate.record(
-            tmp_path / "out", accelerator, model, optimizers=optimizer, criterion=nn.MSELoss()
-        ) as mse,
-    ):
+    with recording_that_misses_a_backward(tmp_path / "out", accelerator, model, optimizer) as mse:
         for inputs, target in batches():
             step(inputs, target)
         assert [each() for each in kept] == [None] * len(kept)
