@@ -203,6 +203,17 @@ def test_a_long_trace_has_the_jump_of_a_short_one(stored_in_blocks, quantity, st
     assert quantity == "param_grad" or found.index == step
 
 
+@pytest.mark.parametrize("lasting", [2, 3])
+@pytest.mark.parametrize("step", range(20, 37))
+def test_a_gradient_has_jumped_if_it_is_off_for_three_steps_wherever_a_block_ends(stored_in_blocks, step, lasting):
+    """It is 20 times as far off as before, which two steps may be; the next block may say whether a third one is."""
+    far = {2: 0.02, step: 0.4, step + lasting: 0.02}
+    run = make_run(Planted(differs=FORWARDS, distances={"param_grad": far}, tensors=(4,)), steps=60)
+    for side in (run, stored_in_blocks(run)):
+        jump = find_jump(compared(side), after=2, parted="output")
+        assert (jump and jump.index) == (step if lasting == 3 else None)
+
+
 def test_a_long_trace_leaves_out_the_noise_of_a_short_one(stored_in_blocks):
     tiny = {step: 1e-6 * (0.2 + 0.5 * (step % 3)) for step in range(2, 60)}
     planted = Planted(differs=FORWARDS, distances={"param_grad": tiny, "update": {2: NEAR, 31: 0.9}}, tensors=(4,))
