@@ -328,7 +328,7 @@ class Recorder:
         # Asked at each batch: a scaler changes its scale between steps.
         self._scale = float(self._scaler.get_scale()) if self._scaler else 1.0
         tensors = tensors_of(inputs)
-        rows = rows_of(tensors) if tensors else 1
+        rows = rows_of(tensors[0]) if tensors else 1
         # The first batch decides what a whole batch is; a later one with fewer rows is partial.
         self._batch_rows = self._batch_rows or rows
         place = self._place(rows)

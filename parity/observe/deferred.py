@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from parity.observe.device_sums import NUMBERS
+from parity.observe.device_sums import COUNTED
 from parity.observe.fingerprint import Fingerprint
 from parity.observe.signs import SUMS
 from parity.observe.word_sums import finished
@@ -37,14 +37,14 @@ class Later:
 
 
 class _Chunk:
-    """A buffer on a device for the numbers of T tensors in several steps, int64[S, T, 10]."""
+    """A buffer on a device for the numbers of T tensors in several steps, int64[S, T, 12]."""
 
     def __init__(self, seeds: Sequence[int], device: torch.device, slots: int) -> None:
         self.seeds = tuple(seeds)
         self._device = device
-        slots = min(slots, _MOST_SLOTS, max(1, _CHUNK_BYTES // (8 * NUMBERS * max(1, len(seeds)))))
+        slots = min(slots, _MOST_SLOTS, max(1, _CHUNK_BYTES // (8 * COUNTED * max(1, len(seeds)))))
         # Zeros, to which the rows of a step's batches are added.
-        self._buffer = torch.zeros((slots, len(seeds), NUMBERS), dtype=torch.int64, device=device)
+        self._buffer = torch.zeros((slots, len(seeds), COUNTED), dtype=torch.int64, device=device)
         self.slots = self._buffer.unbind()
         self.used = 0
         self._fetched: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
@@ -66,7 +66,7 @@ class _Chunk:
 
 
 def read(numbers: np.ndarray, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Digests, norms and sketches from the numbers of tensors with these seeds, int64[..., T, 10]."""
+    """Digests, norms and sketches from the numbers of tensors with these seeds, int64[..., T, 12]."""
     floats = numbers.view(np.float64)
     # The square root of a NaN is one.
     with np.errstate(invalid="ignore"):
@@ -79,7 +79,7 @@ class Slot:
     """The place of a step in a chunk.
 
     Attributes:
-        out: Where the device writes; int64[T, 10].
+        out: Where the device writes; int64[T, 12].
     """
 
     out: torch.Tensor

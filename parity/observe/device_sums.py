@@ -24,6 +24,9 @@ from parity.observe.word_sums import BLOCK_WORDS, place_weights, word_sum
 WITH_KERNELS = {"cuda"}
 # Numbers of 64 bits of a tensor: the sum of its words, the sums of its sketch and that of its squares, in float64.
 NUMBERS = 2 + SUMS
+# The same, a counter of the blocks of which they are done, and one that fills them up to a multiple of 16 bytes: Triton
+# compiles a kernel anew for an address that is none.
+COUNTED = NUMBERS + 2
 # The names that Triton has for the dtypes whose elements it sums.
 _SUMMED = {
     torch.float32: "float32",
@@ -37,7 +40,8 @@ _SUMMED = {
     torch.uint8: "uint8",
     torch.bool: "uint8",
 }
-_WARPS, ADDING_WARPS = 4, 8
+_WARPS = 4
+_NO_CONTEXT = contextlib.nullcontext()
 # Tables of a set of tensors that are kept: gradients are new ones in each step, in memory that mostly was used before.
 _MOST_TABLES = 8
 
@@ -54,11 +58,11 @@ def on_device(tensor: torch.Tensor, *, summed: bool = True) -> bool:
 def _kernels_run(device: torch.device) -> bool:
     """Whether the kernels can be compiled here, and give what the host gives; says so once where they do not."""
     numbers = np.arange(3 * BLOCK // 2, dtype=np.float32)
-    out = torch.zeros((1, NUMBERS), dtype=torch.int64, device=device)
+    out = torch.zeros((1, COUNTED), dtype=torch.int64, device=device)
     try:
         given = [torch.from_numpy(numbers).to(device)]
         TensorSums(layout_of(device, kinds_of(given)), summed=True).take(given, out)
-        found, square = int(out[0, 0]) % 2**64, float(out[0, 1:].view(torch.float64)[SUMS])
+        found, square = int(out[0, 0]) % 2**64, float(out[0, 1:NUMBERS].view(torch.float64)[SUMS])
         expected = float(np.square(numbers, dtype=np.float64).sum())
         why = None if found == word_sum(numbers) else f"it gives {found:016x}, not {word_sum(numbers):016x}"
         if not why and not math.isclose(square, expected, rel_tol=1e-5):
@@ -84,6 +88,7 @@ class Layout:
         kinds: The dtype of each tensor, and its number of elements.
         begins: Where the blocks of each tensor begin, and where those of the last one end; int64[T + 1].
         on_device: The same there.
+        sizes: The number of elements of each tensor, there; int64[T].
         groups: For each dtype its blocks, int32[B, 2]: the tensor of each, and its number in it.
     """
 
@@ -91,14 +96,21 @@ class Layout:
     kinds: tuple[tuple[torch.dtype, int], ...]
     begins: np.ndarray
     on_device: torch.Tensor
+    sizes: torch.Tensor
     groups: list[tuple[torch.dtype, torch.Tensor]]
+
+    @functools.cached_property
+    def blocks(self) -> int:
+        """Number of blocks of all tensors."""
+        return int(self.begins[-1])
 
 
 @functools.lru_cache(maxsize=64)
 def layout_of(device: torch.device, kinds: tuple[tuple[torch.dtype, int], ...]) -> Layout:
     """The layout of tensors of these dtypes and numbers of elements."""
     dtypes = [dtype for dtype, _ in kinds]
-    counts = -(-np.array([size for _, size in kinds], np.int64) // BLOCK)
+    sizes = np.array([size for _, size in kinds], np.int64)
+    counts = -(-sizes // BLOCK)
     begins = np.concatenate([[0], np.cumsum(counts)])
     groups = []
     for dtype in dict.fromkeys(dtypes):
@@ -107,7 +119,7 @@ def layout_of(device: torch.device, kinds: tuple[tuple[torch.dtype, int], ...]) 
         if len(tensors):
             numbers = np.concatenate([np.arange(count) for count in counts[mine]])
             groups.append((dtype, moved(np.stack([tensors, numbers], axis=1).astype(np.int32), device)))
-    return Layout(device, kinds, begins, moved(begins, device), groups)
+    return Layout(device, kinds, begins, moved(begins, device), moved(sizes, device), groups)
 
 
 def moved(array: np.ndarray, device: torch.device) -> torch.Tensor:
@@ -148,7 +160,9 @@ def as_read(kernel: Any, dtype: torch.dtype, *, summed: bool) -> dict[str, Any]:
         "SUMMED": summed,
         "WIDE": dtype == torch.float64,
     }
-    return {name: read[name] for name in kernel.arg_names if name in read} | {"num_warps": _WARPS}
+    # With half as many, elements of 8 bytes take more registers than there are, and up to six times as long (H200).
+    warps = _WARPS * 2 if size == 8 else _WARPS
+    return {name: read[name] for name in kernel.arg_names if name in read} | {"num_warps": warps}
 
 
 class TensorSums:
@@ -162,7 +176,7 @@ class TensorSums:
     def __init__(self, layout: Layout, *, summed: bool) -> None:
         self._layout, self._summed = layout, summed
         # Where tensors were, and the table of that, which the device has.
-        self._tables: dict[tuple[int, ...], torch.Tensor] = {}
+        self._tables: dict[tuple[tuple[int, ...], tuple[int, ...]], torch.Tensor] = {}
 
     def take(
         self, tensors: Sequence[torch.Tensor], out: torch.Tensor, before: Sequence[torch.Tensor] | None = None
@@ -171,7 +185,7 @@ class TensorSums:
 
         Args:
             tensors: dtype[...], those of the layout, each of them `dense` and contiguous.
-            out: Gets their numbers, and has been zeros; int64[T, 10].
+            out: Gets their numbers, and has been zeros; int64[T, 12].
             before: What they were at the last visit, of the same dtypes and sizes: what was added since is summed
                 instead, and these are made what the tensors are now.
 
@@ -183,42 +197,40 @@ class TensorSums:
         layout = self._layout
         found = out
         if self._summed:
-            found = torch.empty((int(layout.begins[-1]), NUMBERS), dtype=torch.int64, device=layout.device)
+            found = torch.empty((layout.blocks, NUMBERS), dtype=torch.int64, device=layout.device)
         with current(layout.device):
-            table = self._table_of(tensors, before)
+            places = self._places_of(tensors, before)
             for dtype, blocks in layout.groups:
                 word_kernels.tensor_blocks[(len(blocks),)](
-                    table,
+                    places,
+                    layout.sizes,
+                    layout.on_device,
                     blocks,
                     found,
+                    out,
                     weights_on(layout.device),
                     *_tensor_signs(layout.device),
                     UPDATED=before is not None,
                     **as_read(word_kernels.tensor_blocks, dtype, summed=self._summed),
                 )
-            if self._summed:
-                word_kernels.add_blocks[(len(tensors),)](
-                    found, layout.on_device, out, ADD=False, num_warps=ADDING_WARPS
-                )
 
-    def _table_of(self, tensors: Sequence[torch.Tensor], before: Sequence[torch.Tensor] | None) -> torch.Tensor:
-        """Where tensors are and were, and where their numbers begin; int64[T, 4] on the device."""
-        past = tensors if before is None else before
-        places = (*map(torch.Tensor.data_ptr, tensors), *map(torch.Tensor.data_ptr, past))
-        table = self._tables.get(places)
-        if table is None:
-            layout, sizes = self._layout, [size for _, size in self._layout.kinds]
+    def _places_of(self, tensors: Sequence[torch.Tensor], before: Sequence[torch.Tensor] | None) -> torch.Tensor:
+        """Where each tensor is, and where it was; int64[T, 2] on the device."""
+        now = tuple(map(torch.Tensor.data_ptr, tensors))
+        past = now if before is None else tuple(map(torch.Tensor.data_ptr, before))
+        places = self._tables.get((now, past))
+        if places is None:
+            layout = self._layout
             # The kernel writes as much to what was before as there is now.
             if before is not None and (
                 layout.kinds != kinds_of(before) or any(each.device != layout.device for each in before)
             ):
                 raise ValueError("a parameter has another shape, dtype or device than in the step before")
-            addresses = np.array(places, np.int64).reshape(2, -1)
-            table = moved(np.stack([*addresses, sizes, layout.begins[:-1]], axis=1), layout.device)
+            places = moved(np.array([now, past], np.int64).T.copy(), layout.device)
             if len(self._tables) == _MOST_TABLES:
                 del self._tables[next(iter(self._tables))]
-            self._tables[places] = table
-        return table
+            self._tables[now, past] = places
+        return places
 
 
 def kinds_of(tensors: Sequence[torch.Tensor]) -> tuple[tuple[torch.dtype, int], ...]:
@@ -228,4 +240,7 @@ def kinds_of(tensors: Sequence[torch.Tensor]) -> tuple[tuple[torch.dtype, int], 
 
 def current(device: torch.device) -> AbstractContextManager[object]:
     """Makes a GPU the one on which kernels are launched."""
-    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+    # To set the device that is set already takes ten times as long as to ask.
+    if device.type != "cuda" or torch.cuda.current_device() == device.index:
+        return _NO_CONTEXT
+    return torch.cuda.device(device)

@@ -21,13 +21,18 @@ _NOT_IN_NUMPY = frozenset({torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m
 
 def all_on_host(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """`on_host` of each tensor."""
-    plain = set(map(_kind, tensors)) <= _HOSTS and not any(map(is_lazy, tensors))
+    plain = set(map(_kind, tensors)) <= _HOSTS and not any_lazy(tensors)
     return list(tensors) if plain else list(map(on_host, tensors))
 
 
 def is_lazy(tensor: torch.Tensor) -> bool:
     """Whether a tensor is to be conjugated or negated when somebody asks for its elements: its memory is not so yet."""
     return tensor.is_neg() or tensor.is_conj()
+
+
+def any_lazy(tensors: Sequence[torch.Tensor]) -> bool:
+    """Whether any of the tensors `is_lazy`."""
+    return any(map(torch.Tensor.is_neg, tensors)) or any(map(torch.Tensor.is_conj, tensors))
 
 
 def all_arrays_of(hosts: Sequence[torch.Tensor]) -> list[np.ndarray]:

@@ -269,6 +269,7 @@ class Observer:
         batches, self._batches = self._batches, self._make_batches()
         param_grad, self._param_grad = self._param_grad, None
         step_grad, self._step_grad = self._step_grad, None
+        self._words.forget()
         assert param_grad is not None, "backward comes before update"
         columns = self._columns
         if unchanged:

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from parity.observe.word_kernels import block_weight, summable, words_digest
+from parity.observe.word_kernels import add_if_last, block_weight, summable, words_digest
 
 
 @triton.jit
@@ -36,6 +36,7 @@ def row_blocks(
     first_row,
     first_word,
     found,
+    out,
     weights,
     element_signs,
     row_signs,
@@ -46,7 +47,7 @@ def row_blocks(
     SUMMED: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """Writes the ten numbers of a block of rows: of any whose digest alone is wanted, or of narrow ones.
+    """Adds the ten numbers of a block of rows: of any whose digest alone is wanted, or of narrow ones.
 
     Args:
         address: Address of rows of a batch, dtype[R, F].
@@ -54,7 +55,8 @@ def row_blocks(
         width: F.
         first_row: Number of rows that came before.
         first_word: Number of words that came before.
-        found: Where they are written, int64[blocks, 10]; if the digest alone is wanted, what it is added to, int64[1].
+        found: Where they are written first, int64[blocks, 10]; not used if the digest alone is wanted.
+        out: Where they are added, as in `add_if_last`; int64[12].
         weights: Weights of places; int64[2048].
         element_signs: Signs of the elements, row after row; float32[65536].
         row_signs: Signs of the rows; float32[65536].
@@ -71,8 +73,8 @@ def row_blocks(
     words = words_digest(address, weights, block, elements, first_word.to(tl.int64), ITEM, PER, GROUPS, True)
     words = words.to(tl.int64, bitcast=True)
     if SUMMED:
-        out = found + block * 10
-        tl.store(out, words)
+        mine = found + block * 10
+        tl.store(mine, words)
         lane = tl.arange(0, 512)
         number = tl.arange(0, 8)
         values = address.to(tl.pointer_type(DTYPE))
@@ -89,13 +91,14 @@ def row_blocks(
             place = ((first_row * width + begin) % 65536).to(tl.int32) + lane
             signs = tl.load(element_signs + (place & 65535))
             signs *= tl.load(row_signs + (((row % 65536).to(tl.int32) + further) & 65535))
-            mine = (((row % 8).to(tl.int32) + further) & 7)[None, :] == number[:, None]
-            sums += tl.where(mine, (value * signs)[None, :], 0.0)
-        floats = (out + 1).to(tl.pointer_type(tl.float64), bitcast=True)
+            its_sum = (((row % 8).to(tl.int32) + further) & 7)[None, :] == number[:, None]
+            sums += tl.where(its_sum, (value * signs)[None, :], 0.0)
+        floats = (mine + 1).to(tl.pointer_type(tl.float64), bitcast=True)
         tl.store(floats + number, tl.sum(sums, 1).to(tl.float64))
         tl.store(floats + 8, tl.sum(squares, 0).to(tl.float64))
+        add_if_last(found, 0, tl.num_programs(0), out)
     else:
-        tl.atomic_add(found, words)
+        tl.atomic_add(out, words)
 
 
 @triton.jit(do_not_specialize=["rows", "width", "first_row", "first_word", "segments", "groups"])
@@ -108,6 +111,7 @@ def row_tiles(
     segments,
     groups,
     found,
+    out,
     weights,
     sign_bits,
     row_signs,
@@ -118,7 +122,7 @@ def row_tiles(
     PARTS: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """Writes the ten numbers of a segment of wide rows, as `RowSketch` sums them.
+    """Adds the ten numbers of a segment of wide rows, as `RowSketch` sums them.
 
     A segment is 128 PARTS units of a row, with a unit of a word or an element, whatever is larger. Eight rows, one for
     each sum, are taken together.
@@ -131,7 +135,8 @@ def row_tiles(
         first_word: Number of words that came before.
         segments: Number of segments of a row.
         groups: How many times eight rows a program takes.
-        found: int64[programs, 10].
+        found: Where they are written first; int64[programs, 10].
+        out: As in `row_blocks`.
         weights: Weights of places; int64[2048].
         sign_bits: Signs of the elements of a row for each of the eight sums; int32[8, ceil(F / 32)].
         row_signs: Signs of the rows; float32[65536].
@@ -143,7 +148,7 @@ def row_tiles(
         WIDE: Whether elements are summed in float64.
     """
     program = tl.program_id(0)
-    out = found + program.to(tl.int64) * 10
+    numbers = found + program.to(tl.int64) * 10
     first_row = first_row.to(tl.int64)
     width = width.to(tl.int32)
     begin = (program % segments) * (128 * PARTS)
@@ -177,7 +182,8 @@ def row_tiles(
                 signed += tl.where((signs & 1) == 1, summed, -summed)
             terms += _terms(bits, first_place + unit * PER, weights, first, second, PER)
         sums += signed * tl.load(row_signs + row % 65536)
-    tl.store(out, tl.sum(tl.sum(terms, 1), 0).to(tl.int64, bitcast=True))
-    floats = (out + 1).to(tl.pointer_type(tl.float64), bitcast=True)
+    tl.store(numbers, tl.sum(tl.sum(terms, 1), 0).to(tl.int64, bitcast=True))
+    floats = (numbers + 1).to(tl.pointer_type(tl.float64), bitcast=True)
     tl.store(floats + tl.arange(0, 8), tl.sum(sums, 1).to(tl.float64))
     tl.store(floats + 8, tl.sum(tl.sum(squares, 1), 0).to(tl.float64))
+    add_if_last(found, 0, tl.num_programs(0), out)

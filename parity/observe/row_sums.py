@@ -7,7 +7,7 @@ import functools
 import numpy as np
 import torch
 
-from parity.observe.device_sums import ADDING_WARPS, NUMBERS, as_read, current, moved, weights_on
+from parity.observe.device_sums import NUMBERS, as_read, current, moved, weights_on
 from parity.observe.signs import (
     BLOCK,
     MOST_SIGNS,
@@ -31,12 +31,12 @@ def add_rows(rows: torch.Tensor, out: torch.Tensor, *, first_row: int, first_wor
 
     Args:
         rows: dtype[R, F], contiguous.
-        out: The numbers so far, int64[10].
+        out: The numbers so far, as `TensorSums.take` has them; int64[12].
         first_row: Number of rows before.
         first_word: Number of words before.
         summed: Whether sketch and norm are wanted as well as the digest.
     """
-    from parity.observe import row_kernels, word_kernels
+    from parity.observe import row_kernels
 
     if not rows.numel():
         return
@@ -63,6 +63,7 @@ def add_rows(rows: torch.Tensor, out: torch.Tensor, *, first_row: int, first_wor
                 segments,
                 groups,
                 found,
+                out,
                 weights_on(device),
                 _wide_signs(device, width),
                 row_signs,
@@ -79,14 +80,12 @@ def add_rows(rows: torch.Tensor, out: torch.Tensor, *, first_row: int, first_wor
                 first_row,
                 first_word,
                 found,
+                out,
                 weights_on(device),
                 narrow_signs,
                 row_signs,
                 **as_read(row_kernels.row_blocks, rows.dtype, summed=summed),
             )
-        if summed:
-            begins = _all_of(device, programs)
-            word_kernels.add_blocks[(1,)](found, begins, out, ADD=True, num_warps=ADDING_WARPS)
 
 
 @functools.cache
@@ -99,9 +98,3 @@ def _row_signs(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
 def _wide_signs(device: torch.device, width: int) -> torch.Tensor:
     """The signs of the elements of wide rows for each sum, in bits; int32[8, ceil(width / 32)]."""
     return moved(np.stack([make_sign_bits(width, WIDE_ROWS + row) for row in range(SUMS)]).view(np.int32), device)
-
-
-@functools.lru_cache(maxsize=64)
-def _all_of(device: torch.device, programs: int) -> torch.Tensor:
-    """Where the numbers of so many programs begin and end."""
-    return moved(np.array([0, programs]), device)

@@ -14,7 +14,7 @@ import torch
 import xxhash
 
 from parity.observe.deferred import Slot, Slots, read
-from parity.observe.device_sums import NUMBERS, on_device
+from parity.observe.device_sums import COUNTED, NUMBERS, on_device
 from parity.observe.digest import combine, row_seed
 from parity.observe.host import array_of, dense, flat_bytes, on_host
 from parity.observe.row_sketch import RowSketch
@@ -125,7 +125,7 @@ class _DeviceRows:
     def __init__(self, seed: int, slot: Slot | None, out: torch.Tensor, *, sketched: bool) -> None:
         self.rows, self.sketched, self.deferred = 0, sketched, slot is not None
         self._seed, self._words = seed, 0
-        # Where the device adds rows; int64[10].
+        # Where the device adds rows; int64[12].
         self._slot, self._out = slot, out
 
     def add(self, tensor: torch.Tensor) -> None:
@@ -134,7 +134,7 @@ class _DeviceRows:
         summed = self.sketched and on_device(given)
         rows = len(given) if given.dim() else 1
         if self.sketched and not summed:
-            self._out[1:].view(torch.float64).fill_(math.nan)
+            self._out[1:NUMBERS].view(torch.float64).fill_(math.nan)
         if given.numel():
             table = given.reshape(rows, -1).contiguous()
             spare = -table.shape[1] * table.element_size() % 4
@@ -146,7 +146,7 @@ class _DeviceRows:
                 out = torch.zeros_like(self._out) if spare else self._out
                 add_rows(table, out, first_row=self.rows, first_word=self._words, summed=summed)
             if summed and spare:
-                self._out[1:].view(torch.float64).add_(out[1:].view(torch.float64))
+                self._out[1:NUMBERS].view(torch.float64).add_(out[1:NUMBERS].view(torch.float64))
             self._words += rows * -(-table.shape[1] * table.element_size() // 4)
         self.rows += rows
 
@@ -173,7 +173,10 @@ class RowSlots:
 
     def take(self, place: int, seed: int, device: torch.device) -> Slot:
         """A slot for the tensor at this place."""
-        return self._slots.setdefault((place, device), Slots()).take([seed], device)
+        slots = self._slots.get((place, device))
+        if slots is None:
+            slots = self._slots[place, device] = Slots()
+        return slots.take([seed], device)
 
 
 class Rows:
@@ -209,7 +212,7 @@ class Rows:
         if not on_device(tensor, summed=sketched):
             return _SummedRows(seed, sketched=sketched)
         if self._slots is None:
-            out = torch.zeros(NUMBERS, dtype=torch.int64, device=tensor.device)
+            out = torch.zeros(COUNTED, dtype=torch.int64, device=tensor.device)
             return _DeviceRows(seed, None, out, sketched=False)
         slot = self._slots.take(place, seed, tensor.device)
         return _DeviceRows(seed, slot, slot.out[0], sketched=sketched)

@@ -37,13 +37,13 @@ class StandingTensors:
     def look(self, tensors: Sequence[torch.Tensor]) -> bool:
         """Looks at these tensors; returns whether all of them are those of the last call, in the same memory."""
         again = same(tensors, self._tensors)
-        if again and self._places is not None and self._places == _places(tensors):
+        if again and self._places is not None and self._places == places_of(tensors):
             return True
         self._tensors = list(tensors)
         self.arrays = all_arrays_of(all_on_host(tensors))
         self.seeds = seeds_of(tensors)
         # Not before the second call with these tensors: gradients are others at each step.
-        self._places = _places(tensors) if again and all(map(_is_on_memory, tensors)) else None
+        self._places = places_of(tensors) if again and all(map(_is_on_memory, tensors)) else None
         return False
 
     def digests(self) -> list[int]:
@@ -56,9 +56,15 @@ def same(objects: Sequence[object], known: Sequence[object]) -> bool:
     return len(objects) == len(known) and all(map(operator.is_, objects, known))
 
 
-def _places(tensors: Sequence[torch.Tensor]) -> list[object]:
-    """Where tensors are, and their dtypes and shapes, which `tensor.data = other` can change without the address."""
-    return [*map(torch.Tensor.data_ptr, tensors), *map(form_of, tensors)]
+def places_of(tensors: Sequence[torch.Tensor]) -> list[object]:
+    """Where tensors are, and what they are there: `tensor.data = other` can change each of these without the others."""
+    return [
+        *map(torch.Tensor.data_ptr, tensors),
+        *map(torch.Tensor.is_contiguous, tensors),
+        *map(torch.Tensor.is_neg, tensors),
+        *map(torch.Tensor.is_conj, tensors),
+        *map(form_of, tensors),
+    ]
 
 
 def _is_on_memory(tensor: torch.Tensor) -> bool:

@@ -14,13 +14,16 @@ from parity.observe.deferred import Slots
 from parity.observe.device_sums import TensorSums, kinds_of, layout_of, on_device
 from parity.observe.digest import MISSING, seeds_of
 from parity.observe.fingerprint import Fingerprint, fingerprint
-from parity.observe.host import PLAIN, dense, is_lazy
+from parity.observe.host import PLAIN, any_lazy, dense
 from parity.observe.signs import SUMS
+from parity.observe.standing import places_of, same
 
 # What decides where a tensor is digested, and its seed; asked of many at once, which would take a while one by one.
 _form = operator.attrgetter("__class__", "layout", "device", "dtype", "shape")
 # Which tensors a part of a fingerprint is of, and what makes it.
 Part = tuple[Sequence[int], Callable[[], Fingerprint]]
+# The numbers of the tensors that the host digests, and by device those that their device digests, dense.
+Split = tuple[list[int], list[tuple["OnDevice", list[torch.Tensor]]]]
 
 
 class DeferredFingerprint:
@@ -124,6 +127,14 @@ class WordFingerprints:
         self._plain = False
         self._here: list[int] = []
         self._there: list[OnDevice] = []
+        # The tensors of the last call, where they were (None if that is not all that counts), and what `split` found.
+        self._met: list[torch.Tensor | None] = []
+        self._places: list[object] | None = None
+        self._found: Split = ([], [])
+
+    def forget(self) -> None:
+        """Lets go of the tensors of the last call, which would be kept for nothing where others are to come."""
+        self._met, self._found = [], ([], [])
 
     def take(self, tensors: Sequence[torch.Tensor | None]) -> Fingerprint | DeferredFingerprint:
         """The fingerprint of tensors, dtype[...] on any devices; None for one that is missing."""
@@ -161,25 +172,36 @@ class WordFingerprints:
             parts.append((here, lambda: found))
         return DeferredFingerprint(len(tensors), parts)
 
-    def split(
-        self, tensors: Sequence[torch.Tensor | None]
-    ) -> tuple[list[int], list[tuple[OnDevice, list[torch.Tensor]]]]:
+    def split(self, tensors: Sequence[torch.Tensor | None]) -> Split:
         """The numbers of the tensors that the host digests, and by device those that their device digests, dense."""
-        forms = [each if each is None else _form(each) for each in tensors]
+        if self._places is not None and same(tensors, self._met) and self._places == places_of(_present(tensors)):
+            return self._found
         # What is spread over ranks or sparse is another tensor of elements at each look.
-        if forms != self._forms or not self._plain:
+        forms = [each if each is None else _form(each) for each in tensors]
+        if forms == self._forms and self._plain:
+            given = [_all_dense([tensors[place] for place in each.places]) for each in self._there]
+        else:
             here, there = _by_place(tensors, summed=self._summed)
             self._here, self._there = here, [OnDevice(mine, summed=self._summed) for mine in there.values()]
             self._forms = forms
             self._plain = all(form is None or (form[0] in PLAIN and form[1] is torch.strided) for form in forms)
-            return here, [(each, [*mine.values()]) for each, mine in zip(self._there, there.values(), strict=True)]
-        return self._here, [(each, _all_dense([tensors[place] for place in each.places])) for each in self._there]
+            given = [[*mine.values()] for mine in there.values()]
+        self._found = self._here, [*zip(self._there, given, strict=True)]
+        present = _present(tensors)
+        # Of a tensor that is lazy, what was found is a copy.
+        self._places = places_of(present) if self._plain and not any_lazy(present) else None
+        self._met = [*tensors]
+        return self._found
+
+
+def _present(tensors: Sequence[torch.Tensor | None]) -> list[torch.Tensor]:
+    return [tensor for tensor in tensors if tensor is not None]
 
 
 def _all_dense(tensors: list[Any]) -> list[torch.Tensor]:
     """`dense` of each of some plain tensors."""
     # To detach each of them, for which nothing here asks, takes longer than all else.
-    return list(map(dense, tensors)) if any(map(is_lazy, tensors)) else tensors
+    return list(map(dense, tensors)) if any_lazy(tensors) else tensors
 
 
 def _by_place(

@@ -3,8 +3,8 @@
 Only a process whose tensors are on a GPU imports this module: torch for CUDA or ROCm brings Triton along.
 
 A block is 8192 elements of a tensor, as in a sketch. What is found of it are ten numbers of 64 bits: the sum of its
-words, the eight sums of a sketch in float64, and the sum of the squares. Those of the blocks of a tensor are added in a
-fixed order, so that the same tensor gives the same bits in each run.
+words, the eight sums of a sketch in float64, and the sum of the squares. The program that finds the last of a tensor's
+blocks done adds all of them in a fixed order, so that the same tensor gives the same bits in each run.
 """
 
 import triton
@@ -87,10 +87,60 @@ def summable(value, WIDE: tl.constexpr):
 
 
 @triton.jit
+def add_if_last(found, begin, end, out):
+    """Adds the numbers of the blocks of a tensor to what is in `out`, if those of all other blocks are stored already.
+
+    Args:
+        found: int64[blocks of all tensors, 10].
+        begin: Number of the first block of the tensor.
+        end: Number of the block after its last one.
+        out: The ten numbers so far, and the number of blocks that are done; int64[12].
+    """
+    # Whatever this program has stored comes before its count, and what others have stored before theirs is seen after.
+    tl.debug_barrier()
+    if tl.atomic_add(out + 10, 1) == end - begin - 1:
+        line = tl.arange(0, 64)
+        number = tl.arange(0, 16)
+        words = tl.zeros((64,), tl.int64)
+        floats = tl.zeros((64, 16), tl.float64)
+        for first in range(begin, end, 64):
+            inside = first + line < end
+            row = found + (first + line) * 10
+            # Not from the cache of this multiprocessor, which may hold what was there before.
+            words += tl.load(row, mask=inside, other=0, cache_modifier=".cg")
+            read = (row[:, None] + 1 + number[None, :]).to(tl.pointer_type(tl.float64), bitcast=True)
+            floats += tl.load(read, mask=inside[:, None] & (number < 9)[None, :], other=0.0, cache_modifier=".cg")
+        tl.store(out, tl.load(out) + tl.sum(words, 0))
+        into = (out + 1 + number).to(tl.pointer_type(tl.float64), bitcast=True)
+        tl.store(into, tl.load(into, mask=number < 9, other=0.0) + tl.sum(floats, 0), mask=number < 9)
+        tl.store(out + 10, 0)  # for the next batch
+
+
+@triton.jit
+def _keep(now, before, start, length):
+    """Makes what eight rows of a block were what they are now.
+
+    Args:
+        now: Pointer to the first element of the block.
+        before: Pointer to what it was.
+        start: Number of the first element of each row in the block; int[8, 1].
+        length: Numbers of elements of the rows; int[8, 1].
+    """
+    tl.debug_barrier()  # apart from what is read, which would have to wait for each store before it
+    for part in tl.static_range(8):
+        place = (part * 128 + tl.arange(0, 128))[None, :]
+        inside = place < length
+        tl.store(before + start + place, tl.load(now + start + place, mask=inside), mask=inside)
+
+
+@triton.jit
 def tensor_blocks(
-    table,
+    places,
+    sizes,
+    begins,
     blocks,
     found,
+    out,
     weights,
     element_signs,
     block_signs,
@@ -102,14 +152,15 @@ def tensor_blocks(
     UPDATED: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """Writes the ten numbers of a block of a tensor.
+    """Finds the ten numbers of a block of a tensor.
 
     Args:
-        table: For each tensor its address, the address of what it was before, its number of elements, and the number
-            of its first block among those of all tensors; int64[T, 4].
+        places: The address of each tensor, and that of what it was before; int64[T, 2].
+        sizes: Numbers of elements; int64[T].
+        begins: Numbers of their first blocks among those of all tensors; int64[T + 1].
         blocks: The blocks to look at: the tensor of each, and its number in it; int32[B, 2].
-        found: Where they are written, int64[blocks of all tensors, 10]; if the digest alone is wanted, where it is
-            added to that of the tensor's other blocks, int64[T, 10].
+        found: Where they are written, int64[blocks of all tensors, 10]; not used if the digest alone is wanted.
+        out: Where those of a tensor's blocks are added, as in `add_if_last`; int64[T, 12].
         weights: Weights of places; int64[2048].
         element_signs: Signs of the elements of a row of a whole block, then those of a last block;
             float32[1024 + 8192].
@@ -125,13 +176,13 @@ def tensor_blocks(
     program = tl.program_id(0)
     tensor = tl.load(blocks + 2 * program)
     block = tl.load(blocks + 2 * program + 1).to(tl.int64)
-    row = table + 4 * tensor
-    address = tl.load(row)
-    elements = tl.load(row + 2)
+    address = tl.load(places + 2 * tensor)
+    elements = tl.load(sizes + tensor)
     words = words_digest(address, weights, block, elements, 0, ITEM, PER, GROUPS, False).to(tl.int64, bitcast=True)
     if SUMMED:
-        out = found + (tl.load(row + 3) + block) * 10
-        tl.store(out, words)
+        first, end = tl.load(begins + tensor), tl.load(begins + tensor + 1)
+        mine = found + (first + block) * 10
+        tl.store(mine, words)
         begin = block * 8192
         left = tl.minimum(elements - begin, 8192).to(tl.int32)
         whole = left == 8192
@@ -140,7 +191,7 @@ def tensor_blocks(
         start = (number * (left // 8) + tl.minimum(left % 8, number))[:, None]
         length = (left // 8 + tl.where(left % 8 > number, 1, 0))[:, None]
         now = address.to(tl.pointer_type(DTYPE)) + begin
-        before = tl.load(row + 1).to(tl.pointer_type(DTYPE)) + begin
+        before = tl.load(places + 2 * tensor + 1).to(tl.pointer_type(DTYPE)) + begin
         sums = tl.zeros((8, 128), tl.float64 if WIDE else tl.float32)
         squares = tl.zeros((8, 128), tl.float64 if WIDE else tl.float32)
         for part in tl.static_range(8):
@@ -155,47 +206,12 @@ def tensor_blocks(
             sums += tl.where(inside, summed * signs, 0.0)
             squares += summed * summed
         if UPDATED:
-            tl.debug_barrier()  # apart from what is read, which would have to wait for each store before it
-            for part in tl.static_range(8):
-                place = (part * 128 + lane)[None, :]
-                inside = place < length
-                tl.store(before + start + place, tl.load(now + start + place, mask=inside), mask=inside)
-        floats = (out + 1).to(tl.pointer_type(tl.float64), bitcast=True)
+            _keep(now, before, start, length)
+        floats = (mine + 1).to(tl.pointer_type(tl.float64), bitcast=True)
         sign = tl.where(whole, tl.load(block_signs + block % 65536), 1.0)
         tl.store(floats + number, (tl.sum(sums, 1) * sign).to(tl.float64))
         tl.store(floats + 8, tl.sum(tl.sum(squares, 1), 0).to(tl.float64))
+        add_if_last(found, first, end, out + tensor * 12)
     else:
         # In whatever order, which does not matter to integers.
-        tl.atomic_add(found + tensor * 10, words)
-
-
-@triton.jit
-def add_blocks(found, begins, out, ADD: tl.constexpr):
-    """Adds the numbers of the blocks of each tensor.
-
-    Args:
-        found: int64[blocks of all tensors, 10].
-        begins: Where the blocks of each tensor begin, and where those of the last one end; int64[T + 1].
-        out: int64[T, 10].
-        ADD: Whether to add to what is in `out`.
-    """
-    tensor = tl.program_id(0)
-    begin = tl.load(begins + tensor)
-    end = tl.load(begins + tensor + 1)
-    line = tl.arange(0, 256)[:, None]
-    number = tl.arange(0, 16)[None, :]
-    words = tl.zeros((256, 16), tl.int64)
-    floats = tl.zeros((256, 16), tl.float64)
-    for first in range(begin, end, 256):
-        inside = (first + line < end) & (number < 10)
-        read = tl.load(found + (first + line) * 10 + number, mask=inside, other=0)
-        words += tl.where(number == 0, read, 0)
-        floats += tl.where(number == 0, 0.0, read.to(tl.float64, bitcast=True))
-    number = tl.arange(0, 16)
-    into = out + tensor * 10 + number
-    word, summed = tl.sum(words, 0), tl.sum(floats, 0)
-    if ADD:
-        known = tl.load(into, mask=number < 10, other=0)
-        word += known
-        summed += known.to(tl.float64, bitcast=True)
-    tl.store(into, tl.where(number == 0, word, summed.to(tl.int64, bitcast=True)), mask=number < 10)
+        tl.atomic_add(out + tensor * 12, words)

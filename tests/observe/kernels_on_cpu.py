@@ -4,8 +4,10 @@ A program of its own, since Triton reads this variable when it is imported. Prin
 of a loop that was recorded by both in a folder: `python kernels_on_cpu.py FOLDER`.
 """
 
+import itertools
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["TRITON_INTERPRET"] = "1"
@@ -42,7 +44,7 @@ def near(found: np.ndarray, expected: np.ndarray, norm: float) -> bool:
 
 
 def check(name: str, out: torch.Tensor, digest: int, sums: np.ndarray, norm: float) -> None:
-    numbers = out.numpy()
+    numbers = out.numpy()[: device_sums.NUMBERS]
     floats = numbers.view(np.float64)
     if int(numbers[0]) % 2**64 != digest:
         print(f"{name}: digest")
@@ -55,7 +57,7 @@ def compare(given: list[torch.Tensor], before: list[torch.Tensor] | None) -> Non
     arrays = [summable(array_of(each)) for each in given]
     past = [0 * array for array in arrays] if before is None else [summable(array_of(each)) for each in before]
     norms, sketches = norms_and_sketches([array - other for array, other in zip(arrays, past, strict=True)])
-    out = torch.zeros((len(given), 10), dtype=torch.int64)
+    out = torch.zeros((len(given), device_sums.COUNTED), dtype=torch.int64)
     layout = device_sums.layout_of(out.device, device_sums.kinds_of(given))
     device_sums.TensorSums(layout, summed=True).take(given, out, before)
     for each, numbers, norm, sums in zip(given, out, norms, sketches, strict=True):
@@ -80,7 +82,7 @@ def tensors() -> None:
         made(torch.float32, 7).to(torch.float8_e4m3fn),
         torch.complex(made(torch.float64, 9), made(torch.float64, 9)),
     ]
-    out = torch.zeros((2, 10), dtype=torch.int64)
+    out = torch.zeros((2, device_sums.COUNTED), dtype=torch.int64)
     layout = device_sums.layout_of(out.device, device_sums.kinds_of(others))
     device_sums.TensorSums(layout, summed=False).take(others, out)
     for each, numbers in zip(others, out, strict=True):
@@ -91,7 +93,7 @@ def rows() -> None:
     for dtype in (torch.float32, torch.bfloat16, torch.float64, torch.int64):
         for count, width in ((700, 12), (37, 64), (33, 68), (21, 300), (3, 5004)):
             given = made(dtype, count, width)
-            out = torch.zeros(10, dtype=torch.int64)
+            out = torch.zeros(device_sums.COUNTED, dtype=torch.int64)
             sketch, summed, row, word = RowSketch(), dtype.is_floating_point, 0, 0
             for piece in (given[: count // 3], given[count // 3 :]):
                 add_rows(piece, out, first_row=row, first_word=word, summed=summed)
@@ -153,10 +155,31 @@ def changing() -> None:
         steps[3],
     ]
     words = WordFingerprints()
-    for number, tensors in enumerate(steps):
+    for number, tensors in enumerate(itertools.chain(steps, replaced())):
         found, twin = words.take(tensors), fingerprint(tensors, "words")
         if [*found.digests] != [*twin.digests] or not np.allclose(found.norms, twin.norms, equal_nan=True):
             print(f"step {number}: {found.digests} instead of {twin.digests}")
+
+
+def replaced() -> Iterator[list[torch.Tensor]]:
+    """Tensors that stay the same objects, and mostly at the same address, with other elements, dtypes or shapes."""
+    square, pair, numbers = made(torch.float32, 5, 5), made(torch.float32, 4), made(torch.float32, 7)
+    given = [square, pair, torch._neg_view(numbers)]
+    for _ in range(2):
+        yield given
+    numbers += 1
+    yield given
+    given.pop()
+    for _ in range(2):
+        yield given
+    square.data = square.data.T
+    yield given
+    pair.data = pair.data.reshape(2, 2)
+    yield given
+    pair.data = torch._neg_view(pair.data)
+    yield given
+    square.data = made(torch.float64, 5, 5)
+    yield given
 
 
 if __name__ == "__main__":

@@ -80,6 +80,31 @@ def test_what_becomes_of_a_lazy_tensor_in_its_memory_is_seen(kind, make):
     assert len(set(found)) == 4
 
 
+@pytest.mark.parametrize("kind", ["xxh3", "words"])
+@pytest.mark.parametrize(
+    "turn",
+    [
+        lambda tensor: tensor.T,
+        torch._neg_view,
+        torch.conj,
+        lambda tensor: tensor.reshape(2, 8),
+        lambda tensor: torch.view_as_real(tensor).reshape(4, 8)[:, :4],
+        torch.clone,
+    ],
+)
+def test_other_elements_of_the_same_tensor_are_seen_wherever_they_are(kind, turn):
+    # All but the last are at the same address.
+    values = torch.randn(4, 4, dtype=torch.complex64, generator=GENERATOR)
+    tensor, standing = values.clone(), StandingTensors(kind)
+    for _ in range(3):
+        standing.look([tensor])
+    tensor.data = turn(tensor.data)
+    with torch.no_grad():
+        tensor.mul_(2)
+    standing.look([tensor])
+    assert standing.digests() == fingerprint([tensor.clone()], kind).digests.tolist()
+
+
 def test_a_dimension_of_one_element_may_have_any_stride():
     logits = torch.randn(1, 6, generator=GENERATOR).bfloat16()
     for view in (logits[:, 0], torch.randn(6, 1, generator=GENERATOR).bfloat16().T[:, :5].T):
