@@ -48,4 +48,4 @@ def test_a_parameter_that_takes_other_memory_than_before_is_refused_before_anyth
     pytest.importorskip("triton", reason="Triton comes with torch for CUDA only")
     with pytest.raises(ValueError, match="another shape, dtype or device than in the step before"):
         sums = TensorSums(layout_of(CPU, kinds_of([now])), summed=True)
-        sums.take([now], torch.zeros((1, 10), dtype=torch.int64), [torch.zeros(4)])
+        sums.take([now], torch.zeros((1, 12), dtype=torch.int64), [torch.zeros(4)])
