@@ -432,7 +432,10 @@ class Recorder:
     def _switch_off(self, reason: str) -> None:
         """Ends the recording with the steps that it has."""
         self._off = f"the recording ended before step {self._step}: {reason}"
+        # The training may need the memory of what was kept of this step.
         self._pending.clear()
+        self._outputs.end_step()
+        self._observer.abandon()
         warnings.warn(f"parity: {self._off} The training goes on unrecorded.", RuntimeWarning, stacklevel=4)
 
     @property

@@ -728,6 +728,25 @@ def test_calls_out_of_order_end_the_recording_and_not_the_training(tmp_path, cap
     assert (status, "the recording ended before step 2" in " ".join(out.split())) == (3, True)
 
 
+@pytest.mark.parametrize("digest", ["xxh3", "words"])
+def test_a_recording_that_has_ended_keeps_no_tensor_of_the_training(tmp_path, digest):
+    model = little()
+    with parity.Recorder(tmp_path / "loop", model, digest=digest) as recorder:
+        ((inputs, target),) = little_batches(1)
+        output = model(inputs)
+        loss = nn.functional.mse_loss(output, target)
+        recorder.forward(inputs, output=output, target=target, loss=loss)
+        loss.backward()
+        recorder.backward()
+        kept = [weakref.ref(each) for each in (output, target, model[0].weight.grad)]
+        with pytest.warns(RuntimeWarning, match="goes on unrecorded"):
+            recorder.forward(inputs, output=output, target=target, loss=loss)  # a step() is missing
+        del inputs, output, target, loss
+        model.zero_grad()
+        gc.collect()
+        assert [reference() for reference in kept] == [None] * 3
+
+
 def test_rows_that_a_device_does_not_give_back_end_the_recording_and_not_the_training(tmp_path, monkeypatch):
     def lost(_):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")

@@ -299,6 +299,12 @@ class Observer:
             }
         )
 
+    def abandon(self) -> None:
+        """Forgets the step that is not closed, with its tensors: nothing more will be observed."""
+        self._batches = self._make_batches()
+        self._param_grad = self._step_grad = None
+        self._words.forget()
+
     def initial(self) -> dict[str, Any]:
         """Facts of the trial before its first step, for trials.parquet."""
         return self._parameters.initial() | {"initial_buffer_digests": self._state.initial_buffers()}
