@@ -55,7 +55,7 @@ STARTS_RAY = {"head", "nodes", "on_two_gpus", "ray_run", "running", "stranger"}
 MOST_WORKERS = 4
 # More than there are cores, since a test that waits for a cluster, or for a limit of time, leaves its core idle.
 WORKERS_BESIDE = 1
-# Nothing that the collection makes is garbage, and each look for some goes through all that was imported.
+# Nothing that the collection makes is garbage, and each look for some went through all that was imported, for 0.6 s.
 gc.disable()
 # A shell's background job ignores Ctrl-C, and all that is started here would too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -142,6 +142,7 @@ def pytest_configure(config):
 
 
 def pytest_collection_finish(session):
+    gc.freeze()
     gc.enable()
 
 
