@@ -30,6 +30,8 @@ from parity.observe.word_sums import word_sum
 GENERATOR = torch.Generator().manual_seed(0)
 SIZES = (0, 1, 3, 17, 1025)
 BLOCKS = (8191, 8192, 8193, 16385, 24575)
+# Rows, and elements of each, of which some are summed in tiles and some are not.
+NARROW, WIDE = ((700, 12), (37, 64)), ((33, 68), (21, 300), (3, 2060))
 DTYPES = [*device_sums._SUMMED]
 
 
@@ -89,9 +91,9 @@ def tensors() -> None:
         check(f"{each.dtype}", numbers, word_sum(array_of(each, exact=True)), np.zeros(8), 0.0)
 
 
-def rows() -> None:
-    for dtype in (torch.float32, torch.bfloat16, torch.float64, torch.int64):
-        for count, width in ((700, 12), (37, 64), (33, 68), (21, 300), (3, 5004)):
+def rows(dtypes: tuple[torch.dtype, ...], shapes: tuple[tuple[int, int], ...]) -> None:
+    for dtype in dtypes:
+        for count, width in shapes:
             given = made(dtype, count, width)
             out = torch.zeros(device_sums.COUNTED, dtype=torch.int64)
             sketch, summed, row, word = RowSketch(), dtype.is_floating_point, 0, 0
@@ -186,10 +188,11 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     record_by_both(Path(sys.argv[1]))
     tensors()
-    rows()
-    # Programs that take several groups of rows, as those of a large batch do.
+    floating = (torch.float32, torch.bfloat16, torch.float64)
+    rows((*floating, torch.int64), NARROW + WIDE)
+    # Programs that take several groups of rows, as those of a large batch do; there are none of other rows.
     row_sums._MOST_PROGRAMS = 2
-    rows()
+    rows(floating, WIDE)
     odd_rows()
     changing()
     print("done")
