@@ -19,7 +19,7 @@ sys.path.insert(0, "tests/corpus")
 from catalog import cause_named, entries
 
 pytestmark = pytest.mark.slow
-STEPS, ROWS, BATCH = 8, 96 * 7 + 40, 96  # the last batch is partial
+STEPS, ROWS, BATCH = 5, 96 * 4 + 40, 96  # the last batch is partial
 TASKS = {"mse": "mnist-autoencoder", "cross_entropy": "mnist-classifier"}
 # Right until the outputs have grown, or until a batch of another size than the corpus was made for.
 LATE = {"clipped_output", "mean_of_micro_batches", "HardCodedSize", "padded", "WholeTiles", "fixed_view"}
