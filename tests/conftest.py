@@ -46,6 +46,8 @@ WARM = ROOT / TESTS / "warm"
 QUICK = ["--inline", "--device", "cpu", "--batch-size", "64"]
 # In the environment of all that a module starts.
 MARK = "PARITY_TESTS"
+# In the environment of a program that is forked from the process that imported torch.
+WARM_PROGRAM = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PARITY_WARM_PROGRAM": "1"}
 # OpenMP threads that wait for each other sleep instead of spinning. On two busy cores, 20 steps on two threads took
 # 10 s of processor time instead of 28, with the same bits. OpenMP reads it when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -95,8 +97,7 @@ def warm_command(*arguments, **environment):
 
     For a test of what the program does: not of its imports, nor of what happens at them. It has one thread.
     """
-    threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    return command(*arguments, **threads, **environment, PARITY_WARM_PROGRAM="1")
+    return command(*arguments, **WARM_PROGRAM, **environment)
 
 
 @contextmanager
@@ -210,6 +211,27 @@ def _warm(_own_temporary_folder):
         while not all(map(os.path.exists, listening)) and all(server.poll() is None for server in servers):
             time.sleep(0.01)
         yield [psutil.Process(server.pid) for server in servers]
+
+
+@pytest.fixture
+def driver_process(_warm):
+    """Starts `python -m parity.run` as `warm_command` does; yields what waits for it, and the process itself.
+
+    Signals are for the latter: the former ends as that does.
+    """
+
+    @contextmanager
+    def start(*arguments):
+        line = [sys.executable, "-m", "parity.run", *map(str, arguments)]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(
+            line, cwd=ROOT, env=os.environ | WARM_PROGRAM, stdout=pipe, stderr=pipe, text=True
+        ) as waiting:
+            while _warm and not (found := _warm[0].children()) and waiting.poll() is None:
+                time.sleep(0.01)
+            yield waiting, found[0] if _warm else psutil.Process(waiting.pid)
+
+    return start
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,11 +1,10 @@
 """benchmarks/gpu.py, tried on the CPU: a lent GPU must not meet a script that breaks."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
+from conftest import ROOT, warm_command
+
+SCRIPT = ROOT / "benchmarks" / "gpu.py"
 
 
 # The script, once for each list of parts, in a process that imports torch once.
@@ -22,8 +21,7 @@ for parts in json.loads(several):
 
 
 def measure(out, *several):
-    command = [sys.executable, "-c", RUN_EACH, str(SCRIPT), str(out), json.dumps(several)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return warm_command("-c", RUN_EACH, SCRIPT, out, json.dumps(several))
 
 
 def test_parts_are_measured_once_and_summarized(tmp_path):

@@ -8,8 +8,6 @@ import contextlib
 import math
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -175,24 +173,19 @@ def test_wherever_it_is_killed_the_bits_are_those_of_an_undisturbed_run(driver, 
             )
 
 
-def test_a_process_that_is_killed_while_it_trains(tmp_path):
+def test_a_process_that_is_killed_while_it_trains(tmp_path, driver_process):
     """With SIGKILL, and what it had sent by then is not trained again."""
     runs = [tmp_path / "killed", tmp_path / "undisturbed"]
     arguments = ["--inline", "--device", "cpu", "--batch-size", "64", "--steps", "120", "--save-every", "0.2"]
-    with subprocess.Popen(
-        [sys.executable, "-m", "parity.run", *arguments, "--out", runs[0]],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as process:
+    with driver_process(*arguments, "--out", runs[0]) as (waiting, process):
         end, known = time.monotonic() + 60, 0
         journal_file = runs[0] / journal.JOURNAL
         while not known or journal_file.stat().st_size == known:  # what is written behind a state makes it count
-            assert process.poll() is None and time.monotonic() < end
+            assert waiting.poll() is None and time.monotonic() < end
             known = known or (any(runs[0].glob("states/[0-9]*")) and journal_file.stat().st_size)
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
+    assert waiting.returncode == -signal.SIGKILL
     assert run.main(["--resume", os.fspath(runs[0])]) == 0
     assert run.main([*arguments, "--out", os.fspath(runs[1])]) == 0
     pd.testing.assert_frame_equal(bits(runs[0]), bits(runs[1]), check_exact=True)

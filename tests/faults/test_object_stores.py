@@ -4,8 +4,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import fsspec
@@ -21,7 +19,7 @@ from parity.store import lease, storage
 from parity.store.storage import find
 from parity.train import inline
 
-from conftest import QUICK, ROOT, bits
+from conftest import QUICK, bits
 
 pytestmark = [pytest.mark.kills, pytest.mark.slow]
 RUN = [*QUICK, "--steps", "120", "--audit-every", "40", "--save-every", "0.05"]
@@ -53,11 +51,6 @@ def bucket(server, monkeypatch):
     s3fs.S3FileSystem.clear_instance_cache()
 
 
-def driver(*arguments):
-    command = [sys.executable, "-m", "parity.run", *map(str, arguments)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
 def assert_same(out, undisturbed):
     pd.testing.assert_frame_equal(bits(out), bits(undisturbed), check_exact=True)
     assert find(out, "") == find(undisturbed, "")
@@ -65,13 +58,13 @@ def assert_same(out, undisturbed):
     assert verdicts[0] == verdicts[1]
 
 
-def test_a_driver_that_is_killed_is_followed_by_another(bucket, undisturbed, capsys):
+def test_a_driver_that_is_killed_is_followed_by_another(bucket, undisturbed, driver_process, capsys):
     out = bucket / "killed"
-    with driver(*RUN, "--out", out) as process:
+    with driver_process(*RUN, "--out", out) as (waiting, process):
         end = time.monotonic() + 60
         known = 0
         while not known or len(find(out / "journal", "")) == known:  # what is written behind a state makes it count
-            assert process.poll() is None and time.monotonic() < end
+            assert waiting.poll() is None and time.monotonic() < end
             known = known or (find(out, ".state") and len(find(out / "journal", "")))
         process.send_signal(signal.SIGKILL)
     kept = set(find(out, ""))
@@ -88,18 +81,18 @@ def test_a_driver_that_is_killed_is_followed_by_another(bucket, undisturbed, cap
     assert printed.split() == shown.split()
 
 
-def test_a_run_that_another_driver_has_is_refused(bucket, capsys):
+def test_a_run_that_another_driver_has_is_refused(bucket, driver_process, capsys):
     out = bucket / "held"
     # The first takes 10 steps a second, and is interrupted in training.
     slow = ("--loss", "tests/hosts/slow_loss.py:slow", "--steps", 900)
-    with driver(*RUN, *slow, "--out", out) as first:
+    with driver_process(*RUN, *slow, "--out", out) as (first, process):
         end = time.monotonic() + 60
         while not find(out, "run.json"):
             assert first.poll() is None and time.monotonic() < end
             time.sleep(0.02)
         assert run.main(["--resume", str(out)]) == 2
         assert first.poll() is None
-        first.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGINT)
         first.communicate(timeout=60)
     assert f"parity: {out} is in use by another driver, on " in capsys.readouterr().err
     assert first.returncode == 2 and not [name for name in find(out, "") if name.startswith("lock")]

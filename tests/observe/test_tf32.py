@@ -1,7 +1,5 @@
 """Torch's switches for TF32 are read and set in both of their forms, and what they apply to counts as TF32."""
 
-import subprocess
-import sys
 from dataclasses import dataclass, field
 
 import pytest
@@ -11,6 +9,8 @@ from parity.observe import tf32
 from parity.observe.graph import Precision, narrowest
 from parity.observe.user_loop import device_of
 from parity.train.switches import switches_restored
+
+from conftest import warm_command
 
 MATMUL, CUDNN = torch.backends.cuda.matmul, torch.backends.cudnn
 newer = pytest.mark.skipif(not hasattr(MATMUL, "fp32_precision"), reason="this torch has the older switches only")
@@ -94,9 +94,9 @@ print(sorted(tf32.allowed()))
 @newer
 def test_switches_that_follow_another_one_go_on_following_it():
     # A process of its own, since what is set here cannot be taken back.
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=120)
+    done = warm_command("-c", PROGRAM)
     alone = PROGRAM.replace("with tf32.switches_restored():", "if False:")
-    without = subprocess.run([sys.executable, "-c", alone], capture_output=True, text=True, timeout=120)
+    without = warm_command("-c", alone)
     assert done.stdout == without.stdout != "", done.stderr
 
 

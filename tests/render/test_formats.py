@@ -9,7 +9,7 @@ from test_report import loaded_by
 from parity import report, run
 from parity.render.formats import FORMATS
 
-from conftest import command
+from conftest import command, warm_command
 
 LOUD = """
 def loud(output, target):
@@ -65,7 +65,7 @@ def test_a_run_prints_the_document_alone_whatever_its_loss_prints(tmp_path, caps
 
 
 def test_the_command_prints_junit_to_a_pipe(tmp_path):
-    ended = command("-m", "parity.run", "--inline", "--steps", 3, "--format", "junit", "--out", tmp_path / "run")
+    ended = warm_command("-m", "parity.run", "--inline", "--steps", 3, "--format", "junit", "--out", tmp_path / "run")
     assert ended.status == 0, ended.stderr
     root = ET.fromstring(ended.stdout)
     assert (root.get("tests"), root.get("failures"), root.get("errors")) == ("1", "0", "0")

@@ -1,6 +1,5 @@
 """The facts of a machine: what NVIDIA's library reports, in the place of GPUs, and what stays the same."""
 
-import subprocess
 import sys
 
 import pynvml
@@ -9,7 +8,7 @@ import pytest
 from parity.plan.device import parse_device
 from parity.train import machine
 
-from conftest import ROOT
+from conftest import warm_command
 
 DRIVER = "595.1"
 
@@ -83,5 +82,5 @@ def test_the_cpu_is_what_the_kernel_reports(monkeypatch):
 
 def test_two_processes_of_one_machine_find_the_same_facts():
     code = "from parity.train import machine; print(sorted(machine.node_facts().items()))"
-    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    ended = warm_command("-c", code)
     assert ended.stdout.strip() == str(sorted(machine.node_facts().items())), ended.stderr

@@ -42,6 +42,8 @@ ROOT = Path(__file__).parents[2]
 OWN = ROOT.stat()
 # Begin the names of variables that libraries read when torch is imported: they have to be as they were for this one.
 READ_AT_IMPORT = ("ATEN_", "GOMP_", "KMP_", "LD_", "MKL_", "OMP_", "PYTORCH_", "TORCH")
+# But for this one, which torch itself sets in a process that has trained, and reads when it compiles.
+READ_LATER = "TORCHINDUCTOR_CACHE_DIR"
 # And of those that Python reads when it starts.
 READ_AT_START = ("LANG", "LC_", "PYTHON")
 # What Ray's workers and commands of parity import that is neither Ray's nor of this project, and takes over 3 ms.
@@ -64,7 +66,8 @@ FOOTERS = "footers"
 
 def read(environment, names=READ_AT_IMPORT):
     """The variables of an environment that are read at the import of torch."""
-    return {name: value for name, value in environment.items() if name.startswith(names) and name != "PYTHONPATH"}
+    others = ("PYTHONPATH", READ_LATER)
+    return {name: value for name, value in environment.items() if name.startswith(names) and name not in others}
 
 
 def has_other_parity(paths):
