@@ -5,6 +5,7 @@ import gc
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -48,6 +49,8 @@ QUICK = ["--inline", "--device", "cpu", "--batch-size", "64"]
 MARK = "PARITY_TESTS"
 # In the environment of a program that is forked from the process that imported torch.
 WARM_PROGRAM = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PARITY_WARM_PROGRAM": "1"}
+# Variable with the address of the servers of the whole suite, which is empty or unset where it runs in one process.
+OF_ALL = "PARITY_TESTS_WARM"
 # OpenMP threads that wait for each other sleep instead of spinning. On two busy cores, 20 steps on two threads took
 # 10 s of processor time instead of 28, with the same bits. OpenMP reads it when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -136,10 +139,20 @@ def pytest_xdist_auto_num_workers(config):
 
 
 def pytest_configure(config):
-    """Compiles parity: each process of a test would do so for up to 0.2 s, where PYTHONDONTWRITEBYTECODE is set."""
+    """Compiles parity: each process of a test would do so for up to 0.2 s, where PYTHONDONTWRITEBYTECODE is set.
+
+    And starts the servers of which the suite's processes fork theirs.
+    """
     if "PYTEST_XDIST_WORKER" not in os.environ:
         for folder in ("parity", "jobs", "benchmarks"):
             compileall.compile_dir(ROOT / folder, quiet=2)
+        if FORKS and config.getoption("tx", None):
+            stack = ExitStack()
+            config.add_cleanup(stack.close)
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="t", ignore_cleanup_errors=True))
+            stack.enter_context(warm_servers(f"{folder}/warm"))
+            patch = stack.enter_context(pytest.MonkeyPatch.context())
+            patch.setenv(OF_ALL, f"{folder}/warm")
 
 
 def pytest_collection_finish(session):
@@ -195,22 +208,44 @@ def _warm(_own_temporary_folder):
         yield []
         return
     address = f"{tempfile.gettempdir()}/warm"
-    threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # as on the device `cpu`
     paths = [str(WARM), *filter(None, [os.environ.get("PYTHONPATH")])]
-    own = {**os.environ, "PYTHONPATH": os.pathsep.join([str(WARM), str(ROOT), *paths[1:]])}
-    with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
-        servers = []
-        for at, environment in ((address, own | threads), (f"{address}.ray", own)):
-            command = [sys.executable, "-u", WARM / "server.py", at, str(os.getpid())]
-            servers.append(stack.enter_context(subprocess.Popen(command, env=environment)))
-            stack.callback(servers[-1].kill)
+    with warm_servers(address) as servers, pytest.MonkeyPatch.context() as patch:
         patch.setenv("PARITY_WARM", address)
         patch.setenv("PYTHONPATH", os.pathsep.join(paths))
+        yield servers
+
+
+@contextmanager
+def warm_servers(address):
+    """The servers of tests/warm at an address: forks of those of the whole suite, where it runs in several processes.
+
+    They are killed at the end.
+    """
+    threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # as on the device `cpu`
+    paths = os.pathsep.join([str(WARM), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    of_all = os.environ.get(OF_ALL, "")
+    own = os.environ | {"PYTHONPATH": paths, "PARITY_WARM": of_all}
+    marked, as_command = {"PARITY_WARM_PROGRAM": "1"}, {"PARITY_WARM_COMMAND": "1"}
+    parent = "parent" if of_all else str(os.getpid())
+    with ExitStack() as stack:
+        started = []
+        for at, more in ((address, marked | threads), (f"{address}.ray", as_command)):
+            line = [sys.executable, WARM / "server.py", at, parent]
+            started.append(stack.enter_context(subprocess.Popen(line, env=own | more)))
+            stack.callback(started[-1].kill)
         # Else the first process would do without them.
         listening = (address, f"{address}.ray")
-        while not all(map(os.path.exists, listening)) and all(server.poll() is None for server in servers):
+        while not all(map(os.path.exists, listening)) and all(each.poll() is None for each in started):
             time.sleep(0.01)
-        yield [psutil.Process(server.pid) for server in servers]
+        yield [*map(listening_at, listening)]
+
+
+def listening_at(address):
+    """The process that listens at a socket."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(address)
+        peer = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    return psutil.Process(int.from_bytes(peer[:4], sys.byteorder))
 
 
 @pytest.fixture

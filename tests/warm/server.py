@@ -12,8 +12,10 @@ imported.
     python -u tests/warm/server.py ADDRESS PARENT [hosts]
 
 ADDRESS is the path of the socket to listen at, which says for whom; PARENT is the id of the process whose end is that
-of this one. With `hosts`, those that ask are in namespaces of their own (benchmarks/hosts.py), which their children
-enter: this process then sees the files of one of the hosts.
+of this one, or `parent` where this process is itself a fork of another server: each of the suite's processes has
+servers of its own, so that it sees what it has left behind, and what they import is imported once. With `hosts`, those
+that ask are in namespaces of their own (benchmarks/hosts.py), which their children enter: this process then sees the
+files of one of the hosts.
 """
 
 import atexit
@@ -245,7 +247,7 @@ def main(address, parent, *on_hosts):
     prctl = ctypes.CDLL(None).prctl
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     prctl(PR_SET_CHILD_SUBREAPER, 1)  # what a child leaves behind is found among the children of this process
-    if os.getppid() != int(parent):
+    if parent not in (PARENT, str(os.getppid())):
         return None
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a Ctrl-C that ends the tests
     with socket.socket(socket.AF_UNIX) as listener:

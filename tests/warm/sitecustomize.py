@@ -43,6 +43,8 @@ def _to_pass_on():
             return [program], sys.path
         case ["-c", program, *arguments] if marked:
             return [program, *arguments], ["", *sys.path]
+        case [server, *arguments] if marked and server.endswith("/warm/server.py"):
+            return [f"import runpy; runpy.run_path({server!r}, run_name='__main__')", *arguments], sys.path
         case ["-m", module, *arguments] if marked:
             program = f"import runpy; runpy._run_module_as_main({module!r})"
             return [program, *arguments], [os.getcwd(), *sys.path]  # noqa: PTH109 - as below
