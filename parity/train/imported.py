@@ -12,6 +12,9 @@ from types import ModuleType
 from parity.plan.neighbours import in_environment
 from parity.plan.pinned import is_pinned, is_shown
 
+# Modules that are installed, by their names: thousands, of which no trial needs to look at each again.
+_INSTALLED: dict[str, ModuleType] = {}
+
 
 def imported_files(error: BaseException | None = None) -> list[str]:
     """SHA-256 and name of each file, as sha256sum prints them, in the order of the names.
@@ -33,9 +36,7 @@ def imported_files(error: BaseException | None = None) -> list[str]:
             continue
         if _installed(file):
             continue
-        path = Path(file)
-        parts = name.split(".")
-        short = "/".join([*(parts if path.stem == "__init__" else parts[:-1]), path.name])
+        path, short = _placed(name, file)
         # A file that has been removed since is not known any longer.
         with suppress(OSError):
             stat = path.stat()
@@ -46,14 +47,18 @@ def imported_files(error: BaseException | None = None) -> list[str]:
 def _in_memory() -> Iterator[tuple[str, object]]:
     """Yields the name and the file of each module that is not installed and has not travelled with a trial."""
     # A copy, since a loss may have threads that import.
-    for name, module in [*sys.modules.items()]:
+    others = [(name, module) for name, module in [*sys.modules.items()] if _INSTALLED.get(name) is not module]
+    for name, module in others:
         if not isinstance(module, ModuleType):
             continue
         # `vars`, since a module may do something when an attribute is asked for; some that torch makes have no file.
         values = vars(module)
         file = values.get("__file__")
-        # In this order, since thousands of modules are installed, and what is known of a file is found at once.
-        if isinstance(file, str) and not _installed(file) and not is_pinned(values):
+        if not isinstance(file, str):
+            continue
+        if _installed(file):
+            _INSTALLED[name] = module
+        elif not is_pinned(values):
             yield name, file
 
 
@@ -83,6 +88,13 @@ def _raised_in(error: BaseException | None) -> Iterator[tuple[str, object]]:
 @functools.cache
 def _installed(file: str) -> bool:
     return in_environment(Path(file))
+
+
+@functools.lru_cache(maxsize=1024)
+def _placed(name: str, file: str) -> tuple[Path, str]:
+    """The path of a module's file, and its path below the folder that the module was imported from."""
+    path, parts = Path(file), name.split(".")
+    return path, "/".join([*(parts if path.stem == "__init__" else parts[:-1]), path.name])
 
 
 @functools.lru_cache(maxsize=1024)
