@@ -49,7 +49,7 @@ def test_a_right_loss_passes_and_is_audited(candidate, task, steps):
     ],
 )
 def test_a_wrong_loss_is_caught_at_the_first_step(candidate, task):
-    result = check(candidate, task)
+    result = check(candidate, task, steps=6)
     assert (result.verdict, result.onset.step, result.onset.quantity) == ("diverged", 0, "output_grad"), result.line
 
 
@@ -58,7 +58,7 @@ def test_a_wrong_loss_is_caught_at_the_first_step(candidate, task):
     [(tasks.five_percent_in_bfloat16, tasks.Bfloat16, "1.05"), (tasks.smooth_l1, tasks.Huber, "10")],
 )
 def test_a_factor_is_named(candidate, task, factor):
-    result = check(candidate, task)
+    result = check(candidate, task, steps=6)
     assert result.verdict == "diverged"
     assert f"the gradient is scaled by {factor};" in result.worst.cause
 
@@ -98,5 +98,7 @@ def test_a_loss_that_draws_other_numbers_than_the_baseline_is_not_audited():
 
 
 def test_an_audit_that_repeats_draws_changes_no_bit_of_the_training():
-    with_audit, without = (check(tasks.noisy_by_hand, tasks.Noisy, audit_every=every).traces.loss for every in (1, 0))
+    with_audit, without = (
+        check(tasks.noisy_by_hand, tasks.Noisy, steps=8, audit_every=every).traces.loss for every in (1, 0)
+    )
     assert with_audit.equals(without)
