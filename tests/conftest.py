@@ -157,6 +157,7 @@ def pytest_configure(config):
 
 def pytest_collection_finish(session):
     gc.freeze()
+    gc.set_threshold(10_000, 20, 10)  # of what a test makes, little is garbage that only a look finds
     gc.enable()
 
 
