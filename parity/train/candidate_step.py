@@ -6,7 +6,7 @@ u is the unit roundoff of a tensor's own dtype (2**-24 for float32).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from parity.ground.errors import OracleUnavailable
-from parity.observe.float64_step import TensorError, each_error, relative_errors, spread_of, tensor_names
+from parity.observe.float64_step import Take, TensorError, each_error, relative_errors, spread_of, tensor_names
 from parity.observe.low_precision import ROUNDINGS, RoundedProducts
 from parity.observe.observer import Observer
 from parity.observe.taken_step import TakenStep, Values
@@ -22,8 +22,8 @@ from parity.plan import lines
 from parity.plan.trial import Trial
 from parity.store.tables import CHECKED
 from parity.store.trace import DIGESTS
-from parity.train.exact_step import errors_of, exact_step, taken
-from parity.train.shared_step import SharedStep
+from parity.train.exact_step import exact_step, taken_with_errors
+from parity.train.shared_step import SharedStep, take_rounded
 from parity.train.state import on_cpu, restore_state, take_state
 from parity.train.step import StepValues, Training, begin, take_step
 
@@ -147,8 +147,8 @@ def _take_differing_step(
         if all(quantity in entry.errors for entry in usable)
     }
     try:
-        exact = exact_step(training, data, state)
-        again = replace(start, step=differs_at, state=state, exact=exact, errors=largest, draws=False)
+        exact, kept = exact_step(training, data, state)
+        again = replace(start, step=differs_at, state=state, exact=exact, errors=largest, draws=True, grads_kept=kept)
         return _errors(training, data, again, values, repeated=repeated)
     except OracleUnavailable:
         return []
@@ -168,10 +168,9 @@ def _errors(
         OracleUnavailable: The step cannot be taken in float64 with random rounding or rounded factors.
     """
     assert shared.exact is not None, "only steps with a float64 run are taken"
-    own = taken(training, values, shared.state)
     # A step that an earlier version stored lacks some quantities.
     exact = {quantity: tensors for quantity, tensors in shared.exact.items() if quantity in shared.errors}
-    errors = errors_of(training, own, exact, shared.state)
+    own, errors = taken_with_errors(training, values, exact, shared.state)
     # Spread and explanation cost several steps in float64, so only a suspicious step pays for them.
     suspicious = any(
         error.own > lines.SUSPICIOUS_DEVICE.value * max(lines.LEAST_ERROR.value, baseline.own)
@@ -181,8 +180,8 @@ def _errors(
     spread: dict[str, list[float]] = {}
     rounding = None
     if suspicious:
-        take = partial(exact_step, training, data, shared.state)
-        spread = spread_of(lambda within: take(within=within), exact, units=own.units, errors=errors)
+        take = partial(take_rounded, training, data, shared)
+        spread = spread_of(take, exact, units=own.units, errors=errors)
         rounding = _explain(take, own, exact)
     return [
         SharedError(
@@ -203,11 +202,11 @@ def _errors(
     ]
 
 
-def _explain(take: Callable[..., Values], own: TakenStep, exact: Values) -> str | None:
+def _explain(take: Take, own: TakenStep, exact: Values) -> str | None:
     """The rounding of the factors of matrix products that moves the output to where the candidate has it, or None."""
     error = _output_error(own, exact)
     for name, rounding in ROUNDINGS.items():
-        rounded = take(within=RoundedProducts(rounding))
+        rounded = take(RoundedProducts(rounding))
         # A quarter is chosen, not measured: the rounding that a device applies explains most of its error.
         if _output_error(own, rounded) < error / 4:
             return name
