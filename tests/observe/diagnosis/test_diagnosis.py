@@ -5,8 +5,12 @@ import torch
 import torch.nn.functional as F
 
 from parity.observe.audit import make_oracle, oracle_of
+from parity.observe.diagnosis import whole_rules
 from parity.observe.diagnosis.diagnostician import Diagnostician
+from parity.observe.diagnosis.hypotheses import _REGRESSION, gradient
 from parity.observe.diagnosis.rules import diagnose
+from parity.observe.diagnosis.whole_rules import _other_loss
+from parity.observe.diagnosis.wrong_gradient import WrongGradient, flat
 from parity.plan.task_spec import parse_task
 from parity.plan.trial import Place
 from parity.plan.user_code import CodeSpec
@@ -124,3 +128,48 @@ def test_the_diagnostician_takes_trees(case):
     (finding,) = diagnostician.take_findings()
     assert (finding.step, finding.kind, finding.detail) == (3, "scaled", "in output part code")
     assert finding.kind in FINDING_KINDS
+
+
+# Other losses, tried on some rows before they are tried on all
+
+
+@pytest.fixture(scope="module")
+def large():
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(64, 20, generator=generator), torch.rand(64, 20, generator=generator)
+
+
+def as_wrong(grad, output, target):
+    exact = flat((2 * (output - target) / output.numel()).double().numpy())
+    return WrongGradient(output, target, target, grad, flat(grad.double().numpy()), exact, None, None, 1e-6, 1e-6)
+
+
+@pytest.mark.parametrize("name", _REGRESSION)
+def test_no_loss_that_fits_is_lost_on_some_rows(large, name, monkeypatch):
+    output, target = large
+    grad = torch.from_numpy(gradient(_REGRESSION[name], output, target)).float()
+    wrong = as_wrong(grad, output, target)
+    found = _other_loss(wrong)
+    assert found is not None and found.detail.startswith(name)
+    monkeypatch.setattr(whole_rules, "_some_rows", lambda *_: None)
+    assert _other_loss(wrong) == found
+
+
+def test_a_fault_in_the_rows_that_are_not_tried_is_seen(large):
+    output, target = large
+    grad = torch.from_numpy(gradient(_REGRESSION["L1"], output, target)).float()
+    grad[1] = 0  # every fourth row is tried
+    assert _other_loss(as_wrong(grad, output, target)) is None
+
+
+def test_few_of_the_other_losses_are_tried_on_all_rows(large, monkeypatch):
+    output, target = large
+    tried = []
+
+    def counted(loss, *pair):
+        tried.append(len(pair[0]))
+        return gradient(loss, *pair)
+
+    monkeypatch.setattr(whole_rules, "gradient", counted)
+    assert _other_loss(as_wrong(torch.rand(64, 20), output, target)) is None
+    assert tried and 64 not in tried
