@@ -26,6 +26,7 @@ import pyarrow as pa
 from rich.console import Console
 
 from parity.cluster import placement, starting, workers
+from parity.cluster.nodes import this_node
 from parity.judge import odd_elements
 from parity.judge.differences_table import SCHEMA as DIFFERENCES
 from parity.judge.fleet import Fleet
@@ -89,7 +90,7 @@ class SyntheticWorker:
     def start(self, trial: Trial, data: object, shared: object, position: object) -> tuple[str, None]:  # noqa: ARG002 - as `workers.Worker`
         """Takes the trial; notes no ends."""
         self._events = synthetic_events(trial)
-        return "", None
+        return this_node(), None
 
     def advance(self) -> Event:
         """The next that it has to tell."""
@@ -101,9 +102,7 @@ COLUMNS = _columns()
 
 def synthetic_events(trial: Trial) -> Iterator[Event]:
     """Those of a trial, always the same but for its name."""
-    import ray
-
-    yield Began(trial.name, FACTS | {"node_id": ray.get_runtime_context().get_node_id()})
+    yield Began(trial.name, FACTS | {"node_id": this_node()})
     generator = np.random.default_rng(0)
     names = {"trial": trial.name, "loss_name": trial.loss.name, "device": trial.device.name}
     facts = {
@@ -164,7 +163,7 @@ def _measure(cluster: workers.Cluster, trials: int, out: Path) -> dict[str, floa
         gatherer.write_tables()
         gatherer.close()
     trained_s = time.process_time()
-    run = read_run(out)
+    run = read_run(out, own=True)
     fleet = Fleet(run.trials, run.traces)
     odd_elements.plan_replays(run, planned, fleet)
     judgement = judge(run, fleet=fleet)

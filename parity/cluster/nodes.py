@@ -8,6 +8,7 @@ import socket
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from parity.ground.errors import Trouble
@@ -47,7 +48,7 @@ class Node:
     facts: Mapping[str, Any] = field(default_factory=dict, compare=False)
     problem: str | None = None
 
-    @property
+    @cached_property
     def hardware(self) -> tuple[object, ...]:
         """Its class: the facts of hardware and software that nodes share which have to produce equal bits."""
         # A node is compared by the models of its GPUs, however many of each it has.

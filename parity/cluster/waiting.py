@@ -139,11 +139,16 @@ class Waiting:
             placement: The nodes of the cluster.
             seated: Ids of the nodes on which a GPU is held.
         """
+        # By device, of which thousands of trials may share one, and class. The trials keep their devices alive.
+        stranded: dict[tuple[int, tuple[object, ...] | None], bool] = {}
         found = []
         for entry in (entry for queue in self.queues() for entry in queue):
-            nodes = placement.nodes_for(entry.trial.device, hardware=entry.hardware)
-            needs_seat = entry.trial.device.index is not None
-            if not nodes or (needs_seat and not any(node.id in seated for node in nodes)):
+            device, kind = entry.trial.device, (id(entry.trial.device), entry.hardware)
+            if kind not in stranded:
+                nodes = placement.nodes_for(device, hardware=entry.hardware)
+                seats = device.index is None or any(node.id in seated for node in nodes)
+                stranded[kind] = not nodes or not seats
+            if stranded[kind]:
                 self.remove(entry)
                 found.append(entry)
         return found
