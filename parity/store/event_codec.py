@@ -3,7 +3,6 @@
 Nothing is pickled: a journal from elsewhere must not be able to run code when it is read.
 """
 
-import io
 import json
 import struct
 from dataclasses import fields
@@ -11,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from parity.store.events import Advanced, Began, Ended, Event, Found, Restarted, Saved
+from parity.store.events import Advanced, Began, Ended, Event, Found, Restarted, Saved, as_stream, from_stream
 from parity.store.json_text import parse_json
 from parity.store.trials import TrialRecord
 
@@ -29,7 +28,7 @@ def encode(event: Event) -> bytes:
     blobs: list[bytes] = []
     if isinstance(event, Advanced):
         # No other event has bytes of its own: the state of a `Saved` is in a file by now, and None here.
-        blobs = [_stream(values.pop("table")), *values.pop("shared")]
+        blobs = [as_stream(values.pop("table")), *values.pop("shared")]
     # Floats survive to the bit: `json` writes the shortest digits that are read back as the same number.
     head = json.dumps({"kind": type(event).__name__, "values": values, "blobs": [len(blob) for blob in blobs]}).encode()
     return b"".join([_LENGTH.pack(len(head)), head, *blobs])
@@ -64,15 +63,8 @@ def _decode(payload: bytes) -> Event:
         start += length
     values = head["values"]
     if blobs:
-        values |= {"table": pa.ipc.open_stream(blobs[0]).read_all(), "shared": tuple(blobs[1:])}
+        values |= {"table": from_stream(blobs[0]), "shared": tuple(blobs[1:])}
     if "rows" in values:  # JSON has no tuples
         values["rows"] = tuple(values["rows"])
     event: Event = _KINDS[head["kind"]](**values)
     return event
-
-
-def _stream(table: pa.Table) -> bytes:
-    sink = io.BytesIO()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return sink.getvalue()
