@@ -75,8 +75,7 @@ def read_run(directory: StoragePath, *, own: bool = False) -> StoredRun:
     if wrong := find_wrong_trial(trials):
         raise Trouble(f"{path} is damaged: {wrong}.")
     traces = Traces(directory, trials, sealed=sealed_files(info))
-    for record in trials:  # report damage before anything is judged
-        traces.check(record.trial)
+    traces.check_all()  # report damage before anything is judged
     names = {record.trial for record in trials}
     evidence = {name: _read_evidence(info, directory, name, names) for name in EVIDENCE}
     return StoredRun(

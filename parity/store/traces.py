@@ -2,7 +2,7 @@
 
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate, groupby, pairwise
 
 import numpy as np
 import psutil
@@ -16,6 +16,7 @@ from parity.store.last_used import LastUsed
 from parity.store.parquet import reading
 from parity.store.storage import StoragePath
 from parity.store.trace import SCHEMA
+from parity.store.trace_batches import batches, read_together
 from parity.store.trace_chunks import TraceFile
 from parity.store.trace_rows import find_wrong_chunks, find_wrong_column
 from parity.store.trials import TrialRecord
@@ -73,7 +74,13 @@ class Traces(Mapping[str, pa.Table]):
         self._check_memory(self._records[trial], SCHEMA.names, MOST_TRACE_BYTES)
         parts = list(self._parts(self._records[trial], SCHEMA.names))
         # The empty table gives a trace without steps its columns.
-        table = self._kept[trial] = pa.concat_tables([SCHEMA.empty_table(), *parts]).combine_chunks()
+        table = pa.concat_tables([SCHEMA.empty_table(), *parts]).combine_chunks()
+        self._keep(trial, table)
+        return table
+
+    def _keep(self, trial: str, table: pa.Table) -> None:
+        """Keeps a trace in memory, in the place of those that were used longest ago."""
+        self._kept[trial] = table
         self._kept_rows += len(table)
         self._kept_bytes += table.nbytes
         # The trace that was asked for stays, even if it exceeds a limit by itself.
@@ -81,7 +88,6 @@ class Traces(Mapping[str, pa.Table]):
             _, dropped = self._kept.popitem(last=False)
             self._kept_rows -= len(dropped)
             self._kept_bytes -= dropped.nbytes
-        return table
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._records)
@@ -187,6 +193,32 @@ class Traces(Mapping[str, pa.Table]):
         file, groups = self._groups(record)
         known = file.nulls(name, groups) if file and self.blocks(trial) is not None else None
         return int(self.column(trial, name).null_count) if known is None else known
+
+    def check_all(self) -> None:
+        """Looks at each trace once, as `check` does; short ones that share a file are read together.
+
+        Raises:
+            Trouble: A trace is damaged.
+        """
+        for _, sharing in groupby(self._records.values(), key=lambda record: record.trace):
+            records = list(sharing)
+            read = self._keep_together(records) if len(records) > 1 else set()
+            for record in records:
+                if record.trial not in read:
+                    self.check(record.trial)
+
+    def _keep_together(self, records: Sequence[TrialRecord]) -> set[str]:
+        """Reads, checks and keeps what is whole of the short traces of a file; returns their trials."""
+        read: set[str] = set()
+        file = self._groups(records[0])[0]
+        if file is None:
+            return read
+        places = [(record, self._groups(record)[1]) for record in records if record.rows and not is_long(record)]
+        for together in batches(file, places):
+            for (record, _), table in zip(together, read_together(file, together) or (), strict=False):
+                self._keep(record.trial, table)
+                read.add(record.trial)
+        return read
 
     def check(self, trial: str) -> None:
         """Looks at all of a trace once: that its bytes are those that were sealed, else that all of it can be decoded.

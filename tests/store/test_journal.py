@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import pickle
 import struct
 
 import pyarrow as pa
@@ -37,6 +38,12 @@ def path(tmp_path):
     journal.sync()
     journal.close()
     return tmp_path / "journal"
+
+
+def test_steps_pass_between_processes_as_one_stream():
+    found = pickle.dumps(EVENTS[2])
+    assert pickle.loads(found) == EVENTS[2]
+    assert b"pyarrow" not in found  # a column by itself would name what makes it
 
 
 def replayed(path):

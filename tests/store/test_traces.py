@@ -8,11 +8,14 @@ import pyarrow.parquet as pq
 import pytest
 from synthetic_runs import Planted, make_run, write_run
 
+from parity.ground.errors import Trouble
 from parity.judge.columns import Columns
 from parity.judge.trial_trace import TrialTrace
-from parity.store import parquet, trace_files, traces
+from parity.store import parquet, trace_batches, trace_files, traces
 from parity.store.footer import group_bytes
 from parity.store.stored_run import read_run
+from parity.store.trace import SCHEMA
+from parity.store.trace_chunks import TraceFile
 from parity.store.trace_files import TraceWriter
 from parity.store.traces import is_long
 
@@ -100,3 +103,73 @@ def test_a_column_of_ones_is_no_smaller_in_memory_than_the_footer_tells(tmp_path
     assert (tmp_path / "t.parquet").stat().st_size < 5_000
     assert group_bytes(metadata, 0, frozenset({"a"})) == 8 * 10**5
     assert group_bytes(metadata, 0, frozenset({"b"})) == 16 * 10**5
+
+
+# Short traces that share a file
+
+
+@pytest.fixture
+def many(tmp_path):
+    """A run of five trials in one file, and where it is."""
+    run = make_run(*(Planted(replica=number, differs={"param": number}) for number in range(1, 5)), steps=12)
+    write_run(run, tmp_path / "run")
+    return run, tmp_path / "run"
+
+
+def alone(directory, monkeypatch):
+    """The run as it is read trial by trial."""
+    with monkeypatch.context() as patch:
+        patch.setattr(traces, "batches", lambda *_: ())
+        return read_run(directory)
+
+
+def test_traces_that_share_a_file_are_read_together_and_are_the_same(many, monkeypatch):
+    run, directory = many
+    reads, read = [], TraceFile.read
+    monkeypatch.setattr(
+        TraceFile, "read", lambda file, groups, names: reads.append(groups) or read(file, groups, names)
+    )
+    together = read_run(directory)
+    assert reads == [[0, 1, 2, 3, 4]]
+    one_by_one = alone(directory, monkeypatch)
+    assert len(reads) == 6
+    for record in run.trials:
+        found, other = together.traces[record.trial], one_by_one.traces[record.trial]
+        assert found.schema.equals(other.schema, check_metadata=True)
+        # As text, in which a NaN equals a NaN.
+        assert str(found.to_pydict()) == str(other.to_pydict())
+        texts = [name for name in found.column_names if pa.types.is_dictionary(found.schema.field(name).type)]
+        assert found.select(texts).equals(other.select(texts))
+
+
+def test_no_more_is_read_together_than_memory_allows(many, monkeypatch):
+    _, directory = many
+    size = TraceFile(directory / "traces" / "0000.parquet").size(SCHEMA.names, [0])
+    monkeypatch.setattr(trace_batches, "MOST_TOGETHER_BYTES", 2 * size)
+    reads, read = [], TraceFile.read
+    monkeypatch.setattr(
+        TraceFile, "read", lambda file, groups, names: reads.append(groups) or read(file, groups, names)
+    )
+    read_run(directory)
+    assert [len(groups) for groups in reads] == [2, 2, 1]
+
+
+@pytest.mark.parametrize("column", ["step", "rows", "trial"])
+def test_what_is_wrong_with_one_of_them_is_said_as_if_it_were_alone(many, monkeypatch, column):
+    run, directory = many
+    writer = TraceWriter(directory / "traces" / "0000.parquet")
+    for number, record in enumerate(run.trials):
+        table = run.traces[record.trial]
+        if number == 3:
+            values = table[column].to_pylist()
+            values[5] = run.trials[0].trial if column == "trial" else -1
+            place = table.schema.get_field_index(column)
+            table = table.set_column(place, table.schema.field(column), pa.array(values, table.schema.types[place]))
+        writer.append(table)
+    writer.close()
+    with pytest.raises(Trouble) as together:
+        read_run(directory)
+    with pytest.raises(Trouble) as by_itself:
+        alone(directory, monkeypatch)
+    assert str(together.value) == str(by_itself.value)
+    assert "0000.parquet is damaged: " in str(together.value)
