@@ -9,8 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import xxhash
 
 from parity.ground.errors import Trouble
+from parity.judge.tensor_distances import TensorDistances
 from parity.store.trace import AUDIT_COLUMNS, NORMED_QUANTITIES, QUANTITIES, SKETCHED_QUANTITIES, TENSOR_QUANTITIES
 from parity.store.traces import KEPT_BYTES, Traces, is_long, read_columns
 from parity.store.trials import TrialRecord
@@ -48,6 +50,10 @@ class Columns:
         self._kept_bytes = 0
         # By column, shape and last row, the long traces with distinct content, and the fingerprint of each.
         self.fingerprinted: dict[tuple[str, int, int, bytes], list[tuple[TrialRecord, bytes]]] = {}
+        # Distances of short traces, by what they are computed from; those that were asked for last.
+        self.measured: OrderedDict[tuple[object, ...], TensorDistances] = OrderedDict()
+        # By trial, column and rows, the digests of the lists of short traces.
+        self._digests: dict[tuple[str, str, int, int], bytes] = {}
 
     def get(self, record: TrialRecord, name: str) -> pa.ChunkedArray:
         """A column of a trial's trace.
@@ -107,6 +113,23 @@ class Columns:
         if isinstance(self._traces, Traces) and is_long(record):
             return self._traces.nulls(record.trial, name)
         return int(self.get(record, name).null_count)
+
+    def list_digest(self, record: TrialRecord, name: str, begin: int, rows: int) -> bytes:
+        """A digest of some rows of a column of lists of a short trace, which is computed once.
+
+        Args:
+            record: The trial.
+            name: Name of the column.
+            begin: The first row.
+            rows: The number of rows.
+
+        Raises:
+            Trouble: The trace is damaged.
+        """
+        key = (record.trial, name, begin, rows)
+        if key not in self._digests:
+            self._digests[key] = _digest_of_lists(self.get(record, name).slice(begin, rows))
+        return self._digests[key]
 
     def _keep(self, key: tuple[str, str], column: pa.ChunkedArray) -> None:
         # A trace is read again where only some of its columns were dropped.
@@ -170,6 +193,18 @@ def matrix(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray] | None:
         found, listed = np.full((len(rows), width), np.nan), found
         found[known] = listed
     return found, known
+
+
+def _digest_of_lists(column: pa.ChunkedArray) -> bytes:
+    """A digest of 128 bits of a column of lists of numbers: equal ones are equal to the bit."""
+    rows = column.combine_chunks()
+    digest = xxhash.xxh3_128(str((rows.type, len(rows))).encode())
+    if rows.null_count:
+        digest.update(np.packbits(rows.is_valid().to_numpy(zero_copy_only=False)).tobytes())
+    # Between two offsets lies a list; a null has whatever length it has.
+    digest.update(np.diff(rows.offsets.to_numpy()).tobytes())
+    digest.update(np.ascontiguousarray(rows.flatten().to_numpy(zero_copy_only=False)).data)
+    return digest.digest()
 
 
 def words(column: pa.ChunkedArray) -> np.ndarray | None:

@@ -19,6 +19,7 @@ from parity.judge.tensor_distances import TensorDistances, joined
 from parity.judge.trial_trace import paired
 from parity.judge.unmoved import idle_buffers, unmoved
 from parity.store.trace import SKETCH_SUMS
+from parity.store.traces import is_long
 from parity.store.trials import TrialRecord
 
 # Number of significant bits of the dtypes that models compute in, the implicit one included.
@@ -26,6 +27,8 @@ _BITS = {"float8_e5m2": 3, "float8_e4m3fn": 4, "float16": 11, "bfloat16": 8, "tf
 _BITS |= {"complex32": 11, "complex64": 24, "complex128": 53}
 # Parts that stay in memory: a step is looked at together with some before and after it.
 _KEPT_PARTS = 3
+# Distances that are kept of the content of short traces, of which many may be equal, and most bytes of each.
+_KNOWN, _KNOWN_BYTES = 64, 2**20
 
 # As `TrialTrace.matrix` returns them.
 _Rows = tuple[np.ndarray, np.ndarray]
@@ -98,7 +101,7 @@ def measure(both: Both, quantity: str) -> Distances | None:
     if quantity in ("param_grad", "step_grad", "update") and not paired(*(side.trace.record for side in both)):
         return None
     steps = both[0].steps
-    if not steps:
+    if not steps or any(_lacks(side, quantity) for side in both):
         return None
     parts = _Parts(both, quantity)
     whole, whole_norm, whole_absolute = np.empty((3, steps))
@@ -111,6 +114,14 @@ def measure(both: Both, quantity: str) -> Distances | None:
         whole[rows], whole_norm[rows], whole_absolute[rows] = found.whole, found.whole_norm, found.whole_absolute
     assert tensors is not None, "there are steps"
     return Distances(whole, whole_norm, whole_absolute, tensors, parts)
+
+
+def _lacks(side: CommonSteps, quantity: str) -> bool:
+    """Whether a short trace has no norm of a quantity at any step, nor another gradient that would stand for it."""
+    trace = side.trace
+    if is_long(trace.record):
+        return False
+    return quantity != "step_grad" and trace.columns.nulls(trace.record, f"{quantity}_norms") == trace.steps
 
 
 def has_unchanged_gradient(side: CommonSteps) -> bool:
@@ -155,11 +166,38 @@ class _Parts:
         return self._kept[number]
 
     def _measure(self, segment: Segment) -> TensorDistances | None:
+        """Those of a segment; of traces with equal content they are computed once."""
+        key, known = self._content(segment), self._both[0].trace.columns.measured
+        if key is not None and key in known:
+            known.move_to_end(key)
+            return known[key]
+        found, alone = self._compute(segment)
+        # Where a side has a tensor alone, other columns decide as well.
+        if key is not None and found is not None and not alone and 3 * found.absolute.nbytes <= _KNOWN_BYTES:
+            known[key] = found
+            if len(known) > _KNOWN:
+                known.popitem(last=False)
+        return found
+
+    def _content(self, segment: Segment) -> tuple[object, ...] | None:
+        """What the distances of a segment of short traces are computed from; None where it is more than two columns."""
+        # Buffers and the gradients of the optimizer look at other columns, too.
+        if self._quantity in ("buffer", "step_grad") or any(is_long(side.trace.record) for side in self._both):
+            return None
+        digests = [
+            side.trace.columns.list_digest(side.trace.record, f"{self._quantity}_{kind}", span.begin, span.rows)
+            for side, span in zip(self._both, (segment.left, segment.right), strict=True)
+            for kind in ("norms", "sketches")
+        ]
+        return (self._quantity, *digests)
+
+    def _compute(self, segment: Segment) -> tuple[TensorDistances | None, bool]:
+        """Those of a segment, or None; and whether a side has a tensor that the other one lacks."""
         quantity = self._quantity
         spans = (segment.left, segment.right)
         left, right = (_read(side, span, quantity) for side, span in zip(self._both, spans, strict=True))
         if left is None or right is None or left[1].shape != right[1].shape or not left[1].size:
-            return None
+            return None, False
         (left_norms, left_sketches), (right_norms, right_sketches) = left, right
         with np.errstate(invalid="ignore", over="ignore"):
             squares = np.square(np.subtract(left_sketches, right_sketches, out=left_sketches), out=left_sketches)
@@ -169,11 +207,12 @@ class _Parts:
             absolute = np.where(self._idle_buffers, 0.0, absolute)
         missing = np.isnan(left_norms), np.isnan(right_norms)
         one_sided = missing[0] ^ missing[1]
+        alone = bool(one_sided.any())
         if quantity in ("param_grad", "step_grad") and one_sided.any():
             # The gradient of a parameter that nobody moves: one side freezes it, the other leaves it to no optimizer.
             one_sided = one_sided & ~self._unmoved
         absolute = np.where(one_sided, np.inf, np.where(missing[0] | missing[1], 0.0, absolute))
-        return TensorDistances(absolute, np.nan_to_num(left_norms), np.nan_to_num(right_norms, posinf=np.inf))
+        return TensorDistances(absolute, np.nan_to_num(left_norms), np.nan_to_num(right_norms, posinf=np.inf)), alone
 
     @cached_property
     def _idle_buffers(self) -> np.ndarray:

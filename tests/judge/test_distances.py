@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from synthetic_runs import BUFFERS, NEAR, ROUNDING, TENSORS, Planted, make_run, with_column, write_run
 
-from parity.judge import judge, parting
+from parity.judge import distances, judge, parting
 from parity.judge.floors import judged_distance
+from parity.judge.judging import differences_tables
 from parity.judge.jumps import find_jump
 from parity.judge.step_sketches import parameters_before
 from parity.judge.tensor_distances import TensorDistances
@@ -256,3 +257,40 @@ def test_the_parameters_before_a_step_are_the_first_ones_and_the_updates_since(s
     found = parameters_before(dataclasses.replace(side, trace=TrialTrace(record, side.trace.columns)), index)
     assert updates[:index].any() == (index > 2)  # from there on the synthetic traces have updates
     assert found.reshape(-1) == pytest.approx(initial + updates[:index].sum(axis=0))
+
+
+# Traces of equal content, whose distances are computed once
+
+
+def differences(run):
+    return [str(table.to_pydict()) for table in differences_tables(judge(run))]
+
+
+def test_what_is_known_of_equal_content_is_what_would_be_computed(monkeypatch):
+    planted = {"differs": ROUNDING, "distances": {"param_grad": {9: 0.25}}}
+    run = make_run(*(Planted(name, **planted) for name in ("one", "two", "three", "four")))
+    computed, compute = [], distances._Parts._compute
+    monkeypatch.setattr(distances._Parts, "_compute", lambda *given: computed.append(1) or compute(*given))
+    known = differences(run)
+    few, computed[:] = len(computed), []
+    monkeypatch.setattr(distances, "_KNOWN_BYTES", -1)
+    assert differences(run) == known
+    # Of six quantities, the buffers and the optimizer's gradient look at other columns, too.
+    assert (few, len(computed)) == (2 * 4 + 4, 6 * 4)
+
+
+def test_a_tensor_that_one_side_lacks_is_measured_each_time(monkeypatch):
+    run = make_run(Planted(), Planted("other"))
+    for trial in (1, 2):
+        for kind, width in (("norms", 1), ("sketches", SKETCH_SUMS)):
+            run = with_column(
+                run,
+                trial,
+                f"param_grad_{kind}",
+                lambda rows, width=width: [[math.nan] * width + row[width:] for row in rows],
+            )
+    known = differences(run)
+    monkeypatch.setattr(distances, "_KNOWN_BYTES", -1)
+    assert differences(run) == known
+    pairs = judge(run).pairs
+    assert not any(key[0] == "param_grad" for key in pairs[0].comparison.baseline.columns.measured)
