@@ -10,6 +10,7 @@ import ctypes
 import faulthandler
 import gc
 import os
+import platform
 import signal
 import socket
 import sys
@@ -77,6 +78,7 @@ def import_training() -> None:
     """Imports what a trial needs: most of what it would otherwise spend before its first step."""
     # The first optimizer of a process imports torch._dynamo, and the first column of pyarrow imports pandas.
     import pandas  # noqa: F401
+    import pyarrow.pandas_compat  # noqa: F401
     import torch._dynamo  # noqa: F401
 
     import parity.observe.contract.checking
@@ -92,6 +94,8 @@ def import_training() -> None:
 
     # Now, and once: the files are still those that were imported here.
     package_sha256()
+    # Kept by `platform`, which starts a process (uname -p) for it.
+    platform.platform()
     parity.train.imported.imported_files()
 
 
