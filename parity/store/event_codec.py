@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from parity.store.events import Advanced, Began, Ended, Event, Found, Restarted, Saved, as_stream, from_stream
+from parity.store.events import Advanced, Began, Ended, Event, Found, Restarted, Saved, from_stream
 from parity.store.json_text import parse_json
 from parity.store.trials import TrialRecord
 
@@ -28,7 +28,8 @@ def encode(event: Event) -> bytes:
     blobs: list[bytes] = []
     if isinstance(event, Advanced):
         # No other event has bytes of its own: the state of a `Saved` is in a file by now, and None here.
-        blobs = [as_stream(values.pop("table")), *values.pop("shared")]
+        blobs = [event.stream, *values.pop("shared")]
+        del values["table"]
     # Floats survive to the bit: `json` writes the shortest digits that are read back as the same number.
     head = json.dumps({"kind": type(event).__name__, "values": values, "blobs": [len(blob) for blob in blobs]}).encode()
     return b"".join([_LENGTH.pack(len(head)), head, *blobs])

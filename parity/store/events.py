@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,15 @@ class Advanced:
     def __reduce__(self) -> tuple[object, ...]:
         # It passes from the trial's process to the seat's worker and on to the driver. Arrow and Ray would pickle each
         # column by itself, which takes five times as long.
-        return _advanced, (self.trial, as_stream(self.table), self.facts, self.shared)
+        return _advanced, (self.trial, self.stream, self.facts, self.shared)
+
+    @cached_property
+    def stream(self) -> bytes:
+        """The table as bytes, which are kept: they pass two processes and come to the journal."""
+        sink = io.BytesIO()
+        with pa.ipc.new_stream(sink, self.table.schema) as writer:
+            writer.write_table(self.table)
+        return sink.getvalue()
 
 
 @dataclass(frozen=True)
@@ -157,22 +166,16 @@ class Captured:
 Event = Began | Advanced | Saved | Restarted | Ended | Found | Captured
 
 
-def as_stream(table: pa.Table) -> bytes:
-    """A table as bytes, which `from_stream` makes an equal one of."""
-    sink = io.BytesIO()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return sink.getvalue()
-
-
 def from_stream(stream: bytes) -> pa.Table:
-    """The table that `as_stream` made these bytes from.
+    """The table of an `Advanced.stream`.
 
     Raises:
-        pyarrow.ArrowException: It has not made them.
+        pyarrow.ArrowException: The bytes are something else.
     """
     return pa.ipc.open_stream(stream).read_all()
 
 
 def _advanced(trial: str, stream: bytes, facts: dict[str, Any], shared: tuple[bytes, ...]) -> Advanced:
-    return Advanced(trial, from_stream(stream), facts, shared)
+    event = Advanced(trial, from_stream(stream), facts, shared)
+    vars(event)["stream"] = stream
+    return event
