@@ -18,27 +18,28 @@ MOST_TOGETHER_BYTES = 16 * 2**20
 Places = Sequence[tuple[TrialRecord, Sequence[int]]]
 
 
-def batches(file: TraceFile, places: Places) -> Iterator[Places]:
+def batches(file: TraceFile, places: Places, most: int) -> Iterator[Places]:
     """Yields those neighbours among the trials of a file that can be read together, at least two at a time.
 
     Args:
         file: The file.
         places: Its trials, with the row groups of each.
+        most: Most bytes of memory that a trace may take.
 
     Raises:
         Trouble: The file is damaged.
     """
     together: list[tuple[TrialRecord, Sequence[int]]] = []
-    size = 0
+    size, most = 0, min(most, MOST_TOGETHER_BYTES)
     for record, groups in places:
         # Of a row group that the statistics do not give to one trial, other trials may have rows, too.
         own = bool(record.rows) and bool(groups) and all(file.trials[group] == record.trial for group in groups)
         more = file.size(SCHEMA.names, groups)
-        if together and not (own and size + more <= MOST_TOGETHER_BYTES and _alike(together[0][0], record)):
+        if together and not (own and size + more <= most and _alike(together[0][0], record)):
             if len(together) > 1:
                 yield together
             together, size = [], 0
-        if own and more <= MOST_TOGETHER_BYTES:
+        if own and more <= most:
             together.append((record, groups))
             size += more
     if len(together) > 1:

@@ -214,7 +214,8 @@ class Traces(Mapping[str, pa.Table]):
         if file is None:
             return read
         places = [(record, self._groups(record)[1]) for record in records if record.rows and not is_long(record)]
-        for together in batches(file, places):
+        # One that is too large by itself is left to `check`, which says so.
+        for together in batches(file, places, MOST_TRACE_BYTES):
             for (record, _), table in zip(together, read_together(file, together) or (), strict=False):
                 self._keep(record.trial, table)
                 read.add(record.trial)
