@@ -111,7 +111,8 @@ class Attempts:
             reason = f"node {lost.node} left the cluster"
             # A trial does not change its class of hardware, so it has nowhere to go.
             if not lost.replaceable:
-                return _failed(trial, f"{reason} during the trial, and no other node of its class is left")
+                when = "during the trial" if lost.began else "before the trial began"
+                return _failed(trial, f"{reason} {when}, and no other node of its class is left")
         elif lost.kind == "memory":
             reason = _out_of_memory(lost)
         elif lost.kind == "unavailable":

@@ -178,7 +178,7 @@ class Placement:
 
         If the device names a node that is alive, only that node. Otherwise the nodes of a single class, so that a
         device is the same hardware in all trials: the class of the node that it names, else the one that is given,
-        else the one with the most CPUs or GPUs.
+        else the one with the most CPUs or GPUs among those that are known.
 
         Args:
             device: The device.
@@ -201,8 +201,13 @@ class Placement:
         if chosen := classes.get(self._classes.get(device, ())):
             return self._homes.setdefault(device, tuple(chosen))
         kind = "gpus" if resources(device)["GPU"] else "cpus"
-        # The largest class, on which most trials can run at the same time.
-        home = max(classes.values(), key=lambda members: sum(getattr(node, kind) for node in members), default=[])
+        # The largest class, on which most trials can run at the same time; and nodes that have not answered only where
+        # there are no others, since they need not be of one class.
+        home = max(
+            classes.values(),
+            key=lambda members: (bool(members[0].facts), sum(getattr(node, kind) for node in members)),
+            default=[],
+        )
         if home:
             self._classes[device] = home[0].hardware
         return self._homes.setdefault(device, tuple(home))

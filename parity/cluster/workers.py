@@ -141,7 +141,9 @@ class Cluster:
         """
         asked = [node for node in self.nodes if not node.facts and (idle or node.cpus or node.gpus)]
         probed = {node.id: node for node in nodes.probe(self._ray, asked)}
-        self._placement = Placement([probed.get(node.id, node) for node in self.nodes])
+        # Of one that has left meanwhile the class is not known, and no trial is to begin there.
+        there = {node.id for node in alive(self._ray.nodes())}
+        self._placement = Placement([probed.get(node.id, node) for node in self.nodes if node.id in there])
 
     def train(
         self, trials: Sequence[Trial], data: dict[str, np.ndarray], past: Past | None = None
@@ -358,12 +360,14 @@ class Cluster:
     def _decide(self, entry: Running, kind: Kind, text: str, noted: str | None = None) -> Restarted | Ended:
         """What the retry policy makes of a lost worker, described as `LostWorker` says.
 
-        The trial stays in the class of hardware that it ran on, since another class need not produce the same bits.
+        The trial stays in the class of hardware that it ran on, since another class need not produce the same bits. One
+        that never began may go to any.
         """
         self._placement.renew(alive(self._ray.nodes()))
         entry.lost = True
         home = entry.home or entry.nodes[0]  # a worker that was lost before it answered has no home
-        entry.hardware = home.hardware
+        if entry.began:
+            entry.hardware = home.hardware
         if kind == "memory":
             entry.alone = home
         lost = LostWorker(
@@ -373,6 +377,6 @@ class Cluster:
             began=entry.began,
             noted=noted,
             node_left=home.id not in self._placement.by_id,
-            replaceable=bool(self._placement.nodes_for(entry.trial.device, hardware=home.hardware)),
+            replaceable=bool(self._placement.nodes_for(entry.trial.device, hardware=entry.hardware)),
         )
         return entry.attempts.after(entry.trial.name, lost)

@@ -142,6 +142,13 @@ def test_an_unplaced_device_stays_within_the_class_with_the_most_room():
     assert Placement(nodes).nodes_for(parse_device("cpu"), hardware=nodes[0].hardware) == (nodes[0],)
 
 
+def test_nodes_that_have_not_answered_are_taken_where_there_are_no_others():
+    silent = [Node("id-a", "a", 8, 0, problem="died"), Node("id-b", "b", 8, 0, problem="died")]
+    known = node("c", cpu_model="x")
+    assert Placement([*silent, known]).nodes_for(parse_device("cpu")) == (known,)
+    assert Placement(silent).nodes_for(parse_device("cpu")) == tuple(silent)
+
+
 def test_there_is_room_for_as_many_as_a_node_has_cpus():
     placement = Placement([node("a"), node("b")])
     a, b = (parse_device(f"cpu@{name}") for name in "ab")

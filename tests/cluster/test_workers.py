@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -361,3 +362,46 @@ def test_a_trial_whose_node_left_continues_in_its_class_or_fails_with_that_reaso
         failure="node",
         error="node b left the cluster during the trial, and no other node of its class is left",
     )
+
+
+def answers_of(monkeypatch, ray, **facts):
+    """Has the nodes answer with their model of CPU; those that are not named leave while they are asked."""
+
+    def ask(_, asked):
+        ray.there = [each for each in ray.there if each["NodeName"] in facts]
+        return [
+            replace(node, facts={"cpu_model": facts[node.name]})
+            if node.name in facts
+            else replace(node, problem="died")
+            for node in asked
+        ]
+
+    monkeypatch.setattr("parity.cluster.nodes.probe", ask)
+
+
+def test_a_node_that_leaves_while_it_is_asked_is_given_no_trial(make_trials, monkeypatch):
+    ray = FakeRay({"CPU": 1.0}, {"CPU": 1.0})
+    cluster = Cluster(ray)
+    answers_of(monkeypatch, ray, b="x")
+    cluster.probe()
+    assert [node.name for node in cluster.nodes] == ["b"]
+    (trial,) = make_trials()
+    assert cluster._placement.nodes_for(trial.device) == cluster.nodes
+
+
+def test_a_trial_whose_node_left_before_it_began_may_go_to_any_class(make_trials, monkeypatch):
+    ray = FakeRay({"CPU": 2.0}, {"CPU": 1.0})
+    cluster = Cluster(ray)
+    answers_of(monkeypatch, ray, a="x", b="y")
+    cluster.probe()
+    (trial,) = make_trials()
+    nodes = cluster._placement.nodes_for(trial.device)
+    waiting, begun = Running(trial, nodes=nodes), Running(trial, nodes=nodes, home=nodes[0], began=True)
+    del ray.there[0]
+    assert lost(cluster, waiting, "x") == Restarted("builtin@cpu-s0", "node a left the cluster")
+    assert cluster._placement.nodes_for(trial.device, hardware=waiting.hardware) == cluster.nodes
+    ended = lost(cluster, begun, "x")
+    assert ended.error == "node a left the cluster during the trial, and no other node of its class is left"
+    ray.there.clear()
+    ended = lost(cluster, waiting, "x")
+    assert ended.error == "node a left the cluster before the trial began, and no other node of its class is left"
