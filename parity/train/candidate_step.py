@@ -148,7 +148,7 @@ def _take_differing_step(
     }
     try:
         exact, kept = exact_step(training, data, state)
-        again = replace(start, step=differs_at, state=state, exact=exact, errors=largest, draws=True, grads_kept=kept)
+        again = replace(start, step=differs_at, state=state, exact=exact, errors=largest, draws=False, grads_kept=kept)
         return _errors(training, data, again, values, repeated=repeated)
     except OracleUnavailable:
         return []

@@ -40,8 +40,8 @@ def exact_step(
         within: What forward and backward run within: something that rounds. None to take the step as it is.
 
     Returns:
-        The tensors of the step by quantity, float64 on the CPU; and whether the optimizer has left the gradients as
-        they were, so that `exact_gradients` gives the same.
+        The tensors of the step by quantity, float64 on the CPU; and whether the optimizer leaves the gradients as they
+        are, so that `exact_gradients` gives the same.
 
     Raises:
         OracleUnavailable: The task or its loss does not work in float64.
@@ -57,7 +57,8 @@ def exact_step(
     given, grads = found["param_grad"], [on_host(parameter.grad) for parameter in wide.model.parameters()]
     params = [on_host(parameter) for parameter in wide.model.parameters()]
     found |= {"param_grad": grads, "update": _updates(before, wide.model), "param": params}
-    return found, all(_same(one, other) for one, other in zip(given, grads, strict=True))
+    kept = _is_of_torch(wide.optimizer) and all(_same(one, other) for one, other in zip(given, grads, strict=True))
+    return found, kept
 
 
 def exact_gradients(
@@ -66,16 +67,14 @@ def exact_gradients(
     state: dict[str, Any],
     *,
     within: AbstractContextManager[object],
-    draws: bool = True,
 ) -> Values:
     """Takes the step in float64 as `exact_step` does, as far as the gradients: without a step of the optimizer.
 
     Args:
-        training: Gives the model, the loss, and which parameters the optimizer has.
+        training: Gives the model, the loss, and the optimizer.
         data: The task's data.
         state: State of the training before the step, on the CPU.
         within: What forward and backward run within: something that rounds.
-        draws: Whether the step may draw from a generator of torch, for which each operation is looked at.
 
     Returns:
         The tensors of the step by quantity, without update and param; float64 on the CPU.
@@ -84,15 +83,11 @@ def exact_gradients(
         OracleUnavailable: The task or its loss does not work in float64.
     """
     with _in_float64():
-        wide = replace(training, model=_wide_model(training), device=torch.device("cpu"))
-        wide.model.load_state_dict(state["model"])
-        restore_generators(state["generators"])
-        # As `zero_grad` of its optimizer does: the copy has the gradients of the training's last step.
-        trained = {id(each) for group in training.optimizer.param_groups for each in group["params"]}
-        for own, copied in zip(training.model.parameters(), wide.model.parameters(), strict=True):
-            if id(own) in trained:
-                copied.grad = None
-        with SameDraws(_dtype(training)) if draws else contextlib.nullcontext():
+        # With an optimizer, since the task may hook parameters where it makes one.
+        wide = _widened(training, state)
+        wide.optimizer.zero_grad()
+        # Whatever has drawn in the training: generators of its own, or the global ones and back, leave no trace.
+        with SameDraws(_dtype(training)):
             found, narrow = _gradients(wide, data, state["step"], within=within)
     _check_wide(narrow)
     return found
@@ -146,6 +141,12 @@ def _gradients(
         "param_grad": [on_host(parameter.grad) for parameter in wide.model.parameters()],
     }
     return values, next((dtype for dtype in dtypes if dtype != torch.float64), None)
+
+
+def _is_of_torch(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether an optimizer is one of torch's own without hooks: others may change gradients, if only some of them."""
+    hooks = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)
+    return type(optimizer).__module__.startswith("torch.optim.") and not any(hooks)
 
 
 def _same(one: np.ndarray | None, other: np.ndarray | None) -> bool:

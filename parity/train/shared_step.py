@@ -139,7 +139,7 @@ def take_rounded(
         OracleUnavailable: As `exact_step`.
     """
     if shared.grads_kept:
-        return exact_gradients(training, data, shared.state, within=within, draws=shared.draws)
+        return exact_gradients(training, data, shared.state, within=within)
     return exact_step(training, data, shared.state, within=within)[0]
 
 

@@ -1,4 +1,4 @@
-"""Tasks whose step in float64 is hard to repeat: one draws and has buffers, one's optimizer changes its gradients."""
+"""Tasks whose step in float64 is hard to repeat: they draw, have buffers, hooks, or an optimizer of their own."""
 
 import torch
 from torch import nn
@@ -45,3 +45,60 @@ class Doubled(Drawing):
 
     def optimizer(self, parameters, lr):
         return Doubling(parameters, lr)
+
+
+class Limiting(torch.optim.SGD):
+    """Takes larger gradients than 1000 for 1000, which a step need not have."""
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.grad.clamp_(-1000, 1000)
+        return super().step(closure)
+
+
+class Limited(Doubled):
+    def optimizer(self, parameters, lr):
+        return Limiting(parameters, lr)
+
+
+class Clamped(Doubled):
+    """Gradients are clamped by hooks, which are there once the optimizer is made."""
+
+    def optimizer(self, parameters, lr):
+        parameters = [*parameters]
+        for parameter in parameters:
+            parameter.register_hook(lambda grad: grad.clamp(-0.01, 0.01))
+        return torch.optim.SGD(parameters, lr)
+
+
+class Noisy(nn.Module):
+    """Draws as the global generators do not show."""
+
+    def __init__(self, forks):
+        super().__init__()
+        self.forks = forks
+        self.layers = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+
+    def noise(self, inputs):
+        if not self.forks:
+            return torch.randn(inputs.shape, generator=torch.Generator().manual_seed(0), dtype=inputs.dtype)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(3)
+            return torch.randn_like(inputs)
+
+    def forward(self, inputs):
+        return self.layers(inputs + 0.1 * self.noise(inputs))
+
+
+class OwnGenerator(Doubled):
+    def model(self):
+        return Noisy(forks=False)
+
+    def optimizer(self, parameters, lr):
+        return torch.optim.SGD(parameters, lr)
+
+
+class Forked(OwnGenerator):
+    def model(self):
+        return Noisy(forks=True)

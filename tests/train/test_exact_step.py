@@ -41,15 +41,32 @@ def bits(values):
     }
 
 
-@pytest.mark.parametrize("shared", ["Drawing"], indirect=True)
+@pytest.mark.parametrize("shared", ["Drawing", "Clamped", "OwnGenerator", "Forked"], indirect=True)
 def test_the_gradients_are_those_of_a_whole_step(shared):
     training, data, step = shared
-    assert step.draws and step.grads_kept
+    assert step.grads_kept
     for seed in range(3):
         whole, _ = exact_step(training, data, step.state, within=RandomRounding(2.0**-24, seed=seed))
         alone = exact_gradients(training, data, step.state, within=RandomRounding(2.0**-24, seed=seed))
         assert bits(alone) == bits(whole)
     assert bits(whole) != bits(step.exact)  # this check can fail
+
+
+@pytest.mark.parametrize(("shared", "draws"), [("Drawing", True), ("Forked", False)], indirect=["shared"])
+def test_what_random_rounding_moves_is_small_whatever_has_drawn(shared, draws):
+    training, data, step = shared
+    assert step.draws is draws
+    found = take_rounded(training, data, step, RandomRounding(2.0**-24, seed=0))
+    moved, exact = (np.concatenate([each.ravel() for each in values["param_grad"]]) for values in (found, step.exact))
+    assert 0 < np.linalg.norm(moved - exact) < 1e-5 * np.linalg.norm(exact)
+
+
+@pytest.mark.parametrize("shared", ["Limited"], indirect=True)
+def test_an_optimizer_that_is_not_torchs_takes_whole_steps(shared):
+    training, data, step = shared
+    assert not step.grads_kept
+    found = take_rounded(training, data, step, RandomRounding(2.0**-24, seed=0))
+    assert found.keys() == step.exact.keys()
 
 
 @pytest.mark.parametrize("shared", ["Doubled"], indirect=True)
