@@ -182,6 +182,14 @@ def replaced() -> Iterator[list[torch.Tensor]]:
     yield given
     square.data = made(torch.float64, 5, 5)
     yield given
+    cube = made(torch.float32, 3, 3, 3)
+    turned = torch.nn.Parameter(cube.permute(0, 2, 1))
+    for _ in range(2):
+        yield [turned]
+    turned.data = cube.permute(2, 1, 0)  # neither is contiguous
+    yield [turned]
+    torch.utils.swap_tensors(turned, torch.nn.Parameter(made(torch.float32, 3, 3).relu().to_sparse()))
+    yield [turned]
 
 
 if __name__ == "__main__":
