@@ -140,10 +140,14 @@ class Cluster:
             idle: Whether to ask the nodes that have nothing for trials as well, often the head.
         """
         asked = [node for node in self.nodes if not node.facts and (idle or node.cpus or node.gpus)]
+        self._placement = Placement(self._with_facts(self.nodes, asked))
+
+    def _with_facts(self, known: Sequence[Node], asked: Sequence[Node]) -> list[Node]:
+        """The nodes that are still there, with the answers of those that are asked."""
         probed = {node.id: node for node in nodes.probe(self._ray, asked)}
         # Of one that has left meanwhile the class is not known, and no trial is to begin there.
         there = {node.id for node in alive(self._ray.nodes())}
-        self._placement = Placement([probed.get(node.id, node) for node in self.nodes if node.id in there])
+        return [probed.get(node.id, node) for node in known if node.id in there]
 
     def train(
         self, trials: Sequence[Trial], data: dict[str, np.ndarray], past: Past | None = None
@@ -220,8 +224,7 @@ class Cluster:
         new = [node for node in now if node.id not in self._placement.by_id]
         if not new:
             return False
-        probed = {node.id: node for node in nodes.probe(self._ray, new)}
-        self._placement.renew([probed.get(node.id, node) for node in now])
+        self._placement.renew(self._with_facts(now, new))
         return True
 
     def _start(self, entry: Running) -> Any:

@@ -131,4 +131,13 @@ class TraceFile:
         ordered = sorted({*names}, key=SCHEMA.get_field_index)
         with reading(self.path):
             found = self._parquet.read_row_groups(groups, columns=ordered)
+            _check_texts(found)
         return cast(self.path, found, pa.schema([SCHEMA.field(name) for name in ordered], SCHEMA.metadata))
+
+
+def _check_texts(table: pa.Table) -> None:
+    """Raises `pyarrow.ArrowInvalid` if a text is not UTF-8, which Arrow finds only where it is made a string."""
+    for column in table.columns:
+        if pa.types.is_dictionary(column.type):
+            for chunk in column.chunks:
+                chunk.dictionary.validate(full=True)

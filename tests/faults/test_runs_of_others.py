@@ -363,6 +363,16 @@ def test_a_text_that_is_stored_once_for_many_rows_is_not_unpacked(directory):
     assert refusal(directory).startswith(f"{path} is not read: the texts in it would take 1.3 GB of memory")
 
 
+@pytest.mark.parametrize("column", ["settings", "loss_name"])
+def test_a_text_that_is_not_utf_8_is_refused(directory, column):
+    path = directory / "traces" / "0000.parquet"
+    table = pq.read_table(path)
+    text = pa.StringArray.from_buffers(1, pa.py_buffer(np.array([0, 2], np.int32)), pa.py_buffer(b"\xff\xfe"))
+    texts = pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(table), np.int32)), text)
+    pq.write_table(table.set_column(table.schema.get_field_index(column), column, texts), path)
+    assert refusal(directory).startswith(f"{path} is damaged")
+
+
 def test_a_file_that_grows_without_end_row_group_by_row_group_is_refused(directory, monkeypatch):
     """Each group is small, and all of them take hours."""
     path = directory / "traces" / "0000.parquet"
