@@ -134,7 +134,7 @@ class WordFingerprints:
 
     def forget(self) -> None:
         """Lets go of the tensors of the last call, which would be kept for nothing where others are to come."""
-        self._met, self._found = [], ([], [])
+        self._met, self._places, self._found = [], None, ([], [])
 
     def take(self, tensors: Sequence[torch.Tensor | None]) -> Fingerprint | DeferredFingerprint:
         """The fingerprint of tensors, dtype[...] on any devices; None for one that is missing."""

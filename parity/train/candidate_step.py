@@ -6,7 +6,7 @@ u is the unit roundoff of a tensor's own dtype (2**-24 for float32).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from parity.ground.errors import OracleUnavailable
-from parity.observe.float64_step import Take, TensorError, each_error, relative_errors, spread_of, tensor_names
+from parity.observe.float64_step import TensorError, each_error, relative_errors, spread_of, tensor_names
 from parity.observe.low_precision import ROUNDINGS, RoundedProducts
 from parity.observe.observer import Observer
 from parity.observe.taken_step import TakenStep, Values
@@ -23,7 +23,7 @@ from parity.plan.trial import Trial
 from parity.store.tables import CHECKED
 from parity.store.trace import DIGESTS
 from parity.train.exact_step import exact_step, taken_with_errors
-from parity.train.shared_step import SharedStep, take_rounded
+from parity.train.shared_step import SharedStep
 from parity.train.state import on_cpu, restore_state, take_state
 from parity.train.step import StepValues, Training, begin, take_step
 
@@ -147,8 +147,8 @@ def _take_differing_step(
         if all(quantity in entry.errors for entry in usable)
     }
     try:
-        exact, kept = exact_step(training, data, state)
-        again = replace(start, step=differs_at, state=state, exact=exact, errors=largest, draws=False, grads_kept=kept)
+        exact = exact_step(training, data, state)
+        again = replace(start, step=differs_at, state=state, exact=exact, errors=largest, draws=False)
         return _errors(training, data, again, values, repeated=repeated)
     except OracleUnavailable:
         return []
@@ -180,8 +180,8 @@ def _errors(
     spread: dict[str, list[float]] = {}
     rounding = None
     if suspicious:
-        take = partial(take_rounded, training, data, shared)
-        spread = spread_of(take, exact, units=own.units, errors=errors)
+        take = partial(exact_step, training, data, shared.state)
+        spread = spread_of(lambda within: take(within=within), exact, units=own.units, errors=errors)
         rounding = _explain(take, own, exact)
     return [
         SharedError(
@@ -202,11 +202,11 @@ def _errors(
     ]
 
 
-def _explain(take: Take, own: TakenStep, exact: Values) -> str | None:
+def _explain(take: Callable[..., Values], own: TakenStep, exact: Values) -> str | None:
     """The rounding of the factors of matrix products that moves the output to where the candidate has it, or None."""
     error = _output_error(own, exact)
     for name, rounding in ROUNDINGS.items():
-        rounded = take(RoundedProducts(rounding))
+        rounded = take(within=RoundedProducts(rounding))
         # A quarter is chosen, not measured: the rounding that a device applies explains most of its error.
         if _output_error(own, rounded) < error / 4:
             return name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
@@ -30,7 +30,7 @@ def exact_step(
     state: dict[str, Any],
     *,
     within: AbstractContextManager[object] | None = None,
-) -> tuple[Values, bool]:
+) -> Values:
     """Takes the step in float64 on the CPU; model, optimizer and generators of the training stay as they are.
 
     Args:
@@ -40,67 +40,35 @@ def exact_step(
         within: What forward and backward run within: something that rounds. None to take the step as it is.
 
     Returns:
-        The tensors of the step by quantity, float64 on the CPU; and whether the optimizer leaves the gradients as they
-        are, so that `exact_gradients` gives the same.
+        The tensors of the step by quantity, float64 on the CPU.
 
     Raises:
         OracleUnavailable: The task or its loss does not work in float64.
     """
-    with _in_float64():
-        wide = _widened(training, state)
-        before = [parameter.detach().clone() for parameter in wide.model.parameters()]
-        wide.optimizer.zero_grad()
-        with SameDraws(_dtype(training)):
-            found, narrow = _gradients(wide, data, state["step"], within=within or contextlib.nullcontext())
-        wide.optimizer.step()
-    _check_wide(narrow)
-    given, grads = found["param_grad"], [on_host(parameter.grad) for parameter in wide.model.parameters()]
-    params = [on_host(parameter) for parameter in wide.model.parameters()]
-    found |= {"param_grad": grads, "update": _updates(before, wide.model), "param": params}
-    kept = _is_of_torch(wide.optimizer) and all(_same(one, other) for one, other in zip(given, grads, strict=True))
-    return found, kept
-
-
-def exact_gradients(
-    training: Training,
-    data: Mapping[str, np.ndarray],
-    state: dict[str, Any],
-    *,
-    within: AbstractContextManager[object],
-) -> Values:
-    """Takes the step in float64 as `exact_step` does, as far as the gradients: without a step of the optimizer.
-
-    Args:
-        training: Gives the model, the loss, and the optimizer.
-        data: The task's data.
-        state: State of the training before the step, on the CPU.
-        within: What forward and backward run within: something that rounds.
-
-    Returns:
-        The tensors of the step by quantity, without update and param; float64 on the CPU.
-
-    Raises:
-        OracleUnavailable: The task or its loss does not work in float64.
-    """
-    with _in_float64():
-        # With an optimizer, since the task may hook parameters where it makes one.
-        wide = _widened(training, state)
-        wide.optimizer.zero_grad()
-        # Whatever has drawn in the training: generators of its own, or the global ones and back, leave no trace.
-        with SameDraws(_dtype(training)):
-            found, narrow = _gradients(wide, data, state["step"], within=within)
-    _check_wide(narrow)
-    return found
-
-
-@contextlib.contextmanager
-def _in_float64() -> Iterator[None]:
-    """Leaves the generators as they were, and raises `OracleUnavailable` for what the block raises."""
-    # The step draws what the training's step draws, since its state sets the generators, which the training still
+    # The step draws what the training's step draws, since `restore_state` sets the generators, which the training still
     # needs.
     generators = take_generators()
     try:
-        yield
+        wide = _widened(training, state)
+        model, optimizer = wide.model, wide.optimizer
+        before = [parameter.detach().clone() for parameter in model.parameters()]
+        batch = tuple(widened(tensor) for tensor in make_batch(wide, data, state["step"]))
+        # Forward and backward are rounded, the oracle between them too; the optimizer's step has no products.
+        with SameDraws(next(training.model.parameters()).dtype), within or contextlib.nullcontext():
+            output, target = forward(wide, batch, state["step"])
+            if learning_parts(target):
+                raise OracleUnavailable("the target requires a gradient, which a step in float64 does not send back")
+            loss, found = wide.oracle(map_tensors(torch.Tensor.detach, output), target)
+            grads = [np.asarray(grad) for grad in gradients(found)]
+            optimizer.zero_grad()
+            # A model that narrows inside is found below; until then its gradients need its dtypes.
+            dtypes = [part.dtype for part in parts(output)]
+            send_back(
+                parts(output),
+                # Copies, since from_numpy shares memory with arrays that are returned below.
+                [torch.from_numpy(np.array(grad)).to(dtype) for grad, dtype in zip(grads, dtypes, strict=True)],
+            )
+        optimizer.step()
     # The same checks as in training, whose step is not at fault here: only the float64 run is missing.
     except TrialFailed as error:
         raise OracleUnavailable(f"the task does not train in float64: {error.reason}") from error
@@ -108,61 +76,18 @@ def _in_float64() -> Iterator[None]:
         raise OracleUnavailable(f"the task does not train in float64: {explain_error(error)}") from error
     finally:
         restore_generators(generators)
-
-
-def _gradients(
-    wide: Training, data: Mapping[str, np.ndarray], step: int, *, within: AbstractContextManager[object]
-) -> tuple[Values, torch.dtype | None]:
-    """Forward, oracle and backward of a copy in float64: its tensors, and the first other dtype among its outputs.
-
-    Raises:
-        OracleUnavailable: As `exact_step`; other errors as the user's code raises them.
-    """
-    batch = tuple(widened(tensor) for tensor in make_batch(wide, data, step))
-    # Forward and backward are rounded, the oracle between them too; the optimizer's step has no products.
-    with within:
-        output, target = forward(wide, batch, step)
-        if learning_parts(target):
-            raise OracleUnavailable("the target requires a gradient, which a step in float64 does not send back")
-        loss, found = wide.oracle(map_tensors(torch.Tensor.detach, output), target)
-        grads = [np.asarray(grad) for grad in gradients(found)]
-        # A model that narrows inside is found afterwards; until then its gradients need its dtypes.
-        dtypes = [part.dtype for part in parts(output)]
-        send_back(
-            parts(output),
-            # Copies, since from_numpy shares memory with arrays that are returned below.
-            [torch.from_numpy(np.array(grad)).to(dtype) for grad, dtype in zip(grads, dtypes, strict=True)],
-        )
-    values: Values = {
+    narrow = next((dtype for dtype in dtypes if dtype != torch.float64), None)
+    if narrow:
+        raise OracleUnavailable(f"the task's model gives {narrow} for parameters and a batch of float64")
+    return {
         # `on_host` copies, so they outlive the model.
         "output": [on_host(part) for part in parts(output)],
         "loss": [np.array(loss)],
         "output_grad": [*grads],
-        "param_grad": [on_host(parameter.grad) for parameter in wide.model.parameters()],
+        "param_grad": [on_host(parameter.grad) for parameter in model.parameters()],
+        "update": _updates(before, model),
+        "param": [on_host(parameter) for parameter in model.parameters()],
     }
-    return values, next((dtype for dtype in dtypes if dtype != torch.float64), None)
-
-
-def _is_of_torch(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether an optimizer is one of torch's own without hooks: others may change gradients, if only some of them."""
-    hooks = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)
-    return type(optimizer).__module__.startswith("torch.optim.") and not any(hooks)
-
-
-def _same(one: np.ndarray | None, other: np.ndarray | None) -> bool:
-    """Whether a gradient is the same to the bit, but for the payload of a NaN."""
-    return one is other if one is None or other is None else np.array_equal(one, other, equal_nan=True)
-
-
-def _check_wide(narrow: torch.dtype | None) -> None:
-    """Raises `OracleUnavailable` if a part of the output is of another dtype than float64."""
-    if narrow:
-        raise OracleUnavailable(f"the task's model gives {narrow} for parameters and a batch of float64")
-
-
-def _dtype(training: Training) -> torch.dtype:
-    """The dtype that the training draws in."""
-    return next(training.model.parameters()).dtype
 
 
 def taken_with_errors(
@@ -210,20 +135,10 @@ def _widened(training: Training, state: dict[str, Any]) -> Training:
     Raises:
         OracleUnavailable: The model has complex parameters.
     """
-    model = _wide_model(training)
-    # Made anew, over the copy's parameters.
+    check_real(training.model.parameters())
+    # A copy, since cpu() and double() convert a module in place. The optimizer is made anew, over its parameters.
+    model = copy.deepcopy(training.model).cpu().double()
     optimizer = training.task.optimizer(model.parameters(), training.trial.settings.lr)
     # Loading converts each tensor to the dtype of what it is loaded into, so the state arrives in float64.
     restore_state(state, model, optimizer)
     return replace(training, model=model, optimizer=optimizer, device=torch.device("cpu"))
-
-
-def _wide_model(training: Training) -> torch.nn.Module:
-    """A copy of the model in float64 on the CPU, with the parameters and the gradients that it has now.
-
-    Raises:
-        OracleUnavailable: The model has complex parameters.
-    """
-    check_real(training.model.parameters())
-    # A copy, since cpu() and double() convert a module in place.
-    return copy.deepcopy(training.model).cpu().double()

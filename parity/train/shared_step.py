@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +18,7 @@ from parity.observe.float64_step import Errors, StepError, TensorError, TensorNa
 from parity.observe.generators import drew, take_generators
 from parity.observe.observer import Observer
 from parity.observe.taken_step import Units, Values, on_host
-from parity.train.exact_step import exact_gradients, exact_step, taken_with_errors
+from parity.train.exact_step import exact_step, taken_with_errors
 from parity.train.saved_state import StateNotPortable, pack, unpack
 from parity.train.state import on_cpu, take_state
 from parity.train.step import Training, take_step
@@ -39,8 +37,6 @@ class SharedStep:
         names: The names of these tensors.
         draws: Whether the step drew from a random generator of torch.
         unavailable: Why there is no float64 run, or None.
-        grads_kept: Whether the optimizer left the gradients of the float64 run as they were, so that rounding can be
-            measured without its step. False of steps that an earlier version stored.
     """
 
     step: int
@@ -51,7 +47,6 @@ class SharedStep:
     names: TensorNames
     draws: bool
     unavailable: str | None
-    grads_kept: bool = False
 
 
 def pack_step(shared: SharedStep) -> bytes:
@@ -104,13 +99,13 @@ def take_shared_step(
     draws = drew(state["generators"], take_generators())
     state, names = on_cpu(state), tensor_names(training.model, values.output)
     try:
-        exact, kept = exact_step(training, data, state)
+        exact = exact_step(training, data, state)
     except OracleUnavailable as error:
         return SharedStep(step, state, None, {}, {}, names, draws, str(error))
     own, errors = taken_with_errors(training, values, exact, state)
     if reason := strange(errors, own.units):
         return SharedStep(step, state, None, {}, {}, names, draws, reason)
-    return SharedStep(step, state, exact, errors, own.units, names, draws, None, kept)
+    return SharedStep(step, state, exact, errors, own.units, names, draws, None)
 
 
 def own_errors(training: Training, data: Mapping[str, np.ndarray], shared: SharedStep) -> list[StepError]:
@@ -123,24 +118,8 @@ def own_errors(training: Training, data: Mapping[str, np.ndarray], shared: Share
         errors=shared.errors,
         units=shared.units,
         exact=shared.exact,
-        take=partial(take_rounded, training, data, shared),
+        take=lambda within: exact_step(training, data, shared.state, within=within),
     )
-
-
-def take_rounded(
-    training: Training, data: Mapping[str, np.ndarray], shared: SharedStep, within: AbstractContextManager[object]
-) -> Values:
-    """Takes a shared step in float64 once more, within something that rounds.
-
-    Returns:
-        The tensors of the step by quantity, as far as the gradients at least; float64 on the CPU.
-
-    Raises:
-        OracleUnavailable: As `exact_step`.
-    """
-    if shared.grads_kept:
-        return exact_gradients(training, data, shared.state, within=within)
-    return exact_step(training, data, shared.state, within=within)[0]
 
 
 def _plain(errors: Errors) -> dict[str, list[tuple[float, ...]]]:

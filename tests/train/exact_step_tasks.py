@@ -47,21 +47,6 @@ class Doubled(Drawing):
         return Doubling(parameters, lr)
 
 
-class Limiting(torch.optim.SGD):
-    """Takes larger gradients than 1000 for 1000, which a step need not have."""
-
-    def step(self, closure=None):
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                parameter.grad.clamp_(-1000, 1000)
-        return super().step(closure)
-
-
-class Limited(Doubled):
-    def optimizer(self, parameters, lr):
-        return Limiting(parameters, lr)
-
-
 class Clamped(Doubled):
     """Gradients are clamped by hooks, which are there once the optimizer is made."""
 
