@@ -47,7 +47,8 @@ WARM = ROOT / TESTS / "warm"
 QUICK = ["--inline", "--device", "cpu", "--batch-size", "64"]
 # In the environment of all that a module starts.
 MARK = "PARITY_TESTS"
-# In the environment of a program that is forked from the process that imported torch.
+# In the environment of a program that is forked from the process that imported torch; it has one thread, as the device
+# `cpu` has.
 WARM_PROGRAM = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PARITY_WARM_PROGRAM": "1"}
 # Variable with the address of the servers of the whole suite, which is empty or unset where it runs in one process.
 OF_ALL = "PARITY_TESTS_WARM"
@@ -222,15 +223,13 @@ def warm_servers(address):
 
     They are killed at the end.
     """
-    threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # as on the device `cpu`
     paths = os.pathsep.join([str(WARM), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     of_all = os.environ.get(OF_ALL, "")
     own = os.environ | {"PYTHONPATH": paths, "PARITY_WARM": of_all}
-    marked, as_command = {"PARITY_WARM_PROGRAM": "1"}, {"PARITY_WARM_COMMAND": "1"}
     parent = "parent" if of_all else str(os.getpid())
     with ExitStack() as stack:
         started = []
-        for at, more in ((address, marked | threads), (f"{address}.ray", as_command)):
+        for at, more in ((address, WARM_PROGRAM), (f"{address}.ray", {"PARITY_WARM_COMMAND": "1"})):
             line = [sys.executable, WARM / "server.py", at, parent]
             started.append(stack.enter_context(subprocess.Popen(line, env=own | more)))
             stack.callback(started[-1].kill)
