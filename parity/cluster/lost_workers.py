@@ -47,8 +47,8 @@ class LostWorker:
         noted: What its process noted as it ended, as `last_words.look_up` returns it; `NOTHING_NOTED` if it noted
             nothing, None if that could not be looked up.
         node_left: Whether the node has left the cluster.
-        replaceable: Whether a node is left that the trial may run on: of the class that it began on, or any if it has not
-            begun.
+        replaceable: Whether a node is left that the trial may run on: of the class that it began on, or any if it has
+            not begun.
     """
 
     kind: Kind
