@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from parity.cluster.connection import connect
-from parity.cluster.waiting import Running
+from parity.cluster.waiting import Running, Waiting
 from parity.cluster.workers import Cluster
 from parity.ground.errors import Trouble
 from parity.report import main as report
@@ -405,3 +405,18 @@ def test_a_trial_whose_node_left_before_it_began_may_go_to_any_class(make_trials
     ray.there.clear()
     ended = lost(cluster, waiting, "x")
     assert ended.error == "node a left the cluster before the trial began, and no other node of its class is left"
+
+
+def test_of_the_trials_that_wait_those_are_stranded_whose_class_has_no_node(make_trials, monkeypatch):
+    ray = FakeRay({"CPU": 2.0}, {"CPU": 1.0})
+    cluster = Cluster(ray)
+    answers_of(monkeypatch, ray, a="x", b="y")
+    cluster.probe()
+    waiting = Waiting(make_trials("builtin", "numpy"))
+    (entries,) = waiting.queues()
+    # One has begun on a, one on b, which leaves.
+    for entry, node in zip(entries, cluster.nodes, strict=True):
+        entry.hardware = node.hardware
+    cluster._placement.renew(cluster.nodes[:1])
+    assert waiting.remove_stranded(cluster._placement, ()) == [entries[1]]
+    assert waiting.queues() == [[entries[0]]]

@@ -279,6 +279,18 @@ def test_what_is_known_of_equal_content_is_what_would_be_computed(monkeypatch):
     assert (few, len(computed)) == (2 * 4 + 4, 6 * 4)
 
 
+def test_what_is_known_is_kept_for_all_that_it_is_computed_from(monkeypatch):
+    planted = [
+        # All norms are the same, and the optimizers' gradients are those of backward.
+        Planted(name, differs=ROUNDING, distances={"param_grad": {9: distance}, "update": {9: distance}})
+        for name, distance in (("near", 0.25), ("far", 0.5))
+    ]
+    run = make_run(*planted)
+    known = differences(run)
+    monkeypatch.setattr(distances, "_KNOWN_BYTES", -1)
+    assert differences(run) == known
+
+
 def test_a_tensor_that_one_side_lacks_is_measured_each_time(monkeypatch):
     run = make_run(Planted(), Planted("other"))
     for trial in (1, 2):

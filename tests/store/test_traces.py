@@ -154,6 +154,14 @@ def test_no_more_is_read_together_than_memory_allows(many, monkeypatch):
     assert [len(groups) for groups in reads] == [2, 2, 1]
 
 
+def test_rows_are_those_of_the_trial_that_they_name(many):
+    """Whatever the statistics say, by which the row groups were found."""
+    run, directory = many
+    file, (one, other) = TraceFile(directory / "traces" / "0000.parquet"), run.trials[1:3]
+    assert trace_batches.read_together(file, [(one, [1]), (other, [2])]) is not None
+    assert trace_batches.read_together(file, [(one, [2]), (other, [1])]) is None
+
+
 @pytest.mark.parametrize("column", ["step", "rows", "trial"])
 def test_what_is_wrong_with_one_of_them_is_said_as_if_it_were_alone(many, monkeypatch, column):
     run, directory = many
