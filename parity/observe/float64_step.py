@@ -34,6 +34,8 @@ Take = Callable[[AbstractContextManager[object]], Values]
 MOST_ROUNDED_STEPS = 6
 # Below this number an early end would leave a spread of one distance, which the next exceeds every second time.
 LEAST_ROUNDED_STEPS = 2
+# The quantities that have no spread: an update is compared with that of its own gradient, which nothing magnifies.
+_UNSPREAD = frozenset({"update", "param"})
 
 
 class TensorError(NamedTuple):
@@ -174,9 +176,12 @@ def step_errors(
         A row for each tensor of each quantity, in the order of `each_error`.
     """
     # A baseline is credited with `LEAST_ERROR` at least, so a smaller error is within the line beside any baseline. The
-    # spread costs more steps in float64, which a step without such an error need not pay for.
+    # spread costs more steps in float64, which a step without such an error need not pay for; nor need one whose
+    # optimizer alone is off by more, as Adam is at nearly every step of a right training.
     least = lines.DEVICE.value * lines.LEAST_ERROR.value
-    suspicious = any(error.own > least for _, _, _, error in each_error(names, errors))
+    suspicious = any(
+        error.own > least for quantity, _, _, error in each_error(names, errors) if quantity not in _UNSPREAD
+    )
     spreads = spread_of(take, exact, units=units, errors=errors, computed_u=computed_u) if suspicious else {}
     # An update may have been compared although no whole step was taken in float64.
     sketched = {
@@ -223,9 +228,9 @@ def spread_of(
         computed_u: The unit roundoff in which the model computes, if it is known.
 
     Returns:
-        Nothing for update and param: an update is compared with that of its own gradient, which nothing magnifies.
+        Nothing for update and param.
     """
-    largest = {quantity: [0.0] * len(exact[quantity]) for quantity in exact if quantity not in ("update", "param")}
+    largest = {quantity: [0.0] * len(exact[quantity]) for quantity in exact if quantity not in _UNSPREAD}
     # The output mostly shows in which dtype the model computes: under autocast, its parameters are wider.
     unit = max([*units["output"], min(units["param_grad"]), computed_u])
     for number in range(MOST_ROUNDED_STEPS):

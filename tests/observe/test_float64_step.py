@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from parity.observe.float64_step import relative_errors, spread_of, strange
+from parity.observe.float64_step import TensorError, relative_errors, spread_of, step_errors, strange
 from parity.observe.taken_step import TakenStep, unit_roundoff
 
 
@@ -71,3 +71,31 @@ def test_the_spread_is_measured_until_it_explains_the_error(error, calls):
     spread = spread_of(take, exact, units=units, errors=errors)
     assert len(seen) == calls
     assert 0.5 < spread["output"][0] < 3
+
+
+@pytest.mark.parametrize(
+    ("off", "measured"), [("output_grad", True), ("param_grad", True), ("update", False), ("param", False)]
+)
+def test_rounded_steps_are_taken_where_a_tensor_that_has_a_spread_is_off(off, measured):
+    errors = {quantity: [TensorError(7.0, 7.0)] for quantity in ("output", "output_grad", "param_grad")}
+    errors |= {"update": [TensorError(40.0, 40.0)], "param": [TensorError(40.0, 40.0)]}
+    errors[off] = [TensorError(90.0, 90.0)]
+    exact = {quantity: [np.ones(2)] for quantity in errors}
+    seen = []
+
+    def take(within):
+        seen.append(within)
+        return {quantity: [each[0] * (1 + 2.0**-20)] for quantity, each in exact.items()}
+
+    rows = step_errors(
+        3,
+        {quantity: ["only"] for quantity in errors},
+        errors=errors,
+        units={quantity: [2.0**-24] for quantity in errors},
+        exact=exact,
+        take=take,
+    )
+    assert [row.error_u for row in rows] == [each[0].own for each in errors.values()]
+    known = {row.quantity for row in rows if row.spread_u is not None}
+    assert known == ({"output", "output_grad", "param_grad"} if measured else set())
+    assert bool(seen) == measured
