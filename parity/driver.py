@@ -31,6 +31,7 @@ from parity.store.files import write_json, write_text
 from parity.store.gather import Gatherer, forget_journal
 from parity.store.parquet import write_table, write_tables
 from parity.store.stages import Stages
+from parity.store.statuses import run_state
 from parity.store.storage import StoragePath
 from parity.store.stored_run import StoredRun, read_info
 from parity.store.tables import REPLAYS
@@ -255,9 +256,15 @@ def finish_recording(directory: StoragePath) -> None:
     """
     with hold(directory):
         info = read_info(directory)
-        if info["state"] == "complete":
+        if run_state(info) == "complete":
             return
-        with gathering([recorded_trial(info["recorded"])], directory) as gatherer:
+        try:
+            trial = recorded_trial(info["recorded"])
+        except (KeyError, TypeError) as error:  # a value that is missing, or of another kind
+            raise Trouble(
+                f"{directory / 'run.json'} is damaged: its 'recorded' is {info.get('recorded')!r:.200}."
+            ) from error
+        with gathering([trial], directory) as gatherer:
             gatherer.write_tables()
             complete(directory, info | {"steps": gatherer.rows})
         forget_journal(directory)

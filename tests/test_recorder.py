@@ -797,6 +797,12 @@ def test_what_a_killed_process_recorded_is_kept(tmp_path, capsys):
     assert warm_command("-c", code, tmp_path / "killed").status == -signal.SIGKILL
     assert report.main([str(tmp_path / "killed")]) == 2
     assert "--resume" in capsys.readouterr().err
+    about = tmp_path / "killed" / "run.json"
+    text = about.read_text()
+    about.write_text(text.replace('"seed"', '"seeb"'))
+    assert run.main(["--resume", str(tmp_path / "killed")]) == 2
+    assert f"{about} is damaged: its 'recorded' is {{'name': '" in " ".join(capsys.readouterr().err.split())
+    about.write_text(text)
     assert run.main(["--resume", str(tmp_path / "killed")]) == 3
     row = trial(tmp_path / "killed")
     assert (row["status"], 3 <= row["rows"] <= 5) == ("interrupted", True)

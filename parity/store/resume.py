@@ -145,6 +145,11 @@ def check_same(started: Started, info: Mapping[str, Any]) -> None:
     """
     # Through JSON, since what was stored has lists in place of tuples.
     before, now = (json.loads(json.dumps(each)) for each in (started.info, dict(info)))
+    for name in ("folder", "trials", "versions", "task_code", "losses", "data_xxh3"):
+        if before.get(name) is None:
+            raise Trouble(
+                f"{started.directory / 'run.json'} is damaged: it has no {name!r}. Restore it, or train again."
+            )
     compared = _code_compared("the code of the task", before["task_code"], now["task_code"])
     compared += [("the data", before["data_xxh3"], now["data_xxh3"])]
     # Runs of earlier versions have none.

@@ -40,7 +40,20 @@ def find_wrong_value(info: Mapping[str, Any]) -> str | None:
     for name in info.get("files", ()):
         if not is_inside(name):
             return f"its 'files' have {name[:200]!r}, which is not a Parquet file in the run directory"
-    return _wrong_cluster(info.get("cluster", {}))
+    return _wrong_code(info) or _wrong_cluster(info.get("cluster", {}))
+
+
+def _wrong_code(info: Mapping[str, Any]) -> str | None:
+    """What is wrong with what is kept of the code of task and losses, as `resume.fingerprint` has it, or None."""
+    codes = {"'task_code'": info["task_code"]} if "task_code" in info else {}
+    codes |= {f"code of the loss {name!r}": code for name, code in info.get("losses", {}).items()}
+    for what, code in codes.items():
+        # Runs of earlier versions have no digests of other files.
+        files = code.get("files", {}) if isinstance(code, dict) else None
+        texts = [code.get("origin", 0), code.get("sha256", 0), *files.values()] if isinstance(files, dict) else [0]
+        if not all(each is None or isinstance(each, str) for each in texts):
+            return f"its {what} is {code!r}"[:200]
+    return None
 
 
 def _wrong_cluster(cluster: Mapping[str, Any]) -> str | None:

@@ -30,6 +30,8 @@ def find_wrong_column(table: pa.Table, record: TrialRecord) -> str | None:
                 return f"the lists of its column {name} lack values"
         elif name in _NOT_NEGATIVE and ((least := pc.min(column).as_py()) or 0) < 0:
             return f"its column {name} has {least}, and must not be negative"
+        elif name == "grad_unit" and pc.min(column).as_py() == 0:  # errors are counted in it
+            return f"its column {name} has 0.0, and must be above 0"
         elif name == "settings":
             for text in column.unique().drop_null().to_pylist():
                 try:

@@ -177,6 +177,13 @@ def test_a_run_json_of_any_length_is_not_read(directory):
         ("recorded", 1, "its 'recorded' is 1"),
         ("command", {}, "its 'command' is {}"),
         ("quick", "no", "its 'quick' is 'no'"),
+        ("task_code", {"sha256": None}, "its 'task_code' is {'sha256': None}"),
+        ("losses", {"mine": 5}, "its code of the loss 'mine' is 5"),
+        (
+            "losses",
+            {"mine": {"origin": "mine.py", "sha256": 7}},
+            "its code of the loss 'mine' is {'origin': 'mine.py', 'sha256': 7}",
+        ),
         # What only several runs have that are judged together: notes, printed before the verdict.
         ("notes", ["Everything was verified."], "its 'notes' is ['Everything was verified.']"),
     ],
@@ -270,6 +277,7 @@ SETTINGS = {"optimizers": [{"class": "Adam", "groups": [{"params": "0-9999999999
         ("loss", None, "its column loss lacks values"),
         ("elements", -1, "its column elements has -1, and must not be negative"),
         ("grad_error_u", -0.5, "its column grad_error_u has -0.5, and must not be negative"),
+        ("grad_unit", 0.0, "its column grad_unit has 0.0, and must be above 0"),
         ("param_digests", [1], "its param_digests are not 16 in each row"),
         ("param_grad_norms", [None] * 16, "the lists of its column param_grad_norms lack values"),
         ("output_sketches", [1.0] * 3, "its output_sketches are not 8 sums for each tensor"),

@@ -147,6 +147,16 @@ def test_a_run_of_an_earlier_version_says_nothing_of_files_beside_a_loss(helped,
     assert resumed(interrupted) == 0
 
 
+@pytest.mark.parametrize("name", ["folder", "trials", "versions", "task_code", "losses", "data_xxh3"])
+def test_a_run_json_that_lacks_what_is_compared_is_damaged(interrupted, capsys, name):
+    info = json.loads((interrupted / "run.json").read_text())
+    assert info.pop(name)
+    (interrupted / "run.json").write_text(json.dumps(info))
+    assert resumed(interrupted) == 2
+    said = f"parity: {interrupted}/run.json is damaged: it has no {name!r}. Restore it, or train again."
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
 def test_another_commit_of_parity_is_refused(interrupted, monkeypatch, capsys):
     monkeypatch.setattr("parity.store.resume.package_sha256", lambda: "0" * 64)
     assert resumed(interrupted) == 2

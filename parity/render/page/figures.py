@@ -218,8 +218,8 @@ def figure(frame: Frame, traces: Sequence[Json], *, title: str, log: Sequence[np
 
 def _decades(numbers: np.ndarray) -> Json:
     """The range of an axis in whole decades, and the number of decades from tick to tick."""
-    # A distance relative to zero is infinite, and has no decade.
-    numbers = numbers[np.isfinite(numbers)]
+    # A distance relative to zero is infinite, and has no decade; nor has zero.
+    numbers = numbers[np.isfinite(numbers) & (numbers > 0)]
     low, high = (np.log10([numbers.min(), numbers.max()]) if len(numbers) else np.array([0.0, 1.0])).tolist()
     # At least one decade, even where all numbers are equal.
     low, high = math.floor(low), max(math.ceil(high), math.floor(low) + 1)

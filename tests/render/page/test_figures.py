@@ -55,10 +55,10 @@ def test_markup_in_a_label_is_text_and_in_one_line():
     assert label("a\n<b>&", most=20) == "a &lt;b&gt;&amp;"
 
 
-def test_a_distance_that_is_infinite_has_no_decade():
+def test_what_is_infinite_or_zero_has_no_decade():
     known = figures._decades(np.array([0.01, 2.0]))
-    assert figures._decades(np.array([0.01, 2.0, np.inf])) == known
-    assert figures._decades(np.array([np.inf])) == figures._decades(np.array([]))
+    assert figures._decades(np.array([0.01, 0.0, 2.0, np.inf])) == known
+    assert figures._decades(np.array([np.inf, 0.0])) == figures._decades(np.array([]))
 
 
 @pytest.mark.parametrize("steps", [[], [7], [3, 4, 5], [3, 5, 6]])

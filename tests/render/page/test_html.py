@@ -160,6 +160,17 @@ def test_one_trial_and_a_failed_baseline_have_a_page():
     assert "The baseline failed" in rendered(replace(run, trials=(failed, run.trials[1])))
 
 
+def test_what_run_json_lacks_is_left_out():
+    run = make_run(Planted())
+    full = run.info | {"folder": "somewhere", "versions": {"torch": "2.15", "ray": None}}
+    said = {}
+    for lacking in ([], ["folder"], ["versions"], ["folder", "versions"], [*full]):
+        info = {name: value for name, value in full.items() if name not in lacking}
+        (note,) = re.findall(r'<p class="note">(.*?)The traces are in', rendered(replace(run, info=info)))
+        said[" ".join(lacking)] = note
+    assert [*said.values()] == ["In somewhere, with torch 2.15. ", "With torch 2.15. ", "In somewhere. ", "", ""]
+
+
 def test_the_page_asks_for_nothing():
     text = rendered(make_run(Planted()))
     assert "default-src 'none'" in text
