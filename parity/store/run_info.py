@@ -19,7 +19,7 @@ PACKAGES = ("numpy", "pandas", "pyarrow", "ray", "torch")
 
 # What each value of run.json is that a reader looks at, if it is there.
 KINDS: Mapping[str, tuple[type, ...]] = {
-    **dict.fromkeys(("state", "task", "host", "data_xxh3", "seal"), (str,)),
+    **dict.fromkeys(("state", "task", "host", "parity_sha256", "data_xxh3", "seal"), (str,)),
     **dict.fromkeys(("created", "command", "folder"), (str, type(None))),
     **dict.fromkeys(("trials", "arguments", "devices"), (list,)),
     **dict.fromkeys(("versions", "files", "recorded", "losses", "task_code", "cluster"), (dict,)),
@@ -34,6 +34,9 @@ def find_wrong_value(info: Mapping[str, Any]) -> str | None:
     for name, kinds in KINDS.items():
         if name in info and not isinstance(info[name], kinds):
             return f"its {name!r} is {info[name]!r}"[:200]
+    for name, version in info.get("versions", {}).items():
+        if not isinstance(version, str | None):
+            return f"its version of {name!r} is {version!r}"[:200]
     for name in ("trials", "arguments", "devices"):
         if not all(isinstance(each, str) for each in info.get(name, ())):
             return f"its {name!r} are not all texts"

@@ -177,6 +177,8 @@ def test_a_run_json_of_any_length_is_not_read(directory):
         ("recorded", 1, "its 'recorded' is 1"),
         ("command", {}, "its 'command' is {}"),
         ("quick", "no", "its 'quick' is 'no'"),
+        ("versions", {"torch": {}}, "its version of 'torch' is {}"),
+        ("parity_sha256", 5, "its 'parity_sha256' is 5"),
         ("task_code", {"sha256": None}, "its 'task_code' is {'sha256': None}"),
         ("losses", {"mine": 5}, "its code of the loss 'mine' is 5"),
         (
