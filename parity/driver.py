@@ -7,8 +7,8 @@ becomes tables, odd trials are repeated, and run.json is sealed.
 import contextlib
 import sys
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import fields, replace
+from typing import Any, TypeGuard
 
 import numpy as np
 import pyarrow as pa
@@ -245,6 +245,19 @@ def recorded_trial(asked: Mapping[str, Any]) -> Trial:
     )
 
 
+def is_recorded(asked: object) -> TypeGuard[Mapping[str, Any]]:
+    """Whether this is what `Recorder` keeps of a recording in run.json, from which `recorded_trial` makes its trial."""
+    if not isinstance(asked, dict) or not isinstance(device := asked.get("device"), dict):
+        return False
+    kinds = {"name": str, "oracle": str, "seed": int, "replica": int, "audit_every": int, "digest_kind": str}
+    known = {"digest_kind": "xxh3", **asked}
+    return (
+        all(type(known.get(name)) is kind for name, kind in kinds.items())
+        and isinstance(device.get("kind"), str)
+        and device.keys() <= {field.name for field in fields(Device)}
+    )
+
+
 def finish_recording(directory: StoragePath) -> None:
     """Makes the tables of a recording whose process was killed, from its journal; its trial counts as interrupted.
 
@@ -258,12 +271,11 @@ def finish_recording(directory: StoragePath) -> None:
         info = read_info(directory)
         if run_state(info) == "complete":
             return
-        try:
-            trial = recorded_trial(info["recorded"])
-        except (KeyError, TypeError) as error:  # a value that is missing, or of another kind
-            raise Trouble(
-                f"{directory / 'run.json'} is damaged: its 'recorded' is {info.get('recorded')!r:.200}."
-            ) from error
+        asked = info.get("recorded")
+        # Before the tables, which would be written with what is not known.
+        if not is_recorded(asked):
+            raise Trouble(f"{directory / 'run.json'} is damaged: its 'recorded' is {asked!r:.200}.")
+        trial = recorded_trial(asked)
         with gathering([trial], directory) as gatherer:
             gatherer.write_tables()
             complete(directory, info | {"steps": gatherer.rows})

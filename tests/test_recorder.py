@@ -799,9 +799,12 @@ def test_what_a_killed_process_recorded_is_kept(tmp_path, capsys):
     assert "--resume" in capsys.readouterr().err
     about = tmp_path / "killed" / "run.json"
     text = about.read_text()
-    about.write_text(text.replace('"seed"', '"seeb"'))
-    assert run.main(["--resume", str(tmp_path / "killed")]) == 2
-    assert f"{about} is damaged: its 'recorded' is {{'name': '" in " ".join(capsys.readouterr().err.split())
+    for right, wrong in (('"seed"', '"seeb"'), ('"replica": 0', '"replica": null'), ('"kind": "cpu"', '"kind": []')):
+        assert right in text
+        about.write_text(text.replace(right, wrong))
+        assert run.main(["--resume", str(tmp_path / "killed")]) == 2
+        assert f"{about} is damaged: its 'recorded' is {{'name': '" in " ".join(capsys.readouterr().err.split())
+        assert not (tmp_path / "killed" / "trials.parquet").exists()
     about.write_text(text)
     assert run.main(["--resume", str(tmp_path / "killed")]) == 3
     row = trial(tmp_path / "killed")
