@@ -46,8 +46,17 @@ site.addsitedir(sys.argv[1])
 import parity
 print(parity.__file__, parity.Trouble.__name__)
 """
-# Installed packages are not searched for errors themselves; torch's types alone would take mypy ten seconds.
-TYPES = "[mypy]\nstrict = true\n[mypy-parity.*]\nignore_errors = true\n[mypy-torch.*]\nfollow_imports = skip\n"
+# Other packages are neither searched for errors nor read: torch and numpy bring stubs, and mypy would take ten seconds.
+TYPES = """
+[mypy]
+strict = true
+follow_imports = skip
+[mypy-parity.*]
+ignore_errors = true
+follow_imports = normal
+[mypy-numpy.*,torch.*]
+follow_imports_for_stubs = true
+"""
 
 
 def build(folder, kind):
