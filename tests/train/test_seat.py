@@ -3,6 +3,7 @@
 What a process of its own is asked of has one, with `cold`; the others are forks of the server of tests/warm.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from parity.cluster import last_words
 from parity.ground.errors import Trouble
 from parity.plan.device import environment, parse_devices
 from parity.store.events import Advanced, Began, Ended
+from parity.train import seat as seat_code
 from parity.train.perform import perform
 from parity.train.seat import FORKS, ProcessEnded, Seat
 from parity.train.shared_arrays import map_arrays, write_arrays
@@ -36,6 +38,48 @@ def cold(monkeypatch):
     monkeypatch.delenv("PARITY_WARM", raising=False)
 
 
+@contextmanager
+def trial_environment():
+    """The environment of a worker for trials on one thread, without what pytest says in it to each test."""
+    with own_environment():
+        os.environ.pop("PYTEST_CURRENT_TEST", None)
+        os.environ.update(environment(*parse_devices(["cpu"])))
+        yield
+
+
+# Begins the program of a seat: writes to a file, as JSON, what its imports have done beside importing.
+TELLING = """
+import json, os, sys
+sys.path[:] = sys.argv[4:]
+import torch
+from parity.train import seat_process
+
+def import_training(genuine=seat_process.import_training, count=torch._C._cuda_getDeviceCount):
+    asked = []
+    torch._C._cuda_getDeviceCount = lambda: asked.append("CUDA") or 0
+    genuine()
+    torch._C._cuda_getDeviceCount = count
+    fresh = torch.Generator()
+    fresh.manual_seed(torch.default_generator.initial_seed())
+    told = {
+        "asked": asked,
+        "cuda": torch.cuda.is_initialized(),
+        "undrawn": torch.equal(torch.get_rng_state(), fresh.get_state()),
+        "threads": [open(f"/proc/self/task/{each}/comm").read().strip() for each in os.listdir("/proc/self/task")],
+    }
+    with open(FILE, "w") as file:
+        json.dump(told, file)
+
+seat_process.import_training = import_training
+"""
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    """The file with what the imports of a seat have done beside importing."""
+    return tmp_path_factory.mktemp("seat") / "told.json"
+
+
 @pytest.fixture(scope="module")
 def seats():
     """Those that have been made."""
@@ -46,12 +90,13 @@ def seats():
 
 
 @pytest.fixture
-def seat(seats, data):
+def seat(seats, told, data):
     """One for all tests, until one kills its process: what is planted in one of them must not be seen by the next."""
     if not seats or seats[-1]._process.poll() is not None:
         seats.append(Seat(data))
-        with pytest.MonkeyPatch.context() as patch:
+        with trial_environment(), pytest.MonkeyPatch.context() as patch:
             patch.delenv("PARITY_WARM", raising=False)
+            patch.setattr(seat_code, "_PROGRAM", f"{TELLING.replace('FILE', repr(str(told)))}\n{seat_code._PROGRAM}")
             seats[-1]._launch()
     return seats[-1]
 
@@ -101,6 +146,14 @@ def until_gone(*pids, limit_s=20):
 def test_the_trace_is_that_of_a_plain_call(seat, trial_of, data):
     (trial,) = [trial_of("numpy", steps=8)]
     assert rows(train(seat, trial)).equals(rows(perform(trial, data)))
+
+
+def test_a_seat_computes_nothing_draws_nothing_and_leaves_cuda_alone(seat, trial_of, told):
+    said(seat, trial_of("reporting"))  # by then it has imported all
+    found = json.loads(told.read_text())
+    assert (found["asked"], found["cuda"], found["undrawn"]) == ([], False, True)
+    # jemalloc, which pyarrow brings, stops its thread for a fork and starts it again in both processes.
+    assert len([name for name in found["threads"] if name != "jemalloc_bg_thd"]) == 1
 
 
 def test_each_trial_has_a_process_of_its_own_and_all_have_one_parent_which_has_imported_torch(seat, trial_of):
@@ -167,21 +220,6 @@ def test_a_node_without_torch_says_so(trial_of, tmp_path, monkeypatch):
     seat.close()
 
 
-@pytest.mark.kills
-def test_a_seat_whose_process_was_killed_says_so(seat, trial_of):
-    trial = trial_of("hanging")
-    seat.start(trial, None, None)
-    seat.advance()  # it has begun
-    (child,) = process_of(seat).children()
-    process_of(seat).kill()
-    with pytest.raises(ProcessEnded) as ended:
-        seat.advance()
-    assert ended.value.how is None
-    until_gone(child.pid)
-    with pytest.raises(ProcessEnded):
-        seat.start(trial, None, None)
-
-
 ABANDONED = """
 import os, sys, time
 from parity.cluster import worker
@@ -208,15 +246,6 @@ print(type(it._seat._process).__name__, flush=True)
 while True:
     it.advance()
 """
-
-
-@contextmanager
-def trial_environment():
-    """The environment of a worker for trials on one thread, without what pytest says in it to each test."""
-    with own_environment():
-        os.environ.pop("PYTEST_CURRENT_TEST", None)
-        os.environ.update(environment(*parse_devices(["cpu"])))
-        yield
 
 
 @pytest.fixture
@@ -339,20 +368,19 @@ def hash_of_a_text(output, target):
 
 @pytest.mark.usefixtures("cold")
 def test_the_seats_of_a_machine_hash_texts_differently_and_leave_the_same_traces(
-    warm, trial_of, make_trials, data, tmp_path
+    seat, warm, trial_of, make_trials, data, tmp_path
 ):
     """As without warm processes: a loss that depends on the order of a set is seen where replicas disagree."""
     (tmp_path / "mine.py").write_text(HASH)
     trial = make_trials(f"{tmp_path / 'mine.py'}:hash_of_a_text")[0]
     errors, tables = [], []
     with trial_environment():
-        seats = [Seat(data, warm=[warm]) for _ in range(2)]
-        for each in seats:
+        of_warm = Seat(data, warm=[warm])
+        for each in (of_warm, seat):
             errors.append(train(each, trial)[-1].error)
             tables.append(rows(train(each, trial_of("numpy"))))
-        assert [isinstance(each._process, Forked) for each in seats] == [True, False]
-        for each in seats:
-            each.close()
+        assert [isinstance(each._process, Forked) for each in (of_warm, seat)] == [True, False]
+        of_warm.close()
     assert len(set(errors)) == 2 and all("of a text" in error for error in errors)
     assert tables[0].equals(tables[1]) and len(tables[0]) == 3
 
@@ -382,34 +410,19 @@ def test_a_fork_of_a_warm_process_has_the_environment_the_folder_and_the_import_
     assert f"this one, {tmp_path}, True" in ended.error
 
 
-CLEAN = """
-import os, torch
-from parity.train.seat_process import import_training
-
-asked = []
-torch._C._cuda_getDeviceCount = lambda: asked.append("CUDA") or 0
-import_training()
-assert not asked and not torch.cuda.is_initialized()
-fresh = torch.Generator()
-fresh.manual_seed(torch.default_generator.initial_seed())
-assert torch.equal(torch.get_rng_state(), fresh.get_state())
-threads = [open(f"/proc/self/task/{each}/comm").read().strip() for each in os.listdir("/proc/self/task")]
-print(*sorted(threads), sep="\\n")
-"""
-
-
-def test_a_seat_computes_nothing_draws_nothing_and_leaves_cuda_alone():
-    ended = subprocess.run(
-        [sys.executable, "-c", CLEAN],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert ended.returncode == 0, ended.stderr
-    # jemalloc, which pyarrow brings, stops its thread for a fork and starts it again in both processes.
-    assert len([name for name in ended.stdout.splitlines() if name != "jemalloc_bg_thd"]) == 1
+@pytest.mark.kills
+def test_a_seat_whose_process_was_killed_says_so(seat, trial_of):
+    trial = trial_of("hanging")
+    seat.start(trial, None, None)
+    seat.advance()  # it has begun
+    (child,) = process_of(seat).children()
+    process_of(seat).kill()
+    with pytest.raises(ProcessEnded) as ended:
+        seat.advance()
+    assert ended.value.how is None
+    until_gone(child.pid)
+    with pytest.raises(ProcessEnded):
+        seat.start(trial, None, None)
 
 
 @pytest.mark.parametrize(
