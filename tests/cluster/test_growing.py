@@ -21,12 +21,21 @@ from cluster_process import cluster_process
 from conftest import ROOT, parity_command
 
 # Starts a head without CPUs, whose autoscaler makes nodes on this machine; ends with the input.
-HEAD = """
+HEAD = '''
 import contextlib, json, os, socket, subprocess, sys, time
 from pathlib import Path
 
 import psutil
 
+# With the autoscaler, and without what a run does not use beside it.
+START = """
+import ray
+from parity.cluster import lean_ray
+from ray.scripts.scripts import main
+del lean_ray._LEFT_OUT["no_monitor"]
+with lean_ray.only_what_a_run_uses(ray):
+    main()
+"""
 folder, number = Path(sys.argv[1]), "f" * 51 + "00000"
 while True:  # below the ports that Ray takes for its workers
     with socket.socket() as tried:
@@ -52,7 +61,7 @@ config = {
 }
 (folder / "autoscaling.json").write_text(json.dumps(config))
 process = subprocess.Popen(
-    [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}", "--num-cpus=0",
+    [sys.executable, "-c", START, "start", "--head", "--block", f"--port={port}", "--num-cpus=0",
      "--include-dashboard=false", "--include-log-monitor=false", "--object-store-memory=100000000",
      "--node-ip-address=127.0.0.1", "--disable-usage-stats", f"--autoscaling-config={folder / 'autoscaling.json'}"],
     env={**os.environ, "RAY_TMPDIR": str(folder), "RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"},
@@ -73,7 +82,7 @@ for each in everything:
     with contextlib.suppress(psutil.NoSuchProcess):
         each.kill()
 process.wait()
-"""
+'''
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
     "RAY_AUTH_TOKEN": "planted-token-of-a-growing-cluster-0123456789",
