@@ -52,11 +52,21 @@ def before(measure: Measure, distances: TensorDistances, noise: np.ndarray | Non
 def largest_before(values: np.ndarray) -> np.ndarray:
     """The largest value in the window before each step; 0 before the first. float64[S, T]."""
     window = int(lines.JUMP_WINDOW.value)
+    # The largest of the last 1, 2, 4, … steps up to each; a window is two of the longest that it has room for.
+    largest, length = np.maximum(np.nan_to_num(values, nan=0.0), 0.0), 1
+    while 2 * length <= window:
+        largest, length = _later(largest, length), 2 * length
+    largest = _later(largest, window - length)
     before = np.zeros_like(values)
-    finite = np.nan_to_num(values, nan=0.0)
-    for shift in range(1, window + 1):
-        before[shift:] = np.maximum(before[shift:], finite[:-shift])
+    before[1:] = largest[:-1]
     return before
+
+
+def _later(values: np.ndarray, shift: int) -> np.ndarray:
+    """Each value, or the one of so many steps before if that is larger."""
+    larger = values.copy()
+    np.maximum(values[shift:], values[: max(len(values) - shift, 0)], out=larger[shift:])
+    return larger
 
 
 def stay(values: np.ndarray, limits: np.ndarray) -> np.ndarray:
