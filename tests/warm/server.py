@@ -52,8 +52,8 @@ READ_AT_START = ("LANG", "LC_", "PYTHON")
 OF_WORKERS = """
     asyncio colorama ctypes filelock google.protobuf.internal.builder google.protobuf.json_format jsonschema
     fsspec jinja2 logging.handlers msgpack multiprocessing.connection numpy packaging.version pandas pdb platform psutil
-    pyarrow.compute pyarrow.parquet requests rich.console rich.table tarfile tempfile tenacity tqdm.auto upath uuid
-    wcwidth xxhash yaml
+    pyarrow.compute pyarrow.parquet pydantic.deprecated.class_validators pydantic.fields requests rich.console
+    rich.table tarfile tempfile tenacity tqdm.auto upath uuid wcwidth xxhash yaml
 """
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 # Mounts, host name, IPC, processes and network. Source: man 2 setns, linux/sched.h.
