@@ -28,9 +28,9 @@ from parity.cluster.lean_ray import only_what_a_run_uses
 from ray.cluster_utils import Cluster
 quick = {
     "health_check_initial_delay_ms": 0,
-    "health_check_period_ms": 200,
+    "health_check_period_ms": 500,
     "health_check_timeout_ms": 1000,
-    "health_check_failure_threshold": 5,
+    "health_check_failure_threshold": 2,
 }
 common = {"num_cpus": 1, "object_store_memory": 150 * 2**20}
 with only_what_a_run_uses(ray):

@@ -7,7 +7,8 @@ arguments of the process that passed them on (`sitecustomize`), and ends with it
 
 Another such process does so for Ray's workers, and commands of parity, each of which imports for more than half a
 second of a core. It has imported neither torch nor Ray itself, which reads its settings from the environment when it is
-imported.
+imported. Of parity it has what commands need: a worker forgets that, since it learns later whose parity it has to
+import, and so does a command of another copy of the package.
 
     python -u tests/warm/server.py ADDRESS PARENT [hosts]
 
@@ -55,6 +56,8 @@ OF_WORKERS = """
     pyarrow.compute pyarrow.parquet pydantic.deprecated.class_validators pydantic.fields requests rich.console
     rich.table tarfile tempfile tenacity tqdm.auto upath uuid wcwidth xxhash yaml
 """
+# And what the commands import of this project.
+OF_COMMANDS = "parity.cluster.jobs.preparing parity.cluster.workers parity.measuring"
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 # Mounts, host name, IPC, processes and network. Source: man 2 setns, linux/sched.h.
 NAMESPACES = 0x00020000 | 0x04000000 | 0x08000000 | 0x20000000 | 0x40000000
@@ -127,6 +130,8 @@ def become(request, descriptors, of_ray):
     # Under both names the module is this one, which no process that it stands for has imported.
     sys.modules["__main__"] = sys.modules["__mp_main__"] = types.ModuleType("__main__")
     if of_ray:
+        if is_worker(program) or has_other_parity(request["paths"]):
+            forget_parity()
         if is_worker(program):
             os.setsid()  # as Ray has it, and so that a Ctrl-C of the tests is not for it
             be_told_the_facts()
@@ -137,6 +142,12 @@ def become(request, descriptors, of_ray):
         return partial(runpy.run_path, program, run_name="__main__")
     sys.argv = ["-c", *(str(os.getppid()) if each == PARENT else each for each in arguments)]
     return partial(exec, compile(program, "<string>", "exec"), vars(sys.modules["__main__"]))
+
+
+def forget_parity():
+    """Has this process import the package anew, from where its own path leads."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "parity"]:
+        del sys.modules[name]
 
 
 def enter_host_of(client):
@@ -231,7 +242,7 @@ def import_once(of_ray, kind):
         import pyarrow.parquet  # noqa: F401
     elif ("numpy" if of_ray else "torch") not in sys.modules:
         if of_ray:
-            for name in OF_WORKERS.split():
+            for name in f"{OF_WORKERS} {OF_COMMANDS}".split():
                 with contextlib.suppress(ImportError):  # it is another version of Ray's, or Ray brings it along
                     importlib.import_module(name)
         else:
