@@ -15,7 +15,7 @@ def pairs(out, *arguments):
 @pytest.mark.parametrize("task", ["mnist-autoencoder", "mnist-classifier"])
 def test_rounded_products_diverge_at_the_output_and_threads_do_not(task, tmp_path):
     devices = ("cpu", "cpu:threads=2", "cpu:plant=bfloat16", "cpu:plant=tf32")
-    found = pairs(tmp_path / "run", "--task", task, "--steps", 4, "--device", *devices)
+    found = pairs(tmp_path / "run", "--task", task, "--steps", 2, "--device", *devices)
     assert found["cpu:threads=2"]["verdict"] in ("rounding", "identical")
     for precision in ("bfloat16", "tf32"):
         pair = found[f"cpu:plant={precision}"]
