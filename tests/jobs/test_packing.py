@@ -207,6 +207,10 @@ KEY = "-----BEGIN RSA PRIVATE KEY-----\nMIIEpAIBAAKCAQEAplantedplanted\n-----END
         ("mine.py", f'KEY = """{KEY}"""', "a private key"),
         ("mine.py", f"KEY = {KEY!r}", "a private key"),
         ("cluster.yaml", "users:\n- user:\n    client-key-data: planted\n", "a key"),
+        ("access.json", '{"SecretAccessKey": "planted"}', "a key"),
+        ("access.json", '{"secret_access_key": "planted"}', "a key"),
+        ("settings.ini", "[default]\naws_secret_access_key = planted\n", "a key"),
+        ("putty", "PuTTY-User-Key-File-3: ssh-ed25519\n", "a private key"),
     ],
 )
 def test_credentials_are_known_by_their_content(bare, name, content, found):
