@@ -12,7 +12,7 @@ import pytest
 
 from parity.train.seat import FORKS, ProcessEnded, Seat
 
-from conftest import WARM, children, command, parity_command
+from conftest import WARM, WARM_PROGRAM, children, command, parity_command
 
 pytestmark = pytest.mark.skipif(not FORKS, reason="on this system a process that has imported torch should not fork")
 THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -97,3 +97,12 @@ def test_a_command_of_parity_is_what_it_would_be_by_itself(tmp_path):
     arguments = ("parity.report", tmp_path / "nothing")
     here, there = parity_command(*arguments), command("-m", *arguments)
     assert here == there and here.status == 2 and str(tmp_path) in here.stderr
+
+
+def test_a_process_of_another_copy_of_parity_imports_that(tmp_path):
+    (tmp_path / "parity").mkdir()
+    (tmp_path / "parity" / "__init__.py").write_text("PLANTED = True\n")
+    program = "import sys; known = 'torch' in sys.modules; import parity; print(known, parity.PLANTED)"
+    line = [sys.executable, "-c", program]
+    ended = subprocess.run(line, cwd=tmp_path, env=os.environ | WARM_PROGRAM, capture_output=True, text=True)
+    assert ended.stdout == "True True\n", ended.stderr

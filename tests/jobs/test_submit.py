@@ -585,7 +585,7 @@ parameters = ray._private.parameter.RayParams
 parameters.__init__ = functools.partialmethod(
     parameters.__init__, dashboard_agent_listen_port=0, no_monitor=True, include_log_monitor=False
 )
-# One CPU, so that the trials share a seat, which imports torch from what the job has sent.
+# One CPU, so that the trials share a seat, which imports parity from what the job has sent.
 context = ray.init(
     address="local", include_dashboard=True, dashboard_port=0, num_cpus=1, _temp_dir=sys.argv[1], log_to_driver=False
 )

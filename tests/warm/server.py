@@ -7,8 +7,8 @@ arguments of the process that passed them on (`sitecustomize`), and ends with it
 
 Another such process does so for Ray's workers, and commands of parity, each of which imports for more than half a
 second of a core. It has imported neither torch nor Ray itself, which reads its settings from the environment when it is
-imported. Of parity it has what commands need: a worker forgets that, since it learns later whose parity it has to
-import, and so does a command of another copy of the package.
+imported. What either has imported of parity is forgotten by a process of another copy of the package, as that of a job
+is, and by a worker, which learns later whose parity it has to import.
 
     python -u tests/warm/server.py ADDRESS PARENT [hosts]
 
@@ -96,7 +96,7 @@ def fits(request, own, of_ray):
     is_command = of_ray and not is_worker(request["arguments"][0])
     names = READ_AT_IMPORT + (READ_AT_START if is_command else ())
     same = read(request["environment"], names) == read(own, names)
-    return request.get("kind") == FOOTERS or (same and (of_ray or not has_other_parity(request["paths"])))
+    return request.get("kind") == FOOTERS or same
 
 
 def answer(client, taken):
@@ -127,11 +127,11 @@ def become(request, descriptors, of_ray):
         sys.modules["numpy"].random.seed()  # as in a process of its own; Python's generator does so by itself
     sys.path[:] = request["paths"]
     program, *arguments = request["arguments"]
+    if has_other_parity(request["paths"]) or (of_ray and is_worker(program)):
+        forget_parity()
     # Under both names the module is this one, which no process that it stands for has imported.
     sys.modules["__main__"] = sys.modules["__mp_main__"] = types.ModuleType("__main__")
     if of_ray:
-        if is_worker(program) or has_other_parity(request["paths"]):
-            forget_parity()
         if is_worker(program):
             os.setsid()  # as Ray has it, and so that a Ctrl-C of the tests is not for it
             be_told_the_facts()
