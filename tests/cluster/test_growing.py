@@ -69,6 +69,10 @@ process = subprocess.Popen(
 )
 while "Ray runtime started" not in (folder / "start.log").read_text():
     time.sleep(0.1)
+# Until it has told of its nodes once, nobody is known to start any; it logs that it looks at them, and tells then.
+LOOKS = "to fetch the list of non-terminated nodes"
+while sum(each.read_text().count(LOOKS) for each in folder.glob("ray/session_2*/logs/monitor.log")) < 2:
+    time.sleep(0.1)
 print(f"127.0.0.1:{port}", flush=True)
 sys.stdin.read()
 # Stopped first and killed then: the autoscaler would start another node in the place of one that is killed before it.
