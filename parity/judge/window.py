@@ -64,7 +64,7 @@ def largest_before(values: np.ndarray) -> np.ndarray:
 
 def _later(values: np.ndarray, shift: int) -> np.ndarray:
     """Each value, or the one of so many steps before if that is larger."""
-    larger = values.copy()
+    larger: np.ndarray = values.copy()
     np.maximum(values[shift:], values[: max(len(values) - shift, 0)], out=larger[shift:])
     return larger
 
