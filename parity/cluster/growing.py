@@ -46,8 +46,9 @@ def grows(ray: Any) -> bool | None:
     types = _types_of_nodes(ray)
     if any(name != f"node_{number}" for number, name in types.items()):
         return True
-    # The second autoscaler does not know the type of a head that was started by hand.
-    return None if _second() else False
+    # The second autoscaler does not know the type of a head that was started by hand; the first one tells of its nodes
+    # some seconds after the head has started.
+    return None if _second() or not types else False
 
 
 def is_starting_nodes(ray: Any) -> bool:
@@ -177,8 +178,8 @@ def wait_for(ray: Any, lacking: Callable[[], Collection[Needs]], *, limit_s: flo
             # Again and again, since a group that has got its room on a node that is too small for others is done.
             demand.keep(Counter(dict.fromkeys(needs, 1)))
             waited = time.monotonic() - began
-            known = known or is_starting_nodes(ray) or None
-            if not known and waited > SIGN_S:
+            known = known or is_starting_nodes(ray) or grows(ray)
+            if known is False or (not known and waited > SIGN_S):
                 return
             if known and not said:
                 said = True

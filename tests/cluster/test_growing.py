@@ -1,5 +1,6 @@
 """A cluster that starts empty: its autoscaler is asked for nodes, waited for, and told when nothing is needed."""
 
+import contextlib
 import json
 import shlex
 import threading
@@ -68,10 +69,6 @@ process = subprocess.Popen(
     stdin=subprocess.DEVNULL, stdout=(folder / "start.log").open("w"),
 )
 while "Ray runtime started" not in (folder / "start.log").read_text():
-    time.sleep(0.1)
-# Until it has told of its nodes once, nobody is known to start any; it logs that it looks at them, and tells then.
-LOOKS = "to fetch the list of non-terminated nodes"
-while sum(each.read_text().count(LOOKS) for each in folder.glob("ray/session_2*/logs/monitor.log")) < 2:
     time.sleep(0.1)
 print(f"127.0.0.1:{port}", flush=True)
 sys.stdin.read()
@@ -171,8 +168,9 @@ REPORT = {"pending_launches": {}, "pending_nodes": []}
 @pytest.mark.parametrize(
     ("types", "expected"),
     [
-        (None, False),
-        ({}, False),
+        # A head that has just started.
+        (None, None),
+        ({}, None),
         ({"ab": "node_ab", "cd": "node_cd"}, False),
         ({"ab": "ray.head.default"}, True),
         ({"ab": "node_ab", "cd": "cpu"}, True),
@@ -234,6 +232,16 @@ def test_where_nobody_starts_nodes_nobody_waits(monkeypatch, clock, capsys, know
     ray = FakeRay()
     wait_for(ray, lambda: {(1, 0)}, limit_s=600)
     assert (clock.now, capsys.readouterr().err, ray.groups) == (waited, "", [])
+
+
+@pytest.mark.parametrize(("told", "waited"), [(True, 41), (False, 5)])
+def test_what_the_autoscaler_of_a_head_that_has_just_started_tells_is_waited_for(monkeypatch, clock, told, waited):
+    monkeypatch.setattr(growing, "grows", lambda _: told if clock.now >= 5 else None)
+    monkeypatch.setattr(growing, "is_starting_nodes", lambda _: False)
+    ray = FakeRay()
+    with pytest.raises(Trouble) if told else contextlib.nullcontext():
+        wait_for(ray, lambda: {(1, 0)}, limit_s=40)
+    assert (clock.now, ray.groups) == (waited, [])
 
 
 def raw(name, cpus, **more):
