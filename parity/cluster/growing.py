@@ -24,6 +24,8 @@ Needs = tuple[int, int]
 MOST_REQUESTS = 64
 # How long to wait for a sign that somebody starts nodes, where it is not known whether anybody does.
 SIGN_S = 30.0
+# How long to wait for the first report of Ray's first autoscaler, which makes one every five seconds.
+REPORT_S = 5.0
 # How long taking the requests back may take at the end of a run: for a silent head Ray waits half a minute for each.
 END_S = 5.0
 # Time between two looks at the nodes.
@@ -171,6 +173,7 @@ def wait_for(ray: Any, lacking: Callable[[], Collection[Needs]], *, limit_s: flo
     known = grows(ray)
     if known is False:
         return
+    sign_s = SIGN_S if _second() else REPORT_S
     demand = Demand(ray)
     said = False
     try:
@@ -179,7 +182,7 @@ def wait_for(ray: Any, lacking: Callable[[], Collection[Needs]], *, limit_s: flo
             demand.keep(Counter(dict.fromkeys(needs, 1)))
             waited = time.monotonic() - began
             known = known or is_starting_nodes(ray) or grows(ray)
-            if known is False or (not known and waited > SIGN_S):
+            if known is False or (not known and waited > sign_s):
                 return
             if known and not said:
                 said = True

@@ -196,7 +196,8 @@ def test_the_second_autoscaler_may_not_know_the_type_of_the_head(monkeypatch, of
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that only sleeping moves."""
+    """A clock that only sleeping moves; the cluster has the second autoscaler."""
+    monkeypatch.setattr(growing, "_second", lambda: True)
     clock = SimpleNamespace(now=0.0)
 
     def sleep(seconds):
@@ -225,9 +226,13 @@ def test_nodes_that_do_not_come_are_reported_after_the_limit(monkeypatch, clock)
     assert clock.now == 41 and not ray.groups
 
 
-@pytest.mark.parametrize(("known", "waited"), [(False, 0), (None, growing.SIGN_S + 1)])
-def test_where_nobody_starts_nodes_nobody_waits(monkeypatch, clock, capsys, known, waited):
+@pytest.mark.parametrize(
+    ("known", "second", "waited"),
+    [(False, False, 0), (None, True, growing.SIGN_S + 1), (None, False, growing.REPORT_S + 1)],
+)
+def test_where_nobody_starts_nodes_nobody_waits(monkeypatch, clock, capsys, known, second, waited):
     monkeypatch.setattr(growing, "grows", lambda _: known)
+    monkeypatch.setattr(growing, "_second", lambda: second)
     monkeypatch.setattr(growing, "is_starting_nodes", lambda _: False)
     ray = FakeRay()
     wait_for(ray, lambda: {(1, 0)}, limit_s=600)
@@ -236,6 +241,7 @@ def test_where_nobody_starts_nodes_nobody_waits(monkeypatch, clock, capsys, know
 
 @pytest.mark.parametrize(("told", "waited"), [(True, 41), (False, 5)])
 def test_what_the_autoscaler_of_a_head_that_has_just_started_tells_is_waited_for(monkeypatch, clock, told, waited):
+    monkeypatch.setattr(growing, "_second", lambda: False)
     monkeypatch.setattr(growing, "grows", lambda _: told if clock.now >= 5 else None)
     monkeypatch.setattr(growing, "is_starting_nodes", lambda _: False)
     ray = FakeRay()
