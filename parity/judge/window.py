@@ -52,21 +52,10 @@ def before(measure: Measure, distances: TensorDistances, noise: np.ndarray | Non
 def largest_before(values: np.ndarray) -> np.ndarray:
     """The largest value in the window before each step; 0 before the first. float64[S, T]."""
     window = int(lines.JUMP_WINDOW.value)
-    # The largest of the last 1, 2, 4, … steps up to each; a window is two of the longest that it has room for.
-    largest, length = np.maximum(np.nan_to_num(values, nan=0.0), 0.0), 1
-    while 2 * length <= window:
-        largest, length = _later(largest, length), 2 * length
-    largest = _later(largest, window - length)
-    before = np.zeros_like(values)
-    before[1:] = largest[:-1]
-    return before
-
-
-def _later(values: np.ndarray, shift: int) -> np.ndarray:
-    """Each value, or the one of so many steps before if that is larger."""
-    larger: np.ndarray = values.copy()
-    np.maximum(values[shift:], values[: max(len(values) - shift, 0)], out=larger[shift:])
-    return larger
+    # Zeros stand for the steps before the first.
+    padded = np.zeros((window + len(values), *values.shape[1:]))
+    np.maximum(np.nan_to_num(values, nan=0.0), 0.0, out=padded[window:])
+    return np.asarray(largest_in_windows(padded[:-1], window, 1)[0])
 
 
 def stay(values: np.ndarray, limits: np.ndarray) -> np.ndarray:
@@ -82,12 +71,12 @@ def largest_in_windows(values: np.ndarray, width: int, count: int) -> np.ndarray
     """The largest values in each window of some width, the largest first.
 
     Args:
-        values: float64[N], without a NaN; N is at least the width.
+        values: float64[N, ...], without a NaN; N is at least the width.
         width: Number of values of a window.
         count: How many of the largest, K; at most the width.
 
     Returns:
-        float64[K, N - width + 1].
+        float64[K, N - width + 1, ...].
 
     >>> largest_in_windows(np.array([1.0, 3.0, 2.0, 0.0]), width=3, count=2)
     array([[3., 3.],
