@@ -48,8 +48,8 @@ def grows(ray: Any) -> bool | None:
     types = _types_of_nodes(ray)
     if any(name != f"node_{number}" for number, name in types.items()):
         return True
-    # The second autoscaler does not know the type of a head that was started by hand; the first one tells of its nodes
-    # some seconds after the head has started.
+    # The second autoscaler does not know the type of a head that was started by hand. The first one makes its first
+    # report some seconds after the head has started.
     return None if _second() or not types else False
 
 
@@ -170,20 +170,20 @@ def wait_for(ray: Any, lacking: Callable[[], Collection[Needs]], *, limit_s: flo
         Trouble: They did not come in time. Where nobody seems to start nodes, it returns early instead.
     """
     began = time.monotonic()
-    known = grows(ray)
-    if known is False:
-        return
+    known: bool | None = None
     sign_s = SIGN_S if _second() else REPORT_S
     demand = Demand(ray)
     said = False
     try:
         while needs := lacking():
+            waited = time.monotonic() - began
+            known = known or grows(ray)
+            if known is None and is_starting_nodes(ray):
+                known = True
+            if known is False or (known is None and waited > sign_s):
+                return
             # Again and again, since a group that has got its room on a node that is too small for others is done.
             demand.keep(Counter(dict.fromkeys(needs, 1)))
-            waited = time.monotonic() - began
-            known = known or is_starting_nodes(ray) or grows(ray)
-            if known is False or (not known and waited > sign_s):
-                return
             if known and not said:
                 said = True
                 print(

@@ -47,16 +47,20 @@ def find_wrong_value(info: Mapping[str, Any]) -> str | None:
 
 
 def _wrong_code(info: Mapping[str, Any]) -> str | None:
-    """What is wrong with what is kept of the code of task and losses, as `resume.fingerprint` has it, or None."""
+    """What is wrong with the digests of the code of task and losses, as `resume.fingerprint` makes them, or None."""
     codes = {"'task_code'": info["task_code"]} if "task_code" in info else {}
     codes |= {f"code of the loss {name!r}": code for name, code in info.get("losses", {}).items()}
-    for what, code in codes.items():
-        # Runs of earlier versions have no digests of other files.
-        files = code.get("files", {}) if isinstance(code, dict) else None
-        texts = [code.get("origin", 0), code.get("sha256", 0), *files.values()] if isinstance(files, dict) else [0]
-        if not all(each is None or isinstance(each, str) for each in texts):
-            return f"its {what} is {code!r}"[:200]
-    return None
+    return next((f"its {what} is {code!r}"[:200] for what, code in codes.items() if not _is_code(code)), None)
+
+
+def _is_code(code: object) -> bool:
+    """Whether this says where code is from, and has the digests of it and of the files that travel with it."""
+    if not isinstance(code, dict) or not {"origin", "sha256"} <= code.keys():
+        return False
+    # Runs of earlier versions have no digests of other files.
+    files = code.get("files", {})
+    texts = [code["origin"], code["sha256"]]
+    return isinstance(files, dict) and all(isinstance(each, str | None) for each in (*texts, *files.values()))
 
 
 def _wrong_cluster(cluster: Mapping[str, Any]) -> str | None:

@@ -239,13 +239,13 @@ def test_where_nobody_starts_nodes_nobody_waits(monkeypatch, clock, capsys, know
     assert (clock.now, capsys.readouterr().err, ray.groups) == (waited, "", [])
 
 
-@pytest.mark.parametrize(("told", "waited"), [(True, 41), (False, 5)])
-def test_what_the_autoscaler_of_a_head_that_has_just_started_tells_is_waited_for(monkeypatch, clock, told, waited):
+@pytest.mark.parametrize(("reported", "waited"), [(True, 41), (False, 5)])
+def test_the_first_report_of_an_autoscaler_is_waited_for(monkeypatch, clock, reported, waited):
     monkeypatch.setattr(growing, "_second", lambda: False)
-    monkeypatch.setattr(growing, "grows", lambda _: told if clock.now >= 5 else None)
+    monkeypatch.setattr(growing, "grows", lambda _: reported if clock.now >= 5 else None)
     monkeypatch.setattr(growing, "is_starting_nodes", lambda _: False)
     ray = FakeRay()
-    with pytest.raises(Trouble) if told else contextlib.nullcontext():
+    with pytest.raises(Trouble) if reported else contextlib.nullcontext():
         wait_for(ray, lambda: {(1, 0)}, limit_s=40)
     assert (clock.now, ray.groups) == (waited, [])
 

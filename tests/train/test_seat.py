@@ -48,7 +48,7 @@ def trial_environment():
 
 
 # Begins the program of a seat: writes to a file, as JSON, what its imports have done beside importing.
-TELLING = """
+REPORTING_IMPORTS = """
 import json, os, sys
 sys.path[:] = sys.argv[4:]
 import torch
@@ -61,23 +61,23 @@ def import_training(genuine=seat_process.import_training, count=torch._C._cuda_g
     torch._C._cuda_getDeviceCount = count
     fresh = torch.Generator()
     fresh.manual_seed(torch.default_generator.initial_seed())
-    told = {
+    facts = {
         "asked": asked,
         "cuda": torch.cuda.is_initialized(),
         "undrawn": torch.equal(torch.get_rng_state(), fresh.get_state()),
         "threads": [open(f"/proc/self/task/{each}/comm").read().strip() for each in os.listdir("/proc/self/task")],
     }
     with open(FILE, "w") as file:
-        json.dump(told, file)
+        json.dump(facts, file)
 
 seat_process.import_training = import_training
 """
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory):
-    """The file with what the imports of a seat have done beside importing."""
-    return tmp_path_factory.mktemp("seat") / "told.json"
+def import_facts(tmp_path_factory):
+    """The file in which a seat writes what its imports have done beside importing."""
+    return tmp_path_factory.mktemp("seat") / "imports.json"
 
 
 @pytest.fixture(scope="module")
@@ -90,13 +90,17 @@ def seats():
 
 
 @pytest.fixture
-def seat(seats, told, data):
+def seat(seats, import_facts, data):
     """One for all tests, until one kills its process: what is planted in one of them must not be seen by the next."""
     if not seats or seats[-1]._process.poll() is not None:
         seats.append(Seat(data))
         with trial_environment(), pytest.MonkeyPatch.context() as patch:
             patch.delenv("PARITY_WARM", raising=False)
-            patch.setattr(seat_code, "_PROGRAM", f"{TELLING.replace('FILE', repr(str(told)))}\n{seat_code._PROGRAM}")
+            patch.setattr(
+                seat_code,
+                "_PROGRAM",
+                f"{REPORTING_IMPORTS.replace('FILE', repr(str(import_facts)))}\n{seat_code._PROGRAM}",
+            )
             seats[-1]._launch()
     return seats[-1]
 
@@ -148,9 +152,9 @@ def test_the_trace_is_that_of_a_plain_call(seat, trial_of, data):
     assert rows(train(seat, trial)).equals(rows(perform(trial, data)))
 
 
-def test_a_seat_computes_nothing_draws_nothing_and_leaves_cuda_alone(seat, trial_of, told):
+def test_a_seat_computes_nothing_draws_nothing_and_leaves_cuda_alone(seat, trial_of, import_facts):
     said(seat, trial_of("reporting"))  # by then it has imported all
-    found = json.loads(told.read_text())
+    found = json.loads(import_facts.read_text())
     assert (found["asked"], found["cuda"], found["undrawn"]) == ([], False, True)
     # jemalloc, which pyarrow brings, stops its thread for a fork and starts it again in both processes.
     assert len([name for name in found["threads"] if name != "jemalloc_bg_thd"]) == 1
