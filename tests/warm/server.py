@@ -262,8 +262,10 @@ def main(address, parent, *on_hosts):
         return None
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a Ctrl-C that ends the tests
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(address)
+        # Under its own name once it listens: who sees it there connects to it.
+        listener.bind(f"{address}~")
         listener.listen(64)
+        Path(f"{address}~").rename(address)
         return serve(listener, address.endswith(OF_RAY), bool(on_hosts))
 
 
