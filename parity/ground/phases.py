@@ -31,6 +31,11 @@ MEANINGS: dict[Phase, str] = {
 }
 
 
+# Longest time from the start of a process to that of its command, which takes Python 0.2 s. An older process was a shell:
+# the last command of `bash -c "… && …"` takes its place, and its age with it.
+LONGEST_START_S = 5.0
+
+
 @dataclass
 class Times:
     """When a phase was, in seconds since the command began.
@@ -77,7 +82,8 @@ def begin(*, process: bool, quiet: bool) -> None:
         process: Whether the command began with this process; otherwise it begins now.
         quiet: Whether to announce no phase.
     """
-    began_s = time.monotonic() - (_age_s() if process else 0.0)
+    age_s = _age_s() if process else 0.0
+    began_s = time.monotonic() - (age_s if age_s < LONGEST_START_S else 0.0)
     vars(_clock).update(vars(_Clock(began_s=began_s, quiet=quiet)))
     enter("imports")
     _clock.since_s = _clock.times["imports"].from_s = 0.0
