@@ -31,7 +31,7 @@ MEANINGS: dict[Phase, str] = {
 }
 
 
-# Longest time from the start of a process to that of its command, which takes Python 0.2 s. An older process was a shell:
+# Longest time from the start of a process to that of its command, which takes Python 0.2 s. An older one was a shell:
 # the last command of `bash -c "… && …"` takes its place, and its age with it.
 LONGEST_START_S = 5.0
 

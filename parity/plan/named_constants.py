@@ -14,8 +14,8 @@ def name_constant(factors: Sequence[float], *, rows: Sequence[int], elements: Se
 
     Args:
         factors: One factor of each step, greater than 0.
-        rows: Number of rows in each step's batch.
-        elements: Number of elements in each step's output.
+        rows: Number of rows in each step's batch; where one is 0, no size is named.
+        elements: Number of elements in each step's output, as for rows.
 
     Returns:
         The name, such as "the batch size", "1/batch size" or "2", or None if no constant fits all steps. If several
@@ -24,11 +24,17 @@ def name_constant(factors: Sequence[float], *, rows: Sequence[int], elements: Se
     >>> name_constant([256.0, 96.0], rows=[256, 96], elements=[512, 192])
     'the batch size'
     """
-    sizes = {
-        "the batch size": [float(count) for count in rows],
-        "elements of a row (features, classes)": [size / count for size, count in zip(elements, rows, strict=True)],
-        "numel, the elements of the batch": [float(size) for size in elements],
-    }
+    # An empty batch has no gradient: a trace that says otherwise is damaged.
+    known = all(count > 0 for count in (*rows, *elements))
+    sizes = (
+        {}
+        if not known
+        else {
+            "the batch size": [float(count) for count in rows],
+            "elements of a row (features, classes)": [size / count for size, count in zip(elements, rows, strict=True)],
+            "numel, the elements of the batch": [float(size) for size in elements],
+        }
+    )
     for name, values in sizes.items():
         # "1/batch size", "1/elements of a row (1/features, 1/classes)" and so on.
         inverse = f"1/{name.removeprefix('the ').replace('(', '(1/').replace(', c', ', 1/c')}"
