@@ -1,11 +1,13 @@
 """Damages the files of runs at random, and lets parity.report judge them: never a traceback, never a wrong verdict.
 
-    python benchmarks/fuzz.py [--seed N] [--rounds N]
+    python benchmarks/fuzz.py [--seed N] [--rounds N] [--sweep]
 
 The runs are a pair that is identical, one that diverged, one whose loss failed, and one that was interrupted; and one
 of two devices, with replicas and noise. Half of the damages are of bytes, as disks do them. The
 others are sound tables and JSON with values that parity does not write, as somebody else may: nulls, other words,
-numbers at the ends of their types, lists of other lengths, rows that are missing or there twice.
+numbers at the ends of their types, lists of other lengths, rows that are missing or there twice. With `--sweep` each
+such value is put into each column of each table instead, in one row and in all rows, of all tables but for the traces,
+of which the last stands for all.
 
 After each damage the report has to be refused with a message that names a file, or to be the one of the undamaged run,
 or, where a complete run's file was altered, to begin with that file's name. Prints what came of how many, and exits
@@ -24,7 +26,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,15 +134,42 @@ def values_for(kind: pa.DataType, old: list[Any], chosen: random.Random) -> Any:
     return chosen.choice([True, False]) if pa.types.is_boolean(kind) else 0  # 1970
 
 
+def every_value(kind: pa.DataType, old: list[Any]) -> Iterator[Any]:
+    """The values of the type that are unlikely to be right."""
+    yield None
+    if pa.types.is_list(kind):
+        before = next((each for each in old if each), [])
+        yield from ([], before[:-1], [*before, *before])
+        for one in every_value(kind.value_type, before):
+            yield from ([one] * len(before), [one, *before[1:]])
+    elif pa.types.is_boolean(kind):
+        yield from (True, False)
+    else:
+        checks = ((pa.types.is_integer, NUMBERS), (pa.types.is_floating, FLOATS), (pa.types.is_string, TEXTS))
+        yield from next((choices for check, choices in checks if check(kind)), (0,))  # 1970
+
+
+def with_value(table: pa.Table, place: int, rows: Container[int], value: Any) -> pa.Table | None:
+    """The table with the value in some rows of a column; None where it does not fit into the column."""
+    field = table.schema.field(place)
+    plain = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+    values = [value if row in rows else each for row, each in enumerate(table[field.name].to_pylist())]
+    try:
+        column = pa.array(values, plain).cast(field.type)
+    except (pa.ArrowException, OverflowError):
+        return None
+    return table.set_column(place, field, column)
+
+
 def plant_in_table(path: Path, chosen: random.Random) -> str:
     """Writes a table again, with other values in one of its columns, or other rows; returns what was done."""
     table = pq.read_table(path)
-    rows = [*range(len(table))]
-    if rows and chosen.random() < 0.1:
-        row = chosen.choice(rows)
-        rows = chosen.choice([[*rows[:row], *rows[row + 1 :]], [*rows, row], rows[::-1], []])
-        pq.write_table(table.take(pa.array(rows, pa.int64())), path)
-        return f"rows {rows}"
+    there = [*range(len(table))]
+    if there and chosen.random() < 0.1:
+        row = chosen.choice(there)
+        taken = chosen.choice([[*there[:row], *there[row + 1 :]], [*there, row], there[::-1], []])
+        pq.write_table(table.take(pa.array(taken, pa.int64())), path)
+        return f"rows {taken}"
     place = chosen.randrange(table.num_columns)
     field = table.schema.field(place)
     old = table[field.name].to_pylist()
@@ -148,15 +177,11 @@ def plant_in_table(path: Path, chosen: random.Random) -> str:
         return "no rows"
     plain = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
     new = values_for(plain, old, chosen)
-    changed = [new] * len(old) if chosen.random() < 0.3 else old
-    if changed is old:
-        changed = [*old]
-        changed[chosen.randrange(len(old))] = new
-    try:
-        column = pa.array(changed, plain).cast(field.type)
-    except (pa.ArrowException, OverflowError):  # such a number does not fit into the column
+    rows = range(len(old)) if chosen.random() < 0.3 else [chosen.randrange(len(old))]
+    changed = with_value(table, place, rows, new)
+    if changed is None:
         return f"{field.name} kept"
-    pq.write_table(table.set_column(place, field, column), path)
+    pq.write_table(changed, path)
     return f"{field.name}: {new!r:.80}"
 
 
@@ -283,23 +308,52 @@ def campaign(runs: dict[str, Path], *, seed: int, rounds: int) -> Counter[tuple[
     return counts
 
 
+def sweep(directory: Path, columns: Container[str] | None = None) -> Counter[tuple[str, str]]:
+    """Puts every value into all or some columns; returns how often what came of it, and prints what should not have."""
+    want, counts = reported(directory), Counter[tuple[str, str]]()
+    *_, trace = sorted((directory / "traces").iterdir())
+    for path in (*sorted(directory.glob("*.parquet")), trace):
+        whole, table = path.read_bytes(), pq.read_table(path)
+        for place, field in enumerate(table.schema):
+            if not len(table) or (columns is not None and field.name not in columns):
+                continue
+            plain = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+            for value in every_value(plain, table[field.name].to_pylist()):
+                for rows in {range(len(table)), range(len(table) // 2, len(table) // 2 + 1)}:
+                    if (changed := with_value(table, place, rows, value)) is None:
+                        continue
+                    pq.write_table(changed, path)
+                    what = f"{path.name}: {field.name}: {value!r:.80} in {len(rows)} rows"
+                    kind, detail = _judged(directory, path, want, what, same=changed.equals(table), sealed=True)
+                    counts[directory.name, kind] += 1
+                    if kind == "WRONG":
+                        print(detail, flush=True)
+        path.write_bytes(whole)
+    return counts
+
+
 def main() -> int:
     """Runs the campaign; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=1000)
+    parser.add_argument("--sweep", action="store_true", help="every value in every column, of two of the runs")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
     began = time.monotonic()
     try:
-        counts = campaign(make_runs(folder), seed=options.seed, rounds=options.rounds)
+        runs = make_runs(folder)
+        if options.sweep:
+            counts = sweep(runs["diverged"]) + sweep(runs["several"])
+        else:
+            counts = campaign(runs, seed=options.seed, rounds=options.rounds)
     finally:
         shutil.rmtree(folder)
     kinds = ("refused", "as before", "named", "WRONG")
     print(f"| run | {' | '.join(kinds)} |\n|---|{'---:|' * len(kinds)}")
     for name in LOSSES:
         print(f"| {name} | {' | '.join(str(counts[name, kind]) for kind in kinds)} |")
-    print(f"{options.rounds} damages in {time.monotonic() - began:.0f} s")
+    print(f"{counts.total()} damages in {time.monotonic() - began:.0f} s")
     return 1 if any(kind == "WRONG" for _, kind in counts) else 0
 
 

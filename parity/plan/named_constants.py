@@ -24,17 +24,13 @@ def name_constant(factors: Sequence[float], *, rows: Sequence[int], elements: Se
     >>> name_constant([256.0, 96.0], rows=[256, 96], elements=[512, 192])
     'the batch size'
     """
-    # An empty batch has no gradient: a trace that says otherwise is damaged.
-    known = all(count > 0 for count in (*rows, *elements))
-    sizes = (
-        {}
-        if not known
-        else {
+    sizes: dict[str, list[float]] = {}
+    if all(count > 0 for count in (*rows, *elements)):  # an empty batch has no gradient: such a trace is damaged
+        sizes = {
             "the batch size": [float(count) for count in rows],
             "elements of a row (features, classes)": [size / count for size, count in zip(elements, rows, strict=True)],
             "numel, the elements of the batch": [float(size) for size in elements],
         }
-    )
     for name, values in sizes.items():
         # "1/batch size", "1/elements of a row (1/features, 1/classes)" and so on.
         inverse = f"1/{name.removeprefix('the ').replace('(', '(1/').replace(', c', ', 1/c')}"

@@ -17,6 +17,12 @@ def test_no_damage_gives_a_traceback_or_another_verdict(runs, capsys, seed):
     assert {kind for _, kind in counts} == {"refused", "as before", "named"}
 
 
+def test_no_number_of_rows_gives_a_traceback_or_another_verdict(runs, capsys):
+    counts = fuzz.sweep(runs["diverged"], ["rows"])
+    assert not counts["diverged", "WRONG"], capsys.readouterr().out
+    assert {kind for _, kind in counts} == {"refused", "named"}
+
+
 def test_a_trace_that_is_gone_is_told_of_an_interrupted_trial_too(runs, copy_of):
     directory = copy_of(runs["interrupted"])
     (path,) = (directory / "traces").glob("*numpy*")
