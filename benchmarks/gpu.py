@@ -3,8 +3,9 @@
     python benchmarks/gpu.py [--out DIR] [--parts PART ...] [--pretend]
 
 Writes `results.json` and `summary.md` under `benchmarks/results/<gpu>/`. Parts that are in results.json already are
-skipped, so a command that was cut off can be repeated. Parts that are timed have the machine to themselves; the others
-share its cores. `--pretend` takes the CPU in place of the GPU, with few steps, to try the script itself.
+skipped, so a command that was cut off can be repeated. Parts that are timed have the machine to themselves, each in a
+process of its own; the others share its cores. `--pretend` takes the CPU in place of the GPU, with few steps, to try
+the script itself.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import contextlib
 import csv
 import itertools
 import json
+import multiprocessing
 import os
 import re
 import statistics
@@ -20,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -375,10 +377,9 @@ def compare(baseline: Path, candidate: Path) -> dict[str, Any]:
     return {"verdict": pair["verdict"], "cause": pair["cause"], "first": f"{first.get('step')} {first.get('quantity')}"}
 
 
-# What is timed, or touches the GPU in this very process: one after the other.
-ALONE = {
-    "facts": measure_facts,
-    "digest": measure_digest,
+# What is timed, each in a process of its own: torch's profiler slows every launch of a kernel until its process ends
+# (https://github.com/pytorch/pytorch/issues/144455), and so it slowed all parts after the first.
+TIMED = {
     "steps: autoencoder": partial(measure_steps, make=autoencoder, audited=True),
     "steps: ResNet-18, fp32": partial(measure_steps, make=resnet18),
     "steps: ResNet-18, bf16 autocast": partial(measure_steps, make=resnet18, autocast=True),
@@ -386,8 +387,9 @@ ALONE = {
     "steps: transformer, bf16 autocast": partial(measure_steps, make=transformer, autocast=True),
     "steps: large transformer, fp32": partial(measure_steps, make=large_transformer),
     "steps: large transformer, bf16 autocast": partial(measure_steps, make=large_transformer, autocast=True),
-    "determinism": measure_determinism,
 }
+# What touches the GPU in this very process.
+HERE = {"facts": measure_facts, "digest": measure_digest, "determinism": measure_determinism}
 # What runs in processes of its own and gives verdicts: together.
 TOGETHER = {
     "reference": measure_reference,
@@ -397,9 +399,19 @@ TOGETHER = {
     "losses": measure_losses,
     "loops": measure_loops,
 }
-PARTS = ALONE | TOGETHER
+PARTS = HERE | TIMED | TOGETHER
 # Those of which the CPU alone can take a few steps in seconds.
-PRETENDED = [part for part in PARTS if not part.startswith("steps: ") or part == "steps: autoencoder"]
+PRETENDED = [part for part in PARTS if part not in TIMED or part == "steps: autoencoder"]
+
+
+def measure_timed(part: str, pretend: bool) -> dict[str, Any]:
+    """A part that is timed, in a process that has done nothing else."""
+    return TIMED[part](Bench(pretend=pretend))
+
+
+def in_own_process(part: str, pretend: bool) -> dict[str, Any]:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        return process.submit(measure_timed, part, pretend).result()
 
 
 def summarize(results: dict[str, Any]) -> str:
@@ -447,7 +459,7 @@ def summarize(results: dict[str, Any]) -> str:
         for name, row in results["determinism"].items():
             first = "" if row["first"] == "None None" else row["first"]
             lines += [f"| {name} | {row['verdict']} | {first} | {row['cause'] or ''} |"]
-    timed = {part: found for part, found in results.items() if part.startswith("steps: ")}
+    timed = {part: found for part, found in results.items() if part in TIMED}
     if timed:
         lines += [
             "",
@@ -503,8 +515,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     missing = [part for part in PARTS if part in wanted and part not in results]
     for part in missing:
-        if part in ALONE:
-            store(part, partial(ALONE[part], bench), time.perf_counter())
+        if part in HERE:
+            store(part, partial(HERE[part], bench), time.perf_counter())
+        elif part in TIMED:
+            store(part, partial(in_own_process, part, options.pretend), time.perf_counter())
     began = time.perf_counter()
     with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 2)) as pool:
         futures: dict[str, Future[Any]] = {
