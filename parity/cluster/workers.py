@@ -247,9 +247,13 @@ class Cluster:
         if self._demand:
             # A node may come, and it takes no trial to say so.
             timeout = growing.LOOK_EVERY_S if timeout is None else min(timeout, growing.LOOK_EVERY_S)
-        # The first call waits for one answer, the second takes all that have come, in one batch for the store.
-        ray.wait(list(self._running), num_returns=1, timeout=timeout)
-        ready, silent = ray.wait(list(self._running), num_returns=len(self._running), timeout=0)
+        asked = list(self._running)
+        # All that have come are taken in one batch for the store. Under load some have come meanwhile, and nothing has
+        # to be waited for.
+        ready, silent = ray.wait(asked, num_returns=len(asked), timeout=0)
+        if not ready:
+            ray.wait(asked, num_returns=1, timeout=timeout)
+            ready, silent = ray.wait(asked, num_returns=len(asked), timeout=0)
         reports: list[tuple[Running, Event]] = []
         for reference in ready:
             entry = self._running[reference]

@@ -1,5 +1,7 @@
 """differences.parquet: for each pair a row per step, with how far the two traces are apart there."""
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 
@@ -47,10 +49,14 @@ def differences_table(comparison: Comparison, axis: str) -> pa.Table:
         Trouble: A trace is damaged.
     """
     steps, ulp = comparison.steps, comparison.loss_ulp
-    columns: dict[str, object] = {
-        "axis": pa.repeat(axis, steps),
-        "baseline": pa.repeat(comparison.baseline.record.trial, steps),
-        "candidate": pa.repeat(comparison.candidate.record.trial, steps),
+    texts = {
+        "axis": axis,
+        "baseline": comparison.baseline.record.trial,
+        "candidate": comparison.candidate.record.trial,
+    }
+    same = np.zeros(steps, np.int32)
+    columns: dict[str, Any] = {
+        **{name: pa.DictionaryArray.from_arrays(same, pa.array([text])) for name, text in texts.items()},
         "loss_abs": comparison.loss_abs,
         "loss_rel": comparison.loss_rel,
         # Arrow makes a null where the mask is True.
@@ -71,5 +77,7 @@ def differences_table(comparison: Comparison, axis: str) -> pa.Table:
             whole = None if distances is None else distances.whole.astype(np.float32)
         known = None if whole is None else pa.array(whole, pa.float32(), mask=np.isnan(whole))
         columns[f"{quantity}_distance"] = pa.nulls(steps, pa.float32()) if known is None else known
-    # In the order of the schema that Arrow is given.
-    return pa.table({name: columns[name] for name in SCHEMA.names}, schema=SCHEMA)
+    arrays = [
+        each if isinstance(each := columns[field.name], pa.Array) else pa.array(each, field.type) for field in SCHEMA
+    ]
+    return pa.Table.from_arrays(arrays, schema=SCHEMA)

@@ -73,9 +73,9 @@ class KeptTrial:
         """Takes in an event of the trial, which the journal holds at the offset in bytes."""
         match event:
             case Began():
-                self.record = replace(self.record, **_storable_facts(event.facts))
+                self._learn(event.facts)
             case Advanced():
-                self.record = replace(self.record, **_storable_facts(event.facts))
+                self._learn(event.facts)
                 # A chunk has at least one step, and its steps follow one another.
                 first = int(event.table["step"][0].as_py())
                 self.steps.append(StepsInJournal(offset, first, len(event.table), bool(event.shared)))
@@ -96,6 +96,13 @@ class KeptTrial:
         begun = self.record.status == "planned" and self.steps
         status: TrialStatus = "interrupted" if begun else self.record.status
         return replace(self.record, status=status, rows=self.rows)
+
+    def _learn(self, facts: Mapping[str, Any]) -> None:
+        """Takes facts of the trial into its record."""
+        stored = {name: storable(value) for name, value in facts.items()}
+        # Each chunk brings them, nearly always the same, and a record has many fields.
+        if any(getattr(self.record, name) != value for name, value in stored.items()):
+            self.record = replace(self.record, **stored)
 
     def _roll_back(self, event: Restarted) -> None:
         """Drops what the trial reported since it was saved."""
@@ -165,10 +172,6 @@ def storable(value: Any) -> Any:
         return [storable(each) for each in value] if any(isinstance(each, str) for each in value) else value
     # Arrow stores UTF-8 and would refuse the whole table for the sake of one such text.
     return cut(value, MOST_STORED).encode(errors="backslashreplace").decode() if isinstance(value, str) else value
-
-
-def _storable_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: storable(value) for name, value in facts.items()}
 
 
 def _ended(record: TrialRecord, event: Ended) -> TrialRecord:

@@ -55,7 +55,7 @@ def write_table(path: StoragePath, table: pa.Table) -> None:
     write_bytes(path, sink.getvalue())
 
 
-def open_writer(sink: StoragePath | pa.NativeFile, schema: pa.Schema) -> pq.ParquetWriter:
+def open_writer(sink: StoragePath | pa.NativeFile, schema: pa.Schema, *, codec: str = "zstd") -> pq.ParquetWriter:
     """Opens a Parquet file for writing, in the way of all files that parity writes."""
     texts = [field.name for field in schema if pa.types.is_dictionary(field.type) or pa.types.is_string(field.type)]
     texts += [f"{field.name}.list.element" for field in schema if field.type == pa.list_(pa.string())]
@@ -63,7 +63,7 @@ def open_writer(sink: StoragePath | pa.NativeFile, schema: pa.Schema) -> pq.Parq
     # of 5,000 steps is written in a quarter of the time, read in less than half, and a quarter smaller than with them.
     # Parquet's checksums are optional. With them a flipped bit is found wherever it is in a page, and not only where it
     # breaks the decoding.
-    return pq.ParquetWriter(sink, schema, compression="zstd", write_page_checksum=True, use_dictionary=texts)
+    return pq.ParquetWriter(sink, schema, compression=codec, write_page_checksum=True, use_dictionary=texts)
 
 
 def write_tables(path: StoragePath, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
@@ -93,7 +93,8 @@ def in_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
     for table in tables:
         collected.append(table)
         rows += len(table)
-        size_bytes += table.nbytes
+        # Not `nbytes`, which takes 0.1 ms for a table of 50 columns.
+        size_bytes += table.get_total_buffer_size()
         if rows >= GROUP_ROWS or size_bytes >= GROUP_BYTES:
             yield pa.concat_tables(collected).unify_dictionaries()
             collected, rows, size_bytes = [], 0, 0

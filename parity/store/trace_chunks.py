@@ -120,7 +120,7 @@ class TraceFile:
     @cached_property
     def _sizes(self) -> list[dict[str, int]]:
         with reading(self.path):
-            return [column_bytes(self.metadata, group) for group in range(self.metadata.num_row_groups)]
+            return column_bytes(self.metadata)
 
     def read(self, groups: Sequence[int], names: Collection[str]) -> pa.Table:
         """Some columns of some row groups, in the types and the order of the schema.

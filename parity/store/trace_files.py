@@ -17,6 +17,10 @@ from parity.store.trace import SCHEMA
 MOST_TRACE_FILES = 16
 # Most characters of a trial's name used in a file name, since file systems limit its length (often to 255 bytes).
 MOST_LETTERS = 150
+# Traces of fewer bytes in memory than that are compressed by Snappy: zstd takes 30 us to begin, once for each column of
+# each row group, and as much to read it again. 20 steps of 10 tensors, of 29 kB, are written in 0.8 ms instead of
+# 2.3 ms, and the file is 3 % larger; of 240 steps it would be 9 %.
+SMALL_BYTES = 2**17
 
 
 def trace_file(index: int, trials: Sequence[str]) -> str:
@@ -51,14 +55,15 @@ class TraceWriter:
         Raises:
             Trouble: They cannot be written.
         """
+        size_bytes = chunk.get_total_buffer_size()
         with writing(self._path):
             if self._writer is None:
                 beside = self._placing.enter_context(storage.written_beside(self._path))
-                self._writer = open_writer(beside, SCHEMA)
+                self._writer = open_writer(beside, SCHEMA, codec="snappy" if size_bytes < SMALL_BYTES else "zstd")
             # Each call makes row groups of its own, so each of them has rows of one trial; `trace_chunks` relies on
             # that.
             # And none that would not be read again, however many tensors a row has.
-            rows = max(1, GROUP_BYTES * len(chunk) // max(1, chunk.nbytes))
+            rows = max(1, GROUP_BYTES * len(chunk) // max(1, size_bytes))
             self._writer.write_table(chunk, row_group_size=rows)
 
     def close(self) -> None:

@@ -58,6 +58,7 @@ class Traces(Mapping[str, pa.Table]):
         for record in trials:
             self._sharing.setdefault(record.trace, set()).add(record.trial)
         self._kept: OrderedDict[str, pa.Table] = OrderedDict()
+        self._sizes: dict[str, int] = {}
         self._kept_rows = self._kept_bytes = 0
         # By what they are known by, which equal columns of several trials share.
         self._columns, self._blocks = LastUsed(), LastUsed()
@@ -75,19 +76,19 @@ class Traces(Mapping[str, pa.Table]):
         parts = list(self._parts(self._records[trial], SCHEMA.names))
         # The empty table gives a trace without steps its columns.
         table = pa.concat_tables([SCHEMA.empty_table(), *parts]).combine_chunks()
-        self._keep(trial, table)
+        self._keep(trial, table, table.get_total_buffer_size())
         return table
 
-    def _keep(self, trial: str, table: pa.Table) -> None:
+    def _keep(self, trial: str, table: pa.Table, size_bytes: int) -> None:
         """Keeps a trace in memory, in the place of those that were used longest ago."""
-        self._kept[trial] = table
+        self._kept[trial], self._sizes[trial] = table, size_bytes
         self._kept_rows += len(table)
-        self._kept_bytes += table.nbytes
+        self._kept_bytes += size_bytes
         # The trace that was asked for stays, even if it exceeds a limit by itself.
         while len(self._kept) > 1 and (self._kept_rows > KEPT_ROWS or self._kept_bytes > KEPT_TRACES_BYTES):
-            _, dropped = self._kept.popitem(last=False)
+            longest_ago, dropped = self._kept.popitem(last=False)
             self._kept_rows -= len(dropped)
-            self._kept_bytes -= dropped.nbytes
+            self._kept_bytes -= self._sizes.pop(longest_ago)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._records)
@@ -216,8 +217,12 @@ class Traces(Mapping[str, pa.Table]):
         places = [(record, self._groups(record)[1]) for record in records if record.rows and not is_long(record)]
         # One that is too large by itself is left to `check`, which says so.
         for together in batches(file, places, MOST_TRACE_BYTES):
-            for (record, _), table in zip(together, read_together(file, together) or (), strict=False):
-                self._keep(record.trial, table)
+            tables = read_together(file, together) or []
+            # They are slices of one table, and its buffers are counted once.
+            of_all = tables[0].get_total_buffer_size() if tables else 0
+            rows = sum(map(len, tables))
+            for (record, _), table in zip(together, tables, strict=False):
+                self._keep(record.trial, table, of_all * len(table) // rows)
                 read.add(record.trial)
         return read
 

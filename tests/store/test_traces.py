@@ -12,7 +12,7 @@ from parity.ground.errors import Trouble
 from parity.judge.columns import Columns
 from parity.judge.trial_trace import TrialTrace
 from parity.store import parquet, trace_batches, trace_files, traces
-from parity.store.footer import group_bytes
+from parity.store.footer import column_bytes
 from parity.store.stored_run import read_run
 from parity.store.trace import SCHEMA
 from parity.store.trace_chunks import TraceFile
@@ -36,9 +36,21 @@ def test_a_row_group_has_few_bytes_however_many_tensors_a_row_has(tmp_path, monk
     assert written.read().select(table.column_names).equals(table)
 
 
+@pytest.mark.parametrize(("steps", "codec"), [(20, "SNAPPY"), (100, "ZSTD")])
+def test_a_short_trace_is_compressed_by_what_begins_fast(tmp_path, run, steps, codec):
+    # A table by itself, as the journal has it, and not a slice of a longer one.
+    table = next(iter(run.traces.values())).take(np.arange(steps))
+    writer = TraceWriter(tmp_path / "trace.parquet")
+    writer.append(table)
+    writer.close()
+    written = pq.ParquetFile(tmp_path / "trace.parquet")
+    assert {written.metadata.row_group(0).column(n).compression for n in range(10)} == {codec}
+    assert written.read().select(table.column_names).equals(table)
+
+
 def test_chunks_of_wide_rows_are_not_collected_until_there_are_many_rows(monkeypatch, run):
     table, _ = run.traces.values()
-    monkeypatch.setattr(parquet, "GROUP_BYTES", 3 * table.nbytes)
+    monkeypatch.setattr(parquet, "GROUP_BYTES", 3 * table.get_total_buffer_size())
     joined = [*parquet.in_groups([table] * 8)]
     assert [len(each) for each in joined] == [300, 300, 200]
 
@@ -101,8 +113,8 @@ def test_a_column_of_ones_is_no_smaller_in_memory_than_the_footer_tells(tmp_path
     pq.write_table(table, tmp_path / "t.parquet", compression="zstd")
     metadata = pq.read_metadata(tmp_path / "t.parquet")
     assert (tmp_path / "t.parquet").stat().st_size < 5_000
-    assert group_bytes(metadata, 0, frozenset({"a"})) == 8 * 10**5
-    assert group_bytes(metadata, 0, frozenset({"b"})) == 16 * 10**5
+    (sizes,) = column_bytes(metadata)
+    assert (sizes["a"], sizes["b"]) == (8 * 10**5, 16 * 10**5)
 
 
 # Short traces that share a file
