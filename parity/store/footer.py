@@ -46,7 +46,7 @@ def column_bytes(metadata: pq.FileMetaData) -> list[dict[str, int]]:
     found = []
     for group in range(metadata.num_row_groups):
         row_group = metadata.row_group(group)
-        rows, sizes = row_group.num_rows, dict.fromkeys([name for name, _, _ in known], 0)
+        rows, sizes = row_group.num_rows, {name: 0 for name, _, _ in known}
         # A damaged footer may have fewer columns in a row group.
         for number, (name, wide, is_text) in zip(range(row_group.num_columns), known, strict=False):
             column = row_group.column(number)

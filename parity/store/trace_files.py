@@ -18,8 +18,8 @@ MOST_TRACE_FILES = 16
 # Most characters of a trial's name used in a file name, since file systems limit its length (often to 255 bytes).
 MOST_LETTERS = 150
 # Traces of fewer bytes in memory than that are compressed by Snappy: zstd takes 30 us to begin, once for each column of
-# each row group, and as much to read it again. 20 steps of 10 tensors, of 29 kB, are written in 0.8 ms instead of
-# 2.3 ms, and the file is 3 % larger; of 240 steps it would be 9 %.
+# each row group, and 20 us when it is read. 20 steps of 10 tensors, of 29 kB, are written in 0.8 ms instead of 2.3 ms,
+# and the file is 3 % larger; of 240 steps it would be 9 %.
 SMALL_BYTES = 2**17
 
 

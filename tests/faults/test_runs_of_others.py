@@ -56,7 +56,6 @@ def test_as_it_is_the_run_is_judged(directory):
 READ = """
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from parity.ground.errors import Trouble
 from parity.store.stored_run import read_run
 for each in sys.argv[1:]:
@@ -410,9 +409,7 @@ def test_a_short_trace_that_does_not_fit_into_memory_is_refused(directory, monke
 def test_a_footer_with_negative_numbers_is_refused():
     class Metadata:
         num_row_groups = num_columns = 1
-        schema = type(
-            "Schema", (), {"column": lambda number: SimpleNamespace(path="x", length=0, physical_type="INT64")}
-        )
+        schema = SimpleNamespace(column=lambda _: SimpleNamespace(path="x", length=0, physical_type="INT64"))
 
         def row_group(self, number):
             column = SimpleNamespace(num_values=-1, total_uncompressed_size=1)
