@@ -234,6 +234,24 @@ def test_a_worker_that_checks_a_contract_for_long_is_left_at_work(cluster, entry
     assert event == Restarted(first.trial.name, "it finished no step for 3 s")
 
 
+def test_a_worker_that_answers_at_the_last_moment_is_not_overdue(cluster, entry, monkeypatch):
+    first, answered = entry(), []
+
+    def wait(asked, num_returns, timeout):
+        answered.append(timeout)  # while it is waited for
+        return (asked, []) if len(answered) > 1 else ([], asked)
+
+    begin(cluster, first)
+    first.began = first.stepping = True
+    first.ask(first.actor)
+    first.pending_since_s -= 10.0
+    cluster._step_timeout_s, cluster._running = 3.0, {first.actor: first}
+    monkeypatch.setattr(cluster._ray, "wait", wait, raising=False)
+    monkeypatch.setattr(cluster._ray, "get", lambda _: advanced(first, 1), raising=False)
+    ((_, event),) = cluster._collect()
+    assert (isinstance(event, Advanced), answered) == (True, [0, 0.0, 0])
+
+
 def test_the_worker_of_a_trial_that_failed_by_itself_is_used_again(cluster, entry):
     first = entry()
     begin(cluster, first)

@@ -153,6 +153,8 @@ def test_the_table_says_which_quantities_differ(equal_pair, copy_of):
     plant(directory, "functional", "param_digest", 5, one_bit)
     table = differences_table(compare(directory), "loss")
     assert table.schema.equals(SCHEMA)
+    names = [set(table[name].to_pylist()) for name in ("axis", "baseline", "candidate")]
+    assert names == [{"loss"}, {"builtin@cpu-s0"}, {"functional@cpu-s0"}]
     assert table["loss_differs"].to_pylist() == [step == 3 for step in range(8)]
     assert table["param_differs"].to_pylist() == [step == 5 for step in range(8)]
     assert table["loss_ulp"].to_pylist() == [0, 0, 0, 1, 0, 0, 0, 0]

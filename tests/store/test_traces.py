@@ -120,6 +120,22 @@ def test_a_column_of_ones_is_no_smaller_in_memory_than_the_footer_tells(tmp_path
 # Short traces that share a file
 
 
+@pytest.mark.parametrize("kept", [1, 2, 4])
+def test_as_many_traces_stay_in_memory_as_fit(many, monkeypatch, kept):
+    run, directory = many
+    # Alike, but for the lengths of their names: half of one is room for that.
+    size = read_run(directory).traces._kept_bytes / len(run.trials)
+    monkeypatch.setattr(traces, "KEPT_TRACES_BYTES", int((kept + 0.5) * size))
+    names = [record.trial for record in run.trials]
+    stored = read_run(directory)
+    assert [*stored.traces._kept] == names[-kept:]
+    for _ in range(3):
+        for number, name in enumerate(names):
+            stored.traces[name]
+            assert [*stored.traces._kept][-1] == name
+            assert len(stored.traces._kept) == kept, number
+
+
 @pytest.fixture
 def many(tmp_path):
     """A run of five trials in one file, and where it is."""
