@@ -1,6 +1,7 @@
 """What the cluster refuses is reported as its answer, a bug of ours is not, and a cluster that starts is waited for."""
 
 import asyncio
+import collections
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -12,7 +13,7 @@ import ray.exceptions
 import requests
 
 from parity import submit
-from parity.cluster.jobs import following, ray_jobs
+from parity.cluster.jobs import following, pack_run, ray_jobs
 from parity.cluster.jobs.head import Node
 from parity.ground.errors import Trouble
 
@@ -91,6 +92,47 @@ def test_the_whole_of_what_the_cluster_refuses_is_reported():
 
 def info(status, **others):
     return SimpleNamespace(status=status, message="", driver_exit_code=None, metadata={}, **others)
+
+
+class Fetched(Client):
+    """A client whose jobs print a run that says how many there were, appended to the log of the same name, as Ray does.
+
+    It never deletes a job.
+    """
+
+    def __init__(self, folder):
+        super().__init__(info("SUCCEEDED"))
+        self.answers[0].driver_exit_code = 0
+        self.folder = folder
+        self.logs = collections.defaultdict(str)
+
+    def submit_job(self, **arguments):
+        super().submit_job(**arguments)
+        (self.folder / "count").write_text(str(len(self.submitted)))
+        self.logs[arguments["submission_id"]] += f"{pack_run.encode(self.folder)}\n"
+
+    def get_job_logs(self, job_id):
+        return self.logs[job_id]
+
+    def delete_job(self, job_id):
+        raise RuntimeError(f"planted for {job_id}")
+
+
+def test_each_fetch_brings_the_run_as_it_is_then_even_if_jobs_are_not_deleted(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(ray_jobs, "SETTLE_S", 0.0)
+    (tmp_path / "run").mkdir()
+    made = ray_jobs.Cluster(ADDRESS)
+    made.client = Fetched(tmp_path / "run")
+    for count in ("1", "2"):
+        out = tmp_path / f"fetched {count}"
+        made.fetch("known", "/runs/x", out, runtime_env={}, python="python3")
+        assert (out / "count").read_text() == count
+        (line,) = capsys.readouterr().err.splitlines()
+        job_id = made.client.submitted[-1]["submission_id"]
+        assert line.startswith(
+            f"parity: job {job_id}, which is of no use any more, was not deleted. The Ray cluster at "
+        )
+        assert line.endswith(f"RuntimeError: planted for {job_id}")
 
 
 class Tailed(Client):

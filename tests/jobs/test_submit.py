@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import urllib.request
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -660,10 +661,12 @@ def test_a_fetched_run_is_the_run(job):
 def test_the_same_job_is_not_run_again(job, head):
     folder, arguments, _ = job
     before = (folder / "run" / "run.json").stat().st_mtime_ns
-    again = submitted(*arguments, **head.environment)
+    (folder / "run" / "note.txt").write_text("written after the first fetch")
+    again = submitted(*arguments, "--fetch", folder / "fetched again", **head.environment)
     assert again.status == 1
     assert again.stderr.endswith(" exists already and is FAILED; it is not run again\n")
-    assert again.stdout == f"The run is at {folder}/run on the cluster's storage\n"
+    assert again.stdout == f"Fetched to {folder}/fetched again\n"
+    assert (folder / "fetched again" / "note.txt").exists(), "it is fetched as it is now"
     assert (folder / "run" / "run.json").stat().st_mtime_ns == before
     status = submitted(*arguments, "--status", **head.environment)
     assert status.status == 0
@@ -673,9 +676,10 @@ def test_the_same_job_is_not_run_again(job, head):
 def test_a_fetch_leaves_no_job_behind(job, head):
     _, arguments, _ = job
     job_id = submitted(*arguments, "--status", **head.environment).stdout.split()[0]
-    ended = submitted("--address", head.address, "--id", f"{job_id}-fetch", "--status", **head.environment)
-    assert ended.status == 2
-    assert f"has no job {job_id}-fetch" in ended.stderr
+    token = Path(head.environment["RAY_AUTH_TOKEN_PATH"]).read_text()
+    asked = urllib.request.Request(f"{head.address}/api/jobs/", headers={"Authorization": f"Bearer {token}"})
+    with urllib.request.urlopen(asked) as answer:
+        assert [each["submission_id"] for each in json.load(answer) if each["submission_id"]] == [job_id]
 
 
 def test_a_run_that_was_interrupted_is_continued_by_a_job(head, tmp_path, monkeypatch):
