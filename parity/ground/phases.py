@@ -64,7 +64,7 @@ class _Clock:
         show: What is called with each phase that is entered, or None.
     """
 
-    began_s: float = 0.0
+    began_s: float = field(default_factory=time.monotonic)
     quiet: bool = True
     now: Phase | None = None
     since_s: float = 0.0

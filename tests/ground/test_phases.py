@@ -73,6 +73,13 @@ def test_a_command_is_as_old_as_its_process():
     assert 0 <= elapsed_s <= now - before + 0.02
 
 
+def test_without_a_command_the_time_counts_from_the_import():
+    """The scripts in benchmarks use parts of parity, and began none."""
+    began_s = time.perf_counter()
+    done = command("-c", "from parity.ground import phases; print(phases.elapsed_s())")
+    assert 0 <= float(done.stdout) <= time.perf_counter() - began_s
+
+
 @pytest.mark.parametrize(("age_s", "elapsed_s"), [(0.3, 0.3), (4.9, 4.9), (113.0, 0.0)])
 def test_a_command_that_took_the_place_of_a_shell_is_not_as_old_as_that(clock, monkeypatch, age_s, elapsed_s):
     monkeypatch.setattr(phases, "_age_s", lambda: age_s)
