@@ -247,7 +247,7 @@ def told_rows(out: Path) -> int:
     for event in kept_events(out):
         match event:
             case Advanced():
-                rows[event.trial] += len(event.table)
+                rows[event.trial] += event.rows
             case Restarted():
                 rows[event.trial] = event.step
     return sum(rows.values())

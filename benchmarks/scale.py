@@ -116,7 +116,7 @@ def synthetic_events(trial: Trial) -> Iterator[Event]:
         steps = np.arange(chunk * rows, (chunk + 1) * rows)
         columns |= {"step": steps, "batch": steps, "epoch": steps * 0, "rows": steps * 0 + 256}
         columns |= {"seed": steps * 0, "replica": np.full(rows, trial.replica), "output_grad_strided": steps < 0}
-        yield Advanced(trial.name, make_table(columns, names=names, rows=rows), facts)
+        yield Advanced.of(trial.name, make_table(columns, names=names, rows=rows), facts)
     yield Ended(trial.name, status="complete", wall_s=1.0, began_s=0.0, ended_s=1.0)
 
 

@@ -586,7 +586,7 @@ class Recorder:
                 }
             )
             # Rows before what is found about them.
-            self._send(Advanced(self._trial.name, table, facts))
+            self._send(Advanced.of(self._trial.name, table, facts))
             errors, missing = self._measured.take()
             if errors or missing:
                 self._send(Found(self._trial.name, "step_errors", tuple(vars(error) for error in errors), missing))

@@ -86,7 +86,7 @@ class Running:
         """Records what the worker has reported."""
         self.began = True
         if isinstance(event, Advanced):
-            self.stepping = int(event.table["step"][-1].as_py()) < self.trial.settings.steps - 1
+            self.stepping = event.end < self.trial.settings.steps
 
     def may_be_on(self, node: Node) -> bool:
         """Whether its worker is on that node, as far as is known."""

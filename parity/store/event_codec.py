@@ -28,8 +28,8 @@ def encode(event: Event) -> bytes:
     blobs: list[bytes] = []
     if isinstance(event, Advanced):
         # No other event has bytes of its own: the state of a `Saved` is in a file by now, and None here.
-        blobs = [event.stream, *values.pop("shared")]
-        del values["table"]
+        blobs = [event.stream, *event.shared]
+        values = {"trial": event.trial, "facts": event.facts}
     # Floats survive to the bit: `json` writes the shortest digits that are read back as the same number.
     head = json.dumps({"kind": type(event).__name__, "values": values, "blobs": [len(blob) for blob in blobs]}).encode()
     return b"".join([_LENGTH.pack(len(head)), head, *blobs])
@@ -43,7 +43,7 @@ def decode(payload: bytes) -> Event:
     """
     try:
         event = _decode(payload)
-    except (struct.error, KeyError, TypeError, AttributeError, pa.ArrowException, EOFError) as error:
+    except (struct.error, LookupError, TypeError, AttributeError, pa.ArrowException, EOFError) as error:
         raise ValueError(f"it cannot be decoded: {type(error).__name__}") from error
     # What a name of a file or of a column is made of.
     step = getattr(event, "step", 0)
@@ -63,8 +63,9 @@ def _decode(payload: bytes) -> Event:
         blobs.append(payload[start : start + length])
         start += length
     values = head["values"]
-    if blobs:
-        values |= {"table": from_stream(blobs[0]), "shared": tuple(blobs[1:])}
+    if head["kind"] == Advanced.__name__:
+        stream, *shared = blobs
+        return Advanced.of(**values, table=from_stream(stream), shared=tuple(shared), stream=stream)
     if "rows" in values:  # JSON has no tuples
         values["rows"] = tuple(values["rows"])
     event: Event = _KINDS[head["kind"]](**values)

@@ -26,32 +26,66 @@ class Began:
 
 @dataclass(frozen=True)
 class Advanced:
-    """More steps are done.
+    """More steps are done; `of` makes one of their table.
 
     Attributes:
         trial: Name of the trial.
-        table: A row per step, in the columns of `trace.SCHEMA`.
+        stream: The steps, a row for each, in the columns of `trace.SCHEMA`, as an Arrow stream.
+        first: The first step.
+        rows: How many steps they are.
         facts: Facts of the trial, from `train.Chunk`; fields of `TrialRecord`.
         shared: Steps that other devices are to take from this trial's state, each packed by `saved_state.pack`.
     """
 
     trial: str
-    table: pa.Table
+    # Bytes, since it passes from the trial's process to the seat's worker, on to the driver and into the journal. Arrow
+    # and Ray would pickle each column by itself, which takes five times as long, and the driver needs no column.
+    stream: bytes
+    first: int
+    rows: int
     facts: dict[str, Any]
     shared: tuple[bytes, ...] = ()
 
+    @classmethod
+    def of(
+        cls,
+        trial: str,
+        table: pa.Table,
+        facts: dict[str, Any],
+        shared: tuple[bytes, ...] = (),
+        *,
+        stream: bytes | None = None,
+    ) -> "Advanced":
+        """The event of a table of steps that follow one another.
+
+        Args:
+            trial: Name of the trial.
+            table: The steps, in the columns of `trace.SCHEMA`.
+            facts: Facts of the trial.
+            shared: Steps for other devices.
+            stream: The table as a stream, if it was read from one.
+        """
+        if stream is None:
+            sink = io.BytesIO()
+            with pa.ipc.new_stream(sink, table.schema) as writer:
+                writer.write_table(table)
+            stream = sink.getvalue()
+        event = cls(trial, stream, int(table["step"][0].as_py()), len(table), facts, shared)
+        vars(event)["table"] = table
+        return event
+
     def __reduce__(self) -> tuple[object, ...]:
-        # It passes from the trial's process to the seat's worker and on to the driver. Arrow and Ray would pickle each
-        # column by itself, which takes five times as long.
-        return _advanced, (self.trial, self.stream, self.facts, self.shared)
+        return Advanced, (self.trial, self.stream, self.first, self.rows, self.facts, self.shared)
+
+    @property
+    def end(self) -> int:
+        """The step after the last one."""
+        return self.first + self.rows
 
     @cached_property
-    def stream(self) -> bytes:
-        """The table as bytes, which are kept: they pass two processes and come to the journal."""
-        sink = io.BytesIO()
-        with pa.ipc.new_stream(sink, self.table.schema) as writer:
-            writer.write_table(self.table)
-        return sink.getvalue()
+    def table(self) -> pa.Table:
+        """The steps, a row for each, in the columns of `trace.SCHEMA`."""
+        return from_stream(self.stream)
 
 
 @dataclass(frozen=True)
@@ -173,9 +207,3 @@ def from_stream(stream: bytes) -> pa.Table:
         pyarrow.ArrowException: The bytes are something else.
     """
     return pa.ipc.open_stream(stream).read_all()
-
-
-def _advanced(trial: str, stream: bytes, facts: dict[str, Any], shared: tuple[bytes, ...]) -> Advanced:
-    event = Advanced(trial, from_stream(stream), facts, shared)
-    vars(event)["stream"] = stream
-    return event

@@ -214,7 +214,7 @@ class Gatherer:
             if kept.record.parity_sha256 not in (None, event.facts.get("parity_sha256")):
                 return "its state was saved with other code of parity"
         if isinstance(event, Advanced) and kept.rolled_back:
-            step = self._not_reproduced(kept, event.table)
+            step = self._not_reproduced(kept, event)
             if step is not None:
                 return (
                     f"step {step} differs from what it was before the restart: the loss keeps a state that parity "
@@ -222,10 +222,9 @@ class Gatherer:
                 )
         return None
 
-    def _not_reproduced(self, kept: KeptTrial, table: pa.Table) -> int | None:
+    def _not_reproduced(self, kept: KeptTrial, event: Advanced) -> int | None:
         """The first step that differs from what it was before it was rolled back, or None; forgets those compared."""
-        first = int(table["step"][0].as_py())
-        end = first + len(table)
+        first, end, table = event.first, event.end, event.table
         # Chunks end by time, so those of the two attempts seldom cover the same steps: they are compared where they
         # overlap.
         for steps in kept.rolled_back:

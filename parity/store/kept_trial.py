@@ -76,9 +76,7 @@ class KeptTrial:
                 self._learn(event.facts)
             case Advanced():
                 self._learn(event.facts)
-                # A chunk has at least one step, and its steps follow one another.
-                first = int(event.table["step"][0].as_py())
-                self.steps.append(StepsInJournal(offset, first, len(event.table), bool(event.shared)))
+                self.steps.append(StepsInJournal(offset, event.first, event.rows, bool(event.shared)))
             case Saved():
                 self.saved, self.saved_at = event, offset
             case Restarted():

@@ -137,7 +137,7 @@ def _train(
         if shared:
             tables.append(chunk.table.select(DIGESTS))
         # The rows first: what is found about a step refers to them, and so does a state that is saved after them.
-        yield Advanced(trial.name, chunk.table, chunk.facts, tuple(map(pack_step, chunk.shared)))
+        yield Advanced.of(trial.name, chunk.table, chunk.facts, tuple(map(pack_step, chunk.shared)))
         if chunk.errors:
             yield Found(trial.name, "step_errors", tuple(asdict(error) for error in chunk.errors))
         if chunk.findings:

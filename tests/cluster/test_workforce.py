@@ -193,7 +193,7 @@ def test_the_worker_of_a_trial_that_was_lost_is_ended_and_its_room_is_free(clust
 
 
 def advanced(entry, step):
-    return Advanced(entry.trial.name, pa.table({"step": [step]}), {})
+    return Advanced.of(entry.trial.name, pa.table({"step": [step]}), {})
 
 
 def test_the_limit_on_a_step_counts_from_the_first_one_to_the_last_one(cluster, entry):

@@ -41,7 +41,7 @@ def in_one(events):
     """All steps in one event; on a busy machine there are several."""
     found = [event for event in events if isinstance(event, Advanced)]
     facts = {name: value for event in found for name, value in event.facts.items()}
-    return Advanced(found[0].trial, pa.concat_tables([event.table for event in found]).combine_chunks(), facts)
+    return Advanced.of(found[0].trial, pa.concat_tables([event.table for event in found]).combine_chunks(), facts)
 
 
 def chunks(table):
@@ -60,7 +60,7 @@ def test_a_chunk_is_on_storage_before_the_next_is_asked_for(started, events):
     advanced = in_one(events(trial))
     sizes = []
     for chunk in chunks(advanced.table):
-        gatherer.take([Advanced(trial.name, chunk, advanced.facts)])
+        gatherer.take([Advanced.of(trial.name, chunk, advanced.facts)])
         sizes.append((out / "journal").stat().st_size)
     assert 0 < sizes[0] < sizes[1]
     gatherer.take([Ended(trial.name, status="complete")])
@@ -78,7 +78,7 @@ def test_the_driver_holds_no_chunk_that_is_stored(started, events):
     for _ in range(20):
         # Memory of its own, so that only the gatherer could keep it.
         table = pa.ipc.open_stream(serialized(advanced.table)).read_all()
-        gatherer.take([Advanced(trial.name, table, advanced.facts)])
+        gatherer.take([Advanced.of(trial.name, table, advanced.facts)])
         del table
         held.append(pa.total_allocated_bytes())
     assert max(held[10:]) - held[9] < advanced.table.nbytes
@@ -98,11 +98,11 @@ def test_a_trial_that_begins_again_keeps_nothing_of_its_first_attempt(started, e
     row = {"item": "grad", "status": "failed", "reason": "planted"}
     gatherer.take([Began(trial.name, {"host": "first"})])
     gatherer.take([Found(trial.name, "contract", (row,))])
-    gatherer.take([Advanced(trial.name, chunks(advanced.table)[0], advanced.facts)])
+    gatherer.take([Advanced.of(trial.name, chunks(advanced.table)[0], advanced.facts)])
     gatherer.take([Restarted(trial.name, "its worker process died")])
     gatherer.take([Began(trial.name, {"host": "second"})])
     for chunk in chunks(advanced.table):
-        gatherer.take([Advanced(trial.name, chunk, advanced.facts)])
+        gatherer.take([Advanced.of(trial.name, chunk, advanced.facts)])
     gatherer.take([Ended(trial.name, status="complete")])
     gatherer.write_tables()
     gatherer.close()
@@ -116,7 +116,7 @@ def test_a_trial_that_begins_again_keeps_nothing_of_its_first_attempt(started, e
 def test_what_an_interrupted_trial_reported_is_kept(started, events):
     gatherer, trial, out = started
     advanced = in_one(events(trial))
-    gatherer.take([Advanced(trial.name, chunks(advanced.table)[0], advanced.facts)])
+    gatherer.take([Advanced.of(trial.name, chunks(advanced.table)[0], advanced.facts)])
     gatherer.write_tables()
     gatherer.close()
     run = read_run(out)
@@ -134,15 +134,15 @@ def test_another_driver_continues_from_the_state_that_was_saved_last(started, ev
     first, second = chunks(advanced.table)
     row = {"step": 1, "kind": "planted"}
     gatherer.take([Began(trial.name, {"host": "first"})])
-    gatherer.take([Advanced(trial.name, first, advanced.facts), saved(trial, 2)])
-    gatherer.take([Found(trial.name, "findings", (row,)), Advanced(trial.name, second, advanced.facts)])
+    gatherer.take([Advanced.of(trial.name, first, advanced.facts), saved(trial, 2)])
+    gatherer.take([Found(trial.name, "findings", (row,)), Advanced.of(trial.name, second, advanced.facts)])
     gatherer = reopened(gatherer, trial, out)
     gatherer.go_on("the driver was ended")
     position = gatherer.position(trial.name)
     assert (position.step, position.state, position.wall_s, position.began_s) == (2, b"state", 1.0, 1000.0)
     assert position.digests.equals(first.select(DIGESTS).combine_chunks())
     gatherer.take([Began(trial.name, {"host": "second"})])
-    gatherer.take([Advanced(trial.name, second, advanced.facts)])
+    gatherer.take([Advanced.of(trial.name, second, advanced.facts)])
     assert not gatherer.void(trial.name)
     gatherer.take([Ended(trial.name, status="complete")])
     assert gatherer.unfinished == []
@@ -169,16 +169,16 @@ def test_a_trial_that_is_not_reproduced_begins_again_and_is_no_longer_saved(star
     gatherer, trial, out = started
     advanced = in_one(events(trial))
     first, second = chunks(advanced.table)
-    gatherer.take([Advanced(trial.name, first, advanced.facts), saved(trial, 2)])
-    gatherer.take([Advanced(trial.name, second, advanced.facts)])
+    gatherer.take([Advanced.of(trial.name, first, advanced.facts), saved(trial, 2)])
+    gatherer.take([Advanced.of(trial.name, second, advanced.facts)])
     gatherer.take([Restarted(trial.name, "its worker process died", 2)])
-    gatherer.take([Advanced(trial.name, changed(second, 1), advanced.facts)])
+    gatherer.take([Advanced.of(trial.name, changed(second, 1), advanced.facts)])
     assert gatherer.void(trial.name)
     assert not gatherer.void(trial.name)  # only once
     assert gatherer.position(trial.name) is None
     gatherer = reopened(gatherer, trial, out)
-    gatherer.take([Advanced(trial.name, first, advanced.facts), saved(trial, 2)])
-    gatherer.take([Advanced(trial.name, second, advanced.facts), Ended(trial.name, status="complete")])
+    gatherer.take([Advanced.of(trial.name, first, advanced.facts), saved(trial, 2)])
+    gatherer.take([Advanced.of(trial.name, second, advanced.facts), Ended(trial.name, status="complete")])
     assert gatherer.position(trial.name) is None
     gatherer.write_tables()
     gatherer.close()
@@ -193,13 +193,13 @@ def test_a_trial_is_not_continued_in_another_class(started, events):
     advanced = in_one(events(trial))
     first = chunks(advanced.table)[0]
     gatherer.take([Began(trial.name, {"cpu_model": "a"})])
-    gatherer.take([Advanced(trial.name, first, advanced.facts), saved(trial, 2)])
+    gatherer.take([Advanced.of(trial.name, first, advanced.facts), saved(trial, 2)])
     gatherer = reopened(gatherer, trial, out)
     gatherer.take([Began(trial.name, {"cpu_model": "b"})])
     assert gatherer.void(trial.name)
     gatherer.take([Began(trial.name, {"cpu_model": "b"})])
     assert not gatherer.void(trial.name)
-    gatherer.take([Advanced(trial.name, first, advanced.facts), saved(trial, 2)])
+    gatherer.take([Advanced.of(trial.name, first, advanced.facts), saved(trial, 2)])
     assert gatherer.position(trial.name).step == 2
     gatherer.write_tables()
     gatherer.close()
@@ -213,7 +213,7 @@ def test_a_trial_is_not_continued_with_other_code_of_parity(started, events, bef
     gatherer, trial, out = started
     advanced = in_one(events(trial))
     gatherer.take([Began(trial.name, {"cpu_model": "a", "parity_sha256": before})])
-    gatherer.take([Advanced(trial.name, chunks(advanced.table)[0], advanced.facts), saved(trial, 2)])
+    gatherer.take([Advanced.of(trial.name, chunks(advanced.table)[0], advanced.facts), saved(trial, 2)])
     gatherer = reopened(gatherer, trial, out)
     gatherer.take([Began(trial.name, {"cpu_model": "a", "parity_sha256": "2" * 64})])
     assert gatherer.void(trial.name) is again
@@ -227,7 +227,7 @@ def test_a_trial_is_not_continued_with_other_code_of_parity(started, events, bef
 def test_a_trial_whose_state_is_damaged_begins_again(started, events, damage):
     gatherer, trial, out = started
     advanced = in_one(events(trial))
-    gatherer.take([Advanced(trial.name, chunks(advanced.table)[0], advanced.facts), saved(trial, 2)])
+    gatherer.take([Advanced.of(trial.name, chunks(advanced.table)[0], advanced.facts), saved(trial, 2)])
     (state,) = (out / "states").iterdir()
     state.write_bytes(damage(state.read_bytes()))
     gatherer = reopened(gatherer, trial, out)
@@ -243,6 +243,6 @@ def test_one_state_of_a_trial_is_kept(started, events):
     gatherer, trial, out = started
     advanced = in_one(events(trial))
     for step, chunk in zip((2, 4), chunks(advanced.table), strict=True):
-        gatherer.take([Advanced(trial.name, chunk, advanced.facts), saved(trial, step)])
+        gatherer.take([Advanced.of(trial.name, chunk, advanced.facts), saved(trial, step)])
     assert [path.name for path in (out / "states").iterdir()] == ["0000-4.state"]
     gatherer.close()

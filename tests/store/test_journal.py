@@ -23,7 +23,7 @@ TABLE = pa.table({"step": [0, 1], "loss": [0.1, math.inf], "digest": pa.array([2
 EVENTS = [
     Began("[a] 'b'\n", {"host": "höst", "cores": 8, "gpu_name": None}),
     Found("a", "findings", ({"step": 3, "kind": "scaled", "value": 0.1 + 0.2, "detail": ""},), "because"),
-    Advanced("a", TABLE, {"loss_dtype": "float32", "param_names": ["w"]}, (b"\0\1\2", b"")),
+    Advanced.of("a", TABLE, {"loss_dtype": "float32", "param_names": ["w"]}, (b"\0\1\2", b"")),
     Saved("a", 2, 1.25, None),
     Restarted("a", "its worker died", 2, 1234.5),
     Ended("a", "failed", failed_step=3, failure="raised", error="no", traceback="x", wall_s=0.1, ended_s=7.0),

@@ -2,7 +2,6 @@
 
 import time
 
-import pyarrow as pa
 import pytest
 
 from parity.ground import phases
@@ -20,9 +19,9 @@ def test_workers_contract_and_training_follow_from_the_events(monkeypatch, make_
     stages = Stages([first, second])
     told = [
         (2.0, Began(first.name, {})),
-        (3.0, Advanced(first.name, pa.table({}), {})),
+        (3.0, Advanced(first.name, b"", 0, 1, {})),
         (4.0, Began(second.name, {})),
-        (6.0, Advanced(second.name, pa.table({}), {})),
+        (6.0, Advanced(second.name, b"", 0, 1, {})),
         (8.0, Ended(first.name, status="complete")),
     ]
     for second_s, event in told:
@@ -38,10 +37,10 @@ def test_workers_contract_and_training_follow_from_the_events(monkeypatch, make_
     }
 
 
-@pytest.mark.parametrize("events", [[Began("builtin@cpu-s0", {})], [Advanced("builtin@cpu-s0", pa.table({}), {})]])
+@pytest.mark.parametrize("events", [[Began("builtin@cpu-s0", {})], [Advanced("builtin@cpu-s0", b"", 0, 1, {})]])
 def test_a_later_stage_is_never_left_for_an_earlier_one(events, make_trials):
     phases.begin(process=False, quiet=True)
     stages = Stages(make_trials())
-    stages.take([Advanced("builtin@cpu-s0", pa.table({}), {})])
+    stages.take([Advanced("builtin@cpu-s0", b"", 0, 1, {})])
     stages.take(events)
     assert phases._clock.now == "training"
