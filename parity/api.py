@@ -21,6 +21,7 @@ from parity.ground.errors import Trouble
 from parity.ground.kept import keep_folder
 from parity.judge.fleet import Fleet
 from parity.plan.given import parse_given_devices, parse_given_losses
+from parity.plan.pinned import imports_restored
 from parity.plan.planning import make_settings, plan
 from parity.plan.task_spec import shipped_losses
 from parity.plan.trial import Trial
@@ -210,10 +211,10 @@ def run_trials(
 
 @contextlib.contextmanager
 def _process_restored() -> Iterator[None]:
-    """Restores random generators, thread count and torch's switches when the block ends."""
+    """Restores random generators, thread count, torch's switches and what is imported when the block ends."""
     # These import torch, which `import parity.api` does without.
     from parity.observe.generators import generators_restored
     from parity.train.switches import switches_restored
 
-    with generators_restored(), switches_restored():
+    with generators_restored(), switches_restored(), imports_restored():
         yield

@@ -83,11 +83,9 @@ class PinnedModules:
         module = sys.modules.get(name)
         if name in self._folders:
             return [*getattr(module, "__path__", ())][:1] == [self._folders[name]]
+        # Not one that this process has imported from the same file itself: the file may have been changed since.
         loader = getattr(getattr(module, "__spec__", None), "loader", None)
-        if isinstance(loader, _Loader):
-            return loader.file == self._files[name]
-        # What this process has imported from the same file itself is shared with it.
-        return getattr(module, "__file__", None) == self._files[name].path
+        return isinstance(loader, _Loader) and loader.file == self._files[name]
 
 
 class _Loader(importlib.abc.Loader):
@@ -111,6 +109,21 @@ class _Loader(importlib.abc.Loader):
 def pinned_modules(files: tuple[Neighbour, ...]) -> PinnedModules:
     """The modules of these files: the same ones for code that has equal files."""
     return PinnedModules(files)
+
+
+@contextlib.contextmanager
+def imports_restored() -> Iterator[None]:
+    """After the block, this process imports by their names what it would have imported before it.
+
+    Modules of texts that travelled stay by their names while code runs: torch.compile and pickle look for them there.
+    """
+    before = {*sys.modules}
+    try:
+        yield
+    finally:
+        for name, module in [*sys.modules.items()]:
+            if name not in before and is_pinned(vars(module)):
+                del sys.modules[name]
 
 
 def is_pinned(namespace: Mapping[str, object]) -> bool:

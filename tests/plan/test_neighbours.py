@@ -12,6 +12,7 @@ import pytest
 
 from parity.plan.loss_spec import parse_losses
 from parity.plan.neighbours import can_find, find_module, in_environment
+from parity.plan.pinned import imports_restored
 from parity.plan.user_code import code_digest, load_code
 
 
@@ -153,10 +154,22 @@ def test_a_file_that_was_changed_is_loaded_anew(tmp_path):
     assert load_code(*parse("there/mine.py:loss"))() == 2
 
 
-def test_what_the_process_has_imported_from_that_file_itself_is_shared(tmp_path):
-    write(tmp_path, mine="import helper\ndef loss(): return helper.things", helper="things = []")
-    own = importlib.import_module("helper").things
-    assert load_code(*parse("mine.py:loss"))() is own
+def test_what_the_process_has_imported_from_that_file_itself_may_be_older(tmp_path):
+    """As in a notebook, whose user has edited the file since."""
+    write(tmp_path, mine="import helper\ndef loss(): return helper.x", helper="x = 1")
+    own = importlib.import_module("helper")
+    write(tmp_path, helper="x = 2")
+    assert load_code(*parse("mine.py:loss"))() == 2
+    assert (sys.modules["helper"], own.x) == (own, 1)
+
+
+def test_after_a_check_a_helper_is_imported_from_its_file(tmp_path):
+    write(tmp_path, mine="import helper\ndef loss(): return helper.x", helper="x = 1")
+    with imports_restored():
+        loss = load_code(*parse("mine.py:loss"))
+        assert sys.modules["helper"].x == 1
+    write(tmp_path, helper="x = 2")
+    assert (importlib.import_module("helper").x, loss()) == (2, 1)
 
 
 def test_what_is_imported_dynamically_comes_from_the_folder(tmp_path):
