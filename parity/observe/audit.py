@@ -23,6 +23,7 @@ from parity.ground.errors import OracleUnavailable
 from parity.ground.quoting import explain_error
 from parity.observe.generators import generators_restored
 from parity.observe.loss_state import settings_restored, state_restored
+from parity.plan.pinned import pinned_modules
 from parity.plan.user_code import CodeSpec
 from parity.tasks import Task
 from parity.tasks.losses import Loss, load_loss, mse_float64
@@ -50,8 +51,11 @@ def make_oracle(baseline: CodeSpec, task: Task) -> Oracle:
     if baseline.shipped and baseline.attr in task.float64_forms:
         form = task.float64_forms[baseline.attr]
         return lambda output, target: form(_array(output), _array(target))
-    # A file is run anew for each loss that is loaded from it; everything else may share its state with the training.
-    return _widened(load_loss(baseline, task), shared=baseline.path is None)
+    loss = load_loss(baseline, task)
+    # A file is run anew for each loss that is loaded from it, but not the files that it imports; everything else may
+    # share its state with the training.
+    helpers = pinned_modules(baseline.files)
+    return _widened(loss, shared=_shared(loss) if baseline.path is None else helpers.definitions)
 
 
 def oracle_of(criterion: Loss) -> Oracle:
@@ -59,7 +63,7 @@ def oracle_of(criterion: Loss) -> Oracle:
     # Not isinstance: a subclass may compute something else.
     if type(criterion) is nn.MSELoss and criterion.reduction == "mean":
         return lambda output, target: mse_float64(_array(output), _array(target))
-    return _widened(criterion, shared=True)
+    return _widened(criterion, shared=_shared(criterion))
 
 
 def gradients(found: Gradient) -> list[np.ndarray]:
@@ -187,18 +191,31 @@ def _gradient_error(grad: np.ndarray, grad64: np.ndarray, unit: float, *, least:
     )
 
 
-def _widened(loss_function: Loss, *, shared: bool) -> Oracle:
-    """Returns an oracle that evaluates the loss on float64 tensors, and its gradient with autograd."""
+# What an oracle shares with a training.
+Shared = Callable[[], tuple[object, ...]]
+
+
+def _shared(loss_function: Loss) -> Shared:
+    """What the oracle of a loss shares with a training that calls the same loss."""
+    # The oracle has a copy of a module, but not of its class, and of the globals that its code names.
+    kept = (type(loss_function) if isinstance(loss_function, nn.Module) else loss_function,)
+    return lambda: kept
+
+
+def _widened(loss_function: Loss, *, shared: Shared) -> Oracle:
+    """Returns an oracle that evaluates the loss on float64 tensors, and its gradient with autograd.
+
+    Args:
+        loss_function: The loss.
+        shared: Gives what it shares with a training, at each call: it may import more as it goes.
+    """
     wide = loss_function
-    kept: tuple[object, ...] = (loss_function,) if shared else ()
     if isinstance(loss_function, nn.Module):
         try:
             wide = _wide_copy(loss_function)
         except OracleUnavailable as error:  # a training must go on without an audit, too
             return _unavailable(str(error))
-        # What the copy shares with the original: its class, and the globals that its code names.
-        kept = (type(loss_function),) if shared else ()
-    return _Widened(wide, kept, loss_function if isinstance(loss_function, nn.Module) else None)
+    return _Widened(wide, shared, loss_function if isinstance(loss_function, nn.Module) else None)
 
 
 class _Widened:
@@ -212,10 +229,10 @@ class _Widened:
         watch: Called before the generators are restored; None outside of `audited`.
     """
 
-    def __init__(self, loss_function: Loss, kept: tuple[object, ...], trained: nn.Module | None = None) -> None:
+    def __init__(self, loss_function: Loss, shared: Shared, trained: nn.Module | None = None) -> None:
         self._loss = loss_function
         self._trained = trained
-        self._kept = kept
+        self._shared = shared
         self.watch: Callable[[], None] | None = None
 
     @property
@@ -238,7 +255,7 @@ class _Widened:
                 for copied, own in zip(self._loss.parameters(), self._trained.parameters(), strict=True):
                     copied.copy_(own)
         try:
-            with generators_restored(), settings_restored(), state_restored(*self._kept), torch.enable_grad():
+            with generators_restored(), settings_restored(), state_restored(*self._shared()), torch.enable_grad():
                 loss = self._loss(with_parts(output, leaves), map_tensors(_wide, target))
                 # A loss need not depend on each part of a tree, but on the only tensor it must.
                 grads = torch.autograd.grad(loss, leaves, allow_unused=is_tree(output))

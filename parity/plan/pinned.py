@@ -70,6 +70,11 @@ class PinnedModules:
             self._modules = {name: sys.modules[name] for name in self._names if name in sys.modules}
             sys.modules.update(others)
 
+    def definitions(self) -> tuple[object, ...]:
+        """The functions and classes that those modules define which were loaded."""
+        each = [(name, value) for name, module in self._modules.items() for value in vars(module).values()]
+        return tuple(value for name, value in each if getattr(value, "__module__", None) == name)
+
     def builtins(self) -> dict[str, Any]:
         """What a module has to have as `__builtins__` so that each of its imports finds these modules."""
         return {**vars(builtins), "__import__": self._import}

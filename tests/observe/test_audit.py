@@ -9,6 +9,7 @@ from parity.observe.audit import errors, make_oracle
 from parity.plan.loss_spec import parse_losses
 from parity.plan.task_spec import SHIPPED_LOSSES, parse_task
 from parity.tasks.loading import load_task
+from parity.tasks.losses import load_loss
 
 U = 2.0**-24
 
@@ -133,3 +134,21 @@ def test_bfloat16_is_measured_in_its_own_unit(step):
     (gradient,) = torch.autograd.grad(loss, leaf)
     measured = errors(oracle_of("builtin"), leaf, narrow, loss=loss, output_grad=gradient)
     assert 0 < measured[0] < 3
+
+
+def test_what_a_loss_keeps_in_a_file_that_it_imports_is_as_before_the_audit(tmp_path):
+    """The training has the same module; what the loss itself keeps, the oracle's copy of the loss has for itself."""
+    counter = "calls = 0\ndef count():\n    global calls\n    calls += 1\n    return calls\n"
+    (tmp_path / "counter_of_calls.py").write_text(counter)
+    (tmp_path / "mine.py").write_text(
+        "def loss(output, target):\n"
+        "    from counter_of_calls import count\n"
+        "    return count() * ((output - target) ** 2).mean()\n"
+    )
+    task = load_task(parse_task("mnist-autoencoder"))
+    (spec,) = parse_losses([f"{tmp_path}/mine.py:loss"], shipped=())
+    loss, oracle = load_loss(spec, task), make_oracle(spec, task)
+    output, target = torch.ones(2, 3), torch.zeros(2, 3)
+    assert float(loss(output, target)) == 1.0
+    assert [oracle(output, target)[0] for _ in range(2)] == [2.0, 2.0]
+    assert float(loss(output, target)) == 2.0
