@@ -526,6 +526,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }
         for part, future in futures.items():
             store(part, future.result, began)
+    print(f"Stored in {out}", flush=True)
     return int(failed)
 
 
