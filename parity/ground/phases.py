@@ -82,7 +82,7 @@ def begin(*, process: bool, quiet: bool) -> None:
         process: Whether the command began with this process; otherwise it begins now.
         quiet: Whether to announce no phase.
     """
-    age_s = _age_s() if process else 0.0
+    age_s = process_age_s() if process else 0.0
     began_s = time.monotonic() - (age_s if age_s < LONGEST_START_S else 0.0)
     vars(_clock).update(vars(_Clock(began_s=began_s, quiet=quiet)))
     enter("imports")
@@ -94,7 +94,7 @@ def elapsed_s() -> float:
     return time.monotonic() - _clock.began_s
 
 
-def _age_s() -> float:
+def process_age_s() -> float:
     """Seconds since this process began."""
     if sys.platform != "linux":
         import psutil

@@ -8,12 +8,14 @@ import functools
 import importlib.abc
 import linecache
 import sys
+import time
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
+from parity.ground.phases import process_age_s
 from parity.plan.neighbours import Neighbour
 
 
@@ -88,9 +90,21 @@ class PinnedModules:
         module = sys.modules.get(name)
         if name in self._folders:
             return [*getattr(module, "__path__", ())][:1] == [self._folders[name]]
-        # Not one that this process has imported from the same file itself: the file may have been changed since.
         loader = getattr(getattr(module, "__spec__", None), "loader", None)
-        return isinstance(loader, _Loader) and loader.file == self._files[name]
+        if isinstance(loader, _Loader):
+            return loader.file == self._files[name]
+        # What this process has imported from the same file itself is shared with it: an operator that is registered
+        # twice, torch refuses.
+        return getattr(module, "__file__", None) == self._files[name].path and _as_when_begun(self._files[name])
+
+
+def _as_when_begun(file: Neighbour) -> bool:
+    """Whether the file has the text that travelled, and has had it since this process began."""
+    path = Path(file.path)
+    try:
+        return path.read_bytes() == file.text.encode() and path.stat().st_mtime < time.time() - process_age_s()
+    except OSError:
+        return False
 
 
 class _Loader(importlib.abc.Loader):

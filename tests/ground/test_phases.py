@@ -82,6 +82,6 @@ def test_without_a_command_the_time_counts_from_the_import():
 
 @pytest.mark.parametrize(("age_s", "elapsed_s"), [(0.3, 0.3), (4.9, 4.9), (113.0, 0.0)])
 def test_a_command_that_took_the_place_of_a_shell_is_not_as_old_as_that(clock, monkeypatch, age_s, elapsed_s):
-    monkeypatch.setattr(phases, "_age_s", lambda: age_s)
+    monkeypatch.setattr(phases, "process_age_s", lambda: age_s)
     phases.begin(process=True, quiet=True)
     assert phases.elapsed_s() == pytest.approx(elapsed_s)

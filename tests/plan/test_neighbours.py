@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import linecache
+import os
 import pickle
 import sys
 import traceback
@@ -154,7 +155,14 @@ def test_a_file_that_was_changed_is_loaded_anew(tmp_path):
     assert load_code(*parse("there/mine.py:loss"))() == 2
 
 
-def test_what_the_process_has_imported_from_that_file_itself_may_be_older(tmp_path):
+def test_what_the_process_has_imported_from_that_file_itself_is_shared(tmp_path):
+    write(tmp_path, mine="import helper\ndef loss(): return helper.things", helper="things = []")
+    os.utime(tmp_path / "helper.py", (1e9, 1e9))  # before this process began
+    own = importlib.import_module("helper").things
+    assert load_code(*parse("mine.py:loss"))() is own
+
+
+def test_what_the_process_has_imported_from_a_file_that_was_changed_since_is_not_shared(tmp_path):
     """As in a notebook, whose user has edited the file since."""
     write(tmp_path, mine="import helper\ndef loss(): return helper.x", helper="x = 1")
     own = importlib.import_module("helper")
