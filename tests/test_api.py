@@ -1,6 +1,7 @@
 """parity.check: what it returns, what it leaves alone, and that importing parity stays cheap."""
 
 import doctest
+import linecache
 import random
 import sys
 import tempfile
@@ -130,6 +131,17 @@ def test_the_process_is_left_as_it_was():
     parity.check(doubled, steps=2)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert (np.random.get_state()[1].tolist(), random.getstate(), torch.get_num_threads()) == before[1:]
+
+
+def test_after_a_check_the_files_of_a_loss_are_not_imported(tmp_path):
+    """Somebody who edits them and imports them then has to get them as they are."""
+    (tmp_path / "helper_of_mine.py").write_text("scale = 2\n")
+    (tmp_path / "mine.py").write_text(
+        "from helper_of_mine import scale\n\ndef loss(output, target):\n    return scale * ((output - target) ** 2).mean()\n"
+    )
+    assert parity.check(f"{tmp_path}/mine.py:loss", steps=2).verdict == "diverged"
+    assert "helper_of_mine" not in sys.modules
+    assert not [path for path in linecache.cache if path.startswith(str(tmp_path))]
 
 
 def test_nothing_to_compare_is_trouble():

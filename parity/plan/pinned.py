@@ -132,17 +132,21 @@ def pinned_modules(files: tuple[Neighbour, ...]) -> PinnedModules:
 
 @contextlib.contextmanager
 def imports_restored() -> Iterator[None]:
-    """After the block, this process imports by their names what it would have imported before it.
+    """After the block, this process imports by their names what it would have imported before it, and finds its lines.
 
     Modules of texts that travelled stay by their names while code runs: torch.compile and pickle look for them there.
+    Triton and torch.jit compile the lines that `linecache` has.
     """
-    before = {*sys.modules}
+    modules, lines = {*sys.modules}, dict(linecache.cache)
     try:
         yield
     finally:
         for name, module in [*sys.modules.items()]:
-            if name not in before and is_pinned(vars(module)):
+            if name not in modules and is_pinned(vars(module)):
                 del sys.modules[name]
+        for path, entry in [*linecache.cache.items()]:
+            if is_shown(path) and entry is not lines.get(path):
+                del linecache.cache[path]
 
 
 def is_pinned(namespace: Mapping[str, object]) -> bool:

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+import inspect
 import linecache
 import os
 import pickle
@@ -176,8 +177,9 @@ def test_after_a_check_a_helper_is_imported_from_its_file(tmp_path):
     with imports_restored():
         loss = load_code(*parse("mine.py:loss"))
         assert sys.modules["helper"].x == 1
-    write(tmp_path, helper="x = 2")
+    write(tmp_path, mine="def loss(): return 3", helper="x = 2")
     assert (importlib.import_module("helper").x, loss()) == (2, 1)
+    assert inspect.getsource(importlib.import_module("mine").loss) == "def loss(): return 3\n"
 
 
 def test_what_is_imported_dynamically_comes_from_the_folder(tmp_path):
