@@ -137,7 +137,8 @@ def test_after_a_check_the_files_of_a_loss_are_not_imported(tmp_path):
     """Somebody who edits them and imports them then has to get them as they are."""
     (tmp_path / "helper_of_mine.py").write_text("scale = 2\n")
     (tmp_path / "mine.py").write_text(
-        "from helper_of_mine import scale\n\ndef loss(output, target):\n    return scale * ((output - target) ** 2).mean()\n"
+        "from helper_of_mine import scale\n"
+        "def loss(output, target):\n    return scale * ((output - target) ** 2).mean()\n"
     )
     assert parity.check(f"{tmp_path}/mine.py:loss", steps=2).verdict == "diverged"
     assert "helper_of_mine" not in sys.modules
