@@ -73,11 +73,13 @@ def _run(options: argparse.Namespace, given: list[str]) -> int:
             except ConnectionLost as lost:
                 print(f"parity: {lost}", file=sys.stderr)
                 return _left_running(options.address, job_id)
-        out = job.metadata.get("out", submission.out) if job else submission.out
-        status = exit_status(job, cluster.log(job_id), out=out, advice=_advice(options.address, job))
-        if options.fetch:
+        out, log = (job.metadata.get("out", submission.out), cluster.log(job_id)) if job else (submission.out, "")
+        status = exit_status(job, log, out=out, advice=_advice(options.address, job))
+        if not (job and job.has_result(log)):  # as where --out held a run already
+            print(f"parity: job {job_id} has no result, and what is at {out} may be of another job", file=sys.stderr)
+        elif options.fetch:
             python = submission.interpreter.command
-            cluster.fetch(job_id, out, options.fetch, runtime_env=runtime_env, python=python)
+            cluster.fetch(job_id, job, out, options.fetch, runtime_env=runtime_env, python=python)
             print(f"Fetched to {options.fetch}")
         else:
             print(f"The run is at {out} on the cluster's storage")

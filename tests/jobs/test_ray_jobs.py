@@ -91,7 +91,7 @@ def test_the_whole_of_what_the_cluster_refuses_is_reported():
 
 
 def info(status, **others):
-    return SimpleNamespace(status=status, message="", driver_exit_code=None, metadata={}, **others)
+    return SimpleNamespace(status=status, message="", driver_exit_code=None, metadata={}, end_time=None, **others)
 
 
 class Fetched(Client):
@@ -125,7 +125,7 @@ def test_each_fetch_brings_the_run_as_it_is_then_even_if_jobs_are_not_deleted(tm
     made.client = Fetched(tmp_path / "run")
     for count in ("1", "2"):
         out = tmp_path / f"fetched {count}"
-        made.fetch("known", "/runs/x", out, runtime_env={}, python="python3")
+        made.fetch("known", None, "/runs/x", out, runtime_env={}, python="python3")
         assert (out / "count").read_text() == count
         (line,) = capsys.readouterr().err.splitlines()
         job_id = made.client.submitted[-1]["submission_id"]

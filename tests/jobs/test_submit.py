@@ -386,6 +386,28 @@ def test_a_job_with_a_result_is_not_sent_again(monkeypatch, code):
     assert len(cluster.jobs) == 1
 
 
+def test_a_job_without_a_result_brings_no_run_of_another_job(monkeypatch, capsys, tmp_path):
+    """Its --out held a run already, which was made with another loss."""
+    refused = Sent(2, log="parity: /runs/x already holds a run.\n")
+    refused.fetch = None  # would be called
+    assert sends(monkeypatch, refused, "--out", "/runs/x", "--fetch", tmp_path / "x") == 2
+    (job_id,) = refused.jobs
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.endswith(f"parity: job {job_id} has no result, and what is at /runs/x may be of another job\n")
+
+
+def test_a_run_that_took_the_place_of_the_jobs_is_not_fetched(tmp_path):
+    (tmp_path / "run.json").write_text('{"created": "2026-01-01T00:00:10+00:00"}')
+    began_s = 1767225610.0
+    packed = [command("parity/cluster/jobs/pack_run.py", tmp_path, began_s + later_s) for later_s in (5, -5)]
+    assert [each.status for each in packed] == [0, 2]
+    assert packed[1].stdout == (
+        f"parity: the run at {tmp_path} was begun at 2026-01-01T00:00:10+00:00, after the job had ended: "
+        "it is that of another job\n"
+    )
+
+
 def test_another_interpreter_is_another_job(monkeypatch):
     cluster = Sent(0, 0)
     assert sends(monkeypatch, cluster, "--out", "/runs/x") == 0
@@ -451,8 +473,8 @@ def test_a_run_that_only_the_cluster_sees_is_read_there(begun, monkeypatch, tmp_
     """The cluster's folder /runs is one of this machine's here."""
 
     class Elsewhere(Sent):
-        def fetch(self, job_id, run, out, *, runtime_env, python):
-            assert (python, run) == ("python", "/runs/first/run.json")
+        def fetch(self, job_id, made, run, out, *, runtime_env, python):
+            assert (python, made, run) == ("python", None, "/runs/first/run.json")
             assert [path.name for path in Path(runtime_env["working_dir"]).rglob("*.py")] == ["pack_run.py"]
             ended = command(Path(runtime_env["working_dir"], "jobs", "pack_run.py"), begun / "run.json")
             pack_run.extract(pack_run.decode(ended.stdout), out)
@@ -668,6 +690,12 @@ def test_the_same_job_is_not_run_again(job, head):
     assert again.stdout == f"Fetched to {folder}/fetched again\n"
     assert (folder / "fetched again" / "note.txt").exists(), "it is fetched as it is now"
     assert (folder / "run" / "run.json").stat().st_mtime_ns == before
+    content = json.loads((folder / "run" / "run.json").read_text())
+    (folder / "run" / "run.json").write_text(json.dumps(content | {"created": "2999-01-01T00:00:00+00:00"}))
+    other = submitted(*arguments, "--fetch", folder / "other", **head.environment)
+    (folder / "run" / "run.json").write_text(json.dumps(content))
+    assert other.status == 2 and " after the job had ended: it is that of another job." in other.stderr
+    assert not (folder / "other").exists()
     status = submitted(*arguments, "--status", **head.environment)
     assert status.status == 0
     assert status.stdout.endswith(f" FAILED with exit status 1; the run is at {folder}/run\n")

@@ -47,7 +47,7 @@ def read_info_there(cluster: Cluster, run: str, *, runtime_env: Mapping[str, Any
         # It is all that the job needs.
         (sent / "jobs" / "pack_run.py").write_bytes(Path(__file__).with_name("pack_run.py").read_bytes())
         environment = {**runtime_env, "working_dir": str(sent)}
-        cluster.fetch(job_id, f"{run.rstrip('/')}/run.json", fetched, runtime_env=environment, python=python)
+        cluster.fetch(job_id, None, f"{run.rstrip('/')}/run.json", fetched, runtime_env=environment, python=python)
         try:
             return read_info(fetched)
         except Trouble as trouble:  # its messages name the directory

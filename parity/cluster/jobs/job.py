@@ -26,12 +26,14 @@ class Job:
         message: The cluster's explanation of the status.
         exit_status: Exit status of the command, or None if it has not ended by itself.
         metadata: The metadata that it was submitted with.
+        ended_s: When it ended, in seconds since 1970 by the clock of the head node; None if it has not.
     """
 
     status: str
     message: str
     exit_status: int | None
     metadata: dict[str, str]
+    ended_s: float | None = None
 
     @property
     def ended(self) -> bool:

@@ -1,6 +1,6 @@
 """Prints a run directory, or one file of it, as text, for `submit.py --fetch`; the same module reads that text back.
 
-    python jobs/pack_run.py RUN
+    python jobs/pack_run.py RUN [LATEST_S]
 
 The Jobs API returns nothing of a Ray job but its log, so the run travels in the log: a gzipped tar archive in base64
 between two marks, preceded by its SHA-256. Standard library only, since it runs in the job.
@@ -9,10 +9,12 @@ between two marks, preceded by its SHA-256. Standard library only, since it runs
 import base64
 import hashlib
 import io
+import json
 import shutil
 import sys
 import tarfile
 import tempfile
+from datetime import datetime
 from pathlib import Path
 
 BEGIN = "-----BEGIN PARITY RUN-----"
@@ -43,6 +45,22 @@ def encode(run: Path) -> str:
     content = buffer.getvalue()
     lines = [base64.b64encode(content[at : at + LINE_BYTES]).decode() for at in range(0, len(content), LINE_BYTES)]
     return "\n".join([BEGIN, hashlib.sha256(content).hexdigest(), *lines, END])
+
+
+def check_begun(run: Path, latest_s: float) -> None:
+    """Checks that a run is not one that has taken the place of another.
+
+    Args:
+        run: The run directory.
+        latest_s: When the run was begun at the latest, in seconds since 1970.
+
+    Raises:
+        ValueError: It was begun later.
+        OSError: It has no run.json.
+    """
+    begun = json.loads((run / "run.json").read_bytes()).get("created")
+    if begun and datetime.fromisoformat(begun).timestamp() > latest_s:
+        raise ValueError(f"the run at {run} was begun at {begun}, after the job had ended: it is that of another job")
 
 
 def decode(text: str) -> bytes:
@@ -101,7 +119,10 @@ def extract(content: bytes, out: Path) -> None:
 def main() -> int:
     """Prints the run; returns the exit status."""
     try:
-        print(encode(Path(sys.argv[1])))
+        run, *latest_s = sys.argv[1:]
+        if latest_s:
+            check_begun(Path(run), float(latest_s[0]))
+        print(encode(Path(run)))
     except (ValueError, OSError) as error:
         # To stdout, like the run: `ray_jobs.Cluster.fetch` looks for this line in the log of the job.
         print(f"parity: {error}")

@@ -168,7 +168,8 @@ class Cluster:
                     return None
                 raise
         status = str(getattr(info.status, "value", info.status))
-        return Job(status, info.message or "", info.driver_exit_code, dict(info.metadata or {}))
+        ended_s = info.end_time / 1000 if info.end_time else None
+        return Job(status, info.message or "", info.driver_exit_code, dict(info.metadata or {}), ended_s)
 
     def submit(
         self, job_id: str, entrypoint: str, *, runtime_env: dict[str, Any], metadata: dict[str, str] | None = None
@@ -239,13 +240,17 @@ class Cluster:
             async for text in self.client.tail_job_logs(job_id):
                 yield text
 
-    def fetch(self, job_id: str, run: str, out: Path, *, runtime_env: dict[str, Any], python: str) -> None:
+    def fetch(
+        self, job_id: str, made: Job | None, run: str, out: Path, *, runtime_env: dict[str, Any], python: str
+    ) -> None:
         """Copies a run directory from the cluster to this machine, by a second job that prints it and is deleted then.
 
         The log of that job stays on the head node. If this is interrupted, the job ends by itself and stays listed.
 
         Args:
             job_id: Id of the job that made the run.
+            made: That job, which has ended; a run that was begun later is another one, and is refused. None if any run
+                will do.
             run: The run's directory or one of its files, as the head node of the cluster sees it.
             out: A new directory on this machine.
             runtime_env: Runtime environment of the job that made the run.
@@ -256,7 +261,8 @@ class Cluster:
         """
         # Of its own name: Ray appends what a second job of the same name prints to the log of the first.
         fetching = f"{job_id}-fetch-{secrets.token_hex(4)}"
-        self.submit(fetching, f"{python} jobs/pack_run.py {shlex.quote(run)}", runtime_env=runtime_env)
+        limit = f" {made.ended_s}" if made and made.ended_s else ""
+        self.submit(fetching, f"{python} jobs/pack_run.py {shlex.quote(run)}{limit}", runtime_env=runtime_env)
         job = self.wait(fetching)
         ended = time.monotonic()
         try:
