@@ -3,12 +3,13 @@
     parity submit --address http://127.0.0.1:8265 --out /shared/runs/first [options of both commands]
 
 The id of a job is a digest of what it is sent, so the same command finds the same job again. A job that ended without a
-result is sent again under another id; no other is run twice.
+result is sent again under another id; no other is run twice. With `--id`, the job itself keeps the digest.
 """
 
 import argparse
 import dataclasses
 import functools
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -25,6 +26,9 @@ from parity.ground import interrupt
 from parity.ground.command import guarded
 from parity.ground.errors import Trouble
 from parity.plan.command_options import make_submit_parser
+
+# It becomes part of a URL, where "?" or "/" would ask for another job, and of the name of a file.
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,6 +47,10 @@ def _main(arguments: Sequence[str] | None) -> int:
 
 def _run(options: argparse.Namespace, given: list[str]) -> int:
     """Does what the options ask for; returns the exit status."""
+    if options.id is not None and not _ID.fullmatch(options.id):
+        raise Trouble(
+            f"--id {options.id!r} cannot be the id of a job. Give letters, digits and . _ -, with a letter or digit first."
+        )
     # One connection, made when it is first needed: most mistakes are found before that.
     connect = functools.cache(lambda: connect_jobs(options.address))
     if (options.status or options.stop) and options.id:  # the id names the job, so no file has to be packed
@@ -57,10 +65,12 @@ def _run(options: argparse.Namespace, given: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="parity-job-") as folder:
         submission.packing.write(Path(folder))
         runtime_env = submission.runtime_env | {"working_dir": folder}
-        job_id, job = _last_attempt(cluster, submission.job_id)
+        job_id, job, following = _last_attempt(cluster, submission.job_id)
         if job and job.ended and not job.has_result(cluster.log(job_id)):
-            job_id, job = _next_attempt(options.address, submission.job_id, job_id, job), None
+            _say_again(options.address, job_id, job, following)
+            job_id, job = following, None
         elif job:
+            _check_same(job_id, job, submission)
             print(f"parity: {_already(job_id, job)}", file=sys.stderr)
         if job is None and not _submit(cluster, job_id, submission, runtime_env, options):
             print("parity: nothing was sent", file=sys.stderr)
@@ -123,25 +133,37 @@ def _say_interpreter(interpreter: Interpreter) -> None:
     print(f"parity: the interpreter of the job is {interpreter.command}, {interpreter.reason}", file=sys.stderr)
 
 
-def _last_attempt(cluster: Cluster, job_id: str) -> tuple[str, Job | None]:
-    """The last job that was sent under an id, and its own id: ID, ID-2, ID-3 and so on."""
+def _last_attempt(cluster: Cluster, job_id: str) -> tuple[str, Job | None, str]:
+    """The last job that was sent under an id, ID, ID-2, ID-3 and so on: its own id, the job, and the id after those."""
     attempt, job, number = job_id, cluster.job(job_id), 2
     while job and (later := cluster.job(f"{job_id}-{number}")):
-        attempt, job, number = f"{job_id}-{number}", later, number + 1
-    return attempt, job
+        if later.metadata.get("first") == job_id:  # else somebody has given that id to another job
+            attempt, job = f"{job_id}-{number}", later
+        number += 1
+    return attempt, job, f"{job_id}-{number}"
 
 
-def _next_attempt(address: str, job_id: str, last: str, job: Job) -> str:
-    """Says that a job is sent again, and returns the id of the new one."""
-    number = 1 if last == job_id else int(last.removeprefix(f"{job_id}-"))
-    attempt = f"{job_id}-{number + 1}"
+def _say_again(address: str, job_id: str, job: Job, following: str) -> None:
+    """Says that a job is sent again, under the following id."""
     print(
-        f"parity: job {last} is {job.status} without a result from parity; it is sent again as {attempt}",
+        f"parity: job {job_id} is {job.status} without a result from parity; it is sent again as {following}",
         file=sys.stderr,
     )
     if advice := _advice(address, job):
         print(f"parity: {advice}", file=sys.stderr)
-    return attempt
+
+
+def _check_same(job_id: str, job: Job, submission: Submission) -> None:
+    """Checks that a job with the id given with `--id` is what this command would send.
+
+    Raises:
+        Trouble: It was sent something else, so its result is not the one that is asked for.
+    """
+    if submission.given_id and job.metadata.get("sent") != submission.digest:
+        raise Trouble(
+            f"Job {job_id} exists already, is {job.status}, and was sent other options or files than this command "
+            "would send. Choose another --id, or leave it out."
+        )
 
 
 def _submit(
@@ -165,7 +187,7 @@ def _already(job_id: str, job: Job) -> str:
 
 def _show_or_stop(cluster: Cluster, job_id: str, *, stop: bool) -> int:
     """Prints the status of a job, after stopping it if asked; returns the exit status of this command."""
-    job_id, job = _last_attempt(cluster, job_id)
+    job_id, job, _ = _last_attempt(cluster, job_id)
     if job is None:
         raise Trouble(f"The cluster at {cluster.address} has no job {job_id}. Check the id, or the arguments.")
     if stop and not job.ended:

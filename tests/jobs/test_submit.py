@@ -408,6 +408,41 @@ def test_a_run_that_took_the_place_of_the_jobs_is_not_fetched(tmp_path):
     )
 
 
+def test_an_id_that_another_command_has_used_is_refused(monkeypatch, capsys):
+    cluster = Sent(0, 1)
+    arguments = ("--out", "/runs/x", "--id", "nightly")
+    assert [sends(monkeypatch, cluster, *arguments) for _ in range(2)] == [0, 0]
+    assert sends(monkeypatch, cluster, *arguments, "--steps", 3) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "parity: Job nightly exists already, is SUCCEEDED, and was sent other options or files than this command would "
+        "send. Choose another --id, or leave it out."
+    )
+    assert list(cluster.jobs) == ["nightly"]
+    cluster.jobs["raysubmit_1"] = Job("SUCCEEDED", "", 0, {})  # not of parity
+    assert sends(monkeypatch, cluster, "--out", "/runs/x", "--id", "raysubmit_1") == 2
+
+
+def test_a_job_with_an_id_that_looks_like_a_later_attempt_is_not_taken_for_one(monkeypatch, capsys):
+    cluster = Sent(None, 1, 0)
+    first, second = (("--out", f"/runs/{name}", "--id", name) for name in ("mine", "mine-2"))
+    assert [sends(monkeypatch, cluster, *each) for each in (first, second)] == [2, 1]
+    capsys.readouterr()
+    assert sends(monkeypatch, cluster, "--id", "mine", "--status") == 0
+    assert capsys.readouterr().out == "mine FAILED; the run is at /runs/mine\n"
+    assert [sends(monkeypatch, cluster, *first) for _ in range(2)] == [0, 0]
+    assert list(cluster.jobs) == ["mine", "mine-2", "mine-3"]
+
+
+@pytest.mark.parametrize("given", ["", "known?x=1", "known#", "../jobs/known", "a b", "-x", "é"])
+@pytest.mark.parametrize("option", ["--status", "--yes"])
+def test_an_id_that_would_ask_for_another_job_is_refused(monkeypatch, capsys, given, option):
+    assert sends(monkeypatch, None, "--out", "/runs/x", f"--id={given}", option) == 2
+    assert capsys.readouterr().err == (
+        f"parity: --id {given!r} cannot be the id of a job. Give letters, digits and . _ -, with a letter or digit "
+        "first.\n"
+    )
+
+
 def test_another_interpreter_is_another_job(monkeypatch):
     cluster = Sent(0, 0)
     assert sends(monkeypatch, cluster, "--out", "/runs/x") == 0
@@ -530,8 +565,13 @@ from parity import submit
 from parity.cluster.jobs.job import Job
 
 class Cluster:
+    jobs = {}
+
     def job(self, job_id):
-        return Job("RUNNING", "", None, {}) if job_id == "mine" else None
+        return self.jobs.get(job_id)
+
+    def submit(self, job_id, entrypoint, *, runtime_env, metadata):
+        self.jobs[job_id] = Job("RUNNING", "", None, metadata)
 
     def follow(self, job_id):
         print("follows", flush=True)
@@ -546,7 +586,7 @@ sys.exit(submit.main(sys.argv[1:]))
 
 
 def test_a_second_ctrl_c_says_no_to_stopping_the_job():
-    arguments = [sys.executable, "-c", FOLLOWS, "--address", LOOPBACK, "--out", "/x", "--id", "mine", "--python", "py"]
+    arguments = [sys.executable, "-c", FOLLOWS, "--address", LOOPBACK, "--out", "/x", "--id", "mine", "--python", "py", "--yes"]
     process = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     with process:
         assert process.stdout.readline() == "follows\n"

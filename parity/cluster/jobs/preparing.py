@@ -55,16 +55,25 @@ class Submission:
         return f"{self.interpreter.command} -m parity.run {shlex.join(self.sent)}"
 
     @functools.cached_property
+    def digest(self) -> str:
+        """An id made from what is sent."""
+        return make_id(self.sent, self.packing.digest(), self.runtime_env, python=self.interpreter.command)
+
+    @property
     def job_id(self) -> str:
-        """The id given with `--id`, or one made from what is sent."""
-        return self.given_id or make_id(
-            self.sent, self.packing.digest(), self.runtime_env, python=self.interpreter.command
-        )
+        """The id given with `--id`, or else the digest."""
+        return self.given_id or self.digest
 
     @property
     def metadata(self) -> dict[str, str]:
         """What the cluster keeps with the job."""
-        return {"out": self.out, "parity": __version__, "options": shlex.join(self.options)}
+        return {
+            "out": self.out,
+            "parity": __version__,
+            "options": shlex.join(self.options),
+            "first": self.job_id,
+            "sent": self.digest,
+        }
 
 
 def prepare(
