@@ -49,7 +49,8 @@ def _run(options: argparse.Namespace, given: list[str]) -> int:
     """Does what the options ask for; returns the exit status."""
     if options.id is not None and not _ID.fullmatch(options.id):
         raise Trouble(
-            f"--id {options.id!r} cannot be the id of a job. Give letters, digits and . _ -, with a letter or digit first."
+            f"--id {options.id!r} cannot be the id of a job. Give letters, digits and . _ -, with a letter or digit "
+            "first."
         )
     # One connection, made when it is first needed: most mistakes are found before that.
     connect = functools.cache(lambda: connect_jobs(options.address))
@@ -69,7 +70,9 @@ def _run(options: argparse.Namespace, given: list[str]) -> int:
         if job and job.ended and not job.has_result(cluster.log(job_id)):
             _say_again(options.address, job_id, job, following)
             job_id, job = following, None
-        elif job:
+        elif job is None:
+            job_id = following
+        else:
             _check_same(job_id, job, submission)
             print(f"parity: {_already(job_id, job)}", file=sys.stderr)
         if job is None and not _submit(cluster, job_id, submission, runtime_env, options):
@@ -134,13 +137,16 @@ def _say_interpreter(interpreter: Interpreter) -> None:
 
 
 def _last_attempt(cluster: Cluster, job_id: str) -> tuple[str, Job | None, str]:
-    """The last job that was sent under an id, ID, ID-2, ID-3 and so on: its own id, the job, and the id after those."""
-    attempt, job, number = job_id, cluster.job(job_id), 2
-    while job and (later := cluster.job(f"{job_id}-{number}")):
-        if later.metadata.get("first") == job_id:  # else somebody has given that id to another job
-            attempt, job = f"{job_id}-{number}", later
+    """The last job that was sent under an id, ID, ID-2, ID-3 and so on: its own id, the job, and the next free id."""
+    attempt, job, following, number = job_id, None, job_id, 1
+    # Ray appends what a job prints to the log of a deleted one of the same id, whose result would be taken for its own.
+    while (found := cluster.job(following)) or cluster.has_log(following):
+        # A later one may also be another job, to which somebody has given that id.
+        if found and (number == 1 or found.metadata.get("first") == job_id):
+            attempt, job = following, found
         number += 1
-    return attempt, job, f"{job_id}-{number}"
+        following = f"{job_id}-{number}"
+    return attempt, job, following
 
 
 def _say_again(address: str, job_id: str, job: Job, following: str) -> None:

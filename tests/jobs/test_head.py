@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from parity.cluster.jobs.head import Node, choose_interpreter, described_heads
+from parity.cluster.jobs.head import Node, choose_interpreter, described_heads, listed_logs
 
 NODE_ID = "fd804efd5cccfa01df15d460c6660f227c3defd4d18b0db8aa660fd3"
 
@@ -75,3 +75,8 @@ def test_the_head_is_found_among_the_nodes_that_the_dashboard_describes():
 @pytest.mark.parametrize("text", ["<html>", "{}", "[]", "1", answer({"hostname": "h"}), '{"data": {"summary": null}}'])
 def test_an_answer_of_another_form_describes_nothing(text):
     assert described_heads(text) is None
+
+
+def test_the_logs_of_a_node_are_read_from_the_dashboards_answer():
+    assert listed_logs('{"data": {"result": {"internal": ["a.log"], "gcs_server": ["b.log"]}}}') == ["a.log", "b.log"]
+    assert [listed_logs(text) for text in ("404", "{}", '{"data": {"result": null}}', "[]")] == [[]] * 4

@@ -23,7 +23,7 @@ from parity.cluster.jobs.following import ConnectionLost
 from parity.cluster.jobs.head import Interpreter, Node
 from parity.cluster.jobs.job import Job
 from parity.cluster.jobs.preparing import read_runtime_env
-from parity.cluster.jobs.ray_jobs import is_loopback, warn_of_plain_http
+from parity.cluster.jobs.ray_jobs import SETTLE_S, is_loopback, warn_of_plain_http
 from parity.ground import interrupt
 from parity.ground.errors import Trouble
 from parity.plan.options import make_parser
@@ -295,6 +295,9 @@ class FakeCluster:
     def job(self, job_id):
         return self.running if job_id == "known" else None
 
+    def has_log(self, job_id):
+        return False
+
     def stop(self, job_id):
         self.asked_to_stop.append(job_id)
         return self.stopped
@@ -431,6 +434,14 @@ def test_a_job_with_an_id_that_looks_like_a_later_attempt_is_not_taken_for_one(m
     assert capsys.readouterr().out == "mine FAILED; the run is at /runs/mine\n"
     assert [sends(monkeypatch, cluster, *first) for _ in range(2)] == [0, 0]
     assert list(cluster.jobs) == ["mine", "mine-2", "mine-3"]
+
+
+def test_a_deleted_job_whose_log_is_left_is_sent_under_another_id(monkeypatch):
+    cluster = Sent(0, 0)
+    cluster.has_log = lambda job_id: job_id in ("mine", *cluster.jobs)
+    arguments = ("--out", "/runs/x", "--id", "mine")
+    assert [sends(monkeypatch, cluster, *arguments) for _ in range(2)] == [0, 0]
+    assert list(cluster.jobs) == ["mine-2"]
 
 
 @pytest.mark.parametrize("given", ["", "known?x=1", "known#", "../jobs/known", "a b", "-x", "é"])
@@ -570,6 +581,9 @@ class Cluster:
     def job(self, job_id):
         return self.jobs.get(job_id)
 
+    def has_log(self, job_id):
+        return False
+
     def submit(self, job_id, entrypoint, *, runtime_env, metadata):
         self.jobs[job_id] = Job("RUNNING", "", None, metadata)
 
@@ -586,7 +600,8 @@ sys.exit(submit.main(sys.argv[1:]))
 
 
 def test_a_second_ctrl_c_says_no_to_stopping_the_job():
-    arguments = [sys.executable, "-c", FOLLOWS, "--address", LOOPBACK, "--out", "/x", "--id", "mine", "--python", "py", "--yes"]
+    arguments = ["--address", LOOPBACK, "--out", "/x", "--id", "mine", "--python", "py", "--yes"]
+    arguments = [sys.executable, "-c", FOLLOWS, *arguments]
     process = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     with process:
         assert process.stdout.readline() == "follows\n"
@@ -662,6 +677,11 @@ sys.stdin.read()
 class Head:
     address: str
     environment: dict
+
+    @property
+    def authorized(self):
+        """The header that carries its token."""
+        return {"Authorization": f"Bearer {Path(self.environment['RAY_AUTH_TOKEN_PATH']).read_text()}"}
 
 
 @pytest.fixture(scope="module")
@@ -744,10 +764,27 @@ def test_the_same_job_is_not_run_again(job, head):
 def test_a_fetch_leaves_no_job_behind(job, head):
     _, arguments, _ = job
     job_id = submitted(*arguments, "--status", **head.environment).stdout.split()[0]
-    token = Path(head.environment["RAY_AUTH_TOKEN_PATH"]).read_text()
-    asked = urllib.request.Request(f"{head.address}/api/jobs/", headers={"Authorization": f"Bearer {token}"})
+    asked = urllib.request.Request(f"{head.address}/api/jobs/", headers=head.authorized)
     with urllib.request.urlopen(asked) as answer:
         assert [each["submission_id"] for each in json.load(answer) if each["submission_id"]] == [job_id]
+
+
+def test_what_a_deleted_job_printed_is_not_its_successors(head, tmp_path):
+    """The second has an interpreter that ends with 1, as one that does not find parity."""
+    (tmp_path / "py").write_text("#!/bin/sh\nsleep 1\ncat $0.txt\nexit 1\n")
+    (tmp_path / "py").chmod(0o755)
+    (tmp_path / "py.txt").write_text("Stored in /x\n")
+    arguments = ("--address", head.address, "--out", "/x", "--id", "again", "--python", tmp_path / "py", "--yes")
+    first = submitted(*arguments, **head.environment)
+    assert first.status == 1 and "Stored in /x\n" in first.stdout, first.stderr
+    time.sleep(SETTLE_S)
+    deleted = urllib.request.Request(f"{head.address}/api/jobs/again", method="DELETE", headers=head.authorized)
+    urllib.request.urlopen(deleted).close()
+    (tmp_path / "py.txt").write_text("No module named parity\n")
+    second = submitted(*arguments, **head.environment)
+    assert second.status == 2 and "Stored in" not in second.stdout, second.stderr
+    assert "No module named parity\n" in second.stdout
+    assert "parity: submitted again-2: " in second.stderr
 
 
 def test_a_run_that_was_interrupted_is_continued_by_a_job(head, tmp_path, monkeypatch):

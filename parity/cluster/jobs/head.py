@@ -79,3 +79,18 @@ def described_heads(text: str) -> list[Node] | None:
         return [Node(each["nodeId"], each["nodeManagerHostname"], each["sessionDir"]) for each in heads]
     except (LookupError, TypeError, ValueError):
         return None
+
+
+def listed_logs(text: str) -> list[str]:
+    """The names of the logs of a node, from the answer of a dashboard.
+
+    Args:
+        text: The answer, in JSON.
+
+    Returns:
+        The names; none if the answer is not in the form that is known.
+    """
+    try:
+        return [name for names in json.loads(text)["data"]["result"].values() for name in names]
+    except (AttributeError, LookupError, TypeError, ValueError):
+        return []

@@ -24,7 +24,7 @@ import tenacity
 from parity.cluster import authentication
 from parity.cluster.jobs import pack_run
 from parity.cluster.jobs.following import PAUSE_S, RECONNECT_S, Follower
-from parity.cluster.jobs.head import Node, described_heads
+from parity.cluster.jobs.head import Node, described_heads, listed_logs
 from parity.cluster.jobs.job import Job, Unanswered
 from parity.ground.errors import Trouble
 
@@ -220,6 +220,15 @@ class Cluster:
         while (job := retrying(self.job, job_id)) and not job.ended:
             time.sleep(POLL_S)
         return job
+
+    def has_log(self, job_id: str) -> bool:
+        """Whether the head node has the log of a job of that id, which may have been deleted."""
+        head, name = self.head(), f"job-driver-{job_id}.log"
+        if head is None:
+            return False
+        with self.reporting_trouble():
+            answer = self.client._do_request("GET", f"/api/v0/logs?node_id={head.node_id}&glob={name}")
+        return name in listed_logs(answer.text)
 
     def log(self, job_id: str) -> str:
         """Everything that the job has printed."""
