@@ -151,6 +151,39 @@ def test_the_id_is_of_what_is_sent(tmp_path):
     assert len({prepare(*arguments).job_id, *(other.job_id for other in others)}) == 3
 
 
+@pytest.mark.parametrize("form", ["{kind}: {path}", "{kind}: {{packages: {path}}}"])
+@pytest.mark.parametrize("kind", ["pip", "uv", "conda"])
+def test_the_id_is_of_the_requirements_that_the_runtime_environment_names(tmp_path, kind, form):
+    named = tmp_path / "named.yaml"
+    (tmp_path / "environment.yaml").write_text(form.format(kind=kind, path=named))
+    arguments = ("--address", LOOPBACK, "--out", "/x", "--runtime-env", tmp_path / "environment.yaml")
+    ids = []
+    for text in ("numpy==1", "numpy==2", "numpy==2"):
+        named.write_text(text)
+        ids.append(prepare(*arguments).job_id)
+    assert ids[0] != ids[1] == ids[2]
+
+
+def test_the_id_is_of_the_very_run_that_is_continued(begun):
+    arguments = ("--address", LOOPBACK, "--resume", begun)
+    first = prepare(*arguments).job_id
+    assert first == prepare(*arguments).job_id
+    content = json.loads((begun / "run.json").read_text())
+    (begun / "run.json").write_text(json.dumps(content | {"created": "2026-01-01T00:00:00+00:00"}))
+    assert first != prepare(*arguments).job_id
+
+
+def test_a_folder_that_would_be_sent_unlisted_is_refused(tmp_path):
+    path = tmp_path / "environment.yaml"
+    path.write_text("py_modules: ['s3://bucket/a.zip', ./mine]\n")
+    with pytest.raises(Trouble) as trouble:
+        read_runtime_env(path)
+    assert str(trouble.value) == (
+        f"--runtime-env {path} sends ./mine as one of its py_modules, unlisted and unchecked. Send it with --include, "
+        "or give the URI of a package."
+    )
+
+
 def test_a_runtime_environment_is_read_but_for_its_working_directory(tmp_path):
     path = tmp_path / "environment.yaml"
     path.write_text("env_vars: {A: 1}\npip: [x]\n")

@@ -39,6 +39,8 @@ class Submission:
         options: The options of `submit.py` that continuing the run needs as well.
         given_id: The id given with `--id`, or None.
         interpreter: The interpreter that the job gets.
+        beside: What the result depends on beside what is sent: when a run that is continued was begun, and what is in
+            the files that the runtime environment names.
     """
 
     sent: tuple[str, ...]
@@ -48,6 +50,7 @@ class Submission:
     options: tuple[str, ...] = ()
     given_id: str | None = None
     interpreter: Interpreter = PYTHON
+    beside: tuple[str, ...] = ()
 
     @property
     def entrypoint(self) -> str:
@@ -57,7 +60,9 @@ class Submission:
     @functools.cached_property
     def digest(self) -> str:
         """An id made from what is sent."""
-        return make_id(self.sent, self.packing.digest(), self.runtime_env, python=self.interpreter.command)
+        return make_id(
+            [*self.sent, *self.beside], self.packing.digest(), self.runtime_env, python=self.interpreter.command
+        )
 
     @property
     def job_id(self) -> str:
@@ -112,15 +117,25 @@ def prepare(
     if options.fetch and options.fetch.exists():
         raise Trouble(f"--fetch {options.fetch} already exists. Choose a new directory.")
     runtime_env = read_runtime_env(options.runtime_env)
-    named = []
+    named, beside = [], _named_files(runtime_env)
     if asked.resume:
         if read_elsewhere is None or is_readable_here(out):
-            named = named_code(read_info_here(out), out)
+            info = read_info_here(out)
         else:
-            named = named_code(read_elsewhere(out, runtime_env), out)
+            info = read_elsewhere(out, runtime_env)
+        named = named_code(info, out)
+        beside.append(str(info.get("created")))  # another run may be there than at the last time
     packing, sent = pack(asked, given, options.include, named=named)
     again = _to_repeat(options, asked, sent)
-    return Submission(tuple(sent), packing, runtime_env, out, again, options.id)
+    return Submission(tuple(sent), packing, runtime_env, out, again, options.id, beside=tuple(beside))
+
+
+def _named_files(runtime_env: dict[str, Any]) -> list[str]:
+    """The contents of the files of requirements that a runtime environment names, which Ray reads as it sends it."""
+    found = [runtime_env.get(name) for name in ("pip", "uv", "conda")]
+    found += [each.get("packages") for each in found if isinstance(each, dict)]
+    paths = [Path(each) for each in found if isinstance(each, str)]
+    return [path.read_text(encoding="utf-8", errors="replace") for path in paths if path.is_file()]
 
 
 def _to_repeat(options: argparse.Namespace, asked: argparse.Namespace, sent: Sequence[str]) -> tuple[str, ...]:
@@ -160,6 +175,13 @@ def read_runtime_env(path: Path | None) -> dict[str, Any]:
     if "working_dir" in content:
         raise Trouble(
             f"--runtime-env {path} sets working_dir, which parity sets itself. Send other files with --include."
+        )
+    modules = content.get("py_modules")
+    # What is no list Ray refuses itself.
+    if isinstance(modules, list) and (local := [each for each in modules if "://" not in str(each)]):
+        raise Trouble(
+            f"--runtime-env {path} sends {local[0]} as one of its py_modules, unlisted and unchecked. Send it with "
+            "--include, or give the URI of a package."
         )
     variables = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)}
     if os.environ.get("RAY_AUTH_MODE", "token").lower() == "disabled":  # the job does not inherit it
