@@ -19,11 +19,12 @@ import pytest
 from parity import run, submit
 from parity.cluster import starting
 from parity.cluster.jobs import pack_run
+from parity.cluster.jobs.dashboard_url import is_loopback, warn_of_plain_http
 from parity.cluster.jobs.following import ConnectionLost
 from parity.cluster.jobs.head import Interpreter, Node
 from parity.cluster.jobs.job import Job
 from parity.cluster.jobs.preparing import read_runtime_env
-from parity.cluster.jobs.ray_jobs import SETTLE_S, is_loopback, warn_of_plain_http
+from parity.cluster.jobs.ray_jobs import SETTLE_S
 from parity.ground import interrupt
 from parity.ground.errors import Trouble
 from parity.plan.options import make_parser

@@ -6,12 +6,10 @@
 import asyncio
 import contextlib
 import functools
-import ipaddress
 import logging
 import os
 import secrets
 import shlex
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -23,13 +21,12 @@ import tenacity
 
 from parity.cluster import authentication
 from parity.cluster.jobs import pack_run
+from parity.cluster.jobs.dashboard_url import knock, warn_of_plain_http
 from parity.cluster.jobs.following import PAUSE_S, RECONNECT_S, Follower
 from parity.cluster.jobs.head import Node, described_heads, listed_logs
 from parity.cluster.jobs.job import Job, Unanswered
 from parity.ground.errors import Trouble
 
-# How long the cluster may take to accept a connection. Chosen: enough for a tunnel over a slow line.
-KNOCK_S = 10.0
 # Time between two questions for a job's status. Chosen: half of the second that Ray itself takes to notice a change
 # (JOB_MONITOR_LOOP_PERIOD_S of ray, dashboard/modules/job/job_manager.py).
 POLL_S = 0.5
@@ -42,15 +39,6 @@ AGENT_WAIT_S = 30.0
 # How long the cluster may take to answer: without a limit, a connection that is gone without a sign is waited for.
 # Chosen: enough for the log of the largest run that is fetched.
 ANSWER_S = 60.0
-
-
-def is_loopback(address: str) -> bool:
-    """Whether a URL names this machine."""
-    host = urlsplit(address).hostname or ""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def connect_jobs(address: str) -> "Cluster":
@@ -70,7 +58,7 @@ def connect_jobs(address: str) -> "Cluster":
         port = 0
     if parts.scheme not in ("http", "https") or not parts.hostname or not port:
         raise Trouble(f"--address {address} is not a URL of a Ray dashboard. Give http://HOST:8265, or https://HOST.")
-    _knock(address, parts.hostname, port)
+    knock(address, parts.hostname, port)
     authentication.present_token(os.environ)
     warn_of_plain_http(address)
     # Ray would use these addresses in place of the one that was given, and leave out files that were listed.
@@ -90,28 +78,6 @@ def connect_jobs(address: str) -> "Cluster":
             raise Trouble(f"What answers at {address} is not a Ray dashboard. Give http://HOST:8265.") from error
         cluster.client.list_jobs()  # the version, which the constructor asks for, is sent without a token
     return cluster
-
-
-def warn_of_plain_http(address: str) -> None:
-    """Warns on stderr if the token leaves this machine unencrypted."""
-    parts = urlsplit(address)
-    if parts.scheme == "http" and not is_loopback(address):
-        print(
-            f"parity: the token and the files travel to {parts.hostname} unencrypted. On a network that others use, "
-            f"open a tunnel (ssh -L 8265:localhost:8265 {parts.hostname}) and give --address http://127.0.0.1:8265.",
-            file=sys.stderr,
-        )
-
-
-def _knock(address: str, host: str, port: int) -> None:
-    try:
-        socket.create_connection((host, port), timeout=KNOCK_S).close()
-    except (OSError, OverflowError) as error:
-        raise Trouble(
-            f"No Ray cluster answers at {address} ({error}). Give the address of its dashboard; "
-            "if that listens only on the loopback interface of the head node, open a tunnel: "
-            "ssh -L 8265:localhost:8265 HEAD."
-        ) from error
 
 
 class Cluster:
