@@ -41,11 +41,12 @@ from parity.train.executor import Executor
 from parity.train.inline import Inline
 
 
-def reopened(options: argparse.Namespace, held: contextlib.ExitStack) -> Started | int:
+def reopened(options: argparse.Namespace, given: Sequence[str], held: contextlib.ExitStack) -> Started | int:
     """Opens the run of `--resume`; returns its exit status instead if there is nothing left to train.
 
     Args:
         options: The parsed options.
+        given: The arguments that they were parsed from.
         held: Receives the lock of the run directory.
 
     Raises:
@@ -56,7 +57,7 @@ def reopened(options: argparse.Namespace, held: contextlib.ExitStack) -> Started
         # A recorded loop is the user's own program: its tables can be written, but it cannot be continued from here.
         finish_recording(directory)
         return report(read_run(directory), interrupted=False, form=options.format)
-    started = held.enter_context(reopen(options, make_parser()))
+    started = held.enter_context(reopen(options, given, make_parser()))
     interrupt.keep(started.directory)
     if started.complete:
         # Left by a driver that was killed after it had marked the run complete.

@@ -66,7 +66,7 @@ def run(options: argparse.Namespace, given: Sequence[str]) -> int:
             return _run(options, given, None, held)
         from parity.measuring import reopened
 
-        started = reopened(options, held)
+        started = reopened(options, given, held)
         return started if isinstance(started, int) else _run(started.options, given, started, held)
 
 

@@ -51,11 +51,12 @@ class Started:
 
 
 @contextlib.contextmanager
-def reopen(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Iterator[Started]:
+def reopen(options: argparse.Namespace, given: Sequence[str], parser: argparse.ArgumentParser) -> Iterator[Started]:
     """Reads what the run in `options.resume` was started with, and keeps other drivers off it within the block.
 
     Args:
         options: The options given now.
+        given: The arguments that they were parsed from.
         parser: The parser of the command, which also reads the stored arguments.
 
     Yields:
@@ -73,11 +74,15 @@ def reopen(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Iter
             path = directory / JOURNAL
             if not exists(path):  # the tables would be written over, from nothing
                 raise Trouble(f"{path} is missing: the run directory is damaged. Restore it, or train again.")
-        yield Started(directory, info := read_info(directory), _options(info, directory, options, parser))
+        yield Started(directory, info := read_info(directory), _options(info, directory, options, given, parser))
 
 
 def _options(
-    info: Mapping[str, Any], directory: StoragePath, options: argparse.Namespace, parser: argparse.ArgumentParser
+    info: Mapping[str, Any],
+    directory: StoragePath,
+    options: argparse.Namespace,
+    given: Sequence[str],
+    parser: argparse.ArgumentParser,
 ) -> argparse.Namespace:
     """The options that the run was started with; of those in `FREE`, the ones given now.
 
@@ -88,12 +93,11 @@ def _options(
         raise Trouble(f"--resume {directory} continues in that directory, not in --out {options.out}. Leave --out out.")
     if "arguments" not in info:
         raise Trouble(f"{directory} was not made by parity run, and cannot be resumed.")
-    before = parser.parse_args(info["arguments"])
+    before, named = parser.parse_args(info["arguments"]), _named(options, given, parser)
     for name, value in vars(options).items():
         if name in FREE:
             setattr(before, name, value)
-        # An option that is left out has its default, and looks the same as one that is given with that value.
-        elif value not in (parser.get_default(name), getattr(before, name)):
+        elif name in named and value != getattr(before, name):
             option = f"--{name.replace('_', '-')}"
             was = getattr(before, name)
             found = f"with {option} {_words(was)}, not {_words(value)}" if was else f"without {option}"
@@ -104,6 +108,14 @@ def _options(
         # Not a cluster on this machine, silently, for a run that was on another one.
         before.address = info.get("cluster", {}).get("address") or parser.parse_args(info["arguments"]).address
     return before
+
+
+def _named(options: argparse.Namespace, given: Sequence[str], parser: argparse.ArgumentParser) -> set[str]:
+    """The options that the arguments name, also those whose value is the default."""
+    # The parser leaves what is there already, where it would put a default.
+    nothing: list[object] = []
+    found = parser.parse_args(given, argparse.Namespace(**dict.fromkeys(vars(options), nothing)))
+    return {name for name, value in vars(found).items() if value is not nothing}
 
 
 def fingerprint(trials: Sequence[Trial], data: Mapping[str, np.ndarray]) -> dict[str, Any]:

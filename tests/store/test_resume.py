@@ -223,6 +223,14 @@ def test_other_options_are_refused(interrupted, capsys, arguments, message):
     assert message in capsys.readouterr().err
 
 
+def test_an_option_with_its_default_is_another_one_too(interrupted, capsys):
+    path = interrupted / "run.json"
+    info = json.loads(path.read_text())
+    path.write_text(json.dumps(info | {"arguments": [*info["arguments"], "--lr", "0.01"]}))
+    assert resumed(interrupted, "--lr", 0.001) == 2
+    assert "was started with --lr 0.01, not 0.001. Leave --lr out, or start another run." in capsys.readouterr().err
+
+
 def test_options_that_are_repeated_are_taken(interrupted):
     assert resumed(interrupted, "--steps", 12, "--inline", "--save-every", 3) == 0
 
@@ -296,8 +304,8 @@ def test_the_cluster_is_the_one_that_the_run_was_on(interrupted, monkeypatch, st
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     if environment:
         monkeypatch.setenv("RAY_ADDRESS", environment)
-    options = make_parser().parse_args(["--resume", str(interrupted), *given])
-    with resume.reopen(options, make_parser()) as started:
+    arguments = ["--resume", str(interrupted), *given]
+    with resume.reopen(make_parser().parse_args(arguments), arguments, make_parser()) as started:
         assert started.options.address == found
 
 
@@ -305,5 +313,6 @@ def test_an_address_that_an_earlier_version_was_given_is_found(interrupted):
     path = interrupted / "run.json"
     info = json.loads(path.read_text())
     path.write_text(json.dumps(info | {"arguments": [*info["arguments"], "--address", "10.0.0.1:6379"]}))
-    with resume.reopen(make_parser().parse_args(["--resume", str(interrupted)]), make_parser()) as started:
+    arguments = ["--resume", str(interrupted)]
+    with resume.reopen(make_parser().parse_args(arguments), arguments, make_parser()) as started:
         assert started.options.address == "10.0.0.1:6379"
