@@ -13,6 +13,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -186,8 +187,9 @@ def _submit(
 
 
 def _already(job_id: str, job: Job) -> str:
-    """Says that a job was submitted before."""
-    message = f"job {job_id} exists already and is {job.status}; it is not run again"
+    """Says that a job was submitted before, and when it ended: what it has read may have changed since."""
+    since = f" since {datetime.fromtimestamp(job.ended_s, timezone.utc):%Y-%m-%d %H:%M} UTC" if job.ended_s else ""
+    message = f"job {job_id} exists already and is {job.status}{since}; it is not run again"
     return message if job.ended else f"{message}, and its log follows"
 
 

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -780,7 +781,7 @@ def test_the_same_job_is_not_run_again(job, head):
     (folder / "run" / "note.txt").write_text("written after the first fetch")
     again = submitted(*arguments, "--fetch", folder / "fetched again", **head.environment)
     assert again.status == 1
-    assert again.stderr.endswith(" exists already and is FAILED; it is not run again\n")
+    assert re.search(r" exists already and is FAILED since 20..-..-.. ..:.. UTC; it is not run again\n$", again.stderr)
     assert again.stdout == f"Fetched to {folder}/fetched again\n"
     assert (folder / "fetched again" / "note.txt").exists(), "it is fetched as it is now"
     assert (folder / "run" / "run.json").stat().st_mtime_ns == before
