@@ -209,6 +209,9 @@ class _Parts:
         one_sided = missing[0] ^ missing[1]
         alone = bool(one_sided.any())
         if quantity in ("param_grad", "step_grad") and one_sided.any():
+            # None of a parameter that the loss does not depend on is as good as zeros. What the optimizer makes of the
+            # two, which may decay or have momentum, is in the update.
+            one_sided = one_sided & ((left_norms != 0) & (right_norms != 0))
             # The gradient of a parameter that nobody moves: one side freezes it, the other leaves it to no optimizer.
             one_sided = one_sided & ~self._unmoved
         absolute = np.where(one_sided, np.inf, np.where(missing[0] | missing[1], 0.0, absolute))

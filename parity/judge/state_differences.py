@@ -193,12 +193,15 @@ def _counters(left: np.ndarray | None, right: np.ndarray | None) -> Iterator[Sta
             taken = ["skipped" if side[0] < 0 else "taken" for side in (one, other)]
             yield StateDifference("optimizer's step", taken[0], taken[1], of_optimizer=True)
         elif not np.array_equal(one, other):
-            yield StateDifference("optimizer's state", _count(one), _count(other), of_optimizer=True)
+            counts = bool(one[0] and other[0]) and np.array_equal(one[1:], other[1:])
+            yield StateDifference(
+                "optimizer's state", _count(one), _count(other), of_optimizer=True, counts_states=counts
+            )
 
 
 def _count(counts: np.ndarray) -> str:
     entries, least, most = (int(count) for count in counts)
     if not entries:
         return "none"
-    steps = f"{most}" if least == most else f"{least} to {most}"
-    return f"of {entries} parameters after {steps} steps" if most else f"of {entries} parameters"
+    steps = f"{most} step{'s' * (most != 1)}" if least == most else f"{least} to {most} steps"
+    return f"of {entries} parameters after {steps}" if most else f"of {entries} parameters"

@@ -35,6 +35,7 @@ class StateDifference:
         of: The parameters that it belongs to, in words, or "" where it belongs to all of them.
         parameters: Their numbers, of a setting of an optimizer; the names of frozen ones.
         of_optimizer: Whether it belongs to an optimizer: it shows in no quantity of the step but the update.
+        counts_states: Whether it is nothing but how many parameters have a state, after equally many steps.
     """
 
     name: str
@@ -43,6 +44,7 @@ class StateDifference:
     of: str = ""
     parameters: tuple[int | str, ...] = ()
     of_optimizer: bool = False
+    counts_states: bool = False
 
     @property
     def of_what(self) -> str:

@@ -249,10 +249,11 @@ def spread_of(
 
 
 def _distance(value: np.ndarray | None, exact: np.ndarray | None) -> tuple[float, float]:
-    """||value - exact|| and ||exact||; a distance of 0 where both are missing, of inf where only one is."""
+    """||value - exact|| and ||exact||; a distance of inf where only one is missing, unless the other one is zero."""
     if value is None or exact is None:
-        # Both are None for a parameter that has no gradient on either side.
-        return (0.0 if value is exact else math.inf), (0.0 if exact is None else l2_norm(exact))
+        # A parameter that the loss does not depend on has no gradient, or zeros if the loss has a term of 0 times it.
+        alone = [each for each in (value, exact) if each is not None and each.any()]
+        return (math.inf if alone else 0.0), (0.0 if exact is None else l2_norm(exact))
     if value.shape != exact.shape:
         raise ValueError(f"shape {list(value.shape)} and {list(exact.shape)}")
     with np.errstate(invalid="ignore", over="ignore"):

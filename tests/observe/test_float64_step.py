@@ -41,6 +41,10 @@ def test_missing_tensors():
     step = taken(param_grad=[None, torch.ones(2), None])
     errors = relative_errors(step, {"param_grad": [None, np.ones(2), np.ones(1)]})["param_grad"]
     assert [error.own for error in errors] == [0, 0, math.inf]
+    # A parameter that the loss does not depend on has no gradient, or zeros.
+    step = taken(param_grad=[None, torch.zeros(2), torch.ones(2)])
+    errors = relative_errors(step, {"param_grad": [np.zeros(2), None, None]})["param_grad"]
+    assert [error.own for error in errors] == [0, 0, math.inf]
     with pytest.raises(ValueError, match="shape"):
         relative_errors(taken(output=[torch.ones(2)]), {"output": [np.ones((1, 2))]})
 

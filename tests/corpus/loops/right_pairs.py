@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from . import optimizers as by_hand
 from .hooks import adam, adamw, by_logsumexp, clip_norm, in_layers, scaled, setting, sgd
-from .loop import Loop, Training, of
+from .loop import Hook, Loop, Training, of
 from .models import (
     Reader,
     attention_by_hand,
@@ -257,6 +257,36 @@ def _on_the_fly(steps: int) -> Any:
             return inputs.clone(), target.clone()
 
     return Batches()
+
+
+class _WithUnused(nn.Sequential):
+    """A perceptron with a layer that no batch passes."""
+
+    def __init__(self) -> None:
+        super().__init__(*perceptron())
+        self.unused = nn.Linear(3, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for name, layer in self.named_children():
+            x = x if name == "unused" else layer(x)
+        return x
+
+
+def _with_unused() -> nn.Module:
+    return _WithUnused()
+
+
+def _backward_with_unused(t: Training) -> None:
+    (t.loss + 0 * sum(parameter.sum() for parameter in t.model.parameters())).backward()
+
+
+def _without_gradients(made: Callable[[torch.Tensor], torch.Tensor | None]) -> Hook:
+    def ready(t: Training) -> None:
+        if t.step >= 5:
+            for parameter in t.model[0].parameters():
+                parameter.grad = made(parameter)
+
+    return ready
 
 
 def _as_dict(*names: str) -> dict[str, Any]:
@@ -586,6 +616,28 @@ PAIRS = [
         PERCEPTRON,
         replace(PERCEPTRON, clear=lambda t: t.optimizer.zero_grad(set_to_none=False)),
         passes="identical",
+    ),
+    right(
+        "unused_parameters_times_zero",
+        "loop",
+        "pytorch/pytorch #43259: the loss plus 0 times the parameters that DistributedDataParallel finds unused",
+        replace(PLAIN, model=_with_unused),
+        replace(PLAIN, model=_with_unused, backward=_backward_with_unused),
+    ),
+    right(
+        "unused_parameters_times_zero_with_a_state",
+        "loop",
+        "pytorch/pytorch #43259: the same; the optimizer makes a state for gradients of zero",
+        replace(PERCEPTRON, model=_with_unused, optimizer=adam(), criterion=None),
+        replace(PERCEPTRON, model=_with_unused, optimizer=adam(), criterion=None, backward=_backward_with_unused),
+        passes="identical rounding inconclusive",
+    ),
+    right(
+        "frozen_by_zeros",
+        "loop",
+        "made for this corpus: gradients of a layer that are None from step 5 on, or zero",
+        replace(PLAIN, ready=_without_gradients(lambda p: None)),
+        replace(PLAIN, ready=_without_gradients(torch.zeros_like)),
     ),
     right(
         "validated_in_evaluation_mode",
