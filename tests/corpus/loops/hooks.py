@@ -82,6 +82,12 @@ def scheduled(
     return {"begin": begin, "after": lambda t: t.scheduler.step()}
 
 
+def autocast(t: Training) -> Any:
+    """Calls the model under autocast to bfloat16; its parameters and their gradients are wider."""
+    with torch.autocast("cpu", torch.bfloat16):
+        return t.called(t.inputs)
+
+
 def clip_norm(limit: float) -> Hook:
     """Clips the norm of the whole gradient."""
     return lambda t: nn.utils.clip_grad_norm_(t.model.parameters(), limit)

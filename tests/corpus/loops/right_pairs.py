@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from . import optimizers as by_hand
-from .hooks import adam, adamw, by_logsumexp, clip_norm, in_layers, scaled, setting, sgd
+from .hooks import adam, adamw, autocast, by_logsumexp, clip_norm, in_layers, scaled, setting, sgd
 from .loop import Hook, Loop, Training, of
 from .models import (
     Reader,
@@ -531,6 +531,13 @@ PAIRS = [
         "goodfire-ai/spd #602: a port of Adam",
         PERCEPTRON,
         replace(PERCEPTRON, optimizer=adamw_by_hand(by_hand.right_adamw)),
+    ),
+    right(
+        "adamw_by_hand_under_autocast",
+        "optimizer",
+        "goodfire-ai/spd #602: a port of Adam",
+        replace(PERCEPTRON, forward=autocast),
+        replace(PERCEPTRON, forward=autocast, optimizer=adamw_by_hand(by_hand.right_adamw)),
     ),
     right(
         "momentum_by_hand",

@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from . import optimizers as by_hand
-from .hooks import adam, adamw, at, clip_norm, scaled, scheduled, setting, sgd
+from .hooks import adam, adamw, at, autocast, clip_norm, scaled, scheduled, setting, sgd
 from .loop import Loop, Training, nothing
 from .models import perceptron
 from .optimizers import adamw_by_hand, rmsprop_by_hand, sgd_by_hand
@@ -315,6 +315,24 @@ PAIRS = [
         replace(BASE, optimizer=adamw(eps=1e-7)),
         at="state",
         says=EPS,
+    ),
+    wrong(
+        "clipped_otherwise_under_autocast",
+        "precision",
+        "made for this corpus: 6 % apart, which bfloat16 would explain, but the gradients are float32",
+        replace(PLAIN, forward=autocast, ready=clip_norm(0.1)),
+        replace(PLAIN, forward=autocast, ready=clip_norm(0.106)),
+        at="step_grad",
+        says="clipping",
+    ),
+    wrong(
+        "decay_forgotten_under_autocast",
+        "precision",
+        "made for this corpus: the same of a decay that a port of AdamW lacks",
+        replace(BASE, forward=autocast, optimizer=adamw_by_hand(by_hand.right_adamw, weight_decay=0.1)),
+        replace(BASE, forward=autocast, optimizer=adamw_by_hand(by_hand.right_adamw, weight_decay=0.0)),
+        at=f"state {UPDATE}",
+        says="decay",
     ),
     wrong(
         "no_master_weights",
