@@ -279,6 +279,15 @@ PAIRS = [
         slack=1,
     ),
     wrong(
+        "temperature_a_little_off",
+        "late",
+        "made for this corpus: logits divided by 1.0005 in steps of which none is checked against float64",
+        BASE,
+        replace(BASE, forward=since(LATE, lambda t: t.called(t.inputs) / 1.0005, lambda t: t.called(t.inputs))),
+        step=LATE,
+        undecided=True,
+    ),
+    wrong(
         "momentum_zeroed",
         "late",
         "neuroailab/tfutils #72: the momentum is not in the checkpoint",
