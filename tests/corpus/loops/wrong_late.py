@@ -284,8 +284,9 @@ PAIRS = [
         "made for this corpus: logits divided by 1.0005 in steps of which none is checked against float64",
         BASE,
         replace(BASE, forward=since(LATE, lambda t: t.called(t.inputs) / 1.0005, lambda t: t.called(t.inputs))),
-        step=LATE,
+        says="output",
         undecided=True,
+        inexact="no step is asked of a pair that need not be decided",
     ),
     wrong(
         "momentum_zeroed",
