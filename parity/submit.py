@@ -90,7 +90,7 @@ def _run(options: argparse.Namespace, given: list[str]) -> int:
         out, log = (job.metadata.get("out", submission.out), cluster.log(job_id)) if job else (submission.out, "")
         status = exit_status(job, log, out=out, advice=_advice(options.address, job))
         if not (job and job.has_result(log)):  # as where --out held a run already
-            print(f"parity: job {job_id} has no result, and what is at {out} may be of another job", file=sys.stderr)
+            print(f"parity: job {job_id} has no result; the run at {out} may be another job's", file=sys.stderr)
         elif options.fetch:
             python = submission.interpreter.command
             cluster.fetch(job_id, job, out, options.fetch, runtime_env=runtime_env, python=python)

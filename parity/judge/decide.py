@@ -113,11 +113,11 @@ def _decide_between(evidence: PairEvidence, between: Between) -> tuple[VerdictWo
         unseen = [
             quantity for quantity in CHECKED if quantity in TRAINED and quantity not in evidence.device_audit.quantities
         ]
-        # What other steps were is no evidence of the step that parts.
-        step = evidence.comparison.first_step + parting.index if parting else None
-        if not unseen and parting and parting.finding == "unknown" and step not in evidence.device_audit.steps:
-            return "inconclusive", f"{parting.explain()}, and step {step} was not checked against float64"
         if not unseen:
+            # Steps that were checked say nothing about a step that was not.
+            step = evidence.comparison.first_step + parting.index if parting else None
+            if parting and parting.finding == "unknown" and step not in evidence.device_audit.steps:
+                return "inconclusive", f"{parting.explain()}, and step {step} was not checked against float64"
             return "rounding", "the steps that both runs checked against float64 are as near to it as rounding allows"
         if not between.same_machine:
             return "inconclusive", (

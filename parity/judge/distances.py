@@ -209,9 +209,9 @@ class _Parts:
         one_sided = missing[0] ^ missing[1]
         alone = bool(one_sided.any())
         if quantity in ("param_grad", "step_grad") and one_sided.any():
-            # None of a parameter that the loss does not depend on is as good as zeros. What the optimizer makes of the
-            # two, which may decay or have momentum, is in the update.
-            one_sided = one_sided & ((left_norms != 0) & (right_norms != 0))
+            # A parameter that the loss does not depend on has no gradient on one side, and zeros on the other. If the
+            # optimizer treats the two differently (decay, momentum), the update shows it.
+            one_sided = one_sided & (left_norms != 0) & (right_norms != 0)
             # The gradient of a parameter that nobody moves: one side freezes it, the other leaves it to no optimizer.
             one_sided = one_sided & ~self._unmoved
         absolute = np.where(one_sided, np.inf, np.where(missing[0] | missing[1], 0.0, absolute))
@@ -230,6 +230,20 @@ def unit(both: Both) -> float:
     """The unit roundoff u of the coarsest dtype that the baseline's training shows."""
     # Not the candidate's: one that computes in a narrower dtype than the baseline does not differ by rounding only.
     return unit_of(both[0].trace.record)
+
+
+def unit_after_equal_bits(both: Both, quantity: str) -> float:
+    """The unit roundoff u in which a quantity is computed where everything before it is equal to the bit.
+
+    Clipping and the optimizer compute in the dtypes of the parameters, even where autocast computes the gradients in a
+    narrower one.
+
+    Args:
+        both: The two traces.
+        quantity: One of `trace.SKETCHED_QUANTITIES`, or "param".
+    """
+    dtypes = both[0].trace.record.param_dtypes
+    return max(map(unit_of_dtype, dtypes)) if dtypes and quantity in ("step_grad", "update", "param") else unit(both)
 
 
 def unit_of(record: TrialRecord) -> float:

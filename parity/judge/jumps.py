@@ -109,8 +109,8 @@ def _with_state(comparison: Comparison, jump: Jump | None, index: int) -> Jump |
     if jump and jump.index <= index + STAYS:
         return replace(jump, index=index, quantity="state", tensor=None, named=named)
     # From the first step on, one loop may compute by hand what the other one has as a setting. Later, a difference is a
-    # change on one side; but for how many parameters have a state, which an optimizer makes with their first gradient:
-    # with one of zeros too, and once for parameters that the other model has in one.
+    # change on one side. The number of parameters that have a state is not: an optimizer makes a state with the first
+    # gradient, even with one of zeros, and a model may have in one parameter what another one has in three.
     certain = bool(comparison.first_step + index) and not all(each.counts_states for each in named)
     if jump and not certain:
         return None

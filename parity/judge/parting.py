@@ -16,7 +16,7 @@ import numpy as np
 from parity.ground.percent import percent, percent_at_most
 from parity.judge.accumulation import explain_batches
 from parity.judge.differences import Comparison
-from parity.judge.distances import Distances, unit_of_dtype
+from parity.judge.distances import Distances, unit_after_equal_bits
 from parity.judge.growth import reached
 from parity.judge.starts import differences_of_starts, start_apart
 from parity.judge.state_settings import StateDifference
@@ -194,7 +194,7 @@ def _part(comparison: Comparison, index: int, quantity: str) -> Parting:
     measured = np.where(np.isinf(measured), here.beside_whole[0], measured)
     excess = np.where(np.isnan(measured), np.inf, measured / line)
     worst = _first_beyond(excess, backwards=quantity == "param_grad")
-    far = _far(_unit_after_equal_bits(comparison, quantity))
+    far = _far(unit_after_equal_bits(comparison.common, quantity))
     beyond = excess[worst] > 1 and (quantity in _DIRECT or measured[worst] > far or np.isnan(measured[worst]))
     return Parting(
         index,
@@ -233,7 +233,7 @@ def _part_at_input(comparison: Comparison, index: int) -> Parting:
 
 def _line(comparison: Comparison, quantity: str, index: int, distances: Distances) -> np.ndarray:
     """The largest relative distance of each tensor that rounding can explain; float64[T]."""
-    unit = _unit_after_equal_bits(comparison, quantity)
+    unit = unit_after_equal_bits(comparison.common, quantity)
     line = np.full(distances.tensors, parting_line(quantity, unit))
     if quantity == "param":
         # The update is the difference of two parameters, each of which is rounded.
@@ -242,16 +242,6 @@ def _line(comparison: Comparison, quantity: str, index: int, distances: Distance
         with np.errstate(divide="ignore", invalid="ignore"):
             line = line + np.nan_to_num(lines.PARTING_SUM.value * unit * size / distances.at(index).norms[0])
     return line
-
-
-def _unit_after_equal_bits(comparison: Comparison, quantity: str) -> float:
-    """The unit roundoff u in which a quantity is computed from what is equal to the bit.
-
-    Clipping and the optimizer compute in the dtypes of the parameters, also where autocast makes the gradients in a
-    narrower one.
-    """
-    dtypes = comparison.baseline.record.param_dtypes
-    return max(map(unit_of_dtype, dtypes)) if dtypes and quantity in ("step_grad", "param") else comparison.unit
 
 
 def _moved_upto(updates: Distances, end: int) -> np.ndarray:

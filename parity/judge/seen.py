@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from parity.judge.differences import Comparison
+from parity.judge.distances import unit_after_equal_bits
 from parity.judge.floors import least_jump, least_jumps
 from parity.judge.parting import COMPUTED, parting_line
 
@@ -54,5 +55,5 @@ def limits(comparison: Comparison, quantity: str) -> np.ndarray:
     parted = comparison.first_index(among=COMPUTED)
     upto = comparison.steps if parted is None else parted[0] + 1
     found = least_jumps(comparison, quantity)
-    found[:upto] = parting_line(quantity, comparison.unit)
+    found[:upto] = parting_line(quantity, unit_after_equal_bits(comparison.common, quantity))
     return found

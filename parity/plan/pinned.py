@@ -73,7 +73,7 @@ class PinnedModules:
             sys.modules.update(others)
 
     def definitions(self) -> tuple[object, ...]:
-        """The functions and classes that those modules define which were loaded."""
+        """The functions and classes that the modules loaded so far define."""
         each = [(name, value) for name, module in self._modules.items() for value in vars(module).values()]
         return tuple(value for name, value in each if getattr(value, "__module__", None) == name)
 
@@ -93,8 +93,8 @@ class PinnedModules:
         loader = getattr(getattr(module, "__spec__", None), "loader", None)
         if isinstance(loader, _Loader):
             return loader.file == self._files[name]
-        # What this process has imported from the same file itself is shared with it: an operator that is registered
-        # twice, torch refuses.
+        # What this process has imported from the same file itself is shared with it, since torch refuses to register
+        # an operator twice.
         return getattr(module, "__file__", None) == self._files[name].path and _as_when_begun(self._files[name])
 
 
@@ -141,8 +141,9 @@ def imports_restored() -> Iterator[None]:
     try:
         yield
     finally:
+        # Among the modules may be None, and what has no variables.
         for name, module in [*sys.modules.items()]:
-            if name not in modules and is_pinned(vars(module)):
+            if name not in modules and is_pinned(getattr(module, "__dict__", {})):
                 del sys.modules[name]
         for path, entry in [*linecache.cache.items()]:
             if is_shown(path) and entry is not lines.get(path):

@@ -5,6 +5,7 @@ Nothing is pickled: a journal from elsewhere must not be able to run code when i
 
 import json
 import struct
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
@@ -18,7 +19,8 @@ from parity.store.trials import TrialRecord
 _LENGTH = struct.Struct("<Q")
 _FACTS = {field.name for field in fields(TrialRecord)}
 # By name, as the head stores it. `Captured` is missing: repeats of odd trials are not written to the journal.
-_KINDS = {kind.__name__: kind for kind in (Began, Advanced, Restarted, Saved, Found, Ended)}
+_KINDS: dict[str, Callable[..., Event]] = {kind.__name__: kind for kind in (Began, Restarted, Saved, Found, Ended)}
+_KINDS[Advanced.__name__] = Advanced.of
 
 
 def encode(event: Event) -> bytes:
@@ -63,9 +65,9 @@ def _decode(payload: bytes) -> Event:
         blobs.append(payload[start : start + length])
         start += length
     values = head["values"]
-    if head["kind"] == Advanced.__name__:
+    if blobs:
         stream, *shared = blobs
-        return Advanced.of(**values, table=from_stream(stream), shared=tuple(shared), stream=stream)
+        values |= {"table": from_stream(stream), "shared": tuple(shared), "stream": stream}
     if "rows" in values:  # JSON has no tuples
         values["rows"] = tuple(values["rows"])
     event: Event = _KINDS[head["kind"]](**values)

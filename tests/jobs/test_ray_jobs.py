@@ -129,9 +129,7 @@ def test_each_fetch_brings_the_run_as_it_is_then_even_if_jobs_are_not_deleted(tm
         assert (out / "count").read_text() == count
         (line,) = capsys.readouterr().err.splitlines()
         job_id = made.client.submitted[-1]["submission_id"]
-        assert line.startswith(
-            f"parity: job {job_id}, which is of no use any more, was not deleted. The Ray cluster at "
-        )
+        assert line.startswith(f"parity: job {job_id} has done its work but was not deleted. The Ray cluster at ")
         assert line.endswith(f"RuntimeError: planted for {job_id}")
 
 

@@ -432,7 +432,7 @@ def test_a_job_without_a_result_brings_no_run_of_another_job(monkeypatch, capsys
     (job_id,) = refused.jobs
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err.endswith(f"parity: job {job_id} has no result, and what is at /runs/x may be of another job\n")
+    assert printed.err.endswith(f"parity: job {job_id} has no result; the run at /runs/x may be another job's\n")
 
 
 def test_a_run_that_took_the_place_of_the_jobs_is_not_fetched(tmp_path):
@@ -441,8 +441,8 @@ def test_a_run_that_took_the_place_of_the_jobs_is_not_fetched(tmp_path):
     packed = [command("parity/cluster/jobs/pack_run.py", tmp_path, began_s + later_s) for later_s in (5, -5)]
     assert [each.status for each in packed] == [0, 2]
     assert packed[1].stdout == (
-        f"parity: the run at {tmp_path} was begun at 2026-01-01T00:00:10+00:00, after the job had ended: "
-        "it is that of another job\n"
+        f"parity: the run at {tmp_path} was begun at 2026-01-01T00:00:10+00:00, after the job had ended, "
+        "so another job made it\n"
     )
 
 
@@ -789,7 +789,7 @@ def test_the_same_job_is_not_run_again(job, head):
     (folder / "run" / "run.json").write_text(json.dumps(content | {"created": "2999-01-01T00:00:00+00:00"}))
     other = submitted(*arguments, "--fetch", folder / "other", **head.environment)
     (folder / "run" / "run.json").write_text(json.dumps(content))
-    assert other.status == 2 and " after the job had ended: it is that of another job." in other.stderr
+    assert other.status == 2 and " after the job had ended, so another job made it." in other.stderr
     assert not (folder / "other").exists()
     status = submitted(*arguments, "--status", **head.environment)
     assert status.status == 0

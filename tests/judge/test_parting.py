@@ -9,6 +9,7 @@ from synthetic_runs import BUFFERS, NEAR, ROUNDING, TENSORS, Planted, make_run, 
 from parity.ground.percent import percent
 from parity.judge import judge
 from parity.judge.parting import COMPUTED, find_parting, find_unequal_gradient
+from parity.judge.seen import limits
 from parity.plan import lines
 from parity.store.trace import SKETCH_SUMS
 
@@ -60,6 +61,19 @@ def test_between_the_line_and_far_nothing_is_known(quantity):
 @pytest.mark.parametrize("quantity", ["step_grad", "param", "buffer"])
 def test_what_a_few_operations_compute_needs_no_more_than_its_line(quantity):
     assert parted(quantity, 0.5 * lines.FAR.value).finding == "beyond"
+
+
+@pytest.mark.parametrize("quantity", ["step_grad", "param", "output_grad"])
+def test_under_autocast_what_the_optimizer_computes_has_the_precision_of_the_parameters(quantity):
+    sketched = "update" if quantity == "param" else quantity
+    planted = Planted(differs={quantity: 4}, tensors=(PLACE,), distances={sketched: {4: 0.05}})
+    run = make_run(planted)
+    narrow = [dataclasses.replace(each, computed_dtype="bfloat16", output_dtype="bfloat16") for each in run.trials]
+    (pair,) = judge(dataclasses.replace(run, trials=tuple(narrow))).pairs
+    found = "within" if quantity == "output_grad" else "beyond"
+    assert find_parting(pair.comparison).finding == found
+    # The limit in the plots is the one that decides.
+    assert (limits(pair.comparison, sketched)[4] < 0.05) == (found == "beyond")
 
 
 @pytest.mark.parametrize("quantity", ["input", "output"])

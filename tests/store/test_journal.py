@@ -1,6 +1,7 @@
 """The journal: what was added is read back to the bit; a torn end is cut off, and damage before it is named."""
 
 import contextlib
+import io
 import json
 import math
 import os
@@ -141,9 +142,16 @@ def test_a_sound_frame_that_claims_to_be_huge_is_not_given_the_memory(tmp_path):
     assert replayed(tmp_path / "journal") == ([], 2 * len(front))
 
 
-def event_of(kind, **values):
-    head = json.dumps({"kind": kind, "values": values, "blobs": []}).encode()
-    return struct.pack("<Q", len(head)) + head
+def stream_of(table):
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
+
+
+def event_of(kind, *blobs, **values):
+    head = json.dumps({"kind": kind, "values": values, "blobs": [len(blob) for blob in blobs]}).encode()
+    return struct.pack("<Q", len(head)) + head + b"".join(blobs)
 
 
 @pytest.mark.parametrize(
@@ -154,6 +162,10 @@ def event_of(kind, **values):
         (event_of("Began", trial="a", facts={"run": "x", "password": "y"}), "it has the unknown fact 'password'"),
         (event_of("Replaced", trial="a"), "it cannot be decoded: KeyError"),
         (event_of("Began", trial="a", facts={"host": []}, more=1), "it cannot be decoded: TypeError"),
+        (event_of("Began", EVENTS[2].stream, trial="a", facts={}), "it cannot be decoded: TypeError"),
+        (event_of("Advanced", trial="a", facts={}), "it cannot be decoded: TypeError"),
+        (event_of("Advanced", stream_of(TABLE.slice(2)), trial="a", facts={}), "it cannot be decoded: IndexError"),
+        (event_of("Advanced", b"x", trial="a", facts={}), "it cannot be decoded: ArrowInvalid"),
         (struct.pack("<Q", 99_999) + b"[" * 99_999, "its JSON has more than 32 levels"),
         (b"", "it cannot be decoded: error"),
     ],

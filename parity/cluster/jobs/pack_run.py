@@ -60,7 +60,7 @@ def check_begun(run: Path, latest_s: float) -> None:
     """
     begun = json.loads((run / "run.json").read_bytes()).get("created")
     if begun and datetime.fromisoformat(begun).timestamp() > latest_s:
-        raise ValueError(f"the run at {run} was begun at {begun}, after the job had ended: it is that of another job")
+        raise ValueError(f"the run at {run} was begun at {begun}, after the job had ended, so another job made it")
 
 
 def decode(text: str) -> bytes:

@@ -177,7 +177,7 @@ def read_runtime_env(path: Path | None) -> dict[str, Any]:
             f"--runtime-env {path} sets working_dir, which parity sets itself. Send other files with --include."
         )
     modules = content.get("py_modules")
-    # What is no list Ray refuses itself.
+    # Ray itself refuses anything but a list.
     if isinstance(modules, list) and (local := [each for each in modules if "://" not in str(each)]):
         raise Trouble(
             f"--runtime-env {path} sends {local[0]} as one of its py_modules, unlisted and unchecked. Send it with "

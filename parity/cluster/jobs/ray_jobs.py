@@ -262,7 +262,7 @@ class Cluster:
             with self.reporting_trouble():
                 self.client.delete_job(job_id)
         except Trouble as trouble:
-            print(f"parity: job {job_id}, which is of no use any more, was not deleted. {trouble}", file=sys.stderr)
+            print(f"parity: job {job_id} has done its work but was not deleted. {trouble}", file=sys.stderr)
 
 
 def _agents_are_starting(error: BaseException) -> bool:
