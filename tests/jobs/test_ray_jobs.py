@@ -4,6 +4,7 @@ import asyncio
 import collections
 import json
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import aiohttp
 import pytest
 import ray.exceptions
 import requests
+from ray.dashboard.modules.job.job_manager import JobManager
 
 from parity import submit
 from parity.cluster.jobs import following, pack_run, ray_jobs
@@ -131,6 +133,19 @@ def test_each_fetch_brings_the_run_as_it_is_then_even_if_jobs_are_not_deleted(tm
         job_id = made.client.submitted[-1]["submission_id"]
         assert line.startswith(f"parity: job {job_id} has done its work but was not deleted. The Ray cluster at ")
         assert line.endswith(f"RuntimeError: planted for {job_id}")
+
+
+def test_a_job_that_fetches_is_deleted_once_rays_watch_has_seen_its_end(tmp_path, monkeypatch):
+    """Of a job that is deleted before, the watch writes a new record; it needs two looks at most."""
+    made = ray_jobs.Cluster(ADDRESS)
+    made.client = Fetched(tmp_path)
+    done = []
+    made.client.delete_job = lambda _: done.append("deleted")
+    monkeypatch.setattr(ray_jobs.time, "sleep", done.append)
+    began = time.monotonic()
+    made.fetch("known", None, "/runs/x", tmp_path / "fetched", runtime_env={}, python="python3")
+    slept_s, deleted = done
+    assert slept_s + time.monotonic() - began > 2 * JobManager.JOB_MONITOR_LOOP_PERIOD_S and deleted == "deleted"
 
 
 class Tailed(Client):

@@ -163,6 +163,15 @@ def test_what_the_process_has_imported_from_that_file_itself_is_shared(tmp_path)
     assert load_code(*parse("mine.py:loss"))() is own
 
 
+def test_what_the_process_has_imported_from_a_file_that_is_not_what_travelled_is_not_shared(tmp_path):
+    write(tmp_path, mine="import helper\ndef loss(): return helper.x", helper="x = 1")
+    specs = parse("mine.py:loss")
+    write(tmp_path, helper="x = 2")
+    os.utime(tmp_path / "helper.py", (1e9, 1e9))
+    assert importlib.import_module("helper").x == 2
+    assert load_code(*specs)() == 1
+
+
 def test_what_the_process_has_imported_from_a_file_that_was_changed_since_is_not_shared(tmp_path):
     """As in a notebook, whose user has edited the file since."""
     write(tmp_path, mine="import helper\ndef loss(): return helper.x", helper="x = 1")

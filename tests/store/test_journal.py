@@ -43,7 +43,9 @@ def path(tmp_path):
 
 def test_steps_pass_between_processes_as_one_stream():
     found = pickle.dumps(EVENTS[2])
-    assert pickle.loads(found) == EVENTS[2]  # noqa: S301 - its own
+    again = pickle.loads(found)  # noqa: S301 - its own
+    assert again == EVENTS[2] and again.table == TABLE
+    assert (again.first, again.rows, again.end) == (0, 2, 2)
     assert pickle.loads(found).stream == EVENTS[2].stream  # noqa: S301 - its own
     assert b"pyarrow" not in found  # a column by itself would name what makes it
 
