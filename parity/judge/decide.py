@@ -114,10 +114,13 @@ def _decide_between(evidence: PairEvidence, between: Between) -> tuple[VerdictWo
             quantity for quantity in CHECKED if quantity in TRAINED and quantity not in evidence.device_audit.quantities
         ]
         if not unseen:
-            # Steps that were checked say nothing about a step that was not.
+            # Steps that were repeated in float64 say nothing about a step that was not.
             step = evidence.comparison.first_step + parting.index if parting else None
             if parting and parting.finding == "unknown" and step not in evidence.device_audit.steps:
-                return "inconclusive", f"{parting.explain()}, and step {step} was not checked against float64"
+                return (
+                    "inconclusive",
+                    f"at step {step}, which the runs did not repeat in float64, {parting.explain_distance()}",
+                )
             return "rounding", "the steps that both runs checked against float64 are as near to it as rounding allows"
         if not between.same_machine:
             return "inconclusive", (

@@ -78,22 +78,35 @@ class Parting:
                 "the tensors of the optimizer's state (momentum, averages of gradients) differ before the step, "
                 "and with them what follows"
             )
-        what = _WORDS[self.quantity] + (f" of {self.tensor}" if self.tensor else "")
         if self.unreached:
             far = f" by {percent(self.distance)}" if self.distance is not None else ""
-            return f"{what} differs{far}, and the loss and the gradient of the parameters by no more than rounding"
+            return (
+                f"{self._what} differs{far}, and the loss and the gradient of the parameters by no more than rounding"
+            )
         if self.quantity == "input":
             return "the inputs or targets differ, and what is computed from them is too far apart for rounding"
         if self.distance is None or self.line is None:
-            return f"{what} differs, and how far is not known"
+            return self.explain_distance()
         after = "" if self.own else f" after {_BEFORE[self.quantity]} equal to the bit"
         # Nobody looks at the parameters between a step and the next forward pass.
         after += " and a step that left equal parameters" if after and self.quantity == "output" and self.index else ""
         reason = f"{self.because}; " if self.because else ""
-        return (
-            f"{reason}{what} is {percent(self.distance)} away from the baseline's{after}; "
-            f"rounding explains {percent_at_most(self.line)}"
-        )
+        return reason + self.explain_distance(after)
+
+    def explain_distance(self, after: str = "") -> str:
+        """How far the two are apart, and how far rounding explains, in words.
+
+        Args:
+            after: What is equal before that, in words, to be put behind the distance.
+        """
+        if self.distance is None or self.line is None:
+            return f"{self._what} differs, and how far is not known"
+        away = f"{self._what} is {percent(self.distance)} away from the baseline's{after}"
+        return f"{away}; rounding explains {percent_at_most(self.line)}"
+
+    @property
+    def _what(self) -> str:
+        return _WORDS[self.quantity] + (f" of {self.tensor}" if self.tensor else "")
 
 
 _WORDS = {
