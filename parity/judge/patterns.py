@@ -16,7 +16,7 @@ from parity.judge.differences import Comparison
 from parity.judge.gradient_factors import describe_between
 from parity.judge.moved_parameters import describe_moved, describe_unequal_update
 from parity.judge.step_sketches import FIT, factor_between, parameters_before, sketches_at
-from parity.judge.update_factor import describe_multiple
+from parity.judge.update_factor import describe_multiple, is_common
 
 
 def describe_pattern(comparison: Comparison, index: int, quantity: str) -> str | None:
@@ -109,7 +109,15 @@ def _of_updates(comparison: Comparison, index: int) -> Iterator[str]:
     ):
         known = [source for source in sources if source is not None and source.shape == left.shape]
         if len(known) == len(sources) and _explained(right - left, known):
-            yield f"the update differs by {words}" if words else describe_multiple(comparison, index, left, right)
+            if words:
+                yield f"the update differs by {words}"
+            elif is_common(left, right):
+                yield describe_multiple(comparison, index, left, right)
+            else:
+                # A few large tensors make up nearly all of the sums: their factor says nothing of the others'.
+                names = comparison.baseline.record.param_names
+                factors = _scaled(left, right)
+                yield _in_words("update", {names[tensor]: factor for tensor, factor in factors.items()}, len(left))
 
 
 def _in_words(what: str, factors: dict[str, float], count: int) -> str:

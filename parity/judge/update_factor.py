@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from parity.judge.differences import Comparison
-from parity.judge.step_sketches import FIT, gradients_at, sketches_at
+from parity.judge.step_sketches import FIT, factor_between, gradients_at, sketches_at
 
 # Steps that are looked at after the first, and how many of them a cause takes at least.
 _FOLLOWING = 8
@@ -43,7 +43,9 @@ def describe_multiple(comparison: Comparison, index: int, left: np.ndarray, righ
         Trouble: A trace is damaged.
     """
     course = _course(comparison, index)
-    text = f"the update is {_factor(left, right):.5g} times the baseline's in all tensors"
+    fitting = [each is not None for each in _factors(left, right)]
+    of = "all tensors" if all(fitting) else f"{sum(fitting)} of {len(fitting)} tensors"
+    text = f"the update is {_factor(left, right):.5g} times the baseline's in {of}"
     if len(course) <= _AT_LEAST:
         return text
     number = comparison.first_step + index + 1
@@ -57,6 +59,25 @@ def describe_multiple(comparison: Comparison, index: int, left: np.ndarray, righ
     if _fits(course, [course[0][0]] * len(course)):
         return f"{text}, and so it stays in the steps that follow: the rate, or what it is divided by"
     return text
+
+
+def is_common(left: np.ndarray, right: np.ndarray) -> bool:
+    """Whether no tensor's update is another multiple of the baseline's than all are together.
+
+    One that is no multiple at all does not contradict it: Adam moves a parameter whose gradient is nothing but rounding
+    in directions of its own.
+
+    Args:
+        left: The sketches of the baseline's update; float64[T, 8].
+        right: Those of the candidate's; float64[T, 8].
+    """
+    common = _factor(left, right)
+    return all(each is None or abs(each - common) <= FIT * abs(common) for each in _factors(left, right))
+
+
+def _factors(left: np.ndarray, right: np.ndarray) -> list[float | None]:
+    """By how much each tensor's update is multiplied, of those that moved on either side; None where by no number."""
+    return [factor_between(one, other) for one, other in zip(left, right, strict=True) if one.any() or other.any()]
 
 
 def _groups(comparison: Comparison, index: int) -> list[dict[str, Any]]:

@@ -79,6 +79,40 @@ def test_a_rate_is_no_bias_correction(tmp_path, factor, start):
     assert RATE in cause and CORRECTION not in cause
 
 
+class Slow(torch.optim.SGD):
+    """Moves the large weights too slowly, and what else there is as it should; in float64 it is right."""
+
+    def __init__(self, params, *, factor=1.0):
+        super().__init__(params, 0.1)
+        self.factor = factor
+
+    def step(self):
+        large = [each for each in self.param_groups[0]["params"] if each.dim() > 1 and each.dtype == torch.float32]
+        for each in large:
+            each.grad.mul_(self.factor)
+        super().step()
+        for each in large:
+            each.grad.div_(self.factor)
+
+
+def test_a_factor_of_the_large_tensors_alone_is_named_with_them(tmp_path):
+    """They make up nearly all of the update, so all of it together is that multiple, too."""
+
+    def scaled_down(step, model):
+        with torch.no_grad():
+            for each in model.parameters():
+                if each.dim() == 1:
+                    each.grad.mul_(1e-3)
+
+    pair = ask(
+        tmp_path,
+        {"optimizer": lambda model: Slow(model.parameters()), "ready": scaled_down, "steps": 12},
+        {"optimizer": lambda model: Slow(model.parameters(), factor=0.5), "ready": scaled_down, "steps": 12},
+    )
+    assert pair.onset.quantity == "update"
+    assert pair.cause.endswith("; the update is scaled by 0.5 in 0.weight, 2.weight")
+
+
 def test_nesterovs_momentum_is_named(tmp_path):
     assert NESTEROV in cause_of(tmp_path, Momentum, looks_ahead=True)
 
