@@ -6,8 +6,10 @@ Letters: S steps that both traces have.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
+import pyarrow.compute as pc
 
 from parity.judge.causes import Cause, make_cause
 from parity.judge.decide_device import DeviceAudit, audit_device
@@ -29,6 +31,8 @@ from parity.judge.pairs import Between, Pair, Role
 from parity.judge.parting import COMPUTED, Parting, find_parting, find_unequal_gradient
 from parity.judge.patterns import describe_pattern
 from parity.judge.replicas import Replicas, group_of
+from parity.judge.same_function import distance_in_float64
+from parity.judge.sides import errors_by_place
 from parity.judge.spread import SpreadTest
 from parity.judge.stopped import all_stopped
 from parity.judge.verdict import Onset
@@ -113,7 +117,7 @@ def gather(run: StoredRun, pair: Pair, comparison: Comparison, replicas: Replica
     device_audit = shared if not equals else None
     parting, unequal, jump = None, None, None
     if pair.axis != "replica" and comparison.steps:
-        parting, unequal, jump = _find_evidence(comparison, audit, between=pair.between is not None)
+        parting, unequal, jump = _find_evidence(run, pair, comparison, audit)
     onset, beyond = None, None
     if equals and comparison.steps:
         onset, beyond = find_unequal_onset(comparison, equals, pair)
@@ -171,7 +175,7 @@ def _onset_of_runs(
 
 
 def _find_evidence(
-    comparison: Comparison, audit: LossAudit | None, *, between: bool
+    run: StoredRun, pair: Pair, comparison: Comparison, audit: LossAudit | None
 ) -> tuple[Parting | None, Parting | None, Jump | None]:
     """Where the two part, where equal outputs have unequal gradients, and where they jump apart.
 
@@ -181,10 +185,10 @@ def _find_evidence(
     # An audit against something other than the baseline has decided nothing.
     decides = audit is not None and audit.off_oracle is None
     audited = audit.audited if audit and decides else np.zeros(comparison.steps, bool)
-    if between:
+    if pair.between:
         # Each run is audited against its own criterion: both may be right, and not the same.
         audited = audited & one_oracle(comparison)
-    parting = find_parting(comparison)
+    parting = find_parting(comparison, partial(_in_float64, run, pair, comparison) if pair.between else None)
     # The audit says more of a gradient than its distance from the baseline's does.
     # But not of the factors by which losses are multiplied under accumulation, of which its oracle knows nothing.
     audited = audited & ~comparison.state.accumulated
@@ -193,6 +197,17 @@ def _find_evidence(
     parted = comparison.first_index(among=COMPUTED)
     jump = find_jump(comparison, after=parted[0], parted=parted[1]) if parted else None
     return None if judged else parting, find_unequal_gradient(comparison, audited=audited), jump
+
+
+def _in_float64(run: StoredRun, pair: Pair, comparison: Comparison, index: int, quantity: str) -> float:
+    """How far the two runs of a pair are apart in a step that both took in float64: see `distance_in_float64`."""
+    step = comparison.first_step + index
+    table = run.evidence["step_errors"]
+    sides = [
+        errors_by_place(table.filter((pc.field("trial") == record.trial) & (pc.field("step") == step)).to_pylist())
+        for record in (pair.baseline, pair.candidate)
+    ]
+    return distance_in_float64(*sides, step=step, quantity=quantity)
 
 
 def _contract(run: StoredRun, pair: Pair) -> dict[str, tuple[str, str]]:

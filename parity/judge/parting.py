@@ -8,6 +8,7 @@ Letters: S steps that both traces have; T tensors of a quantity.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -37,6 +38,8 @@ _LINES: dict[str, Line] = {
     "param": lines.PARTING_UPDATE,
     "buffer": lines.PARTING_BUFFER,
 }
+# Position of a step and a quantity: the largest relative distance of its tensors in float64, 0 where it is not known.
+InFloat64 = Callable[[int, str], float]
 # Quantities that a few operations for each element compute: a distance beyond their line needs no float64 step.
 _DIRECT = ("input", "step_grad", "param", "buffer")
 
@@ -56,6 +59,7 @@ class Parting:
         because: What the batches of the step have to do with it, in words, or None.
         own: Whether something before it is each side's own, and not compared.
         unreached: Whether it reaches neither the loss nor the gradient of the parameters, however large it is.
+        exact: The distance of the same quantity in float64, relative, where that shows that it is beyond rounding.
     """
 
     index: int
@@ -68,6 +72,7 @@ class Parting:
     because: str | None = None
     own: bool = False
     unreached: bool = False
+    exact: float | None = None
 
     def explain(self) -> str:
         """What was found, in words."""
@@ -91,7 +96,8 @@ class Parting:
         # Nobody looks at the parameters between a step and the next forward pass.
         after += " and a step that left equal parameters" if after and self.quantity == "output" and self.index else ""
         reason = f"{self.because}; " if self.because else ""
-        return reason + self.explain_distance(after)
+        in_float64 = f"; taken in float64, the two steps are {percent(self.exact)} apart" if self.exact else ""
+        return reason + self.explain_distance(after) + in_float64
 
     def explain_distance(self, after: str = "") -> str:
         """How far the two are apart, and how far rounding explains, in words.
@@ -150,8 +156,12 @@ def _far(unit: float) -> float:
     return max(lines.FAR.value, lines.FAR_NARROW.value * unit)
 
 
-def find_parting(comparison: Comparison) -> Parting | None:
+def find_parting(comparison: Comparison, in_float64: InFloat64 | None = None) -> Parting | None:
     """The first difference in what is computed, with what is known about it; None where there is none.
+
+    Args:
+        comparison: The two traces.
+        in_float64: How far the two are apart where both have taken the step in float64; None for trials of one run.
 
     Raises:
         Trouble: A trace is damaged.
@@ -163,6 +173,10 @@ def find_parting(comparison: Comparison) -> Parting | None:
     known = parting.quantity in ("input", "output") and comparison.distances("output") is not None
     if parting.finding != "within" and known and not reached(comparison)[parting.index]:
         parting = replace(parting, finding="within", unreached=True)
+    if in_float64 and parting.finding == "unknown" and parting.line is not None:
+        # What both start from is equal to the bit, so rounding has no part in how far they are apart there.
+        exact = in_float64(parting.index, parting.quantity)
+        parting = replace(parting, finding="beyond", exact=exact) if exact > parting.line else parting
     if parting.finding != "beyond" and start_apart(comparison.common, parting_line("output", comparison.unit)):
         # Another training, though its losses may be the same: an offset of all logits, say, reaches none.
         parting = replace(parting, finding="beyond", unreached=False)

@@ -119,6 +119,37 @@ def compare_functions(baseline: StepErrors, candidate: StepErrors, *, equal_star
     return Functions(other, frozenset(same[: _before(same, others)] if other else same))
 
 
+def distance_in_float64(baseline: StepErrors, candidate: StepErrors, *, step: int, quantity: str) -> float:
+    """The largest relative distance of a quantity's tensors in one step that both runs took in float64.
+
+    Beyond what explains it: how far each is from what the run itself computed, and the rounding of narrower dtypes in
+    which the step in float64 computes, too. 0 where the step is not known in float64. A gradient of a parameter counts
+    beside all gradients, since it may be zero but for rounding.
+
+    Args:
+        baseline: The rows of the baseline.
+        candidate: The rows of the candidate.
+        step: Number of the step.
+        quantity: A quantity that is not an update.
+    """
+    sides = [
+        {place: row for place, row in side.items() if place[:2] == (step, quantity)} for side in (baseline, candidate)
+    ]
+    rows = [both for both in paired(*sides) if all(map(_is_known, both))]
+    whole = _whole(row for row, _ in rows)
+    found = 0.0
+    for one, other in rows:
+        narrow = [float(row.get("exact_error") or 0.0) for row in (one, other)]
+        own = [row["error_u"] * (row.get("unit") or 1.0) * row["exact_norm"] for row in (one, other)]
+        explained = lines.SAME_FUNCTION.value * whole + lines.DEVICE.value * math.hypot(*narrow, *own)
+        size = whole if quantity == "param_grad" else float(one["exact_norm"])
+        beyond = _distance(one, other) - explained
+        # A NaN is not known to be beyond it, and a tensor of zeros has no size.
+        if beyond > 0 and size > 0:
+            found = max(found, beyond / size)
+    return found
+
+
 def _before(same: Sequence[str], others: Mapping[str, OtherFunction]) -> int:
     """Number of the quantities that are the same and are computed before the first that is not."""
     return sum(CHECKED.index(quantity) < min(map(CHECKED.index, others)) for quantity in same)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,10 +41,15 @@ class ComparedRun:
             name: A name that none of the other compared runs has.
         """
         named = name_trials(run, name)
-        errors: dict[str, dict[StepPlace, dict[str, Any]]] = {}
+        rows: dict[str, list[Mapping[str, Any]]] = {}
         for row in named.evidence["step_errors"].to_pylist():
-            errors.setdefault(row["trial"], {})[row["step"], row["quantity"], row["tensor"]] = row
-        return cls(named, errors)
+            rows.setdefault(row["trial"], []).append(row)
+        return cls(named, {trial: errors_by_place(each) for trial, each in rows.items()})
+
+
+def errors_by_place(rows: Iterable[Mapping[str, Any]]) -> StepErrors:
+    """The rows of step_errors.parquet for one trial, by step, quantity and tensor."""
+    return {(row["step"], row["quantity"], row["tensor"]): row for row in rows}
 
 
 def read_ranks(directory: StoragePath) -> dict[str, StoredRun]:

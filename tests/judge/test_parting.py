@@ -1,9 +1,11 @@
 """Where two traces part from equal bits: each planted difference is found at its step, quantity and tensor."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
+from small_loops import ask
 from synthetic_runs import BUFFERS, NEAR, ROUNDING, TENSORS, Planted, make_run, nothing, with_column
 
 from parity.ground.percent import percent
@@ -224,3 +226,30 @@ def test_unequal_outputs_say_nothing_about_their_gradients():
 def test_the_number_of_the_loss_is_not_computed_with():
     assert "loss" not in COMPUTED and "state" not in COMPUTED
     assert find_parting(compared(differs={"loss": 2})) is None
+
+
+def other_activation(step, model):
+    """From step 10 on, which a recording repeats in float64."""
+    if step >= 10:
+        model[1].approximate = "tanh"
+
+
+def test_a_fault_that_begins_in_a_step_that_both_checked_is_found_there(tmp_path):
+    """Each is as near to its own step in float64 as it can be, and these two steps are of two functions."""
+    pair = ask(tmp_path, {"steps": 20}, {"steps": 20, "before": other_activation})
+    assert (pair.verdict, pair.onset.step, pair.onset.quantity) == ("diverged", 10, "output")
+    (both,) = re.findall(r"the output is (\S+) % away .* taken in float64, the two steps are (\S+) % apart", pair.cause)
+    assert float(both[0]) == pytest.approx(float(both[1]), rel=0.9)
+
+
+def test_a_parting_beyond_its_line_is_right_where_the_steps_in_float64_are_equal():
+    comparison = compared(differs={"output": 4}, distances={"output": {4: 0.5 * lines.FAR.value}})
+    asked = []
+
+    def in_float64(*place):
+        asked.append(place)
+        return 0.0
+
+    assert find_parting(comparison, in_float64).finding == "unknown"
+    assert find_parting(comparison, lambda *_: lines.FAR.value).finding == "beyond"
+    assert asked == [(4, "output")]

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from parity.judge.same_function import compare_functions, paired
+from parity.judge.same_function import compare_functions, distance_in_float64, paired
 from parity.observe.sketch import norms_and_sketches
 
 NAMES = {"output": [None], "loss": [None], "output_grad": [None], "param_grad": ["a", "b"], "update": ["a", "b"]}
@@ -137,3 +137,39 @@ def test_models_that_compute_in_float32_themselves_are_held_to_its_rounding(by, 
             "of the whole output (rounding explains 8e-07, since they compute partly in a dtype narrower than float64 "
             "themselves)"
         )
+
+
+def with_errors(found, *, error_u=1.0, unit=2.0**-24, exact_error=None):
+    """The same rows with how far the run itself was from them."""
+    own = {"error_u": error_u, "unit": unit, "exact_error": exact_error}
+    return {place: row | own for place, row in found.items()}
+
+
+@pytest.mark.parametrize(("quantity", "tensor", "share"), [("output", None, 1), ("param_grad", "b", math.sqrt(0.5))])
+def test_the_distance_in_float64_is_that_of_the_two_functions(quantity, tensor, share):
+    """A gradient of a parameter counts beside all gradients: here two of the same length."""
+    sides = with_errors(rows()), with_errors(rows(quantity, by=1e-3, tensor=tensor))
+    found = distance_in_float64(*sides, step=0, quantity=quantity)
+    assert found == pytest.approx(1e-3 * share, rel=0.7)
+    # Neither another quantity nor another step.
+    assert distance_in_float64(*sides, step=0, quantity="loss") == 0
+    assert distance_in_float64(*sides, step=1, quantity=quantity) == 0
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        {"error_u": 1e-3 * 2**24},
+        {"error_u": math.nan},
+        {"unit": None},
+        {"exact_error": 1.0},
+    ],
+)
+def test_a_step_that_is_not_the_one_that_was_taken_shows_no_distance(known):
+    sides = with_errors(rows()), with_errors(rows("output", by=1e-3), **known)
+    assert distance_in_float64(*sides, step=0, quantity="output") == 0
+
+
+def test_a_distance_in_float64_needs_sketches():
+    sides = with_errors(rows(sketches=False)), with_errors(rows("output", by=1e-3))
+    assert distance_in_float64(*sides, step=0, quantity="output") == 0
