@@ -45,7 +45,8 @@ def find_onset(
     if audit:
         found.append(_audit_onset(comparison, audit))
     if device_audit:
-        found.append(_device_onset(comparison, device_audit))
+        partings = [each for each in evidence if isinstance(each, Parting)]
+        found.append(_device_onset(comparison, device_audit, partings))
     found += [
         (_at(comparison, each.index, each.quantity, each.tensor), each.explain())
         for each in evidence
@@ -213,12 +214,17 @@ def _audit_onset(comparison: Comparison, audit: LossAudit) -> tuple[Onset, str] 
     return onset, audit.explain(step, onset.quantity)
 
 
-def _device_onset(comparison: Comparison, audit: DeviceAudit) -> tuple[Onset, str] | None:
+def _device_onset(comparison: Comparison, audit: DeviceAudit, partings: Sequence[Parting]) -> tuple[Onset, str] | None:
     """The first error of a device beyond its line; else its first difference, if it did not repeat its own bits."""
     # A shared step may lie beyond the steps that both traces have.
     if audit.first is not None and 0 <= comparison.index_of(audit.first.step) < comparison.steps:
-        index = comparison.index_of(audit.first.step)
-        return _at(comparison, index, audit.first.quantity, audit.first.tensor), audit.first.explain()
+        wrong = audit.first
+        for parting in partings:
+            if _begins_at(comparison.first_step + parting.index, parting, audit):
+                since = f"step {wrong.step} is the first since that was checked against float64"
+                at_parting = _at(comparison, parting.index, parting.quantity, parting.tensor)
+                return at_parting, f"{parting.explain_distance()}; {since}"
+        return _at(comparison, comparison.index_of(wrong.step), wrong.quantity, wrong.tensor), wrong.explain()
     first = comparison.first()
     # Which step differs by itself is then chance, so the place is that of the traces' first difference.
     if audit.unrepeated is not None and first is not None:
@@ -228,6 +234,17 @@ def _device_onset(comparison: Comparison, audit: DeviceAudit) -> tuple[Onset, st
         )
         return _at(comparison, comparison.index_of(first.step), first.quantity, first.tensor), why
     return None
+
+
+def _begins_at(step: int, parting: Parting, audit: DeviceAudit) -> bool:
+    """Whether the error in a checked step began where the runs parted: too far in the same quantity, and unchecked."""
+    wrong = audit.first
+    return (
+        wrong is not None
+        and (parting.finding, parting.quantity) == ("unknown", wrong.quantity)
+        and step < wrong.step
+        and not any(step <= checked < wrong.step for checked in audit.steps)
+    )
 
 
 def find_unequal_onset(

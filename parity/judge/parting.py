@@ -173,8 +173,9 @@ def find_parting(comparison: Comparison, in_float64: InFloat64 | None = None) ->
     known = parting.quantity in ("input", "output") and comparison.distances("output") is not None
     if parting.finding != "within" and known and not reached(comparison)[parting.index]:
         parting = replace(parting, finding="within", unreached=True)
-    if in_float64 and parting.finding == "unknown" and parting.line is not None:
-        # What both start from is equal to the bit, so rounding has no part in how far they are apart there.
+    if in_float64 and parting.index and parting.finding == "unknown" and parting.line is not None:
+        # What both start from is equal to the bit, so rounding has no part in how far they are apart there. The first
+        # steps are held against each other more closely, see `same_function`.
         exact = in_float64(parting.index, parting.quantity)
         parting = replace(parting, finding="beyond", exact=exact) if exact > parting.line else parting
     if parting.finding != "beyond" and start_apart(comparison.common, parting_line("output", comparison.unit)):

@@ -253,3 +253,17 @@ def test_a_parting_beyond_its_line_is_right_where_the_steps_in_float64_are_equal
     assert find_parting(comparison, in_float64).finding == "unknown"
     assert find_parting(comparison, lambda *_: lines.FAR.value).finding == "beyond"
     assert asked == [(4, "output")]
+
+
+def scaled_gradient(step, model):
+    """From step 6 on, 2.weight has 1.0003 times its gradient; in float64 it has its own."""
+    if step == 6:
+        model[2].weight.register_hook(lambda gradient: gradient * 1.0003)
+
+
+def test_a_fault_begins_where_the_runs_parted_if_the_next_checked_step_has_it(tmp_path):
+    pair = ask(tmp_path, {"steps": 20}, {"steps": 20, "before": scaled_gradient})
+    assert (pair.verdict, pair.onset.step) == ("diverged", 6)
+    assert (pair.onset.quantity, pair.onset.tensor) == ("param_grad", "2.weight")
+    far = r"the gradient of 2.weight is 0.0\d+ % away from the baseline's; rounding explains 0.0\d+ %; "
+    assert re.search(f"{far}step 10 is the first since that was checked against float64$", pair.cause)
