@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from parity.ground.percent import percent
 from parity.judge.common_steps import Both, CommonSteps
 from parity.judge.state_settings import StateDifference
 from parity.judge.trial_trace import paired, unlike_digests
@@ -72,20 +73,39 @@ def _of_tensors(both: Both, what: str) -> Iterator[StateDifference]:
     if left is None or right is None or not alike or len(left) != len(right) or np.array_equal(left, right):
         return
     first = both[0].trace.first_step + both[0].begin
-    for one, other, swapped in ((0, right, False), (1, left, True)):
-        if (step := _step_of(both[one], what, other)) is not None:
+    for side, digests, swapped in ((both[0], right, False), (both[1], left, True)):
+        if (step := _step_of(side, what, digests)) is not None:
             found = [f"those after step {first - 1}" if first else "the first ones", f"those after step {step}"]
             yield StateDifference(f"{what} before step {first}", *(reversed(found) if swapped else found))
             return
     others = np.flatnonzero(left != right)
-    index = int(others[0])
+    # Digests say that tensors differ, and sketches how far; those of the initial parameters are stored.
+    far = None if what == "buffers" or any(side.begin for side in both) else _distances(both)
+    index = int(others[0] if far is None else others[np.argmax(far[others])])
+    if far is None:
+        one, other = (f"{int(digests[index]):016x}" for digests in (left, right))
+    else:
+        one, other = (f"norm {(side.trace.record.initial_norms or ())[index]:.4g}" for side in both)
+        other += f", {percent(far[index])} away" if math.isfinite(far[index]) else ""
     more = f" and {len(others) - 1} more" if len(others) > 1 else ""
-    yield StateDifference(
-        what if first else f"initial {what}",
-        f"{int(left[index]):016x}",
-        f"{int(right[index]):016x}",
-        f"{names[index]}{more}" + (f" before step {first}" if first else ""),
-    )
+    of = f"{names[index]}{more}" + (f" before step {first}" if first else "")
+    yield StateDifference(what if first else f"initial {what}", one, other, of)
+
+
+def _distances(both: Both) -> np.ndarray | None:
+    """How far the initial parameters are apart, relative to the baseline's; float64[T], or None where it is not known.
+
+    Infinite for one that is zero in the baseline, or not finite.
+    """
+    records = [side.trace.record for side in both]
+    one, other = (np.array(record.initial_sketches or []).reshape(-1, SKETCH_SUMS) for record in records)
+    norms = [np.array(record.initial_norms or [], np.float64) for record in records]
+    if one.shape != other.shape or not len(one) == len(norms[0]) == len(norms[1]):
+        return None
+    with np.errstate(divide="ignore", invalid="ignore"):
+        far: np.ndarray = np.linalg.norm(one - other, axis=1) / norms[0]
+    far[~np.isfinite(far)] = np.inf
+    return far
 
 
 def _names(side: CommonSteps, what: str) -> Sequence[str]:

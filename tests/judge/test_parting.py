@@ -5,7 +5,8 @@ import re
 
 import numpy as np
 import pytest
-from small_loops import ask
+import torch
+from small_loops import ask, net
 from synthetic_runs import BUFFERS, NEAR, ROUNDING, TENSORS, Planted, make_run, nothing, with_column
 
 from parity.ground.percent import percent
@@ -132,6 +133,44 @@ def test_a_setting_that_differs_is_the_cause_of_what_follows():
 def test_a_setting_that_changes_nothing_is_not_the_cause():
     parting = find_parting(compared(settings={6: {"lr": 2e-3}}, differs={"param": 6}))
     assert (parting.index, parting.quantity, parting.finding) == (6, "update", "within")
+
+
+def moved(change):
+    """The model of the small loops with another start."""
+
+    def make():
+        model = net()
+        with torch.no_grad():
+            change(model)
+        return model
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda model: model[2].bias.mul_(1.5), r"2\.bias: norm 0\.1746 and norm 0\.2619, \d\d % away"),
+        (lambda model: model[2].bias.zero_(), r"2\.bias: norm 0\.1746 and norm 0, 1?\d\d % away"),
+        (
+            lambda model: [each.mul_(1 + 1e-3 * (2 - each.dim())) for each in model.parameters()],
+            r"[02]\.bias and 1 more: ",
+        ),
+        (
+            lambda model: [model[0].weight.mul_(1.1), model[2].bias.mul_(1.5)],
+            r"2\.bias and 1 more: norm 0\.1746 and norm 0\.2619",
+        ),
+    ],
+)
+def test_how_far_the_starts_are_apart_is_said(tmp_path, change, found):
+    pair = ask(tmp_path, {"steps": 3}, {"steps": 3, "model": moved(change)})
+    assert (pair.verdict, pair.onset.step, pair.onset.quantity) == ("diverged", 0, "state")
+    assert re.search(f"initial parameters of {found}", pair.cause)
+
+
+def test_a_start_of_zeros_has_no_size(tmp_path):
+    pair = ask(tmp_path, {"steps": 3, "model": moved(lambda model: model[2].bias.zero_())}, {"steps": 3})
+    assert pair.cause.endswith("initial parameters of 2.bias: norm 0 and norm 0.1746")
 
 
 def test_other_initial_parameters_are_the_cause_of_other_outputs():
