@@ -8,7 +8,7 @@ Letters: S common steps; N ranks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -250,14 +250,18 @@ class RankTraces(Traces):
     def __len__(self) -> int:
         return len(self._traces)
 
-    def column(self, trial: str, name: str) -> pa.ChunkedArray:
-        """A column of the trace.
+    def columns(self, trial: str, names: Sequence[str]) -> pa.Table:
+        """Some columns of the trace.
 
         Raises:
             Trouble: The trace is damaged.
         """
-        column = read_columns(self._traces, trial, [name])[name]
-        return self._loss(column) if name == "loss" else column
+        table = read_columns(self._traces, trial, names)
+        return pa.table({name: self._loss(table[name]) if name == "loss" else table[name] for name in names})
+
+    def column(self, trial: str, name: str) -> pa.ChunkedArray:
+        """A column of the trace, as `columns`."""
+        return self.columns(trial, [name])[name]
 
     def blocks(self, trial: str) -> None:  # noqa: ARG002 - as `Traces`
         """Nothing: the loss of the ranks is in no block."""

@@ -125,15 +125,19 @@ class RenamedTraces(Traces):
     def __len__(self) -> int:
         return len(self._found)
 
-    def column(self, trial: str, name: str) -> pa.ChunkedArray:
-        """A column of a trace.
+    def columns(self, trial: str, names: Sequence[str]) -> pa.Table:
+        """Some columns of a trace.
 
         Raises:
             Trouble: The trace is damaged.
         """
         # Read through the run's own traces, so that a long trace is read column by column here too.
         traces, original = self._found[trial]
-        return read_columns(traces, original, [name])[name]
+        return read_columns(traces, original, names)
+
+    def column(self, trial: str, name: str) -> pa.ChunkedArray:
+        """A column of a trace, as `columns`."""
+        return self.columns(trial, [name])[name]
 
     def blocks(self, trial: str) -> tuple[tuple[int, int], ...] | None:
         """The blocks of a long trace, as `Traces` has them."""

@@ -96,6 +96,16 @@ class Traces(Mapping[str, pa.Table]):
     def __len__(self) -> int:
         return len(self._records)
 
+    def columns(self, trial: str, names: Sequence[str]) -> pa.Table:
+        """Some columns of a trace, and no others if it is a long one: see `column`.
+
+        Raises:
+            Trouble: The trace is damaged.
+        """
+        if not is_long(self._records[trial]):
+            return self[trial].select(names)
+        return pa.table({name: self.column(trial, name) for name in names})
+
     def column(self, trial: str, name: str) -> pa.ChunkedArray:
         """A column of a trace, with a row for each step.
 
@@ -318,8 +328,13 @@ class Traces(Mapping[str, pa.Table]):
 
 def is_long(record: TrialRecord) -> bool:
     """Whether a trial's trace is read column by column, since all of it may not fit into memory."""
+    return record.rows > KEPT_ROWS or estimated_bytes(record) > KEPT_BYTES
+
+
+def estimated_bytes(record: TrialRecord) -> int:
+    """Bytes of a trial's trace in memory, nearly; Arrow takes 0.1 ms to count those of so many columns."""
     width = _ROW_BYTES + len(record.param_names) * _TENSOR_BYTES + len(record.buffer_names or ()) * _BUFFER_BYTES
-    return record.rows > KEPT_ROWS or record.rows * width > KEPT_BYTES
+    return record.rows * width
 
 
 def read_columns(traces: Mapping[str, pa.Table], trial: str, names: Sequence[str]) -> pa.Table:
@@ -333,9 +348,7 @@ def read_columns(traces: Mapping[str, pa.Table], trial: str, names: Sequence[str
     Raises:
         Trouble: The trace is damaged.
     """
-    if isinstance(traces, Traces):
-        return pa.table({name: traces.column(trial, name) for name in names})
-    return traces[trial].select(names)
+    return traces.columns(trial, names) if isinstance(traces, Traces) else traces[trial].select(names)
 
 
 def _checks(record: TrialRecord) -> tuple[object, ...]:

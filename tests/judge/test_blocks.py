@@ -39,6 +39,9 @@ class Blocks(traces.Traces):
     def __len__(self):
         return len(self._tables)
 
+    def columns(self, trial, names):
+        return self._tables[trial].select(names)
+
     def column(self, trial, name):
         return self._tables[trial][name]
 

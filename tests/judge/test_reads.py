@@ -2,11 +2,12 @@
 
 from collections import Counter
 
+import pyarrow as pa
 import pytest
 from synthetic_runs import Planted, make_run, write_run
 
 from parity.judge import differences_tables, judge
-from parity.judge.columns import Columns
+from parity.judge.columns import Columns, _digest_of_lists
 from parity.judge.fleet import Fleet
 from parity.judge.odd_elements import plan_replays
 from parity.judge.trial_trace import TrialTrace
@@ -92,6 +93,21 @@ def test_columns_that_do_not_fit_are_dropped_and_read_again(directory, reads):
     columns = Columns(run.traces, most_bytes=10 * STEPS * 8)
     for name in ("loss", "step", "loss"):
         assert columns.get(record, name).equals(run.traces[record.trial][name])
+
+
+def test_the_digest_of_lists_is_that_of_their_numbers_and_lengths():
+    """However they lie in memory: sliced, or in chunks."""
+    whole = pa.array([[1.0, 2.0], [3.0, 4.0], None, [5.0], []], pa.list_(pa.float64()))
+
+    def digest(*chunks):
+        return _digest_of_lists(pa.chunked_array(chunks, whole.type))
+
+    assert digest(whole) == digest(whole.slice(0, 2), whole.slice(2))
+    assert digest(whole.slice(0, 2)) == digest(pa.array([[1.0, 2.0], [3.0, 4.0]], whole.type))
+    assert digest(whole.slice(1, 1)) == digest(pa.array([[3.0, 4.0]], whole.type))
+    others = ([[1.0, 2.0], [3.0, -4.0]], [[1.0], [2.0, 3.0, 4.0]], [[1.0, 2.0], [3.0, 4.0], []], [[1.0, 2.0], None])
+    digests = {digest(pa.array(other, whole.type)) for other in others}
+    assert len(digests) == len(others) and digest(whole.slice(0, 2)) not in digests
 
 
 def test_a_changed_column_has_another_fingerprint():
