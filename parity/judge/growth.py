@@ -197,7 +197,9 @@ class Growth:
         # A kink of the model may move the gradient for a step or two, and nothing else.
         certain = np.ones_like(jumps)
         if self._quantity == "param_grad":
-            certain = stay(values, np.maximum(least, lines.JUMP_STAYS.value * before))
+            certain = (
+                stay(values, np.maximum(least, lines.JUMP_STAYS.value * before)) & stretch.of(self._varied)[:, None]
+            )
             jumps |= certain
         jumps[: stretch.place(self._begin)] = False
         if self._quantity in FORWARDS and jumps.any():
@@ -209,6 +211,24 @@ class Growth:
             parted = stretch.place(self._parted_at)
             jumps[parted] = values[parted] > lines.UPDATE_AT_PARTING.value
         return _first(stretch, jumps, values, before, certain, of="distance", named=named)
+
+    @cached_property
+    def _varied(self) -> np.ndarray:
+        """Whether the steps at which a jump has to stay have other inputs than the first of them; bool[S].
+
+        Where a loop takes one batch again and again, a kink of the model that one side has met is met in each step.
+        """
+        side, steps = self._comparison.common[0], self._comparison.steps
+        if not self._comparison.compares("input"):
+            return np.ones(steps, bool)
+        repeated = np.diff(side.values("input_digest")) == 0
+        if repeated.any() and (generators := side.words("generator_digests")) is not None:
+            # What the model draws, for dropout, say, is an input as well.
+            repeated &= (np.diff(generators, axis=0) == 0).all(axis=1)
+        varied = np.zeros(steps, bool)
+        for shift in range(STAYS - 1):
+            varied[: steps - 1 - shift] |= ~repeated[shift:]
+        return varied
 
     @cached_property
     def _reached(self) -> np.ndarray:
@@ -228,13 +248,15 @@ class Growth:
 
     def _in_length(self, stretch: Stretch, values: np.ndarray, before: np.ndarray, *, named: bool) -> Sudden | None:
         """The first jump of a length, float64[N, 1 or T]."""
+        certain = np.ones(values.shape, bool)
         if self._quantity == "param_grad":
             jumps = stay(values, np.maximum(lines.LENGTH_GRADIENT.value, lines.LENGTH_STAYS.value * before))
+            certain = certain & stretch.of(self._varied)[:, None]
         else:
             jumps = values > np.maximum(lines.LENGTH_UPDATE.value, lines.LENGTH.value * before)
         # In the first steps after the parting nothing is known yet of how far lengths are off.
         jumps[: stretch.place(max(self._begin, self._parted_at + int(lines.JUMP_WINDOW.value)))] = False
-        return _first(stretch, jumps, values, before, np.ones_like(jumps), of="length", named=named)
+        return _first(stretch, jumps, values, before, certain, of="length", named=named)
 
     def _buffer_at_parting(self, distances: Distances) -> Sudden | None:
         """The buffer that is furthest beyond rounding in the step of the parting, or None.

@@ -11,8 +11,13 @@ from parity.plan import lines
 EVERYWHERE = {"output": 2, "buffer": 2, **ROUNDING}
 
 
-def jump(**planted):
-    (pair,) = judge(make_run(Planted(differs=EVERYWHERE, **planted), steps=60)).pairs
+def jump(*, same=(), **planted):
+    """The jump of a pair; what is in columns `same` is the same in steps 30 to 32."""
+    run = make_run(Planted(differs=EVERYWHERE, **planted), steps=60)
+    for name in same:
+        for number in range(2):
+            run = with_column(run, number, name, lambda values: [*values[:30], *[values[30]] * 3, *values[33:]])
+    (pair,) = judge(run).pairs
     return find_jump(pair.comparison, after=2, parted="output")
 
 
@@ -64,6 +69,27 @@ def test_a_lesser_jump_of_the_gradient_counts_where_it_stays(until, found_at):
 def test_a_jump_that_passes_may_be_a_kink():
     found = jump(distances={"param_grad": {2: NEAR, 30: 0.5, 31: NEAR}})
     assert (found.index, found.certain) == (30, False)
+
+
+ONE_BATCH = ("input_digest", "generator_digests")
+
+
+@pytest.mark.parametrize(("far", "found"), [(0.5, (30, False)), (0.15, None)])
+def test_what_stays_while_one_batch_is_repeated_may_be_a_kink(far, found):
+    """One side has met it in each of these steps; 15 times as far as before counts only where it stays."""
+    distances = {"param_grad": {2: NEAR, 25: 0.01, 26: NEAR, 30: far}}
+    repeated = jump(distances=distances, same=ONE_BATCH)
+    assert (repeated and (repeated.index, repeated.certain)) == found
+    # Where the model draws other numbers, as dropout does, it is not the same step again.
+    drawn = jump(distances=distances, same=ONE_BATCH[:1])
+    assert (drawn.index, drawn.certain) == (30, True)
+
+
+def test_a_length_that_is_off_while_one_batch_is_repeated_may_be_a_kink():
+    planted = {"distances": {"param_grad": DRIFTED | {30: 0.4}}, "lengths": {"param_grad": {7: 0.99, 30: 0.5}}}
+    for same, certain in ((ONE_BATCH, False), ((), True)):
+        found = jump(same=same, **planted)
+        assert (found.index, found.of_length, found.certain) == (30, True, certain)
 
 
 def test_at_the_end_no_jump_of_a_gradient_has_stayed():
