@@ -10,7 +10,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from audited_tasks import clamped_huber, huber, marked, marked_branches, marked_mean, marked_sum
-from corpus.catalog import entries
 
 from parity.ground.errors import OracleUnavailable
 from parity.observe.audit import make_oracle
@@ -20,12 +19,8 @@ from parity.plan.loss_spec import parse_losses
 from parity.plan.task_spec import SHIPPED_LOSSES, parse_task
 from parity.tasks.loading import load_task
 from parity.tasks.losses import load_loss
-from parity.train.step import begin, forward, make_batch
-
-from conftest import ROOT
 
 TASKS = {"mse": "mnist-autoencoder", "cross_entropy": "mnist-classifier"}
-CORPUS = ROOT / "tests" / "corpus"
 
 
 def loaded(short, text="builtin"):
@@ -596,53 +591,6 @@ def test_the_numpy_cross_entropy_passes_with_its_limits_named():
         "target gradient": "the target is torch.int64, which has no gradient",
     }
     assert not having("failed", items)
-
-
-# The corpus
-
-
-@pytest.fixture(scope="module")
-def first_rows(data):
-    """By task, output and target of the first 8 rows of a training; they are never written to."""
-    from parity.plan.device import parse_devices
-    from parity.plan.planning import make_settings, plan
-
-    def pair(task):
-        settings = make_settings(
-            task=parse_task(task), rows=60_000, batch_size=8, epochs=1, steps=1, lr=1e-3, audit_every=1
-        )
-        specs = parse_losses(["builtin"], shipped=SHIPPED_LOSSES)
-        (trial,) = plan(specs, parse_devices(["cpu"]), seeds=[0], replicas=1, settings=settings)
-        training = begin(trial)
-        return forward(training, make_batch(training, data, 0), 0)
-
-    return {short: pair(task) for short, task in TASKS.items()}
-
-
-def corpus(kind):
-    return [
-        pytest.param(short, entry, id=f"{short}-{entry.name}")
-        for short in TASKS
-        for entry in entries(CORPUS / f"{kind}_{short}.py")
-    ]
-
-
-@pytest.mark.parametrize(("short", "entry"), corpus("right"))
-def test_no_right_loss_has_a_failed_item(short, entry, first_rows):
-    items = held(loaded(short, f"{entry.path}:{entry.name}"), short, pair=first_rows[short])
-    assert {name: items[name].reason for name in having("failed", items)} == {}
-
-
-# By kind of fault, the item that names it; of "contract" it is in the entry's text. The rest is the audit's to find.
-NAMING = {"random": "repeatable", "mutates": "mutation", "grad_output": "grad_output", "detached": "gradient"}
-
-
-@pytest.mark.parametrize(
-    ("short", "entry"), [param for param in corpus("wrong") if param.values[1].kind in (*NAMING, "contract")]
-)
-def test_a_wrong_loss_fails_the_item_that_names_its_fault(short, entry, first_rows):
-    items = held(loaded(short, f"{entry.path}:{entry.name}"), short, pair=first_rows[short])
-    assert items[NAMING.get(entry.kind, entry.text)].status == "failed"
 
 
 # Side effects
