@@ -4,6 +4,8 @@ import pytest
 
 from benchmarks import fuzz
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):

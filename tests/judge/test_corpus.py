@@ -1,4 +1,4 @@
-"""The corpus in short: wrong losses are caught and their causes named, and right ones are not flagged; so by the contract.
+"""The corpus in short: wrong losses are caught and their causes named, and right ones are not flagged, nor by a contract.
 
 benchmarks/verdicts.py runs it in full, with 3 seeds and 240 steps.
 """

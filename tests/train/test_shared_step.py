@@ -7,6 +7,9 @@ import pytest
 from parity import run
 
 
+SMALL = ("--batch-size", 64)
+
+
 def pairs(out, *arguments):
     run.main(["--inline", "--loss", "builtin", "--out", str(out), *map(str, arguments)])
     return {pair["candidate_device"]: pair for pair in json.loads((out / "summary.json").read_text())["pairs"]}
@@ -15,7 +18,7 @@ def pairs(out, *arguments):
 @pytest.mark.parametrize("task", ["mnist-autoencoder", "mnist-classifier"])
 def test_rounded_products_diverge_at_the_output_and_threads_do_not(task, tmp_path):
     devices = ("cpu", "cpu:threads=2", "cpu:plant=bfloat16", "cpu:plant=tf32")
-    found = pairs(tmp_path / "run", "--task", task, "--steps", 2, "--device", *devices)
+    found = pairs(tmp_path / "run", *SMALL, "--task", task, "--steps", 2, "--device", *devices)
     assert found["cpu:threads=2"]["verdict"] in ("rounding", "identical")
     for precision in ("bfloat16", "tf32"):
         pair = found[f"cpu:plant={precision}"]
@@ -24,7 +27,8 @@ def test_rounded_products_diverge_at_the_output_and_threads_do_not(task, tmp_pat
 
 
 def test_one_wrong_element_is_found_at_its_step_in_its_tensor(tmp_path):
-    pair = pairs(tmp_path / "run", "--steps", 20, "--device", "cpu", "cpu:plant=element-17")["cpu:plant=element-17"]
+    arguments = (*SMALL, "--steps", 19, "--device", "cpu", "cpu:plant=element-17")
+    pair = pairs(tmp_path / "run", *arguments)["cpu:plant=element-17"]
     onset = pair["onset"]
     assert (pair["verdict"], onset["step"], onset["quantity"], onset["tensor"]) == (
         "diverged",
