@@ -28,7 +28,9 @@ from parity.train.loop import train
 from conftest import QUICK, ROOT, bits
 
 pytestmark = [pytest.mark.kills, pytest.mark.slow]
-RUN = [*QUICK, "--steps", "8", "--audit-every", "5", "--save-every", "1e-9"]
+# A small model, since many of these runs are trained.
+TASK = ["--task", "tests/audited_tasks.py:Plain", "--loss", "builtin", "tests/audited_tasks.py:squares"]
+RUN = [*QUICK, *TASK, "--steps", "8", "--audit-every", "5", "--save-every", "1e-9"]
 # What writes, in the order of a run: where it is looked up, and its name.
 WRITINGS = [
     # run.json, states, tables, verdicts: beside, then in place
