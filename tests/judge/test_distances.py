@@ -8,6 +8,8 @@ import pytest
 from synthetic_runs import BUFFERS, NEAR, ROUNDING, TENSORS, Planted, make_run, with_column, write_run
 
 from parity.judge import distances, judge, parting
+from parity.judge.differences import Comparison
+from parity.judge.fleet import Fleet
 from parity.judge.floors import judged_distance
 from parity.judge.judging import differences_tables
 from parity.judge.jumps import find_jump
@@ -20,8 +22,9 @@ from parity.store.trace import SKETCH_SUMS
 
 
 def compared(run):
-    (pair,) = judge(run).pairs
-    return pair.comparison
+    """The two trials of a run side by side, which are not judged."""
+    traces = Fleet(run.trials, run.traces).traces
+    return Comparison(*(traces[record.trial] for record in run.trials))
 
 
 def tensors_of(comparison, quantity):
