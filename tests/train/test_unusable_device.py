@@ -4,6 +4,7 @@ What torch says is that of an H200 on which a loss had asked for a class that th
 whatever is asked of the device afterwards raises.
 """
 
+import math
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from parity.ground.errors import Trouble
 from parity.plan.device import Device
 from parity.store.events import Advanced, Began, Ended
-from parity.train import switches
+from parity.train import loop, switches
 from parity.train.inline import Inline
 
 SAID = "CUDA error: device-side assert triggered"
@@ -92,7 +93,11 @@ def test_a_loss_that_breaks_the_device_in_its_contract_is_blamed_and_not_the_mod
 
 
 @pytest.mark.parametrize("after", [0, 1, 2, 5])
-def test_in_the_training_it_fails_at_its_step_with_the_rows_that_had_arrived(data, make_trials, tmp_path, gpu, after):
+def test_in_the_training_it_fails_at_its_step_with_the_rows_that_had_arrived(
+    data, make_trials, tmp_path, gpu, after, monkeypatch
+):
+    # A busy machine makes chunks of single steps otherwise.
+    monkeypatch.setitem(loop.train.__kwdefaults__, "chunk_s", math.inf)
     trial = make_trials("builtin", loss_that_breaks(tmp_path, after), steps=6)[1]
     events, _ = perform(gpu, [replace(trial, contract=False)], data)
     assert (events[-1].status, events[-1].failed_step) == ("failed", after)
