@@ -1,4 +1,4 @@
-"""The corpus in short: wrong losses are caught and their causes named, and right ones are not flagged, nor by a contract.
+"""The corpus in short: wrong losses are caught and their causes named; right ones are not flagged, nor by a contract.
 
 benchmarks/verdicts.py runs it in full, with 3 seeds and 240 steps.
 """
@@ -54,9 +54,7 @@ def checked(request, data, tmp_path_factory):
     pairs = run_trials(trials, few, out, title="test").pairs
     items = pd.read_parquet(out / "contract.parquet").astype({"trial": str}).groupby("trial")
     contracts = {trial: rows.set_index("item") for trial, rows in items}
-    return [
-        (entry, pair, contracts[trial.name]) for entry, pair, trial in zip(found, pairs, trials[1:], strict=True)
-    ]
+    return [(entry, pair, contracts[trial.name]) for entry, pair, trial in zip(found, pairs, trials[1:], strict=True)]
 
 
 @pytest.fixture(scope="module")

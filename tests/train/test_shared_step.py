@@ -6,7 +6,6 @@ import pytest
 
 from parity import run
 
-
 SMALL = ("--batch-size", 64)
 
 
