@@ -105,13 +105,14 @@ def _with_state(comparison: Comparison, jump: Jump | None, index: int) -> Jump |
     named = tuple(each for each in comparison.state.at(index) if not is_idle(comparison, each))
     if not named:
         return None
-    # A setting explains a jump that follows it within a few steps: a decay takes some to show.
-    if jump and jump.index <= index + STAYS:
-        return replace(jump, index=index, quantity="state", tensor=None, named=named)
     # From the first step on, one loop may compute by hand what the other one has as a setting. Later, a difference is a
     # change on one side. The number of parameters that have a state is not: an optimizer makes a state with the first
     # gradient, even with one of zeros, and a model may have in one parameter what another one has in three.
     certain = bool(comparison.first_step + index) and not all(each.counts_states for each in named)
+    # A setting explains a jump that follows it within a few steps: a decay takes some to show. One that passes, as a
+    # kink of the model would, makes the change on one side no less certain.
+    if jump and jump.index <= index + STAYS:
+        return replace(jump, index=index, quantity="state", tensor=None, named=named, certain=jump.certain or certain)
     if jump and not certain:
         return None
     return Jump(index, "state", None, np.nan, np.nan, certain, named=named)

@@ -10,7 +10,7 @@ from torch import nn
 
 from . import optimizers as by_hand
 from .hooks import adamw, by_logsumexp, clip_norm, sgd, split
-from .loop import Loop, Training, of
+from .loop import Hook, Loop, Training, of
 from .models import normed, perceptron, points
 from .optimizers import ByHand, adamw_by_hand
 from .pair import right, wrong
@@ -51,6 +51,15 @@ def _averaged(decay: float, *, later: float) -> dict[str, Any]:
 
 def _momentum_of_statistics(t: Training) -> None:
     t.model[1].momentum = 0.1 if t.step < 8 else 0.05
+
+
+def _freeze_at(step: int) -> Hook:
+    def freeze(t: Training) -> None:
+        for parameter in t.model[0].parameters():
+            parameter.requires_grad_(t.step < step)
+            parameter.grad = None
+
+    return freeze
 
 
 @torch.no_grad()
@@ -127,6 +136,8 @@ PAIRS = (
           Loop(before=_momentum_of_statistics, **ROUNDED), step=8, at="buffer", says="buffer|running_"),
     wrong("decay_of_an_average_changes_late", "average", ADVERSARY, Loop(**_averaged(0.99, later=0.99)),
           Loop(**_averaged(0.99, later=0.999), **ROUNDED), step=8, at="buffer", says="ema"),
+    wrong("frozen_a_step_too_late", "late", ADVERSARY, replace(BASE, before=_freeze_at(6)),
+          replace(BASE, before=_freeze_at(7), **ROUNDED), step=6, at="state", says="frozen parameters"),
     right("an_average_beside_rounding", "average", ADVERSARY, Loop(**_averaged(0.99, later=0.999)),
           Loop(**_averaged(0.99, later=0.999), **ROUNDED)),
     right("decay_kept_as_an_attribute", "parting", ADVERSARY, replace(BASE, optimizer=adamw(weight_decay=0.1)),
