@@ -89,6 +89,8 @@ class Parting:
                 f"{self._what} differs{far}, and the loss and the gradient of the parameters by no more than rounding"
             )
         if self.quantity == "input":
+            if self.finding == "within":
+                return "the inputs or targets differ, and what is computed from them by no more than rounding"
             return "the inputs or targets differ, and what is computed from them is too far apart for rounding"
         if self.distance is None or self.line is None:
             return self.explain_distance()

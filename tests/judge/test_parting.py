@@ -99,6 +99,8 @@ def test_inputs_are_judged_by_the_outputs_that_they_give():
         (4, "input", "beyond"),
         (4, "input", "within"),
     ]
+    assert "too far apart" in find_parting(far).explain()
+    assert "by no more than rounding" in find_parting(near).explain()
 
 
 def test_a_tensor_whose_gradient_is_nothing_but_rounding_is_judged_beside_the_whole():
