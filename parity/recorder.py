@@ -578,6 +578,7 @@ class Recorder:
                 self._facts
                 | self._observer.facts
                 | self._probe.facts
+                | self._measured.facts
                 | {
                     "loss_dtype": str(self._observer.loss_dtype).removeprefix("torch."),
                     "audit_error": self._observer.audit_error if self._audit_every else NO_CRITERION,

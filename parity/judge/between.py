@@ -13,6 +13,8 @@ from parity.judge.columns import Columns
 from parity.judge.common_steps import Both, common_steps
 from parity.judge.node_code import differing_files
 from parity.judge.pairs import Between, Pair
+from parity.judge.same_buffers import compare_buffers
+from parity.judge.same_elsewhere import compare_elsewhere
 from parity.judge.same_function import Functions, compare_functions
 from parity.judge.same_optimizer import compare_optimizers
 from parity.judge.sides import ComparedRun
@@ -86,6 +88,7 @@ def pair_across_runs(earlier: ComparedRun, later: ComparedRun, baseline: TrialRe
         software.append(PARITY)
     found = [*code, *hardware, *software]
     same = _with_optimizers(_same_functions(earlier, later, baseline, candidate), baseline, candidate)
+    same = _beside_first_step(same, baseline, candidate)
     # A device may differ here: how far its steps are from float64 is what decides such a pair. So may the class of an
     # optimizer whose update is the same.
     allowed = {"device", *(["optimizer"] if same.shows("update") else [])}
@@ -224,6 +227,16 @@ def _with_optimizers(same: Functions, baseline: TrialRecord, candidate: TrialRec
     if same.other or same.shows("update") or not optimizers.known:
         return same
     return Functions(optimizers.other, same.same if optimizers.other else same.same | {"update"})
+
+
+def _beside_first_step(same: Functions, baseline: TrialRecord, candidate: TrialRecord) -> Functions:
+    """The same with what was seen of the models beside their first steps, where these show no difference."""
+    other = same.other
+    if not other and same.shows("param_grad"):
+        other = compare_elsewhere(baseline, candidate)
+    if not other and same.shows("output"):
+        other = compare_buffers(baseline, candidate)
+    return Functions(other, same.same)
 
 
 def _first_step(record: TrialRecord) -> int:

@@ -12,6 +12,7 @@ from parity.judge.fleet import DeviceClass
 from parity.judge.jumps import Jump
 from parity.judge.pairs import Between, Pair
 from parity.judge.parting import Parting
+from parity.judge.same_elsewhere import first_shown
 from parity.judge.verdict import NotFinite, Onset
 from parity.plan import lines
 from parity.store.trace import NORMED_QUANTITIES, QUANTITIES
@@ -105,9 +106,12 @@ def find_other_function(comparison: Comparison, between: Between) -> tuple[Onset
         return None, None
     if between.other.asked and not _updates_part(comparison):
         return None, None
+    index = first_shown(comparison) if between.other.elsewhere else 0
+    if index is None:
+        return None, None
     # A setting that differs is the cause by name.
     named = _changed_update(comparison, 0) if between.other.quantity == "update" else None
-    return _at(comparison, 0, between.other.quantity, between.other.tensor), named or between.other.why
+    return _at(comparison, index, between.other.quantity, between.other.tensor), named or between.other.why
 
 
 def _updates_part(comparison: Comparison) -> bool:

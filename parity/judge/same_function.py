@@ -38,6 +38,7 @@ class OtherFunction:
         certain: Whether the two compute other functions for certain: they start from equal parameters, and what
             differs is more than a constant that one of them rounds.
         asked: Whether it is not their steps that differ, but what their optimizers were seen to do outside of them.
+        elsewhere: Whether it is not their first steps that differ, but what follows a small step of the parameters.
     """
 
     quantity: str
@@ -45,6 +46,7 @@ class OtherFunction:
     why: str
     certain: bool
     asked: bool = False
+    elsewhere: bool = False
 
 
 def paired(baseline: StepErrors, candidate: StepErrors) -> list[tuple[Row, Row]]:

@@ -13,6 +13,7 @@ from torch.nn.modules import module as modules
 
 from parity.ground.errors import OracleUnavailable
 from parity.observe.audit import Oracle
+from parity.observe.beside_step import added_to_buffers, copies_of_buffers, elsewhere
 from parity.observe.called_model import Inputs
 from parity.observe.float64_step import StepError, relative_errors, step_errors, strange, tensor_names
 from parity.observe.generators import take_generators
@@ -41,6 +42,9 @@ class MeasuredSteps:
         oracle: The criterion in float64; None where there is no criterion, and no step is measured.
         compiled: Whether some of the model is compiled.
         first_step: Number of the loop's first recorded step, from which `MEASURED_STEPS` are counted.
+
+    Attributes:
+        facts: Facts of the trial: what the model was seen to compute in float64 beside its first step.
     """
 
     def __init__(
@@ -65,6 +69,9 @@ class MeasuredSteps:
         self._computed_u = 0.0
         self._saw_partial = False
         self._drops_out = _drops_out(model)
+        self.facts: dict[str, Any] = {}
+        # As they are before the first step, whose forward pass changes them before anybody looks.
+        self._buffers = copies_of_buffers(model) if oracle else None
         self._hook: Any = None
         self.await_step(first_step)
 
@@ -122,8 +129,18 @@ class MeasuredSteps:
                     oracle=self._oracle,
                     generators=self._generators,
                 )
+                before, self._buffers = self._buffers, None
+                if before is not None:
+                    self.facts = self._ask(self._exact, before)
         except OracleUnavailable as error:
             self._give_up(error)
+
+    def _ask(self, exact: RecordedStep, buffers: Sequence[torch.Tensor | None]) -> dict[str, Any]:
+        """What the model computes beside its first step, from the buffers before it and from other parameters."""
+        found = {} if shares_gradients() else elsewhere(exact)
+        if any(each is not None and each.is_floating_point() for each in buffers):
+            found |= added_to_buffers(exact, buffers)
+        return found
 
     def stop(self, reason: str) -> None:
         """Takes no further step in float64."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -20,7 +20,7 @@ from parity.observe.norms import l2_norm
 from parity.observe.repeated_update import NO_OPTIMIZER, RepeatedUpdate, explained, stepped
 from parity.observe.same_draws import SameDraws
 from parity.observe.taken_step import Values, check_real, on_host, widened
-from parity.observe.untouched import left_alone
+from parity.observe.untouched import PLAIN, left_alone
 from parity.tasks.outputs import Outputs, map_tensors, with_parts
 
 # Up to 90 bytes of memory for each element of the model (measured: 2.8 GB for 30 million under AdamW), so 18 GB. The
@@ -34,6 +34,7 @@ class RecordedStep:
     """A step in float64: taken before the loop's own backward, and updated when the optimizers are about to step.
 
     Attributes:
+        model: The copy of the model that takes it.
         values: Its tensors by quantity; "update" and "param" once `update` has been called, if the optimizers were
             given the gradient of backward.
         own_update: What the optimizers make of the loop's own gradient in float64, a tensor for each parameter; None
@@ -73,9 +74,14 @@ class RecordedStep:
         self._dtype = next(model.parameters()).dtype
         # A copy, since cpu() and double() convert a module in place.
         with explained("the model cannot be copied"):
-            self._model = copy.deepcopy(model).cpu().double()
+            self.model = copy.deepcopy(model).cpu().double()
         # A step of a model may change its buffers, from which a repeat has to start again.
-        self._buffers = [buffer.clone() for buffer in self._model.buffers()]
+        self._buffers = [buffer.clone() for buffer in self.model.buffers()]
+        # Or numbers that a module keeps, as one that counts its calls does.
+        self._plain = [
+            (vars(each), {name: value for name, value in vars(each).items() if type(value) in PLAIN})
+            for each in self.model.modules()
+        ]
         # A dict of a class of its own is one leaf to torch's trees.
         inputs = dict(inputs) if isinstance(inputs, Mapping) else inputs
         self._inputs, self._output, self._target = (
@@ -103,7 +109,7 @@ class RecordedStep:
         # Of all its calls: what the optimizers' code reaches, it may change.
         with explained(NO_OPTIMIZER), left_alone(model, optimizers):
             mine = list(model.parameters())
-            self._start = [parameter.detach().clone() for parameter in self._model.parameters()]
+            self._start = [parameter.detach().clone() for parameter in self.model.parameters()]
             own = [None if each.grad is None else each.grad.detach().cpu() for each in mine]
             # In the loop's own dtypes first: `unlike` compares it with what the loop's optimizers do.
             self._repeated = RepeatedUpdate(optimizers, model)
@@ -133,6 +139,11 @@ class RecordedStep:
             grads = [None if grad is None else torch.from_numpy(grad) for grad in moved["param_grad"]]
             after = self._exactly(optimizers, mine, grads, within=NarrowRounding(seed))
             moved |= {"param": after, "update": self._from_start(after)}
+
+    @property
+    def narrow(self) -> bool:
+        """Whether some of it is computed in dtypes narrower than float64."""
+        return bool(self._moved)
 
     def inexact(self) -> dict[str, list[float]]:
         """How far each tensor of `values` is moved by the rounding of what is computed in narrower dtypes.
@@ -167,18 +178,34 @@ class RecordedStep:
         Raises:
             OracleUnavailable: The model cannot take the step in float64.
         """
-        # A model with dropout draws what it drew in the loop, which must not notice.
+        with self._as_in_the_loop(within):
+            return self._take()
+
+    def forward(self) -> None:
+        """Calls the model as the step does, for what that does to its buffers.
+
+        Raises:
+            OracleUnavailable: The model cannot be called in float64.
+        """
+        with self._as_in_the_loop(None):
+            call(self.model, self._inputs)
+
+    @contextlib.contextmanager
+    def _as_in_the_loop(self, within: AbstractContextManager[object] | None) -> Iterator[None]:
+        """Where a step is taken: a model with dropout draws what it drew in the loop, which must not notice."""
         with generators_restored(), explained("the step raised in float64"), torch.enable_grad():
             if self._generators:
                 restore_generators(self._generators)
             with left_alone(self._loops), SameDraws(self._dtype), within or contextlib.nullcontext():
-                return self._take()
+                yield
 
     def _take(self) -> Values:
-        model = self._model
+        model = self.model
         with torch.no_grad():
             for buffer, before in zip(model.buffers(), self._buffers, strict=True):
                 buffer.copy_(before)
+        for attributes, plain in self._plain:
+            attributes |= plain
         # None rather than zeros: the gradients of the step before are still in use.
         model.zero_grad(set_to_none=True)
         output = call(model, self._inputs)

@@ -21,7 +21,7 @@ REACHES = (
     "is bound to it, reaches the original); that was put back, and no step is taken in float64 any more"
 )
 # Attributes of these types are compared and put back: counters, temperatures, modes.
-_PLAIN = (bool, int, float, str, type(None))
+PLAIN = (bool, int, float, str, type(None))
 
 
 class ReachesLoop(OracleUnavailable):
@@ -56,7 +56,7 @@ class _Before:
     def __init__(self, model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         objects: list[Any] = [*model.modules(), *optimizers]
         self._plain = [
-            (vars(each), {name: value for name, value in vars(each).items() if type(value) in _PLAIN})
+            (vars(each), {name: value for name, value in vars(each).items() if type(value) in PLAIN})
             for each in objects
         ]
         # Where the tensors of a module stand, since one may be put in the place of another.

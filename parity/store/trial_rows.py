@@ -16,10 +16,12 @@ from parity.store.trials import LOSS_DTYPES, TrialRecord
 _LAST_STEP = 2**53
 # Lists with so many values for each parameter tensor, and those of other lengths that may have no nulls in them.
 _OF_TENSORS = {
-    **dict.fromkeys(("initial_norms", "initial_digests", "param_shapes", "param_dtypes", "optimizer_norms"), 1),
-    **dict.fromkeys(("initial_sketches", "optimizer_sketches"), SKETCH_SUMS),
+    **dict.fromkeys(("initial_norms", "initial_digests", "param_shapes", "param_dtypes"), 1),
+    **dict.fromkeys(("optimizer_norms", "elsewhere_norms"), 1),
+    **dict.fromkeys(("initial_sketches", "optimizer_sketches", "elsewhere_sketches"), SKETCH_SUMS),
 }
-_LISTS = ("param_names", "restarts", "buffer_names", "initial_buffer_digests", "imported", *_OF_TENSORS)
+_OF_BUFFERS = ("buffer_names", "initial_buffer_digests", "buffer_added_norms", "buffer_added_sketches")
+_LISTS = ("param_names", "restarts", "imported", *_OF_BUFFERS, *_OF_TENSORS)
 
 
 def find_wrong_trial(records: Sequence[TrialRecord]) -> str | None:
@@ -66,6 +68,10 @@ def _wrong(record: TrialRecord) -> Iterator[str]:
         values, wanted = getattr(record, name), each * len(record.param_names)
         if values is not None and len(values) != wanted:
             yield f"has {len(values)} values of {name}, and its {len(record.param_names)} parameters have {wanted}"
+    # Those of other models that are compared as buffers come after those of the model.
+    added, sums = (len(each or ()) for each in (record.buffer_added_norms, record.buffer_added_sketches))
+    if sums != SKETCH_SUMS * added or added > len(record.buffer_names or ()):
+        yield f"has {sums} values of buffer_added_sketches, and {added} of buffer_added_norms"
 
 
 @cache

@@ -155,6 +155,31 @@ class TrialRecord:
         Column(pa.float64(), "L2 norm by which the rounding in dtypes that the optimizers convert to moves the same"),
     ] = None
     optimizer_error: Annotated[str | None, Column(pa.string(), "why they were not asked; null if they were")] = None
+    elsewhere_norms: Annotated[
+        list[float] | None,
+        Column(
+            pa.list_(pa.float64()),
+            "L2 norm of the gradient of each parameter tensor in float64, in the first step of a recorded loop, after "
+            "a small step of its parameters against it; null if it was not computed",
+        ),
+    ] = None
+    elsewhere_sketches: Annotated[
+        list[float] | None, Column(pa.list_(pa.float64()), "signed sums of the same, for each parameter tensor")
+    ] = None
+    buffer_added_norms: Annotated[
+        list[float] | None,
+        Column(
+            pa.list_(pa.float64()),
+            "L2 norm of what the first forward pass of a recorded loop's model, repeated in float64, adds to each "
+            "buffer of the model; null if it was not repeated",
+        ),
+    ] = None
+    buffer_added_sketches: Annotated[
+        list[float] | None, Column(pa.list_(pa.float64()), "signed sums of the same, for each buffer of the model")
+    ] = None
+    buffer_added_inexact: Annotated[
+        float | None, Column(pa.float64(), "L2 norm by which rounding in float64 moves the same")
+    ] = None
     audit_error: Annotated[
         str | None, Column(pa.string(), f"why the trial was not audited, {_LENGTH}; null if it was")
     ] = None

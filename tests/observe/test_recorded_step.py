@@ -9,6 +9,7 @@ from torch import nn
 
 from parity.ground.errors import OracleUnavailable
 from parity.observe.audit import oracle_of
+from parity.observe.beside_step import added_to_buffers, buffers_of, elsewhere
 from parity.observe.generators import take_generators
 from parity.observe.recorded_step import RecordedStep
 
@@ -143,3 +144,59 @@ def test_a_changed_gradient_gives_no_whole_step():
     step.update([optimizer], model, unchanged=False)
     assert "update" not in step.values
     assert np.allclose(step.own_update[0], -0.5 * model.weight.grad.numpy(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("momentum", [0.1, 0.2])
+def test_what_a_forward_pass_adds_to_buffers_begins_with_what_they_were_before_it(momentum):
+    model = nn.Sequential(linear(), nn.BatchNorm1d(3, momentum=momentum), nn.BatchNorm1d(3, track_running_stats=False))
+    before = [None if each is None else each.clone() for each in buffers_of(model)]
+    inputs = data()[0]
+    step = step_of(model, inputs, output=model(inputs))
+    loops = [None if each is None else each.clone() for each in buffers_of(model)]
+    found = added_to_buffers(step, before)
+    hidden = inputs.double() @ model[0].weight.detach().double().T + model[0].bias.detach().double()
+    mean, variance = momentum * hidden.mean(0), momentum * (hidden.var(0) - 1)
+    assert found["buffer_added_norms"][:2] == pytest.approx([mean.norm().item(), variance.norm().item()], rel=1e-12)
+    # A counter, and what the second one has registered as None.
+    assert found["buffer_added_norms"][2:] == [0.0] * 4
+    assert len(found["buffer_added_sketches"]) == 8 * 6 and found["buffer_added_inexact"] < 1e-14
+    assert all(one is other or torch.equal(one, other) for one, other in zip(buffers_of(model), loops, strict=True))
+
+
+def test_nothing_is_said_of_buffers_that_were_others_before():
+    model, inputs = linear(), data()[0]
+    step = step_of(model, inputs, output=model(inputs))
+    assert added_to_buffers(step, [torch.zeros(3)]) == {}
+
+
+class ZeroBranch(nn.Module):
+    """A branch that begins with zeros, of two functions that are the same where they begin; it counts its calls."""
+
+    def __init__(self, bend):
+        super().__init__()
+        self.layer, self.bend, self.calls = linear(), bend, 0
+        self.inner = nn.Linear(4, 3)
+        self.last = nn.Parameter(torch.zeros(()))
+
+    def forward(self, inputs):
+        self.calls += 1
+        return self.layer(inputs) + self.last * self.bend(self.inner(inputs)) * self.calls
+
+
+@pytest.mark.parametrize(
+    ("bend", "same"), [(lambda x: x / 2 + x / 2, True), (lambda x: x.sum() / x.detach().sum() * x.detach(), False)]
+)
+def test_a_branch_of_zeros_shows_where_a_small_step_leads_to(bend, same):
+    found, inputs = [], data()[0]
+    for each in (lambda x: x * 1.0, bend):
+        model = ZeroBranch(each)
+        step = step_of(model, inputs, output=model(inputs))
+        kept, found_first = [each.clone() for each in step.model.parameters()], step.values["param_grad"]
+        found.append((found_first, elsewhere(step)))
+        assert all(map(torch.equal, kept, step.model.parameters()))
+        assert model.calls == 1
+    (first, one), (second, other) = found
+    for here, there in zip(first, second, strict=True):
+        np.testing.assert_allclose(here, there, rtol=0, atol=1e-14)
+    distance = np.linalg.norm(np.subtract(one["elsewhere_sketches"], other["elsewhere_sketches"]))
+    assert distance / np.linalg.norm(one["elsewhere_norms"]) == pytest.approx(0, abs=1e-12) if same else distance > 1e-5

@@ -1,6 +1,7 @@
 """Found by an adversary of the rules: faults in the step in which rounding parts two loops, and what is no parting."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -9,9 +10,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from . import optimizers as by_hand
-from .hooks import adamw, by_logsumexp, clip_norm, sgd, split
+from .hooks import adamw, by_logsumexp, clip_norm, in_layers, sgd, split
 from .loop import Hook, Loop, Training, of
-from .models import normed, perceptron, points
+from .models import biased, normed, perceptron, points
 from .optimizers import ByHand, adamw_by_hand
 from .pair import right, wrong
 
@@ -51,6 +52,40 @@ def _averaged(decay: float, *, later: float) -> dict[str, Any]:
 
 def _momentum_of_statistics(t: Training) -> None:
     t.model[1].momentum = 0.1 if t.step < 8 else 0.05
+
+
+def _biased_statistics(inner: Any, x: torch.Tensor) -> torch.Tensor:
+    """BatchNorm by hand, whose running variance is that of the batch, which torch corrects for its size."""
+    hidden, norm = inner[0](x), inner[1]
+    mean, variance = hidden.mean(0), hidden.var(0, correction=0)
+    with torch.no_grad():
+        norm.num_batches_tracked += 1
+        norm.running_mean.lerp_(mean, 0.1)
+        norm.running_var.lerp_(variance, 0.1)
+    normal = (hidden - mean) / (variance + norm.eps).sqrt()
+    return inner[3](inner[2](normal * norm.weight + norm.bias))
+
+
+class _ZeroBranch(nn.Module):
+    """A branch that begins with zeros beside the rest; what it is given may be cut off from the graph."""
+
+    def __init__(self, *, detached: bool) -> None:
+        super().__init__()
+        self.first, self.inner, self.last = nn.Linear(8, 16), nn.Linear(16, 16), nn.Linear(16, 16)
+        self.head = nn.Linear(16, 4)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+        self.detached = detached
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Scores of the classes, dtype[B, C]."""
+        hidden = self.first(inputs)
+        given = hidden.detach() if self.detached else hidden
+        return self.head(F.gelu(hidden + self.last(F.gelu(self.inner(given)))))
+
+
+def _branched(*, detached: bool = False) -> Callable[[], nn.Module]:
+    return lambda: _ZeroBranch(detached=detached)
 
 
 def _freeze_at(step: int) -> Hook:
@@ -136,8 +171,16 @@ PAIRS = (
           Loop(before=_momentum_of_statistics, **ROUNDED), step=8, at="buffer", says="buffer|running_"),
     wrong("decay_of_an_average_changes_late", "average", ADVERSARY, Loop(**_averaged(0.99, later=0.99)),
           Loop(**_averaged(0.99, later=0.999), **ROUNDED), step=8, at="buffer", says="ema"),
+    # Under Adam the bias before a batch norm moves by noise, which is not in this buffer.
+    wrong("biased_statistics_after_a_bias", "parting", ADVERSARY,
+          *in_layers(Loop(model=biased, batches=lambda steps: points(steps, rows=512)), _biased_statistics),
+          at="buffer", says="running_var"),
     wrong("frozen_a_step_too_late", "late", ADVERSARY, replace(BASE, before=_freeze_at(6)),
           replace(BASE, before=_freeze_at(7), **ROUNDED), step=6, at="state", says="frozen parameters"),
+    # Where it begins, nothing is seen of what is before zeros.
+    wrong("a_branch_of_zeros_is_detached", "parting", ADVERSARY, Loop(model=_branched()),
+          Loop(model=_branched(detached=True), **ROUNDED), step=1, at="param_grad", says="after a small step"),
+    right("a_branch_of_zeros", "parting", ADVERSARY, Loop(model=_branched()), Loop(model=_branched(), **ROUNDED)),
     right("an_average_beside_rounding", "average", ADVERSARY, Loop(**_averaged(0.99, later=0.999)),
           Loop(**_averaged(0.99, later=0.999), **ROUNDED)),
     right("decay_kept_as_an_attribute", "parting", ADVERSARY, replace(BASE, optimizer=adamw(weight_decay=0.1)),
