@@ -8,8 +8,11 @@ from __future__ import annotations
 import numpy as np
 
 from parity.judge.differences import Comparison
+from parity.judge.distances import Distances
+from parity.judge.drift import Drift
 from parity.judge.window import MOST, largest_before
 from parity.plan import lines
+from parity.plan.lines import Line
 
 
 def least_jump(quantity: str, unit: float) -> float:
@@ -37,7 +40,7 @@ def least_jumps(comparison: Comparison, quantity: str) -> np.ndarray:
     if quantity not in ("update", "buffer"):
         return floor
     line = lines.JUMP_UPDATE if quantity == "update" else lines.JUMP_BUFFER
-    quiet = np.full(comparison.steps, max(line.value, 64 * comparison.unit))
+    quiet = np.full(comparison.steps, _quiet_line(line, comparison.unit))
     if quantity == "buffer":
         quiet = np.maximum(quiet, _from_updates(comparison))
     return np.where(_quiet(comparison), np.minimum(quiet, floor), floor)
@@ -62,6 +65,11 @@ def judged_distance(comparison: Comparison, quantity: str) -> np.ndarray | None:
     )
 
 
+def _quiet_line(line: Line, unit: float) -> float:
+    """The least distance that can be a jump while the gradients are near each other."""
+    return max(line.value, 64 * unit)
+
+
 def _quiet(comparison: Comparison) -> np.ndarray:
     """Whether the gradients have been near each other for some steps, so that their updates must be, too; bool[S]."""
     gradients = comparison.distances("step_grad")
@@ -71,6 +79,121 @@ def _quiet(comparison: Comparison) -> np.ndarray:
     largest = np.maximum(whole, largest_before(np.minimum(whole, MOST)[:, None])[:, 0])
     quiet: np.ndarray = largest < lines.QUIET.value
     return quiet
+
+
+def updates_in_buffers(comparison: Comparison, begin: int, end: int) -> np.ndarray:
+    """What the updates of steps may have added to the distance of each buffer in those steps; float64[N, B].
+
+    The average of a parameter has the update of that parameter in it, and none of the others: of those, one that is
+    noise (a bias before a batch norm, under Adam) would hide another decay of the average. Of other buffers it is not
+    known from what they are computed.
+
+    Args:
+        comparison: The two traces.
+        begin: Position of the first step.
+        end: Position after the last.
+
+    Raises:
+        Trouble: A trace is damaged.
+    """
+    updates, buffers = comparison.distances("update"), comparison.distances("buffer")
+    assert buffers is not None, "somebody asks for their distances"
+    if updates is None:
+        return np.zeros((end - begin, buffers.tensors))
+    here = updates.between(begin, end)
+    found = np.repeat(here.whole_absolute[:, None], buffers.tensors, axis=1)
+    for buffer, parameter in _averages(comparison):
+        # Both are estimated, from sums with other signs.
+        own = lines.JUMP_UPDATE_FOLLOWS.value * here.absolute[:, parameter]
+        found[:, buffer] = np.minimum(found[:, buffer], own)
+    return found
+
+
+class Averages:
+    """The buffers that are averages of a parameter or a buffer, and what the distances of these explain of theirs.
+
+    Args:
+        comparison: The two traces.
+    """
+
+    def __init__(self, comparison: Comparison) -> None:
+        self._comparison = comparison
+        parameters = _averages(comparison)
+        self._parameters = [buffer for buffer, _ in parameters]
+        copies = _copies(comparison)
+        self._buffers, self._originals = [copy for copy, _ in copies], [original for _, original in copies]
+        self._drift = Drift(comparison.common, [number for _, number in parameters]) if parameters else None
+
+    def least(self, begin: int, end: int, least: np.ndarray, *, each: bool) -> np.ndarray:
+        """The least distances that can be a jump.
+
+        An average is as far off as that which is averaged may be, at once where it begins late or is a copy that is
+        made anew each few steps; and no further, whatever others are.
+
+        Args:
+            begin: Position of the first step.
+            end: Position after the last.
+            least: Those of all buffers together; float64[N, 1].
+            each: Whether those of single buffers are asked for, and not of all together.
+
+        Returns:
+            float64[N, B], or float64[N, 1].
+
+        Raises:
+            Trouble: A trace is damaged.
+        """
+        buffers = self._comparison.distances("buffer")
+        if self._drift is None or buffers is None:
+            return least
+        with np.errstate(divide="ignore", invalid="ignore"):
+            own = self._explained(buffers, begin, end) / buffers.whole_norm[begin:end, None]
+        own = np.where(np.isnan(own), np.inf, own)
+        if not each:
+            return np.asarray(np.maximum(least, np.linalg.norm(own, axis=1, keepdims=True)))
+        found = np.repeat(least, buffers.tensors, axis=1)
+        quiet = _quiet(self._comparison)[begin:end, None]
+        line = np.where(quiet, _quiet_line(lines.JUMP_BUFFER, self._comparison.unit), least)
+        # Where `least` is infinite, another rule looks at the buffers.
+        explained = np.where(np.isfinite(least), np.maximum(line, own), least)
+        found[:, [*self._parameters, *self._buffers]] = explained
+        return found
+
+    def _explained(self, buffers: Distances, begin: int, end: int) -> np.ndarray:
+        """The distance of each average that follows from those of its parameter or buffer; float64[N, A]."""
+        assert self._drift is not None, "there are averages"
+        first = max(0, begin - int(lines.JUMP_WINDOW.value))
+        moved = updates_in_buffers(self._comparison, first, end)[:, self._parameters]
+        moved[1:] = np.maximum(moved[1:], moved[:-1])
+        drift = lines.JUMP_FOLLOWS.value * self._drift.between(begin, end)
+        # An average of running statistics has those of the steps before in it.
+        originals = np.minimum(buffers.between(first, end).absolute[:, self._originals], MOST)
+        originals = lines.JUMP_FOLLOWS.value * np.maximum(originals, largest_before(originals))
+        return np.concatenate([moved[begin - first :] + drift, originals[begin - first :]], axis=1)
+
+
+def _copies(comparison: Comparison) -> list[tuple[int, int]]:
+    """The numbers of the buffers that are averages or copies of another one, each with that of the other one."""
+    names = comparison.baseline.record.buffer_names or []
+    numbers = {name: number for number, name in enumerate(names)}
+    originals = [numbers.get(_original(name)) for name in names]
+    return [(buffer, original) for buffer, original in enumerate(originals) if original is not None]
+
+
+def _original(name: str) -> str:
+    """The name of what a buffer is an average of, if it is one of another model.
+
+    >>> _original("ema.layer.weight"), _original("swa.module.layer.weight")
+    ('layer.weight', 'layer.weight')
+    """
+    # torch's AveragedModel keeps its copy as "module".
+    return name.partition(".")[2].removeprefix("module.")
+
+
+def _averages(comparison: Comparison) -> list[tuple[int, int]]:
+    """The numbers of the buffers that are averages of a parameter, each with that of the parameter."""
+    numbers = {name: number for number, name in enumerate(comparison.baseline.record.param_names)}
+    names = [_original(name) for name in comparison.baseline.record.buffer_names or []]
+    return [(buffer, numbers[name]) for buffer, name in enumerate(names) if name in numbers]
 
 
 def _from_updates(comparison: Comparison) -> np.ndarray:

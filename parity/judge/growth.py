@@ -17,7 +17,8 @@ import numpy as np
 
 from parity.judge.differences import Comparison
 from parity.judge.distances import Distances
-from parity.judge.floors import least_jump, least_jumps, noise_of
+from parity.judge.floors import Averages, least_jump, least_jumps, noise_of, updates_in_buffers
+from parity.judge.starts import equal_parameters
 from parity.judge.tensor_distances import TensorDistances
 from parity.judge.window import (
     MOST,
@@ -119,7 +120,7 @@ class Growth:
 
     def __init__(self, comparison: Comparison, quantity: str, *, parted_at: int, parted: str) -> None:
         self._comparison, self._quantity = comparison, quantity
-        self._parted_at, self._parted = parted_at, parted
+        self._parted_at, self._parted, self._averages = parted_at, parted, Averages(comparison)
         # What is computed after what has parted by rounding follows from it in that step, too.
         follows = quantity == "update" or QUANTITIES.index(parted) < QUANTITIES.index(quantity)
         self._begin = parted_at if follows and quantity != "update" else parted_at + 1
@@ -189,6 +190,8 @@ class Growth:
     def _in_distance(self, stretch: Stretch, values: np.ndarray, before: np.ndarray, *, named: bool) -> Sudden | None:
         """The first jump of a distance, float64[N, 1 or T]."""
         least = stretch.of(self._least)
+        if self._quantity == "buffer":
+            least = self._averages.least(stretch.begin, stretch.begin + len(least), least, each=named)
         limit = np.maximum(least, lines.JUMP.value * before)
         jumps = values > limit
         if self._quantity == "update":
@@ -264,11 +267,15 @@ class Growth:
         The buffers of a model are computed from equal parameters and what has parted by rounding; those of an average
         of parameters, from the update besides, whose elements may have turned.
         """
-        index, updates = self._parted_at, self._comparison.distances("update")
-        update = 0.0 if updates is None else float(updates.at(index).whole_absolute[0])
+        index = self._parted_at
         here = distances.at(index)
         length = np.maximum(here.norms[0], lines.SCALE_OF_BUFFER.value * here.whole_norm[0])
-        limit = lines.PARTING_BUFFER.value * self._comparison.unit * length + update
+        limit = lines.PARTING_BUFFER.value * self._comparison.unit * length
+        updates = updates_in_buffers(self._comparison, index, index + 1)[0]
+        if not index and self._comparison.first_step and not equal_parameters(self._comparison.common):
+            # One side continues a training that had parted before: each of its steps may have added as much.
+            updates *= 1 + self._comparison.first_step
+        limit = limit + updates
         excess = here.absolute[0] - limit
         tensor = int(np.argmax(excess))
         if not excess[tensor] > 0:

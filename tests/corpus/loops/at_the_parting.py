@@ -50,6 +50,19 @@ def _averaged(decay: float, *, later: float) -> dict[str, Any]:
     return {"begin": begin, "after": average}
 
 
+def _copied_at(step: int) -> dict[str, Any]:
+    """The hooks of a copy of the model, with its buffers, that is made anew at a step."""
+
+    def begin(t: Training) -> None:
+        t.ema = copy.deepcopy(t.model)
+
+    def after(t: Training) -> None:
+        if t.ema is not None and t.step == step:
+            t.ema.load_state_dict(t.model.state_dict())
+
+    return {"begin": begin, "after": after}
+
+
 def _momentum_of_statistics(t: Training) -> None:
     t.model[1].momentum = 0.1 if t.step < 8 else 0.05
 
@@ -171,10 +184,20 @@ PAIRS = (
           Loop(before=_momentum_of_statistics, **ROUNDED), step=8, at="buffer", says="buffer|running_"),
     wrong("decay_of_an_average_changes_late", "average", ADVERSARY, Loop(**_averaged(0.99, later=0.99)),
           Loop(**_averaged(0.99, later=0.999), **ROUNDED), step=8, at="buffer", says="ema"),
-    # Under Adam the bias before a batch norm moves by noise, which is not in this buffer.
+    # Under Adam the bias before a batch norm moves by noise, which is in neither of these buffers.
     wrong("biased_statistics_after_a_bias", "parting", ADVERSARY,
           *in_layers(Loop(model=biased, batches=lambda steps: points(steps, rows=512)), _biased_statistics),
           at="buffer", says="running_var"),
+    wrong("another_decay_of_an_average_after_a_bias", "average", ADVERSARY,
+          Loop(model=biased, **_averaged(0.9, later=0.9)), Loop(model=biased, **_averaged(0.91, later=0.9), **ROUNDED),
+          at="buffer", says="ema"),
+    right("an_average_after_a_bias", "average", ADVERSARY, Loop(model=biased, **_averaged(0.9, later=0.9)),
+          Loop(model=biased, **_averaged(0.9, later=0.9), **ROUNDED)),
+    wrong("decay_of_an_average_changes_late_after_a_bias", "average", ADVERSARY,
+          Loop(model=biased, **_averaged(0.99, later=0.99)),
+          Loop(model=biased, **_averaged(0.99, later=0.999), **ROUNDED), step=8, at="buffer", says="ema"),
+    right("a_late_copy_after_a_bias", "average", ADVERSARY, Loop(model=biased, steps=40, **_copied_at(32)),
+          Loop(model=biased, steps=40, **_copied_at(32), **ROUNDED)),
     wrong("frozen_a_step_too_late", "late", ADVERSARY, replace(BASE, before=_freeze_at(6)),
           replace(BASE, before=_freeze_at(7), **ROUNDED), step=6, at="state", says="frozen parameters"),
     # Where it begins, nothing is seen of what is before zeros.
