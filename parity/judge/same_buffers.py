@@ -1,4 +1,4 @@
-"""Whether the models of two runs do the same to their buffers: in float64, their first forward passes add the same.
+"""Whether the models of two runs do the same to their buffers: in float64, their first steps add the same.
 
 In float32 a fault of running statistics may be smaller than what an optimizer makes of a gradient that is nothing but
 rounding, and such an update is in the buffers that are computed from parameters.
@@ -17,7 +17,7 @@ from parity.store.trials import TrialRecord
 
 
 def compare_buffers(baseline: TrialRecord, candidate: TrialRecord) -> OtherFunction | None:
-    """Where the first forward passes of both, from equal parameters and buffers, do not do the same to a buffer.
+    """Where the first steps of both, from equal parameters and buffers, do not do the same to a buffer.
 
     Args:
         baseline: A trial.
@@ -40,7 +40,7 @@ def compare_buffers(baseline: TrialRecord, candidate: TrialRecord) -> OtherFunct
     tensor = (candidate.buffer_names or [])[int(np.argmax(np.nan_to_num(each, nan=np.inf)))]
     why = (
         "their models compute other buffers: taken in float64 from the same parameters and buffers, what their first "
-        f"forward passes add differs most at {tensor}, by {share:.3g} of the whole (rounding explains "
+        f"steps add differs most at {tensor}, by {share:.3g} of the whole (rounding explains "
         f"{lines.SAME_FUNCTION.value:g})"
     )
     certain = share > lines.ROUNDED_CONSTANT.value

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from parity.observe.norms import l2_norm
-from parity.observe.recorded_step import RecordedStep
+from parity.observe.recorded_step import RecordedStep, buffers_of
 from parity.observe.sketch import norms_and_sketches
 from parity.observe.taken_step import widened
 
@@ -62,7 +62,7 @@ def elsewhere(step: RecordedStep) -> dict[str, Any]:
 
 
 def added_to_buffers(step: RecordedStep, before: Sequence[torch.Tensor | None]) -> dict[str, Any]:
-    """What the model's forward pass adds to its buffers.
+    """What the step adds to the model's buffers, as far as the gradients.
 
     Args:
         step: The first step.
@@ -79,11 +79,8 @@ def added_to_buffers(step: RecordedStep, before: Sequence[torch.Tensor | None]) 
     if step.narrow or _shapes(buffers_of(step.model)) != _shapes(before):
         return {}
     starts = [None if each is None else widened(each) for each in before]
-    with torch.no_grad():
-        for buffer, start in zip(buffers_of(step.model), starts, strict=True):
-            if buffer is not None and start is not None:
-                buffer.copy_(start)
-    step.forward()
+    # With its backward, in which a model that computes its activations again moves them again.
+    step.take(buffers=starts)
     # A module may have put other tensors in the places of its buffers.
     after = [None if each is None else each.detach() for each in buffers_of(step.model)]
     if _shapes(after) != _shapes(starts):
@@ -102,11 +99,6 @@ def added_to_buffers(step: RecordedStep, before: Sequence[torch.Tensor | None]) 
         "buffer_added_sketches": sketches.reshape(-1).tolist(),
         "buffer_added_inexact": _ROUNDOFF * _length(ends),
     }
-
-
-def buffers_of(model: torch.nn.Module) -> list[torch.Tensor | None]:
-    """The buffers of a model in the order of `StepState.buffer_names`; None where one is registered as None."""
-    return [each for module in model.modules() for each in module._buffers.values()]
 
 
 def copies_of_buffers(model: torch.nn.Module) -> list[torch.Tensor | None]:

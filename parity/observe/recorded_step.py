@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -76,7 +76,7 @@ class RecordedStep:
         with explained("the model cannot be copied"):
             self.model = copy.deepcopy(model).cpu().double()
         # A step of a model may change its buffers, from which a repeat has to start again.
-        self._buffers = [buffer.clone() for buffer in self.model.buffers()]
+        self._buffers = [None if each is None else each.clone() for each in buffers_of(self.model)]
         # Or numbers that a module keeps, as one that counts its calls does.
         self._plain = [
             (vars(each), {name: value for name, value in vars(each).items() if type(value) in PLAIN})
@@ -172,38 +172,35 @@ class RecordedStep:
             for parameter, start in zip(model.parameters(), self._start, strict=True)
         ]
 
-    def take(self, within: AbstractContextManager[object] | None = None) -> Values:
-        """Takes the step as far as the gradients, within something that rounds if it is given.
+    def take(
+        self,
+        within: AbstractContextManager[object] | None = None,
+        *,
+        buffers: Sequence[torch.Tensor | None] | None = None,
+    ) -> Values:
+        """Takes the step as far as the gradients.
+
+        Args:
+            within: Something that rounds, or None.
+            buffers: What the model's buffers are before it, as `buffers_of`; None for what they were in the loop when
+                this step was made.
 
         Raises:
             OracleUnavailable: The model cannot take the step in float64.
         """
-        with self._as_in_the_loop(within):
-            return self._take()
-
-    def forward(self) -> None:
-        """Calls the model as the step does, for what that does to its buffers.
-
-        Raises:
-            OracleUnavailable: The model cannot be called in float64.
-        """
-        with self._as_in_the_loop(None):
-            call(self.model, self._inputs)
-
-    @contextlib.contextmanager
-    def _as_in_the_loop(self, within: AbstractContextManager[object] | None) -> Iterator[None]:
-        """Where a step is taken: a model with dropout draws what it drew in the loop, which must not notice."""
+        # A model with dropout draws what it drew in the loop, which must not notice.
         with generators_restored(), explained("the step raised in float64"), torch.enable_grad():
             if self._generators:
                 restore_generators(self._generators)
             with left_alone(self._loops), SameDraws(self._dtype), within or contextlib.nullcontext():
-                yield
+                return self._take(self._buffers if buffers is None else buffers)
 
-    def _take(self) -> Values:
+    def _take(self, buffers: Sequence[torch.Tensor | None]) -> Values:
         model = self.model
         with torch.no_grad():
-            for buffer, before in zip(model.buffers(), self._buffers, strict=True):
-                buffer.copy_(before)
+            for buffer, before in zip(buffers_of(model), buffers, strict=True):
+                if buffer is not None and before is not None:
+                    buffer.copy_(before)
         for attributes, plain in self._plain:
             attributes |= plain
         # None rather than zeros: the gradients of the step before are still in use.
@@ -250,3 +247,8 @@ class RecordedStep:
         return [
             None if value is None else value - start.numpy() for value, start in zip(after, self._start, strict=True)
         ]
+
+
+def buffers_of(model: torch.nn.Module) -> list[torch.Tensor | None]:
+    """The buffers of a model in the order of `StepState.buffer_names`; None where one is registered as None."""
+    return [each for module in model.modules() for each in module._buffers.values()]

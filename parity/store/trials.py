@@ -170,8 +170,8 @@ class TrialRecord:
         list[float] | None,
         Column(
             pa.list_(pa.float64()),
-            "L2 norm of what the first forward pass of a recorded loop's model, repeated in float64, adds to each "
-            "buffer of the model; null if it was not repeated",
+            "L2 norm of what the first step of a recorded loop, repeated in float64 as far as the gradients, adds to "
+            "each buffer of the model; null if it was not repeated",
         ),
     ] = None
     buffer_added_sketches: Annotated[

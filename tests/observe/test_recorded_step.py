@@ -9,9 +9,9 @@ from torch import nn
 
 from parity.ground.errors import OracleUnavailable
 from parity.observe.audit import oracle_of
-from parity.observe.beside_step import added_to_buffers, buffers_of, elsewhere
+from parity.observe.beside_step import added_to_buffers, elsewhere
 from parity.observe.generators import take_generators
-from parity.observe.recorded_step import RecordedStep
+from parity.observe.recorded_step import RecordedStep, buffers_of
 
 MSE = nn.MSELoss()
 
@@ -147,7 +147,7 @@ def test_a_changed_gradient_gives_no_whole_step():
 
 
 @pytest.mark.parametrize("momentum", [0.1, 0.2])
-def test_what_a_forward_pass_adds_to_buffers_begins_with_what_they_were_before_it(momentum):
+def test_what_a_step_adds_to_buffers_begins_with_what_they_were_before_it(momentum):
     model = nn.Sequential(linear(), nn.BatchNorm1d(3, momentum=momentum), nn.BatchNorm1d(3, track_running_stats=False))
     before = [None if each is None else each.clone() for each in buffers_of(model)]
     inputs = data()[0]
