@@ -15,11 +15,12 @@ from parity.ground.errors import OracleUnavailable
 from parity.observe.audit import Oracle
 from parity.observe.beside_step import added_to_buffers, copies_of_buffers, elsewhere
 from parity.observe.called_model import Inputs
-from parity.observe.float64_step import StepError, relative_errors, step_errors, strange, tensor_names
+from parity.observe.float64_step import Errors, StepError, relative_errors, step_errors, strange, tensor_names
 from parity.observe.generators import take_generators
 from parity.observe.recorded_step import RecordedStep
 from parity.observe.taken_step import TakenStep, taken_step
 from parity.observe.untouched import ReachesLoop
+from parity.plan import lines
 from parity.plan.trial import MEASURED_STEPS, Place
 from parity.tasks.outputs import Outputs
 
@@ -207,7 +208,8 @@ class MeasuredSteps:
         except ValueError as error:  # shapes, or numbers of tensors, differ
             self._missing = f"the model in float64 gives another output: {error}"
             return
-        if missing := strange(errors, taken.units, computed_u=self._computed_u):
+        missing = strange(errors, taken.units, computed_u=self._computed_u) or _hooked(self._model, errors, taken)
+        if missing:
             self._missing = missing
             return
         names = tensor_names(self._model, self._output)
@@ -256,6 +258,15 @@ def shares_gradients() -> bool:
     """Whether this process is one of several that train together, and exchange their gradients."""
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     return distributed and torch.distributed.get_world_size() > 1
+
+
+def _hooked(model: torch.nn.Module, errors: Errors, taken: TakenStep) -> str | None:
+    """Why the gradients in float64 are not those of the same step: a hook that copies lack changes one."""
+    gradients = zip(errors.get("param_grad", []), taken.units.get("param_grad", []), strict=False)
+    for (name, parameter), (error, unit) in zip(model.named_parameters(), gradients, strict=False):
+        if parameter._backward_hooks and not error.own * unit <= lines.STRANGE.value:
+            return f"a hook changes the gradient of {name} in backward, which a copy of the model lacks"
+    return None
 
 
 def _drops_out(model: torch.nn.Module) -> bool:

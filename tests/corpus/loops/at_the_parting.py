@@ -97,6 +97,24 @@ class _ZeroBranch(nn.Module):
         return self.head(F.gelu(hidden + self.last(F.gelu(self.inner(given)))))
 
 
+class _Masked(nn.Module):
+    """A layer some of whose weights are zero: masked in the forward pass, or their gradients by a hook."""
+
+    def __init__(self, *, hooked: bool) -> None:
+        super().__init__()
+        self.first, self.last, self.hooked = nn.Linear(8, 16), nn.Linear(16, 4), hooked
+        self.register_buffer("mask", (torch.arange(128).view(16, 8) % 3 > 0).to(self.first.weight.dtype))
+        with torch.no_grad():
+            self.first.weight *= self.mask
+        if hooked:
+            self.first.weight.register_hook(lambda grad: grad * self.mask)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Scores of the classes, dtype[B, C]."""
+        weight = self.first.weight if self.hooked else self.first.weight * self.mask
+        return self.last(F.gelu(F.linear(inputs, weight, self.first.bias)))
+
+
 def _branched(*, detached: bool = False) -> Callable[[], nn.Module]:
     return lambda: _ZeroBranch(detached=detached)
 
@@ -203,6 +221,8 @@ PAIRS = (
     # Where it begins, nothing is seen of what is before zeros.
     wrong("a_branch_of_zeros_is_detached", "parting", ADVERSARY, Loop(model=_branched()),
           Loop(model=_branched(detached=True), **ROUNDED), step=1, at="param_grad", says="after a small step"),
+    right("masked_by_a_hook", "parting", ADVERSARY, Loop(model=lambda: _Masked(hooked=False)),
+          Loop(model=lambda: _Masked(hooked=True), **ROUNDED)),
     right("a_branch_of_zeros", "parting", ADVERSARY, Loop(model=_branched()), Loop(model=_branched(), **ROUNDED)),
     right("an_average_beside_rounding", "average", ADVERSARY, Loop(**_averaged(0.99, later=0.999)),
           Loop(**_averaged(0.99, later=0.999), **ROUNDED)),
