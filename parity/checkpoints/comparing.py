@@ -22,7 +22,7 @@ _BLOCK = 2**22
 # Threads that compare tensors beside each other. NumPy lets them run at the same time.
 _MOST_THREADS = 8
 # What libraries put before the names of a model that they wrap.
-_WRAPPER = re.compile(r"((module|_orig_mod|model)\.)+")
+_WRAPPER = re.compile(r"((state_dict|model_state_dict|module|_orig_mod|model|net|network)\.)+")
 # In names of states of random generators.
 _GENERATOR = ("rng", "generator", "random_state")
 

@@ -47,11 +47,16 @@ def read(path: str, text: str) -> Log:
     nameless = all(_is_number(cell) for cell in heading)
     if nameless:
         rows, heading = [heading, *rows], [f"column {place + 1}" for place in range(len(heading))]
+    counted = not nameless and _counts_rows(heading, rows)
+    if counted:
+        heading, rows = heading[1:], [row[1:] for row in rows]
+    heading = [name.strip() or f"column {place + counted + 1}" for place, name in enumerate(heading)]
     twice = [each for each in dict.fromkeys(heading) if heading.count(each) > 1]
     if twice:
         raise Trouble(f"{path} has two columns called {twice[0]!r}. Give each column a name of its own.")
     name = step_name(heading)
-    notes = [] if name else ["no column is called step, so the rows are counted from 0"]
+    notes = ["the first column has no name and counts the rows: it is left out"] if counted else []
+    notes += [] if name else ["no column is called step, so the rows are counted from 0"]
     found, aside = Rows(heading), []
     for place, row in enumerate(rows):
         if not row:
@@ -70,6 +75,11 @@ def read(path: str, text: str) -> Log:
     columns = found.columns()
     notes += found.notes(path)
     return Log(path, FORMAT, named(columns), tuple(notes), texts=found.texts(), aside=aside)
+
+
+def _counts_rows(heading: list[str], rows: list[list[str]]) -> bool:
+    """Whether the first column is the index that pandas writes: without a name, 0 in the first row, 1 in the next."""
+    return not heading[0].strip() and [row[0] for row in rows if row] == [*map(str, range(sum(map(bool, rows))))]
 
 
 def _step(cell: str, path: str, place: int) -> int | None:

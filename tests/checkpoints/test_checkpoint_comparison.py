@@ -174,10 +174,11 @@ def test_a_tensor_that_was_rounded_to_bfloat16_is_recognised(compare):
     assert all(each.figures.different == 0 for each in compare(rounded, widened).differences)
 
 
-def test_names_of_a_wrapped_model_are_aligned(compare):
-    wrapped = {f"module.{name}": each for name, each in tensors().items()}
+@pytest.mark.parametrize("beginning", ["module.", "state_dict.", "state_dict.model.", "model_state_dict.", "net."])
+def test_names_of_a_wrapped_model_are_aligned(compare, beginning):
+    wrapped = {f"{beginning}{name}": each for name, each in tensors().items()}
     found = compare(tensors(), wrapped)
-    assert (found.word, found.renamed) == ("identical", "module.")
+    assert (found.word, found.renamed) == ("identical", beginning)
 
 
 def test_tied_tensors_that_are_stored_once_are_no_difference(compare):

@@ -265,3 +265,22 @@ def test_what_a_text_keeps(texts, precision):
     for step, text in enumerate(texts):
         assert column.add(step, text)
     assert series_of(column).precision == precision
+
+
+def test_the_index_that_pandas_writes_is_left_out(tmp_path):
+    frame = pd.DataFrame({"step": [5, 6, 8], "loss": [0.5, 0.25, 0.125]})
+    frame.to_csv(tmp_path / "log.csv")
+    log = read_log(str(tmp_path / "log.csv"))
+    assert list(log.series) == ["loss"] and series(log, "loss") == {5: 0.5, 6: 0.25, 8: 0.125}
+    assert log.notes == ("the first column has no name and counts the rows: it is left out",)
+
+
+def test_a_column_without_a_name_that_does_not_count_the_rows_gets_one(tmp_path):
+    frame = pd.DataFrame({"step": [5, 6, 8], "loss": [0.5, 0.25, 0.125]}, index=[2, 4, 6])
+    frame.to_csv(tmp_path / "log.csv")
+    assert sorted(read_log(str(tmp_path / "log.csv")).series) == ["column 1", "loss"]
+
+
+def test_spaces_around_a_heading_are_none_of_the_name(tmp_path):
+    (tmp_path / "log.csv").write_text("step, loss\n0, 0.5\n1, 0.25\n")
+    assert series(read_log(str(tmp_path / "log.csv")), "loss") == {0: 0.5, 1: 0.25}
