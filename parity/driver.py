@@ -5,6 +5,7 @@ becomes tables, odd trials are repeated, and run.json is sealed.
 """
 
 import contextlib
+import shlex
 import sys
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
@@ -122,7 +123,8 @@ def train(
             # Nothing was trained, so there is nothing to continue.
             if not (resumable and gatherer.rows):
                 raise
-            raise Trouble(f"{trouble} What was trained is kept: continue it with --resume {out}.") from trouble
+            then = f"What was trained is kept: continue it with --resume {shlex.quote(str(out))}."
+            raise Trouble(f"{trouble} {then}") from trouble
         phases.enter("files")
         # Also after an interruption: the trials that did not end are stored with the steps that they have.
         gatherer.write_tables()

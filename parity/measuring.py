@@ -252,7 +252,9 @@ def report(stored: StoredRun, *, interrupted: bool, form: str, fleet: Fleet | No
     page = write_page(stored, judgement)
     message = f"Stored in {out}; report: {page}"
     if interrupted:
-        message = f"Interrupted. What was trained is kept: continue it with\n  parity run --resume {out}"
+        message = (
+            f"Interrupted. What was trained is kept: continue it with\n  parity run --resume {shlex.quote(str(out))}"
+        )
     elif len(message) > WIDTH:
         message = f"Stored in {out}; report:\n  {page}"
     if form == "text":

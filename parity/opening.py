@@ -1,5 +1,6 @@
 """parity open DIR: opens the report of a run in a browser."""
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ def open_page(directory: str) -> int:
     if "://" in directory:
         raise Trouble(
             f"{directory} is on an object store, which a browser cannot open. "
-            f"Write the page here with: parity report {directory} --html report.html"
+            f"Write the page here with: parity report {shlex.quote(directory)} --html report.html"
         )
     page = Path(directory) / "report.html"
     if not page.is_file():

@@ -1,5 +1,6 @@
 """python -m parity.report DIR: judges stored runs again and prints the report; needs neither torch nor Ray."""
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,7 +50,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         sys.stdout.write(run_list.render(found))
         raise Trouble(
             f"{directories[0]} is not a run itself, and nothing was judged. Give one of these runs, or several to "
-            f"compare them: parity report {found[0].path}"
+            f"compare them: parity report {shlex.quote(str(found[0].path))}"
         )
     return report(directories, across=options.across, page=options.html, form=options.format)
 

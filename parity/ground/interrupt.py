@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -134,7 +135,7 @@ def keep(place: object) -> None:
 
 def how_to_go_on() -> str:
     """A sentence on how to continue the run, to append to the reason why it ended early; empty if there is none."""
-    return f" What was trained is kept: continue it with --resume {_state.place}." if _state.place else ""
+    return f" What was trained is kept: continue it with --resume {shlex.quote(_state.place)}." if _state.place else ""
 
 
 def end_at_once(reason: str) -> NoReturn:

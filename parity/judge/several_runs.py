@@ -6,6 +6,7 @@ rank. Where there is none, a trial with another device, loss or seed takes its p
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -149,7 +150,7 @@ def _joined(
     }
     info: dict[str, Any] = {
         "task": " and ".join(dict.fromkeys(str(run.info.get("task")) for run in each)),
-        "command": f"python -m parity.report {' '.join(map(str, directories))}",
+        "command": f"python -m parity.report {shlex.join(map(str, directories))}",
         "created": max((str(run.info.get("created") or "") for run in each), default=None),
         "folder": None,
         "versions": {},

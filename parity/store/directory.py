@@ -5,6 +5,7 @@ findings.parquet  replays.parquet  differences.parquet  summary.json  report.htm
 """
 
 import contextlib
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ def create(out: StoragePath, *, option: str = "--out", resumable: bool = True) -
     """
     try:
         if storage.exists(out / "run.json", patience_s=storage.FIRST_PATIENCE_S):
-            then = f", or continue it with --resume {out}" if resumable else ""
+            then = f", or continue it with --resume {shlex.quote(str(out))}" if resumable else ""
             raise Trouble(f"{out} already holds a run. Choose another {option}{then}.")
         if isinstance(out, Path):
             # `mkdir` refuses a folder that exists, so a folder that holds something else is never filled.

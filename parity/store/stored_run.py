@@ -1,5 +1,6 @@
 """Reads a run back from its directory, and checks that it is complete and undamaged."""
 
+import shlex
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -62,7 +63,7 @@ def read_run(directory: StoragePath, *, own: bool = False) -> StoredRun:
     if run_state(info) == "running" and not storage.exists(directory / "trials.parquet"):
         raise Trouble(
             f"{directory} has no tables yet: its driver is still training, or was killed. What was trained is in its "
-            f"journal; continue it with --resume {directory}."
+            f"journal; continue it with --resume {shlex.quote(str(directory))}."
         )
     digests = {} if own else check_footers(directory, sealed_files(info))
     path = directory / "trials.parquet"
