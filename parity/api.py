@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +35,20 @@ from parity.store.stored_run import read_run
 from parity.tasks.loading import load_task_data
 from parity.train.inline import Inline, require_devices
 
+# Two trainings at once would draw from the same generators, and each would find the other's draws. A loss may itself
+# make a check in the thread that it is called in.
+_one_at_a_time = threading.RLock()
+
+
+def _unlocked() -> None:
+    """Makes the lock anew in a forked process, in which the thread that has it does not run."""
+    global _one_at_a_time
+    _one_at_a_time = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_unlocked)
+
 
 def check(
     candidate: str | Callable[..., Any] | Sequence[str | Callable[..., Any]] = (),
@@ -54,7 +69,8 @@ def check(
 ) -> CheckResult:
     """Trains with the baseline and the candidate in this process, and judges where they differ.
 
-    The process's random generators, thread count and torch switches are left as they were.
+    The process's random generators, thread count and torch switches are left as they were; gradients are on and
+    autocast is off, whatever surrounds the call. A check in another thread waits until this one has ended.
 
         >>> import parity
         >>> def half(output, target):  # wrong: the gradient is half of what it should be
@@ -98,7 +114,7 @@ def check(
     shipped = shipped_losses(asked)
     # A string is a sequence as well, but of characters.
     candidates = [candidate] if isinstance(candidate, str) or not isinstance(candidate, Sequence) else list(candidate)
-    with _progress(progress) as (quiet, bar):
+    with _one_at_a_time, _progress(progress) as (quiet, bar):
         losses = parse_given_losses([baseline, *candidates], shipped)
         devices, folder = parse_given_devices(device), directory(out)
         # From the loading of the data on: code of the user, which may draw or set switches, runs in here.
@@ -211,10 +227,12 @@ def run_trials(
 
 @contextlib.contextmanager
 def _process_restored() -> Iterator[None]:
-    """Restores random generators, thread count, torch's switches and what is imported when the block ends."""
+    """Restores random generators, torch's settings and switches, and what is imported when the block ends."""
     # These import torch, which `import parity.api` does without.
     from parity.observe.generators import generators_restored
+    from parity.observe.settings import settings_restored
+    from parity.train.surroundings import as_in_a_new_process
     from parity.train.switches import switches_restored
 
-    with generators_restored(), switches_restored(), imports_restored():
+    with generators_restored(), settings_restored(), switches_restored(), imports_restored(), as_in_a_new_process():
         yield

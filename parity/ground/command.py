@@ -46,4 +46,14 @@ def _status(command: Callable[[], int]) -> int:
             return 2
         traceback.print_exc()
         print("parity: the error above is a bug of parity; please report it.", file=sys.stderr)
+    except SystemExit:
+        raise
+    except BaseException as error:  # noqa: BLE001 - printed in full
+        # Only user's code raises such; it asks everybody on the way not to take it for an error of the usual kind.
+        traceback.print_exc()
+        print(
+            f"parity: {type(error).__name__} was raised, which is not an Exception and so ends the command. "
+            "Raise an Exception in the loss or task.",
+            file=sys.stderr,
+        )
     return 2

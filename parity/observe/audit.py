@@ -22,7 +22,8 @@ from torch import nn
 from parity.ground.errors import OracleUnavailable
 from parity.ground.quoting import explain_error
 from parity.observe.generators import generators_restored
-from parity.observe.loss_state import settings_restored, state_restored
+from parity.observe.loss_state import state_restored
+from parity.observe.settings import settings_restored
 from parity.plan.pinned import pinned_modules
 from parity.plan.user_code import CodeSpec
 from parity.tasks import Task

@@ -1,4 +1,4 @@
-"""What a loss keeps between its calls, and what it may switch in its process: taken, and put back after extra calls.
+"""What a loss keeps between its calls: taken, and put back after extra calls; what it may switch is in `settings`.
 
 Oracle and contract call losses that belong to a training. `state_restored` makes these calls leave nothing behind: it
 walks from a loss to whatever its code can reach and change, and puts it all back. What it walks through, and where it
@@ -40,30 +40,6 @@ _MISSING = object()
 
 class TooLarge(Exception):  # noqa: N818 - names what it reports
     """The loss wrote to a tensor that is too large to be copied before each call; the message names its size."""
-
-
-@contextlib.contextmanager
-def settings_restored() -> Iterator[None]:
-    """Gives torch's and NumPy's settings back the values that they had before the block.
-
-    These are gradient mode, default dtype, number of threads, and how NumPy reports errors.
-    """
-    numpy_errors: Any = np.geterr()
-    before = [read() for read, _ in _SETTINGS]
-    try:
-        yield
-    finally:
-        for (read, write), value in zip(_SETTINGS, before, strict=True):
-            if read() != value:
-                write(value)
-        np.seterr(**numpy_errors)
-
-
-_SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
-    (torch.is_grad_enabled, torch.set_grad_enabled),
-    (torch.get_default_dtype, torch.set_default_dtype),
-    (torch.get_num_threads, torch.set_num_threads),
-)
 
 
 @contextlib.contextmanager
@@ -135,6 +111,9 @@ class _Walk:
         self._back.callback(back, kept)
 
     def _tensor(self, value: torch.Tensor) -> None:
+        # Of a lazy module that was not called yet: it has no elements.
+        if torch.nn.parameter.is_lazy(value):
+            return
         if value.is_leaf:  # of another tensor, torch warns
             grad = value.grad
             self._back.callback(lambda: None if value.grad is grad else setattr(value, "grad", grad))
@@ -232,7 +211,7 @@ class _Walk:
             self.visit(value.__dict__)
         for slot in (name for base in kind.__mro__ for name in _slots(base)):
             if (content := getattr(value, slot, _MISSING)) is not _MISSING:
-                self._back.callback(functools.partial(setattr, value, slot, content))
+                self._back.callback(functools.partial(_reset, value, slot, content))
                 self.visit(content)
 
 
@@ -270,6 +249,12 @@ def _restore_class(value: type, kept: dict[str, Any]) -> None:
     for name, each in kept.items():
         if vars(value).get(name, _MISSING) is not each:
             setattr(value, name, each)
+
+
+def _reset(value: object, slot: str, content: Any) -> None:
+    """Gives a slot back its content, also of a frozen dataclass, whose own way to set it refuses."""
+    if getattr(value, slot, _MISSING) is not content:
+        object.__setattr__(value, slot, content)
 
 
 def _slots(kind: type) -> tuple[str, ...]:

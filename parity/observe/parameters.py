@@ -82,3 +82,9 @@ class ObservedParameters:
             "param_shapes": ["x".join(map(str, parameter.shape)) for parameter in self._parameters],
             "param_dtypes": [str(parameter.dtype).removeprefix("torch.") for parameter in self._parameters],
         }
+
+
+def lazy_parameter(model: torch.nn.Module) -> str | None:
+    """The name of a parameter or buffer that gets its shape when the model is first called; None if there is none."""
+    named = (*model.named_parameters(), *model.named_buffers())
+    return next((name for name, tensor in named if torch.nn.parameter.is_lazy(tensor)), None)

@@ -13,6 +13,7 @@ import torch
 
 from parity.ground.errors import Trouble
 from parity.ground.spelling import did_you_mean
+from parity.observe.parameters import lazy_parameter
 from parity.plan.numbers import checked
 from parity.plan.trial import DIGEST_KINDS
 
@@ -62,6 +63,8 @@ def check_model(who: str, model: object, name: str = "model") -> None:
             f"{who}: {name} is {kind_of(model)}, which is not a torch.nn.Module. Give the model itself; several go "
             "into a torch.nn.ModuleDict."
         )
+    if lazy := lazy_parameter(model):
+        raise Trouble(f"{who}: {name} has the parameter {lazy} without a shape. Call the model once on a batch before.")
 
 
 def kind_of(thing: object) -> str:

@@ -49,7 +49,7 @@ def pair_facts(verdict: PairVerdict) -> tuple[Fact, ...]:
         far, step = losses_differ(verdict.largest.rel), verdict.largest.step
         drift = f"{'the ' if far.startswith('losses') else ''}{far}, at step {step}"
         if math.isnan(verdict.largest.rel):
-            drift = f"one side is NaN from step {step}"
+            drift = f"{'both losses are' if verdict.both_nan == step else 'one side is'} NaN from step {step}"
         found.append(Fact("drift", drift, drift))
     if verdict.steps:
         found.append(_alike("compared", f"{_compared(verdict)}{_audited(verdict)}"))

@@ -104,6 +104,10 @@ def next_steps(run: StoredRun, judgement: Judgement, *, where: str = "below") ->
     if worst.meaning.tone == "doubt":
         return [Advice("Resolve the doubt described above, and run again.")]
     first = run.trials[0]
+    if (nan := next((each.both_nan for each in pairs if each.both_nan is not None), None)) is not None:
+        return [
+            Advice(f"Find out why both losses are NaN at step {nan:,}: equal NaNs do not show that a loss is right.")
+        ]
     if equal_runs(pairs):
         # Both may have the same fault.
         return [Advice("Nothing differs. To check that the runs are right, compare them with one that is known to be.")]
@@ -151,9 +155,12 @@ def _fixes(run: StoredRun, verdict: PairVerdict, where: str) -> list[Advice]:
 def _after_error(run: StoredRun, record: TrialRecord, where: str) -> Advice:
     """What to do about a trial that ended before its last step."""
     error = user_error(record, run_folder(run))
-    if error and error.frames:
-        whole = f"the whole traceback is {where}, under Attempts and faults"
+    whole = f"the whole traceback is {where}, under Attempts and faults"
+    if error and error.own and error.frames:
         return Advice(f"Fix the {error.exception} at {error.frames[-1].place}; {whole}.")
+    # No line of the loss has run, so it does not take what it is called with.
+    if error and not error.frames and (record.error or "").startswith("the loss raised TypeError"):
+        return Advice(f"Make the loss a function of two arguments, (output, target); {whole}.")
     return Advice(_ENDED.get(record.failure or "", f"Read what happened {where}, under Attempts and faults."))
 
 

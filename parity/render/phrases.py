@@ -91,7 +91,7 @@ def losses_differ(rel: float) -> str:
     ('losses differ by up to 25 %', 'one of the losses is infinite, or the baseline is 0')
     """
     if math.isnan(rel):
-        return "one of the losses is NaN"
+        return "losses are NaN"
     if math.isinf(rel):
         return "one of the losses is infinite, or the baseline is 0"
     return f"losses differ by up to {percent(rel)}"

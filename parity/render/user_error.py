@@ -16,7 +16,8 @@ _MOST_TEXT = 20_000
 # The line of a frame, and of its code, as Python prints them.
 _FRAME = re.compile(r'^  File "(?P<file>.+)", line (?P<line>\d+), in (?P<function>.+)\n(?:    (?P<code>\S.*)\n)?', re.M)
 # What is parity's own, or somebody's library, is not where a reader has to look first.
-_OURS = re.compile(r"(^|/)(parity/(train|observe|tasks|recorder)|site-packages|dist-packages|lib/python3)(/|\.py|\.\d)")
+_OURS = re.compile(r"(^|/)parity/(train|observe|tasks|recorder)(/|\.py)")
+_LIBRARY = re.compile(r"(^|/)(site-packages|dist-packages|lib/python3)(/|\.\d)")
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,15 @@ class UserError:
         trial: Name of the trial.
         exception: Class of the exception, with its module where it has one.
         message: Its message, in one line; empty if it has none.
-        frames: The last lines of the user's code, the innermost last; of other code where there is none of the user's.
+        frames: The last lines of the user's code, the innermost last; of a library where there is none of the user's.
+        own: Whether the frames are the user's.
     """
 
     trial: str
     exception: str
     message: str
     frames: tuple[Frame, ...]
+    own: bool = True
 
     @property
     def lines(self) -> list[str]:
@@ -97,11 +100,14 @@ def user_error(record: TrialRecord, folder: str | None = None) -> UserError | No
         Frame(relative_path(file, folder), int(line), function, (code or "").rstrip())
         for file, line, function, code in (found.groups() for found in _FRAME.finditer(text))
     ]
-    own = [frame for frame in frames if not _OURS.search(frame.file)]
+    others = [frame for frame in frames if not _OURS.search(frame.file)]
+    own = [frame for frame in others if not _LIBRARY.search(frame.file)]
     # The message may have several lines, and stands after the last frame.
     *_, last = [found.end() for found in _FRAME.finditer(text)] or [0]
     exception, _, message = _message(text[last:]).partition(": ")
-    return UserError(record.trial, flat(exception) or "error", flat(message), tuple((own or frames)[-MOST_FRAMES:]))
+    return UserError(
+        record.trial, flat(exception) or "error", flat(message), tuple((own or others)[-MOST_FRAMES:]), own=bool(own)
+    )
 
 
 def relative_path(path: str, folder: str | None) -> str:

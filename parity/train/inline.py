@@ -56,7 +56,10 @@ class Inline:
         Raises:
             Trouble: As `Executor.train`; or a trial has made a device unusable for those after it.
         """
+        # These import torch, which a cluster's driver does without.
+        from parity.observe.settings import settings_restored
         from parity.train import switches
+        from parity.train.surroundings import CallersPlace
 
         past = past or NoPast()
         last: dict[str, Trial] = {}
@@ -69,13 +72,16 @@ class Inline:
                     "new process: parity.run without --inline starts one for each trial, and --resume continues a run."
                 )
             shared = past.shared(trial.shared_from) if trial.shared_from else None
-            events = perform(trial, data, shared, past.position(trial.name))
-            # Not a for loop: a trial that has to begin again gets another iterator.
-            while event := next(events, None):
-                yield [event]
-                # Storing the event may have shown that rows after a saved state came out differently.
-                if past.void(trial.name):
-                    events = perform(trial, data, shared, past.position(trial.name))
+            # What the user's code switches in this process is gone before the next trial, as it is with a worker.
+            with settings_restored(), CallersPlace() as place:
+                events = perform(trial, data, shared, past.position(trial.name))
+                # Not a for loop: a trial that has to begin again gets another iterator.
+                while event := next(events, None):
+                    with place.callers():
+                        yield [event]
+                    # Storing the event may have shown that rows after a saved state came out differently.
+                    if past.void(trial.name):
+                        events = perform(trial, data, shared, past.position(trial.name))
 
 
 def require_devices(trials: Sequence[Trial]) -> None:

@@ -14,11 +14,13 @@ from parity.ground.quoting import explain_error
 from parity.observe.audit import Oracle, make_oracle
 from parity.observe.generators import seed_generators
 from parity.observe.observer import Observer
+from parity.observe.parameters import lazy_parameter
 from parity.plan.trial import Trial
 from parity.tasks import Task
 from parity.tasks.loading import load_task
 from parity.tasks.losses import Loss, is_widened, load_loss
 from parity.tasks.outputs import Outputs, cut_off, describe, learning_parts, parts, separated, tensors
+from parity.train import surroundings
 from parity.train.passing_on import pass_on
 from parity.train.planted import planted, spoil_gradient
 from parity.train.rounding_noise import round_randomly
@@ -82,7 +84,7 @@ def begin(trial: Trial) -> Training:
         oracle = make_oracle(trial.oracle, task)
     device = prepare(trial.device)  # after the user's code is loaded, whose import may have set other switches
     seed_generators(trial.seed)
-    with Blamed(None, "the task's model"):
+    with Blamed(None, "the task's model"), surroundings.for_model(float32=trial.settings.task.shipped):
         model = task.model()
     _check_model(model)
     # Made on the CPU and moved, so that every device begins with the same parameters.
@@ -106,8 +108,11 @@ def make_batch(training: Training, data: Mapping[str, np.ndarray], step: int) ->
         batch = training.task.batch(data, *training.trial.settings.row_range(step))
     if not isinstance(batch, tuple) or not all(isinstance(tensor, torch.Tensor) for tensor in batch):
         raise TrialFailed(step, f"the task's batch() returned {_type(batch)}, a tuple of tensors is needed")
-    # Made on the CPU by every task, and moved here.
-    return tuple(tensor.to(training.device) for tensor in batch)
+    # Made on the CPU by every task, and moved here. A view of the data, which other trials have too, is copied.
+    return tuple(
+        (tensor.clone() if surroundings.is_view(tensor, data.values()) else tensor).to(training.device)
+        for tensor in batch
+    )
 
 
 def forward(training: Training, batch: tuple[torch.Tensor, ...], step: int) -> tuple[Outputs, Outputs]:
@@ -169,18 +174,20 @@ def take_step(
     # Also for the parts of the target that the model has computed, as the second tower of a contrastive loss.
     sources = learning_parts(target)
     target = cut_off(target)
+    # Before the loss is called, which may make a target require a gradient that nobody is waiting for.
+    learning = learning_parts(target)
     if observer:
         if "computed_dtype" not in observer.facts:
             observer.graph(output)
         # Before the loss is called: the audit finds by these digests that the loss has written to its output or target.
-        observed = observer.forward(trial.settings.place(step), batch, given, target, computed=learning_parts(target))
+        observed = observer.forward(trial.settings.place(step), batch, given, target, computed=learning)
         observer.before_loss()
     with Blamed(step, "the loss"), clock:
         loss = training.loss(given, target)
     _check_loss(step, loss, given)
     # loss.backward() in two halves, with the same bits: the audit judges the gradient between loss and model.
     with Blamed(step, "the loss's backward"), clock:
-        output_grad, target_grad = _gradients(step, loss, given, learning_parts(target))
+        output_grad, target_grad = _gradients(step, loss, given, learning)
     if trial.noise:
         # The first part gets the seed that a single tensor gets.
         seed = (trial.seed, trial.noise, step)
@@ -252,6 +259,10 @@ def _gradients(
 def _check_model(model: object) -> None:
     if not isinstance(model, torch.nn.Module):
         raise TrialFailed(None, f"the task's model() returned {_type(model)}, a torch.nn.Module is needed")
+    if lazy := lazy_parameter(model):
+        raise TrialFailed(
+            None, f"the task's model() has the parameter {lazy} without a shape; let model() call it once on a batch"
+        )
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise TrialFailed(None, f"the task's model() has no parameters to train; {_type(model)} has none")
 

@@ -3,6 +3,7 @@
 import functools
 import random
 from collections import OrderedDict, defaultdict, deque
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from parity.observe.loss_state import LARGEST, TooLarge, settings_restored, state_restored
+from parity.observe.loss_state import LARGEST, TooLarge, state_restored
+from parity.observe.settings import settings_restored
 
 CALLS = 0
 SEEN = []
@@ -94,6 +96,15 @@ class Slots:
         return self.calls
 
 
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    settings: dict[str, int]
+
+    def __call__(self):
+        self.settings["calls"] += 1
+        return dict(self.settings)
+
+
 class OnClass(torch.autograd.Function):
     calls = 0
 
@@ -150,6 +161,7 @@ KINDS = {
     "object": Counting(),
     "bound method": Counting().__call__,
     "slots": Slots(),
+    "frozen": Frozen({"calls": 0}),
     "partial": functools.partial(closure()),
     "class of an autograd.Function": lambda: float(OnClass.apply(torch.ones(()))),
     "apply": functools.partial(OnClass.apply, torch.ones(())),

@@ -27,7 +27,8 @@ from parity.observe.contract.calls import Broken, Case, Check, Outcome, Raised, 
 from parity.observe.contract.distances import baseline_errors
 from parity.observe.contract.items import CHECKS
 from parity.observe.generators import generators_restored
-from parity.observe.loss_state import settings_restored, state_restored
+from parity.observe.loss_state import state_restored
+from parity.observe.settings import settings_restored
 from parity.plan import lines
 from parity.tasks.losses import Loss
 from parity.tasks.outputs import Outputs, map_tensors, tensors

@@ -11,7 +11,8 @@ import torch
 from parity.observe.audit import Oracle
 from parity.observe.diagnosis.rules import Finding, diagnose
 from parity.observe.generators import generators_restored
-from parity.observe.loss_state import settings_restored, state_restored
+from parity.observe.loss_state import state_restored
+from parity.observe.settings import settings_restored
 from parity.plan import lines
 from parity.plan.trial import Place
 from parity.tasks.losses import Loss

@@ -74,7 +74,7 @@ def find_source(verdict: PairVerdict, folder: str | None) -> Source | None:
 def _raised(record: TrialRecord, folder: str | None) -> Source | None:
     """The last line of the user's code in the traceback, which the advice names too."""
     error = user_error(record, folder)
-    if error is None or not error.frames:
+    if error is None or not error.own or not error.frames:
         return None
     frame = error.frames[-1]
     lines: tuple[tuple[int, str], ...] = ()

@@ -1,0 +1,239 @@
+"""A check in a process of somebody else's: it depends on nothing there, and leaves nothing of a loss behind."""
+
+import doctest
+import os
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import parity
+from parity.__main__ import main
+from parity.ground.errors import Trouble
+from parity.train import surroundings
+
+
+def run(*arguments):
+    return main(["run", "--loss", "builtin", *arguments, "--inline"])
+
+
+def right(output, target):
+    return nn.functional.mse_loss(output, target)
+
+
+class Small:
+    """A task of a few rows."""
+
+    def data(self):
+        return {"points": np.ones((32, 4), np.float32)}
+
+    def model(self):
+        return nn.Linear(4, 4)
+
+    def optimizer(self, parameters, lr):
+        return torch.optim.SGD(parameters, lr)
+
+    def batch(self, data, start, stop):
+        return (torch.tensor(data["points"][start:stop]),)
+
+    def forward(self, model, batch):
+        return model(batch[0]), batch[0]
+
+    def loss(self, output, target):
+        return right(output, target)
+
+
+def test_the_examples_are_true():
+    tried = doctest.testmod(surroundings)
+    assert (tried.failed, tried.attempted >= 2) == (0, True)
+
+
+def test_checks_in_two_threads_do_not_disturb_each_other():
+    found = {}
+
+    def check(number):
+        found[number] = parity.check(right, steps=4, batch_size=64, progress=False).verdict
+
+    threads = [threading.Thread(target=check, args=(number,)) for number in range(4)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert found == dict.fromkeys(range(4), "identical")
+
+
+def test_a_loss_may_make_a_check_itself():
+    def checking(output, target):
+        assert parity.check(right, task=Small, steps=1, batch_size=16, progress=False).passed
+        return right(output, target)
+
+    assert parity.check(checking, task=Small, steps=1, batch_size=16, progress=False).verdict == "identical"
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        torch.no_grad,
+        torch.inference_mode,
+        lambda: torch.autocast("cpu", torch.bfloat16),
+        lambda: torch.device("meta"),
+    ],
+    ids=["no_grad", "inference", "autocast", "meta"],
+)
+def test_what_surrounds_a_check_does_not_change_its_numbers(around):
+    plain = parity.check(right, steps=2, batch_size=64, progress=False)
+    with around():
+        within = parity.check(right, steps=2, batch_size=64, progress=False)
+    assert within.verdict == "identical"
+    assert within.traces.param_digest.tolist() == plain.traces.param_digest.tolist()
+
+
+def test_the_default_dtype_of_a_process_is_none_of_a_shipped_tasks(monkeypatch):
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert parity.check(right, steps=2, batch_size=64, progress=False).verdict == "identical"
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def switching(output, target):
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.autograd.set_detect_anomaly(True)
+    torch.set_grad_enabled(False)
+    with torch.enable_grad():
+        return right(output, target)
+
+
+def test_what_one_loss_switches_is_gone_for_the_next_one_and_afterwards():
+    result = parity.check([switching, right], steps=2, batch_size=64, progress=False)
+    verdicts = {pair.pair.candidate.loss_name: pair.verdict for pair in result.judgement.pairs}
+    assert verdicts["right"] == "identical"
+    assert (torch.get_default_dtype(), torch.get_default_device().type) == (torch.float32, "cpu")
+    assert torch.is_grad_enabled() and not torch.is_anomaly_enabled()
+    assert torch.get_deterministic_debug_mode() == 0
+
+
+def test_a_loss_that_changes_the_folder_and_stdout_moves_neither_run_nor_report(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "import io, os, sys\n"
+        "def loss(output, target):\n"
+        "    os.chdir('/')\n"
+        "    sys.stdout = sys.stderr = io.StringIO()\n"
+        "    return ((output - target) ** 2).mean()\n"
+    )
+    streams = sys.stdout, sys.stderr
+    assert run("mine.py:loss", "--steps", "2", "--out", "runs/mine") == 0
+    assert (Path.cwd(), (sys.stdout, sys.stderr)) == (tmp_path, streams)
+    assert (tmp_path / "runs/mine/report.html").exists()
+    assert "Stored in runs/mine" in capsys.readouterr().out
+
+
+def test_a_folder_that_was_removed_stays_removed(tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    with surroundings.CallersPlace():
+        os.chdir(tmp_path)
+        gone.rmdir()
+    assert Path.cwd() == tmp_path
+
+
+def test_a_target_that_the_loss_lets_require_a_gradient_trains_as_without():
+    def requiring(output, target):
+        target.requires_grad_()
+        return right(output, target)
+
+    assert parity.check(requiring, steps=2, batch_size=64, progress=False).verdict == "identical"
+
+
+@pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
+def test_a_batch_that_is_a_view_of_the_data_does_not_reach_the_next_trial():
+    class Writing(Small):
+        def batch(self, data, start, stop):
+            return (torch.from_numpy(data["points"][start:stop]),)
+
+        def forward(self, model, batch):
+            batch[0].mul_(2)
+            return model(batch[0]), batch[0]
+
+    assert parity.check(right, task=Writing, steps=4, batch_size=16, progress=False).verdict == "identical"
+
+
+def test_a_lazy_module_is_a_loss():
+    class Lazy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.LazyLinear(1)
+
+        def forward(self, output, target):
+            return right(output, target)
+
+    assert parity.check(Lazy, steps=1, batch_size=64, progress=False).verdict == "identical"
+
+
+def test_a_lazy_model_is_refused_in_words(tmp_path):
+    class LazyTask(Small):
+        def model(self):
+            return nn.Sequential(nn.LazyLinear(4))
+
+    result = parity.check(right, task=LazyTask, steps=1, batch_size=16, progress=False)
+    assert "has the parameter 0.weight without a shape; let model() call it once" in " ".join(result.message.split())
+    with pytest.raises(Trouble, match=r"the parameter weight without a shape. Call the model once on a batch before"):
+        parity.Recorder(tmp_path / "run", nn.LazyLinear(4))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_with_other_arguments_is_not_blamed_on_a_line_of_parity():
+    def three(output, target, weight):
+        return right(output, target) * weight
+
+    message = parity.check(three, steps=1, batch_size=64, progress=False).message
+    assert "Make the loss a function of two arguments, (output," in message
+    assert "step.py" not in message
+
+
+def test_an_error_of_the_engine_names_no_line_to_fix():
+    class WrongShape(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, output, target):
+            return right(output, target)
+
+        @staticmethod
+        def backward(ctx, grad):
+            return torch.zeros(3), None
+
+    message = parity.check(WrongShape, steps=1, batch_size=64, progress=False).message
+    assert "Fix the RuntimeError" not in message and "step.py" not in message
+
+
+def test_two_sides_of_nothing_but_nan_are_said_to_be_so():
+    class Empty(Small):
+        def data(self):
+            return {"points": np.full((32, 4), np.nan, np.float32)}
+
+    result = parity.check(right, task=Empty, steps=2, batch_size=16, progress=False)
+    assert "(losses are NaN)" in " ".join(result.message.split())
+    assert "one of the losses" not in result.report and "No action needed" not in result.report
+
+
+def test_what_is_no_exception_ends_a_command_with_2(tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(
+        "class Stop(BaseException):\n    pass\ndef loss(output, target):\n    raise Stop('enough')\n"
+    )
+    assert run(f"{tmp_path}/mine.py:loss", "--steps", "2", "--out", str(tmp_path / "run")) == 2
+    assert "parity: Stop was raised, which is not an Exception" in capsys.readouterr().err
+
+
+def test_a_command_with_a_space_in_its_path_can_be_copied(tmp_path, capsys):
+    out = str(tmp_path / "a b")
+    assert run("numpy", "--steps", "1", "--out", out) == 0
+    assert run("numpy", "--steps", "1", "--out", out) == 2
+    assert f"continue it with --resume '{out}'." in capsys.readouterr().err
