@@ -58,12 +58,8 @@ exit status: 0 the same or rounding, 1 diverged or failed, 2 trouble,
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit status, or 2 if none is given, since nothing was compared."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if not given or given[0] in ("-h", "--help", "help"):
-        print(USAGE, end="", file=sys.stdout if given else sys.stderr)  # as argparse does
-        return 0 if given else 2
-    if given[0] in ("-V", "--version"):
-        print(f"parity {__version__}")
-        return 0
+    if not given or given[0] in ("-h", "--help", "help", "-V", "--version"):
+        return guarded(lambda: _about(given))
     if status := guarded(lambda: _check(given)):
         return status
     if given[0] == "--completion":
@@ -75,6 +71,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # As if python -m parity.COMMAND had been given: its times count from the beginning of this process.
     sys.argv[1:] = given[1:]
     return int(command.main())
+
+
+def _about(given: Sequence[str]) -> int:
+    """Prints the version or the help, which is an answer only to those who have asked."""
+    if given and given[0] in ("-V", "--version"):
+        print(f"parity {__version__}")
+    else:
+        print(USAGE, end="", file=sys.stdout if given else sys.stderr)  # as argparse does
+    return 0 if given else 2
 
 
 def _check(given: Sequence[str]) -> int:

@@ -248,7 +248,12 @@ def report(stored: StoredRun, *, interrupted: bool, form: str, fleet: Fleet | No
     """
     out = stored.directory
     judgement = judge_run(stored, fleet)
-    print_report(stored, judgement, form=form)
+    try:
+        print_report(stored, judgement, form=form)
+    except OSError:
+        # Nobody takes what is printed; the page is there for those who come later.
+        write_page(stored, judgement)
+        raise
     page = write_page(stored, judgement)
     message = f"Stored in {out}; report: {page}"
     if interrupted:

@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from parity.ground import interrupt
+from parity.ground import interrupt, streams
 from parity.ground.errors import Trouble
 from parity.ground.packages import how_to_install
 from parity.ground.quoting import cut, visible
@@ -22,7 +22,7 @@ def guarded(command: Callable[[], int]) -> int:
     Whatever the command raises becomes a message on stderr and exit status 2. Python itself would exit with 1, which
     says that a pair diverged.
     """
-    with interrupt.interruptible():
+    with streams.standard_streams(), interrupt.interruptible():
         status = _status(command)
         interrupt.leave_if_abandoned(status)
     return status
@@ -31,16 +31,21 @@ def guarded(command: Callable[[], int]) -> int:
 def _status(command: Callable[[], int]) -> int:
     """Runs a command; returns its exit status, or 2 after a message about what it raised."""
     try:
-        return command()
+        status = command()
+        sys.stdout.flush()  # what fails here has an exit status, and at the end of Python another one
+        return status
     except Trouble as trouble:
         # It may name what somebody else has stored. Line breaks are ours: a command has a line of its own.
         text = "\n".join(map(visible, cut(str(trouble)).split("\n")))
         print(f"parity: {text}", file=sys.stderr)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of the output has gone, and Python would complain again at exit
     except KeyboardInterrupt:
         print(f"parity: interrupted.{interrupt.how_to_go_on()}", file=sys.stderr)
     except Exception as error:  # noqa: BLE001 - printed in full
+        if isinstance(error, OSError) and streams.unprintable(error):
+            if not isinstance(error, BrokenPipeError):  # whose reader has seen enough
+                why = f"stdout takes nothing more ({error.strerror})"
+                print(f"parity: {why}. What was stored is kept.", file=sys.stderr)
+            return 2
         if isinstance(error, ModuleNotFoundError) and (missing := how_to_install(error)):
             print(f"parity: {missing}", file=sys.stderr)
             return 2

@@ -1,0 +1,82 @@
+"""The standard streams of a command: each is there, and none of them ends it where nobody takes what is printed."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+
+@contextlib.contextmanager
+def standard_streams() -> Iterator[None]:
+    """Within the block, streams that the caller has closed lead to nowhere, and stderr takes whatever is printed to it.
+
+    A number that is free is that of the next file which is opened: what libraries print would be in a file of the run.
+    A line of progress, or a message, that cannot be printed changes neither the run nor its exit status.
+    """
+    before = sys.stderr
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(number)
+        except OSError:
+            # It gets the lowest free number, which is this one.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115 - stays open, as the stream does
+    # Another one, as of a test or a notebook, does not fail.
+    if before is sys.__stderr__ and isinstance(before, io.TextIOWrapper):
+        sys.stderr = _tolerant(before)
+    try:
+        yield
+    finally:
+        if before is not None:
+            sys.stderr = before
+
+
+def unprintable(error: OSError) -> bool:
+    """Whether an error came from stdout, as on a full disk; what is still waiting to be printed is then dropped.
+
+    Args:
+        error: What was raised.
+    """
+    if error.filename is not None:
+        return False
+    try:
+        number = sys.stdout.fileno()
+        # What was refused is not tried again by a flush.
+        os.write(number, b"\n")
+    except OSError as again:
+        if again.errno != error.errno:
+            return False
+    else:
+        return False
+    # Python prints the rest when it ends, and would complain again.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, number)
+    os.close(nowhere)
+    return True
+
+
+class _Tolerant(io.FileIO):
+    """A file that takes what cannot be written to it."""
+
+    def write(self, data: bytes, /) -> int:  # type: ignore[override]  # of anything with bytes in it
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
+
+
+def _tolerant(stream: io.TextIOWrapper[Any]) -> io.TextIOWrapper[Any]:
+    """The same stream as one whose writing never fails."""
+    try:
+        raw = _Tolerant(stream.fileno(), "w", closefd=False)
+    except OSError:  # one without a number
+        return stream
+    buffered: Any = io.BufferedWriter(raw)
+    return io.TextIOWrapper(
+        buffered, encoding=stream.encoding, errors=stream.errors, line_buffering=True, write_through=True
+    )

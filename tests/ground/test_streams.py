@@ -1,0 +1,70 @@
+"""A command whose streams are closed, full or without a reader has the exit status that it has otherwise, or 2."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FULL = Path("/dev/full")
+needs_full = pytest.mark.skipif(not FULL.exists(), reason="there is no full device")
+
+
+def parity(arguments, redirections, folder):
+    """Runs a command of parity with a shell's redirections; returns its exit status and what it printed to stderr."""
+    ended = subprocess.run(
+        ["sh", "-c", f'exec "$0" -m parity {arguments} {redirections}', sys.executable],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        timeout=240,
+    )
+    return ended.returncode, ended.stderr
+
+
+@needs_full
+@pytest.mark.parametrize("arguments", ["--version", "--help", "columns"])
+def test_stdout_on_a_full_disk_is_trouble_in_a_sentence(arguments, tmp_path):
+    status, errors = parity(arguments, ">/dev/full", tmp_path)
+    assert (status, errors) == (
+        2,
+        "parity: stdout takes nothing more (No space left on device). What was stored is kept.\n",
+    )
+
+
+@pytest.mark.parametrize("arguments", ["--version", "columns"])
+def test_a_closed_stdout_changes_nothing(arguments, tmp_path):
+    assert parity(arguments, ">&-", tmp_path) == (0, "")
+
+
+@needs_full
+def test_a_run_whose_progress_nobody_takes_is_as_any_other(tmp_path):
+    assert parity("run --inline --steps 2 --out one", "2>/dev/full", tmp_path)[0] == 0
+    assert parity("run --inline --steps 2 --out two", ">&- 2>&- <&-", tmp_path)[0] == 0
+    assert (tmp_path / "one/report.html").exists() and (tmp_path / "two/report.html").exists()
+
+
+@needs_full
+def test_a_run_whose_report_cannot_be_printed_has_its_page(tmp_path):
+    assert parity("run --inline --quiet --steps 2 --out one", ">/dev/full", tmp_path)[0] == 2
+    assert (tmp_path / "one/report.html").exists()
+
+
+def test_trouble_that_cannot_be_printed_is_still_2(tmp_path):
+    assert parity("report nowhere", "2>&-", tmp_path)[0] == 2
+
+
+def test_a_reader_that_leaves_is_no_error(tmp_path):
+    ended = subprocess.run(
+        ["sh", "-c", '("$0" -m parity columns; echo "status $?" >&2) | true', sys.executable],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+    )
+    assert ended.stderr == "status 2\n"
