@@ -65,6 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given[0] == "--completion":
         return 0
     _import_from_here()
+    # Its import takes long enough to be interrupted.
+    if status := guarded(lambda: 0 if importlib.import_module(MODULES[given[0]]) else 2):
+        return status
     command = importlib.import_module(MODULES[given[0]])
     if arguments is not None:
         return int(command.main(given[1:]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -26,6 +27,9 @@ def standard_streams() -> Iterator[None]:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115 - stays open, as the stream does
+    # What an encoding lacks is written as its code, as on stderr; also after the block.
+    if sys.stdout is sys.__stdout__ and isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
     # Another one, as of a test or a notebook, does not fail.
     if before is sys.__stderr__ and isinstance(before, io.TextIOWrapper):
         sys.stderr = _tolerant(before)
@@ -34,6 +38,35 @@ def standard_streams() -> Iterator[None]:
     finally:
         if before is not None:
             sys.stderr = before
+
+
+def encodable(text: str, encoding: str | None, form: str) -> str:
+    """A document in characters that a stream can write; as it is where the stream writes UTF-8.
+
+    >>> encodable("1 × 2", "ascii", "text"), encodable("<a>×</a>", "cp1252", "junit")
+    ('1 x 2', '<a>&#215;</a>')
+
+    Args:
+        text: The document.
+        encoding: That of the stream.
+        form: Value of `--format`.
+    """
+    if (encoding or "utf-8").replace("_", "-").lower() in ("utf-8", "utf8"):
+        return text
+    # Documents are read as UTF-8, of which ASCII is a part.
+    if form == "json":
+        return json.dumps(json.loads(text), indent=2) + "\n"
+    if form != "text":
+        return text.encode("ascii", "xmlcharrefreplace").decode()
+    try:
+        text.encode(encoding or "utf-8")
+    except UnicodeEncodeError:
+        return text.translate(_PLAIN).encode(encoding or "utf-8", "backslashreplace").decode(encoding or "utf-8")
+    return text
+
+
+# What stands for a character of a report where an encoding lacks it.
+_PLAIN = str.maketrans({"×": "x", "─": "-", "│": "|", "…": "...", "≈": "~", "·": ".", "→": "->", "⁻": "^-"})
 
 
 def unprintable(error: OSError) -> bool:

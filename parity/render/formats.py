@@ -7,6 +7,7 @@ load what Markdown needs.
 import sys
 from collections.abc import Callable
 
+from parity.ground.streams import encodable
 from parity.judge.verdict import Judgement
 from parity.store.stored_run import StoredRun
 
@@ -53,4 +54,4 @@ def print_report(run: StoredRun, judgement: Judgement, *, form: str = "text") ->
         form: Name of the format.
     """
     # Each document ends with its own line break.
-    sys.stdout.write(FORMATS[form](run, judgement))
+    sys.stdout.write(encodable(FORMATS[form](run, judgement), getattr(sys.stdout, "encoding", None), form))

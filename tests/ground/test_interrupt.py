@@ -1,5 +1,6 @@
 """The first Ctrl-C or SIGTERM ends a command in order, the second at once; each test starts a process."""
 
+import importlib
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from parity.__main__ import main
 from parity.ground import interrupt
 
 from conftest import ROOT
@@ -176,3 +178,12 @@ def test_afterwards_all_is_as_before():
     assert [signal.getsignal(each) for each in SIGNALS] == before
     assert opened & open_files() == set()
     assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_an_interruption_of_the_import_of_a_command_is_in_order(monkeypatch, capsys):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib, "import_module", interrupted)
+    assert main(["report", "runs/mine"]) == 2
+    assert capsys.readouterr().err == "parity: interrupted.\n"

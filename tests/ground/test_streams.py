@@ -1,11 +1,16 @@
 """A command whose streams are closed, full or without a reader has the exit status that it has otherwise, or 2."""
 
+import doctest
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
+
+from parity.ground import streams
 
 ROOT = Path(__file__).parents[2]
 FULL = Path("/dev/full")
@@ -68,3 +73,24 @@ def test_a_reader_that_leaves_is_no_error(tmp_path):
         timeout=60,
     )
     assert ended.stderr == "status 2\n"
+
+
+def test_the_examples_are_true():
+    tried = doctest.testmod(streams)
+    assert (tried.failed, tried.attempted >= 1) == (0, True)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_a_report_is_printed_in_any_encoding(encoding, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text("def doubled(output, target):\n    return 2 * ((output - target) ** 2).mean()\n")
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    monkeypatch.setenv("PYTHONUTF8", "0")
+    run = "run --inline --quiet --loss builtin mine.py:doubled --steps 2 --out mïne"
+    assert parity(run, ">text", tmp_path) == (1, "")
+    text = (tmp_path / "text").read_text(encoding=encoding)
+    assert ("2x too large" if encoding == "ascii" else "2× too large") in text or "2x too large" in text
+    for form in ("json", "junit", "markdown"):
+        assert parity(f"report mïne --format {form}", f">{form}", tmp_path) == (1, "")
+    assert json.loads((tmp_path / "json").read_text(encoding="utf-8"))["exit_status"] == 1
+    assert "2×" in ElementTree.parse(tmp_path / "junit").find(".//failure").get("message")
+    (tmp_path / "markdown").read_text(encoding="utf-8")

@@ -8,6 +8,7 @@ from xml.etree import ElementTree as ET
 from rich.console import Console
 from rich.text import Text
 
+from parity.ground.streams import encodable
 from parity.render.documents.document import Document, Finding
 from parity.render.expressible import in_json, in_xml
 from parity.render.markdown_text import code, prose, table
@@ -138,4 +139,4 @@ FORMATS: dict[str, Callable[[Sequence[Document]], str]] = {
 
 def print_documents(documents: Sequence[Document], *, form: str = "text") -> None:
     """Prints reports to stdout, in one of `FORMATS`."""
-    sys.stdout.write(FORMATS[form](documents))
+    sys.stdout.write(encodable(FORMATS[form](documents), getattr(sys.stdout, "encoding", None), form))
