@@ -205,3 +205,7 @@ def test_a_result_without_a_compared_step_does_not_pass(tmp_path):
     pairs = tuple(replace(pair, steps=0) for pair in result.judgement.pairs)
     assert not replace(result, judgement=replace(result.judgement, pairs=pairs)).passed
     assert not replace(result, judgement=replace(result.judgement, pairs=())).passed
+
+
+def test_one_step_was_compared():
+    assert "1 step of 10 quantities was compared bit for bit" in parity.check("numpy", steps=1).report

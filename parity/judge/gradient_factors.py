@@ -83,7 +83,8 @@ def describe_between(comparison: Comparison, index: int) -> str | None:
     else:
         why = "something changes single tensors"
     return (
-        f"it is {left.explain(names)} in the baseline and {right.explain(names)} in the candidate: "
+        f"the gradient that the optimizer received is {left.explain(names)} in the baseline and "
+        f"{right.explain(names)} in the candidate: "
         f"between backward and the optimizer's step, {why}"
     )
 

@@ -64,7 +64,8 @@ def how_sure_all(judgement: Judgement, worst: PairVerdict | None) -> tuple[str, 
 def _compared(verdict: PairVerdict) -> str:
     """Which steps and quantities were compared."""
     steps, quantities, lacking = compared_count(verdict)
-    return f"{steps} of {quantities} were compared bit for bit{f', without {lacking}' if lacking else ''}."
+    verb = "was" if verdict.steps == 1 else "were"
+    return f"{steps} of {quantities} {verb} compared bit for bit{f', without {lacking}' if lacking else ''}."
 
 
 def _audited(audited: int, steps: int) -> str:

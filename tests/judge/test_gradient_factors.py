@@ -60,7 +60,8 @@ def test_single_tensors_are_named_with_their_own_factor(tmp_path, change, said, 
     pair = ask(tmp_path, {"optimizer": sgd}, {"optimizer": sgd, "ready": late(change), **rounding})
     assert (pair.onset.step, pair.onset.quantity) == (20, "step_grad")
     assert (
-        f"it is unchanged in the baseline and {said} in the candidate: {BETWEEN}something changes single" in pair.cause
+        f"the gradient that the optimizer received is unchanged in the baseline and {said} in the candidate: "
+        f"{BETWEEN}something changes single" in pair.cause
     )
     assert "clipping" not in pair.cause and "loss scale" not in pair.cause
 
@@ -69,7 +70,7 @@ def test_single_tensors_are_named_with_their_own_factor(tmp_path, change, said, 
 def test_one_factor_of_all_tensors_is_clipping_or_a_loss_scale(tmp_path, rounding):
     pair = ask(tmp_path, {"optimizer": sgd}, {"optimizer": sgd, "ready": late(clip(0.05)), **rounding})
     assert (pair.onset.step, pair.onset.quantity) == (20, "step_grad")
-    assert "it is unchanged in the baseline and 0." in pair.cause
+    assert "the gradient that the optimizer received is unchanged in the baseline and 0." in pair.cause
     assert f"times that of backward in the candidate: {BETWEEN}clipping or the loss scale differs" in pair.cause
 
 
