@@ -10,7 +10,7 @@ Letters: S steps that both traces have; T tensors of a quantity.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -19,7 +19,7 @@ from parity.judge.differences import Comparison
 from parity.judge.distances import Distances
 from parity.judge.floors import Averages, least_jump, least_jumps, noise_of, updates_in_buffers
 from parity.judge.starts import equal_parameters
-from parity.judge.tensor_distances import TensorDistances
+from parity.judge.stretch import Stretch, Sudden, first_in
 from parity.judge.window import (
     MOST,
     STAYS,
@@ -28,6 +28,7 @@ from parity.judge.window import (
     each_tensor,
     largest_before,
     stay,
+    varied,
     whole,
     whole_length,
 )
@@ -56,56 +57,6 @@ def reached(comparison: Comparison) -> np.ndarray:
         # A NaN is not known to be near.
         found |= ~(values <= np.maximum(line.value * comparison.unit, lines.UNREACHED.value * before))
     return found
-
-
-@dataclass(frozen=True, eq=False)
-class Stretch:
-    """Some steps with those around them: the window before, and after them those at which a jump has to stay.
-
-    Attributes:
-        begin: Position of the first step of all.
-        first: Position of the first step that is looked at.
-        end: Position after the last step that is looked at.
-        distances: Of all these steps.
-        noise: Which tensors to leave out, as `noise_of` returns it.
-    """
-
-    begin: int
-    first: int
-    end: int
-    distances: TensorDistances
-    noise: np.ndarray | None
-
-    def of(self, values: np.ndarray) -> np.ndarray:
-        """The values of these steps, of those of all common steps; dtype[S, ...] -> dtype[N, ...]."""
-        return values[self.begin : self.begin + self.distances.steps]
-
-    def place(self, index: int) -> int:
-        """Which of these steps is the one at a position: 0 for one before them."""
-        return max(0, index - self.begin)
-
-
-@dataclass(frozen=True)
-class Sudden:
-    """A step at which a quantity is suddenly further off than in the steps before.
-
-    Attributes:
-        index: Position among the common steps.
-        tensor: Number of the tensor; None where all of them together are.
-        of: What is: the "distance", or the "length".
-        value: How far off it is, beside the baseline's length of all tensors.
-        before: The most of the steps before.
-        certain: Whether it stays, where a kink of the model may have moved it.
-        furthest: Number of the tensor that is furthest, where all of them together are further off.
-    """
-
-    index: int
-    tensor: int | None
-    of: str
-    value: float
-    before: float
-    certain: bool
-    furthest: int | None = None
 
 
 class Growth:
@@ -213,25 +164,16 @@ class Growth:
             # An optimizer that divides by the gradient's size turns the sign of an element that is nearly zero.
             parted = stretch.place(self._parted_at)
             jumps[parted] = values[parted] > lines.UPDATE_AT_PARTING.value
-        return _first(stretch, jumps, values, before, certain, of="distance", named=named)
+        return first_in(stretch, jumps, values, before, certain, of="distance", named=named)
 
     @cached_property
     def _varied(self) -> np.ndarray:
-        """Whether the steps at which a jump has to stay have other inputs than the first of them; bool[S].
-
-        Where a loop takes one batch again and again, a kink of the model that one side has met is met in each step.
-        """
-        side, steps = self._comparison.common[0], self._comparison.steps
+        """Whether the steps at which a jump has to stay have other inputs than the first of them; bool[S]."""
+        side = self._comparison.common[0]
         if not self._comparison.compares("input"):
-            return np.ones(steps, bool)
-        repeated = np.diff(side.values("input_digest")) == 0
-        if repeated.any() and (generators := side.words("generator_digests")) is not None:
-            # What the model draws, for dropout, say, is an input as well.
-            repeated &= (np.diff(generators, axis=0) == 0).all(axis=1)
-        varied = np.zeros(steps, bool)
-        for shift in range(STAYS - 1):
-            varied[: steps - 1 - shift] |= ~repeated[shift:]
-        return varied
+            return np.ones(self._comparison.steps, bool)
+        # What the model draws, for dropout, say, is an input as well.
+        return varied(side.values("input_digest"), side.words("generator_digests"))
 
     @cached_property
     def _reached(self) -> np.ndarray:
@@ -259,7 +201,7 @@ class Growth:
             jumps = values > np.maximum(lines.LENGTH_UPDATE.value, lines.LENGTH.value * before)
         # In the first steps after the parting nothing is known yet of how far lengths are off.
         jumps[: stretch.place(max(self._begin, self._parted_at + int(lines.JUMP_WINDOW.value)))] = False
-        return _first(stretch, jumps, values, before, certain, of="length", named=named)
+        return first_in(stretch, jumps, values, before, certain, of="length", named=named)
 
     def _buffer_at_parting(self, distances: Distances) -> Sudden | None:
         """The buffer that is furthest beyond rounding in the step of the parting, or None.
@@ -293,30 +235,3 @@ class Growth:
             return np.zeros(self._comparison.steps)
         follows: np.ndarray = line.value * np.minimum(np.nan_to_num(distances.whole, nan=np.inf), MOST)
         return follows
-
-
-def _first(
-    stretch: Stretch,
-    jumps: np.ndarray,
-    values: np.ndarray,
-    before: np.ndarray,
-    certain: np.ndarray,
-    *,
-    of: str,
-    named: bool,
-) -> Sudden | None:
-    """The first of these jumps in the steps that are looked at, bool[N, 1 or T], and of its step the largest."""
-    begin, end = stretch.place(stretch.first), stretch.place(stretch.end)
-    rows = np.flatnonzero(jumps[begin:end].any(axis=1))
-    if not rows.size:
-        return None
-    index = begin + int(rows[0])
-    tensor = int(np.argmax(np.where(jumps[index], values[index], -1)))
-    return Sudden(
-        stretch.begin + index,
-        tensor if named else None,
-        of,
-        float(values[index, tensor]),
-        float(before[index, tensor]),
-        certain=bool(certain[index, tensor]),
-    )

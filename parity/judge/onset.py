@@ -10,10 +10,11 @@ from parity.judge.decide_loss import LossAudit
 from parity.judge.differences import Comparison
 from parity.judge.fleet import DeviceClass
 from parity.judge.jumps import Jump
+from parity.judge.not_finite import finiteness, not_finite
 from parity.judge.pairs import Between, Pair
 from parity.judge.parting import Parting
 from parity.judge.same_elsewhere import first_shown
-from parity.judge.verdict import NotFinite, Onset
+from parity.judge.verdict import Onset
 from parity.plan import lines
 from parity.store.trace import NORMED_QUANTITIES, QUANTITIES
 
@@ -187,7 +188,7 @@ def one_sided_nan(comparison: Comparison) -> tuple[Onset, str] | None:
     if not quantities:
         return None
     # The norm of a gradient may well be infinite: in half precision, before its scale is taken out.
-    sides = {name: np.not_equal(*_finiteness(comparison, name, infinite=name == "loss")) for name in quantities}
+    sides = {name: np.not_equal(*finiteness(comparison, name, infinite=name == "loss")) for name in quantities}
     step = first_true(np.logical_or.reduce(list(sides.values())) & comparable)
     if step is None:
         return None
@@ -196,13 +197,6 @@ def one_sided_nan(comparison: Comparison) -> tuple[Onset, str] | None:
     found = not_finite(comparison, quantity, step, infinite=quantity == "loss")
     assert found is not None, "the sides differ in it"
     return _at(comparison, step, quantity), f"{quantity} is {found.word} in the {found.side} only"
-
-
-def _finiteness(comparison: Comparison, quantity: str, *, infinite: bool) -> tuple[np.ndarray, np.ndarray]:
-    """For each side and step: 0 for a finite number, 1 for an infinite one that counts, 2 for a NaN; int64[S] twice."""
-    numbers = comparison.both(_number(quantity))
-    baseline, candidate = (2 * np.isnan(side) + infinite * np.isinf(side) for side in numbers)
-    return baseline, candidate
 
 
 def _audit_onset(comparison: Comparison, audit: LossAudit) -> tuple[Onset, str] | None:
@@ -288,23 +282,6 @@ def _at(comparison: Comparison, index: int, quantity: str, tensor: str | None = 
     """The onset at a position among the common steps, with its step, epoch and batch."""
     step, epoch, batch = (int(comparison.both(name)[1][index]) for name in ("step", "epoch", "batch"))
     return Onset(step, epoch, batch, quantity, tensor)
-
-
-def not_finite(comparison: Comparison, quantity: str, step: int, *, infinite: bool) -> NotFinite | None:
-    """The only side whose loss, or norm of another quantity, is NaN, or infinite if that counts; None if none is."""
-    if quantity not in ("loss", *NORMED_QUANTITIES):
-        return None
-    baseline, candidate = (int(side[step]) for side in _finiteness(comparison, quantity, infinite=infinite))
-    # Equal on both sides, with or without a NaN: nothing sets them apart.
-    if baseline == candidate:
-        return None
-    worst = max(baseline, candidate)
-    return NotFinite("candidate" if candidate == worst else "baseline", "infinite" if worst == 1 else "NaN")
-
-
-def _number(quantity: str) -> str:
-    """The column with the number of a quantity: the loss, or the norm of another quantity."""
-    return "loss" if quantity == "loss" else f"{quantity}_norm"
 
 
 def first_true(flags: np.ndarray) -> int | None:

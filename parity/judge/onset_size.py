@@ -12,7 +12,7 @@ from parity.judge.decide_device import DeviceError
 from parity.judge.decide_loss import LossAudit
 from parity.judge.differences import Comparison, Difference
 from parity.judge.evidence import PairEvidence
-from parity.judge.onset import not_finite
+from parity.judge.not_finite import not_finite
 from parity.judge.state_settings import StateDifference
 from parity.judge.verdict import NotFinite, Onset, OnsetSize
 from parity.store.trace import SKETCHED_QUANTITIES

@@ -67,6 +67,24 @@ def stay(values: np.ndarray, limits: np.ndarray) -> np.ndarray:
     return stay
 
 
+def varied(inputs: np.ndarray, drawn: np.ndarray | None) -> np.ndarray:
+    """Whether the steps in which a value has to stay are not the same step again and again; bool[S].
+
+    Where a loop takes one batch again and again, a kink of the model that one side has met is met in each step.
+
+    Args:
+        inputs: Digest of the inputs of each step; uint64[S].
+        drawn: States of the random generators before each step; uint64[S, G], or None where they are not known.
+    """
+    repeated = np.diff(inputs) == 0
+    if drawn is not None:
+        repeated &= (np.diff(drawn, axis=0) == 0).all(axis=1)
+    found = np.zeros(len(inputs), bool)
+    for shift in range(STAYS - 1):
+        found[: len(inputs) - 1 - shift] |= ~repeated[shift:]
+    return found
+
+
 def largest_in_windows(values: np.ndarray, width: int, count: int) -> np.ndarray:
     """The largest values in each window of some width, the largest first.
 
