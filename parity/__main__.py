@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     _import_from_here()
     # Its import takes long enough to be interrupted.
-    if status := guarded(lambda: 0 if importlib.import_module(MODULES[given[0]]) else 2):
+    if status := guarded(lambda: _load(given[0])):
         return status
     command = importlib.import_module(MODULES[given[0]])
     if arguments is not None:
@@ -74,6 +74,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # As if python -m parity.COMMAND had been given: its times count from the beginning of this process.
     sys.argv[1:] = given[1:]
     return int(command.main())
+
+
+def _load(command: str) -> int:
+    """Imports the module of a command. Returns 0."""
+    importlib.import_module(MODULES[command])
+    return 0
 
 
 def _about(given: Sequence[str]) -> int:

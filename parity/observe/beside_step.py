@@ -18,6 +18,9 @@ from parity.observe.taken_step import widened
 
 # How far from the parameters `elsewhere` looks, beside their length: far enough for what was zero to count.
 _AWAY = 0.01
+# Below this part of the gradient where the training begins, that of `elsewhere` is what saturated or cancelled numbers
+# leave of it, and its rounding no longer that of float64.
+_LEFT = 1e-3
 # Roundoff of a buffer in float64 from which what it was before is taken, with a margin.
 _ROUNDOFF = 8 * 2.0**-53
 
@@ -33,7 +36,8 @@ def elsewhere(step: RecordedStep) -> dict[str, Any]:
 
     Returns:
         Facts of the trial: "elsewhere_norms", float64[P], and "elsewhere_sketches", float64[8 P], of the gradient of
-        each parameter. Nothing where it is not finite, or where the model computes in a narrower dtype by itself.
+        each parameter. Nothing where it is not finite or next to nothing, or where the model computes in a narrower
+        dtype by itself.
 
     Raises:
         OracleUnavailable: The model cannot take the step in float64.
@@ -56,7 +60,8 @@ def elsewhere(step: RecordedStep) -> dict[str, Any]:
                 parameter.copy_(start)
     # No gradient is as good as one of zeros.
     norms, sketches = norms_and_sketches([np.zeros(0) if each is None else each for each in found])
-    if not np.isfinite(sketches).all():
+    # Written with `not`, because every comparison with a NaN is False.
+    if not np.isfinite(sketches).all() or not l2_norm(norms) >= _LEFT * whole:
         return {}
     return {"elsewhere_norms": norms.tolist(), "elsewhere_sketches": sketches.reshape(-1).tolist()}
 

@@ -200,3 +200,15 @@ def test_a_branch_of_zeros_shows_where_a_small_step_leads_to(bend, same):
         np.testing.assert_allclose(here, there, rtol=0, atol=1e-14)
     distance = np.linalg.norm(np.subtract(one["elsewhere_sketches"], other["elsewhere_sketches"]))
     assert distance / np.linalg.norm(one["elsewhere_norms"]) == pytest.approx(0, abs=1e-12) if same else distance > 1e-5
+
+
+def test_nothing_is_said_of_a_gradient_that_a_small_step_takes_to_nothing():
+    """What is left of it is rounding, by which no two right models agree."""
+    model = nn.Linear(1, 1, bias=False)
+    inputs = torch.ones(2, 1)
+    for target, known in ((0.99, False), (0.9, True)):
+        with torch.no_grad():
+            model.weight.fill_(1.0)
+        step = step_of(model, inputs, output=model(inputs), target=torch.full((2, 1), target))
+        assert step.values["param_grad"][0].item() == pytest.approx(2 * (1 - target), rel=1e-6)
+        assert bool(elsewhere(step)) == known
