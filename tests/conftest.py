@@ -139,6 +139,12 @@ def pytest_xdist_auto_num_workers(config):
     return min((os.cpu_count() or 1) + WORKERS_BESIDE, MOST_WORKERS)
 
 
+def pytest_runtest_setup():
+    """Torch begins each test with one thread, as a trial has: their number changes the bits, and cores are few."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
+
+
 def pytest_configure(config):
     """Compiles parity: each process of a test would do so for up to 0.2 s, where PYTHONDONTWRITEBYTECODE is set.
 

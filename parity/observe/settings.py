@@ -12,18 +12,24 @@ import torch
 def settings_restored() -> Iterator[None]:
     """Gives torch's and NumPy's settings back the values that they had before the block.
 
+    Not where the block is in a generator that nobody goes on with: it ends at any time, in the midst of something else.
     These are gradient mode, default dtype, default device, number of threads, whether only deterministic algorithms are
     used, whether autograd looks for anomalies, and how NumPy reports errors.
     """
     numpy_errors: Any = np.geterr()
     before = [read() for read, _ in _SETTINGS]
+    abandoned = False
     try:
         yield
+    except GeneratorExit:
+        abandoned = True
+        raise
     finally:
-        for (read, write), value in zip(_SETTINGS, before, strict=True):
-            if read() != value:
-                write(value)
-        np.seterr(**numpy_errors)
+        if not abandoned:
+            for (read, write), value in zip(_SETTINGS, before, strict=True):
+                if read() != value:
+                    write(value)
+            np.seterr(**numpy_errors)
 
 
 def _set_default_device(device: torch.device) -> None:

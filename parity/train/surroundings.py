@@ -69,18 +69,19 @@ class CallersPlace:
         self._callers = _take()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        _put(self._callers)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # A generator that nobody goes on with ends at any time, and is within `callers`.
+        if kind is not GeneratorExit:
+            _put(self._callers)
 
     @contextlib.contextmanager
     def callers(self) -> Iterator[None]:
         """Within the block, relative paths and what is printed lead where they led before the user's code ran."""
         users = _take()
         _put(self._callers)
-        try:
-            yield
-        finally:
-            _put(users)
+        # Not where the block ends with an error: no code of the user's runs any more.
+        yield
+        _put(users)
 
 
 def _default_device_cpu() -> contextlib.AbstractContextManager[Any]:

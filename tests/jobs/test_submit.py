@@ -606,7 +606,7 @@ def test_the_command_that_continues_a_run_has_what_run_json_does_not_know(monkey
 
 # Follows a job that does not end, with a terminal that nobody types into.
 FOLLOWS = """
-import os, sys, time
+import io, os, sys, time
 from parity import submit
 from parity.cluster.jobs.job import Job
 
@@ -628,6 +628,7 @@ class Cluster:
 
 terminal, typed = os.openpty()
 sys.stdin = os.fdopen(typed)
+sys.stderr = io.TextIOWrapper(sys.stderr.buffer, write_through=True)
 sys.stderr.isatty = lambda: True
 submit.connect_jobs = lambda address: Cluster()
 sys.exit(submit.main(sys.argv[1:]))

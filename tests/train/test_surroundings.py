@@ -14,6 +14,7 @@ from torch import nn
 import parity
 from parity.__main__ import main
 from parity.ground.errors import Trouble
+from parity.observe.settings import settings_restored
 from parity.train import surroundings
 
 
@@ -237,3 +238,24 @@ def test_a_command_with_a_space_in_its_path_can_be_copied(tmp_path, capsys):
     assert run("numpy", "--steps", "1", "--out", out) == 0
     assert run("numpy", "--steps", "1", "--out", out) == 2
     assert f"continue it with --resume '{out}'." in capsys.readouterr().err
+
+
+def test_a_training_that_nobody_goes_on_with_changes_nothing_whenever_it_ends(tmp_path, monkeypatch):
+    """Python ends it when it finds that nobody has it any more, in the midst of something else."""
+
+    def training():
+        with settings_restored(), surroundings.CallersPlace() as place:
+            torch.set_num_threads(2)
+            os.chdir(tmp_path)
+            with place.callers():
+                yield Path.cwd()
+
+    begun = training()
+    assert next(begun) == Path.cwd() != tmp_path, "what is stored meanwhile goes where the caller is"
+    torch.set_num_threads(3)
+    monkeypatch.chdir(tmp_path.parent)
+    begun.close()
+    assert (torch.get_num_threads(), Path.cwd()) == (3, tmp_path.parent)
+    # One that ends by itself puts everything back.
+    assert len([*training()]) == 1
+    assert (torch.get_num_threads(), Path.cwd()) == (3, tmp_path.parent)
