@@ -53,19 +53,20 @@ def main() -> int:
         directory, page = options.keep or Path(folder) / "run", Path(folder) / "report.html"
         sizes = ["--devices", str(options.devices), "--steps", str(options.steps)]
         odd = json.loads(measure([__file__, *sizes, "--generate", str(directory)])[0])
-        text, wall_s, memory_mb = measure(["-m", "parity.report", str(directory), "--html", str(page)])
+        text, took = measure(["-m", "parity.report", str(directory), "--html", str(page)])
         page_bytes = page.stat().st_size
     # Whoever is odd, and whoever has a pair of its own that is not identical.
     found = sorted({*re.findall(r"^Odd: (\S+) ", text, re.MULTILINE), *re.findall(r"(\S+)-s0  (?!identical)", text)})
     found = sorted({each.removeprefix("builtin@") for each in found})
     print(
         f"| devices | steps | wall | memory | page | odd |\n|---:|---:|---:|---:|---:|---|\n| {options.devices:,} | "
-        f"{options.steps:,} | {wall_s:.1f} s | {memory_mb:,.0f} MB | {page_bytes / 1e6:.2f} MB | {', '.join(found)} |"
+        f"{options.steps:,} | {took.wall_s:.1f} s | {took.memory_mb:,.0f} MB | "
+        f"{page_bytes / 1e6:.2f} MB | {', '.join(found)} |"
     )
     if found != sorted(odd):
         print(f"Planted was {', '.join(sorted(odd))}:\n\n{text}")
         return 1
-    return int(wall_s > MOST_S or memory_mb > MOST_MB or page_bytes > MOST_PAGE_BYTES)
+    return int(took.wall_s > MOST_S or took.memory_mb > MOST_MB or page_bytes > MOST_PAGE_BYTES)
 
 
 if __name__ == "__main__":

@@ -63,6 +63,8 @@ class Result:
                 return "not caught"
             if not placed(self.pair, self.answer):
                 return f"elsewhere than {sorted(self.pair.quantities)} of step {self.pair.steps}"
+            if self.answer.undecided:
+                return "undecided"
             return None if named(self.pair, self.answer) else f"cause without {' or '.join(self.pair.words)}"
         return None if self.answer.verdict in self.pair.verdicts else "flagged" if self.answer.flagged else "not passed"
 
@@ -126,21 +128,27 @@ def table(results: Sequence[Result]) -> str:
     rows = [
         (
             "parity",
-            f"{len(caught)} of {len(wrong)}",
-            str(sum(placed(result.pair, result.answer) for result in caught)),
-            str(sum(named(result.pair, result.answer) for result in caught)),
-            f"{sum(result.answer.flagged for result in right)} of {len(right)}",
-            str(sum(result.answer.undecided for result in results)),
+            _of(caught, wrong),
+            _of([result for result in right if result.answer.flagged], right),
+            f"{sum(placed(result.pair, result.answer) for result in caught)} of {len(wrong)}",
+            f"{sum(named(result.pair, result.answer) for result in caught)} of {len(wrong)}",
         )
     ]
     for index, name in enumerate(OTHERS):
-        counts = [sum(result.flagged[index] for result in side) for side in (wrong, right)]
-        rows.append((name, f"{counts[0]} of {len(wrong)}", "", "", f"{counts[1]} of {len(right)}", ""))
+        counts = [f"{sum(result.flagged[index] for result in side)} of {len(side)}" for side in (wrong, right)]
+        rows.append((name, *counts, "", ""))
     head = (
-        "| check | wrong ones caught | where they part | causes named rightly | right ones flagged | undecided |",
-        "|---|---|---|---|---|---|",
+        "| check | wrong ones caught | right ones flagged | at the right step and quantity | causes named rightly |",
+        "|---|---|---|---|---|",
     )
     return "\n".join([*head, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def _of(found: Sequence[Result], of: Sequence[Result]) -> str:
+    """How many were found, and how many of them all are undecided."""
+    undecided = sum(result.answer.undecided for result in of)
+    decided = sum(not result.answer.undecided for result in found)
+    return f"{decided} of {len(of)}{f', {undecided} undecided' if undecided else ''}"
 
 
 def main(kinds: Sequence[str], device: str) -> None:
