@@ -124,7 +124,10 @@ def run_all(pairs: Sequence[Pair], device: str) -> tuple[list[Result], dict[str,
 def table(results: Sequence[Result]) -> str:
     """The table of README."""
     wrong, right = ([result for result in results if result.pair.wrong is kind] for kind in (True, False))
-    caught = [result for result in wrong if result.answer.verdict in result.pair.verdicts]
+    # What is undecided has no place and no cause.
+    caught = [
+        result for result in wrong if result.answer.verdict in result.pair.verdicts and not result.answer.undecided
+    ]
     rows = [
         (
             "parity",
@@ -147,8 +150,7 @@ def table(results: Sequence[Result]) -> str:
 def _of(found: Sequence[Result], of: Sequence[Result]) -> str:
     """How many were found, and how many of them all are undecided."""
     undecided = sum(result.answer.undecided for result in of)
-    decided = sum(not result.answer.undecided for result in found)
-    return f"{decided} of {len(of)}{f', {undecided} undecided' if undecided else ''}"
+    return f"{len(found)} of {len(of)}{f', {undecided} undecided' if undecided else ''}"
 
 
 def main(kinds: Sequence[str], device: str) -> None:

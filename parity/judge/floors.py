@@ -84,9 +84,9 @@ def _quiet(comparison: Comparison) -> np.ndarray:
 def updates_in_buffers(comparison: Comparison, begin: int, end: int) -> np.ndarray:
     """What the updates of steps may have added to the distance of each buffer in those steps; float64[N, B].
 
-    The average of a parameter has the update of that parameter in it, and none of the others: of those, one that is
-    noise (a bias before a batch norm, under Adam) would hide another decay of the average. Of other buffers it is not
-    known from what they are computed.
+    The average of a parameter contains the update of that parameter and of no other. If all updates counted, noise in
+    one of them (of a bias before a batch norm, under Adam) would hide another decay of the average. What other buffers
+    are computed from is not known, so all updates count for them.
 
     Args:
         comparison: The two traces.
@@ -110,7 +110,7 @@ def updates_in_buffers(comparison: Comparison, begin: int, end: int) -> np.ndarr
 
 
 class Averages:
-    """The buffers that are averages of a parameter or a buffer, and what the distances of these explain of theirs.
+    """The buffers that are averages of a parameter or a buffer, and how far off they may be because these are.
 
     Args:
         comparison: The two traces.
@@ -127,8 +127,8 @@ class Averages:
     def least(self, begin: int, end: int, least: np.ndarray, *, each: bool) -> np.ndarray:
         """The least distances that can be a jump.
 
-        An average is as far off as that which is averaged may be, at once where it begins late or is a copy that is
-        made anew each few steps; and no further, whatever others are.
+        An average may be as far off as what it averages, and no further, however far off other tensors are. It may be
+        so at once if it begins late, or if it is a copy that is made anew every few steps.
 
         Args:
             begin: Position of the first step.

@@ -6,13 +6,9 @@ rounding, and such an update is in the buffers that are computed from parameters
 
 from __future__ import annotations
 
-import math
-
-import numpy as np
-
 from parity.judge.same_function import OtherFunction
+from parity.judge.stored_sketches import equal_starts, measure, other_function
 from parity.plan import lines
-from parity.store.trace import SKETCH_SUMS
 from parity.store.trials import TrialRecord
 
 
@@ -23,27 +19,19 @@ def compare_buffers(baseline: TrialRecord, candidate: TrialRecord) -> OtherFunct
         baseline: A trial.
         candidate: Another one, whose model has the same output in float64.
     """
-    records = (baseline, candidate)
-    starts = [(each.first_step or 0, each.initial_digests, each.initial_buffer_digests) for each in records]
-    if starts[0] != starts[1] or None in starts[0] or baseline.buffer_names != candidate.buffer_names:
+    buffers = [record.initial_buffer_digests for record in (baseline, candidate)]
+    equal = equal_starts(baseline, candidate) and buffers[0] == buffers[1] and buffers[0] is not None
+    apart = measure(baseline, candidate, "buffer_added")
+    if apart is None or not equal or baseline.buffer_names != candidate.buffer_names:
         return None
-    one, other = (np.array(each.buffer_added_sketches or []).reshape(-1, SKETCH_SUMS) for each in records)
-    whole = math.hypot(*(baseline.buffer_added_norms or ()))
-    if one.shape != other.shape or not one.size:
-        return None
-    each = np.linalg.norm(one - other, axis=1)
-    distance = float(np.linalg.norm(each))
+    inexact = sum(record.buffer_added_inexact or 0.0 for record in (baseline, candidate))
     # Written with `not`, because every comparison with a NaN is False.
-    if not distance > lines.SAME_FUNCTION.value * whole + sum(record.buffer_added_inexact or 0.0 for record in records):
+    if not apart.distance > lines.SAME_FUNCTION.value * apart.whole + inexact:
         return None
-    share = distance / whole if whole else math.inf
-    tensor = (candidate.buffer_names or [])[int(np.argmax(np.nan_to_num(each, nan=np.inf)))]
+    tensor = (candidate.buffer_names or [])[apart.furthest]
     why = (
         "their models compute other buffers: taken in float64 from the same parameters and buffers, what their first "
-        f"steps add differs most at {tensor}, by {share:.3g} of the whole (rounding explains "
+        f"steps add differs most at {tensor}, by {apart.share:.3g} of the whole (rounding explains "
         f"{lines.SAME_FUNCTION.value:g})"
     )
-    certain = share > lines.ROUNDED_CONSTANT.value
-    if not certain:
-        why += ", which a constant that one of them rounds to float32 explains as well"
-    return OtherFunction("buffer", tensor, why, certain=certain)
+    return other_function("buffer", tensor, apart, why)

@@ -5,15 +5,13 @@ Parameters that begin with zeros hide what is computed before them.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from parity.judge.differences import Comparison
 from parity.judge.same_function import OtherFunction
+from parity.judge.stored_sketches import equal_starts, measure, other_function
 from parity.judge.trial_trace import paired
 from parity.plan import lines
-from parity.store.trace import SKETCH_SUMS
 from parity.store.trials import TrialRecord
 
 
@@ -24,36 +22,25 @@ def compare_elsewhere(baseline: TrialRecord, candidate: TrialRecord) -> OtherFun
         baseline: A trial.
         candidate: Another one, whose gradient in its first step is the same in float64.
     """
-    starts = [(record.first_step or 0, record.initial_digests) for record in (baseline, candidate)]
-    if starts[0] != starts[1] or starts[0][1] is None or not paired(baseline, candidate):
+    apart = measure(baseline, candidate, "elsewhere")
+    if apart is None or not equal_starts(baseline, candidate) or not paired(baseline, candidate) or not apart.whole:
         return None
-    one, other = (
-        np.array(record.elsewhere_sketches or []).reshape(-1, SKETCH_SUMS) for record in (baseline, candidate)
-    )
-    whole = math.hypot(*(baseline.elsewhere_norms or ()))
-    if one.shape != other.shape or not one.size or not whole > 0:
-        return None
-    each = np.linalg.norm(one - other, axis=1)
-    share = float(np.linalg.norm(each)) / whole
     # Written with `not`, because every comparison with a NaN is False.
-    if not share > lines.SAME_FUNCTION.value:
+    if not apart.share > lines.SAME_FUNCTION.value:
         return None
-    tensor = candidate.param_names[int(np.argmax(each))]
+    tensor = candidate.param_names[apart.furthest]
     why = (
         "they compute other functions: taken in float64 from the same parameters, their first steps agree, but after a "
-        f"small step of the parameters their gradients differ most at {tensor}, by {share:.3g} of the whole gradient "
-        f"(rounding explains {lines.SAME_FUNCTION.value:g})"
+        f"small step of the parameters their gradients differ most at {tensor}, by {apart.share:.3g} of the whole "
+        f"gradient (rounding explains {lines.SAME_FUNCTION.value:g})"
     )
-    certain = share > lines.ROUNDED_CONSTANT.value
-    if not certain:
-        why += ", which a constant that one of them rounds to float32 explains as well"
-    return OtherFunction("param_grad", tensor, why, certain=certain, elsewhere=True)
+    return other_function("param_grad", tensor, apart, why, elsewhere=True)
 
 
 def first_shown(comparison: Comparison) -> int | None:
     """The position of the first step whose gradients rounding does not explain, or None.
 
-    Functions that differ beside the first steps are not the same training only where that shows.
+    Functions that agree in the first steps and differ beside them are another training only where the difference shows.
 
     Raises:
         Trouble: A trace is damaged.

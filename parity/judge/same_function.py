@@ -23,6 +23,8 @@ Row = Mapping[str, Any]
 ZERO_GRADIENT = 1e-12
 # The most that what is computed in float32 within a model is moved by its rounding, with a margin.
 _FLOAT32 = 16 * 2.0**-24
+# What is said of a distance that is no larger than `lines.ROUNDED_CONSTANT`.
+ROUNDED_CONSTANT = "which a constant that one of them rounds to float32 explains as well"
 # Roundoff of the float64 parameters whose difference is the update, with a margin for both sides.
 _UPDATE_ROUNDOFF = 4 * 2.0**-53
 
@@ -189,12 +191,7 @@ def _by_sketches(
     if quantity in ("loss", "output_grad"):
         return OtherFunction(quantity, tensor, f"{why}: their criteria differ", certain=False)
     if not share > lines.ROUNDED_CONSTANT.value:
-        return OtherFunction(
-            quantity,
-            tensor,
-            f"{why}, which a constant that one of them rounds to float32 explains as well",
-            certain=False,
-        )
+        return OtherFunction(quantity, tensor, f"{why}, {ROUNDED_CONSTANT}", certain=False)
     return OtherFunction(quantity, tensor, why, certain=math.isfinite(share))
 
 

@@ -62,10 +62,10 @@ def describe_multiple(comparison: Comparison, index: int, left: np.ndarray, righ
 
 
 def is_common(left: np.ndarray, right: np.ndarray) -> bool:
-    """Whether no tensor's update is another multiple of the baseline's than all are together.
+    """Whether the factor of all updates together is that of each tensor whose update is a multiple of the baseline's.
 
-    One that is no multiple at all does not contradict it: Adam moves a parameter whose gradient is nothing but rounding
-    in directions of its own.
+    A tensor whose update is not a multiple does not count: where a gradient is nothing but rounding, Adam still makes
+    whole steps, and each side makes others.
 
     Args:
         left: The sketches of the baseline's update; float64[T, 8].

@@ -14,7 +14,7 @@ from parity.ground import streams
 
 ROOT = Path(__file__).parents[2]
 FULL = Path("/dev/full")
-needs_full = pytest.mark.skipif(not FULL.exists(), reason="there is no full device")
+needs_full = pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
 
 
 def parity(arguments, redirections, folder):
@@ -92,7 +92,7 @@ def test_a_report_is_printed_in_any_encoding(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "json").read_text(encoding="utf-8"))["exit_status"] == 1
     assert "2×" in ElementTree.parse(tmp_path / "junit").find(".//failure").get("message")
     (tmp_path / "markdown").read_text(encoding="utf-8")
-    # These have no lines, of which a table is made.
+    # These encodings lack the characters that tables are drawn with.
     for encoding in ("latin-1", "cp1252"):
         monkeypatch.setenv("PYTHONIOENCODING", encoding)
         assert parity("report mïne", f">{encoding}", tmp_path) == (1, "")

@@ -24,10 +24,8 @@ STEPS, ROWS, BATCH = 3, 96 * 2 + 40, 96  # the last batch is partial
 TASKS = {"mse": "mnist-autoencoder", "cross_entropy": "mnist-classifier"}
 # Right until the outputs have grown, or until a batch of another size than the corpus was made for.
 LATE = {"clipped_output", "mean_of_micro_batches", "HardCodedSize", "padded", "WholeTiles", "fixed_view"}
-
-
-# By kind of fault, the item of the contract that names it; of "contract" it is in the entry's text. The rest is the
-# audit's to find.
+# By kind of fault, the item of the contract that names it; the entry's text names it for kind "contract". Finding the
+# other faults is the audit's task.
 NAMING = {"random": "repeatable", "mutates": "mutation", "grad_output": "grad_output", "detached": "gradient"}
 
 
@@ -59,7 +57,7 @@ def checked(request, data, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def verdicts(checked):
-    """Each loss that so short a training tells of, with its verdict."""
+    """Each loss whose fault, if it has one, shows within so few steps, with its verdict."""
     return [(entry, pair) for entry, pair, _ in checked if entry.name not in LATE]
 
 
