@@ -68,9 +68,9 @@ def stay(values: np.ndarray, limits: np.ndarray) -> np.ndarray:
 
 
 def varied(inputs: np.ndarray, drawn: np.ndarray | None) -> np.ndarray:
-    """Whether the steps in which a value has to stay are not the same step again and again; bool[S].
+    """Whether the steps in which a value has to stay are more than one batch repeated; bool[S].
 
-    Where a loop takes one batch again and again, a kink of the model that one side has met is met in each step.
+    Where a loop repeats one batch, a kink of the model that one side has met is met in each step.
 
     Args:
         inputs: Digest of the inputs of each step; uint64[S].

@@ -1,6 +1,7 @@
 """Where two traces part from equal bits: each planted difference is found at its step, quantity and tensor."""
 
 import dataclasses
+import math
 import re
 
 import numpy as np
@@ -11,7 +12,9 @@ from synthetic_runs import BUFFERS, NEAR, ROUNDING, TENSORS, Planted, make_run, 
 
 from parity.ground.percent import percent
 from parity.judge import judge
-from parity.judge.parting import COMPUTED, find_parting, find_unequal_gradient
+from parity.judge.decide_device import DeviceAudit, DeviceError
+from parity.judge.onset import find_onset
+from parity.judge.parting import COMPUTED, Parting, find_parting, find_unequal_gradient
 from parity.judge.seen import limits
 from parity.plan import lines
 from parity.store.trace import SKETCH_SUMS
@@ -267,6 +270,34 @@ def test_unequal_outputs_say_nothing_about_their_gradients():
 def test_the_number_of_the_loss_is_not_computed_with():
     assert "loss" not in COMPUTED and "state" not in COMPUTED
     assert find_parting(compared(differs={"loss": 2})) is None
+
+
+@pytest.mark.parametrize(
+    ("checked", "quantity", "finding", "begins"),
+    [
+        ((0, 10), "param_grad", "unknown", 4),
+        ((0, 6, 10), "param_grad", "unknown", 10),
+        ((0, 10), "output", "unknown", 10),
+        ((0, 10), "param_grad", "within", 10),
+    ],
+)
+def test_a_fault_began_at_the_parting_only_if_nothing_speaks_against_it(checked, quantity, finding, begins):
+    """A step between that was right, another quantity, and a distance within its limit do."""
+
+    def error(step):
+        found = {"error_u": 1e6} if step == 10 else {}
+        return DeviceError(
+            step, "param_grad", TENSORS[0], **{"error_u": 1.0} | found, baseline_error_u=1.0, credited_u=1.0,
+            explained_u=1.0, baseline_whole_error_u=1.0, whole_error_u=math.inf, whole_credited_u=1.0, repeated=None,
+            rounding=None, unit=2.0**-24,
+        )  # fmt: skip
+
+    errors = tuple(map(error, checked))
+    audit = DeviceAudit(errors, line=8.0, worst=errors[-1], first=errors[-1], unrepeated=None)
+    parting = Parting(4, quantity, TENSORS[0], 1e-4, 3e-5, finding)
+    onset, why = find_onset(compared(), None, audit, evidence=(parting,))
+    assert onset.step == begins
+    assert ("is the first since that was checked" in why) == (begins == 4)
 
 
 def other_activation(step, model):

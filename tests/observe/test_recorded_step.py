@@ -7,11 +7,13 @@ import pytest
 import torch
 from torch import nn
 
+import parity
 from parity.ground.errors import OracleUnavailable
 from parity.observe.audit import oracle_of
 from parity.observe.beside_step import added_to_buffers, elsewhere
 from parity.observe.generators import take_generators
 from parity.observe.recorded_step import RecordedStep, buffers_of
+from parity.store.stored_run import read_run
 
 MSE = nn.MSELoss()
 
@@ -212,3 +214,39 @@ def test_nothing_is_said_of_a_gradient_that_a_small_step_takes_to_nothing():
         step = step_of(model, inputs, output=model(inputs), target=torch.full((2, 1), target))
         assert step.values["param_grad"][0].item() == pytest.approx(2 * (1 - target), rel=1e-6)
         assert bool(elsewhere(step)) == known
+
+
+class Particular(nn.Module):
+    """Raises with parameters or buffers that it was not made with, as one that needs a positive definite matrix may."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = linear()
+        self.register_buffer("scale", torch.ones(1))
+        self.start = self.layer.weight[0, 0].item()
+
+    def forward(self, inputs):
+        if abs(self.layer.weight[0, 0].item() - self.start) > 1e-9 or self.scale.item() != 1:
+            raise ArithmeticError("not with these")
+        return self.layer(inputs) * self.scale
+
+
+def test_a_model_that_cannot_be_called_elsewhere_says_nothing_of_there(tmp_path, capsys):
+    inputs, target = data()
+    model = Particular()
+    step = step_of(model, inputs, output=model(inputs))
+    assert elsewhere(step) == {} and added_to_buffers(step, [torch.zeros(1)]) == {}
+    # The steps of a recording are measured as without.
+    optimizer = torch.optim.SGD(model.parameters(), 1e-12)
+    with parity.Recorder(tmp_path / "run", model, optimizers=optimizer, criterion=MSE) as recorder:
+        optimizer.zero_grad()
+        output = model(inputs)
+        loss = MSE(output, target)
+        recorder.forward(inputs, output=output, target=target, loss=loss)
+        loss.backward()
+        recorder.backward()
+        optimizer.step()
+        recorder.step()
+    (record,) = read_run(tmp_path / "run").trials
+    assert record.shared_error is None and record.elsewhere_norms is None
+    assert len(read_run(tmp_path / "run").evidence["step_errors"]) > 0
