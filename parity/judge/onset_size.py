@@ -35,7 +35,8 @@ def measure_onset(evidence: PairEvidence, onset: Onset) -> OnsetSize | None:
     if audit and audit.off_oracle is None and audit.audited[index] and onset.quantity in ("loss", "output_grad"):
         return _audited(audit, index, onset.quantity)
     for error in evidence.device_audit.errors if evidence.device_audit else ():
-        if (error.step, error.quantity, error.tensor) == (onset.step, onset.quantity, onset.tensor):
+        # A step that is right in float64 says nothing of an onset at which the two compute different functions.
+        if error.beyond and (error.step, error.quantity, error.tensor) == (onset.step, onset.quantity, onset.tensor):
             return _checked(error)
     explained = None
     if evidence.parting and (evidence.parting.index, evidence.parting.quantity) == (index, onset.quantity):
@@ -127,7 +128,7 @@ def _checked(error: DeviceError) -> OnsetSize:
 
 
 def _apart(comparison: Comparison, index: int, onset: Onset, explained: float | None) -> OnsetSize | None:
-    """The distance of the two sides, where nothing was taken in float64."""
+    """The distance of the two sides, where no error against float64 is what decides."""
     if onset.quantity == "loss":
         baseline, candidate = (float(side[index]) for side in comparison.both("loss"))
         return OnsetSize(float(comparison.loss_rel[index]), None, explained, "baseline", _over(candidate, baseline))

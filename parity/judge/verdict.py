@@ -156,7 +156,7 @@ class OnsetSize:
         off: How far the candidate is off; infinite where it is off from zero.
         baseline_off: How far the baseline itself is off from float64; None where that is not known.
         explained: The largest that rounding explains; None where that is not known.
-        reference: What the candidate is off from: "float64", or the "baseline" where nothing was taken in float64.
+        reference: What the candidate is off from: "float64", or the "baseline" where no error against float64 decides.
         ratio: Size of the candidate's tensor over that of the reference; None where it is not known.
     """
 

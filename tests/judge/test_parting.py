@@ -312,6 +312,10 @@ def test_a_fault_that_begins_in_a_step_that_both_checked_is_found_there(tmp_path
     assert (pair.verdict, pair.onset.step, pair.onset.quantity) == ("diverged", 10, "output")
     (both,) = re.findall(r"the output is (\S+) % away .* taken in float64, the two steps are (\S+) % apart", pair.cause)
     assert float(both[0]) == pytest.approx(float(both[1]), rel=0.9)
+    # A reader is shown how far the two are apart, and not that each is as near to float64 as it can be.
+    size = pair.onset_size
+    assert (size.reference, size.explained) == ("baseline", pytest.approx(256 * 2.0**-24))
+    assert 100 * size.off == pytest.approx(float(both[0]), rel=0.05)
 
 
 def test_a_parting_beyond_its_line_is_right_where_the_steps_in_float64_are_equal():
