@@ -35,8 +35,8 @@ from parity.store.stored_run import read_run
 from parity.tasks.loading import load_task_data
 from parity.train.inline import Inline, require_devices
 
-# Two trainings at once would draw from the same generators, and each would find the other's draws. A loss may itself
-# make a check in the thread that it is called in.
+# Two trainings at once would draw from the same generators, and disturb each other's draws. A loss may itself call
+# `check`, in the same thread.
 _one_at_a_time = threading.RLock()
 
 

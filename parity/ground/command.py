@@ -43,7 +43,7 @@ def _status(command: Callable[[], int]) -> int:
     except Exception as error:  # noqa: BLE001 - printed in full
         if isinstance(error, OSError) and streams.unprintable(error):
             if not isinstance(error, BrokenPipeError):  # whose reader has seen enough
-                why = f"stdout takes nothing more ({error.strerror})"
+                why = f"cannot write to stdout ({error.strerror})"
                 print(f"parity: {why}. What was stored is kept.", file=sys.stderr)
             return 2
         if isinstance(error, ModuleNotFoundError) and (missing := how_to_install(error)):
@@ -57,7 +57,7 @@ def _status(command: Callable[[], int]) -> int:
         # Only user's code raises such; it asks everybody on the way not to take it for an error of the usual kind.
         traceback.print_exc()
         print(
-            f"parity: {type(error).__name__} was raised, which is not an Exception and so ends the command. "
+            f"parity: {type(error).__name__} was raised, which is not an Exception, so it ends the command. "
             "Raise an Exception in the loss or task.",
             file=sys.stderr,
         )

@@ -1,4 +1,4 @@
-"""The standard streams of a command: each is there, and none of them ends it where nobody takes what is printed."""
+"""The standard streams of a command: each of them exists, and one that cannot be written to does not end it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from typing import Any
 
 @contextlib.contextmanager
 def standard_streams() -> Iterator[None]:
-    """Within the block, streams that the caller has closed lead to nowhere, and stderr takes whatever is printed to it.
+    """Within the block, streams that the caller has closed lead to the null device, and writing to stderr never fails.
 
-    A number that is free is that of the next file which is opened: what libraries print would be in a file of the run.
-    A line of progress, or a message, that cannot be printed changes neither the run nor its exit status.
+    The next file that is opened gets the lowest free descriptor. If that of a closed stream were left free, what
+    libraries print would end up in a file of the run. A progress line or message that cannot be printed changes neither
+    the run nor its exit status.
     """
     before = sys.stderr
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
@@ -41,7 +42,7 @@ def standard_streams() -> Iterator[None]:
 
 
 def encodable(text: str, encoding: str | None, form: str) -> str:
-    """A document in characters that a stream can write; as it is where the stream writes UTF-8.
+    """A document in characters that a stream can write; unchanged if the stream writes UTF-8.
 
     >>> encodable("1 × 2", "ascii", "text"), encodable("<a>×</a>", "cp1252", "junit")
     ('1 x 2', '<a>&#215;</a>')
@@ -94,7 +95,7 @@ def unprintable(error: OSError) -> bool:
 
 
 class _Tolerant(io.FileIO):
-    """A file that takes what cannot be written to it."""
+    """A file that drops what cannot be written to it."""
 
     def write(self, data: bytes, /) -> int:  # type: ignore[override]  # of anything with bytes in it
         try:

@@ -18,7 +18,7 @@ from parity.store.trace import SKETCH_SUMS
 class Drift:
     """The distances of some parameters of two traces, from the sums of their updates.
 
-    What they were apart before the first common step is not in it.
+    How far they were apart before the first common step is not included.
 
     Args:
         both: The common steps of the two traces.

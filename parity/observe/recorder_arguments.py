@@ -64,7 +64,7 @@ def check_model(who: str, model: object, name: str = "model") -> None:
             "into a torch.nn.ModuleDict."
         )
     if lazy := lazy_parameter(model):
-        raise Trouble(f"{who}: {name} has the parameter {lazy} without a shape. Call the model once on a batch before.")
+        raise Trouble(f"{who}: {name} has the parameter {lazy} without a shape. Call the model on a batch first.")
 
 
 def kind_of(thing: object) -> str:

@@ -12,9 +12,9 @@ import torch
 def settings_restored() -> Iterator[None]:
     """Gives torch's and NumPy's settings back the values that they had before the block.
 
-    Not where the block is in a generator that nobody goes on with: it ends at any time, in the midst of something else.
-    These are gradient mode, default dtype, default device, number of threads, whether only deterministic algorithms are
-    used, whether autograd looks for anomalies, and how NumPy reports errors.
+    Nothing is put back if the block is in a generator that is closed: Python may close an abandoned one at any time, in
+    the middle of something else. The settings are gradient mode, default dtype, default device, number of threads,
+    whether only deterministic algorithms are used, whether autograd looks for anomalies, and how NumPy reports errors.
     """
     numpy_errors: Any = np.geterr()
     before = [read() for read, _ in _SETTINGS]

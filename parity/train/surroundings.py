@@ -1,4 +1,4 @@
-"""What surrounds a training in a process of somebody else: neither of the two is to change the other."""
+"""What surrounds a training in somebody else's process: neither must change the other."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def for_model(*, float32: bool) -> Iterator[None]:
 
 
 def is_view(tensor: torch.Tensor, arrays: Iterable[np.ndarray]) -> bool:
-    """Whether what is written to a tensor would be in one of the arrays, although they are read-only.
+    """Whether writing to a tensor would change one of the arrays, although they are read-only.
 
     >>> array = np.zeros((4, 2))
     >>> is_view(torch.from_numpy(array[2:]), [array]), is_view(torch.tensor(array[2:]), [array])
@@ -60,9 +60,9 @@ def is_view(tensor: torch.Tensor, arrays: Iterable[np.ndarray]) -> bool:
 
 
 class CallersPlace:
-    """The working directory and the standard streams of a process, which user's code may exchange.
+    """The working directory and the standard streams of a process, which user code may replace.
 
-    Within the `with` block, user's code may have others; at its end, and within `callers`, they are as before it.
+    User code keeps its own within the `with` block. Within `callers`, and after the block, they are those of before it.
     """
 
     def __enter__(self) -> CallersPlace:
@@ -70,7 +70,7 @@ class CallersPlace:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        # A generator that nobody goes on with ends at any time, and is within `callers`.
+        # Python may close an abandoned generator at any time; it is within `callers` then.
         if kind is not GeneratorExit:
             _put(self._callers)
 
@@ -79,7 +79,7 @@ class CallersPlace:
         """Within the block, relative paths and what is printed lead where they led before the user's code ran."""
         users = _take()
         _put(self._callers)
-        # Not where the block ends with an error: no code of the user's runs any more.
+        # Not after an error: then no user code runs any more.
         yield
         _put(users)
 

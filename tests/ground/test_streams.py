@@ -37,7 +37,7 @@ def test_stdout_on_a_full_disk_is_trouble_in_a_sentence(arguments, tmp_path):
     status, errors = parity(arguments, ">/dev/full", tmp_path)
     assert (status, errors) == (
         2,
-        "parity: stdout takes nothing more (No space left on device). What was stored is kept.\n",
+        "parity: cannot write to stdout (No space left on device). What was stored is kept.\n",
     )
 
 

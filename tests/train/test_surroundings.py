@@ -191,7 +191,7 @@ def test_a_lazy_model_is_refused_in_words(tmp_path):
 
     result = parity.check(right, task=LazyTask, steps=1, batch_size=16, progress=False)
     assert "has the parameter 0.weight without a shape; let model() call it once" in " ".join(result.message.split())
-    with pytest.raises(Trouble, match=r"the parameter weight without a shape. Call the model once on a batch before"):
+    with pytest.raises(Trouble, match=r"the parameter weight without a shape. Call the model on a batch first"):
         parity.Recorder(tmp_path / "run", nn.LazyLinear(4))
     assert not (tmp_path / "run").exists()
 
