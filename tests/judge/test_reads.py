@@ -6,6 +6,7 @@ import pyarrow as pa
 import pytest
 from synthetic_runs import Planted, make_run, write_run
 
+from parity.judge import columns as judged_columns
 from parity.judge import differences_tables, judge
 from parity.judge.columns import Columns, _digest_of_lists
 from parity.judge.fleet import Fleet
@@ -87,12 +88,18 @@ def test_a_trial_alone_on_its_device_is_not_fingerprinted(monkeypatch, reads):
     assert judge(make_run(Planted(differs={"loss": 3, **ROUNDING}))).verdict == "rounding"
 
 
-def test_columns_that_do_not_fit_are_dropped_and_read_again(directory, reads):
+@pytest.mark.parametrize(("most_bytes", "times"), [(10 * STEPS * 8, 3), (10**9, 1)])
+def test_columns_that_do_not_fit_are_dropped_and_read_again(monkeypatch, directory, most_bytes, times):
     run = read_run(directory)
     record = run.trials[0]
-    columns = Columns(run.traces, most_bytes=10 * STEPS * 8)
+    asked = []
+    monkeypatch.setattr(
+        judged_columns, "read_columns", lambda *names: asked.append(names) or traces.read_columns(*names)
+    )
+    columns = Columns(run.traces, most_bytes=most_bytes)
     for name in ("loss", "step", "loss"):
         assert columns.get(record, name).equals(run.traces[record.trial][name])
+    assert len(asked) == times
 
 
 def test_the_digest_of_lists_is_that_of_their_numbers_and_lengths():

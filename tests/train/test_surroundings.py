@@ -67,6 +67,26 @@ def test_checks_in_two_threads_do_not_disturb_each_other():
     assert found == dict.fromkeys(range(4), "identical")
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_forked_process_does_not_wait_for_a_check_of_a_thread_that_it_lacks():
+    checking, ended = threading.Event(), threading.Event()
+
+    def loss(output, target):
+        checking.set()
+        assert ended.wait(60)
+        return right(output, target)
+
+    thread = threading.Thread(target=lambda: parity.check(loss, task=Small, steps=1, batch_size=16, progress=False))
+    thread.start()
+    assert checking.wait(60)
+    if (process := os.fork()) == 0:
+        os._exit(0 if parity.api._one_at_a_time.acquire(blocking=False) else 1)
+    ended.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
+
+
 def test_a_loss_may_make_a_check_itself():
     made = []
 
