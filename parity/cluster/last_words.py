@@ -71,7 +71,7 @@ def end(how: str | None) -> NoReturn:
     """Ends this process, and notes what ended the one that it worked for.
 
     Args:
-        how: The name of a signal, or "exit code N"; None to note nothing, as after SIGKILL.
+        how: The name of a signal, or "exit code N" with what was raised; None to note nothing, as after SIGKILL.
     """
     if how:
         _write(how)
@@ -114,7 +114,7 @@ def _stderr() -> str | None:
 
 
 def look_up(path: str) -> str | None:
-    """What ended the process whose log this is: the name of a signal, or "exit code N"; None if it noted nothing.
+    """What ended the process whose log this is: as `end` and `note` write it; None if it noted nothing.
 
     Raises:
         OSError: The file cannot be read.

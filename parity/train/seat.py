@@ -39,14 +39,17 @@ class ProcessEnded(Exception):  # noqa: N818 - a fact about another process, not
     """The process of a trial, or that of its seat, ended before the trial did.
 
     Attributes:
-        how: The name of a signal, or "exit code N"; None for SIGKILL, which nobody can tell from a lack of memory.
+        how: The name of a signal, or "exit code N" with what was raised, if it is known; None for SIGKILL, which nobody
+            can tell from a lack of memory.
     """
 
-    def __init__(self, status: int) -> None:
+    def __init__(self, status: int, raised: str | None = None) -> None:
         super().__init__(status)
         self.how: str | None = None
         if status != -signal.SIGKILL:
             self.how = f"exit code {status}" if status >= 0 else signal.Signals(-status).name
+        if raised:
+            self.how = f"{self.how}, after {raised}"
 
 
 class _Remote(Exception):  # noqa: N818 - carries a traceback, as the cause of the exception that it belongs to
@@ -95,7 +98,7 @@ class Seat:
             ProcessEnded: The trial's process ended without one, or the seat's did.
             Exception: What `perform` raised.
         """
-        from parity.train.seat_process import Raised
+        from parity.train.seat_process import Raised, Uncaught
 
         # Sending fails if the process has ended; how it did so is read below.
         with suppress(OSError):
@@ -104,6 +107,8 @@ class Seat:
             if self._trial:
                 self._trial.send(None)
         answer = self._answer()
+        if isinstance(answer, Uncaught):
+            raise ProcessEnded(self._status(), answer.error)
         if isinstance(answer, Ended | Captured | Raised):
             # The next trial may need the memory, and that of the GPU, that this one's process holds until it has ended.
             self._status()

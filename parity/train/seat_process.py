@@ -27,6 +27,7 @@ from typing import Any, NoReturn
 import numpy as np
 import psutil
 
+from parity.ground.quoting import cut, explain_error
 from parity.store.events import Captured, Ended
 from parity.train.perform import perform
 from parity.train.shared_arrays import map_arrays
@@ -35,6 +36,8 @@ from parity.version import package_sha256
 # Source: linux, include/uapi/linux/prctl.h.
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+# Most characters of what a trial's code raised that are reported of it: they stand in a line of progress, too.
+MOST_REPORTED = 500
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,17 @@ class Raised:
 
     error: Exception
     traceback: str
+
+
+@dataclass(frozen=True)
+class Uncaught:
+    """The last answer of a trial whose code raised what is no `Exception`, which ends its process.
+
+    Attributes:
+        error: The class and the message, on one line.
+    """
+
+    error: str
 
 
 def serve(control: int, data: int, parent: int) -> None:
@@ -229,6 +243,10 @@ def answer(questions: Connection, data: dict[str, np.ndarray], broken: Raised | 
             sent = broken or next(events)
         except Exception as error:  # noqa: BLE001 - raised again by the process that asked
             sent = Raised(error, traceback.format_exc())
+        # A Ctrl-C does not reach this process, so this is the doing of the trial's code.
+        except BaseException as error:
+            questions.send(Uncaught(cut(" ".join(explain_error(error).split()), MOST_REPORTED)))
+            raise
         questions.send(sent)
 
 

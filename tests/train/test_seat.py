@@ -184,6 +184,7 @@ ENDS = {
     "crashing": "SIGSEGV",
     "terminated": "SIGTERM",
     "killed": None,
+    "stopping": "exit code 1, after Stopped: the licence of this kernel has expired",
     "leaving": "exit code 3",
     "leaving_in_c": "exit code 4",
     "leaving_as_if_all_were_well": "exit code 0",
