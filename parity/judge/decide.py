@@ -297,7 +297,7 @@ def _missing_evidence(evidence: PairEvidence) -> str | None:
         return f"step {number} was not audited: {evidence.unequal.explain()}; {reason}"
     if evidence.jump is not None:
         number = evidence.comparison.first_step + evidence.jump.index
-        if evidence.jump.named:
+        if evidence.jump.named or evidence.jump.quantity == "state":
             return f"at step {number} {evidence.jump.explain()}; what follows is not beyond rounding"
         return f"at step {number} {evidence.jump.explain()}, and no step there was checked against float64"
     return None

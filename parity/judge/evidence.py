@@ -27,6 +27,7 @@ from parity.judge.onset import (
     find_unequal_onset,
     one_sided_nan,
 )
+from parity.judge.other_state import find_other_state
 from parity.judge.pairs import Between, Pair, Role
 from parity.judge.parting import COMPUTED, Parting, find_parting, find_unequal_gradient
 from parity.judge.patterns import describe_pattern
@@ -196,6 +197,10 @@ def _find_evidence(
     # "update" and "state" are looked at by `find_parting` as what they make of the parameters.
     parted = comparison.first_index(among=COMPUTED)
     jump = find_jump(comparison, after=parted[0], parted=parted[1]) if parted else None
+    if pair.between and parted and not (jump and jump.index == 0 and jump.named):
+        other = find_other_state(comparison)
+        # What is certain says more than what is not.
+        jump = other if other and (other.certain or not (jump and jump.certain)) else jump
     return None if judged else parting, find_unequal_gradient(comparison, audited=audited), jump
 
 

@@ -58,6 +58,12 @@ class Jump:
             return "the states from which the step is taken differ: " + "; ".join(each.explain() for each in self.named)
         if self.quantity == "input":
             return "the inputs or targets differ from here on, and what is computed from them jumps apart"
+        if self.quantity == "state":
+            return (
+                "the states of the optimizers differ (momentum, averages of gradients): given the same gradients, what "
+                f"they add is {percent(self.distance)} apart (most in {self.tensor}), though parameters, outputs and "
+                f"gradients are no more than {percent(self.before)} apart"
+            )
         what = f"{self.quantity} {self.tensor}" if self.tensor else self.quantity
         what += f" (most in {self.furthest})" if self.furthest else ""
         reason = f"{self.because}; " if self.because else ""

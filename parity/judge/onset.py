@@ -105,7 +105,7 @@ def find_other_function(comparison: Comparison, between: Between) -> tuple[Onset
     first = comparison.first(among=TRAINED)
     if between.other is None or first is None or comparison.differs_in("input")[0]:
         return None, None
-    if between.other.asked and not _updates_part(comparison):
+    if between.other.asked and not updates_part(comparison):
         return None, None
     index = first_shown(comparison) if between.other.elsewhere else 0
     if index is None:
@@ -115,10 +115,16 @@ def find_other_function(comparison: Comparison, between: Between) -> tuple[Onset
     return _at(comparison, index, between.other.quantity, between.other.tensor), named or between.other.why
 
 
-def _updates_part(comparison: Comparison) -> bool:
+def updates_part(comparison: Comparison) -> bool:
     """Whether the updates of the first steps are further apart than the gradients that the optimizers got explain.
 
     Where they are not, the loop does by hand what the optimizer of the other side does.
+
+    Args:
+        comparison: The two traces.
+
+    Raises:
+        Trouble: A trace is damaged.
     """
     updates, gradients = comparison.distances("update"), comparison.distances("step_grad")
     if updates is None or gradients is None:

@@ -180,7 +180,8 @@ def find_parting(comparison: Comparison, in_float64: InFloat64 | None = None) ->
         # steps are held against each other more closely, see `same_function`.
         exact = in_float64(parting.index, parting.quantity)
         parting = replace(parting, finding="beyond", exact=exact) if exact > parting.line else parting
-    if parting.finding != "beyond" and start_apart(comparison.common, parting_line("output", comparison.unit)):
+    line, zero = (parting_line(quantity, comparison.unit) for quantity in ("output", "param_grad"))
+    if parting.finding != "beyond" and start_apart(comparison.common, line, zero=zero):
         # Another training, though its losses may be the same: an offset of all logits, say, reaches none.
         parting = replace(parting, finding="beyond", unreached=False)
     return replace(_with_batches(comparison, _with_state(comparison, parting)), own=bool(comparison.own))

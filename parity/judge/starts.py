@@ -14,7 +14,7 @@ from parity.ground.percent import percent
 from parity.judge.common_steps import Both, CommonSteps
 from parity.judge.state_settings import StateDifference
 from parity.judge.trial_trace import paired, unlike_digests
-from parity.judge.unmoved import unmoved
+from parity.judge.unmoved import moved_by_rounding, unmoved
 from parity.store.trace import SKETCH_SUMS
 
 
@@ -39,14 +39,16 @@ def equal_parameters(both: Both) -> bool:
     return left is not None and right is not None and np.array_equal(left, right)
 
 
-def start_apart(both: Both, line: float) -> bool:
+def start_apart(both: Both, line: float, *, zero: float) -> bool:
     """Whether both are known to begin their trainings with parameters that are further apart than a line.
 
-    Parameters that neither side moves do not count: what is computed from them shows in the outputs.
+    Parameters that neither side moves do not count: what is computed from them shows in the outputs. Nor do, in
+    trainings that go on from an earlier step, those that rounding alone has moved before.
 
     Args:
         both: The common steps of the two traces.
         line: A distance, relative to all parameters of the baseline.
+        zero: The largest length of a gradient that is zero but for rounding, relative to that of all parameters.
 
     Raises:
         Trouble: A trace is damaged.
@@ -57,7 +59,10 @@ def start_apart(both: Both, line: float) -> bool:
     one, other = (np.array(record.initial_sketches or []).reshape(-1, SKETCH_SUMS) for record in records)
     if one.shape != other.shape or not one.size:
         return False
-    apart = np.linalg.norm((one - other)[~np.resize(unmoved(both), len(one))])
+    aside = np.resize(unmoved(both), len(one))
+    if both[0].trace.first_step:
+        aside = aside | moved_by_rounding(both, zero)
+    apart = np.linalg.norm((one - other)[~aside])
     # A NaN, of a parameter that is not finite, is not known to be apart.
     return bool(apart > line * math.hypot(*(records[0].initial_norms or ())))
 

@@ -42,15 +42,27 @@ def equal_starts(baseline: TrialRecord, candidate: TrialRecord) -> bool:
     return starts[0] == starts[1] and starts[0][1] is not None
 
 
-def measure(baseline: TrialRecord, candidate: TrialRecord, name: str) -> Apart | None:
-    """How far they are apart in the columns `name`_norms and `name`_sketches; None where a trial lacks them."""
+def measure(
+    baseline: TrialRecord, candidate: TrialRecord, name: str, *, among: np.ndarray | None = None
+) -> Apart | None:
+    """How far they are apart in the columns `name`_norms and `name`_sketches; None where a trial lacks them.
+
+    Args:
+        baseline: The trial whose norms are the whole.
+        candidate: The other trial.
+        name: What the columns are named after.
+        among: The tensors that are looked at, bool[T] or bool[1]; None for all.
+    """
     one, other = (
         np.array(getattr(record, f"{name}_sketches") or []).reshape(-1, SKETCH_SUMS) for record in (baseline, candidate)
     )
     if one.shape != other.shape or not one.size:
         return None
     each = np.linalg.norm(one - other, axis=1)
-    whole = math.hypot(*(getattr(baseline, f"{name}_norms") or ()))
+    norms = np.array(getattr(baseline, f"{name}_norms") or [0.0])
+    if among is not None:
+        each, norms = (np.where(among, numbers, 0.0) for numbers in (each, norms))
+    whole = math.hypot(*norms)
     return Apart(float(np.linalg.norm(each)), whole, int(np.argmax(np.nan_to_num(each, nan=np.inf))))
 
 

@@ -25,6 +25,29 @@ def unmoved(both: Both) -> np.ndarray:
     return np.asarray(~(sides[0] | sides[1]))
 
 
+def moved_by_rounding(both: Both, line: float) -> np.ndarray:
+    """Whether the gradient of a parameter is zero but for rounding in the first common step, on both sides; bool[T].
+
+    An optimizer that divides by the gradient's size moves such a parameter (a bias before a batch norm) by whole steps
+    in random directions, and it reaches nothing. False where that is not known.
+
+    Args:
+        both: The common steps of the two traces.
+        line: The largest length of such a gradient, relative to that of all parameters.
+
+    Raises:
+        Trouble: A trace is damaged.
+    """
+    found = np.ones(1, bool)
+    for side in both:
+        norms = side.list_at("param_grad_norms", 0) if side.steps else None
+        if norms is None or len(found) not in (1, len(norms)):
+            return np.zeros(1, bool)
+        norms = np.nan_to_num(np.asarray(norms, np.float64))
+        found = found & (norms > 0) & (norms <= line * np.linalg.norm(norms))
+    return found
+
+
 def _moved(side: CommonSteps) -> np.ndarray | None:
     """Whether a side moves each parameter in any of the common steps; bool[T]. None where that is not known."""
     moved: np.ndarray | None = None

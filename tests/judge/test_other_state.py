@@ -1,0 +1,119 @@
+"""Trainings that go on from checkpoints of their own, which rounding has driven apart, with a state that is damaged."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from small_loops import data
+from torch import nn
+
+import parity
+from parity.judge.judging import judge
+from parity.judge.several_runs import join
+
+BEGIN, END = 40, 52
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class Net(nn.Module):
+    """Sums in one order or in another; with `norm`, the gradient of a bias is nothing but rounding."""
+
+    def __init__(self, *, halves, norm):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last, self.halves = nn.Linear(8, 32), nn.Linear(32, 4), halves
+        self.norm = nn.BatchNorm1d(32) if norm else nn.Identity()
+
+    def forward(self, inputs):
+        rows = F.gelu(self.norm(self.first(inputs)))
+        if not self.halves:
+            return self.last(rows)
+        (left, right), weights = rows.split(16, dim=1), self.last.weight.split(16, dim=1)
+        return left @ weights[0].T + right @ weights[1].T + self.last.bias
+
+
+def adam(parameters):
+    return torch.optim.Adam(parameters, 1e-3)
+
+
+def momentum(parameters):
+    return torch.optim.SGD(parameters, 0.05, momentum=0.9)
+
+
+def change(key, function):
+    def damage(optimizer):
+        for state in optimizer.state.values():
+            state[key] = function(state[key])
+
+    return damage
+
+
+def swap(optimizer):
+    states = [*optimizer.state.values()]
+    states[0]["exp_avg"], states[2]["exp_avg"] = (
+        states[2]["exp_avg"].reshape(-1).repeat(2).reshape(32, 8),
+        states[0]["exp_avg"].reshape(-1)[:128].reshape(4, 32),
+    )
+
+
+def train(out, *, optimizer, halves=False, norm=False, damage=None):
+    """Trains, and records the steps from BEGIN on, after some harm to the optimizer's state."""
+    model = Net(halves=halves, norm=norm)
+    stepper, recorder = optimizer(model.parameters()), None
+    for step, (inputs, target) in enumerate(data(END)):
+        if step == BEGIN:
+            if damage:
+                damage(stepper)
+            recorder = parity.Recorder(out, model, optimizers=stepper, criterion=F.cross_entropy, first_step=BEGIN)
+        stepper.zero_grad()
+        output = model(inputs)
+        loss = F.cross_entropy(output, target)
+        if recorder:
+            recorder.forward(inputs, output=output, target=target, loss=loss)
+        loss.backward()
+        if recorder:
+            recorder.backward()
+        stepper.step()
+        if recorder:
+            recorder.step()
+    recorder.close()
+    return out
+
+
+def ask(folder, *, damage=None, **options):
+    runs = [train(folder / "a", **options), train(folder / "b", halves=True, damage=damage, **options)]
+    joined = join(runs, across=False)
+    (pair,) = judge(joined.run, joined.pairs).pairs
+    return pair
+
+
+@pytest.mark.parametrize("optimizer", [adam, momentum])
+@pytest.mark.parametrize("norm", [False, True])
+def test_own_checkpoints_that_rounding_has_driven_apart_are_rounding(tmp_path, optimizer, norm):
+    """With a batch norm, Adam has moved the bias before it by whole steps in random directions."""
+    assert ask(tmp_path, optimizer=optimizer, norm=norm).verdict == "rounding"
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "damage"),
+    [
+        (adam, change("exp_avg", torch.zeros_like)),
+        (adam, change("exp_avg", lambda each: 0.98 * each)),
+        (adam, change("exp_avg_sq", lambda each: 0.9 * each)),
+        (adam, change("exp_avg_sq", lambda each: each.half().float())),
+        (adam, swap),
+        (momentum, change("momentum_buffer", lambda each: 0.98 * each)),
+        (momentum, change("momentum_buffer", torch.zeros_like)),
+    ],
+)
+def test_a_damaged_state_is_the_onset(tmp_path, optimizer, damage):
+    pair = ask(tmp_path, optimizer=optimizer, damage=damage)
+    assert (pair.verdict, pair.onset.step, pair.onset.quantity) == ("diverged", BEGIN, "state")
+    assert "the states of the optimizers differ" in pair.cause
+
+
+@pytest.mark.parametrize(("optimizer", "key"), [(adam, "exp_avg"), (momentum, "momentum_buffer")])
+def test_a_state_in_float16_is_not_rounding(tmp_path, optimizer, key):
+    pair = ask(tmp_path, optimizer=optimizer, damage=change(key, lambda each: each.half().float()))
+    assert pair.verdict == "inconclusive"
+    assert pair.cause.startswith(f"at step {BEGIN} the states of the optimizers differ")
