@@ -250,6 +250,11 @@ def _decide_equal(evidence: PairEvidence) -> tuple[VerdictWord, str | None]:
     lacking = comparison.lacking
     between = evidence.pair.between
     if comparison.own and between and not between.peers and not lacking:
+        if not between.own:
+            return "rounding", (
+                "what the optimizers received and everything that follows is equal to the bit; the gradient of "
+                "backward was recorded before it was changed (clipped, say) on one side, and after that on the other"
+            )
         return "rounding", (
             "every gradient and parameter is equal to the bit at each step; inputs, outputs and losses are those of "
             "each rank"

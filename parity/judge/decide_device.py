@@ -4,6 +4,7 @@ A function of what is stored; needs neither torch nor Ray.
 """
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -146,16 +147,22 @@ class DeviceAudit:
         }
 
 
-def audit_device(shared_steps: pa.Table, trial: str, *, record: TrialRecord) -> DeviceAudit | None:
+def audit_device(
+    shared_steps: pa.Table, trial: str, *, record: TrialRecord, own: Collection[str] = ()
+) -> DeviceAudit | None:
     """The audit of one candidate; None where it took no step from a shared state.
 
     Args:
         shared_steps: Table in the columns of `tables.SHARED_STEPS`.
         trial: Name of the candidate's trial.
         record: The same trial, which knows the dtypes.
+        own: Quantities that each side has of its own. A gradient that a hook has clipped is not that of the step in
+            float64, and what follows from it is not either.
     """
+    aside = ("param_grad", "update", "param") if "param_grad" in own else ()
     # Rows of one step are in the order of its tensors, which `_place` relies on.
     rows = shared_steps.filter(pc.equal(shared_steps["trial"], trial)).to_pylist()
+    rows = [row for row in rows if row["quantity"] not in aside]
     wholes: dict[tuple[int, str], list[float]] = {}
     for row in rows:
         wholes.setdefault((row["step"], row["quantity"]), []).append(float(row["baseline_whole_error_u"] or 0))

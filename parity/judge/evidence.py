@@ -113,7 +113,9 @@ def gather(run: StoredRun, pair: Pair, comparison: Comparison, replicas: Replica
     equals = fleet.of(pair.candidate) if fleet.alike(pair.baseline, pair.candidate) else None
     shared = None
     if pair.axis == "device" or pair.between:
-        shared = audit_device(run.evidence["shared_steps"], pair.candidate.trial, record=pair.candidate)
+        shared = audit_device(
+            run.evidence["shared_steps"], pair.candidate.trial, record=pair.candidate, own=comparison.own
+        )
     # Equal devices owe equal bits, so nearness to float64 does not excuse a difference. The errors are still shown.
     device_audit = shared if not equals else None
     parting, unequal, jump = None, None, None

@@ -16,6 +16,7 @@ from parity.judge.differences import Comparison, Difference, find_differences
 from parity.judge.differences_table import differences_table
 from parity.judge.evidence import gather
 from parity.judge.fleet import Fleet
+from parity.judge.gradient_place import recorded_elsewhere
 from parity.judge.onset import first_true
 from parity.judge.onset_size import measure_first, measure_onset, one_sided, reason_at, settings_at
 from parity.judge.pairs import Pair, make_pairs
@@ -56,6 +57,12 @@ def judge(run: StoredRun, pairs: tuple[Pair, ...] | None = None, *, fleet: Fleet
             pair.between.own if pair.between else frozenset(),
         )
         for pair in pairs
+    ]
+    comparisons = [
+        Comparison(each.baseline, each.candidate, frozenset({"param_grad"}))
+        if pair.between and not each.is_long and recorded_elsewhere(each)
+        else each
+        for pair, each in zip(pairs, comparisons, strict=True)
     ]
     # Before the verdicts: they then find the comparisons of long traces made, for which each is read once.
     find_differences([each for each in comparisons if each.is_long])
