@@ -135,6 +135,66 @@ def test_each_fetch_brings_the_run_as_it_is_then_even_if_jobs_are_not_deleted(tm
         assert line.endswith(f"RuntimeError: planted for {job_id}")
 
 
+class FetchedOverBreaks(Fetched):
+    """Its connection breaks once behind each request: the cluster has got it, and the answer is lost."""
+
+    def __init__(self, folder, breaks=1):
+        super().__init__(folder)
+        self.breaks, self.asked = breaks, collections.Counter()
+
+    def broken(self, name, answer):
+        self.asked[name] += 1
+        if self.asked[name] <= self.breaks:
+            raise requests.exceptions.ConnectionError("cut")
+        return answer
+
+    def submit_job(self, **arguments):
+        if arguments["submission_id"] in self.logs:
+            raise RuntimeError("400: exists already")
+        super().submit_job(**arguments)
+        self.broken("submit", None)
+
+    def get_job_info(self, job_id):
+        if job_id not in self.logs:
+            raise RuntimeError("404: does not exist")
+        return self.broken("info", self.answers[0])
+
+    def get_job_logs(self, job_id):
+        return self.broken("logs", self.logs[job_id])
+
+    def delete_job(self, job_id):
+        pass
+
+
+def fetch_over(client, out):
+    made = ray_jobs.Cluster(ADDRESS)
+    made.client = client
+    made.fetch("known", None, "/runs/x", out, runtime_env={}, python="python3")
+
+
+def test_a_run_is_fetched_over_a_connection_that_breaks(tmp_path, monkeypatch):
+    monkeypatch.setattr(ray_jobs, "SETTLE_S", 0.0)
+    monkeypatch.setattr(ray_jobs, "PAUSE_S", 0.001)
+    (tmp_path / "run").mkdir()
+    client = FetchedOverBreaks(tmp_path / "run")
+    fetch_over(client, tmp_path / "fetched")
+    assert (tmp_path / "fetched" / "count").read_text() == "1", "the job was sent once, though its answer was lost"
+
+
+def test_a_run_that_cannot_be_fetched_is_named_with_how_to_fetch_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(ray_jobs, "SETTLE_S", 0.0)
+    monkeypatch.setattr(ray_jobs, "PAUSE_S", 0.001)
+    monkeypatch.setattr(ray_jobs, "RECONNECT_S", 0.01)
+    (tmp_path / "run").mkdir()
+    with pytest.raises(Trouble) as trouble:
+        fetch_over(FetchedOverBreaks(tmp_path / "run", breaks=10**9), tmp_path / "fetched")
+    assert str(trouble.value) == (
+        f"The run could not be fetched (The Ray cluster at {ADDRESS} answered with ConnectionError: cut). It is at "
+        "/runs/x on the cluster's storage. The same command, or one with another --fetch, tries again; a job that "
+        "has a result is not run twice."
+    )
+
+
 def test_a_job_that_fetches_is_deleted_once_rays_watch_has_seen_its_end(tmp_path, monkeypatch):
     """Of a job that is deleted before, the watch writes a new record; it needs two looks at most."""
     made = ray_jobs.Cluster(ADDRESS)

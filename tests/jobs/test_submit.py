@@ -19,7 +19,7 @@ import pytest
 
 from parity import run, submit
 from parity.cluster import starting
-from parity.cluster.jobs import pack_run
+from parity.cluster.jobs import pack_run, preparing
 from parity.cluster.jobs.dashboard_url import is_loopback, warn_of_plain_http
 from parity.cluster.jobs.following import ConnectionLost
 from parity.cluster.jobs.head import Interpreter, Node
@@ -117,6 +117,19 @@ def test_a_fetch_that_cannot_be_is_refused(tmp_path):
     assert "already exists" in refused("--address", LOOPBACK, "--out", "/runs/x", "--fetch", tmp_path)
     assert "--fetch can copy a directory only" in refused(
         "--address", LOOPBACK, "--out", "s3://bucket/x", "--fetch", tmp_path / "x"
+    )
+
+
+@pytest.mark.parametrize("found", ["is not a folder", "may not be written"])
+def test_a_fetch_that_cannot_be_made_is_refused_before_anything_is_sent(tmp_path, monkeypatch, found):
+    if found == "is not a folder":
+        (tmp_path / "file").touch()
+        around = tmp_path / "file"
+    else:  # root may write everywhere
+        around = tmp_path
+        monkeypatch.setattr(preparing.os, "access", lambda path, _: path != tmp_path)
+    assert refused("--address", LOOPBACK, "--out", "/runs/x", "--fetch", around / "new" / "x") == (
+        f"--fetch {around}/new/x cannot be made: {around} {found}. Choose a directory that you can make."
     )
 
 

@@ -17,6 +17,10 @@ class Unanswered(Trouble):
     """The cluster refused a request, or the connection failed; the same request may succeed later."""
 
 
+class Unreached(Unanswered):
+    """The connection failed: it is not known whether the cluster has got the request."""
+
+
 @dataclass(frozen=True)
 class Job:
     """A job, as the cluster reports it.

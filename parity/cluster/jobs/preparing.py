@@ -116,6 +116,8 @@ def prepare(
         )
     if options.fetch and options.fetch.exists():
         raise Trouble(f"--fetch {options.fetch} already exists. Choose a new directory.")
+    if options.fetch:
+        _check_can_be_made(options.fetch)
     runtime_env = read_runtime_env(options.runtime_env)
     named, beside = [], _named_files(runtime_env)
     if asked.resume:
@@ -156,6 +158,14 @@ def make_id(sent: Sequence[str], digest: str, runtime_env: dict[str, Any], *, py
         [list(sent), digest, runtime_env, python], sort_keys=True
     )  # the order of a mapping does not count
     return f"parity-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def _check_can_be_made(fetch: Path) -> None:
+    """Raises `Trouble` for a folder that cannot be made: now, and not when the job has ended, hours later."""
+    around = next(folder for folder in fetch.absolute().parents if os.path.lexists(folder))
+    if not around.is_dir() or not os.access(around, os.W_OK | os.X_OK):
+        found = "may not be written" if around.is_dir() else "is not a folder"
+        raise Trouble(f"--fetch {fetch} cannot be made: {around} {found}. Choose a directory that you can make.")
 
 
 def read_runtime_env(path: Path | None) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from parity.cluster.jobs import pack_run
 from parity.cluster.jobs.dashboard_url import knock, warn_of_plain_http
 from parity.cluster.jobs.following import PAUSE_S, RECONNECT_S, Follower
 from parity.cluster.jobs.head import Node, described_heads, listed_logs
-from parity.cluster.jobs.job import Job, Unanswered
+from parity.cluster.jobs.job import Job, Unanswered, Unreached
 from parity.ground.errors import Trouble
 
 # Time between two questions for a job's status. Chosen: half of the second that Ray itself takes to notice a change
@@ -102,7 +102,7 @@ class Cluster:
                 raise Trouble(authentication.refusal(self.address, os.environ)) from error
             # A traceback, which ends with the reason, stays as it is.
             text = str(error).strip() if "Traceback (" in str(error) else " ".join(str(error).split())
-            raise Unanswered(
+            raise (Unanswered if isinstance(error, RuntimeError) else Unreached)(
                 f"The Ray cluster at {self.address} answered with {type(error).__name__}: {text}"
             ) from error
 
@@ -177,13 +177,7 @@ class Cluster:
 
     def wait(self, job_id: str) -> Job | None:
         """Waits until the job has ended; a connection that breaks meanwhile is taken up again."""
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(Unanswered),
-            stop=tenacity.stop_after_delay(RECONNECT_S),
-            wait=tenacity.wait_fixed(PAUSE_S),
-            reraise=True,
-        )
-        while (job := retrying(self.job, job_id)) and not job.ended:
+        while (job := _persistent(Unanswered)(self.job, job_id)) and not job.ended:
             time.sleep(POLL_S)
         return job
 
@@ -197,7 +191,10 @@ class Cluster:
         return name in listed_logs(answer.text)
 
     def log(self, job_id: str) -> str:
-        """Everything that the job has printed."""
+        """Everything that the job has printed; a connection that breaks meanwhile is taken up again."""
+        return _persistent(Unreached)(self._log, job_id)
+
+    def _log(self, job_id: str) -> str:
         with self.reporting_trouble():
             return str(self.client.get_job_logs(job_id))
 
@@ -224,8 +221,7 @@ class Cluster:
 
         Args:
             job_id: Id of the job that made the run.
-            made: That job, which has ended; a run that was begun later is another one, and is refused. None if any run
-                will do.
+            made: That job, which has ended: a run that was begun later is refused. None if any run will do.
             run: The run's directory or one of its files, as the head node of the cluster sees it.
             out: A new directory on this machine.
             runtime_env: Runtime environment of the job that made the run.
@@ -234,10 +230,21 @@ class Cluster:
         Raises:
             Trouble: The run did not arrive, or not in one piece.
         """
+        limit_s = str(made.ended_s or "") if made else ""
+        command = f"{python} jobs/pack_run.py {shlex.quote(run)} {limit_s}".rstrip()
+        try:
+            pack_run.extract(pack_run.decode(self._printed(job_id, command, runtime_env)), out)
+        except (ValueError, OSError, Unanswered) as error:
+            raise Trouble(
+                f"The run could not be fetched ({error}). It is at {run} on the cluster's storage. The same command, "
+                "or one with another --fetch, tries again; a job that has a result is not run twice."
+            ) from error
+
+    def _printed(self, job_id: str, command: str, runtime_env: dict[str, Any]) -> str:
+        """What a job prints that runs a command for the sake of another one, and is deleted then."""
         # Of its own name: Ray appends what a second job of the same name prints to the log of the first.
         fetching = f"{job_id}-fetch-{secrets.token_hex(4)}"
-        limit = f" {made.ended_s}" if made and made.ended_s else ""
-        self.submit(fetching, f"{python} jobs/pack_run.py {shlex.quote(run)}{limit}", runtime_env=runtime_env)
+        _persistent(Unreached)(self._submit_once, fetching, command, runtime_env=runtime_env)
         job = self.wait(fetching)
         ended = time.monotonic()
         try:
@@ -246,15 +253,18 @@ class Cluster:
                 # pack_run prints what went wrong, in a line that begins so.
                 reason = next((line[8:] for line in text.splitlines() if line.startswith("parity: ")), None)
                 raise Trouble(f"The run could not be fetched: {reason or (job and job.message) or 'its job is gone'}.")
-            try:
-                pack_run.extract(pack_run.decode(text), out)
-            except (ValueError, OSError) as error:
-                raise Trouble(
-                    f"The run could not be fetched ({error}). It is at {run} on the cluster's storage."
-                ) from error
+            return text
         finally:
             time.sleep(max(0.0, ended + SETTLE_S - time.monotonic()))
             self._delete(fetching)
+
+    def _submit_once(self, job_id: str, entrypoint: str, *, runtime_env: dict[str, Any]) -> None:
+        """Submits a job of a new id. If the cluster knows it after an error, only the answer was lost."""
+        try:
+            self.submit(job_id, entrypoint, runtime_env=runtime_env)
+        except Unanswered:
+            if self.job(job_id) is None:
+                raise
 
     def _delete(self, job_id: str) -> None:
         """Deletes a job that has ended; says so if that fails, since what the job was for is done."""
@@ -263,6 +273,16 @@ class Cluster:
                 self.client.delete_job(job_id)
         except Trouble as trouble:
             print(f"parity: job {job_id} has done its work but was not deleted. {trouble}", file=sys.stderr)
+
+
+def _persistent(errors: type[Unanswered]) -> tenacity.Retrying:
+    """Calls again what fails with one of these errors, for `RECONNECT_S`."""
+    return tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(errors),
+        stop=tenacity.stop_after_delay(RECONNECT_S),
+        wait=tenacity.wait_fixed(PAUSE_S),
+        reraise=True,
+    )
 
 
 def _agents_are_starting(error: BaseException) -> bool:
