@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from parity.ground.errors import Trouble
+from parity.ground.storable import check_storable
 from parity.plan.given import parse_given
 from parity.plan.task_spec import parse_task
 from parity.plan.user_code import CodeSpec
@@ -31,12 +32,14 @@ def directory(out: str | os.PathLike[str] | None) -> Path | None:
     """The directory to keep the run in.
 
     Raises:
-        Trouble: It is empty, an address of a store, or no path.
+        Trouble: It is empty, an address of a store, no path, or not UTF-8.
     """
+    check_storable(str(Path.cwd()))  # which is stored with the run
     if out is None:
         return None
     if not isinstance(out, str | os.PathLike) or not os.fspath(out) or "://" in os.fspath(out):
         raise Trouble(f"out={out!r} is not a directory of this machine. Give a new one, or None to keep nothing.")
+    check_storable(os.fsdecode(out))
     return Path(out)
 
 

@@ -28,10 +28,7 @@ def kind_of(paths: Sequence[str]) -> str | None:
     if {*kinds} == {_RUN}:
         return None
     if len({*kinds}) > 1:
-        found = ", ".join(
-            f"{path} is {kind}" if kind != _RUN or "://" in path or Path(path).exists() else f"{path} does not exist"
-            for path, kind in zip(paths, kinds, strict=True)
-        )
+        found = ", ".join(f"{path} {_found(path, kind)}" for path, kind in zip(paths, kinds, strict=True))
         raise Trouble(f"{found}. Give two runs, two logs or two checkpoints.")
     if len(paths) == 1 and kinds[0] == _LOG and not is_log(paths[0]):
         return None
@@ -93,6 +90,20 @@ def _checkpoints(paths: Sequence[str], tolerance: Tolerance) -> list[Document]:
 
     baseline, *candidates = map(read_checkpoint, paths)
     return [document(compare_checkpoints(baseline, each, tolerance=tolerance)) for each in candidates]
+
+
+def _found(path: str, kind: str) -> str:
+    """What is found at a path, for a message: `_kind` takes for a log or a run what nothing is known of."""
+    place = Path(path)
+    if kind == _CHECKPOINT or "://" in path or (kind == _RUN and place.is_dir() and holds_run(place)):
+        return f"is {kind}"
+    if kind == _LOG and not place.is_dir() and not is_log(path):
+        return "is neither a log nor a checkpoint" if place.stat().st_size else "is empty"
+    if kind == _LOG:
+        return f"is {kind}"
+    if not place.exists():
+        return "does not exist"
+    return "is a folder without a run, a log or a checkpoint" if place.is_dir() else "is not a regular file"
 
 
 def _kind(path: str) -> str:

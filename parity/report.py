@@ -21,6 +21,9 @@ from parity.store.found_runs import find_runs
 from parity.store.storage import StoragePath, parse_path
 from parity.store.stored_run import StoredRun
 
+# How each web page begins that parity writes.
+_PAGE = b"<!doctype html"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
@@ -68,14 +71,27 @@ def report(
 
     Raises:
         Trouble: A directory is not a run directory or is damaged; several runs have nothing to compare, or were trained
-            on different hardware; or the page cannot be written.
+            on different hardware; or the page would replace another file, or cannot be written.
     """
+    if page:
+        _check_page(page)
     run, judgement = judged(directories, across=across)
     # Printed first, so that the report is not lost where the page cannot be written.
     print_report(run, judgement, form=form)
     if page:
         write_text(page, html.render(run, judgement))
     return judgement.exit_status
+
+
+def _check_page(path: Path) -> None:
+    """Raises `Trouble` for a file that is there and is not a web page: it may be the table of a run, or code."""
+    if path.is_file():
+        with path.open("rb") as file:
+            head = file.read(len(_PAGE)).lower()
+        if head and head != _PAGE:
+            raise Trouble(
+                f"--html {path} would replace a file that is not a web page. Choose another file, or remove that one."
+            )
 
 
 def judged(directories: Sequence[StoragePath], *, across: bool = False) -> tuple[StoredRun, Judgement]:

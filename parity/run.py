@@ -16,7 +16,7 @@ from parity.cluster import ray_job
 from parity.cluster.starting import Early, begin_imports, begin_ray
 from parity.ground import interrupt, phases
 from parity.ground.command import guarded
-from parity.ground.errors import Trouble
+from parity.ground.storable import check_storable
 from parity.plan.options import address_of, make_parser
 from parity.plan.request import parse_request
 
@@ -120,12 +120,9 @@ def _make_out(given: str | None, held: contextlib.ExitStack, unused: contextlib.
 
 
 def _check_text(given: Sequence[str]) -> None:
-    """Raises `Trouble` for an argument that run.json cannot store: a file name that is not valid UTF-8."""
-    for text in given:
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise Trouble(f"{text!r} is not valid UTF-8, so it cannot be stored. Rename the file.") from error
+    """Raises `Trouble` for what run.json cannot store: an argument or a folder that is not valid UTF-8."""
+    for text in (*given, str(Path.cwd())):
+        check_storable(text)
 
 
 def _choose_out(given: str | None) -> "StoragePath":

@@ -33,6 +33,9 @@ def files(tmp_path, monkeypatch):
     save_file(weights, tmp_path / "a.safetensors")
     save_file({**weights, "weight": weights["weight"] * 2}, tmp_path / "b.safetensors")
     torch.save(weights, tmp_path / "a.pt")
+    (tmp_path / "empty.pt").touch()
+    (tmp_path / "text.pt").write_text("no checkpoint\n")
+    (tmp_path / "folder").mkdir()
     return tmp_path
 
 
@@ -124,11 +127,22 @@ def test_numbers_that_are_not_finite_are_strict_json(files, capsys):
         ("a.csv b.csv --scalar los", "a.csv has no scalar 'los'. Did you mean 'loss'?"),
         ("a.csv missing", "a.csv is a log, missing does not exist. Give two runs, two logs or two checkpoints."),
         ("missing missing", "missing does not exist"),
+        ("empty.pt a.pt", "empty.pt is empty, a.pt is a checkpoint. Give two runs, two logs or two checkpoints."),
+        ("a.pt text.pt", "a.pt is a checkpoint, text.pt is neither a log nor a checkpoint. Give two runs, "),
+        ("a.csv folder", "a.csv is a log, folder is a folder without a run, a log or a checkpoint. Give two runs, "),
+        ("/dev/null a.pt", "/dev/null is not a regular file, a.pt is a checkpoint. Give two runs, "),
     ],
 )
 def test_what_does_not_go_together_is_refused_in_words(files, arguments, message, equal_pair, capsys):
     assert report.main([str(equal_pair) if each == "RUN" else each for each in arguments.split()]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_numbers_whose_distance_no_float_holds_are_compared_without_a_warning(files, capsys):
+    (files / "huge.csv").write_text("step,loss\n0,1e308\n1,0.5\n")
+    (files / "low.csv").write_text("step,loss\n0,-1e308\n1,1\n")
+    assert report.main(["huge.csv", "low.csv"]) == 1
+    assert "1e+308 and -1e+308" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("text", ["nan", "-1", "inf", "x"])

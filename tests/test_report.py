@@ -111,3 +111,18 @@ def test_a_reader_that_goes_away_is_not_an_error():
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()
         assert b"Traceback" not in process.stderr.read()
+
+
+def test_the_page_replaces_a_page_and_no_other_file(equal_pair, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    for _ in range(2):
+        assert report.main([str(equal_pair), "--html", str(page)]) == 0
+    capsys.readouterr()
+    other = tmp_path / "trials.parquet"
+    other.write_bytes(b"PAR1")
+    assert report.main([str(equal_pair), "--html", str(other)]) == 2
+    assert capsys.readouterr().err == (
+        f"parity: --html {other} would replace a file that is not a web page. "
+        "Choose another file, or remove that one.\n"
+    )
+    assert other.read_bytes() == b"PAR1"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from parity.ground.errors import Trouble
 from parity.ground.spelling import did_you_mean
+from parity.ground.storable import check_storable
 from parity.plan.definitions import WHAT, Definitions, Kind, definitions_of
 from parity.plan.neighbours import Neighbour, add_folder, find_module, find_neighbours, first_lacking
 from parity.plan.pinned import pinned_modules, show_lines
@@ -146,6 +147,7 @@ def _file(path: Path, *, kind: Kind) -> str:
 
 def _read_file(path: Path, *, kind: Kind) -> tuple[bytes, str]:
     """The content of a file, read once: its digest has to be that of the text that runs."""
+    check_storable(str(path))
     try:
         content = path.read_bytes()
         return content, content.decode()

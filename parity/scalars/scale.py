@@ -81,7 +81,7 @@ class Scale:
         A NaN is equal to a NaN: a log may have lost its other bits.
         """
         if self.kind == "printed" and self.mixed:
-            with np.errstate(invalid="ignore"):
+            with np.errstate(invalid="ignore", over="ignore"):
                 same = (np.abs(left - right) <= _HALF * self._step) | (left == right)
         else:
             same = ~bits_differ(left, right)

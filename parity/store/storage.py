@@ -17,6 +17,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_d
 from upath import UPath
 
 from parity.ground.errors import Trouble
+from parity.ground.storable import check_storable
 from parity.ground.temporary import temporary_folder
 from parity.store.regular import check_size, read_regular, size_of_regular
 
@@ -56,8 +57,9 @@ def parse_path(text: str) -> StoragePath:
     """A local path, or the URI of any filesystem that fsspec knows.
 
     Raises:
-        Trouble: It is empty; or fsspec knows no such filesystem, or needs a package that is not installed.
+        Trouble: It is empty or not UTF-8; or fsspec knows no such filesystem, or needs a package that is not installed.
     """
+    check_storable(text)
     if not text.strip():
         raise Trouble(f"{text!r} is not a path: it is empty. Give a folder, or a URI such as s3://BUCKET/DIR.")
     if "://" not in text:

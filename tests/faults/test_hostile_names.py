@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parity import run
+from parity import check, run
 from parity.ground.errors import Trouble
 from parity.plan.device import parse_device
 from parity.plan.loss_spec import parse_losses
@@ -64,6 +65,25 @@ def test_a_path_that_is_no_utf_8_is_told(tmp_path, capsys):
     assert run.main(["--inline", "--out", str(tmp_path / "caf\udce9")]) == 2
     assert "caf\\udce9' is not valid UTF-8, so it cannot be stored. Rename the file." in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["folder", "loss", "out"])
+def test_a_check_does_not_begin_where_a_name_is_no_utf_8(tmp_path, monkeypatch, place):
+    folder = tmp_path / "caf\udce9"
+    folder.mkdir()
+    (folder / "mine.py").write_text("def mine(output, target):\n    return ((output - target) ** 2).mean()\n")
+    if place == "folder":
+        monkeypatch.chdir(folder)
+    loss = f"{folder}/mine.py:mine" if place == "loss" else "numpy"
+    with pytest.raises(Trouble, match=r"caf\\udce9.* is not valid UTF-8, so it cannot be stored. Rename the file."):
+        check(loss, steps=1, out=folder / "run" if place == "out" else None)
+    assert [path.name for path in folder.iterdir()] == ["mine.py"]
+
+
+def test_a_run_whose_name_is_no_utf_8_is_not_called_damaged(tmp_path, equal_pair, capsys):
+    shutil.copytree(equal_pair, tmp_path / "caf\udce9")
+    assert report([str(tmp_path / "caf\udce9")]) == 2
+    assert "caf\\udce9' is not valid UTF-8, so it cannot be stored. Rename the file." in capsys.readouterr().err
 
 
 @given(st.lists(HOSTILE, min_size=1, max_size=40, unique=True))
