@@ -86,8 +86,11 @@ def report(
 def _check_page(path: Path) -> None:
     """Raises `Trouble` for a file that is there and is not a web page: it may be the table of a run, or code."""
     if path.is_file():
-        with path.open("rb") as file:
-            head = file.read(len(_PAGE)).lower()
+        try:
+            with path.open("rb") as file:
+                head = file.read(len(_PAGE)).lower()
+        except OSError as error:
+            raise Trouble(f"--html {path} is a file that cannot be read ({error.strerror}). Choose another.") from error
         if head and head != _PAGE:
             raise Trouble(
                 f"--html {path} would replace a file that is not a web page. Choose another file, or remove that one."

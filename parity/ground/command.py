@@ -46,6 +46,9 @@ def _status(command: Callable[[], int]) -> int:
                 why = f"cannot write to stdout ({error.strerror})"
                 print(f"parity: {why}. What was stored is kept.", file=sys.stderr)
             return 2
+        if isinstance(error, ValueError) and getattr(sys.stdout, "closed", False):
+            print("parity: stdout was closed, as by a loss. What was stored is kept.", file=sys.stderr)
+            return 2
         if isinstance(error, ModuleNotFoundError) and (missing := how_to_install(error)):
             print(f"parity: {missing}", file=sys.stderr)
             return 2

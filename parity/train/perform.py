@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from parity.ground.errors import TrialFailed
+from parity.ground.forked import claim
 from parity.ground.quoting import traceback_of
 from parity.plan.trial import Trial
 from parity.store.events import Advanced, Began, Captured, Ended, Event, Found, Saved
@@ -50,6 +51,7 @@ def perform(
     from parity.train.replay import capture
     from parity.train.switches import prepare
 
+    claim()
     began = time.monotonic() - (position.wall_s if position else 0.0)
     # Before the facts, which include the number of threads.
     prepare(trial.device)

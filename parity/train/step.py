@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from parity.ground.errors import TrialFailed, Trouble
+from parity.ground.forked import end_copy
 from parity.ground.quoting import explain_error
 from parity.observe.audit import Oracle, make_oracle
 from parity.observe.generators import seed_generators
@@ -231,6 +232,7 @@ class Blamed:
         pass
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        end_copy()
         # Not BaseException: Ctrl-C is not the doing of the user's code. Trouble and TrialFailed have been explained.
         if isinstance(error, (Exception, SystemExit)) and not isinstance(error, (Trouble, TrialFailed)):
             raise TrialFailed(self._step, f"{self._phase} raised {explain_error(error)}") from error

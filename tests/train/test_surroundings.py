@@ -17,6 +17,8 @@ from parity.ground.errors import Trouble
 from parity.observe.settings import settings_restored
 from parity.train import surroundings
 
+from conftest import command
+
 
 def run(*arguments):
     return main(["run", "--loss", "builtin", *arguments, "--inline"])
@@ -283,3 +285,33 @@ def test_a_training_that_nobody_goes_on_with_changes_nothing_whenever_it_ends(tm
     # One that ends by itself puts everything back.
     assert len([*training()]) == 1
     assert (torch.get_num_threads(), Path.cwd()) == (3, tmp_path.parent)
+
+
+def started(tmp_path, *lines):
+    """How a run ends in a process of its own with a loss that begins with these lines."""
+    body = "".join(f"    {line}\n" for line in lines)
+    (tmp_path / "odd.py").write_text(
+        f"import os, pathlib, sys\n\n\ndef odd(output, target):\n{body}    return ((output - target) ** 2).mean()\n"
+    )
+    arguments = ["--inline", "--steps", "3", "-q", "--loss", "builtin", f"{tmp_path}/odd.py:odd"]
+    return command("-m", "parity.run", *arguments, "--out", str(tmp_path / "run"))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize("calls", ["True", "len(output) > 8"], ids=["in its contract", "in the training"])
+def test_a_copy_of_the_process_that_a_loss_forks_does_not_train_on(tmp_path, calls):
+    # Once only: whatever becomes of the copy, there is one.
+    forked = f"mark = pathlib.Path({str(tmp_path / 'forked')!r})"
+    ended = started(tmp_path, forked, f"if {calls} and not mark.exists():", "    mark.touch()", "    os.fork()")
+    assert (tmp_path / "forked").exists()
+    assert ended.stderr.count("a process that the loss or task forked came back from it") == 1
+    # An item of the contract sees that the loss has changed something, or all is well.
+    assert ended.status in (0, 1) and ended.stdout.count("mnist-autoencoder, 3 steps: ") == 1
+    assert command("-m", "parity.report", str(tmp_path / "run")).status == ended.status
+
+
+def test_a_loss_that_closes_stdout_leaves_the_run(tmp_path):
+    ended = started(tmp_path, "sys.stdout.close()")
+    assert (ended.status, ended.stdout) == (2, "")
+    assert ended.stderr == "parity: stdout was closed, as by a loss. What was stored is kept.\n"
+    assert command("-m", "parity.report", str(tmp_path / "run")).status == 0

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from parity.ground.forked import end_copy
 from parity.ground.quoting import explain_error
 from parity.observe.audit import Oracle
 from parity.tasks.losses import Loss
@@ -92,6 +93,8 @@ def guarded() -> Iterator[None]:
         # On one line, since a reason stands in a table.
         text = " ".join(f"raised {explain_error(error)}".split())
         raise Raised(text if len(text) <= REASON_LENGTH else text[: REASON_LENGTH - 1] + "…") from error
+    finally:
+        end_copy()
 
 
 def lay_out(values: Outputs, layout: Layout = torch.clone) -> Outputs:
