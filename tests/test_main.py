@@ -197,7 +197,8 @@ def test_each_path_that_is_not_a_run_says_what_it_is(folder, capsys):
     # Beside another run there is nothing to list: the message names them.
     assert main(["report", str(folder / "first"), str(folder)]) == 2
     assert (
-        f"{folder} is not a run itself, and holds 2 runs: {folder}/first, {folder}/second. " in capsys.readouterr().err
+        f"{folder} is not a run itself, and holds 2 runs: {folder}/first and {folder}/second. "
+        in capsys.readouterr().err
     )
 
 

@@ -10,11 +10,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from parity.ground.listing import listed
 from parity.judge.fleet import DeviceClass
 from parity.judge.odd_elements import explain
 from parity.judge.verdict import Judgement, PairVerdict
 from parity.judge.votes import OddDevice
-from parity.render.phrases import amount, listed, named
+from parity.render.phrases import amount, named
 from parity.render.wrapping import WIDTH, flat, wrap
 from parity.store.stored_run import StoredRun
 from parity.store.trials import TrialRecord

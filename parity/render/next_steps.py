@@ -4,12 +4,13 @@ import shlex
 from dataclasses import dataclass
 from pathlib import PurePath
 
+from parity.ground.listing import listed
 from parity.ground.quoting import MOST_SHOWN
 from parity.judge.causes import CAUSES
 from parity.judge.verdict import Judgement, PairVerdict
 from parity.judge.votes import OddDevice
 from parity.render.odd_devices import odd_devices
-from parity.render.phrases import equal_runs, listed
+from parity.render.phrases import equal_runs
 from parity.render.story import pairs_in_question, severity
 from parity.render.user_error import run_folder, user_error
 from parity.store.stored_run import StoredRun

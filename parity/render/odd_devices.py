@@ -1,9 +1,10 @@
 """The odd devices of a run in words: which they are, where they first differ, and how often."""
 
+from parity.ground.listing import listed
 from parity.judge.differences import Difference
 from parity.judge.verdict import Judgement
 from parity.judge.votes import OddDevice
-from parity.render.phrases import listed, named
+from parity.render.phrases import named
 
 # Most odd devices that have a line of their own.
 _MOST_NAMED = 6

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from parity.ground.listing import listed
 from parity.ground.percent import percent
 from parity.judge.decide_device import DeviceError
 from parity.judge.decide_loss import Decision
@@ -21,18 +22,6 @@ def named(quantity: str, tensor: str | None) -> str:
     ('param_grad 1.0.weight', 'loss')
     """
     return f"{quantity} {tensor}" if tensor else quantity
-
-
-def listed(names: Sequence[str], *, most: int = 4) -> str:
-    """A list of at most `most` names; if there are more, its last place says how many are left.
-
-    >>> listed(["a"]), listed(["a", "b", "c"]), listed(["a", "b", "c", "d"], most=3)
-    ('a', 'a, b and c', 'a, b and 2 more')
-    """
-    if len(names) > most:
-        # The count takes the place of a name, so that the list is no longer than `most`.
-        return f"{', '.join(names[: most - 1])} and {len(names) - most + 1:,} more"
-    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)
 
 
 def counted(words: Sequence[str], order: Iterable[str]) -> str:

@@ -2,12 +2,13 @@
 
 import math
 
+from parity.ground.listing import listed
 from parity.judge.node_code import NodeCode, software_differences
 from parity.judge.verdict import VERDICTS, Judgement, PairVerdict, rank
 from parity.plan.device import parse_device
 from parity.render.names import subjects
 from parity.render.odd_devices import odd_devices, odd_headline
-from parity.render.phrases import amount, counted, equal_runs, listed, losses_differ, seen_by_audit, seen_without_audit
+from parity.render.phrases import amount, counted, equal_runs, losses_differ, seen_by_audit, seen_without_audit
 from parity.render.what import what_is_wrong
 from parity.render.wrapping import clip, flat
 from parity.store.stored_run import StoredRun

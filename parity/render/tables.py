@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from parity.ground.listing import listed
 from parity.ground.percent import percent
 from parity.judge.distances import unit_of_quantity
 from parity.judge.verdict import Judgement, PairVerdict
 from parity.render.differing import Rows
-from parity.render.phrases import amount, beyond_itself, counted, listed, named, seen_by_audit
+from parity.render.phrases import amount, beyond_itself, counted, named, seen_by_audit
 from parity.store.stored_run import StoredRun
 from parity.store.tables import CONTRACT_STATUSES
 from parity.store.trace import SKETCHED_QUANTITIES

@@ -6,11 +6,12 @@
 import math
 from collections.abc import Callable
 
+from parity.ground.listing import listed
 from parity.ground.percent import LEAST_BESIDE, percent, percent_at_most, percent_off, times
 from parity.judge.causes import Cause, CauseKind
 from parity.judge.verdict import OnsetSize, PairVerdict
 from parity.render.names import possessive, subjects
-from parity.render.phrases import listed, named
+from parity.render.phrases import named
 from parity.render.wrapping import flat
 
 # Settings that a headline names; the pair has the others.

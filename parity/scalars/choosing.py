@@ -5,10 +5,13 @@ import re
 from collections.abc import Iterator, Sequence
 
 from parity.ground.errors import Trouble
+from parity.ground.listing import listed
 from parity.plan.tolerance import EXACT, Tolerance
 from parity.scalars.comparing import LogComparison, compare_series
 from parity.scalars.log import Log
 
+# Most scalars that a message names.
+_MOST_NAMED = 12
 # Say how fast or large a training was, and differ in every repetition.
 _SPEED = re.compile(
     r"^(?!.*loss).*?("
@@ -71,7 +74,8 @@ def _doubts(baseline: Log, candidate: Log, *, chosen: bool) -> Iterator[str]:
     names = [] if chosen else [name for name in {**baseline.texts, **candidate.texts} if not _SPEED.search(name)]
     unequal = [name for name in names if baseline.texts.get(name) != candidate.texts.get(name)]
     if unequal:
-        yield f"what could only be compared as text, or by its bytes, is not the same: {_listed(unequal)}"
+        found = listed(unequal, most=_MOST_NAMED)
+        yield f"what could only be compared as text, or by its bytes, is not the same: {found}"
 
 
 def _only(log: Log, other: Log) -> tuple[str, ...]:
@@ -98,16 +102,13 @@ def _suggestion(name: str, log: Log) -> str:
     meant = [by_lower[close[0]]] if close else ends[:1]
     words = f"Did you mean {meant[0]!r}? " if meant else ""
     renamed = "" if not meant else "Where the logs have different names, give --scalar BASELINE=CANDIDATE. "
-    return f"{words}{renamed}Its scalars: {_listed([*log.series])}."
+    return f"{words}{renamed}Its scalars: {listed([*log.series], most=_MOST_NAMED)}."
 
 
 def _nothing_in_common(baseline: Log, candidate: Log) -> Trouble:
+    left, right = (listed([*log.series], most=_MOST_NAMED) for log in (baseline, candidate))
     return Trouble(
         f"{baseline.path} and {candidate.path} have no scalar in common that could be compared. The baseline has "
-        f"{_listed([*baseline.series])}; the candidate has {_listed([*candidate.series])}. Where they have different "
+        f"{left}; the candidate has {right}. Where they have different "
         "names for the same scalar, give --scalar BASELINE=CANDIDATE, such as --scalar loss=train/loss."
     )
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from parity.ground.errors import Trouble
+from parity.ground.listing import listed
 from parity.store import storage
 from parity.store.json_text import MOST_BYTES, parse_json
 from parity.store.regular import read_regular
@@ -72,10 +73,10 @@ def not_a_run(directory: StoragePath) -> Trouble:
         return Trouble(f"{directory} is a file, and not the folder of a run. {f'Give {meant}.' if meant else give}")
     names = sorted(str(path) for path in _run_folders(directory))
     if names:
-        more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-        listed = f"{', '.join(names[:MOST_NAMED])}{more}"
         count, one = (f"{len(names)} runs", "one of them") if len(names) > 1 else ("a run", "that")
-        return Trouble(f"{directory} is not a run itself, and holds {count}: {listed}. Give {one}.")
+        return Trouble(
+            f"{directory} is not a run itself, and holds {count}: {listed(names, most=MOST_NAMED)}. Give {one}."
+        )
     return Trouble(f"{directory} is not a run directory: it has no run.json. {give}")
 
 

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from parity.ground.errors import Trouble
+from parity.ground.listing import listed
 from parity.store import storage, trace
 from parity.store.files import write_bytes, writing
 from parity.store.footer import TooLargeError, check_groups, check_texts, check_whole, text_columns
@@ -175,4 +176,13 @@ def cast(path: StoragePath, table: pa.Table, schema: pa.Schema) -> pa.Table:
     try:  # pandas writes the same values back in types of its own
         return table if table.schema.equals(schema) else table.cast(schema)
     except (ValueError, pa.ArrowException) as error:
-        raise Trouble(f"{path} is damaged: its columns are not those of schema {SCHEMA_NUMBER}.") from error
+        what = f"its columns are not those of schema {SCHEMA_NUMBER} ({_unlike(table, schema) or error})"
+        raise Trouble(f"{path} is damaged: {what}.") from error
+
+
+def _unlike(table: pa.Table, schema: pa.Schema) -> str:
+    """Which columns a table lacks, and which it has that the schema does not know; empty if neither is so."""
+    lacks = [name for name in schema.names if name not in {*table.column_names} | LATER_COLUMNS]
+    unknown = [name for name in table.column_names if name not in {*schema.names}]
+    found = (("lacks", lacks), ("unknown", unknown))
+    return "; ".join(f"{what}: {listed(names)}" for what, names in found if names)

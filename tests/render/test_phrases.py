@@ -1,25 +1,13 @@
-"""Parts of sentences: lists that say how much they leave out, and counts."""
+"""Parts of sentences: counts, and what is not shown."""
 
 import doctest
-
-import pytest
 
 from parity.render import phrases
 
 
 def test_the_examples_are_true():
     tried = doctest.testmod(phrases)
-    assert (tried.failed, tried.attempted >= 4) == (0, True)
-
-
-@pytest.mark.parametrize("count", range(9))
-def test_a_list_names_or_counts_every_name(count):
-    names = [f"n{number}" for number in range(count)]
-    words = phrases.listed(names, most=4).replace(",", "").split()
-    shown = [word for word in words if word in names]
-    assert shown == names[: len(shown)] and len(shown) <= 4
-    rest = int(words[-2]) if words[-1:] == ["more"] else 0
-    assert len(shown) + rest == count
+    assert (tried.failed, tried.attempted >= 3) == (0, True)
 
 
 def test_one_that_is_not_shown_is_singular():

@@ -262,8 +262,23 @@ def test_a_flipped_bit_in_the_bytes_of_a_trace_is_reported(equal_pair, copy_of):
 def test_missing_columns_are_reported(equal_pair, copy_of):
     directory = copy_of(equal_pair)
     path = directory / "traces" / "0001-functional@cpu-s0.parquet"
-    write_table(path, pq.read_table(path).drop_columns(["loss"]))
-    assert trouble(directory) == f"{path} is damaged: its columns are not those of schema 1."
+    write_table(path, pq.read_table(path).drop_columns(["loss", "step_s"]))
+    what = "its columns are not those of schema 1 (lacks: loss and step_s)"
+    assert trouble(directory) == f"{path} is damaged: {what}."
+
+
+def test_unknown_columns_and_other_types_are_reported(equal_pair, copy_of):
+    directory = copy_of(equal_pair)
+    path = directory / "contract.parquet"
+    table = pq.read_table(path)
+    write_table(path, table.append_column("mine", table["item"]))
+    what = "its columns are not those of schema 1 (unknown: mine)"
+    assert trouble(directory) == f"{path} is damaged: {what}."
+    write_table(path, table)
+    path = directory / "traces" / "0001-functional@cpu-s0.parquet"
+    table = pq.read_table(path)
+    write_table(path, table.set_column(table.column_names.index("loss"), "loss", pa.array(["none"] * len(table))))
+    assert trouble(directory).startswith(f"{path} is damaged: its columns are not those of schema 1 (Failed to parse")
 
 
 def test_missing_rows_are_reported(equal_pair, copy_of):
@@ -295,7 +310,7 @@ def test_a_trace_that_is_another_table_is_reported(equal_pair, copy_of, other):
     directory = copy_of(equal_pair)
     path = sorted((directory / "traces").iterdir())[0]
     path.write_bytes((directory / f"{other}.parquet").read_bytes())
-    assert trouble(directory) == f"{path} is damaged: its columns are not those of schema 1."
+    assert trouble(directory).startswith(f"{path} is damaged: its columns are not those of schema 1 (lacks: ")
 
 
 def judged(directory):

@@ -9,9 +9,10 @@ import numpy as np
 
 from parity.checkpoints.comparing import CheckpointComparison, Difference, Side, is_generator
 from parity.checkpoints.figures import BINS, Figures
+from parity.ground.listing import listed
 from parity.render.documents.document import Document, Finding
 from parity.render.documents.numbers import rounded_up
-from parity.render.phrases import amount, listed
+from parity.render.phrases import amount
 
 # Files that were not read are named, so many of them.
 _MOST_UNREAD = 10

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from parity.ground.listing import listed
 from parity.plan.tolerance import EXIT_STATUSES
 from parity.render.documents.document import Document, Finding
 from parity.render.documents.numbers import rounded_up
-from parity.render.phrases import amount, listed
+from parity.render.phrases import amount
 from parity.scalars.comparing import LogComparison, Missing, Place, ScalarComparison
 from parity.scalars.growth import Growth
 

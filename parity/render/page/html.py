@@ -8,6 +8,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+from parity.ground.listing import listed
 from parity.ground.quoting import MOST_STORED, cut
 from parity.judge.verdict import VERDICTS, Judgement
 from parity.render import fleet, story, tables
@@ -16,7 +17,7 @@ from parity.render.matrix import make_matrix
 from parity.render.page.device_map import device_map
 from parity.render.page.sections import Sections, make_sections
 from parity.render.page.source import find_source
-from parity.render.phrases import amount, listed
+from parity.render.phrases import amount
 from parity.render.user_error import run_folder
 from parity.store.stored_run import StoredRun
 from parity.store.trace import QUANTITIES
