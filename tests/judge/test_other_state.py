@@ -7,6 +7,7 @@ from small_loops import data
 from torch import nn
 
 import parity
+from parity.judge import evidence, other_state
 from parity.judge.judging import judge
 from parity.judge.several_runs import join
 
@@ -56,11 +57,18 @@ def swap(optimizer):
     )
 
 
-def train(out, *, optimizer, halves=False, norm=False, damage=None):
-    """Trains, and records the steps from BEGIN on, after some harm to the optimizer's state."""
+def train(out, *, optimizer, halves=False, norm=False, nudge=0.0, damage=None):
+    """Trains, and records the steps from BEGIN on, after some harm to the optimizer's state.
+
+    `nudge` moves the parameters before: what rounding grows to in a longer training.
+    """
     model = Net(halves=halves, norm=norm)
     stepper, recorder = optimizer(model.parameters()), None
     for step, (inputs, target) in enumerate(data(END)):
+        if step == BEGIN - 20 and nudge:
+            for number, parameter in enumerate(model.parameters()):
+                noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
+                parameter.data += nudge * noise * parameter.data.std()
         if step == BEGIN:
             if damage:
                 damage(stepper)
@@ -80,8 +88,8 @@ def train(out, *, optimizer, halves=False, norm=False, damage=None):
     return out
 
 
-def ask(folder, *, damage=None, **options):
-    runs = [train(folder / "a", **options), train(folder / "b", halves=True, damage=damage, **options)]
+def ask(folder, *, damage=None, nudge=0.0, **options):
+    runs = [train(folder / "a", **options), train(folder / "b", halves=True, nudge=nudge, damage=damage, **options)]
     joined = join(runs, across=False)
     (pair,) = judge(joined.run, joined.pairs).pairs
     return pair
@@ -110,6 +118,21 @@ def test_a_damaged_state_is_the_onset(tmp_path, optimizer, damage):
     pair = ask(tmp_path, optimizer=optimizer, damage=damage)
     assert (pair.verdict, pair.onset.step, pair.onset.quantity) == ("diverged", BEGIN, "state")
     assert "the states of the optimizers differ" in pair.cause
+
+
+def test_a_bias_before_a_batch_norm_hides_no_damage(tmp_path):
+    pair = ask(tmp_path, optimizer=adam, norm=True, damage=change("exp_avg_sq", lambda each: 0.9 * each))
+    assert (pair.verdict, pair.onset.step, pair.onset.quantity) == ("diverged", BEGIN, "state")
+
+
+@pytest.mark.parametrize("optimizer", [adam, momentum])
+def test_states_may_be_as_far_apart_as_what_they_were_made_of(tmp_path, monkeypatch, optimizer):
+    found = []
+    # The updates of the first step say so as well.
+    monkeypatch.setattr(other_state, "updates_part", lambda _: True)
+    monkeypatch.setattr(evidence, "find_other_state", lambda each: found.append(other_state.find_other_state(each)))
+    ask(tmp_path, optimizer=optimizer, nudge=3e-5)
+    assert found == [None]
 
 
 @pytest.mark.parametrize(("optimizer", "key"), [(adam, "exp_avg"), (momentum, "momentum_buffer")])
