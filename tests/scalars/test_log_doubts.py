@@ -245,7 +245,7 @@ def test_what_is_no_scalar_of_tensorboard_is_not_passed_over(tmp_path):
     assert one.notes == ("not scalars, and compared by their bytes: norms, weights, about/text_summary",)
     assert compare_logs(one, same).word == "identical"
     found = compare_logs(one, other)
-    assert found.word == "undecided" and "norms, weights, about/text_summary" in found.doubts[0]
+    assert found.word == "undecided" and "norms, weights and about/text_summary" in found.doubts[0]
 
 
 def test_a_length_that_was_changed_is_damage(events):
