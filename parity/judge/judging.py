@@ -50,20 +50,7 @@ def judge(run: StoredRun, pairs: tuple[Pair, ...] | None = None, *, fleet: Fleet
         pairs = make_pairs(run.trials, fleet, across=not run.info.get("quick"))
     # Replicas that had other code are not expected to agree.
     replicas = Replicas(each for each in fleet.traces.values() if fleet.own_code(each.record))
-    comparisons = [
-        Comparison(
-            fleet.traces[pair.baseline.trial],
-            fleet.traces[pair.candidate.trial],
-            pair.between.own if pair.between else frozenset(),
-        )
-        for pair in pairs
-    ]
-    comparisons = [
-        Comparison(each.baseline, each.candidate, frozenset({"param_grad"}))
-        if pair.between and not each.is_long and recorded_elsewhere(each)
-        else each
-        for pair, each in zip(pairs, comparisons, strict=True)
-    ]
+    comparisons = [_compare(fleet, pair) for pair in pairs]
     # Before the verdicts: they then find the comparisons of long traces made, for which each is read once.
     find_differences([each for each in comparisons if each.is_long])
     verdicts = tuple(
@@ -97,6 +84,16 @@ def _failed_baseline(trials: tuple[TrialRecord, ...], pairs: tuple[Pair, ...]) -
         if trial.status == "failed" and trial.trial not in candidates and not all_stopped(trials, trial.run):
             return f"The baseline failed: {describe_failure(trial)}"
     return None
+
+
+def _compare(fleet: Fleet, pair: Pair) -> Comparison:
+    """The comparison of a pair, without the quantities that each side has of its own."""
+    traces = fleet.traces[pair.baseline.trial], fleet.traces[pair.candidate.trial]
+    if pair.between is None:
+        return Comparison(*traces)
+    found = Comparison(*traces, pair.between.own)
+    # A long trace is read once, by `find_differences`.
+    return Comparison(*traces, frozenset({"param_grad"})) if not found.is_long and recorded_elsewhere(found) else found
 
 
 def _judge_pair(run: StoredRun, pair: Pair, comparison: Comparison, replicas: Replicas, fleet: Fleet) -> PairVerdict:

@@ -13,6 +13,7 @@ import numpy as np
 from parity.ground.percent import percent
 from parity.judge.common_steps import Both, CommonSteps
 from parity.judge.state_settings import StateDifference
+from parity.judge.stored_sketches import measure
 from parity.judge.trial_trace import paired, unlike_digests
 from parity.judge.unmoved import moved_by_rounding, unmoved
 from parity.store.trace import SKETCH_SUMS
@@ -42,8 +43,8 @@ def equal_parameters(both: Both) -> bool:
 def start_apart(both: Both, line: float, *, zero: float) -> bool:
     """Whether both are known to begin their trainings with parameters that are further apart than a line.
 
-    Parameters that neither side moves do not count: what is computed from them shows in the outputs. Nor do, in
-    trainings that go on from an earlier step, those that rounding alone has moved before.
+    Parameters that neither side moves do not count: what is computed from them shows in the outputs. Nor do,
+    in trainings that continue from an earlier step, those whose gradient is nothing but rounding.
 
     Args:
         both: The common steps of the two traces.
@@ -56,15 +57,12 @@ def start_apart(both: Both, line: float, *, zero: float) -> bool:
     records = [side.trace.record for side in both]
     if any(side.begin for side in both) or not paired(records[0], records[1]):
         return False
-    one, other = (np.array(record.initial_sketches or []).reshape(-1, SKETCH_SUMS) for record in records)
-    if one.shape != other.shape or not one.size:
-        return False
-    aside = np.resize(unmoved(both), len(one))
+    aside = unmoved(both)
     if both[0].trace.first_step:
         aside = aside | moved_by_rounding(both, zero)
-    apart = np.linalg.norm((one - other)[~aside])
+    apart = measure(records[0], records[1], "initial", among=~aside)
     # A NaN, of a parameter that is not finite, is not known to be apart.
-    return bool(apart > line * math.hypot(*(records[0].initial_norms or ())))
+    return apart is not None and apart.distance > line * math.hypot(*(records[0].initial_norms or ()))
 
 
 def _of_tensors(both: Both, what: str) -> Iterator[StateDifference]:
