@@ -20,7 +20,7 @@ from parity.store.trials import TrialRecord
 MOST_ODD = 5
 # Where to look, by the quantity of the onset, if no cause has a name.
 _WHERE = {
-    "state": "Give both runs the settings, the optimizer's state and the generators that are named above.",
+    "state": "Compare how both runs save and restore the optimizer's state: what is left out, its dtype, its order.",
     "input": "Give both runs the same data, in the same order.",
     "output": "Compare the forward passes: what the model computes before this step's loss differs.",
     "output_grad": "Compare the backward passes of the two losses.",

@@ -10,6 +10,8 @@ import parity
 from parity.judge import evidence, other_state
 from parity.judge.judging import judge
 from parity.judge.several_runs import join
+from parity.report import report
+from parity.store.storage import parse_path
 
 BEGIN, END = 40, 52
 
@@ -140,3 +142,12 @@ def test_a_state_in_float16_is_not_rounding(tmp_path, optimizer, key):
     pair = ask(tmp_path, optimizer=optimizer, damage=change(key, lambda each: each.half().float()))
     assert pair.verdict == "inconclusive"
     assert pair.cause.startswith(f"at step {BEGIN} the states of the optimizers differ")
+
+
+def test_the_report_says_where_to_look(tmp_path, capsys):
+    damage = change("exp_avg_sq", lambda each: 0.9 * each)
+    runs = [train(tmp_path / "a", optimizer=adam), train(tmp_path / "b", optimizer=adam, halves=True, damage=damage)]
+    assert report([*map(parse_path, map(str, runs))]) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "start from different optimizer states, from step 40 on" in said
+    assert "Compare how both runs save and restore the optimizer's state" in said
