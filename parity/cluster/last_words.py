@@ -71,7 +71,7 @@ def end(how: str | None) -> NoReturn:
     """Ends this process, and notes what ended the one that it worked for.
 
     Args:
-        how: The name of a signal, or "exit code N" with what was raised; None to note nothing, as after SIGKILL.
+        how: The name of a signal, or "exit code N" and the error; None to note nothing, as after SIGKILL.
     """
     if how:
         _write(how)

@@ -47,7 +47,10 @@ def _status(command: Callable[[], int]) -> int:
                 print(f"parity: {why}. What was stored is kept.", file=sys.stderr)
             return 2
         if isinstance(error, ValueError) and getattr(sys.stdout, "closed", False):
-            print("parity: stdout was closed, as by a loss. What was stored is kept.", file=sys.stderr)
+            print(
+                "parity: something closed stdout, perhaps the loss. What was stored is kept.",
+                file=sys.stderr,
+            )
             return 2
         if isinstance(error, ModuleNotFoundError) and (missing := how_to_install(error)):
             print(f"parity: {missing}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Copies of a process that trains: what a loss or task makes by `os.fork()`, and lets go on as if it were the first."""
+"""Copies of the training process, which a loss or task makes by `os.fork()` and lets return."""
 
 import contextlib
 import os
@@ -8,21 +8,19 @@ _training: int | None = None
 
 
 def claim() -> None:
-    """Makes this process the one that trains, as it begins with a trial."""
+    """Makes this process the one that trains; called when a trial begins."""
     global _training
     _training = os.getpid()
 
 
 def end_copy() -> None:
-    """Ends this process if it is a copy of the one that trains; to be called whenever somebody's code comes back.
+    """Ends this process if it is a copy of the one that trains; called whenever the user's code returns.
 
-    A copy would train on, and store the same run once more beside the first.
+    A copy would go on training, and store its steps in the run of the original.
     """
     if _training is None or os.getpid() == _training:
         return
-    line = (
-        b"parity: a process that the loss or task forked came back from it, and was ended. Let it end by os._exit().\n"
-    )
+    line = b"parity: the loss or task forked a process that returned, and parity ended it. End it with os._exit().\n"
     with contextlib.suppress(OSError):
         os.write(2, line)
     os._exit(1)

@@ -252,8 +252,9 @@ def _decide_equal(evidence: PairEvidence) -> tuple[VerdictWord, str | None]:
     if comparison.own and between and not between.peers and not lacking:
         if not between.own:
             return "rounding", (
-                "what the optimizers received and everything that follows is equal to the bit; the gradient of "
-                "backward was recorded before it was changed (clipped, say) on one side, and after that on the other"
+                "the gradients that the optimizers received, and all that is computed from them, are equal to the bit; "
+                "one side recorded the gradient of backward before changing it (by clipping, for example), the other "
+                "side afterwards"
             )
         return "rounding", (
             "every gradient and parameter is equal to the bit at each step; inputs, outputs and losses are those of "

@@ -156,8 +156,8 @@ def audit_device(
         shared_steps: Table in the columns of `tables.SHARED_STEPS`.
         trial: Name of the candidate's trial.
         record: The same trial, which knows the dtypes.
-        own: Quantities that each side has of its own. A gradient that a hook has clipped is not that of the step in
-            float64, and what follows from it is not either.
+        own: Quantities that each side has of its own. A gradient that a hook has clipped is not the gradient of the
+            step in float64, so neither it nor the update is compared with that step.
     """
     aside = ("param_grad", "update", "param") if "param_grad" in own else ()
     # Rows of one step are in the order of its tensors, which `_place` relies on.

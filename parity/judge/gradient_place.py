@@ -1,4 +1,4 @@
-"""Whether two loops recorded the gradient of backward at other places: one before it was clipped, the other after."""
+"""Whether two loops recorded the gradient of backward at different points: one before it was clipped, one after."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from parity.plan import lines
 
 
 def recorded_elsewhere(comparison: Comparison) -> bool:
-    """Whether the gradients of backward are apart only where one side alone changes its own after recording it.
+    """Whether the gradients of backward differ only because one side alone changes its gradient after recording it.
 
-    A hook that clips, or clipping before `recorder.backward()`, gives the optimizer what clipping after it gives. Where
-    both sides change theirs, one may hide a fault of the other, so that the gradients of backward count.
+    Clipping in a hook, or before `recorder.backward()`, gives the optimizer the same gradient as clipping afterwards.
+    If both sides change theirs, clipping may hide a wrong gradient, so the gradients of backward are compared.
 
     Args:
         comparison: The two traces.

@@ -23,7 +23,7 @@ Row = Mapping[str, Any]
 ZERO_GRADIENT = 1e-12
 # The most that what is computed in float32 within a model is moved by its rounding, with a margin.
 _FLOAT32 = 16 * 2.0**-24
-# What is said of a distance that is no larger than `lines.ROUNDED_CONSTANT`.
+# Added to the reason where the distance is at most `lines.ROUNDED_CONSTANT`.
 ROUNDED_CONSTANT = "which a constant that one of them rounds to float32 explains as well"
 # Roundoff of the float64 parameters whose difference is the update, with a margin for both sides.
 _UPDATE_ROUNDOFF = 4 * 2.0**-53

@@ -181,7 +181,7 @@ def cast(path: StoragePath, table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def _unlike(table: pa.Table, schema: pa.Schema) -> str:
-    """Which columns a table lacks, and which it has that the schema does not know; empty if neither is so."""
+    """Names the columns that a table lacks, and those that the schema does not have; empty if there are none."""
     lacks = [name for name in schema.names if name not in {*table.column_names} | LATER_COLUMNS]
     unknown = [name for name in table.column_names if name not in {*schema.names}]
     found = (("lacks", lacks), ("unknown", unknown))

@@ -39,8 +39,8 @@ class ProcessEnded(Exception):  # noqa: N818 - a fact about another process, not
     """The process of a trial, or that of its seat, ended before the trial did.
 
     Attributes:
-        how: The name of a signal, or "exit code N" with what was raised, if it is known; None for SIGKILL, which nobody
-            can tell from a lack of memory.
+        how: The name of a signal, or "exit code N", followed by the error if there was one; None for SIGKILL, which
+            nobody can tell from a lack of memory.
     """
 
     def __init__(self, status: int, raised: str | None = None) -> None:

@@ -36,7 +36,7 @@ from parity.version import package_sha256
 # Source: linux, include/uapi/linux/prctl.h.
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-# Most characters of what a trial's code raised that are reported of it: they stand in a line of progress, too.
+# Most characters of such an error that are reported, since a progress line has them as well.
 MOST_REPORTED = 500
 
 
@@ -55,7 +55,7 @@ class Raised:
 
 @dataclass(frozen=True)
 class Uncaught:
-    """The last answer of a trial whose code raised what is no `Exception`, which ends its process.
+    """The last answer of a trial whose code raised something other than an `Exception`, which ends its process.
 
     Attributes:
         error: The class and the message, on one line.
@@ -243,7 +243,7 @@ def answer(questions: Connection, data: dict[str, np.ndarray], broken: Raised | 
             sent = broken or next(events)
         except Exception as error:  # noqa: BLE001 - raised again by the process that asked
             sent = Raised(error, traceback.format_exc())
-        # A Ctrl-C does not reach this process, so this is the doing of the trial's code.
+        # Ctrl-C does not reach this process, so the trial's code has raised it.
         except BaseException as error:
             questions.send(Uncaught(cut(" ".join(explain_error(error).split()), MOST_REPORTED)))
             raise

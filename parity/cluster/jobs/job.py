@@ -18,7 +18,7 @@ class Unanswered(Trouble):
 
 
 class Unreached(Unanswered):
-    """The connection failed: it is not known whether the cluster has got the request."""
+    """The connection failed: it is not known whether the request has reached the cluster."""
 
 
 @dataclass(frozen=True)

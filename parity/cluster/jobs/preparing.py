@@ -161,7 +161,7 @@ def make_id(sent: Sequence[str], digest: str, runtime_env: dict[str, Any], *, py
 
 
 def _check_can_be_made(fetch: Path) -> None:
-    """Raises `Trouble` for a folder that cannot be made: now, and not when the job has ended, hours later."""
+    """Raises `Trouble` for a folder that cannot be made, before the job runs for hours."""
     around = next(folder for folder in fetch.absolute().parents if os.path.lexists(folder))
     if not around.is_dir() or not os.access(around, os.W_OK | os.X_OK):
         found = "may not be written" if around.is_dir() else "is not a folder"
