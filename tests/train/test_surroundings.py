@@ -4,6 +4,7 @@ import doctest
 import os
 import sys
 import threading
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -302,8 +303,12 @@ def started(tmp_path, *lines):
 def test_a_copy_of_the_process_that_a_loss_forks_does_not_train_on(tmp_path, calls):
     # Once only: whatever becomes of the copy, there is one.
     forked = f"mark = pathlib.Path({str(tmp_path / 'forked')!r})"
-    ended = started(tmp_path, forked, f"if {calls} and not mark.exists():", "    mark.touch()", "    os.fork()")
+    noted = f"open({str(tmp_path / 'calls')!r}, 'a').write(f'{{os.getpid()}}\\n')"
+    ended = started(tmp_path, forked, f"if {calls} and not mark.exists():", "    mark.touch()", "    os.fork()", noted)
     assert (tmp_path / "forked").exists()
+    # The copy returns from the call that it was forked in, and makes no other one.
+    original, copy = Counter((tmp_path / "calls").read_text().split()).most_common()
+    assert original[1] > copy[1] == 1
     assert ended.stderr.count("the loss or task forked a process that returned") == 1
     # An item of the contract sees that the loss has changed something, or all is well.
     assert ended.status in (0, 1) and ended.stdout.count("mnist-autoencoder, 3 steps: ") == 1
