@@ -58,15 +58,28 @@ def assert_same(out, undisturbed):
     assert verdicts[0] == verdicts[1]
 
 
-def test_a_driver_that_is_killed_is_followed_by_another(bucket, undisturbed, driver_process, capsys):
+def test_a_driver_that_is_killed_is_followed_by_another(
+    bucket, server, undisturbed, driver_process, capsys, monkeypatch
+):
     out = bucket / "killed"
+    written, genuine = [], server.faults.application
+
+    def watching(environ, start_response):
+        if environ["REQUEST_METHOD"] == "PUT":
+            written.append(environ["PATH_INFO"])
+            # What is written behind a state makes it count. From then on the driver gets no answer, and waits.
+            if "/journal/" in written[-1] and any(path.endswith(".state") for path in written):
+                server.faults.gone = True
+        return genuine(environ, start_response)
+
+    monkeypatch.setattr(server.faults, "application", watching)
     with driver_process(*RUN, "--out", out) as (waiting, process):
         end = time.monotonic() + 60
-        known = 0
-        while not known or len(find(out / "journal", "")) == known:  # what is written behind a state makes it count
+        while not server.faults.gone:
             assert waiting.poll() is None and time.monotonic() < end
-            known = known or (find(out, ".state") and len(find(out / "journal", "")))
+            time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
+    server.faults.application, server.faults.gone = genuine, False
     kept = set(find(out, ""))
     assert {"run.json", "lock/0"} < kept and "trials.parquet" not in kept
     assert report([str(out)]) == 2
@@ -106,6 +119,16 @@ def test_a_store_that_errs_loses_answers_and_is_silent_changes_no_bit(bucket, se
     assert set(server.faults.failed - failed) == {"refused", "answer lost", "silent"}
     assert "trying again in 0.5 s" in capsys.readouterr().err
     assert_same(bucket / "erring", undisturbed)
+
+
+def test_the_lease_of_a_run_that_has_ended_is_released_though_the_store_errs(bucket, server):
+    folder = bucket / "released" / "lock"
+    for seed in range(6):
+        with lease.lease(folder):
+            assert [path.name for path in folder.iterdir()] == ["0"]
+            server.faults.share, server.faults.chosen = 0.3, random.Random(seed)
+        server.faults.share = 0.0
+        assert storage.names(folder) == []
 
 
 def test_what_was_told_before_the_store_was_gone_is_kept(bucket, server, undisturbed, capsys, monkeypatch):
