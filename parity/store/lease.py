@@ -46,17 +46,15 @@ def lease(folder: UPath) -> Iterator[None]:
     ended = threading.Event()
     thread = threading.Thread(target=_renew, args=(folder, number, own, ended), daemon=True)
     thread.start()
-    patience_s = 0.0  # after an error it may be the store that is gone
     try:
         yield
-        patience_s = storage.FIRST_PATIENCE_S
     finally:
         ended.set()
         thread.join()  # a renewal that is under way would write the object again
         with contextlib.suppress(OSError):  # an object that stays is not renewed, and can be taken over
             # Larger numbers are those of a driver that has taken over.
             for each in [each for each in _numbers(folder) if each <= number]:
-                storage.remove(folder / str(each), patience_s=patience_s)
+                storage.remove(folder / str(each), patience_s=storage.FIRST_PATIENCE_S)
 
 
 def _acquire(folder: UPath, own: dict[str, Any]) -> int:

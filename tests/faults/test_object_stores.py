@@ -121,14 +121,21 @@ def test_a_store_that_errs_loses_answers_and_is_silent_changes_no_bit(bucket, se
     assert_same(bucket / "erring", undisturbed)
 
 
-def test_the_lease_of_a_run_that_has_ended_is_released_though_the_store_errs(bucket, server):
+def test_the_lease_of_a_run_that_has_ended_is_released_though_the_store_errs(bucket, server, monkeypatch):
     folder = bucket / "released" / "lock"
-    for seed in range(6):
-        with lease.lease(folder):
-            assert [path.name for path in folder.iterdir()] == ["0"]
-            server.faults.share, server.faults.chosen = 0.3, random.Random(seed)
-        server.faults.share = 0.0
-        assert storage.names(folder) == []
+    refused, genuine = [], server.faults.application
+
+    def refusing_once(environ, start_response):
+        if environ["REQUEST_METHOD"] not in ("DELETE", "POST") or refused:
+            return genuine(environ, start_response)
+        refused.append(environ["PATH_INFO"])
+        start_response("503 Slow Down", [("Content-Length", "0")])
+        return [b""]
+
+    with lease.lease(folder):
+        assert storage.names(folder) == ["0"]
+        monkeypatch.setattr(server.faults, "application", refusing_once)
+    assert len(refused) == 1 and storage.names(folder) == []
 
 
 def test_what_was_told_before_the_store_was_gone_is_kept(bucket, server, undisturbed, capsys, monkeypatch):
