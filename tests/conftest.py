@@ -55,6 +55,8 @@ OF_ALL = "PARITY_TESTS_WARM"
 # OpenMP threads that wait for each other sleep instead of spinning. On two busy cores, 20 steps on two threads took
 # 10 s of processor time instead of 28, with the same bits. OpenMP reads it when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# What other packages have registered with hypothesis takes half a second to import, and nothing here draws from it.
+os.environ.setdefault("HYPOTHESIS_NO_PLUGINS", "1")
 # Fixtures that start Ray: tests that use them get the mark `ray`.
 STARTS_RAY = {"head", "nodes", "on_two_gpus", "ray_run", "running", "stranger"}
 # Most processes of the suite: each may start a Ray cluster, which needs about 2 GB of memory.
