@@ -12,6 +12,7 @@ from parity.judge.ulp import bits_differ, relative
 from parity.plan.tolerance import EXACT, EXIT_STATUSES, Tolerance, Word
 from parity.scalars.growth import Growth, growth_of
 from parity.scalars.log import Log, Series
+from parity.scalars.numbering import Renumbering, renumbering_of
 from parity.scalars.scale import Scale
 
 
@@ -53,6 +54,7 @@ class ScalarComparison:
         different: Number of these at which they differ.
         first, largest: The first difference, and the largest relative one; None where nothing differs.
         growth: How the difference goes on after the first; None where nothing differs.
+        renumbering: The steps from which on both sides agree where they do so with other step numbers, or None.
         rtol, atol: The smallest of each, alone, that would pass; inf where none does.
         only_baseline, only_candidate: Steps that one side lacks, or None.
         blank: Number of steps where a side has a place without a number, and the first of them.
@@ -72,6 +74,7 @@ class ScalarComparison:
     first: Place | None
     largest: Place | None
     growth: Growth | None
+    renumbering: Renumbering | None
     rtol: float
     atol: float
     only_baseline: Missing | None
@@ -122,6 +125,8 @@ def compare_series(
     both_nan = np.flatnonzero(np.isnan(left) & np.isnan(right))
     undecided = not len(steps) or any(missing) or len(blank) or len(hidden) or repeats
     equal = not len(where) and not unequal.any()
+    growth = growth_of(steps, share, differs, resolution=scale.resolution(left)) if len(where) else None
+    apart = not len(steps) or (growth is not None and growth.kind == "large")
     word: Word = "differ" if not within else "undecided" if undecided else "identical" if equal else "within"
     return ScalarComparison(
         *names,
@@ -132,7 +137,8 @@ def compare_series(
         different=len(where),
         first=place(where[0]) if len(where) else None,
         largest=place(int(np.argmax(share))) if len(where) else None,
-        growth=growth_of(steps, share, differs, resolution=scale.resolution(left)) if len(where) else None,
+        growth=growth,
+        renumbering=renumbering_of(baseline, candidate, scale) if apart else None,
         rtol=float(share.max(initial=0.0)),
         atol=float(absolute.max(initial=0.0)),
         only_baseline=missing[0],

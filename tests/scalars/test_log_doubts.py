@@ -264,3 +264,25 @@ def test_a_length_that_was_changed_is_damage(events):
             read_log(str(file))
     file.write_bytes(whole[:-3])
     assert read_scalars(whole[:-3]).cut_off and report.main([str(file), str(file)]) == 3
+
+
+def test_a_log_that_counts_from_one_differs_and_is_said_to(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    losses = [8 / (1 + step) for step in range(20)]
+    for name, first in (("a.csv", 0), ("b.csv", 1)):
+        rows = (f"{step},{loss!r}\n" for step, loss in enumerate(losses, first))
+        (tmp_path / name).write_text("step,loss\n" + "".join(rows))
+    assert report.main(["a.csv", "b.csv"]) == 1
+    out = " ".join(capsys.readouterr().out.split())
+    assert "numbering from step 1 on the candidate has what the baseline has from step 0 on" in out
+    assert "number them alike in both logs, and compare them again" in out
+
+
+def test_a_difference_that_grows_is_not_said_to_be_rounding(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name, decay in (("a.csv", 0.0), ("b.csv", 1e-15)):
+        rows = (f"{step},{8 * (1 - decay) ** step / (1 + step)!r}\n" for step in range(200))
+        (tmp_path / name).write_text("step,loss\n" + "".join(rows))
+    assert report.main(["a.csv", "b.csv"]) == 1
+    out = " ".join(capsys.readouterr().out.split())
+    assert "grows without a jump, as rounding does and a small fault may" in out

@@ -61,6 +61,38 @@ def test_a_difference_that_is_large_at_once_is_no_rounding_of_a_step():
     assert (found.growth.kind, found.growth.step) == ("large", 50)
 
 
+@pytest.mark.parametrize(
+    ("kept", "first", "found"),
+    [
+        (slice(None), 1, (0, 1)),
+        (slice(1, None), 0, (1, 0)),
+        (slice(120, None), 0, (120, 0)),  # a training that was resumed, and counts anew
+        (slice(50), 1_000, (0, 1_000)),
+    ],
+)
+def test_a_curve_whose_steps_are_counted_differently_is_recognized(kept, first, found):
+    values = falling()
+    rounded = (values * (1 + 2.0**-23 * np.sin(np.arange(200)))).astype(np.float32)[kept]
+    renumbered = curve(rounded, steps=np.arange(first, first + len(rounded)))
+    there = compare(curve(values), renumbered).renumbering
+    assert (there.baseline, there.candidate) == found
+    back = compare(renumbered, curve(values)).renumbering
+    assert (back.candidate, back.baseline) == found
+
+
+def test_other_curves_are_not_taken_for_one_whose_steps_are_counted_differently():
+    values = falling()
+    shorter = curve(values[1:8], steps=np.arange(7))
+    for baseline, candidate in [
+        (curve(values), curve(values * np.float32(1.001))),
+        (curve(values), curve(np.random.default_rng(0).permutation(values))),
+        (curve(np.repeat([1.0, 2.0], 50)), curve(np.repeat([1.0, 2.0], [49, 51]))),  # flat
+        (curve(values), shorter),
+        (curve(values), curve(values * np.float32(1 + 2e-7))),  # which differ by rounding as they are
+    ]:
+        assert compare(baseline, candidate).renumbering is None
+
+
 def test_a_nan_on_one_side_differs_and_no_tolerance_passes():
     values, planted = falling(), falling()
     planted[7] = np.nan

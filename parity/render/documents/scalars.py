@@ -14,6 +14,7 @@ from parity.render.documents.numbers import rounded_up
 from parity.render.phrases import amount
 from parity.scalars.comparing import LogComparison, Missing, Place, ScalarComparison
 from parity.scalars.growth import Growth
+from parity.scalars.numbering import Renumbering
 
 
 def document(found: LogComparison) -> Document:
@@ -112,6 +113,8 @@ def _facts(each: ScalarComparison, shared: Sequence[str]) -> Iterator[tuple[str,
         else "no step at which both have a number"
     )
     yield "compared", compared
+    if each.renumbering:
+        yield "numbering", _numbering(each.renumbering)
     if each.word == "undecided" or each.only_baseline or each.only_candidate or each.blank:
         yield "missing", _lacking(each)
     if each.not_numbers:
@@ -122,6 +125,13 @@ def _facts(each: ScalarComparison, shared: Sequence[str]) -> Iterator[tuple[str,
     for note in each.notes:
         if note not in shared:
             yield "note", note
+
+
+def _numbering(found: Renumbering) -> str:
+    return (
+        f"from step {found.candidate:,} on the candidate has what the baseline has from step {found.baseline:,} on: "
+        "their steps are counted differently, or one side lags behind"
+    )
 
 
 def _lacking(each: ScalarComparison) -> str:
@@ -193,7 +203,10 @@ def _growth(each: ScalarComparison) -> str:
         return "the first difference is large: more than rounding of one step leaves, if each step is logged"
     if each.different == 1:
         return "no other step differs"
-    return f"grows like rounding, without a jump: the largest difference is {growth.factor:,.0f} times the first"
+    return (
+        "grows without a jump, as rounding does and a small fault may: the largest difference is "
+        f"{growth.factor:,.0f} times the first"
+    )
 
 
 def _passing(each: ScalarComparison) -> str:
@@ -224,6 +237,8 @@ def _notes(found: LogComparison) -> Iterator[str]:
 
 
 def _advice(found: LogComparison) -> Iterator[str]:
+    if any(each.renumbering for each in found.scalars):
+        yield "If only the steps are counted differently, number them alike in both logs, and compare them again."
     if found.word == "differ":
         yield (
             "Scalars show that and where two trainings part, not why: record both with parity.Recorder, and "
