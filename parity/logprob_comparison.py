@@ -5,6 +5,8 @@ import textwrap
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from parity.judge.straight_line import StraightLine
+
 Word: TypeAlias = Literal["identical", "floor", "fault", "undecided"]
 # Mean error of a side against the reference, in units u (1 + |reference|), that counts as noise of its dtype. Seen in
 # transformers of 2 to 36 layers: 2.2 to 2.6 in float32, 0.5 to 0.8 in bfloat16 and float16.
@@ -22,7 +24,7 @@ class SideError:
         bias: Mean error, with its sign.
         units: Mean absolute error in units u (1 + |reference|) of the dtype.
         largest: Largest absolute error, in the same units.
-        shifted: Whether all tokens are off in one direction, by more than chance and more than a unit.
+        line: The line over the reference that is nearest to the errors; None where one is not finite.
     """
 
     dtype: str
@@ -32,7 +34,12 @@ class SideError:
     bias: float
     units: float
     largest: float
-    shifted: bool
+    line: StraightLine | None
+
+    @property
+    def systematic(self) -> bool:
+        """Whether the errors follow a line, as those of noise do not."""
+        return self.line is not None and self.line.systematic
 
     @property
     def outlier(self) -> bool:

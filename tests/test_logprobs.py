@@ -38,7 +38,34 @@ def test_a_temperature_on_one_side_is_a_fault_of_that_side(model, side):
     pair = (wrong, right) if side == "train" else (right, wrong)
     found = compare_logprobs(*pair, model(), dtype="bfloat16")
     assert found.word == "fault" and found.reason.startswith(f"The fault is in {side}: ")
-    assert found.reason.endswith("all tokens are off in one direction.")
+    assert found.reason.endswith("which noise does not: a temperature of about 1.10 times the right one does that.")
+
+
+@pytest.mark.parametrize("temperature", [0.97, 1.02, 1.03])
+def test_a_temperature_that_moves_a_token_less_than_noise_may_is_a_fault(model, temperature):
+    wrong = model(torch.bfloat16, temperature=temperature)
+    found = compare_logprobs(model(torch.bfloat16), wrong, model(), dtype="bfloat16")
+    assert found.rollout.units < 8 and found.word == "fault"
+    assert found.reason.startswith("The fault is in rollout: ")
+    assert f"a temperature of about {temperature:.2f} times the right one" in found.reason
+
+
+def test_tokens_that_are_all_a_little_too_likely_are_a_fault(model):
+    noisy = model(torch.bfloat16)
+    found = compare_logprobs(noisy, (noisy + 0.02).clamp(max=0), model(), dtype="bfloat16")
+    assert found.word == "fault" and "its tokens are off in one direction, by +0.01" in found.reason
+    both = compare_logprobs(noisy + 0.02, noisy + 0.02, model(), dtype="bfloat16")
+    assert both.word == "identical"  # perhaps it is the reference that is off
+
+
+def test_much_more_noise_than_on_the_other_side_is_no_answer(model):
+    scattered = torch.randn(4, 60, generator=torch.Generator().manual_seed(1)) * 2.0**-8 * (1 - model())
+    for factor, word in ((1, "floor"), (5, "undecided"), (12, "fault")):
+        found = compare_logprobs(model(torch.bfloat16), model() + factor * scattered, model(), dtype="bfloat16")
+        assert found.word == word, found
+    assert "noise of so different a size" in str(
+        compare_logprobs(model() + 5 * scattered, model(torch.bfloat16), model(), dtype="bfloat16").reason
+    )
 
 
 def test_results_of_a_narrower_dtype_ask_for_it(model):
