@@ -267,12 +267,13 @@ def driver_process(_warm):
     def start(*arguments):
         line = [sys.executable, "-m", "parity.run", *map(str, arguments)]
         pipe = subprocess.PIPE
+        ending = {*_warm[0].children()} if _warm else set()  # forks of others, which the server has not seen the end of
         with subprocess.Popen(
             line, cwd=ROOT, env=os.environ | WARM_PROGRAM, stdout=pipe, stderr=pipe, text=True
         ) as waiting:
-            while _warm and not (found := _warm[0].children()) and waiting.poll() is None:
+            while _warm and not (found := {*_warm[0].children()} - ending) and waiting.poll() is None:
                 time.sleep(0.01)
-            yield waiting, found[0] if _warm else psutil.Process(waiting.pid)
+            yield waiting, found.pop() if _warm else psutil.Process(waiting.pid)
 
     return start
 
