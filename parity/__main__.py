@@ -115,9 +115,15 @@ def _check(given: Sequence[str]) -> int:
 
 def _import_from_here() -> None:
     """Lets modules of the current folder be imported, as python -m parity does, also for the script `parity`."""
+    if getattr(sys.flags, "safe_path", False) or "" in sys.path:
+        return
+    try:
+        folder = os.getcwd()  # noqa: PTH109 - text
+    except FileNotFoundError:  # it was removed: there is nothing to import
+        return
     # Without the folder of the script, which Python puts there: it has all scripts of the environment.
-    if not getattr(sys.flags, "safe_path", False) and not {"", os.getcwd()} & {*sys.path}:  # noqa: PTH109 - text
-        sys.path.insert(0, os.getcwd())  # noqa: PTH109
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
 
 
 if __name__ == "__main__":

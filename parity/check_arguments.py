@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from parity.ground.current_folder import current_folder
 from parity.ground.errors import Trouble
 from parity.ground.storable import check_storable
 from parity.plan.given import parse_given
@@ -34,7 +35,7 @@ def directory(out: str | os.PathLike[str] | None) -> Path | None:
     Raises:
         Trouble: It is empty, an address of a store, no path, or not UTF-8.
     """
-    check_storable(str(Path.cwd()))  # which is stored with the run
+    check_storable(str(current_folder()))  # which is stored with the run
     if out is None:
         return None
     if not isinstance(out, str | os.PathLike) or not os.fspath(out) or "://" in os.fspath(out):

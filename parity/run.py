@@ -16,6 +16,7 @@ from parity.cluster import ray_job
 from parity.cluster.starting import Early, begin_imports, begin_ray
 from parity.ground import interrupt, phases
 from parity.ground.command import guarded
+from parity.ground.current_folder import current_folder
 from parity.ground.storable import check_storable
 from parity.plan.options import address_of, make_parser
 from parity.plan.request import parse_request
@@ -121,7 +122,7 @@ def _make_out(given: str | None, held: contextlib.ExitStack, unused: contextlib.
 
 def _check_text(given: Sequence[str]) -> None:
     """Raises `Trouble` for what run.json cannot store: an argument or a folder that is not valid UTF-8."""
-    for text in (*given, str(Path.cwd())):
+    for text in (*given, str(current_folder())):
         check_storable(text)
 
 

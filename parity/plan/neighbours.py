@@ -11,6 +11,8 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
+from parity.ground.current_folder import current_folder
+
 # Where Python keeps what is installed; a virtual environment has the standard library of another folder.
 _INSTALLED = ("site-packages", "dist-packages")
 # Folders that were put on the path of imports because code of a user is in them.
@@ -95,7 +97,7 @@ def find_neighbours(source: str, folder: Path) -> tuple[Neighbour, ...]:
     Returns:
         The files in the order of their names. A file that is not in UTF-8, or not Python, is left to the import.
     """
-    return _closure(imported_names(source), folder, roots=[folder, Path.cwd()])
+    return _closure(imported_names(source), folder, roots=[folder, current_folder()])
 
 
 def find_module(name: str) -> tuple[Neighbour, ...]:
@@ -109,7 +111,7 @@ def find_module(name: str) -> tuple[Neighbour, ...]:
     """
     top = name.partition(".")[0]
     roots = _folders_of(top, None)
-    return _closure((name,), None, roots=[*roots, Path.cwd()]) if roots else ()
+    return _closure((name,), None, roots=[*roots, current_folder()]) if roots else ()
 
 
 def in_environment(path: Path) -> bool:

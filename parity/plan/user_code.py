@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from parity.ground.current_folder import current_folder
 from parity.ground.errors import Trouble
 from parity.ground.spelling import did_you_mean
 from parity.ground.storable import check_storable
@@ -152,7 +153,9 @@ def _read_file(path: Path, *, kind: Kind) -> tuple[bytes, str]:
         content = path.read_bytes()
         return content, content.decode()
     except FileNotFoundError as error:
-        raise Trouble(f"{_file(path, kind=kind)} does not exist (looked in {Path.cwd()}). Check the path.") from error
+        raise Trouble(
+            f"{_file(path, kind=kind)} does not exist (looked in {current_folder()}). Check the path."
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise Trouble(f"{_file(path, kind=kind)} cannot be read ({error}). Give a Python file in UTF-8.") from error
 

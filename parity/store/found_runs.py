@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from parity.ground.current_folder import current_folder
 from parity.ground.errors import Trouble
 from parity.ground.listing import listed
 from parity.store import storage
@@ -66,7 +67,7 @@ def not_a_run(directory: StoragePath) -> Trouble:
     if not isinstance(directory, Path):
         return Trouble(f"{directory} is not a run directory: it has no run.json. {give}")
     if not directory.exists():
-        where = "" if directory.is_absolute() else f" (looked in {Path.cwd()})"
+        where = "" if directory.is_absolute() else f" (looked in {current_folder()})"
         return Trouble(f"{directory} does not exist{where}. {give}")
     if not directory.is_dir():
         meant = next((parent for parent in directory.parents if _is_run(parent)), None)

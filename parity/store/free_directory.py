@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
+from parity.ground.current_folder import current_folder
 from parity.ground.errors import Trouble
 from parity.store.directory import hold
 from parity.store.found_runs import holds_run
@@ -46,7 +47,7 @@ def set_aside(out: StoragePath) -> Path | None:
         )
     if out.is_symlink():
         raise Trouble(f"{out} is a symbolic link, which is not overwritten. Give what it links to: {out.resolve()}.")
-    if Path.cwd().is_relative_to(out.resolve()):
+    if current_folder().is_relative_to(out.resolve()):
         raise Trouble(f"{out} holds the working directory, and is not overwritten. Choose another out.")
     if "recorded" not in read_info(out):
         raise Trouble(f"{out} holds a run that is not a recording, and is not overwritten. Choose another out.")

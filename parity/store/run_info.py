@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from parity.ground.current_folder import current_folder
 from parity.plan.trial import Trial
 from parity.store.regular import is_inside
 from parity.store.schema import SCHEMA_NUMBER
@@ -93,7 +94,7 @@ def describe(command: str, trials: Sequence[Trial], *, data: Path | None) -> dic
         "state": state,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": command,
-        "folder": str(Path.cwd()),
+        "folder": str(current_folder()),
         "task": settings.task.name,
         "data": str(data) if data else "embedded",
         "steps": settings.steps,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from parity.cluster.jobs import refused_files
+from parity.ground.current_folder import current_folder
 from parity.ground.errors import Trouble
 from parity.plan.neighbours import imported_names
 
@@ -45,7 +46,8 @@ class Packing:
         """
         _check_link(path, root)
         # A file that is named itself may be in a folder of secrets.
-        refused_files.check_name(path, path.relative_to(Path.cwd() if path.is_relative_to(Path.cwd()) else root))
+        here = current_folder()
+        refused_files.check_name(path, path.relative_to(here if path.is_relative_to(here) else root))
         packed = under / PurePosixPath(*path.relative_to(root).parts)
         # A file that two losses import is added twice, which is fine as long as it is one file.
         present = self.files.get(packed)
@@ -145,8 +147,8 @@ def pack(
             _add_named(packing, text)
     for path in include:
         if not path.exists():
-            raise Trouble(f"--include {path} does not exist (looked in {Path.cwd()}). Check the path.")
-        root = Path.cwd()
+            raise Trouble(f"--include {path} does not exist (looked in {current_folder()}). Check the path.")
+        root = current_folder()
         here = _absolute(path)
         under = _packed_folder(here if here.is_dir() else here.parent, root)
         if here.is_dir():
@@ -193,8 +195,8 @@ def _add_named(packing: Packing, text: str) -> None:
         return
     if ".." in PurePosixPath(origin).parts or not Path(origin).is_file():
         raise Trouble(
-            f"The run was started with {text}, which is not a file below {Path.cwd()}. Run the command in the folder "
-            "that it was first run in, and give --loss and --task again if their files were in another folder."
+            f"The run was started with {text}, which is not a file below {current_folder()}. Run the command in the "
+            "folder that it was first run in, and give --loss and --task again if their files were in another folder."
         )
     _add_file(packing, Path(origin))
 
@@ -202,9 +204,9 @@ def _add_named(packing: Packing, text: str) -> None:
 def _add_file(packing: Packing, path: Path) -> PurePosixPath:
     """Adds a file and what it imports from its own folder; returns the file's path in the job."""
     if not path.is_file():
-        raise Trouble(f"{path} does not exist (looked in {Path.cwd()}). Check the path.")
+        raise Trouble(f"{path} does not exist (looked in {current_folder()}). Check the path.")
     folder = _absolute(path).parent
-    under = _packed_folder(folder, Path.cwd())
+    under = _packed_folder(folder, current_folder())
     packed = packing.add(folder / path.name, folder, under=under)
     _add_imports(packing, folder / path.name, folder, under=under)
     return packed
@@ -214,7 +216,7 @@ def _add_module(packing: Packing, module: str) -> None:
     """Adds a module of the current folder and what it imports from there; installed packages must be on the cluster."""
     top = module.partition(".")[0]
     if top not in ("parity", "jobs"):
-        _add_neighbour(packing, top, Path.cwd(), under=PurePosixPath())
+        _add_neighbour(packing, top, current_folder(), under=PurePosixPath())
 
 
 def _add_imports(packing: Packing, path: Path, folder: Path, *, under: PurePosixPath) -> None:

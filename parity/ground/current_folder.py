@@ -1,0 +1,20 @@
+"""The folder that a command is given in, which may be removed while a shell or program is still in it."""
+
+from pathlib import Path
+
+from parity.ground.errors import Trouble
+
+
+def current_folder() -> Path:
+    """The working directory of this process.
+
+    Raises:
+        Trouble: It was removed.
+    """
+    try:
+        return Path.cwd()
+    except FileNotFoundError as error:
+        raise Trouble(
+            "The current folder was removed. Change to a folder that exists "
+            '(cd "$PWD" where it was made again), and start again.'
+        ) from error
