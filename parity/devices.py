@@ -12,6 +12,7 @@ from parity.ground.errors import Trouble
 from parity.judge.fleet import class_label
 from parity.plan.command_options import make_devices_parser
 from parity.plan.options import address_of
+from parity.render.console import make_console
 from parity.render.wrapping import WIDTH, flat, wrap
 
 # What the nodes of a class have in common: in words, and as a fact.
@@ -54,7 +55,7 @@ def list_devices(address: str) -> int:
         cluster.probe(idle=True)
         nodes = cluster.nodes
     # Before the trouble, so that one silent node does not hide the others.
-    render(nodes, Console())
+    render(nodes, make_console())
     silent = [f"{node.name} ({node.problem})" for node in nodes if node.problem]
     if silent:
         raise Trouble(f"{len(silent)} of {len(nodes)} nodes did not report their hardware: {'; '.join(silent)}.")

@@ -13,6 +13,7 @@ from rich.text import Text
 from parity.ground.percent import percent
 from parity.judge.verdict import Judgement
 from parity.render import fleet, story, tables
+from parity.render.console import make_console
 from parity.render.headline import Headline, make_headline
 from parity.render.matrix import make_matrix
 from parity.render.odd_devices import odd_devices
@@ -37,7 +38,7 @@ def render_text(run: StoredRun, judgement: Judgement) -> str:
         run: The stored run.
         judgement: Its judgement.
     """
-    console = Console()
+    console = make_console()
     # Captured whole, since spaces at the ends of lines and repeated empty lines are removed afterwards.
     with console.capture() as capture:
         render(run, judgement, console)

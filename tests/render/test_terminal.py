@@ -84,6 +84,11 @@ def test_no_line_is_longer_than_the_terminal(name, width):
     assert len(lines) > 3
 
 
+def test_a_terminal_that_does_not_know_its_width_shows_all(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "0")
+    assert terminal.render_text(RUNS["rounding"], judged("rounding")).split() == words(RUNS["rounding"]).split()
+
+
 def test_this_check_can_fail(monkeypatch):
     monkeypatch.setattr(terminal, "MOST_COLUMNS", 100)
     assert max(map(cell_len, rendered(RUNS["failed"], 200).splitlines())) in range(81, 101)

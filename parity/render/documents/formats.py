@@ -5,10 +5,10 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from xml.etree import ElementTree as ET
 
-from rich.console import Console
 from rich.text import Text
 
 from parity.ground.streams import encodable
+from parity.render.console import make_console
 from parity.render.documents.document import Document, Finding
 from parity.render.expressible import in_json, in_xml
 from parity.render.markdown_text import code, prose, table
@@ -25,7 +25,7 @@ _TABLE = 50_000
 
 def _text(documents: Sequence[Document]) -> str:
     """The report as text, in colour where stdout is a terminal."""
-    console = Console()
+    console = make_console()
     width = max(20, min(console.width, WIDTH))
     with console.capture() as capture:
         for place, document in enumerate(documents):
