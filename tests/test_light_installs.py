@@ -159,6 +159,28 @@ def test_a_module_that_is_none_of_ours_is_shown_with_its_traceback(capsys):
 
 
 @pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ('import ctypes\nctypes.CDLL("libnone.so.12")', "libnone.so.12: cannot open shared object file: "),
+        ("from json import nothing_such", "cannot import name 'nothing_such' from 'json' ("),
+        ("import none_such", "No module named 'none_such'"),
+    ],
+    ids=["library", "version", "package"],
+)
+def test_a_package_that_cannot_be_loaded_is_named_and_no_bug_of_ours(tmp_path, monkeypatch, capsys, source, found):
+    (tmp_path / "shtab.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "shtab", raising=False)
+    assert guarded(lambda: importlib.import_module("shtab") and 0) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"parity: the package shtab is installed, but cannot be imported: {found}")
+    assert err.endswith(
+        f". Only parity --completion needs it. If this fails as well\n{sys.executable} -c 'import shtab'\n"
+        'then install it again: pip install --force-reinstall "shtab>=1.13".\n'
+    )
+
+
+@pytest.mark.parametrize(
     ("module", "package"),
     [("lightning", "lightning"), ("accelerate", "accelerate"), ("hf", "accelerate"), ("hf", "transformers")],
 )

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from parity.ground import interrupt, streams
 from parity.ground.errors import Trouble
-from parity.ground.packages import how_to_install
+from parity.ground.packages import how_to_install, why_not_imported
 from parity.ground.quoting import cut, visible
 
 # At its end, Python would look for garbage in all that was imported: 0.2 of the 0.25 s from the last line of
@@ -54,6 +54,9 @@ def _status(command: Callable[[], int]) -> int:
             return 2
         if isinstance(error, ModuleNotFoundError) and (missing := how_to_install(error)):
             print(f"parity: {missing}", file=sys.stderr)
+            return 2
+        if isinstance(error, ImportError | OSError) and (broken := why_not_imported(error)):
+            print(f"parity: {broken}", file=sys.stderr)
             return 2
         traceback.print_exc()
         print("parity: the error above is a bug of parity; please report it.", file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import traceback
 from collections.abc import Iterator
 
 # By the name that is imported: what pip installs, and what works without it.
@@ -36,6 +37,26 @@ def how_to_install(error: ModuleNotFoundError) -> str | None:
         f"the package {name} is not installed in this environment. {without} Install it with\n"
         f'{sys.executable} -m pip install "{requirement}"'
     )
+
+
+def why_not_imported(error: ImportError | OSError) -> str | None:
+    """Names the package of parity's that is installed and cannot be imported; None if the error is of something else.
+
+    A library that it loads is missing or of another version, a package that it needs is, or memory is short.
+
+    Args:
+        error: What was raised; a library that is missing is an OSError where the package loads it by itself.
+    """
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        name = str(frame.f_globals.get("__name__")).partition(".")[0]
+        if frame.f_code.co_name == "<module>" and name in _INSTALLED_AS:
+            requirement, without = _INSTALLED_AS[name]
+            return (
+                f"the package {name} is installed, but cannot be imported: {error}. {without} If this fails as well\n"
+                f"{sys.executable} -c 'import {name}'\n"
+                f'then install it again: pip install --force-reinstall "{requirement}".'
+            )
+    return None
 
 
 @contextlib.contextmanager

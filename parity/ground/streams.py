@@ -76,7 +76,8 @@ def unprintable(error: OSError) -> bool:
     Args:
         error: What was raised.
     """
-    if error.filename is not None:
+    # Those of a stream that is no file, and of a library that cannot be loaded, have no number either.
+    if error.filename is not None or error.errno is None:
         return False
     try:
         number = sys.stdout.fileno()

@@ -1,6 +1,7 @@
 """A command whose streams are closed, full or without a reader has the exit status that it has otherwise, or 2."""
 
 import doctest
+import io
 import json
 import os
 import subprocess
@@ -97,3 +98,9 @@ def test_a_report_is_printed_in_any_encoding(tmp_path, monkeypatch):
         monkeypatch.setenv("PYTHONIOENCODING", encoding)
         assert parity("report mïne", f">{encoding}", tmp_path) == (1, "")
         assert "too large" in (tmp_path / encoding).read_text(encoding=encoding)
+
+
+def test_an_error_without_a_number_is_not_one_of_stdout(monkeypatch):
+    # As in a notebook; its `fileno` raises an OSError without a number, too.
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    assert not streams.unprintable(OSError("libnone.so.12: cannot open shared object file"))
