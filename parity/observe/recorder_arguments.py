@@ -65,6 +65,20 @@ def check_model(who: str, model: object, name: str = "model") -> None:
         )
     if lazy := lazy_parameter(model):
         raise Trouble(f"{who}: {name} has the parameter {lazy} without a shape. Call the model on a batch first.")
+    if empty := _without_data(model):
+        raise Trouble(
+            f"{who}: {name} has {empty} on the device meta, where tensors have no values. Move the model to its "
+            "device, with model.to_empty(device=...) and its weights, before it is recorded."
+        )
+
+
+def _without_data(model: torch.nn.Module) -> str | None:
+    """The first parameter or buffer of a model that has no values, with its kind; None if there is none."""
+    for kind, tensors in (("parameter", model.named_parameters()), ("buffer", model.named_buffers())):
+        for key, tensor in tensors:
+            if tensor.is_meta:
+                return f"the {kind} {key}"
+    return None
 
 
 def kind_of(thing: object) -> str:

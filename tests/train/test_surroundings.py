@@ -2,6 +2,7 @@
 
 import doctest
 import os
+import re
 import sys
 import threading
 from collections import Counter
@@ -216,6 +217,24 @@ def test_a_lazy_model_is_refused_in_words(tmp_path):
     assert "has the parameter 0.weight without a shape; let model() call it once" in " ".join(result.message.split())
     with pytest.raises(Trouble, match=r"the parameter weight without a shape. Call the model on a batch first"):
         parity.Recorder(tmp_path / "run", nn.LazyLinear(4))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "found"),
+    [
+        (nn.Sequential(nn.Linear(4, 4, device="meta")), "the parameter 0.weight"),
+        (nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4, affine=False, device="meta")), "the buffer 1.running_mean"),
+    ],
+    ids=["parameter", "buffer"],
+)
+def test_a_model_without_values_is_refused_in_words(tmp_path, model, found):
+    message = (
+        f"parity.Recorder: model has {found} on the device meta, where tensors have no values. Move the model to its "
+        "device, with model.to_empty(device=...) and its weights, before it is recorded."
+    )
+    with pytest.raises(Trouble, match=f"^{re.escape(message)}$"):
+        parity.Recorder(tmp_path / "run", model)
     assert not (tmp_path / "run").exists()
 
 
