@@ -4,6 +4,7 @@ Without --out, only a run that does not pass is kept, with its page: for seven d
 """
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 
@@ -27,18 +28,20 @@ def _check(options: argparse.Namespace) -> int:
     from parity.api import check
     from parity.render.formats import print_report
 
-    result = check(
-        options.losses,
-        baseline=options.baseline,
-        task=options.task,
-        device=options.device or "cpu",
-        steps=options.steps,
-        seed=options.seed or 0,
-        batch_size=options.batch_size,
-        lr=options.lr,
-        out=options.out,
-        progress=not options.quiet,
-    )
+    # What a loss prints must not end up in a document.
+    with contextlib.nullcontext() if options.format == "text" else contextlib.redirect_stdout(sys.stderr):
+        result = check(
+            options.losses,
+            baseline=options.baseline,
+            task=options.task,
+            device=options.device or "cpu",
+            steps=options.steps,
+            seed=options.seed or 0,
+            batch_size=options.batch_size,
+            lr=options.lr,
+            out=options.out,
+            progress=not options.quiet,
+        )
     print_report(result.run, result.judgement, form=options.format)
     if result.page is not None:
         kept = f" (kept for {DAYS} days)" if options.out is None else ""

@@ -120,6 +120,17 @@ def test_check_trains_beside_the_builtin_and_prints_the_report(tmp_path, capsys)
     assert error.endswith(f"{tmp_path}/run already holds a run. Choose another --out (out= in Python).\n")
 
 
+def test_what_a_checked_loss_prints_is_not_in_the_document(tmp_path, capsys):
+    (tmp_path / "loud.py").write_text(
+        "print('begun')\ndef mse(output, target):\n    print('called')\n    return ((output - target) ** 2).mean()\n"
+    )
+    arguments = ["check", f"{tmp_path}/loud.py:mse", "--steps", "1", "--batch-size", "16", "--quiet"]
+    assert main([*arguments, "--format", "json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["verdict"] == "identical"
+    assert "begun\n" in printed.err and "called\n" in printed.err
+
+
 def test_equal_runs_of_a_wrong_loss_are_not_said_to_be_right(tmp_path, capsys):
     run = str(tmp_path / "run")
     check = ["check", "tests/wrong_losses.py:Doubled", "--steps", "3", "--batch-size", "64", "--out", run]
