@@ -12,6 +12,7 @@ from parity.__main__ import main
 from parity.cluster import starting
 from parity.ground.errors import Trouble
 from parity.plan.neighbours import first_lacking
+from parity.plan.python_file import relative_import
 from parity.train.inline import Inline
 
 WRONG = "tests/wrong_losses.py"
@@ -174,6 +175,26 @@ def test_a_missing_import_of_a_loss_is_reported_before_anything_starts(inline, t
 def test_an_import_that_may_succeed_is_left_to_the_loading(source, tmp_path):
     (tmp_path / "helper.py").write_text("x = 1\n")
     assert first_lacking(source, tmp_path) is None
+
+
+def test_a_file_of_a_package_is_to_be_given_as_its_module(tmp_path, capsys):
+    package = tmp_path / "losses" / "mine"
+    package.mkdir(parents=True)
+    for folder in (package, package.parent):
+        (folder / "__init__.py").touch()
+    code = "import math\nfrom .helper import x\ndef mse(output, target): ...\n"
+    (package / "squared.py").write_text(code)
+    (tmp_path / "alone.py").write_text(code)
+    for path, advice in (
+        (package / "squared.py", f"Give the module: losses.mine.squared:mse, in the folder {tmp_path}."),
+        (tmp_path / "alone.py", "Write the import without the dots."),
+    ):
+        assert main(["run", "--inline", "--loss", "builtin", f"{path}:mse", "--out", str(tmp_path / "run")]) == 2
+        said = f"{path} imports from its own package in line 2, and a file that is given by its path is in none."
+        assert capsys.readouterr().err == f"parity: {said} {advice}\n"
+    # It may say itself what package it is in.
+    (tmp_path / "alone.py").write_text(f'__package__ = "losses"\n{code}')
+    assert not relative_import((tmp_path / "alone.py").read_text())
 
 
 def test_code_that_makes_its_module_known_is_trained_with(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from parity.ground.current_folder import current_folder
+from parity.plan.python_file import python_text
 
 # Where Python keeps what is installed; a virtual environment has the standard library of another folder.
 _INSTALLED = ("site-packages", "dist-packages")
@@ -235,7 +236,7 @@ def _files(root: Path, name: str) -> Iterator[Neighbour]:
         if path is None:
             continue  # a folder without __init__.py, or an attribute
         try:
-            text = path.read_bytes().decode()
+            text = python_text(path.read_bytes())
         except (OSError, UnicodeDecodeError):
             continue
         yield Neighbour(path.relative_to(root).as_posix(), str(path), text)

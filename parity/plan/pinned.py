@@ -17,6 +17,7 @@ from typing import Any
 
 from parity.ground.phases import process_age_s
 from parity.plan.neighbours import Neighbour
+from parity.plan.python_file import python_text
 
 
 class PinnedModules:
@@ -102,8 +103,8 @@ def _as_when_begun(file: Neighbour) -> bool:
     """Whether the file has the text that travelled, and has had it since this process began."""
     path = Path(file.path)
     try:
-        return path.read_bytes() == file.text.encode() and path.stat().st_mtime < time.time() - process_age_s()
-    except OSError:
+        return python_text(path.read_bytes()) == file.text and path.stat().st_mtime < time.time() - process_age_s()
+    except (OSError, UnicodeDecodeError):
         return False
 
 

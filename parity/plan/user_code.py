@@ -18,6 +18,7 @@ from parity.ground.storable import check_storable
 from parity.plan.definitions import WHAT, Definitions, Kind, definitions_of
 from parity.plan.neighbours import Neighbour, add_folder, find_module, find_neighbours, first_lacking
 from parity.plan.pinned import pinned_modules, show_lines
+from parity.plan.python_file import package_of, python_text, relative_import
 
 
 @dataclass(frozen=True)
@@ -94,9 +95,20 @@ def check_imports(*specs: CodeSpec) -> None:
     """Checks that what the files of losses and tasks import can be found in this environment; imports nothing.
 
     Raises:
-        Trouble: A module is missing.
+        Trouble: A module is missing, or a file imports from its own package.
     """
     for spec in {spec.path: spec for spec in specs}.values():
+        if spec.path and spec.source and (line := relative_import(spec.source)):
+            place = package_of(Path(spec.path))
+            advice = (
+                f"Give the module: {place[1]}:{spec.attr}, in the folder {place[0]}."
+                if place
+                else "Write the import without the dots."
+            )
+            raise Trouble(
+                f"{spec.path} imports from its own package in line {line}, and a file that is given by its path is in "
+                f"none. {advice}"
+            )
         if spec.path and spec.source and (lacking := first_lacking(spec.source, Path(spec.path).parent)):
             raise Trouble(
                 f"{spec.path} imports {lacking[0]!r} in line {lacking[1]}, and there is no such module here. "
@@ -151,7 +163,7 @@ def _read_file(path: Path, *, kind: Kind) -> tuple[bytes, str]:
     check_storable(str(path))
     try:
         content = path.read_bytes()
-        return content, content.decode()
+        return content, python_text(content)
     except FileNotFoundError as error:
         raise Trouble(
             f"{_file(path, kind=kind)} does not exist (looked in {current_folder()}). Check the path."
@@ -180,9 +192,13 @@ def _parse_module(module: str, attr: str, *, kind: Kind) -> CodeSpec:
             "Check the name; for a file, give path/to/file.py:attr."
         )
     origin, prefix = f"Module {module!r}", f"{module}:"
-    if found.origin and found.origin.endswith(".py"):
-        source = Path(found.origin).read_text(encoding="utf-8")
-        _check_attribute(source, attr, kind=kind, origin=origin, prefix=prefix)
+    if found.has_location and (read := getattr(found.loader, "get_source", None)):
+        try:
+            source = read(module)  # also of one in a zip file, or in another encoding
+        except (ImportError, SyntaxError, UnicodeDecodeError) as error:
+            raise Trouble(f"{origin} cannot be read ({error.__cause__ or error}). Correct its file.") from error
+        if source is not None:
+            _check_attribute(source, attr, kind=kind, origin=origin, prefix=prefix)
     files = find_module(module)
     # As `torch.nn` is with `torch`: what it has is known, also where its text has a star import. What travels is left
     # out: its text may have changed since it was imported.

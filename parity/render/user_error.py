@@ -16,8 +16,8 @@ _MOST_TEXT = 20_000
 # The line of a frame, and of its code, as Python prints them.
 _FRAME = re.compile(r'^  File "(?P<file>.+)", line (?P<line>\d+), in (?P<function>.+)\n(?:    (?P<code>\S.*)\n)?', re.M)
 # What is parity's own, or somebody's library, is not where a reader has to look first.
-_OURS = re.compile(r"(^|/)parity/(train|observe|tasks|recorder)(/|\.py)")
-_LIBRARY = re.compile(r"(^|/)(site-packages|dist-packages|lib/python3)(/|\.\d)")
+_OURS = re.compile(r"(^|/)parity/(plan|train|observe|tasks|recorder)(/|\.py)")
+_LIBRARY = re.compile(r"(^|/)(site-packages|dist-packages|lib/python3)(/|\.\d)|^<frozen ")
 
 
 @dataclass(frozen=True)

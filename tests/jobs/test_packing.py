@@ -290,6 +290,13 @@ def test_a_missing_file_is_reported(project):
     assert "wrong.py is not valid Python" in refused("--loss", "wrong.py:x")
 
 
+def test_the_imports_of_a_file_are_found_as_python_reads_it(project):
+    (project / "beside.py").write_text("x = 1\n")
+    for encoding, first in (("utf-8-sig", ""), ("latin-1", "# -*- coding: latin-1 -*-\n")):
+        (project / "read.py").write_text(f"{first}# Größe\nimport beside\nx = 1\n", encoding=encoding)
+        assert "beside.py" in packed("--loss", "read.py:x")[0]
+
+
 def test_too_much_is_refused(project, monkeypatch):
     monkeypatch.setattr(packing_module, "LARGEST_BYTES", 1000)
     assert "bytes would be sent, and the limit is 1,000" in refused()

@@ -1,4 +1,6 @@
 import hashlib
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -6,6 +8,7 @@ import pytest
 from parity.ground.errors import Trouble
 from parity.plan import loss_spec
 from parity.plan.task_spec import SHIPPED_LOSSES, TASKS, parse_task
+from parity.plan.user_code import load_code
 from parity.tasks.loading import load_task
 
 
@@ -91,6 +94,34 @@ def test_a_file_that_is_not_python_is_reported(tmp_path):
     path = tmp_path / "broken.py"
     path.write_text("x = 1\ndef mse(:\n")
     assert trouble(f"{path}:mse") == f"Loss file '{path}' is not valid Python (line 2: invalid syntax). Correct it."
+
+
+def test_the_mark_that_editors_put_before_a_text_belongs_to_no_loss(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "marked_helper.py").write_text("def mse(output, target): ...\n", encoding="utf-8-sig")
+    path = tmp_path / "marked.py"
+    path.write_text("from marked_helper import mse\n", encoding="utf-8-sig")
+    (spec,) = parse_losses([f"{path}:mse"])
+    assert spec.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert [file.name for file in spec.files] == ["marked_helper.py"]
+    assert load_code(spec).__module__ == "marked_helper"
+
+
+def test_a_module_is_read_as_python_reads_it(tmp_path, monkeypatch):
+    code = "# Größe\ndef mse(output, target): ...\n"
+    with zipfile.ZipFile(tmp_path / "zipped.zip", "w") as zipped:
+        zipped.writestr("zipped_loss.py", code)
+    (tmp_path / "latin_loss.py").write_text(f"# -*- coding: latin-1 -*-\n{code}", encoding="latin-1")
+    (tmp_path / "marked_loss.py").write_text(code, encoding="utf-8-sig")
+    (tmp_path / "broken_loss.py").write_text(code, encoding="latin-1")
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "zipped.zip"), str(tmp_path), *sys.path])
+    for name in ("zipped_loss", "latin_loss", "marked_loss"):
+        (spec,) = parse_losses([f"{name}:mse"])
+        assert load_code(spec).__module__ == name
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        assert trouble(f"{name}:msee").startswith(f"Module '{name}' has no attribute 'msee'. It has: mse. Did you mean")
+    said = trouble("broken_loss:mse")
+    assert said.startswith("Module 'broken_loss' cannot be read (") and said.endswith("). Correct its file.")
 
 
 def test_a_file_with_a_nul_is_reported(tmp_path):

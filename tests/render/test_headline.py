@@ -19,6 +19,7 @@ from parity.judge.judging import judge
 from parity.judge.verdict import Judgement
 from parity.render import junit, markdown, story, summary, terminal
 from parity.render.headline import make_headline, make_pair_headline
+from parity.render.user_error import user_error
 from parity.store.tables import SHARED_STEPS
 from parity.store.trace import SKETCH_SUMS
 
@@ -178,6 +179,16 @@ def test_a_loss_that_raises_shows_its_own_last_line_at_the_top():
         '              raise ValueError("planted [b]")',
     ]
     assert "- Fix the ValueError at mine.py:85; the whole traceback is in report.html" in "\n".join(lines)
+
+
+def test_what_loads_a_loss_is_not_shown_as_code_of_the_user():
+    loading = (
+        '  File "/home/me/parity/plan/user_code.py", line 261, in _run_file\n    exec(code)\n'
+        '  File "<frozen importlib._bootstrap>", line 690, in _load_unlocked\n'
+    )
+    traceback = TRACEBACK.replace('  File "somewhere', f'{loading}  File "somewhere')
+    (error,) = filter(None, map(user_error, make_run(Planted(record=RAISED | {"traceback": traceback})).trials))
+    assert [frame.place for frame in error.frames] == ["somewhere/mine.py:85"]
 
 
 def test_a_cell_never_hides_a_fault_of_its_device():

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.util import decode_source
 from pathlib import Path, PurePosixPath
 
 from parity.cluster.jobs import refused_files
@@ -247,7 +248,7 @@ def _imported(path: Path) -> tuple[str, ...]:
         Trouble: The file is not valid Python.
     """
     try:
-        names = imported_names(path.read_text(encoding="utf-8"))
+        names = imported_names(decode_source(path.read_bytes()))
     except (SyntaxError, ValueError) as error:
         raise Trouble(f"{path} is not valid Python ({error}). Correct it.") from error
     # What is imported relatively is in the same package, all of which is sent.

@@ -97,7 +97,7 @@ def _unchanged(record: TrialRecord) -> str | None:
             return None
         content = path.read_bytes()
         # A page may be made long after the run, and on another machine.
-        return content.decode() if hashlib.sha256(content).hexdigest() == record.loss_sha256 else None
+        return content.decode("utf-8-sig") if hashlib.sha256(content).hexdigest() == record.loss_sha256 else None
     except (OSError, ValueError):  # not readable, or no text: the page does without
         return None
 
