@@ -2,6 +2,7 @@
 
 import asyncio
 import collections
+import contextlib
 import json
 import threading
 import time
@@ -15,7 +16,7 @@ import requests
 from ray.dashboard.modules.job.job_manager import JobManager
 
 from parity import submit
-from parity.cluster.jobs import following, pack_run, ray_jobs
+from parity.cluster.jobs import client, following, pack_run, ray_jobs
 from parity.cluster.jobs.head import Node
 from parity.ground.errors import Trouble
 
@@ -166,9 +167,9 @@ class FetchedOverBreaks(Fetched):
         pass
 
 
-def fetch_over(client, out):
+def fetch_over(breaking, out):
     made = ray_jobs.Cluster(ADDRESS)
-    made.client = client
+    made.client = breaking
     made.fetch("known", None, "/runs/x", out, runtime_env={}, python="python3")
 
 
@@ -176,8 +177,8 @@ def test_a_run_is_fetched_over_a_connection_that_breaks(tmp_path, monkeypatch):
     monkeypatch.setattr(ray_jobs, "SETTLE_S", 0.0)
     monkeypatch.setattr(ray_jobs, "PAUSE_S", 0.001)
     (tmp_path / "run").mkdir()
-    client = FetchedOverBreaks(tmp_path / "run")
-    fetch_over(client, tmp_path / "fetched")
+    breaking = FetchedOverBreaks(tmp_path / "run")
+    fetch_over(breaking, tmp_path / "fetched")
     assert (tmp_path / "fetched" / "count").read_text() == "1", "the job was sent once, though its answer was lost"
 
 
@@ -331,6 +332,64 @@ def test_a_port_that_cannot_be_is_refused(port):
     assert str(trouble.value) == (
         f"--address http://head:{port} is not a URL of a Ray dashboard. Give http://HOST:8265, or https://HOST."
     )
+
+
+@contextlib.contextmanager
+def dashboard(*, cut=0, silent_s=0.0):
+    """The address of a dashboard that cuts its first connections, and what it was asked."""
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.command)
+            time.sleep(silent_s)
+            if len(asked) <= cut:
+                self.close_connection = True
+                return
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps({"ray_version": ray.__version__, "version": "4"}).encode())
+
+        def do_POST(self):
+            self.do_GET()
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", asked
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_question_is_asked_again_if_its_connection_is_cut_from_the_first_one_on(monkeypatch):
+    monkeypatch.setattr(client, "PAUSE_S", 0.001)
+    with dashboard(cut=client.ASKED - 1) as (address, asked):
+        assert client.make_client(address).get_version() == "4"
+        assert len(asked) > client.ASKED and {*asked} == {"GET"}
+    with dashboard(cut=client.ASKED) as (address, asked), pytest.raises(ConnectionError):
+        client.make_client(address)
+    assert len(asked) == client.ASKED
+
+
+def test_what_is_sent_is_not_sent_again(monkeypatch):
+    monkeypatch.setattr(client, "PAUSE_S", 0.001)
+    with dashboard() as (address, asked):
+        made = client.make_client(address)
+        asked.clear()
+        with dashboard(cut=9) as (made._address, asked), pytest.raises(requests.exceptions.ConnectionError):
+            made._do_request("POST", "/api/jobs/")
+        assert asked == ["POST"]
+
+
+def test_no_request_is_waited_for_without_a_limit_not_even_the_first(monkeypatch):
+    monkeypatch.setattr(client, "ANSWER_S", 0.05)
+    with dashboard(silent_s=0.3) as (address, _), pytest.raises(requests.exceptions.ReadTimeout):
+        client.make_client(address)
 
 
 @pytest.fixture(params=[b"{}", b"<html>"])

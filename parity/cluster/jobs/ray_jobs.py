@@ -5,7 +5,6 @@
 
 import asyncio
 import contextlib
-import functools
 import logging
 import os
 import secrets
@@ -21,6 +20,7 @@ import tenacity
 
 from parity.cluster import authentication
 from parity.cluster.jobs import pack_run
+from parity.cluster.jobs.client import make_client
 from parity.cluster.jobs.dashboard_url import knock, warn_of_plain_http
 from parity.cluster.jobs.following import PAUSE_S, RECONNECT_S, Follower
 from parity.cluster.jobs.head import Node, described_heads, listed_logs
@@ -36,9 +36,6 @@ POLL_S = 0.5
 SETTLE_S = 3.0
 # How long a cluster that has just started may take until its agents run jobs; one on this machine needs a few seconds.
 AGENT_WAIT_S = 30.0
-# How long the cluster may take to answer: without a limit, a connection that is gone without a sign is waited for.
-# Chosen: enough for the log of the largest run that is fetched.
-ANSWER_S = 60.0
 
 
 def connect_jobs(address: str) -> "Cluster":
@@ -65,15 +62,12 @@ def connect_jobs(address: str) -> "Cluster":
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
         os.environ.pop(name, None)
     os.environ["RAY_RUNTIME_ENV_IGNORE_GITIGNORE"] = "1"
-    from ray.job_submission import JobSubmissionClient
-
     for name in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
         logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)
     cluster = Cluster(address)
     with cluster.reporting_trouble():
         try:
-            cluster.client = JobSubmissionClient(address)
-            cluster.client._do_request = functools.partial(cluster.client._do_request, timeout=ANSWER_S)
+            cluster.client = make_client(address)
         except (LookupError, TypeError, ValueError) as error:  # Ray takes any answer to be its version, unchecked
             raise Trouble(f"What answers at {address} is not a Ray dashboard. Give http://HOST:8265.") from error
         cluster.client.list_jobs()  # the version, which the constructor asks for, is sent without a token
