@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from parity.ground.errors import Trouble
 from parity.store import storage
 from parity.store.files import write_json
-from parity.store.lease import lease
+from parity.store.lease import check_held, lease
 from parity.store.seal import seal
 from parity.store.statuses import RunState
 from parity.store.storage import StoragePath, name_beside
@@ -117,8 +117,9 @@ def complete(directory: StoragePath, info: Mapping[str, Any]) -> None:
 
     Raises:
         OSError: A table cannot be read.
-        Trouble: run.json cannot be written.
+        Trouble: run.json cannot be written, or another driver has taken over the run.
     """
+    check_held(directory, certainly=True)
     state: RunState = "complete"
     # Written after all tables of the training: where run.json says "complete", the journal is no longer needed.
     write_json(directory / "run.json", seal({**info, "state": state}, directory))

@@ -14,6 +14,7 @@ from parity.store import storage
 from parity.store.events import Advanced, Began, Ended, Event, Found, Restarted, Saved
 from parity.store.journal import JOURNAL, Journal
 from parity.store.kept_trial import KeptTrial, planned_record
+from parity.store.lease import check_held
 from parity.store.position import Position, SharedSteps
 from parity.store.run_tables import steps_table, write_run_tables
 from parity.store.states import read_state, remove_state, write_state
@@ -178,8 +179,9 @@ class Gatherer:
         """Writes the tables of the run; a trial that did not end is stored as interrupted, with the steps it has.
 
         Raises:
-            Trouble: The journal is damaged, or a table cannot be written.
+            Trouble: The journal is damaged, a table cannot be written, or another driver has taken over the run.
         """
+        check_held(self._out, certainly=True)
         write_run_tables(self._out, self._kept, self._journal)
 
     def close(self) -> None:

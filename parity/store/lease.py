@@ -13,6 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,88 @@ from upath import UPath
 
 from parity.ground.errors import Trouble
 from parity.store import storage
+from parity.store.storage import StoragePath
 
+# Name in the run directory.
+_FOLDER = "lock"
 # A lease is renewed once a beat. After four beats without a change its holder is presumed gone: one renewal may fail
 # and be repeated for some time.
 BEAT_S = 5.0
 GONE_S = 4 * BEAT_S
 # How often a lease is looked at while its holder may be gone.
 LOOK_S = 1.0
+
+
+@dataclass
+class _Held:
+    """A lease that this process holds, as far as it knows.
+
+    Attributes:
+        number: That of its object.
+        own: The content of its object, but for the beat.
+        seen_s: When the object was last seen to be its own: by the clock that never jumps, which stands still while the
+            machine sleeps, and by the other one.
+        lost: Whether another driver has taken over.
+    """
+
+    number: int
+    own: dict[str, Any]
+    seen_s: tuple[float, float]
+    lost: bool = False
+
+
+# By the folder of the objects.
+_held: dict[str, _Held] = {}
+
+
+def check_held(directory: StoragePath, *, certainly: bool = False) -> None:
+    """Checks that no other driver has taken over the run; call it before something is written that could be theirs.
+
+    A process or machine that was frozen does not know how long it was: another driver may have completed the run
+    meanwhile, and released its lease.
+
+    Args:
+        directory: The run directory. One that this process has no lease of, as a local one, is not checked.
+        certainly: Whether to ask the store in any case, and not only if the lease was not renewed for `GONE_S`.
+
+    Raises:
+        Trouble: Another driver has taken over.
+        OSError: The lease cannot be read.
+    """
+    folder = directory / _FOLDER
+    held = _held.get(str(folder))
+    if held is None or isinstance(folder, Path):
+        return
+    silent_s = max(now - seen for now, seen in zip(_clocks(), held.seen_s, strict=True))
+    if not held.lost and (certainly or silent_s > GONE_S):
+        _see(folder, held)
+    if held.lost:
+        raise Trouble(
+            f"{directory} was taken over by another driver, since this one had not been heard of for {GONE_S:g} s. "
+            "This one stops, and leaves the run to it."
+        )
+
+
+def _to_release(folder: UPath, held: _Held) -> list[int]:
+    """The numbers of the objects to remove at the end; none that is of a driver that has taken over."""
+    numbers = [each for each in _numbers(folder) if each <= held.number]
+    if not held.lost:
+        return numbers
+    own = _look(folder / str(held.number)) or {}
+    return [held.number] if own.get("driver") == held.own["driver"] else []
+
+
+def _see(folder: UPath, held: _Held) -> None:
+    """Looks whether the lease is still the own one: no larger number, and not released by another driver."""
+    seen_s = _clocks()
+    found = _look(folder / str(held.number)) if max(_numbers(folder), default=None) == held.number else None
+    if found is None or found.get("driver") != held.own["driver"]:
+        held.lost = True
+    held.seen_s = seen_s
+
+
+def _clocks() -> tuple[float, float]:
+    return time.monotonic(), time.time()
 
 
 @contextlib.contextmanager
@@ -43,17 +119,18 @@ def lease(folder: UPath) -> Iterator[None]:
     """
     own = {"process": _process(), "host": platform.node(), "driver": uuid.uuid4().hex, "beat": 0}
     number = _acquire(folder, own)
+    held = _held[str(folder)] = _Held(number, own, _clocks())
     ended = threading.Event()
-    thread = threading.Thread(target=_renew, args=(folder, number, own, ended), daemon=True)
+    thread = threading.Thread(target=_renew, args=(folder, held, ended), daemon=True)
     thread.start()
     try:
         yield
     finally:
         ended.set()
         thread.join()  # a renewal that is under way would write the object again
+        _held.pop(str(folder), None)
         with contextlib.suppress(OSError):  # an object that stays is not renewed, and can be taken over
-            # Larger numbers are those of a driver that has taken over.
-            for each in [each for each in _numbers(folder) if each <= number]:
+            for each in _to_release(folder, held):
                 storage.remove(folder / str(each), patience_s=storage.FIRST_PATIENCE_S)
 
 
@@ -96,16 +173,17 @@ def _gone(path: UPath) -> bool:
     return first is not None
 
 
-def _renew(folder: UPath, number: int, own: dict[str, Any], ended: threading.Event) -> None:
+def _renew(folder: UPath, held: _Held, ended: threading.Event) -> None:
     """Renews the lease each beat, until the event is set or another driver has taken over."""
     beat = 0
     while not ended.wait(BEAT_S):
         beat += 1
         # A store that does not answer now may do so at the next beat. If it never does, the journal reports it.
         with contextlib.suppress(OSError):
-            if max(_numbers(folder), default=number) != number:
-                return  # taken over: this driver can no longer append to the journal
-            storage.write_whole(folder / str(number), _encode({**own, "beat": beat}))
+            _see(folder, held)
+            if held.lost:
+                return
+            storage.write_whole(folder / str(held.number), _encode({**held.own, "beat": beat}))
 
 
 def _numbers(folder: UPath) -> list[int]:

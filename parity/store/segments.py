@@ -9,6 +9,7 @@ from upath import UPath
 
 from parity.ground.errors import Trouble
 from parity.store import storage
+from parity.store.lease import check_held
 
 # Enough for any 64-bit offset; with leading zeros the names sort by offset.
 DIGITS = 20
@@ -45,9 +46,10 @@ def append(folder: UPath, offset: int, content: bytes) -> None:
         content: Its bytes; at least one.
 
     Raises:
-        Trouble: Another driver has written one there.
+        Trouble: Another driver has written one there, or has taken over the run, and may have completed it since.
         OSError: It cannot be written.
     """
+    check_held(folder.parent)
     try:
         storage.write_new(folder / f"{offset:0{DIGITS}d}", content)
     except FileExistsError as error:

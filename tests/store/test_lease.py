@@ -1,6 +1,7 @@
 """The lease of a run on an object store has one holder; another driver takes it over when that is gone."""
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -11,7 +12,9 @@ from upath import UPath
 
 from parity.ground.errors import Trouble
 from parity.store import lease as module
-from parity.store.lease import lease
+from parity.store.directory import complete
+from parity.store.lease import check_held, lease
+from parity.store.segments import append
 
 HOLD = """
 from parity.store import lease
@@ -139,3 +142,41 @@ def test_one_that_was_taken_over_is_no_longer_renewed(folder):
         threading.Event().wait(0.2)
         assert (folder / "0").read_bytes() == before
     assert numbers(folder) == ["1"]
+
+
+def test_a_holder_that_was_frozen_while_another_one_came_and_went_holds_it_no_more(folder, monkeypatch):
+    """The other one has completed the run: neither lease nor journal are there any more, and all could be written."""
+    monkeypatch.setattr(module, "BEAT_S", 1e9)  # the thread that renews is frozen with the rest
+    run = folder.parent
+    with lease(folder):
+        (folder / "0").unlink()
+        check_held(run)
+        append(run / "journal", 0, b"x")  # it was seen to be held a moment ago
+        monkeypatch.setattr(module, "GONE_S", 0.0)
+        message = (
+            f"{run} was taken over by another driver, since this one had not been heard of for 0 s. This one stops, "
+            "and leaves the run to it."
+        )
+        for writes in (lambda: append(run / "journal", 1, b"x"), lambda: complete(run, {})):
+            with pytest.raises(Trouble, match=f"^{re.escape(message)}$"):
+                writes()
+        (folder / "0").write_bytes(b"{}")
+    assert numbers(folder) == ["0"], "a third one has it"
+    assert [path.name for path in (run / "journal").iterdir()] == [f"{0:020d}"]
+
+
+def test_what_another_driver_released_is_not_renewed(folder):
+    with lease(folder):
+        (folder / "0").unlink()
+        threading.Event().wait(0.2)
+        assert numbers(folder) == []
+        with pytest.raises(Trouble, match="was taken over by another driver"):
+            check_held(folder.parent)
+
+
+def test_tables_are_not_written_by_a_driver_that_was_taken_over_a_moment_ago(folder):
+    with lease(folder):
+        (folder / "1").write_bytes(b"{}")
+        with pytest.raises(Trouble, match="was taken over by another driver"):
+            check_held(folder.parent, certainly=True)
+    check_held(folder.parent, certainly=True)  # of no lease nothing is known
