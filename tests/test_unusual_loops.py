@@ -143,3 +143,32 @@ def test_the_imaginary_parts_of_weights_count(tmp_path):
     assert "complex parameters" in trial["optimizer_error"]
     train_complex(tmp_path / "nudged", nudged=3)
     assert judged(tmp_path / "plain", tmp_path / "nudged").verdict == "rounding"
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.bool, torch.float8_e4m3fn, torch.bfloat16], ids=str)
+def test_frozen_parameters_of_any_dtype_are_recorded(tmp_path, dtype):
+    """As quantized weights and masks are."""
+
+    class Masked(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(4, 2)
+            self.mask = torch.nn.Parameter(torch.ones(2).to(dtype), requires_grad=False)
+
+        def forward(self, inputs):
+            return self.linear(inputs) * self.mask.float()
+
+    model, criterion = Masked(), torch.nn.MSELoss()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with parity.Recorder(tmp_path / "run", model, optimizers=optimizer, criterion=criterion, quiet=True) as recorder:
+        for inputs in torch.randn(3, 8, 4, generator=torch.Generator().manual_seed(0)):
+            optimizer.zero_grad()
+            output, target = model(inputs), inputs[:, :2]
+            loss = criterion(output, target)
+            recorder.forward(inputs, output=output, target=target, loss=loss)
+            loss.backward()
+            recorder.backward()
+            optimizer.step()
+            recorder.step()
+    assert pq.read_table(tmp_path / "run" / "trials.parquet")["status"].to_pylist() == ["complete"]
+    assert len(pq.read_table(tmp_path / "run" / "traces")) == 3

@@ -16,7 +16,11 @@ _dtype = operator.attrgetter("dtype")
 # The kinds that `on_host` returns as they are.
 _HOSTS = frozenset((plain, torch.strided, True, False) for plain in PLAIN)
 # Dtypes that NumPy does not have.
-_NOT_IN_NUMPY = frozenset({torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2})
+_NOT_IN_NUMPY = frozenset(
+    getattr(torch, name)
+    for name in ("bfloat16", *(f"float8_{kind}" for kind in ("e4m3fn", "e5m2", "e4m3fnuz", "e5m2fnuz", "e8m0fnu")))
+    if hasattr(torch, name)  # the last one since torch 2.7
+)
 
 
 def all_on_host(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:

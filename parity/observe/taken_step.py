@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from parity.ground.errors import OracleUnavailable
-from parity.observe.host import dense
+from parity.observe.host import array_of, dense
 from parity.tasks.outputs import Outputs, parts
 
 # The tensors of a step by quantity, on the CPU: T of output and output_grad, one of loss, P of param_grad, update and
@@ -52,16 +52,16 @@ def taken_step(output: Outputs, loss: torch.Tensor, output_grad: Sequence[torch.
 
 
 def unit_roundoff(dtype: torch.dtype) -> float:
-    """The unit roundoff u of a dtype: half the distance from 1 to the next number."""
-    return float(torch.finfo(dtype).eps) / 2
+    """The unit roundoff u of a dtype: half the distance from 1 to the next number.
+
+    Whole numbers and flags, as quantized or masked parameters have them, are not rounded: theirs is that of float64.
+    """
+    return float(torch.finfo(dtype if dtype.is_floating_point or dtype.is_complex else torch.float64).eps) / 2
 
 
 def on_host(tensor: torch.Tensor | None) -> np.ndarray | None:
-    """A copy of the tensor as an array, since the training goes on; bfloat16, which NumPy does not have, as float32."""
-    if tensor is None:
-        return None
-    host = dense(tensor).cpu()
-    return np.array((host.float() if host.dtype == torch.bfloat16 else host).numpy())
+    """A copy of the tensor as an array, since the training goes on; a dtype that NumPy does not have as float32."""
+    return None if tensor is None else np.array(array_of(dense(tensor).cpu()))
 
 
 def check_real(tensors: Iterable[torch.Tensor]) -> None:
