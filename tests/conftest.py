@@ -267,15 +267,24 @@ def driver_process(_warm):
     def start(*arguments):
         line = [sys.executable, "-m", "parity.run", *map(str, arguments)]
         pipe = subprocess.PIPE
-        ending = {*_warm[0].children()} if _warm else set()  # forks of others, which the server has not seen the end of
         with subprocess.Popen(
             line, cwd=ROOT, env=os.environ | WARM_PROGRAM, stdout=pipe, stderr=pipe, text=True
         ) as waiting:
-            while _warm and not (found := {*_warm[0].children()} - ending) and waiting.poll() is None:
+            while _warm and not (found := writing_to(waiting.stdout, _warm[0].children())) and waiting.poll() is None:
                 time.sleep(0.01)
-            yield waiting, found.pop() if _warm else psutil.Process(waiting.pid)
+            yield waiting, found[0] if _warm else psutil.Process(waiting.pid)
 
     return start
+
+
+def writing_to(pipe, processes):
+    """Those of the processes whose stdout is a pipe; not what a server starts and ends while it imports torch."""
+    name, found = os.readlink(f"/proc/self/fd/{pipe.fileno()}"), []  # noqa: PTH115 - not a path
+    for each in processes:
+        with suppress(OSError):  # it has ended
+            if os.readlink(f"/proc/{each.pid}/fd/1") == name:  # noqa: PTH115
+                found.append(each)
+    return found
 
 
 @pytest.fixture(scope="session", autouse=True)
