@@ -10,6 +10,7 @@ import numpy as np
 from parity.judge.differences import Comparison
 from parity.judge.distances import Distances
 from parity.judge.drift import Drift
+from parity.judge.starts import parameters_apart
 from parity.judge.window import MOST, largest_before
 from parity.plan import lines
 from parity.plan.lines import Line
@@ -40,7 +41,7 @@ def least_jumps(comparison: Comparison, quantity: str) -> np.ndarray:
     if quantity not in ("update", "buffer"):
         return floor
     line = lines.JUMP_UPDATE if quantity == "update" else lines.JUMP_BUFFER
-    quiet = np.full(comparison.steps, _quiet_line(line, comparison.unit))
+    quiet = np.full(comparison.steps, quiet_line(line, comparison.unit))
     if quantity == "buffer":
         quiet = np.maximum(quiet, _from_updates(comparison))
     return np.where(_quiet(comparison), np.minimum(quiet, floor), floor)
@@ -65,7 +66,7 @@ def judged_distance(comparison: Comparison, quantity: str) -> np.ndarray | None:
     )
 
 
-def _quiet_line(line: Line, unit: float) -> float:
+def quiet_line(line: Line, unit: float) -> float:
     """The least distance that can be a jump while the gradients are near each other."""
     return max(line.value, 64 * unit)
 
@@ -100,11 +101,33 @@ def updates_in_buffers(comparison: Comparison, begin: int, end: int) -> np.ndarr
     assert buffers is not None, "somebody asks for their distances"
     if updates is None:
         return np.zeros((end - begin, buffers.tensors))
-    here = updates.between(begin, end)
-    found = np.repeat(here.whole_absolute[:, None], buffers.tensors, axis=1)
+    return _in_buffers(comparison, updates.between(begin, end).absolute, buffers.tensors)
+
+
+def starts_in_buffers(comparison: Comparison) -> np.ndarray | None:
+    """What the distances of the first parameters explain in the distance of each buffer; float64[B], None if not known.
+
+    The mean that a batch norm keeps has the bias before it in it, and an average of the weights has the weights.
+
+    Args:
+        comparison: The two traces.
+
+    Raises:
+        Trouble: A trace is damaged.
+    """
+    apart, buffers = parameters_apart(comparison.common), comparison.distances("buffer")
+    if apart is None or buffers is None or not comparison.paired or not np.isfinite(apart[0]).all():
+        return None
+    return np.asarray(lines.JUMP_FOLLOWS.value * _in_buffers(comparison, apart[0][None], buffers.tensors)[0])
+
+
+def _in_buffers(comparison: Comparison, absolute: np.ndarray, buffers: int) -> np.ndarray:
+    """What distances of the parameters, float64[N, T], may make of the distance of each of B buffers; float64[N, B]."""
+    with np.errstate(over="ignore"):
+        found = np.repeat(np.linalg.norm(absolute, axis=1)[:, None], buffers, axis=1)
     for buffer, parameter in _averages(comparison):
         # Both are estimated, from sums with other signs.
-        own = lines.JUMP_UPDATE_FOLLOWS.value * here.absolute[:, parameter]
+        own = lines.JUMP_UPDATE_FOLLOWS.value * absolute[:, parameter]
         found[:, buffer] = np.minimum(found[:, buffer], own)
     return found
 
@@ -152,7 +175,7 @@ class Averages:
             return np.asarray(np.maximum(least, np.linalg.norm(own, axis=1, keepdims=True)))
         found = np.repeat(least, buffers.tensors, axis=1)
         quiet = _quiet(self._comparison)[begin:end, None]
-        line = np.where(quiet, _quiet_line(lines.JUMP_BUFFER, self._comparison.unit), least)
+        line = np.where(quiet, quiet_line(lines.JUMP_BUFFER, self._comparison.unit), least)
         # Where `least` is infinite, another rule looks at the buffers.
         explained = np.where(np.isfinite(least), np.maximum(line, own), least)
         found[:, [*self._parameters, *self._buffers]] = explained

@@ -17,7 +17,7 @@ import numpy as np
 
 from parity.judge.differences import Comparison
 from parity.judge.distances import Distances
-from parity.judge.floors import Averages, least_jump, least_jumps, noise_of, updates_in_buffers
+from parity.judge.floors import Averages, least_jump, least_jumps, noise_of, starts_in_buffers, updates_in_buffers
 from parity.judge.starts import equal_parameters
 from parity.judge.stretch import Stretch, Sudden, first_in
 from parity.judge.window import (
@@ -214,10 +214,11 @@ class Growth:
         length = np.maximum(here.norms[0], lines.SCALE_OF_BUFFER.value * here.whole_norm[0])
         limit = lines.PARTING_BUFFER.value * self._comparison.unit * length
         updates = updates_in_buffers(self._comparison, index, index + 1)[0]
+        limit = limit + updates
         if not index and self._comparison.first_step and not equal_parameters(self._comparison.common):
             # One side continues a training that had parted before: each of its steps may have added as much.
-            updates *= 1 + self._comparison.first_step
-        limit = limit + updates
+            starts = starts_in_buffers(self._comparison)
+            limit = limit + (self._comparison.first_step * updates if starts is None else starts)
         excess = here.absolute[0] - limit
         tensor = int(np.argmax(excess))
         if not excess[tensor] > 0:

@@ -38,6 +38,7 @@ class Jump:
         because: What the batches of the step have to do with it, in words, or None.
         parting: Whether it is at the step at which they part, of which an earlier quantity differs by rounding.
         furthest: The tensor that is furthest, where the distance of all of them together jumps.
+        by_updates: Whether states of optimizers differ that were not asked themselves, as their updates show.
     """
 
     index: int
@@ -51,6 +52,7 @@ class Jump:
     because: str | None = None
     parting: bool = False
     furthest: str | None = None
+    by_updates: bool = False
 
     def explain(self) -> str:
         """What was found, in words."""
@@ -59,9 +61,10 @@ class Jump:
         if self.quantity == "input":
             return "the inputs or targets differ from here on, and what is computed from them jumps apart"
         if self.quantity == "state":
+            how = "what their first step adds" if self.by_updates else "given the same gradients, what they add"
             return (
-                "the states of the optimizers differ (momentum, averages of gradients): given the same gradients, what "
-                f"they add is {percent(self.distance)} apart (most in {self.tensor}), though parameters, outputs and "
+                f"the states of the optimizers differ (momentum, averages of gradients): {how} "
+                f"is {percent(self.distance)} apart (most in {self.tensor}), though parameters, outputs and "
                 f"gradients are no more than {percent(self.before)} apart"
             )
         what = f"{self.quantity} {self.tensor}" if self.tensor else self.quantity

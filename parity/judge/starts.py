@@ -13,6 +13,7 @@ import numpy as np
 from parity.ground.percent import percent
 from parity.judge.common_steps import Both, CommonSteps
 from parity.judge.state_settings import StateDifference
+from parity.judge.step_sketches import parameters_before
 from parity.judge.stored_sketches import measure
 from parity.judge.trial_trace import paired, unlike_digests
 from parity.judge.unmoved import moved_by_rounding, unmoved
@@ -38,6 +39,22 @@ def equal_parameters(both: Both) -> bool:
         return False
     left, right = (_before(side, "parameters") for side in both)
     return left is not None and right is not None and np.array_equal(left, right)
+
+
+def parameters_apart(both: Both) -> tuple[np.ndarray, np.ndarray] | None:
+    """How far the parameters are apart from which the first common step is taken; None where that is not known.
+
+    Returns:
+        ||b - a|| of each, and ||a|| of the baseline's; each float64[T].
+
+    Raises:
+        Trouble: A trace is damaged.
+    """
+    sides = [parameters_before(side, 0) for side in both]
+    if sides[0] is None or sides[1] is None or sides[0].shape != sides[1].shape:
+        return None
+    # Sketches of a trace that has begun before are sums of what its steps added, and estimate the length, too.
+    return np.linalg.norm(sides[1] - sides[0], axis=1), np.linalg.norm(sides[0], axis=1)
 
 
 def start_apart(both: Both, line: float, *, zero: float) -> bool:

@@ -59,22 +59,23 @@ def swap(optimizer):
     )
 
 
-def train(out, *, optimizer, halves=False, norm=False, nudge=0.0, damage=None):
-    """Trains, and records the steps from BEGIN on, after some harm to the optimizer's state.
+def train(out, *, optimizer, halves=False, norm=False, nudge=0.0, damage=None, first=BEGIN, decay=1.0):
+    """Trains, and records the steps from `first` on, after some harm to the optimizer's state or the model at BEGIN.
 
     `nudge` moves the parameters before: what rounding grows to in a longer training.
     """
     model = Net(halves=halves, norm=norm)
     stepper, recorder = optimizer(model.parameters()), None
+    schedule = torch.optim.lr_scheduler.ExponentialLR(stepper, decay)
     for step, (inputs, target) in enumerate(data(END)):
         if step == BEGIN - 20 and nudge:
             for number, parameter in enumerate(model.parameters()):
                 noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
                 parameter.data += nudge * noise * parameter.data.std()
-        if step == BEGIN:
-            if damage:
-                damage(stepper)
-            recorder = parity.Recorder(out, model, optimizers=stepper, criterion=F.cross_entropy, first_step=BEGIN)
+        if step == BEGIN and damage:
+            damage(stepper)
+        if step == first:
+            recorder = parity.Recorder(out, model, optimizers=stepper, criterion=F.cross_entropy, first_step=first)
         stepper.zero_grad()
         output = model(inputs)
         loss = F.cross_entropy(output, target)
@@ -84,14 +85,19 @@ def train(out, *, optimizer, halves=False, norm=False, nudge=0.0, damage=None):
         if recorder:
             recorder.backward()
         stepper.step()
+        schedule.step()
         if recorder:
             recorder.step()
     recorder.close()
     return out
 
 
-def ask(folder, *, damage=None, nudge=0.0, **options):
-    runs = [train(folder / "a", **options), train(folder / "b", halves=True, nudge=nudge, damage=damage, **options)]
+def ask(folder, *, damage=None, nudge=0.0, first=BEGIN, **options):
+    """The verdict on two trainings, the second of which is recorded from BEGIN on."""
+    runs = [
+        train(folder / "a", first=first, **options),
+        train(folder / "b", halves=True, nudge=nudge, damage=damage, **options),
+    ]
     joined = join(runs, across=False)
     (pair,) = judge(joined.run, joined.pairs).pairs
     return pair
@@ -99,22 +105,39 @@ def ask(folder, *, damage=None, nudge=0.0, **options):
 
 @pytest.mark.parametrize("optimizer", [adam, momentum])
 @pytest.mark.parametrize("norm", [False, True])
-def test_own_checkpoints_that_rounding_has_driven_apart_are_rounding(tmp_path, optimizer, norm):
-    """With a batch norm, Adam has moved the bias before it by whole steps in random directions."""
-    assert ask(tmp_path, optimizer=optimizer, norm=norm).verdict == "rounding"
+@pytest.mark.parametrize("first", [0, BEGIN])
+@pytest.mark.parametrize("decay", [1.0, 0.9])
+def test_own_checkpoints_that_rounding_has_driven_apart_are_rounding(tmp_path, optimizer, norm, first, decay):
+    """With a batch norm, Adam has moved the bias before it by whole steps in random directions, and its mean with it.
+
+    Of a rate that has decayed, the updates say nothing about how far these steps have led.
+    """
+    assert ask(tmp_path, optimizer=optimizer, norm=norm, first=first, decay=decay).verdict == "rounding"
+
+
+DAMAGED = [
+    (adam, change("exp_avg", torch.zeros_like)),
+    (adam, change("exp_avg", lambda each: 0.98 * each)),
+    (adam, change("exp_avg_sq", lambda each: 0.9 * each)),
+    (adam, swap),
+    (momentum, change("momentum_buffer", lambda each: 0.98 * each)),
+    (momentum, change("momentum_buffer", torch.zeros_like)),
+]
+
+
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize(("optimizer", "damage"), DAMAGED)
+def test_a_damaged_state_is_the_onset_beside_an_uninterrupted_training(tmp_path, optimizer, damage, norm):
+    """Of which nobody has asked the optimizer at that step."""
+    pair = ask(tmp_path, optimizer=optimizer, damage=damage, norm=norm, first=0)
+    assert (pair.verdict, pair.onset.step, pair.onset.quantity) == ("diverged", BEGIN, "state")
+    assert "the states of the optimizers differ (momentum, averages of gradients): what their first step adds is" in (
+        pair.cause
+    )
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "damage"),
-    [
-        (adam, change("exp_avg", torch.zeros_like)),
-        (adam, change("exp_avg", lambda each: 0.98 * each)),
-        (adam, change("exp_avg_sq", lambda each: 0.9 * each)),
-        (adam, change("exp_avg_sq", lambda each: each.half().float())),
-        (adam, swap),
-        (momentum, change("momentum_buffer", lambda each: 0.98 * each)),
-        (momentum, change("momentum_buffer", torch.zeros_like)),
-    ],
+    ("optimizer", "damage"), [*DAMAGED, (adam, change("exp_avg_sq", lambda each: each.half().float()))]
 )
 def test_a_damaged_state_is_the_onset(tmp_path, optimizer, damage):
     pair = ask(tmp_path, optimizer=optimizer, damage=damage)
