@@ -15,6 +15,7 @@ from parity.judge.causes import Cause, make_cause
 from parity.judge.decide_device import DeviceAudit, audit_device
 from parity.judge.decide_loss import LossAudit, audit_loss
 from parity.judge.differences import Comparison
+from parity.judge.drifted_starts import find_drifted_start
 from parity.judge.find_causes import LossEvidence, contract_of, find_causes, findings_of
 from parity.judge.fleet import DeviceClass, Fleet
 from parity.judge.jumps import Jump, find_jump
@@ -29,7 +30,7 @@ from parity.judge.onset import (
 )
 from parity.judge.other_state import find_other_state
 from parity.judge.pairs import Between, Pair, Role
-from parity.judge.parting import COMPUTED, Parting, find_parting, find_unequal_gradient
+from parity.judge.parting import COMPUTED, Parting, find_parting, find_unequal_gradient, parting_line
 from parity.judge.patterns import describe_pattern
 from parity.judge.replicas import Replicas, group_of
 from parity.judge.same_function import distance_in_float64
@@ -203,6 +204,11 @@ def _find_evidence(
         other = find_other_state(comparison)
         # What is certain says more than what is not.
         jump = other if other and (other.certain or not (jump and jump.certain)) else jump
+    line, zero = (parting_line(quantity, comparison.unit) for quantity in ("output", "param_grad"))
+    if drifted := find_drifted_start(comparison, line=line, zero=zero):
+        # What the first common step makes of it says nothing; a setting that differs there does, and a later jump.
+        later = jump and jump.certain and (jump.index or jump.named)
+        jump = jump if later else Jump(0, "param", drifted.tensor, drifted.distance, np.nan, certain=False)
     return None if judged else parting, find_unequal_gradient(comparison, audited=audited), jump
 
 

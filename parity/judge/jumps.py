@@ -28,7 +28,8 @@ class Jump:
 
     Attributes:
         index: Position among the common steps.
-        quantity: What jumps; "state" where a difference of the states explains it.
+        quantity: What jumps; "state" where a difference of the states explains it, "param" where the first common step
+            starts from parameters that are apart.
         tensor: The tensor, or None where all of them together jump.
         distance: The relative distance at that step.
         before: The largest distance of the steps before.
@@ -58,6 +59,11 @@ class Jump:
         """What was found, in words."""
         if self.named:
             return "the states from which the step is taken differ: " + "; ".join(each.explain() for each in self.named)
+        if self.quantity == "param":
+            return (
+                f"the parameters from which both go on are {percent(self.distance)} apart (most in {self.tensor}), and "
+                "no step before shows whether rounding or a fault has driven them apart"
+            )
         if self.quantity == "input":
             return "the inputs or targets differ from here on, and what is computed from them jumps apart"
         if self.quantity == "state":

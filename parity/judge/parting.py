@@ -18,6 +18,7 @@ from parity.ground.percent import percent, percent_at_most
 from parity.judge.accumulation import explain_batches
 from parity.judge.differences import Comparison
 from parity.judge.distances import Distances, unit_after_equal_bits
+from parity.judge.drifted_starts import find_drifted_start
 from parity.judge.growth import reached
 from parity.judge.starts import differences_of_starts, start_apart
 from parity.judge.state_settings import StateDifference
@@ -181,6 +182,9 @@ def find_parting(comparison: Comparison, in_float64: InFloat64 | None = None) ->
         exact = in_float64(parting.index, parting.quantity)
         parting = replace(parting, finding="beyond", exact=exact) if exact > parting.line else parting
     line, zero = (parting_line(quantity, comparison.unit) for quantity in ("output", "param_grad"))
+    if not parting.index and find_drifted_start(comparison, line=line, zero=zero):
+        # What follows from it is as far apart as it may be.
+        return replace(parting, finding="unknown", unreached=False)
     if parting.finding != "beyond" and start_apart(comparison.common, line, zero=zero):
         # Another training, though its losses may be the same: an offset of all logits, say, reaches none.
         parting = replace(parting, finding="beyond", unreached=False)

@@ -74,12 +74,40 @@ def start_apart(both: Both, line: float, *, zero: float) -> bool:
     records = [side.trace.record for side in both]
     if any(side.begin for side in both) or not paired(records[0], records[1]):
         return False
-    aside = unmoved(both)
-    if both[0].trace.first_step:
-        aside = aside | moved_by_rounding(both, zero)
-    apart = measure(records[0], records[1], "initial", among=~aside)
+    apart = measure(records[0], records[1], "initial", among=~set_aside(both, zero))
     # A NaN, of a parameter that is not finite, is not known to be apart.
     return apart is not None and apart.distance > line * math.hypot(*(records[0].initial_norms or ()))
+
+
+def set_aside(both: Both, zero: float) -> np.ndarray:
+    """Which parameters say nothing where they differ before the first common step; bool[T] or bool[1].
+
+    Args:
+        both: The common steps of the two traces.
+        zero: The largest length of a gradient that is zero but for rounding, relative to that of all parameters.
+
+    Raises:
+        Trouble: A trace is damaged.
+    """
+    aside = unmoved(both)
+    return aside | moved_by_rounding(both, zero) if both[0].trace.first_step + both[0].begin else aside
+
+
+def of_another_step(both: Both) -> bool:
+    """Whether one side takes its first common step from parameters that the other one had after another step.
+
+    Raises:
+        Trouble: A trace is damaged.
+    """
+    if unlike_digests(both[0].trace.record, both[1].trace.record):
+        return False
+    left, right = (_before(side, "parameters") for side in both)
+    return any(
+        digests is not None
+        and len(digests) == len(side.trace.record.param_names)
+        and _step_of(side, "parameters", digests) is not None
+        for side, digests in ((both[0], right), (both[1], left))
+    )
 
 
 def _of_tensors(both: Both, what: str) -> Iterator[StateDifference]:

@@ -59,7 +59,7 @@ def swap(optimizer):
     )
 
 
-def train(out, *, optimizer, halves=False, norm=False, nudge=0.0, damage=None, first=BEGIN, decay=1.0):
+def train(out, *, optimizer, halves=False, norm=False, nudge=0.0, damage=None, harm=None, first=BEGIN, decay=1.0):
     """Trains, and records the steps from `first` on, after some harm to the optimizer's state or the model at BEGIN.
 
     `nudge` moves the parameters before: what rounding grows to in a longer training.
@@ -74,6 +74,8 @@ def train(out, *, optimizer, halves=False, norm=False, nudge=0.0, damage=None, f
                 parameter.data += nudge * noise * parameter.data.std()
         if step == BEGIN and damage:
             damage(stepper)
+        if step == BEGIN and harm:
+            harm(model)
         if step == first:
             recorder = parity.Recorder(out, model, optimizers=stepper, criterion=F.cross_entropy, first_step=first)
         stepper.zero_grad()
@@ -92,11 +94,11 @@ def train(out, *, optimizer, halves=False, norm=False, nudge=0.0, damage=None, f
     return out
 
 
-def ask(folder, *, damage=None, nudge=0.0, first=BEGIN, **options):
+def ask(folder, *, damage=None, harm=None, nudge=0.0, first=BEGIN, **options):
     """The verdict on two trainings, the second of which is recorded from BEGIN on."""
     runs = [
         train(folder / "a", first=first, **options),
-        train(folder / "b", halves=True, nudge=nudge, damage=damage, **options),
+        train(folder / "b", halves=True, nudge=nudge, damage=damage, harm=harm, **options),
     ]
     joined = join(runs, across=False)
     (pair,) = judge(joined.run, joined.pairs).pairs
@@ -174,3 +176,39 @@ def test_the_report_says_where_to_look(tmp_path, capsys):
     said = " ".join(capsys.readouterr().out.split())
     assert "start from different optimizer states, from step 40 on" in said
     assert "Compare how both runs save and restore the optimizer's state" in said
+
+
+@pytest.mark.parametrize("optimizer", [adam, momentum])
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("first", [0, BEGIN])
+def test_whether_rounding_has_driven_starts_far_apart_is_not_known(tmp_path, optimizer, norm, first):
+    """Where a training is chaotic, rounding grows to any size, and all states with it."""
+    pair = ask(tmp_path, optimizer=optimizer, norm=norm, first=first, nudge=0.03)
+    assert pair.verdict == "inconclusive"
+    assert f"at step {BEGIN} the parameters from which both go on are" in pair.cause
+    assert "record both from their first step" in pair.cause
+
+
+def in_bfloat16(model):
+    for parameter in model.parameters():
+        parameter.data = parameter.data.bfloat16().float()
+
+
+def without_a_layer(model):
+    model.last.reset_parameters()
+
+
+@pytest.mark.parametrize("optimizer", [adam, momentum])
+@pytest.mark.parametrize("first", [0, BEGIN])
+def test_rounding_drives_no_layer_apart_alone(tmp_path, optimizer, first):
+    pair = ask(tmp_path, optimizer=optimizer, harm=without_a_layer, first=first)
+    assert (pair.verdict, pair.onset.step, pair.onset.quantity) == ("diverged", BEGIN, "state")
+    assert "parameters of" in pair.cause
+
+
+def test_equal_states_of_optimizers_show_that_parameters_were_changed(tmp_path):
+    """The training of the second recording is that of the first up to there, to the bit."""
+    runs = [train(tmp_path / "a", optimizer=adam, first=0), train(tmp_path / "b", optimizer=adam, harm=in_bfloat16)]
+    joined = join(runs, across=False)
+    (pair,) = judge(joined.run, joined.pairs).pairs
+    assert (pair.verdict, pair.onset.step, pair.onset.quantity) == ("diverged", BEGIN, "state")
