@@ -56,7 +56,7 @@ def _of_copies(comparison: Comparison, counted: np.ndarray, drift: float) -> Jum
         return None
     # An element that had no gradient for long is as far off as its whole step where it gets one earlier on one side;
     # then the parameters are apart by that step, too.
-    certain = drift <= lines.QUIET.value and apart.share > lines.JUMP_UPDATE.value + lines.DEVICE.value * inexact
+    certain = _certain(apart.share, drift) and apart.share > lines.JUMP_UPDATE.value + lines.DEVICE.value * inexact
     return Jump(0, "state", records[1].param_names[apart.furthest], apart.share, drift, certain)
 
 
@@ -74,7 +74,12 @@ def _of_updates(comparison: Comparison, counted: np.ndarray, drift: float) -> Ju
     if not apart.whole > 0 or not apart.share > least:
         return None
     name = comparison.candidate.record.param_names[apart.furthest]
-    return Jump(0, "state", name, apart.share, drift, drift <= lines.QUIET.value, by_updates=True)
+    return Jump(0, "state", name, apart.share, drift, _certain(apart.share, drift), by_updates=True)
+
+
+def _certain(share: float, drift: float) -> bool:
+    """Whether no optimizer makes updates that are so far apart of what is this near."""
+    return drift <= lines.QUIET.value and share > lines.UPDATE_TURNS.value * math.sqrt(drift)
 
 
 def _drift(comparison: Comparison, counted: np.ndarray) -> float | None:

@@ -169,6 +169,14 @@ def test_a_state_in_float16_is_not_rounding(tmp_path, optimizer, key):
     assert pair.cause.startswith(f"at step {BEGIN} the states of the optimizers differ")
 
 
+@pytest.mark.parametrize("first", [0, BEGIN])
+def test_updates_no_further_apart_than_turned_signs_make_them_are_not_certain(tmp_path, first):
+    """An optimizer that takes signs turns those that are within rounding of zero."""
+    pair = ask(tmp_path, optimizer=momentum, damage=change("momentum_buffer", lambda each: 0.9985 * each), first=first)
+    assert pair.verdict == "inconclusive"
+    assert pair.cause.startswith(f"at step {BEGIN} the states of the optimizers differ")
+
+
 def test_the_report_says_where_to_look(tmp_path, capsys):
     damage = change("exp_avg_sq", lambda each: 0.9 * each)
     runs = [train(tmp_path / "a", optimizer=adam), train(tmp_path / "b", optimizer=adam, halves=True, damage=damage)]
