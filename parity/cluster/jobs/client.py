@@ -1,6 +1,7 @@
 """Ray's client of the Jobs API, which by itself waits for ever for an answer, and asks once."""
 
 import functools
+import logging
 from typing import Any
 
 import tenacity
@@ -25,6 +26,10 @@ def make_client(address: str) -> Any:
     """
     import requests
     from ray.job_submission import JobSubmissionClient
+
+    # After the import, in which Ray sets them: they tell what is sent.
+    for name in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
+        logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)
 
     class Client(JobSubmissionClient):
         def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:

@@ -5,7 +5,6 @@
 
 import asyncio
 import contextlib
-import logging
 import os
 import secrets
 import shlex
@@ -62,8 +61,6 @@ def connect_jobs(address: str) -> "Cluster":
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
         os.environ.pop(name, None)
     os.environ["RAY_RUNTIME_ENV_IGNORE_GITIGNORE"] = "1"
-    for name in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
-        logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)
     cluster = Cluster(address)
     with cluster.reporting_trouble():
         try:
