@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from os import _exit  # its own one, whatever stands for it while the user's code runs
 from types import FrameType
 from typing import NoReturn
 
@@ -149,7 +150,7 @@ def end_at_once(reason: str) -> NoReturn:
     with contextlib.suppress(OSError):
         # Not `print`: the main thread may be writing, and hold the lock of stderr's buffer for as long as that takes.
         os.write(2, shown + f"parity: {reason}{how_to_go_on()}\n".encode())
-    os._exit(2)  # without cleaning up, which could wait for what was interrupted
+    _exit(2)  # without cleaning up, which could wait for what was interrupted
 
 
 def abandon() -> None:

@@ -59,7 +59,7 @@ class Inline:
         # These import torch, which a cluster's driver does without.
         from parity.observe.settings import settings_restored
         from parity.train import switches
-        from parity.train.surroundings import CallersPlace
+        from parity.train.surroundings import CallersPlace, kept_alive
 
         past = past or NoPast()
         last: dict[str, Trial] = {}
@@ -73,7 +73,7 @@ class Inline:
                 )
             shared = past.shared(trial.shared_from) if trial.shared_from else None
             # What the user's code switches in this process is gone before the next trial, as it is with a worker.
-            with settings_restored(), CallersPlace() as place:
+            with settings_restored(), kept_alive(), CallersPlace() as place:
                 events = perform(trial, data, shared, past.position(trial.name))
                 # Not a for loop: a trial that has to begin again gets another iterator.
                 while event := next(events, None):

@@ -91,6 +91,23 @@ def test_a_forked_process_does_not_wait_for_a_check_of_a_thread_that_it_lacks():
     assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_loss_that_ends_the_process_has_failed():
+    def ending(output, target):
+        if (copy := os.fork()) == 0:
+            os._exit(7)  # a process of its own
+        assert os.waitstatus_to_exitcode(os.waitpid(copy, 0)[1]) == 7
+        os._exit(0)
+
+    genuine = os._exit
+    if (process := os.fork()) == 0:
+        result = parity.check(ending, task=Small, steps=1, batch_size=16, progress=False)
+        right_away = result.verdict == "failed" and "SystemExit: os._exit(0)" in str(result)
+        os._exit(3 if right_away and os._exit is genuine else 4)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 3
+
+
 def test_a_loss_may_make_a_check_itself():
     made = []
 
