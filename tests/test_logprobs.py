@@ -50,6 +50,14 @@ def test_a_temperature_that_moves_a_token_less_than_noise_may_is_a_fault(model, 
     assert f"a temperature of about {temperature:.2f} times the right one" in found.reason
 
 
+def test_errors_of_which_only_some_are_on_a_line_are_not_said_to_be_those_of_a_temperature(model):
+    scattered = 0.1 * torch.randn(4, 60, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    stretched = model() + 0.04 * (model() - model().mean())
+    found = compare_logprobs(model(torch.bfloat16), (stretched + scattered).clamp(max=0), model(), dtype="bfloat16")
+    assert 0.25 < found.rollout.line.share < 0.8 and found.word == "fault"
+    assert "its errors follow the log-probability" in found.reason and "temperature" not in found.reason
+
+
 def test_tokens_that_are_all_a_little_too_likely_are_a_fault(model):
     noisy = model(torch.bfloat16)
     found = compare_logprobs(noisy, (noisy + 0.02).clamp(max=0), model(), dtype="bfloat16")

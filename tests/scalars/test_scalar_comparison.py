@@ -80,15 +80,25 @@ def test_a_curve_whose_steps_are_counted_differently_is_recognized(kept, first, 
     assert (back.candidate, back.baseline) == found
 
 
+def test_a_curve_that_lags_by_a_step_is_recognized():
+    values = falling()
+    lagging = curve(np.append(np.float32(9), values[:-1]))
+    for one, other, found in ((curve(values), lagging, (0, 1)), (lagging, curve(values), (1, 0))):
+        there = compare(one, other).renumbering
+        assert (there.baseline, there.candidate) == found
+
+
 def test_other_curves_are_not_taken_for_one_whose_steps_are_counted_differently():
     values = falling()
     shorter = curve(values[1:8], steps=np.arange(7))
+    ulps = np.arange(200, dtype=np.float32) * np.spacing(LOSS)
     for baseline, candidate in [
         (curve(values), curve(values * np.float32(1.001))),
         (curve(values), curve(np.random.default_rng(0).permutation(values))),
         (curve(np.repeat([1.0, 2.0], 50)), curve(np.repeat([1.0, 2.0], [49, 51]))),  # flat
         (curve(values), shorter),
         (curve(values), curve(values * np.float32(1 + 2e-7))),  # which differ by rounding as they are
+        (curve(LOSS + ulps), curve(LOSS + ulps + ulps[1])),  # so slow that rounding is as large as a step
     ]:
         assert compare(baseline, candidate).renumbering is None
 

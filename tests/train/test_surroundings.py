@@ -108,6 +108,21 @@ def test_a_loss_that_ends_the_process_has_failed():
     assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 3
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_another_thread_may_end_the_process():
+    def watched(output, target):
+        watching = threading.Thread(target=os._exit, args=(5,))
+        watching.start()
+        watching.join()
+        return right(output, target)
+
+    if (process := os.fork()) == 0:
+        parity.check(watched, task=Small, steps=1, batch_size=16, progress=False)
+        os._exit(4)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 5
+
+
 def test_a_loss_may_make_a_check_itself():
     made = []
 
