@@ -21,6 +21,11 @@ ARCHITECTURE = ROOT / "docs" / "develop" / "architecture.md"
 CONTRACTS = {
     contract["id"]: contract for contract in read_configuration(str(ROOT / "pyproject.toml"))["contracts_options"]
 }
+# What the project keeps in its top folder.
+TOP = """
+    .ci .gitignore CHANGELOG.md CITATION.cff CONTRIBUTING.md LICENSE README.md benchmarks cluster.yaml docs jobs parity
+    pyproject.toml requirements tests
+""".split()
 KINDS = {"measuring": "layers", "judging": "layers", "columns": "forbidden", "columns-back": "forbidden"}
 
 # A planted import comes in three forms, at these lines: as usual, lazy, and for type checkers.
@@ -223,3 +228,10 @@ def test_what_a_benchmark_imports_of_parity_is_there(path):
             for alias in node.names:
                 if not hasattr(module, alias.name):
                     importlib.import_module(f"{node.module}.{alias.name}")
+
+
+def test_nothing_else_is_in_the_top_folder():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("this copy of the project is no git checkout")
+    assert {path.partition("/")[0] for path in listed.stdout.splitlines()} == {*TOP}
