@@ -215,8 +215,8 @@ def _decide(
         if high.dtype in ("bfloat16", "float16") and high.units > max(LOUD, LOUDER * low.units):
             return "undecided", (
                 f"{name} is {high.units:.3g} units of {high.dtype} from the reference, and the other side "
-                f"{low.units:.3g}: noise of so different a size is rare, and a small fault would look like that. "
-                "Compare weights and settings of both."
+                f"{low.units:.3g}: noise rarely differs so much in size, and a small fault would look the same. "
+                "Compare the weights and settings of both sides."
             )
         word: Word = "floor" if difference.any() else "identical"
         return word, f"Both sides are at the noise floor of {' and '.join(dict.fromkeys(dtypes))}."
@@ -247,11 +247,12 @@ def _alike(high: SideError, low: SideError) -> bool:
 
 
 def _pattern(side: SideError) -> str:
-    """What the line of systematic errors is a sign of."""
+    """What systematic errors look like, in words."""
     if not side.line or not side.line.sloping:
-        return f"its tokens are off in one direction, by {side.bias:+.3g}, which noise is not"
+        return f"its tokens are off in one direction, by {side.bias:+.3g} on average, unlike noise"
     slope = side.line.slope
-    found = f"its errors follow the log-probability with a slope of {slope:+.3g}, which noise does not"
-    if side.line.share >= SURE:
-        found += f": a temperature of about {1 / (1 + slope):.2f} times the right one does that"
+    found = f"its errors follow the log-probability with a slope of {slope:+.3g}, unlike noise"
+    # Further away, the errors of a temperature are on no straight line.
+    if side.line.share >= SURE and abs(slope) <= 0.5:
+        found += f"; a temperature of about {1 / (1 + slope):.2f} times the right one would do that"
     return found

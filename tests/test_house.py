@@ -22,10 +22,23 @@ CONTRACTS = {
     contract["id"]: contract for contract in read_configuration(str(ROOT / "pyproject.toml"))["contracts_options"]
 }
 # What the project keeps in its top folder.
-TOP = """
-    .ci .gitignore CHANGELOG.md CITATION.cff CONTRIBUTING.md LICENSE README.md benchmarks cluster.yaml docs jobs parity
-    pyproject.toml requirements tests
-""".split()
+TOP = [
+    ".ci",
+    ".gitignore",
+    "CHANGELOG.md",
+    "CITATION.cff",
+    "CONTRIBUTING.md",
+    "LICENSE",
+    "README.md",
+    "benchmarks",
+    "cluster.yaml",
+    "docs",
+    "jobs",
+    "parity",
+    "pyproject.toml",
+    "requirements",
+    "tests",
+]
 KINDS = {"measuring": "layers", "judging": "layers", "columns": "forbidden", "columns-back": "forbidden"}
 
 # A planted import comes in three forms, at these lines: as usual, lazy, and for type checkers.

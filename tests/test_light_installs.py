@@ -175,8 +175,8 @@ def test_a_package_that_cannot_be_loaded_is_named_and_no_bug_of_ours(tmp_path, m
     err = capsys.readouterr().err
     assert err.startswith(f"parity: the package shtab is installed, but cannot be imported: {found}")
     assert err.endswith(
-        f". Only parity --completion needs it. If this fails as well\n{sys.executable} -c 'import shtab'\n"
-        'then install it again: pip install --force-reinstall "shtab>=1.13".\n'
+        f". Only parity --completion needs it. If this fails, too,\n{sys.executable} -c 'import shtab'\n"
+        f'then install it again with\n{sys.executable} -m pip install --force-reinstall "shtab>=1.13"\n'
     )
 
 

@@ -38,7 +38,7 @@ def test_a_temperature_on_one_side_is_a_fault_of_that_side(model, side):
     pair = (wrong, right) if side == "train" else (right, wrong)
     found = compare_logprobs(*pair, model(), dtype="bfloat16")
     assert found.word == "fault" and found.reason.startswith(f"The fault is in {side}: ")
-    assert found.reason.endswith("which noise does not: a temperature of about 1.10 times the right one does that.")
+    assert found.reason.endswith("unlike noise; a temperature of about 1.10 times the right one would do that.")
 
 
 @pytest.mark.parametrize("temperature", [0.97, 1.02, 1.03])
@@ -66,12 +66,18 @@ def test_tokens_that_are_all_a_little_too_likely_are_a_fault(model):
     assert both.word == "identical"  # perhaps it is the reference that is off
 
 
+def test_tokens_that_one_side_is_certain_of_are_a_fault_and_no_temperature(model):
+    found = compare_logprobs(model(torch.float32), torch.zeros(4, 60), model())
+    assert found.rollout.line.slope == pytest.approx(-1) and found.word == "fault"
+    assert "a slope of -1, unlike noise." in found.reason
+
+
 def test_much_more_noise_than_on_the_other_side_is_no_answer(model):
     scattered = torch.randn(4, 60, generator=torch.Generator().manual_seed(1)) * 2.0**-8 * (1 - model())
     for factor, word in ((1, "floor"), (5, "undecided"), (12, "fault")):
         found = compare_logprobs(model(torch.bfloat16), model() + factor * scattered, model(), dtype="bfloat16")
         assert found.word == word, found
-    assert "noise of so different a size" in str(
+    assert "noise rarely differs so much in size" in str(
         compare_logprobs(model() + 5 * scattered, model(torch.bfloat16), model(), dtype="bfloat16").reason
     )
 

@@ -115,9 +115,8 @@ class Turned(nn.Module):
         return torch.view_as_real(inputs.to(torch.complex64) @ self.weight).flatten(1)
 
 
-def train_complex(out, *, nudged=None):
-    """Trains such a product, recorded; in one step the weights are moved by as little as rounding would."""
-    model = Turned()
+def train_to_ones(out, model, *, nudged=None):
+    """Trains a model of four inputs, recorded; in one step `weight` is moved by as little as rounding would."""
     optimizer = torch.optim.SGD(model.parameters(), 0.05)
     with parity.Recorder(out, model, optimizers=optimizer, criterion=mse_loss) as recorder:
         for step, inputs in enumerate(torch.randn(STEPS, 8, 4, generator=torch.Generator().manual_seed(1))):
@@ -125,8 +124,9 @@ def train_complex(out, *, nudged=None):
                 model.weight.data.mul_(1 + 2**-23)
             optimizer.zero_grad()
             output = model(inputs)
-            loss = mse_loss(output, torch.ones(8, 6))
-            recorder.forward(inputs, output=output, target=torch.ones(8, 6), loss=loss)
+            target = torch.ones_like(output)
+            loss = mse_loss(output, target)
+            recorder.forward(inputs, output=output, target=target, loss=loss)
             loss.backward()
             recorder.backward()
             optimizer.step()
@@ -136,12 +136,12 @@ def train_complex(out, *, nudged=None):
 
 @pytest.mark.filterwarnings("error")
 def test_the_imaginary_parts_of_weights_count(tmp_path):
-    trial = train_complex(tmp_path / "plain")
+    trial = train_to_ones(tmp_path / "plain", Turned())
     assert trial["initial_norms"] == pytest.approx([float(Turned().weight.detach().abs().norm())])
     # A step with complex numbers, which `double()` leaves as they are, would not be one in float64.
     assert "complex parameters" in trial["shared_error"]
     assert "complex parameters" in trial["optimizer_error"]
-    train_complex(tmp_path / "nudged", nudged=3)
+    train_to_ones(tmp_path / "nudged", Turned(), nudged=3)
     assert judged(tmp_path / "plain", tmp_path / "nudged").verdict == "rounding"
 
 
@@ -149,26 +149,14 @@ def test_the_imaginary_parts_of_weights_count(tmp_path):
 def test_frozen_parameters_of_any_dtype_are_recorded(tmp_path, dtype):
     """As quantized weights and masks are."""
 
-    class Masked(torch.nn.Module):
+    class Masked(nn.Module):
         def __init__(self):
             super().__init__()
-            self.linear = torch.nn.Linear(4, 2)
-            self.mask = torch.nn.Parameter(torch.ones(2).to(dtype), requires_grad=False)
+            self.linear = nn.Linear(4, 2)
+            self.mask = nn.Parameter(torch.ones(2).to(dtype), requires_grad=False)
 
         def forward(self, inputs):
             return self.linear(inputs) * self.mask.float()
 
-    model, criterion = Masked(), torch.nn.MSELoss()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with parity.Recorder(tmp_path / "run", model, optimizers=optimizer, criterion=criterion, quiet=True) as recorder:
-        for inputs in torch.randn(3, 8, 4, generator=torch.Generator().manual_seed(0)):
-            optimizer.zero_grad()
-            output, target = model(inputs), inputs[:, :2]
-            loss = criterion(output, target)
-            recorder.forward(inputs, output=output, target=target, loss=loss)
-            loss.backward()
-            recorder.backward()
-            optimizer.step()
-            recorder.step()
-    assert pq.read_table(tmp_path / "run" / "trials.parquet")["status"].to_pylist() == ["complete"]
-    assert len(pq.read_table(tmp_path / "run" / "traces")) == 3
+    assert train_to_ones(tmp_path / "run", Masked())["status"] == "complete"
+    assert len(pq.read_table(tmp_path / "run" / "traces")) == STEPS

@@ -190,8 +190,8 @@ def test_a_file_of_a_package_is_to_be_given_as_its_module(tmp_path, capsys):
         (tmp_path / "alone.py", "Write the import without the dots."),
     ):
         assert main(["run", "--inline", "--loss", "builtin", f"{path}:mse", "--out", str(tmp_path / "run")]) == 2
-        said = f"{path} imports from its own package in line 2, and a file that is given by its path is in none."
-        assert capsys.readouterr().err == f"parity: {said} {advice}\n"
+        said = "imports from its own package in line 2, but a file that is given by its path belongs to no package."
+        assert capsys.readouterr().err == f"parity: {path} {said} {advice}\n"
     # It may say itself what package it is in.
     (tmp_path / "alone.py").write_text(f'__package__ = "losses"\n{code}')
     assert not relative_import((tmp_path / "alone.py").read_text())

@@ -1,4 +1,4 @@
-"""The folder that a command is given in, which may be removed while a shell or program is still in it."""
+"""The folder in which a command runs, which may be removed while a shell or program is still in it."""
 
 from pathlib import Path
 
@@ -16,5 +16,5 @@ def current_folder() -> Path:
     except FileNotFoundError as error:
         raise Trouble(
             "The current folder was removed. Change to a folder that exists "
-            '(cd "$PWD" where it was made again), and start again.'
+            '(cd "$PWD" if it was created again), and run the command again.'
         ) from error

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from os import _exit  # its own one, whatever stands for it while the user's code runs
+from os import _exit  # the original, which is replaced while the user's code runs
 from types import FrameType
 from typing import NoReturn
 

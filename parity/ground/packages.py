@@ -40,9 +40,9 @@ def how_to_install(error: ModuleNotFoundError) -> str | None:
 
 
 def why_not_imported(error: ImportError | OSError) -> str | None:
-    """Names the package of parity's that is installed and cannot be imported; None if the error is of something else.
+    """Names a package that is installed but cannot be imported, and says what to do; None if the error is another one.
 
-    A library that it loads is missing or of another version, a package that it needs is, or memory is short.
+    The reason may be a library or package that it needs, which is missing or of another version, or too little memory.
 
     Args:
         error: What was raised; a library that is missing is an OSError where the package loads it by itself.
@@ -52,9 +52,9 @@ def why_not_imported(error: ImportError | OSError) -> str | None:
         if frame.f_code.co_name == "<module>" and name in _INSTALLED_AS:
             requirement, without = _INSTALLED_AS[name]
             return (
-                f"the package {name} is installed, but cannot be imported: {error}. {without} If this fails as well\n"
+                f"the package {name} is installed, but cannot be imported: {error}. {without} If this fails, too,\n"
                 f"{sys.executable} -c 'import {name}'\n"
-                f'then install it again: pip install --force-reinstall "{requirement}".'
+                f'then install it again with\n{sys.executable} -m pip install --force-reinstall "{requirement}"'
             )
     return None
 

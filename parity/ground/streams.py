@@ -76,7 +76,7 @@ def unprintable(error: OSError) -> bool:
     Args:
         error: What was raised.
     """
-    # Those of a stream that is no file, and of a library that cannot be loaded, have no number either.
+    # An OSError without a number comes from a stream that is not a file, or from a library that failed to load.
     if error.filename is not None or error.errno is None:
         return False
     try:

@@ -1,8 +1,8 @@
-"""Whether two trainings were driven apart before their first common step, by nobody knows what.
+"""Whether two trainings were driven apart, for unknown reasons, before their first common step.
 
-Rounding grows, and where a training is chaotic to any size: a resumed training may begin 10 % away from another one,
-and both be right. What differs before a recording begins is neither rounding nor a fault by itself. It is a fault where
-rounding cannot be the reason: where some tensors are far apart and others near, or the optimizers' states are equal.
+Rounding grows, and in a chaotic training to any size: a resumed training may begin 10 % away from another one although
+both are right. A difference that arose before the recordings begin may be rounding or a fault. It is a fault if
+rounding cannot be the reason: some tensors are far apart and others near, or the optimizers' states are equal.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class DriftedStart:
 
 
 def find_drifted_start(comparison: Comparison, *, line: float, zero: float) -> DriftedStart | None:
-    """How far the parameters are apart before the first common step, where rounding may have grown so far; or None.
+    """How far apart the parameters are before the first common step, if rounding may have grown that far; or None.
 
     Args:
         comparison: The two traces.
@@ -50,9 +50,11 @@ def find_drifted_start(comparison: Comparison, *, line: float, zero: float) -> D
     share = float(np.linalg.norm(apart)) / whole if whole else 0.0
     if not line < share < np.inf or of_another_step(comparison.common):
         return None
-    # Gradients have everything in them: rounding drives all tensors apart, and the states of the optimizers.
+    # Each gradient depends on all parameters, so rounding drives all of them apart, and the states of the optimizers.
     each = apart / norms
-    quiet = float(np.sort(each)[len(each) // 4]) <= lines.QUIET.value  # a quarter of them, and not an odd one
+    quiet = (
+        float(np.sort(each)[len(each) // 4]) <= lines.QUIET.value
+    )  # a quarter of them, so that a single odd one decides nothing
     alone = quiet and float(each.max()) > lines.FAR.value
     if alone or _equal_states(comparison):
         return None

@@ -39,7 +39,7 @@ class Jump:
         because: What the batches of the step have to do with it, in words, or None.
         parting: Whether it is at the step at which they part, of which an earlier quantity differs by rounding.
         furthest: The tensor that is furthest, where the distance of all of them together jumps.
-        by_updates: Whether states of optimizers differ that were not asked themselves, as their updates show.
+        by_updates: Whether the updates of the step show that the states differ, and not copies of the optimizers.
     """
 
     index: int
@@ -61,8 +61,8 @@ class Jump:
             return "the states from which the step is taken differ: " + "; ".join(each.explain() for each in self.named)
         if self.quantity == "param":
             return (
-                f"the parameters from which both go on are {percent(self.distance)} apart (most in {self.tensor}), and "
-                "no step before shows whether rounding or a fault has driven them apart"
+                f"the parameters from which both continue are {percent(self.distance)} apart (most in {self.tensor}), "
+                "and no earlier step shows whether rounding or a fault drove them apart"
             )
         if self.quantity == "input":
             return "the inputs or targets differ from here on, and what is computed from them jumps apart"

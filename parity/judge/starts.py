@@ -35,9 +35,7 @@ def equal_parameters(both: Both) -> bool:
     Raises:
         Trouble: A trace is damaged.
     """
-    if unlike_digests(both[0].trace.record, both[1].trace.record):
-        return False
-    left, right = (_before(side, "parameters") for side in both)
+    left, right = _digests_before(both)
     return left is not None and right is not None and np.array_equal(left, right)
 
 
@@ -99,15 +97,21 @@ def of_another_step(both: Both) -> bool:
     Raises:
         Trouble: A trace is damaged.
     """
-    if unlike_digests(both[0].trace.record, both[1].trace.record):
-        return False
-    left, right = (_before(side, "parameters") for side in both)
+    left, right = _digests_before(both)
     return any(
         digests is not None
         and len(digests) == len(side.trace.record.param_names)
         and _step_of(side, "parameters", digests) is not None
         for side, digests in ((both[0], right), (both[1], left))
     )
+
+
+def _digests_before(both: Both) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Digests of the parameters of each side before the first common step; None twice if they cannot be compared."""
+    if unlike_digests(both[0].trace.record, both[1].trace.record):
+        return None, None
+    left, right = (_before(side, "parameters") for side in both)
+    return left, right
 
 
 def _of_tensors(both: Both, what: str) -> Iterator[StateDifference]:

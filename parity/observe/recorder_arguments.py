@@ -67,8 +67,8 @@ def check_model(who: str, model: object, name: str = "model") -> None:
         raise Trouble(f"{who}: {name} has the parameter {lazy} without a shape. Call the model on a batch first.")
     if empty := _without_data(model):
         raise Trouble(
-            f"{who}: {name} has {empty} on the device meta, where tensors have no values. Move the model to its "
-            "device, with model.to_empty(device=...) and its weights, before it is recorded."
+            f"{who}: {name} has {empty} on the device meta, where tensors have no values. Move the model to a device "
+            "with model.to_empty(device=...), and load its weights, before it is recorded."
         )
 
 

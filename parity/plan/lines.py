@@ -312,9 +312,9 @@ JUMP_BUFFER = Line(
 UPDATE_TURNS = Line(
     4.0,
     "times the square root of the distance of what it is made of",
-    "distance of an update up to which signs that rounding has turned explain it",
-    "An optimizer that takes signs (Lion) turns those that are within rounding of zero, 0.8 of the distance where they "
-    "are normally distributed: 1.8 times the square root. Seen at 0.2 to 1.2 times.",
+    "distance of an update that signs flipped by rounding explain",
+    "In an optimizer that takes signs (Lion), those flip that are within rounding of zero: a share of 0.8 times the "
+    "distance if they are normally distributed, which is 1.8 times the square root. Seen at 0.2 to 1.2 times.",
 )
 UPDATE_AT_PARTING = Line(
     1.0,

@@ -1,4 +1,4 @@
-"""Python files as text, and what a file cannot do that is loaded by its path."""
+"""Python files as text, and the imports that fail in a file that is loaded by its path."""
 
 import ast
 from pathlib import Path
@@ -17,7 +17,7 @@ def python_text(content: bytes) -> str:
 
 
 def relative_import(source: str) -> int | None:
-    r"""The line of the first import from the own package that certainly runs when the file is loaded; None without one.
+    r"""The line of the first relative import that runs whenever the file is loaded; None if there is none.
 
     >>> relative_import("import a\nfrom .b import c"), relative_import("def f():\n    from . import b")
     (2, None)

@@ -106,8 +106,8 @@ def check_imports(*specs: CodeSpec) -> None:
                 else "Write the import without the dots."
             )
             raise Trouble(
-                f"{spec.path} imports from its own package in line {line}, and a file that is given by its path is in "
-                f"none. {advice}"
+                f"{spec.path} imports from its own package in line {line}, but a file that is given by its path "
+                f"belongs to no package. {advice}"
             )
         if spec.path and spec.source and (lacking := first_lacking(spec.source, Path(spec.path).parent)):
             raise Trouble(

@@ -41,8 +41,8 @@ class _Held:
     Attributes:
         number: That of its object.
         own: The content of its object, but for the beat.
-        seen_s: When the object was last seen to be its own: by the clock that never jumps, which stands still while the
-            machine sleeps, and by the other one.
+        seen_s: When the object was last seen to be its own, by two clocks: the monotonic one stands still while the
+            machine sleeps, and the other one can be set.
         lost: Whether another driver has taken over.
     """
 
@@ -57,9 +57,9 @@ _held: dict[str, _Held] = {}
 
 
 def check_held(directory: StoragePath, *, certainly: bool = False) -> None:
-    """Checks that no other driver has taken over the run; call it before something is written that could be theirs.
+    """Checks that no other driver has taken over the run, before something is written that could be theirs.
 
-    A process or machine that was frozen does not know how long it was: another driver may have completed the run
+    A process or machine that was frozen does not know for how long: another driver may have completed the run
     meanwhile, and released its lease.
 
     Args:
@@ -79,7 +79,7 @@ def check_held(directory: StoragePath, *, certainly: bool = False) -> None:
         _see(folder, held)
     if held.lost:
         raise Trouble(
-            f"{directory} was taken over by another driver, since this one had not been heard of for {GONE_S:g} s. "
+            f"{directory} was taken over by another driver, since this one had not been heard from for {GONE_S:g} s. "
             "This one stops, and leaves the run to it."
         )
 

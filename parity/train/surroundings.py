@@ -87,10 +87,10 @@ class CallersPlace:
 
 @contextlib.contextmanager
 def kept_alive() -> Iterator[None]:
-    """Within the block, `os._exit` of the user's code raises `SystemExit`: it would end a process that is not its own.
+    """Within the block, `os._exit` raises `SystemExit`, since the user's code would end a process that is not its own.
 
-    Without a report, and with exit status 0 if it says so. Another thread, such as one that watches the time, and a
-    process that was forked end as they say.
+    There would be no report, and the exit status might be 0. In another thread, such as one that watches the time, and
+    in a forked process, `os._exit` works as ever.
     """
     genuine, thread, process = os._exit, threading.get_ident(), os.getpid()
 

@@ -10,7 +10,7 @@ import parity
 from parity.__main__ import main
 from parity.ground.errors import Trouble
 
-WORDS = 'The current folder was removed. Change to a folder that exists (cd "$PWD" where it was made again), and start'
+WORDS = 'The current folder was removed. Change to a folder that exists (cd "$PWD" if it was created again), and'
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def removed(tmp_path, monkeypatch):
 )
 def test_a_command_says_that_its_folder_was_removed(removed, capsys, given):
     assert main(given) == 2
-    assert capsys.readouterr().err.endswith(f"parity: {WORDS} again.\n")
+    assert capsys.readouterr().err.endswith(f"parity: {WORDS} run the command again.\n")
 
 
 def test_so_does_a_recorder(removed, tmp_path):

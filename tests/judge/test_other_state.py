@@ -193,7 +193,7 @@ def test_whether_rounding_has_driven_starts_far_apart_is_not_known(tmp_path, opt
     """Where a training is chaotic, rounding grows to any size, and all states with it."""
     pair = ask(tmp_path, optimizer=optimizer, norm=norm, first=first, nudge=0.03)
     assert pair.verdict == "inconclusive"
-    assert f"at step {BEGIN} the parameters from which both go on are" in pair.cause
+    assert f"at step {BEGIN} the parameters from which both continue are" in pair.cause
     assert "record both from their first step" in pair.cause
 
 

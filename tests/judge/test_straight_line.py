@@ -1,4 +1,4 @@
-"""Errors on a line are told from scattered ones."""
+"""Errors that follow a line are distinguished from scattered ones."""
 
 import numpy as np
 import pytest
@@ -26,6 +26,12 @@ def test_noise_is_on_no_line(count):
         exact, unit, rng = numbers(seed, count)
         found = straight_line(exact, unit * rng.standard_t(3, count), unit)
         assert not found.systematic
+
+
+def test_a_constant_without_noise_has_no_slope():
+    exact, unit, _ = numbers(5, 500)
+    found = straight_line(exact, (exact + 2) - exact, unit)
+    assert found.systematic and not found.sloping
 
 
 def test_a_line_below_the_noise_is_none():

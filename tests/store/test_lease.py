@@ -154,7 +154,7 @@ def test_a_holder_that_was_frozen_while_another_one_came_and_went_holds_it_no_mo
         append(run / "journal", 0, b"x")  # it was seen to be held a moment ago
         monkeypatch.setattr(module, "GONE_S", 0.0)
         message = (
-            f"{run} was taken over by another driver, since this one had not been heard of for 0 s. This one stops, "
+            f"{run} was taken over by another driver, since this one had not been heard from for 0 s. This one stops, "
             "and leaves the run to it."
         )
         for writes in (lambda: append(run / "journal", 1, b"x"), lambda: complete(run, {})):

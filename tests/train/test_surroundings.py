@@ -262,8 +262,8 @@ def test_a_lazy_model_is_refused_in_words(tmp_path):
 )
 def test_a_model_without_values_is_refused_in_words(tmp_path, model, found):
     message = (
-        f"parity.Recorder: model has {found} on the device meta, where tensors have no values. Move the model to its "
-        "device, with model.to_empty(device=...) and its weights, before it is recorded."
+        f"parity.Recorder: model has {found} on the device meta, where tensors have no values. Move the model to a "
+        "device with model.to_empty(device=...), and load its weights, before it is recorded."
     )
     with pytest.raises(Trouble, match=f"^{re.escape(message)}$"):
         parity.Recorder(tmp_path / "run", model)

@@ -1,4 +1,4 @@
-"""Ray's client of the Jobs API, which by itself waits for ever for an answer, and asks once."""
+"""Ray's client of the Jobs API, which by itself waits forever for an answer, and asks once."""
 
 import functools
 import logging
@@ -10,7 +10,7 @@ import tenacity
 # Chosen: enough for the log of the largest run that is fetched.
 ANSWER_S = 60.0
 # How often a question is asked whose connection is cut, and the pause between two. Chosen: outlasts a proxy or tunnel
-# that drops a connection; what answers in no protocol of ours, as on another port, is still reported within seconds.
+# that drops a connection; a server that speaks another protocol is still reported within seconds.
 ASKED = 3
 PAUSE_S = 1.0
 
@@ -27,7 +27,7 @@ def make_client(address: str) -> Any:
     import requests
     from ray.job_submission import JobSubmissionClient
 
-    # After the import, in which Ray sets them: they tell what is sent.
+    # After the import, which sets the levels: these loggers report each upload.
     for name in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
         logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)
 
