@@ -304,7 +304,7 @@ def _missing_evidence(evidence: PairEvidence) -> str | None:
     if evidence.jump is not None:
         number = evidence.comparison.first_step + evidence.jump.index
         if evidence.jump.quantity == "param":
-            return f"at step {number} {evidence.jump.explain()}: record both from their first step"
+            return f"at step {number} {evidence.jump.explain()}; record both from their first step"
         if evidence.jump.named or evidence.jump.quantity == "state":
             return f"at step {number} {evidence.jump.explain()}; what follows is not beyond rounding"
         return f"at step {number} {evidence.jump.explain()}, and no step there was checked against float64"
