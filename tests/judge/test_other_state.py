@@ -220,3 +220,30 @@ def test_equal_states_of_optimizers_show_that_parameters_were_changed(tmp_path):
     joined = join(runs, across=False)
     (pair,) = judge(joined.run, joined.pairs).pairs
     assert (pair.verdict, pair.onset.step, pair.onset.quantity) == ("diverged", BEGIN, "state")
+
+
+@pytest.mark.parametrize("optimizer", [adam, momentum])
+def test_rounding_does_not_lead_back_to_an_earlier_step(tmp_path, optimizer):
+    """Parameters of an older checkpoint, in a training whose optimizer has another state."""
+    model = Net(halves=False, norm=False)
+    stepper = optimizer(model.parameters())
+    for inputs, target in data(BEGIN - 5):
+        stepper.zero_grad()
+        F.cross_entropy(model(inputs), target).backward()
+        stepper.step()
+    key = "exp_avg" if optimizer is adam else "momentum_buffer"
+    runs = [
+        train(tmp_path / "a", optimizer=optimizer, first=0),
+        train(
+            tmp_path / "b",
+            optimizer=optimizer,
+            damage=change(key, lambda each: 1.0001 * each),
+            harm=lambda resumed: resumed.load_state_dict(model.state_dict()),
+        ),
+    ]
+    joined = join(runs, across=False)
+    (pair,) = judge(joined.run, joined.pairs).pairs
+    assert pair.verdict == "diverged"
+    assert (
+        f"parameters before step {BEGIN}: those after step {BEGIN - 1} and those after step {BEGIN - 6}" in pair.cause
+    )

@@ -165,6 +165,15 @@ def test_a_holder_that_was_frozen_while_another_one_came_and_went_holds_it_no_mo
     assert [path.name for path in (run / "journal").iterdir()] == [f"{0:020d}"]
 
 
+def test_one_whose_number_another_driver_has_by_now_is_not_held(folder, monkeypatch):
+    monkeypatch.setattr(module, "BEAT_S", 1e9)
+    with lease(folder):
+        (folder / "0").write_bytes(b'{"driver": "another one", "beat": 3}')
+        with pytest.raises(Trouble, match="was taken over by another driver"):
+            check_held(folder.parent, certainly=True)
+    assert numbers(folder) == ["0"]
+
+
 def test_what_another_driver_released_is_not_renewed(folder):
     with lease(folder):
         (folder / "0").unlink()
